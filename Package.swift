@@ -1,0 +1,74 @@
+// swift-tools-version: 6.3
+// The floors of the package, lowest first. An arrow (an import) only ever points down: `ArchitectureTests` checks it.
+import Foundation
+import PackageDescription
+
+let checks: [SwiftSetting] = [
+  .swiftLanguageMode(.v6),
+  .strictMemorySafety(),
+  .treatWarning("StrictMemorySafety", as: .error),
+  .enableUpcomingFeature("ExistentialAny"),
+  .enableUpcomingFeature("InternalImportsByDefault"),
+  .enableUpcomingFeature("MemberImportVisibility"),
+  .enableExperimentalFeature("Lifetimes"),
+]
+
+let log: Target.Dependency = .product(name: "Logging", package: "swift-log")
+let arguments: Target.Dependency = .product(name: "ArgumentParser", package: "swift-argument-parser")
+
+func module(_ name: String, _ imports: [Target.Dependency]) -> Target {
+  .target(name: name, dependencies: imports, path: "Sources/\(name)", swiftSettings: checks)
+}
+
+func tests(_ name: String, _ imports: [Target.Dependency]) -> Target {
+  .testTarget(name: name, dependencies: imports, path: "Tests/\(name)", swiftSettings: checks)
+}
+
+var targets: [Target] = [
+  // floor 0
+  .target(name: "CLinux", path: "Sources/CLinux", linkerSettings: [.linkedLibrary("uring")]),
+  // floor 1
+  module("DMA", ["CLinux"]),
+  // floor 2
+  module("HostIO", ["CLinux", "DMA"]),
+  module("Virtio", ["DMA"]),
+  // floor 3
+  module("VirtioServing", ["DMA", "HostIO", "Virtio", log]),
+  module("VirtioDevices", ["DMA", "HostIO", "Virtio"]),
+  module("VirtioDrivers", ["DMA", "Virtio"]),
+  // floor 4
+  module("VhostUser", ["DMA", "HostIO", "Virtio", "VirtioServing", log]),
+  // floor 6
+  .executableTarget(
+    name: "sluice",
+    dependencies: ["DMA", "HostIO", "Virtio", "VirtioServing", "VirtioDevices", "VhostUser", log, arguments],
+    path: "Sources/sluice", swiftSettings: checks),
+  .executableTarget(
+    name: "sluice-bench",
+    dependencies: ["DMA", "HostIO", "Virtio", "VirtioServing", "VirtioDevices", "VirtioDrivers", "VhostUser", "VirtioTestKit", arguments],
+    path: "Benchmarks", swiftSettings: checks),
+  // tests
+  .target(
+    name: "VirtioTestKit", dependencies: ["DMA", "HostIO", "Virtio", "VirtioDrivers"],
+    path: "Tests/Support/VirtioTestKit", swiftSettings: checks),
+]
+
+let package = Package(
+  name: "sluice",
+  platforms: [.macOS(.v26)],
+  products: [
+    .library(name: "DMA", targets: ["DMA"]),
+    .library(name: "HostIO", targets: ["HostIO"]),
+    .library(name: "Virtio", targets: ["Virtio"]),
+    .library(name: "VirtioServing", targets: ["VirtioServing"]),
+    .library(name: "VirtioDevices", targets: ["VirtioDevices"]),
+    .library(name: "VirtioDrivers", targets: ["VirtioDrivers"]),
+    .library(name: "VhostUser", targets: ["VhostUser"]),
+    .executable(name: "sluice", targets: ["sluice"]),
+  ],
+  dependencies: [
+    .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
+    .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
+  ],
+  targets: targets
+)

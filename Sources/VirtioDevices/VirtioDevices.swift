@@ -1,0 +1,1 @@
+// VirtioDevices: see architecture.

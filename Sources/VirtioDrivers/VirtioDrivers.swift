@@ -1,0 +1,1 @@
+// VirtioDrivers: see architecture.

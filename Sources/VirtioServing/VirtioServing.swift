@@ -1,0 +1,1 @@
+// VirtioServing: see architecture.
