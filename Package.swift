@@ -51,6 +51,7 @@ var targets: [Target] = [
   .target(
     name: "VirtioTestKit", dependencies: ["DMA", "HostIO", "Virtio", "VirtioDrivers"],
     path: "Tests/Support/VirtioTestKit", swiftSettings: checks),
+  tests("VhostUserTests", ["DMA", "HostIO", "Virtio", "VirtioServing", "VirtioDevices", "VirtioDrivers", "VhostUser", "VirtioTestKit", log]),
 ]
 
 let package = Package(
