@@ -1,0 +1,3 @@
+#ifndef CLINUX_HOST_H
+#define CLINUX_HOST_H
+#endif

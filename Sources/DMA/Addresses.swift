@@ -1,0 +1,60 @@
+/// An address in the machine's physical memory, as the guest numbers it.
+@frozen public struct GuestAddress: Hashable, Comparable, Sendable {
+  public var rawValue: UInt64
+  @inlinable public init(_ rawValue: UInt64) { self.rawValue = rawValue }
+  @inlinable public static func < (a: Self, b: Self) -> Bool { a.rawValue < b.rawValue }
+}
+
+/// An address as a driver hands it to a device. What it means depends on the device's ``DMASpace``: an I/O virtual address
+/// behind an IOMMU, a guest-physical address without one.
+@frozen public struct DMAAddress: Hashable, Comparable, Sendable {
+  public var rawValue: UInt64
+  @inlinable public init(_ rawValue: UInt64) { self.rawValue = rawValue }
+  @inlinable public static func < (a: Self, b: Self) -> Bool { a.rawValue < b.rawValue }
+}
+
+/// An address in the front-end's own virtual memory, as vhost-user messages carry it.
+@frozen public struct FrontendAddress: Hashable, Comparable, Sendable {
+  public var rawValue: UInt64
+  @inlinable public init(_ rawValue: UInt64) { self.rawValue = rawValue }
+  @inlinable public static func < (a: Self, b: Self) -> Bool { a.rawValue < b.rawValue }
+}
+
+/// What the device does to memory: `read` for device-readable, `write` for device-writable buffers.
+@frozen public enum DMAAccess: Hashable, Sendable {
+  case read, write
+}
+
+/// What a mapping lets a device do.
+@frozen public struct DMAPermissions: OptionSet, Hashable, Sendable {
+  public var rawValue: UInt8
+  @inlinable public init(rawValue: UInt8) { self.rawValue = rawValue }
+  public static var read: Self { Self(rawValue: 1) }
+  public static var write: Self { Self(rawValue: 2) }
+  @inlinable public static var readWrite: Self { Self(rawValue: 3) }
+  @inlinable public func allows(_ access: DMAAccess) -> Bool { rawValue & (access == .read ? 1 : 2) != 0 }
+}
+
+/// A refused access.
+public struct DMAFault: Error, Hashable, Sendable {
+  public enum Reason: Hashable, Sendable {
+    case unmapped, permission, discontiguous, busMasterDisabled, stopped
+  }
+  /// The first byte that failed, not the start of the buffer.
+  public var address: DMAAddress
+  public var access: DMAAccess
+  public var reason: Reason
+  public init(address: DMAAddress, access: DMAAccess, reason: Reason) {
+    self.address = address
+    self.access = access
+    self.reason = reason
+  }
+}
+
+/// Why an address did not become memory.
+public enum DMAInterruption: Error, Hashable, Sendable {
+  /// Refused: the mapping is missing or forbids the access.
+  case fault(DMAFault)
+  /// Asked for: whoever waits is woken when the answer is in.
+  case pending
+}

@@ -1,0 +1,83 @@
+/// A run of host memory behind a run of device addresses, with what may be done to it. Opaque above this module.
+@frozen public struct HostRun: Hashable, Sendable {
+  @usableFromInline var start: UInt64
+  @usableFromInline var last: UInt64
+  @usableFromInline var host: UInt64
+  public var permissions: DMAPermissions
+
+  @usableFromInline init(start: UInt64, last: UInt64, host: UInt64, permissions: DMAPermissions) {
+    self.start = start
+    self.last = last
+    self.host = host
+    self.permissions = permissions
+  }
+
+  /// The part of the run that starts `offset` bytes in and is `count` bytes long, seen from `address`; nil if it is not
+  /// inside the run.
+  public func part(from offset: UInt64, count: UInt64, seenFrom address: DMAAddress, permissions: DMAPermissions) -> HostRun? {
+    guard count > 0, offset <= last - start, count - 1 <= last - start - offset, address.rawValue <= UInt64.max - (count - 1) else { return nil }
+    return HostRun(start: address.rawValue, last: address.rawValue + (count - 1), host: host &+ offset, permissions: permissions)
+  }
+}
+
+/// Woken when a translation that was ``DMAInterruption/pending`` can be tried again. Called on any thread; must not block.
+public protocol TranslationWaiter: AnyObject, Sendable {
+  func translationArrived()
+}
+
+/// What a device may reach. One question: what is around this address?
+public protocol DMASpace: AnyObject, Sendable {
+  /// Holds and ends the use of mappings; see ``TranslationFence``.
+  var fence: TranslationFence { get }
+  /// The space's mappings where queues can look without asking, or nil.
+  var table: TranslationTable? { get }
+  /// Where device writes are marked now, or nil.
+  var dirtyLog: DirtyLog? { get }
+  /// Answers a look-up that neither the queue's cache nor ``table`` could. Never waits for a peer: an answer that has to be
+  /// asked for throws `pending`, and `waiter` is woken when it is in. Called on queue threads.
+  func translate(_ address: DMAAddress, for access: DMAAccess, waking waiter: (any TranslationWaiter)?) throws(DMAInterruption) -> HostRun
+  /// Takes what a queue counted since its last report; called once a round at most.
+  func record(hits: UInt64, misses: UInt64)
+  /// Hears of a fault that ended an access, once per access (R092).
+  func report(_ fault: DMAFault)
+}
+
+extension DMASpace {
+  public var table: TranslationTable? { nil }
+  public func record(hits: UInt64, misses: UInt64) {}
+  public func report(_ fault: DMAFault) {}
+}
+
+/// The machine's physical memory as a device without an IOMMU in its way sees it.
+public final class PhysicalSpace: DMASpace {
+  public let fence = TranslationFence()
+  public let memory: GuestMemory
+
+  public init(_ memory: GuestMemory) {
+    self.memory = memory
+    memory.register(fence)
+  }
+
+  public var dirtyLog: DirtyLog? { memory.dirtyLog }
+
+  public func translate(_ address: DMAAddress, for access: DMAAccess, waking waiter: (any TranslationWaiter)?) throws(DMAInterruption) -> HostRun {
+    guard let run = memory.run(at: GuestAddress(address.rawValue)) else {
+      throw .fault(DMAFault(address: address, access: access, reason: .unmapped))
+    }
+    return run
+  }
+}
+
+/// A space in which nothing is reachable: bus mastering is off, or the endpoint is attached to nothing.
+public final class BlockedSpace: DMASpace {
+  public let fence = TranslationFence()
+  private let reason: DMAFault.Reason
+
+  public init(_ reason: DMAFault.Reason = .busMasterDisabled) { self.reason = reason }
+
+  public var dirtyLog: DirtyLog? { nil }
+
+  public func translate(_ address: DMAAddress, for access: DMAAccess, waking waiter: (any TranslationWaiter)?) throws(DMAInterruption) -> HostRun {
+    throw .fault(DMAFault(address: address, access: access, reason: reason))
+  }
+}

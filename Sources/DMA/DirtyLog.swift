@@ -1,0 +1,53 @@
+public import Synchronization
+
+/// Which pages of guest memory a device wrote, for live migration: one bit per 4 KiB of guest-physical memory, whatever
+/// path the write took and whatever address the driver gave.
+///
+/// Marking works back from host memory, so a page that is visible at several guest addresses is marked at each. Bits
+/// beyond the log's end are dropped. May be called from any thread.
+public final class DirtyLog: Sendable {
+  private let bits: HostMapping
+  private let memory: GuestMemory
+
+  /// `bits` is the front-end's bitmap: bit n of byte n / 8 is guest page n.
+  public init(bits: HostMapping, memory: GuestMemory) {
+    self.bits = bits
+    self.memory = memory
+  }
+
+  func mark(host: UInt64, count: Int) {
+    guard count > 0 else { return }
+    let regions = memory.regions
+    for region in regions {
+      let offset = host &- region.hostStart
+      guard offset < region.byteCount else { continue }
+      let n = min(UInt64(count), region.byteCount - offset)
+      mark(region.guestAddress.rawValue + offset, n)
+      // Other regions may show the same bytes of the same file at another guest address.
+      guard let file = region.mapping.file else { continue }
+      let first = file.offset &+ region.mappingOffset &+ offset
+      for other in regions {
+        guard let twin = other.mapping.file, twin.device == file.device, twin.inode == file.inode,
+          other.guestAddress != region.guestAddress
+        else { continue }
+        let start = twin.offset &+ other.mappingOffset
+        let low = max(start, first)
+        let high = min(start &+ other.byteCount, first &+ n)
+        if low < high { mark(other.guestAddress.rawValue + (low - start), high - low) }
+      }
+    }
+  }
+
+  private func mark(_ guest: UInt64, _ count: UInt64) {
+    let last = (guest &+ (count - 1)) >> 12
+    var page = guest >> 12
+    while page <= last {
+      let byte = page >> 3
+      guard byte < UInt64(bits.byteCount) else { return }
+      // Safe: the byte is inside the mapping; Atomic<UInt8> has the layout of UInt8.
+      _ = unsafe (bits.base + Int(byte)).assumingMemoryBound(to: Atomic<UInt8>.self).pointee
+        .bitwiseOr(UInt8(1) << UInt8(page & 7), ordering: .relaxed)
+      page += 1
+    }
+  }
+}
