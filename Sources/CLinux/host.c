@@ -1,0 +1,258 @@
+// Descriptors, waiting, signals, threads, memory files.
+#define _GNU_SOURCE
+#include "host.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/signalfd.h>
+#include <sys/timerfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#define RESULT(call) ({ __typeof__(call) r = (call); r < 0 ? -errno : r; })
+
+const char *host_error_name(int error) { return strerrorname_np(error); }
+const char *host_error_text(int error) { return strerrordesc_np(error); }
+
+// Descriptors
+
+// The number is gone whatever close() says, so a failure is never retried.
+int host_close(int fd) { return RESULT(close(fd)); }
+int host_duplicate(int fd) { return RESULT(fcntl(fd, F_DUPFD_CLOEXEC, 3)); }
+
+int host_set_nonblocking(int fd, int on) {
+  int flags = fcntl(fd, F_GETFL);
+  if (flags < 0) return -errno;
+  int wanted = on ? flags | O_NONBLOCK : flags & ~O_NONBLOCK;
+  return wanted == flags ? 0 : RESULT(fcntl(fd, F_SETFL, wanted));
+}
+
+int host_set_close_on_exec(int fd) { return RESULT(fcntl(fd, F_SETFD, FD_CLOEXEC)); }
+
+static int64_t now(void) { return host_clock_monotonic(); }
+
+static int64_t deadline_after(int64_t nanoseconds) {
+  int64_t end;
+  return __builtin_add_overflow(now(), nanoseconds, &end) ? INT64_MAX : end;
+}
+
+int host_poll(int fd, uint32_t events, int cancel, int64_t nanoseconds) {
+  struct pollfd set[2] = {
+      {.fd = fd, .events = (events & HOST_READABLE ? POLLIN : 0) | (events & HOST_WRITABLE ? POLLOUT : 0)},
+      {.fd = cancel, .events = POLLIN},
+  };
+  int64_t end = nanoseconds < 0 ? 0 : deadline_after(nanoseconds);
+  for (int64_t left = nanoseconds;;) {
+    struct timespec limit = {.tv_sec = left / 1000000000, .tv_nsec = left % 1000000000};
+    int n = ppoll(set, 2, nanoseconds < 0 ? NULL : &limit, NULL);
+    if (n >= 0) break;
+    if (errno != EINTR) return -errno;
+    if (nanoseconds >= 0 && (left = end - now()) < 0) left = 0;
+  }
+  short r = set[0].revents;
+  return (r & POLLIN ? HOST_READABLE : 0) | (r & POLLOUT ? HOST_WRITABLE : 0) | (r & POLLHUP ? HOST_HANGUP : 0) |
+         (r & (POLLERR | POLLNVAL) ? HOST_FAILED : 0) | (set[1].revents ? HOST_CANCELLED : 0);
+}
+
+int host_eventfd(void) { return RESULT(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)); }
+
+int host_eventfd_signal(int fd) {
+  uint64_t one = 1;
+  for (;;) {
+    if (write(fd, &one, sizeof one) >= 0) return 0;
+    if (errno == EAGAIN) return 0;
+    if (errno != EINTR) return -errno;
+  }
+}
+
+int64_t host_eventfd_drain(int fd) {
+  uint64_t value = 0;
+  for (;;) {
+    ssize_t n = read(fd, &value, sizeof value);
+    if (n == 0) return -EPIPE;
+    // A peer may pass a pipe: whatever it holds is "at least one".
+    if (n > 0) return n == sizeof value && value > 0 && value <= INT64_MAX ? (int64_t)value : 1;
+    if (errno == EAGAIN) return 0;
+    if (errno != EINTR) return -errno;
+  }
+}
+
+int host_epoll(void) { return RESULT(epoll_create1(EPOLL_CLOEXEC)); }
+
+static int epoll_change(int epoll, int how, int fd, uint32_t events, uint64_t token) {
+  struct epoll_event event = {
+      .events = (events & HOST_READABLE ? EPOLLIN : 0) | (events & HOST_WRITABLE ? EPOLLOUT : 0) |
+                (events & HOST_PEER_CLOSED ? EPOLLRDHUP : 0) | (events & HOST_EDGE ? EPOLLET : 0),
+      .data.u64 = token,
+  };
+  return RESULT(epoll_ctl(epoll, how, fd, &event));
+}
+
+int host_epoll_add(int epoll, int fd, uint32_t events, uint64_t token) {
+  return epoll_change(epoll, EPOLL_CTL_ADD, fd, events, token);
+}
+int host_epoll_modify(int epoll, int fd, uint32_t events, uint64_t token) {
+  return epoll_change(epoll, EPOLL_CTL_MOD, fd, events, token);
+}
+int host_epoll_remove(int epoll, int fd) { return epoll_change(epoll, EPOLL_CTL_DEL, fd, 0, 0); }
+
+int host_epoll_wait(int epoll, uint64_t *tokens, uint32_t *events, int capacity, int64_t nanoseconds) {
+  struct epoll_event ready[HOST_EPOLL_BATCH];
+  if (capacity > HOST_EPOLL_BATCH) capacity = HOST_EPOLL_BATCH;
+  int64_t end = nanoseconds <= 0 ? 0 : deadline_after(nanoseconds);
+  int n;
+  for (int64_t left = nanoseconds;;) {
+    int64_t milliseconds = left < 0 ? -1 : left / 1000000 + (left % 1000000 != 0);
+    n = epoll_wait(epoll, ready, capacity, milliseconds > INT_MAX ? INT_MAX : (int)milliseconds);
+    if (n > 0) break;
+    if (n < 0 && errno != EINTR) return -errno;
+    if (nanoseconds < 0) continue;
+    if (nanoseconds == 0 || (left = end - now()) <= 0) return 0;
+  }
+  for (int i = 0; i < n; i++) {
+    uint32_t e = ready[i].events;
+    tokens[i] = ready[i].data.u64;
+    events[i] = (e & EPOLLIN ? HOST_READABLE : 0) | (e & EPOLLOUT ? HOST_WRITABLE : 0) | (e & EPOLLHUP ? HOST_HANGUP : 0) |
+                (e & EPOLLERR ? HOST_FAILED : 0) | (e & EPOLLRDHUP ? HOST_PEER_CLOSED : 0);
+  }
+  return n;
+}
+
+int host_timer(void) { return RESULT(timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK)); }
+
+int host_timer_set(int fd, int64_t first, int64_t interval) {
+  struct itimerspec when = {
+      .it_value = {.tv_sec = first / 1000000000, .tv_nsec = first % 1000000000},
+      .it_interval = {.tv_sec = interval / 1000000000, .tv_nsec = interval % 1000000000},
+  };
+  return RESULT(timerfd_settime(fd, 0, &when, NULL));
+}
+
+static void signals_of(uint64_t mask, sigset_t *set) {
+  sigemptyset(set);
+  for (int i = 0; i < 64; i++)
+    if (mask >> i & 1) sigaddset(set, i + 1);
+}
+
+int host_signals_block(uint64_t mask) {
+  sigset_t set;
+  signals_of(mask, &set);
+  return -pthread_sigmask(SIG_BLOCK, &set, NULL);
+}
+
+int host_signals_unblock(uint64_t mask) {
+  sigset_t set;
+  signals_of(mask, &set);
+  return -pthread_sigmask(SIG_UNBLOCK, &set, NULL);
+}
+
+int host_signalfd(uint64_t mask) {
+  sigset_t set;
+  signals_of(mask, &set);
+  return RESULT(signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
+}
+
+int host_signalfd_read(int fd) {
+  struct signalfd_siginfo info;
+  for (;;) {
+    if (read(fd, &info, sizeof info) == sizeof info) return (int)info.ssi_signo;
+    if (errno == EAGAIN) return 0;
+    if (errno != EINTR) return -errno;
+  }
+}
+
+int host_ignore_sigpipe(void) {
+  struct sigaction ignore = {.sa_handler = SIG_IGN};
+  return RESULT(sigaction(SIGPIPE, &ignore, NULL));
+}
+
+// Threads
+
+struct start {
+  void (*body)(void *);
+  void *context;
+  char name[16];
+};
+
+static void *run(void *argument) {
+  struct start start = *(struct start *)argument;
+  free(argument);
+  pthread_setname_np(pthread_self(), start.name);
+  start.body(start.context);
+  return NULL;
+}
+
+int host_thread_start(uint64_t *thread, const char *name, void (*body)(void *), void *context) {
+  struct start *start = calloc(1, sizeof *start);
+  if (!start) return -ENOMEM;
+  start->body = body;
+  start->context = context;
+  strncpy(start->name, name, sizeof start->name - 1);
+  // Blocked across the start, so that the thread never sees a signal: the process's signals belong to whoever asked for them.
+  sigset_t all, before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  pthread_t handle;
+  int error = pthread_create(&handle, NULL, run, start);
+  pthread_sigmask(SIG_SETMASK, &before, NULL);
+  if (error) {
+    free(start);
+    return -error;
+  }
+  *thread = (uint64_t)handle;
+  return 0;
+}
+
+int host_thread_join(uint64_t thread) { return -pthread_join((pthread_t)thread, NULL); }
+int host_thread_detach(uint64_t thread) { return -pthread_detach((pthread_t)thread); }
+int host_thread_is_current(uint64_t thread) { return pthread_equal((pthread_t)thread, pthread_self()) != 0; }
+
+int host_thread_clock(int32_t *clock) {
+  clockid_t id;
+  int error = pthread_getcpuclockid(pthread_self(), &id);
+  if (!error) *clock = id;
+  return -error;
+}
+
+int64_t host_clock_read(int32_t clock) {
+  struct timespec t;
+  if (clock_gettime(clock, &t) < 0) return -errno;
+  return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+int64_t host_clock_process(void) { return host_clock_read(CLOCK_PROCESS_CPUTIME_ID); }
+int64_t host_clock_monotonic(void) { return host_clock_read(CLOCK_MONOTONIC); }
+
+// Memory files
+
+int host_memfd(const char *name) { return RESULT(memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING)); }
+
+int host_truncate(int fd, uint64_t size) {
+  if (size > INT64_MAX) return -EFBIG;
+  int r;
+  do r = ftruncate(fd, (off_t)size);
+  while (r < 0 && errno == EINTR);
+  return r < 0 ? -errno : 0;
+}
+
+int host_seals_add(int fd, uint32_t seals) {
+  int bits = (seals & HOST_SEAL_SHRINK ? F_SEAL_SHRINK : 0) | (seals & HOST_SEAL_GROW ? F_SEAL_GROW : 0) |
+             (seals & HOST_SEAL_WRITE ? F_SEAL_WRITE : 0) | (seals & HOST_SEAL_SEALS ? F_SEAL_SEAL : 0);
+  return RESULT(fcntl(fd, F_ADD_SEALS, bits));
+}
+
+int host_seals_get(int fd) {
+  int bits = fcntl(fd, F_GET_SEALS);
+  if (bits < 0) return -errno;
+  return (bits & F_SEAL_SHRINK ? HOST_SEAL_SHRINK : 0) | (bits & F_SEAL_GROW ? HOST_SEAL_GROW : 0) |
+         (bits & F_SEAL_WRITE ? HOST_SEAL_WRITE : 0) | (bits & F_SEAL_SEAL ? HOST_SEAL_SEALS : 0);
+}

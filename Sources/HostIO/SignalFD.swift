@@ -1,0 +1,43 @@
+internal import CLinux
+
+/// Signals read like input, instead of interrupting something.
+///
+/// Make it on the first thread before any other starts, so that all of them inherit the blocked signals; threads of `WorkerThread`
+/// block every signal anyway.
+public final class SignalFD: Sendable {
+  private let descriptor: FileDescriptor
+  private let mask: UInt64
+
+  /// Blocks the signals in this thread and collects them. Numbers outside 1...64 are EINVAL.
+  public init(_ signals: [Int32]) throws(HostError) {
+    var mask: UInt64 = 0
+    for signal in signals {
+      guard (1...64).contains(signal) else { throw HostError("signalfd", errno: 22) }
+      mask |= 1 << UInt64(signal - 1)
+    }
+    try check(host_signals_block(mask), "pthread_sigmask")
+    let raw = host_signalfd(mask)
+    if raw < 0 { _ = host_signals_unblock(mask) }
+    descriptor = FileDescriptor(adopting: try check(raw, "signalfd"))
+    self.mask = mask
+  }
+
+  /// The number, for `Poller`, while this object lives.
+  public var rawValue: Int32 { descriptor.rawValue }
+
+  /// The number of a signal that came in; nil if none is waiting.
+  public func next() throws(HostError) -> Int32? {
+    let signal = try check(host_signalfd_read(rawValue), "read signalfd")
+    return signal == 0 ? nil : signal
+  }
+
+  /// Lets the signals act on this thread again. What has not been read then takes its usual effect.
+  public func unblock() throws(HostError) {
+    try check(host_signals_unblock(mask), "pthread_sigmask")
+  }
+
+  /// Makes writing to a pipe or socket that nobody reads an error for the whole process, instead of its end.
+  public static func ignoreBrokenPipes() throws(HostError) {
+    try check(host_ignore_sigpipe(), "sigaction")
+  }
+}
