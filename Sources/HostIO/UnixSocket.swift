@@ -1,0 +1,222 @@
+internal import CLinux
+internal import Glibc
+
+/// Who is at the other end of a socket, as the kernel recorded it when the connection was made.
+public struct PeerCredentials: Hashable, Sendable {
+  public let process: Int32
+  public let user: UInt32
+  public let group: UInt32
+}
+
+/// A connected Unix stream socket that carries bytes and descriptors.
+///
+/// Any thread may use it, but a message sent in parts by two threads at once would be mixed: senders take turns. O_NONBLOCK of an
+/// inherited socket is left as it is; each call says by itself whether it waits.
+public final class UnixSocket: Sendable {
+  /// How a receive ended.
+  public enum Received: Hashable, Sendable {
+    /// This many bytes came, at least one.
+    case bytes(Int)
+    /// None is here yet.
+    case nothingYet
+    /// The peer will send no more.
+    case closed
+  }
+
+  /// Descriptors one message can carry (SCM_MAX_FD).
+  public static var maxDescriptors: Int { Int(HOST_MAX_PASSED) }
+
+  private let descriptor: FileDescriptor
+
+  /// Takes over a connected socket. ENOTSOCK, EPROTOTYPE or EINVAL if it is none, or not a Unix stream socket, or listens.
+  public init(adopting descriptor: consuming FileDescriptor) throws(HostError) {
+    let raw = descriptor.rawValue
+    guard try check(host_socket_is_unix_stream(raw), "getsockopt") == 1 else { throw HostError("getsockopt", errno: EPROTOTYPE) }
+    guard try check(host_socket_listens(raw), "getsockopt") == 0 else { throw HostError("getsockopt", errno: EINVAL) }
+    self.descriptor = descriptor
+  }
+
+  private init(connected raw: Int32) {
+    descriptor = FileDescriptor(adopting: raw)
+  }
+
+  init(accepted raw: Int32) {
+    descriptor = FileDescriptor(adopting: raw)
+  }
+
+  /// Connects to a listening socket's file. While its queue is full, tries again until the time is over.
+  public static func connect(to path: String, timeout: Duration = .seconds(5)) throws(HostError) -> UnixSocket {
+    let end = host_clock_monotonic() &+ nanoseconds(timeout)
+    while true {
+      let socket = FileDescriptor(adopting: try check(host_unix_socket(), "socket"))
+      // Safe: the string is a NUL-terminated copy that lives across the call.
+      let result = unsafe host_unix_connect(socket.rawValue, path)
+      if result == 0 {
+        try socket.setNonblocking(false)
+        return UnixSocket(connected: socket.release())
+      }
+      guard result == -EAGAIN, host_clock_monotonic() < end else { throw HostError("connect", errno: -result, subject: path) }
+      // Nothing can be polled for room in a listener's queue.
+      _ = host_poll(-1, 0, -1, 2_000_000)
+    }
+  }
+
+  /// Two sockets connected to each other.
+  public static func pair() throws(HostError) -> (UnixSocket, UnixSocket) {
+    var first: Int32 = -1
+    var second: Int32 = -1
+    // Safe: two integers, written before the call returns.
+    try check(unsafe host_unix_pair(&first, &second), "socketpair")
+    return (UnixSocket(connected: first), UnixSocket(connected: second))
+  }
+
+  /// The number, for `Poller` and for passing to a child, while this object lives.
+  public var rawValue: Int32 { descriptor.rawValue }
+
+  /// Who connected, or made the pair.
+  public func peer() throws(HostError) -> PeerCredentials {
+    var process: Int32 = 0
+    var user: UInt32 = 0
+    var group: UInt32 = 0
+    // Safe: three integers, written before the call returns.
+    try check(unsafe host_socket_peer(rawValue, &process, &user, &group), "getsockopt SO_PEERCRED")
+    return PeerCredentials(process: process, user: user, group: group)
+  }
+
+  /// Bytes that are here to be received.
+  public func pendingBytes() throws(HostError) -> Int {
+    Int(try check(host_socket_pending(rawValue), "ioctl FIONREAD"))
+  }
+
+  /// Ends both directions: a thread that waits in this socket, on either side, is woken.
+  public func shutdown() {
+    _ = host_socket_shutdown(rawValue)
+  }
+
+  /// Waits for bytes, or for the peer to close.
+  ///
+  /// - Returns: false if the time was over or `cancel` was signalled first.
+  public func waitReadable(timeout: Duration? = nil, cancel: EventFD? = nil) throws(HostError) -> Bool {
+    try wait(UInt32(HOST_READABLE), until: deadline(timeout), cancel)
+  }
+
+  /// Sends all bytes, the descriptors with the first one. The caller keeps the descriptors open until this returns.
+  ///
+  /// An error after the first byte has gone leaves the peer with half a message: give the connection up then.
+  ///
+  /// - Throws: ETIMEDOUT if the peer does not read in time; ECANCELED if `cancel` was signalled while waiting for it; EPIPE or
+  ///   ECONNRESET if it is gone; EINVAL for more than `maxDescriptors`, or for descriptors without a byte.
+  public func send(
+    _ bytes: Span<UInt8>, descriptors: [Int32] = [], timeout: Duration? = nil, cancel: EventFD? = nil
+  ) throws(HostError) {
+    guard descriptors.count <= Self.maxDescriptors, descriptors.isEmpty || !bytes.isEmpty else {
+      throw HostError("sendmsg", errno: EINVAL)
+    }
+    let end = deadline(timeout)
+    var sent = 0
+    while sent < bytes.count {
+      let rest = bytes.extracting(sent..<bytes.count)
+      let passed = sent == 0 ? descriptors.count : 0
+      // Safe: both buffers live across the call and their own counts are passed.
+      let result = unsafe rest.withUnsafeBufferPointer { bytes in
+        unsafe descriptors.withUnsafeBufferPointer { descriptors in
+          unsafe host_send(rawValue, bytes.baseAddress, bytes.count, descriptors.baseAddress, Int32(passed))
+        }
+      }
+      if result == -Int(EAGAIN) {
+        try waitOrFail(UInt32(HOST_WRITABLE), until: end, cancel, "sendmsg")
+        continue
+      }
+      sent += try check(result, "sendmsg")
+    }
+  }
+
+  /// Receives what is here, without waiting, into `bytes` from `offset` on. Descriptors that come along are appended.
+  ///
+  /// - Throws: EMFILE if a descriptor had to be dropped because this process may not open more: what came is then incomplete.
+  public func receive(
+    into bytes: inout MutableSpan<UInt8>, at offset: Int = 0, descriptors: inout FileDescriptorList
+  ) throws(HostError) -> Received {
+    precondition(offset >= 0 && offset < bytes.count, "room for at least a byte")
+    var passed = InlineArray<253, Int32>(repeating: -1)
+    var count: Int32 = 0
+    var truncated: Int32 = 0
+    var slots = passed.mutableSpan
+    // Safe: the range [offset, count) lies in `bytes`; `slots` has room for HOST_MAX_PASSED; the rest are integers.
+    let result = unsafe bytes.withUnsafeMutableBufferPointer { bytes in
+      unsafe slots.withUnsafeMutableBufferPointer { slots in
+        unsafe host_receive(
+          rawValue, bytes.baseAddress! + offset, bytes.count - offset, slots.baseAddress, &count, &truncated)
+      }
+    }
+    if result == -Int(EAGAIN) { return .nothingYet }
+    for i in 0..<Int(count) { descriptors.append(FileDescriptor(adopting: passed[i])) }
+    try check(result, "recvmsg")
+    if truncated != 0 { throw HostError("recvmsg", errno: EMFILE) }
+    return result == 0 ? .closed : .bytes(result)
+  }
+
+  /// Receives exactly `bytes.count` bytes, waiting for them. Descriptors that come along are appended.
+  ///
+  /// - Returns: false if the peer closed before the first byte.
+  /// - Throws: ECONNRESET if it closed later; ETIMEDOUT or ECANCELED if the time was over or `cancel` was signalled before all
+  ///   were here: the bytes so far are lost then.
+  public func receiveAll(
+    into bytes: inout MutableSpan<UInt8>, descriptors: inout FileDescriptorList, timeout: Duration? = nil, cancel: EventFD? = nil
+  ) throws(HostError) -> Bool {
+    let end = deadline(timeout)
+    var count = 0
+    while count < bytes.count {
+      switch try receive(into: &bytes, at: count, descriptors: &descriptors) {
+      case .bytes(let more): count += more
+      case .nothingYet: try waitOrFail(UInt32(HOST_READABLE), until: end, cancel, "recvmsg")
+      case .closed:
+        if count == 0 { return false }
+        throw HostError("recvmsg", errno: ECONNRESET)
+      }
+    }
+    return true
+  }
+
+  /// The end of a time limit on the monotonic clock; nil for none.
+  private func deadline(_ timeout: Duration?) -> Int64? {
+    guard let timeout else { return nil }
+    let (end, overflow) = host_clock_monotonic().addingReportingOverflow(nanoseconds(timeout))
+    return overflow ? nil : end
+  }
+
+  private func wait(_ events: UInt32, until end: Int64?, _ cancel: EventFD?) throws(HostError) -> Bool {
+    let left = end.map { max(0, $0 - host_clock_monotonic()) } ?? -1
+    let ready = UInt32(try check(host_poll(rawValue, events, cancel?.rawValue ?? -1, left), "poll"))
+    return ready & ~UInt32(HOST_CANCELLED) != 0
+  }
+
+  private func waitOrFail(_ events: UInt32, until end: Int64?, _ cancel: EventFD?, _ call: String) throws(HostError) {
+    if try wait(events, until: end, cancel) { return }
+    let cancelled = try cancel?.wait(timeout: .zero) ?? false
+    throw HostError(call, errno: cancelled ? ECANCELED : ETIMEDOUT)
+  }
+}
+
+/// A socket somebody else opened for us, by what it turned out to be.
+public enum InheritedSocket: Sendable {
+  case connected(UnixSocket)
+  case listening(UnixListener)
+
+  /// Takes over a descriptor that was passed at start (`--fd`).
+  ///
+  /// - Throws: ENOTSOCK if it is no socket, EPROTOTYPE if not a Unix stream socket, EBADF if not open.
+  public init(adopting descriptor: consuming FileDescriptor) throws(HostError) {
+    let raw = descriptor.rawValue
+    guard try check(host_socket_is_unix_stream(raw), "getsockopt", "descriptor \(raw)") == 1 else {
+      throw HostError("getsockopt", errno: EPROTOTYPE, subject: "descriptor \(raw)")
+    }
+    // It is ours from here on; a process we start must not have it.
+    try check(host_set_close_on_exec(raw), "fcntl")
+    if try check(host_socket_listens(raw), "getsockopt") == 1 {
+      self = .listening(try UnixListener(adopting: descriptor))
+    } else {
+      self = .connected(try UnixSocket(adopting: descriptor))
+    }
+  }
+}
