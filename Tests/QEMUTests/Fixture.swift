@@ -1,0 +1,81 @@
+import QTestKit
+import Testing
+
+/// One disk behind VT-d with a driver at DRIVER_OK: what most tests start from.
+struct Fixture {
+  let machine: DiskMachine
+  let disk: DiskMachine.Disk
+  let memory: DeviceMemory
+  let driver: DiskDriver
+  var vtd: VTd
+  var requester: UInt16 { disk.function.address.requester }
+  let backend: DiskBackend
+
+  init(
+    _ backend: DiskBackend, _ format: RingFormat = .split, size: UInt16 = 16, wanted: UInt64 = DiskDriver.usual, addressBits: Int = 48,
+    top: UInt64 = 0x1_0000_0000, queuedInvalidation: Bool = true, adjust: (inout DiskOptions) -> Void = { _ in }
+  ) throws {
+    var options = DiskOptions(backend)
+    options.packed = format == .packed
+    adjust(&options)
+    machine = try DiskMachine([options], addressBits: addressBits, queuedInvalidation: queuedInvalidation)
+    disk = machine.disks[0]
+    vtd = try #require(machine.vtd)
+    memory = try machine.domain(for: disk, levels: addressBits == 39 ? 3 : 4, top: top)
+    driver = try DiskDriver(disk.function, memory, format, size: size, wanted: wanted)
+    self.backend = backend
+    driver.insistsOnWriteMark = backend == .sluice
+    #expect(driver.features & Feature.accessPlatform != 0)
+  }
+
+  /// Tells VT-d that pages changed, the way a guest in strict mode does: the unit's cache, then the device's if it has one.
+  func invalidate(_ address: UInt64, order: UInt8 = 0) throws {
+    guard let table = memory.table else { return }
+    try vtd.invalidate(.pages(domain: table.domain, address: address, order: order))
+    try invalidateDevice(address, order: order)
+  }
+
+  /// The device's own cache, if it has one.
+  func invalidateDevice(_ address: UInt64, order: UInt8 = 0) throws {
+    if disk.hasATS { try vtd.invalidate(.device(requester: requester, address: address, order: order)) }
+  }
+
+  /// A read whose data lands in `pieces`; checked against the image.
+  func expectRead(sector: Int, into pieces: [Piece], indirect: Bool = false, sourceLocation: SourceLocation = #_sourceLocation) throws {
+    let count = pieces.reduce(0) { $0 + Int($1.count) }
+    let completion = try driver.run(DiskDriver.Request.read, sector: sector, pieces, indirect: indirect)
+    #expect(completion == .init(status: 0, written: UInt32(count) + 1), sourceLocation: sourceLocation)
+    var bytes: [UInt8] = []
+    for piece in pieces { bytes += try memory.read(piece.address, count: Int(piece.count)) }
+    #expect(bytes == DiskImage.pattern(sector, count: count), "the data of the read", sourceLocation: sourceLocation)
+  }
+
+  /// A request that needs an address nobody mapped: VT-d records whose and which, and the device claims no success.
+  /// - Returns: whether the queue still runs (if not, only a reset helps).
+  @discardableResult
+  func expectRefused(
+    _ type: UInt32 = DiskDriver.Request.read, sector: Int = 0, _ pieces: [Piece], at page: UInt64, sourceLocation: SourceLocation = #_sourceLocation
+  ) throws -> Bool {
+    _ = try vtd.takeFaults()
+    let id = try driver.add(type, sector: sector, pieces)
+    try driver.notify()
+    var faults: [VTdFault] = []
+    try machine.qemu.wait(for: "fault at 0x\(String(page, radix: 16))") { () throws(QTestError) in
+      faults += try vtd.takeFaults()
+      return !faults.isEmpty
+    }
+    #expect(faults[0].address == page && faults[0].requester == requester, "\(faults)", sourceLocation: sourceLocation)
+    var completion: DiskDriver.Completion?
+    var needsReset = false
+    try machine.qemu.wait(for: "end of the refused request") { () throws(QTestError) in
+      completion = try driver.poll(id)
+      needsReset = try disk.function.status() & VirtioFunction.Status.needsReset != 0
+      return completion != nil || needsReset
+    }
+    // QEMU's own device drops the data and says "well"; a back-end that knows better must not.
+    if backend != .qemu, let completion {
+      #expect(completion.status != 0 && completion.written <= 1, "\(completion)", sourceLocation: sourceLocation)
+    }
+    return !needsReset
+  }
+}
