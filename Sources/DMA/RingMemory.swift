@@ -22,6 +22,12 @@ internal import CLinux
     self.owner = owner
   }
 
+  /// An area of no bytes: every access traps.
+  public static var none: RingMemory {
+    // Safe: never dereferenced, since no offset is below 0 bytes.
+    unsafe RingMemory(base: UnsafeMutableRawPointer(bitPattern: 4096)!, byteCount: 0)
+  }
+
   /// `pages` are the host addresses of each 4 KiB page that the area touches, in order; the area starts `lead` bytes into
   /// the first.
   init(pages list: [UInt64], lead: Int, byteCount: Int) {

@@ -92,6 +92,9 @@ public import CLinux
       : BufferSegments(base: storage, segmentCount: 0, byteCount: 0)
   }
 
+  /// A view of nothing.
+  @inlinable public var readableNothing: BufferSegments { unsafe BufferSegments(base: storage, segmentCount: 0, byteCount: 0) }
+
   @inlinable consuming func release() -> (UnsafeMutablePointer<iovec>, Int) {
     let storage = unsafe self.storage
     let capacity = self.capacity

@@ -1,0 +1,41 @@
+internal import CLinux
+
+
+/// A queue's private copy of an indirect descriptor table: fetched once, so that the driver cannot change it between check
+/// and use, and read without caring how its pages are scattered or aligned. One thread uses it.
+@safe public struct IndirectScratch: ~Copyable {
+  @usableFromInline var words: UnsafeMutablePointer<UInt64>
+  private var capacity: Int
+  /// Descriptors in the copy.
+  public private(set) var count = 0
+
+  public init() {
+    capacity = 256
+    // Safe: `capacity` words, freed in deinit; only words below 2 × count are read.
+    unsafe words = .allocate(capacity: capacity)
+  }
+
+  deinit { unsafe words.deallocate() }
+
+  /// Copies `count` descriptors of 16 bytes from the start of `segments`. False when they are not all there.
+  public mutating func load(_ count: Int, from segments: borrowing BufferSegments) -> Bool {
+    guard count > 0, segments.byteCount >= count * 16 else { return false }
+    if count * 2 > capacity {
+      capacity = max(capacity * 2, count * 2)
+      unsafe words.deallocate()
+      unsafe words = .allocate(capacity: capacity)
+    }
+    let to = unsafe UnsafeMutableRawPointer(words)
+    // Safe: `capacity` holds count × 2 words and the walk stays below count × 16 bytes.
+    let n = unsafe segments.walk(0, count * 16) { at, p, n in unsafe clx_copy(to + at, p, n) }
+    self.count = count
+    return n == count * 16
+  }
+
+  /// Word 0 (address) or 1 (length, flags, next) of descriptor `index`, in the host's byte order.
+  @inlinable public func word(_ index: Int, _ which: Int) -> UInt64 {
+    precondition(index >= 0 && index < count && which & ~1 == 0)
+    // Safe: checked just now.
+    return unsafe UInt64(littleEndian: words[index &* 2 &+ which])
+  }
+}

@@ -1,0 +1,152 @@
+import DMA
+
+/// The state of resolving one chain: shared by both ring formats and by indirect tables.
+struct ChainWalk: ~Copyable {
+  var list: SegmentList
+  /// Descriptors so far, indirect ones included.
+  var count = 0
+  private(set) var total: UInt64 = 0
+  private(set) var isWritable = false
+  private(set) var isPending = false
+  private(set) var fault: DMAFault?
+  private var lastWritable: (address: UInt64, length: UInt32) = (0, 0)
+
+  init(_ list: consuming SegmentList) { self.list = list }
+
+  /// Segments beyond which a chain is refused: 256 MiB in scattered pages. It bounds what a driver can make us allocate.
+  static var maxSegments: Int { 1 << 16 }
+
+  /// Takes one descriptor's memory. A missing translation or a fault is remembered, and the walk goes on: the rules of the
+  /// ring are checked to the end, and every page that has to be asked for is asked for at once.
+  mutating func add(_ d: RingDescriptor, _ iotlb: inout IOTLB) throws(QueueError) {
+    if d.flags & RingDescriptor.write != 0 {
+      if !isWritable {
+        isWritable = true
+        list.beginWritable()
+      }
+    } else if isWritable {
+      throw .readableAfterWritable
+    }
+    total += UInt64(d.length)
+    guard total <= 1 << 32 else { throw .chainTooLarge }
+    // A descriptor of no bytes touches nothing, whatever its address (R055).
+    guard d.length > 0 else { return }
+    if isWritable { lastWritable = (d.address.rawValue, d.length) }
+    guard fault == nil else { return }
+    guard list.segmentCount < Self.maxSegments else { throw .chainTooLong }
+    do throws(DMAInterruption) {
+      try iotlb.resolve(d.address, count: Int(d.length), for: isWritable ? .write : .read, into: &list)
+    } catch {
+      switch error {
+      case .pending:
+        isPending = true
+        askOn(d, &iotlb)
+      case .fault(let fault): self.fault = fault
+      }
+    }
+  }
+
+  /// Asks for the pages of a descriptor after its first missing one, so that their answers come together.
+  private mutating func askOn(_ d: RingDescriptor, _ iotlb: inout IOTLB) {
+    let last = d.address.rawValue &+ UInt64(d.length - 1)
+    guard last >= d.address.rawValue else { return }
+    var page = (d.address.rawValue & ~4095) &+ 4096
+    // 512 pages are 2 MiB: what one request of a disk has at most. The rest asks when it comes to it.
+    var asked = 0
+    while page <= last, page != 0, asked < 512 {
+      do throws(DMAInterruption) {
+        try iotlb.resolve(DMAAddress(page), count: 1, for: isWritable ? .write : .read, into: &list)
+      } catch {}
+      page &+= 4096
+      asked += 1
+    }
+  }
+
+  mutating func fail(_ fault: DMAFault) { if self.fault == nil { self.fault = fault } }
+  mutating func waits() { isPending = true }
+
+  /// After a fault: nothing of the chain stays but its last device-writable byte, if that can be reached.
+  mutating func keepStatusOnly(_ iotlb: inout IOTLB) {
+    list.clear()
+    list.beginWritable()
+    guard lastWritable.length > 0 else { return }
+    let (last, overflow) = lastWritable.address.addingReportingOverflow(UInt64(lastWritable.length - 1))
+    guard !overflow else { return }
+    do throws(DMAInterruption) {
+      try iotlb.resolve(DMAAddress(last), count: 1, for: .write, into: &list)
+    } catch {
+      if error == .pending { isPending = true }
+    }
+  }
+}
+
+extension Virtqueue {
+  /// Walks an indirect table: its own rules, then its descriptors (§2.7.5.3, §2.8.7).
+  mutating func walkIndirect(_ d: RingDescriptor, _ walk: inout ChainWalk) throws(QueueError) {
+    guard hasIndirect, d.flags & RingDescriptor.next == 0, d.length > 0, d.length % 16 == 0, d.length <= 16 * 32768 else {
+      throw .indirectTable
+    }
+    let count = Int(d.length) / 16
+    // Always a read, whatever the write flag of the descriptor that points here says (R048).
+    var table = pool.take()
+    do throws(DMAInterruption) {
+      try iotlb.resolve(d.address, count: Int(d.length), for: .read, into: &table)
+    } catch {
+      switch error {
+      case .pending: walk.waits()
+      case .fault(let fault): walk.fail(fault)
+      }
+      pool.give(back: table)
+      return
+    }
+    let isWhole = scratch.load(count, from: table.readable)
+    pool.give(back: table)
+    guard isWhole else { throw .indirectTable }
+    if isPacked {
+      for i in 0..<count {
+        let e = packedDescriptor(scratch.word(i, 0), scratch.word(i, 1))
+        guard e.flags & RingDescriptor.indirect == 0 else { throw .indirectTable }
+        walk.count += 1
+        try walk.add(e, &iotlb)
+      }
+      return
+    }
+    var i = 0
+    var seen = 0
+    while true {
+      seen += 1
+      // A chain cannot visit more entries than the table has without going in a circle.
+      guard seen <= count else { throw .chainTooLong }
+      let e = RingDescriptor(scratch.word(i, 0).littleEndian, scratch.word(i, 1).littleEndian)
+      guard e.flags & RingDescriptor.indirect == 0 else { throw .indirectTable }
+      walk.count += 1
+      try walk.add(e, &iotlb)
+      guard e.flags & RingDescriptor.next != 0 else { return }
+      guard Int(e.id) < count else { throw .descriptorIndex(e.id) }
+      i = Int(e.id)
+    }
+  }
+
+  /// Ends a walk: a chain, or nil with ``isPending`` set.
+  mutating func finish(_ walk: consuming ChainWalk, id: UInt16, slots: UInt16, record: UInt16) -> DescriptorChain {
+    let fault = walk.fault
+    if let fault {
+      iotlb.space.report(fault)
+      counts.faults &+= 1
+    }
+    let sequence = popped
+    popped &+= 1
+    counts.requests &+= 1
+    return DescriptorChain(
+      id: id, slots: slots, sequence: sequence, record: record, list: walk.list, lease: iotlb.chainLease(), fault: fault)
+  }
+
+  /// Whether the walk has to be done again later; then its storage goes back.
+  mutating func mustWait(_ walk: inout ChainWalk) -> Bool {
+    if walk.fault != nil, !walk.isPending { walk.keepStatusOnly(&iotlb) }
+    guard walk.isPending else { return false }
+    isPending = true
+    counts.waits &+= 1
+    return true
+  }
+}

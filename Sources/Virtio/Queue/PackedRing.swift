@@ -1,0 +1,137 @@
+import DMA
+
+// The packed format (§2.8). One ring of {address, length, id, flags}, written by both sides; bits 7 and 15 of flags say,
+// with the wrap counters, whose turn it is. Driver and device event areas: {offset and wrap, flags}.
+extension Virtqueue {
+  private static var availableBit: UInt16 { 1 << 7 }
+  private static var usedBit: UInt16 { 1 << 15 }
+
+  @inline(__always) func packedDescriptor(_ word0: UInt64, _ word1: UInt64) -> RingDescriptor {
+    RingDescriptor(
+      address: DMAAddress(word0), length: UInt32(truncatingIfNeeded: word1), id: UInt16(truncatingIfNeeded: word1 &>> 32),
+      flags: UInt16(truncatingIfNeeded: word1 &>> 48))
+  }
+
+  /// The slot's descriptor, its flags read first.
+  @inline(__always) private func descriptor(at slot: UInt16) -> RingDescriptor {
+    let word1 = UInt64(littleEndian: descriptorArea.loadAcquire64(at: Int(slot) &* 16 &+ 8))
+    return packedDescriptor(UInt64(littleEndian: descriptorArea.load64(at: Int(slot) &* 16)), word1)
+  }
+
+  @inline(__always) private func isAvailable(_ flags: UInt16) -> Bool {
+    (flags & Self.availableBit != 0) == availableWrap && (flags & Self.usedBit != 0) != availableWrap
+  }
+
+  var isPackedAvailable: Bool {
+    isAvailable(UInt16(littleEndian: descriptorArea.loadAcquire16(at: Int(available) &* 16 &+ 14)))
+  }
+
+  mutating func nextPacked() throws(QueueError) -> DescriptorChain? {
+    if let chain = again.last {
+      guard let done = try walkLogged(chain) else { return nil }
+      again.removeLast()
+      return done
+    }
+    var d = descriptor(at: available)
+    guard isAvailable(d.flags) else { return nil }
+    var walk = ChainWalk(pool.take())
+    var slot = available
+    var wrap = availableWrap
+    var slots: UInt16 = 0
+    var logged: [RingDescriptor] = []
+    while true {
+      slots &+= 1
+      slot &+= 1
+      if slot == layout.size {
+        slot = 0
+        wrap.toggle()
+      }
+      if recorder != nil { logged.append(d) }
+      if d.flags & RingDescriptor.indirect != 0 {
+        try walkIndirect(d, &walk)
+        break
+      }
+      walk.count &+= 1
+      try walk.add(d, &iotlb)
+      guard d.flags & RingDescriptor.next != 0 else { break }
+      // More slots than the ring has: a loop.
+      guard slots < layout.size else { throw .chainTooLong }
+      d = descriptor(at: slot)
+    }
+    if mustWait(&walk) {
+      pool.give(back: walk.list)
+      return nil
+    }
+    var record = d.id
+    if let recorder {
+      guard let r = recorder.popped(id: d.id, descriptors: logged) else { throw .bufferID(d.id) }
+      record = r
+    }
+    available = slot
+    availableWrap = wrap
+    return finish(walk, id: d.id, slots: slots, record: record)
+  }
+
+  /// A chain of a predecessor, from its log: the ring may have been overwritten since.
+  private mutating func walkLogged(_ chain: InflightChain) throws(QueueError) -> DescriptorChain? {
+    guard !chain.descriptors.isEmpty, chain.descriptors.count <= Int(layout.size) else { throw .bufferID(chain.id) }
+    var walk = ChainWalk(pool.take())
+    for d in chain.descriptors {
+      if d.flags & RingDescriptor.indirect != 0 {
+        try walkIndirect(d, &walk)
+        break
+      }
+      walk.count &+= 1
+      try walk.add(d, &iotlb)
+    }
+    if mustWait(&walk) {
+      pool.give(back: walk.list)
+      return nil
+    }
+    return finish(walk, id: chain.id, slots: UInt16(chain.descriptors.count), record: chain.record)
+  }
+
+  mutating func writePacked(_ entry: UsedEntry) {
+    let at = Int(used) &* 16
+    writeUsed(entry, at)
+    used &+= entry.slots
+    if used >= layout.size {
+      used &-= layout.size
+      usedWrap.toggle()
+    }
+    unpublished &+= 1
+    usedSinceCall &+= entry.slots
+  }
+
+  /// Length and ID first; the flags make the element the driver's (§2.8.6).
+  @inline(__always) private func writeUsed(_ entry: UsedEntry, _ at: Int) {
+    descriptorArea.store32(entry.written.littleEndian, at: at &+ 8)
+    descriptorArea.store16(entry.id.littleEndian, at: at &+ 12)
+    var flags = entry.written > 0 ? RingDescriptor.write : 0
+    if usedWrap { flags |= Self.availableBit | Self.usedBit }
+    descriptorArea.storeRelease16(flags.littleEndian, at: at &+ 14)
+  }
+
+  /// §2.8.10: flags 0 always, 1 never, 2 when the descriptor at the given offset and wrap is among those used.
+  var isPackedCallWanted: Bool {
+    let word = UInt32(littleEndian: driverArea.load32(at: 0))
+    switch UInt16(truncatingIfNeeded: word >> 16) & 3 {
+    case 1: return false
+    case 2 where hasEventIndex:
+      var event = UInt16(truncatingIfNeeded: word & 0x7fff)
+      guard event < layout.size else { return true }
+      if (word >> 15 & 1 == 1) != usedWrap { event &-= layout.size }
+      return used &- event &- 1 < usedSinceCall
+    default: return true
+    }
+  }
+
+  mutating func armPacked() {
+    guard hasEventIndex else {
+      deviceArea.store16(0, at: 2)
+      return
+    }
+    deviceArea.store16((available | (availableWrap ? 0x8000 : 0)).littleEndian, at: 0)
+    deviceArea.storeRelease16(UInt16(2).littleEndian, at: 2)
+  }
+}

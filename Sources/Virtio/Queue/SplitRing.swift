@@ -1,0 +1,76 @@
+import DMA
+
+// The split format (§2.7). Descriptor table: 16 bytes each. Available ring: flags, idx, ring[size], used_event.
+// Used ring: flags, idx, {id, len}[size], avail_event. Everything little-endian.
+extension Virtqueue {
+  mutating func nextSplit() throws(QueueError) -> DescriptorChain? {
+    if let chain = again.last {
+      guard chain.id < layout.size else { throw .descriptorIndex(chain.id) }
+      guard let done = try walkSplit(chain.id, record: chain.record) else { return nil }
+      again.removeLast()
+      return done
+    }
+    if seenAvailable == available {
+      let index = UInt16(littleEndian: driverArea.loadAcquire16(at: 2))
+      if index == available { return nil }
+      guard index &- available <= layout.size else { throw .availableIndex(index, expected: available) }
+      seenAvailable = index
+    }
+    let slot = Int(available & (layout.size &- 1))
+    let head = UInt16(littleEndian: driverArea.load16(at: 4 &+ 2 &* slot))
+    guard head < layout.size else { throw .descriptorIndex(head) }
+    guard let chain = try walkSplit(head, record: nil) else { return nil }
+    available &+= 1
+    return chain
+  }
+
+  /// Walks the chain from `head`. `record` is its in-flight record if it has one already.
+  private mutating func walkSplit(_ head: UInt16, record: UInt16?) throws(QueueError) -> DescriptorChain? {
+    var walk = ChainWalk(pool.take())
+    var index = head
+    while true {
+      // More descriptors than the table has: a loop (§2.7.5).
+      guard walk.count < Int(layout.size) else { throw .chainTooLong }
+      let at = Int(index) &* 16
+      let d = RingDescriptor(descriptorArea.load64(at: at), descriptorArea.load64(at: at &+ 8))
+      if d.flags & RingDescriptor.indirect != 0 {
+        try walkIndirect(d, &walk)
+        break
+      }
+      walk.count &+= 1
+      try walk.add(d, &iotlb)
+      guard d.flags & RingDescriptor.next != 0 else { break }
+      guard d.id < layout.size else { throw .descriptorIndex(d.id) }
+      index = d.id
+    }
+    if mustWait(&walk) {
+      pool.give(back: walk.list)
+      return nil
+    }
+    return finish(walk, id: head, slots: 1, record: record ?? recorder?.popped(head: head) ?? head)
+  }
+
+  mutating func writeSplit(_ entry: UsedEntry) {
+    let at = 4 &+ 8 &* Int(used & (layout.size &- 1))
+    deviceArea.store32(UInt32(entry.id).littleEndian, at: at)
+    deviceArea.store32(entry.written.littleEndian, at: at &+ 4)
+    used &+= 1
+    unpublished &+= 1
+    usedSinceCall &+= 1
+  }
+
+  /// §2.7.7.2: with an event index, whether the entry it names is among those used since the last question.
+  var isSplitCallWanted: Bool {
+    guard hasEventIndex else { return UInt16(littleEndian: driverArea.load16(at: 0)) & 1 == 0 }
+    let event = UInt16(littleEndian: driverArea.load16(at: 4 &+ 2 &* Int(layout.size)))
+    return used &- event &- 1 < usedSinceCall
+  }
+
+  mutating func armSplit() {
+    if hasEventIndex {
+      deviceArea.store16(available.littleEndian, at: 4 &+ 8 &* Int(layout.size))
+    } else {
+      deviceArea.store16(0, at: 0)
+    }
+  }
+}

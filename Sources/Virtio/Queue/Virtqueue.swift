@@ -1,0 +1,289 @@
+public import DMA
+
+/// The device side of a virtqueue, split or packed (§2.7, §2.8).
+///
+/// A worker drives it in rounds: ``beginRound()``, then ``next()`` and ``complete(_:written:)`` as often as there is work,
+/// ``takeCall()``, ``armKick()``, ``endRound()``. Between rounds it holds nothing but the leases of chains in flight.
+/// Addresses become memory when a chain is popped; whoever pops sees memory only.
+///
+/// One thread uses it. After a ``QueueError`` it is retired: it yields nothing more and writes nothing more.
+public struct Virtqueue: ~Copyable {
+  public let index: Int
+  public let layout: QueueLayout
+  public let isPacked: Bool
+  let hasEventIndex: Bool
+  let hasIndirect: Bool
+  let isInOrder: Bool
+
+  var iotlb: IOTLB
+  var pool = SegmentPool()
+  var scratch = IndirectScratch()
+
+  /// The three areas; `none` until resolved in the generation of the round.
+  var descriptorArea = RingMemory.none
+  var driverArea = RingMemory.none
+  var deviceArea = RingMemory.none
+  var isResolved = false
+  var isRetired = false
+  /// Mappings are being taken away: this round must end before more is resolved.
+  var mustRenew = false
+  /// The next chain, or the ring itself, waits for a translation.
+  public internal(set) var isPending = false
+
+  var available: UInt16
+  var availableWrap: Bool
+  var used: UInt16
+  var usedWrap: Bool
+  var isUsedKnown: Bool
+  /// Split: the available index last read.
+  var seenAvailable: UInt16
+  /// Used entries written and not yet visible to the driver.
+  var unpublished: UInt16 = 0
+  /// Split: entries, packed: slots, used since the driver was last asked whether it wants a call.
+  var usedSinceCall: UInt16 = 0
+  /// The driver's `flags` as last written by us, so that we never read our own area (R054).
+  var suppressed = false
+
+  var popped: UInt32 = 0
+  var order: InOrderWindow
+  /// Completions that wait for the device area to be resolved again.
+  var held: [UsedEntry] = []
+  var recorder: (any InflightRecorder)?
+  var again: [InflightChain]
+  let statistics: QueueStatistics
+  var counts: QueueStatistics.Counts
+
+  struct UsedEntry {
+    var id: UInt16
+    var slots: UInt16
+    var written: UInt32
+    var record: UInt16
+  }
+
+  /// - Parameters:
+  ///   - waiter: woken when a pending translation arrived; it should kick the queue.
+  ///   - recorder: where chains in flight are written down, if anywhere.
+  ///   - again: chains a predecessor left in flight; they come first.
+  /// - Throws: the rule of the layout that is broken. Whether the areas can be reached shows in the first round (R041).
+  public init(
+    index: Int, layout: QueueLayout, features: Features, in space: any DMASpace, waking waiter: (any TranslationWaiter)? = nil,
+    resumingAt state: QueueState = .initial, recorder: (any InflightRecorder)? = nil, again: [InflightChain] = [],
+    statistics: QueueStatistics = QueueStatistics()
+  ) throws(QueueError) {
+    let isPacked = features.contains(.ringPacked)
+    if let fault = layout.fault(packed: isPacked) { throw fault }
+    if isPacked, state.available >= layout.size || (state.used ?? 0) >= layout.size { throw .descriptorIndex(state.available) }
+    self.index = index
+    self.layout = layout
+    self.isPacked = isPacked
+    hasEventIndex = features.contains(.eventIndex)
+    hasIndirect = features.contains(.indirectDescriptors)
+    isInOrder = features.contains(.inOrder)
+    iotlb = IOTLB(space, waking: waiter)
+    available = state.available
+    availableWrap = state.availableWrap
+    used = state.used ?? state.available
+    usedWrap = state.usedWrap
+    isUsedKnown = state.used != nil
+    seenAvailable = state.available
+    order = InOrderWindow()
+    self.recorder = recorder
+    self.again = again.reversed()
+    self.statistics = statistics
+    counts = statistics.counts
+  }
+
+  /// Where the queue is, for ``init(index:layout:features:in:waking:resumingAt:recorder:again:statistics:)`` of a successor.
+  public var state: QueueState {
+    QueueState(available: available, availableWrap: availableWrap, used: used, usedWrap: usedWrap)
+  }
+
+  /// Begins a round: holds the mappings and makes sure the ring areas are the ones in force. Afterwards the queue may be
+  /// ``isPending``: then end the round and wait for the waiter.
+  public mutating func beginRound() throws(QueueError) {
+    guard !isRetired else { return }
+    if iotlb.beginRound() { unresolve() }
+    mustRenew = false
+    isPending = false
+    guard !isResolved else { return }
+    do throws(DMAInterruption) {
+      try resolveAreas()
+    } catch {
+      guard case .fault(let fault) = error else {
+        isPending = true
+        return
+      }
+      unresolve()
+      isRetired = true
+      iotlb.space.report(fault)
+      counts.faults &+= 1
+      throw .ring(fault)
+    }
+  }
+
+  /// Ends a round: what is published is visible, and mappings may go.
+  public mutating func endRound() {
+    publish()
+    iotlb.endRound()
+    statistics.store(counts)
+  }
+
+  /// The next chain, or nil: the ring is empty, a translation is pending, or the round has to be renewed.
+  public mutating func next() throws(QueueError) -> DescriptorChain? {
+    guard !isRetired, isResolved, !isPending else { return nil }
+    if iotlb.isStale {
+      mustRenew = true
+      return nil
+    }
+    do throws(QueueError) {
+      return isPacked ? try nextPacked() : try nextSplit()
+    } catch {
+      isRetired = true
+      throw error
+    }
+  }
+
+  /// Whether nothing is available now. A look only: nothing is popped.
+  public var isEmpty: Bool {
+    guard !isRetired, isResolved else { return true }
+    if !again.isEmpty { return false }
+    return isPacked ? !isPackedAvailable : driverArea.loadAcquire16(at: 2) == available
+  }
+
+  /// Gives a chain back to the driver with the number of bytes written, from the start of its device-writable memory on. The
+  /// driver sees it at the next ``publish()``.
+  public mutating func complete(_ chain: consuming DescriptorChain, written: Int) {
+    if let log = iotlb.dirtyLog {
+      let touched = chain.list.writable
+      touched.markDirty(log, count: touched.byteCount)
+    }
+    counts.completions &+= 1
+    counts.readableBytes &+= UInt64(chain.readable.byteCount)
+    counts.writtenBytes &+= UInt64(clamping: written)
+    let entry = UsedEntry(id: chain.id, slots: chain.slots, written: UInt32(clamping: written), record: chain.record)
+    let sequence = chain.sequence
+    pool.give(back: chain.list)
+    guard isInOrder else {
+      emit(entry)
+      return
+    }
+    order.insert(entry, at: sequence)
+    while let entry = order.popFirst() { emit(entry) }
+  }
+
+  /// Makes completed chains visible to the driver now. A handler that is about to wait for something slow calls it; the end
+  /// of a round does too.
+  public mutating func publish() {
+    guard unpublished > 0, isResolved else { return }
+    if !isPacked { deviceArea.storeRelease16(used.littleEndian, at: 2) }
+    unpublished = 0
+    recorder?.published(used: used, wrap: usedWrap)
+    markDeviceAreaDirty()
+  }
+
+  /// Publishes, and says whether the driver wants to hear of what was used since the last call (§2.7.7, §2.8.10).
+  public mutating func takeCall() -> Bool {
+    publish()
+    guard usedSinceCall > 0, isResolved, !isRetired else { return false }
+    RingMemory.fence()
+    let wanted = isPacked ? isPackedCallWanted : isSplitCallWanted
+    usedSinceCall = 0
+    if wanted { counts.calls &+= 1 }
+    return wanted
+  }
+
+  /// Tells the driver that kicks are not needed for now.
+  public mutating func disarmKick() {
+    guard isResolved, !isRetired, !suppressed else { return }
+    if isPacked {
+      deviceArea.store16(UInt16(1).littleEndian, at: 2)
+    } else if !hasEventIndex {
+      deviceArea.store16(UInt16(1).littleEndian, at: 0)
+    } else {
+      return
+    }
+    suppressed = true
+  }
+
+  /// Asks for kicks again. True when something is available already, or the round must be renewed: run another. False while
+  /// pending: the translation's arrival kicks.
+  public mutating func armKick() -> Bool {
+    if mustRenew { return true }
+    guard isResolved, !isRetired, !isPending else { return false }
+    if !again.isEmpty { return true }
+    if isPacked { armPacked() } else { armSplit() }
+    suppressed = false
+    markDeviceAreaDirty()
+    RingMemory.fence()
+    return isPacked ? isPackedAvailable : driverArea.loadAcquire16(at: 2) != available.littleEndian
+  }
+
+  // MARK: Areas
+
+  mutating func unresolve() {
+    isResolved = false
+    descriptorArea = RingMemory.none
+    driverArea = RingMemory.none
+    deviceArea = RingMemory.none
+  }
+
+  private mutating func resolveAreas() throws(DMAInterruption) {
+    let counts = layout.byteCounts(packed: isPacked, eventIndex: hasEventIndex)
+    // All three are asked for before giving up, so that the answers come together.
+    var interruption: DMAInterruption?
+    do throws(DMAInterruption) {
+      // A packed ring's descriptors are written by the device too; every driver maps them for both.
+      if isPacked { _ = try iotlb.ring(layout.descriptorArea, count: counts.descriptor, for: .read) }
+      descriptorArea = try iotlb.ring(layout.descriptorArea, count: counts.descriptor, for: isPacked ? .write : .read)
+    } catch { interruption = error }
+    do throws(DMAInterruption) {
+      driverArea = try iotlb.ring(layout.driverArea, count: counts.driver, for: .read)
+    } catch { interruption = worse(error, interruption) }
+    do throws(DMAInterruption) {
+      deviceArea = try iotlb.ring(layout.deviceArea, count: counts.device, for: .write)
+    } catch { interruption = worse(error, interruption) }
+    if let interruption { throw interruption }
+    isResolved = true
+    if !isUsedKnown {
+      isUsedKnown = true
+      readUsedIndex()
+    }
+    for entry in held { write(entry) }
+    held.removeAll()
+    suppressed = false
+  }
+
+  private func worse(_ a: DMAInterruption, _ b: DMAInterruption?) -> DMAInterruption {
+    if case .fault? = b { return b! }
+    return a
+  }
+
+  /// A split ring resumed without its used index finds it in the ring, if it may read there: a front-end that restores a
+  /// queue passes the available index only.
+  private mutating func readUsedIndex() {
+    guard !isPacked else { return }
+    do throws(DMAInterruption) {
+      let area = try iotlb.ring(layout.deviceArea, count: 4, for: .read)
+      let index = UInt16(littleEndian: area.load16(at: 2))
+      if available &- index <= layout.size { used = index }
+    } catch {
+      // Write-only for us (R054): nothing in flight is the only sensible guess, and it is what `used` holds.
+    }
+  }
+
+  private mutating func emit(_ entry: UsedEntry) {
+    if isRetired { return }
+    if isResolved { write(entry) } else { held.append(entry) }
+  }
+
+  private mutating func write(_ entry: UsedEntry) {
+    recorder?.completing(entry.record)
+    if isPacked { writePacked(entry) } else { writeSplit(entry) }
+  }
+
+  func markDeviceAreaDirty() {
+    guard let log = iotlb.dirtyLog else { return }
+    deviceArea.markDirty(log, at: 0, count: deviceArea.byteCount)
+    if isPacked { descriptorArea.markDirty(log, at: 0, count: descriptorArea.byteCount) }
+  }
+}

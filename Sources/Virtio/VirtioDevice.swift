@@ -1,0 +1,123 @@
+public import DMA
+
+/// Why a device cannot start with what it was given.
+public struct DeviceError: Error, Hashable, Sendable, CustomStringConvertible {
+  public var description: String
+  public init(_ description: String) { self.description = description }
+}
+
+/// What a device is: its identity, what it offers, its configuration. Called from control threads, several at once; what a
+/// device does is in its ``QueueHandler``.
+public protocol VirtioDevice: Sendable {
+  var id: DeviceID { get }
+  /// What it offers, ring features included and VIRTIO_F_ACCESS_PLATFORM excluded: transports add that (§2.2).
+  var features: Features { get }
+  /// For each queue, the most descriptors it may have: 1...32768.
+  var maxQueueSizes: [UInt16] { get }
+  /// Queues that share a thread, in order, each queue in one group.
+  var queueGroups: [Range<Int>] { get }
+  /// Bytes of configuration space (§2.5).
+  var configurationSize: Int { get }
+  /// Fills `bytes` from the configuration space; bytes past its end read as zero.
+  func readConfiguration(at offset: Int, into bytes: inout MutableSpan<UInt8>)
+  /// A driver's write. Fields that are read-only ignore it.
+  func writeConfiguration(at offset: Int, from bytes: Span<UInt8>)
+  /// The work of one group of queues, for a driver that negotiated `features`. The handler lives on one thread.
+  func makeHandler(for group: Range<Int>, features: Features) throws(DeviceError) -> sending any QueueHandler
+  /// Called once by whoever serves the device; `changed` is to be called whenever the configuration space changed by itself.
+  func observeConfiguration(_ changed: @escaping @Sendable () -> Void)
+  /// State beyond rings and configuration that a migration has to carry; empty when there is none.
+  func saveState() -> [UInt8]
+  /// Takes over what ``saveState()`` of the same kind of device returned.
+  func restoreState(_ bytes: [UInt8]) throws(DeviceError)
+}
+
+extension VirtioDevice {
+  public var queueGroups: [Range<Int>] { maxQueueSizes.indices.map { $0..<$0 + 1 } }
+  public var configurationSize: Int { 0 }
+  public func readConfiguration(at offset: Int, into bytes: inout MutableSpan<UInt8>) {
+    for i in bytes.indices { bytes[i] = 0 }
+  }
+  public func writeConfiguration(at offset: Int, from bytes: Span<UInt8>) {}
+  public func observeConfiguration(_ changed: @escaping @Sendable () -> Void) {}
+  public func saveState() -> [UInt8] { [] }
+  public func restoreState(_ bytes: [UInt8]) throws(DeviceError) {
+    guard bytes.isEmpty else { throw DeviceError("this device has no state to restore, and was given \(bytes.count) bytes") }
+  }
+}
+
+/// A file descriptor whose readiness the worker reports to the handler.
+public struct WatchedDescriptor: Hashable, Sendable {
+  public var descriptor: Int32
+  /// Comes back in ``QueueHandler/ready(_:in:)``.
+  public var token: UInt64
+  public init(descriptor: Int32, token: UInt64) {
+    self.descriptor = descriptor
+    self.token = token
+  }
+}
+
+/// What a device does with a group of queues, on the one thread that owns them.
+///
+/// Pop a chain only with something to do for it: a chain held while waiting for a peer holds its mappings.
+public protocol QueueHandler: AnyObject {
+  /// Chains may be available on queue `index`: take them until ``Virtqueue/next()`` yields nil.
+  func available(_ index: Int, in queues: inout QueueSet) throws(QueueError)
+  /// A watched descriptor is ready.
+  func ready(_ token: UInt64, in queues: inout QueueSet) throws(QueueError)
+  /// Descriptors to watch while the handler runs.
+  var watched: [WatchedDescriptor] { get }
+  /// Chains popped and not completed.
+  var inFlight: Int { get }
+  /// The queues stop: complete or give up what is in flight, and return when none is left. Called within a round.
+  func finish(_ queues: inout QueueSet)
+}
+
+extension QueueHandler {
+  public func ready(_ token: UInt64, in queues: inout QueueSet) throws(QueueError) {}
+  public var watched: [WatchedDescriptor] { [] }
+  public var inFlight: Int { 0 }
+  public func finish(_ queues: inout QueueSet) {}
+}
+
+/// The queues of a group, by their index in the device. A queue that is not running traps when named: handlers are only
+/// asked about running ones.
+public struct QueueSet: ~Copyable {
+  private var queues: FixedArray<Virtqueue?>
+  public let range: Range<Int>
+
+  public init(_ range: Range<Int>) {
+    self.range = range
+    queues = FixedArray(count: range.count) { _ in nil }
+  }
+
+  /// Whether queue `index` runs.
+  public func isRunning(_ index: Int) -> Bool {
+    guard range.contains(index) else { return false }
+    return queues[index - range.lowerBound] != nil
+  }
+
+  /// Starts or replaces a queue.
+  public mutating func insert(_ queue: consuming Virtqueue) {
+    let index = queue.index
+    precondition(range.contains(index))
+    queues[index - range.lowerBound] = consume queue
+  }
+
+  /// Stops a queue.
+  public mutating func remove(_ index: Int) -> Virtqueue? {
+    precondition(range.contains(index))
+    return queues[index - range.lowerBound].take()
+  }
+
+  public subscript(_ index: Int) -> Virtqueue {
+    _read {
+      precondition(range.contains(index))
+      yield queues[index - range.lowerBound]!
+    }
+    _modify {
+      precondition(range.contains(index))
+      yield &queues[index - range.lowerBound]!
+    }
+  }
+}
