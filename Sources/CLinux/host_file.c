@@ -126,15 +126,13 @@ int host_file_direct_alignment(int fd, uint32_t *memory, uint32_t *offset) {
   return 0;
 }
 
-// The walk both directions share. `first` skips bytes of iov[0] that a short call already moved.
-static int transfer(int fd, const struct iovec *iov, size_t count, uint64_t offset, int writing, int flags, uint64_t *done) {
+// The walk both directions share. `first` bytes of iov[index] and what follows it are moved already.
+static int transfer(int fd, const struct iovec *iov, size_t count, uint64_t skip, uint64_t offset, int writing, int flags,
+                    uint64_t *done) {
   *done = 0;
-  size_t index = 0, first = 0;
+  size_t index = 0, first = skip;
   for (;;) {
-    while (index < count && iov[index].iov_len == first) {
-      index++;
-      first = 0;
-    }
+    while (index < count && iov[index].iov_len <= first) first -= iov[index++].iov_len;
     if (index == count) return 0;
     // A piece begun is finished on its own, so the caller's array stays as it is.
     struct iovec rest = {.iov_base = (char *)iov[index].iov_base + first, .iov_len = iov[index].iov_len - first};
@@ -150,35 +148,39 @@ static int transfer(int fd, const struct iovec *iov, size_t count, uint64_t offs
     // A write that takes nothing and says nothing would go round for ever.
     if (n == 0) return writing ? -EIO : 0;
     *done += (uint64_t)n;
-    for (size_t left = (size_t)n; left > 0;) {
-      size_t here = iov[index].iov_len - first;
-      if (left < here) {
-        first += left;
-        break;
-      }
-      left -= here;
-      index++;
-      first = 0;
-    }
+    first += (size_t)n;
   }
 }
 
-int host_file_read(int fd, const struct iovec *iov, size_t count, uint64_t offset, uint64_t *done) {
-  return transfer(fd, iov, count, offset, 0, 0, done);
+int host_file_read(int fd, const struct iovec *iov, size_t count, uint64_t skip, uint64_t offset, uint64_t *done) {
+  return transfer(fd, iov, count, skip, offset, 0, 0, done);
 }
 
-int host_file_write(int fd, const struct iovec *iov, size_t count, uint64_t offset, int durable, uint64_t *done) {
-  return transfer(fd, iov, count, offset, 1, durable ? RWF_DSYNC : 0, done);
+int host_file_write(int fd, const struct iovec *iov, size_t count, uint64_t skip, uint64_t offset, int durable,
+                    uint64_t *done) {
+  return transfer(fd, iov, count, skip, offset, 1, durable ? RWF_DSYNC : 0, done);
 }
 
 int host_file_read_bytes(int fd, void *bytes, size_t count, uint64_t offset, uint64_t *done) {
   struct iovec one = {.iov_base = bytes, .iov_len = count};
-  return host_file_read(fd, &one, 1, offset, done);
+  return host_file_read(fd, &one, 1, 0, offset, done);
 }
 
 int host_file_write_bytes(int fd, const void *bytes, size_t count, uint64_t offset, int durable, uint64_t *done) {
   struct iovec one = {.iov_base = (void *)bytes, .iov_len = count};
-  return host_file_write(fd, &one, 1, offset, durable, done);
+  return host_file_write(fd, &one, 1, 0, offset, durable, done);
+}
+
+int host_vectors_aligned(const struct iovec *iov, size_t count, uint64_t memory, uint64_t length) {
+  uint64_t misfit = 0;
+  for (size_t i = 0; i < count; i++) misfit |= ((uintptr_t)iov[i].iov_base & (memory - 1)) | (iov[i].iov_len & (length - 1));
+  return misfit == 0;
+}
+
+uint64_t host_vectors_bytes(const struct iovec *iov, size_t count) {
+  uint64_t sum = 0;
+  for (size_t i = 0; i < count; i++) sum += iov[i].iov_len;
+  return sum;
 }
 
 int host_file_sync(int fd) { return UNINTERRUPTED(fdatasync(fd)); }

@@ -13,6 +13,7 @@
 struct host_ring {
   struct io_uring ring;
   int waiting_for_owner; // made disabled; the first thread that submits becomes the single issuer
+  int registered;        // the descriptor at index 0 of the ring's own table, -1 none
 };
 
 // Best first. A kernel refuses flags it does not know with EINVAL.
@@ -36,6 +37,7 @@ int host_ring_create(unsigned entries, struct host_ring **result) {
     free(ring);
     return error;
   }
+  ring->registered = -1;
   *result = ring;
   return 0;
 }
@@ -56,6 +58,21 @@ uint32_t host_ring_completion_capacity(const struct host_ring *ring) { return *r
 
 int host_ring_register_eventfd(struct host_ring *ring, int fd) { return io_uring_register_eventfd(&ring->ring, fd); }
 
+int host_ring_register_file(struct host_ring *ring, int fd) {
+  if (ring->registered >= 0) return -EBUSY;
+  int error = io_uring_register_files(&ring->ring, &fd, 1);
+  if (!error) ring->registered = fd;
+  return error;
+}
+
+static void finish(struct host_ring *ring, struct io_uring_sqe *sqe, uint64_t tag) {
+  if (sqe->fd == ring->registered && sqe->fd >= 0) {
+    sqe->fd = 0;
+    sqe->flags |= IOSQE_FIXED_FILE;
+  }
+  io_uring_sqe_set_data64(sqe, tag);
+}
+
 #define PREPARE(ring, sqe)                                       \
   struct io_uring_sqe *sqe = io_uring_get_sqe(&(ring)->ring);    \
   if (!sqe) return -EBUSY
@@ -69,7 +86,7 @@ int host_ring_read(struct host_ring *ring, int fd, const struct iovec *iov, unsi
   } else {
     io_uring_prep_readv(sqe, fd, iov, count, offset);
   }
-  io_uring_sqe_set_data64(sqe, tag);
+  finish(ring, sqe, tag);
   return 0;
 }
 
@@ -83,21 +100,21 @@ int host_ring_write(struct host_ring *ring, int fd, const struct iovec *iov, uns
     io_uring_prep_writev(sqe, fd, iov, count, offset);
   }
   if (durable) sqe->rw_flags = RWF_DSYNC;
-  io_uring_sqe_set_data64(sqe, tag);
+  finish(ring, sqe, tag);
   return 0;
 }
 
 int host_ring_sync(struct host_ring *ring, int fd, uint64_t tag) {
   PREPARE(ring, sqe);
   io_uring_prep_fsync(sqe, fd, IORING_FSYNC_DATASYNC);
-  io_uring_sqe_set_data64(sqe, tag);
+  finish(ring, sqe, tag);
   return 0;
 }
 
 static int prepare_allocate(struct host_ring *ring, int fd, int mode, uint64_t offset, uint64_t count, uint64_t tag) {
   PREPARE(ring, sqe);
   io_uring_prep_fallocate(sqe, fd, mode | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)count);
-  io_uring_sqe_set_data64(sqe, tag);
+  finish(ring, sqe, tag);
   return 0;
 }
 
@@ -112,22 +129,25 @@ int host_ring_zero(struct host_ring *ring, int fd, uint64_t offset, uint64_t cou
 int host_ring_poll(struct host_ring *ring, int fd, uint32_t events, uint64_t tag) {
   PREPARE(ring, sqe);
   io_uring_prep_poll_add(sqe, fd, (events & HOST_READABLE ? POLLIN : 0) | (events & HOST_WRITABLE ? POLLOUT : 0));
-  io_uring_sqe_set_data64(sqe, tag);
+  finish(ring, sqe, tag);
   return 0;
 }
 
 int host_ring_cancel(struct host_ring *ring, uint64_t victim, uint64_t tag) {
   PREPARE(ring, sqe);
   io_uring_prep_cancel64(sqe, victim, 0);
-  io_uring_sqe_set_data64(sqe, tag);
+  finish(ring, sqe, tag);
   return 0;
 }
 
 static int settle_owner(struct host_ring *ring) {
   if (!ring->waiting_for_owner) return 0;
   int error = io_uring_enable_rings(&ring->ring);
-  if (!error) ring->waiting_for_owner = 0;
-  return error;
+  if (error) return error;
+  ring->waiting_for_owner = 0;
+  // Saves a look-up in every later call. Older kernels have no such thing, and do without.
+  (void)io_uring_register_ring_fd(&ring->ring);
+  return 0;
 }
 
 int host_ring_submit(struct host_ring *ring) {
@@ -137,6 +157,8 @@ int host_ring_submit(struct host_ring *ring) {
   while (n == -EINTR);
   return n;
 }
+
+uint32_t host_ring_unsubmitted(const struct host_ring *ring) { return io_uring_sq_ready(&ring->ring); }
 
 int host_ring_submit_and_wait(struct host_ring *ring, unsigned count, int64_t nanoseconds) {
   int n = settle_owner(ring);

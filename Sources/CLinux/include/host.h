@@ -154,13 +154,16 @@ int host_file_size(int fd, uint64_t *size);
 /// Alignment O_DIRECT wants on this descriptor: of memory and of offset and length, in bytes. -ENOTSUP if it cannot.
 int host_file_direct_alignment(int fd, uint32_t *memory, uint32_t *offset);
 
-/// Moves all of `iov`, in as many calls as it takes, however long the array. `*done` counts bytes also when an error is
-/// returned. Reading ends early, with 0, at the end of the file.
-int host_file_read(int fd, const struct iovec *iov, size_t count, uint64_t offset, uint64_t *done);
+/// Moves all of `iov` but its first `skip` bytes, in as many calls as it takes, however long the array. `*done` counts bytes
+/// also when an error is returned. Reading ends early, with 0, at the end of the file.
+int host_file_read(int fd, const struct iovec *iov, size_t count, uint64_t skip, uint64_t offset, uint64_t *done);
 /// `durable`: each piece is on stable storage before the call returns (RWF_DSYNC).
-int host_file_write(int fd, const struct iovec *iov, size_t count, uint64_t offset, int durable, uint64_t *done);
+int host_file_write(int fd, const struct iovec *iov, size_t count, uint64_t skip, uint64_t offset, int durable, uint64_t *done);
 int host_file_read_bytes(int fd, void *bytes, size_t count, uint64_t offset, uint64_t *done);
 int host_file_write_bytes(int fd, const void *bytes, size_t count, uint64_t offset, int durable, uint64_t *done);
+/// 1 if every address is a multiple of `memory` and every length one of `length`, both powers of two.
+int host_vectors_aligned(const struct iovec *iov, size_t count, uint64_t memory, uint64_t length);
+uint64_t host_vectors_bytes(const struct iovec *iov, size_t count);
 int host_file_sync(int fd);
 int host_file_punch(int fd, uint64_t offset, uint64_t count);
 int host_file_zero(int fd, uint64_t offset, uint64_t count);
@@ -186,6 +189,8 @@ void host_ring_destroy(struct host_ring *ring);
 uint32_t host_ring_setup(const struct host_ring *ring);
 uint32_t host_ring_completion_capacity(const struct host_ring *ring);
 int host_ring_register_eventfd(struct host_ring *ring, int fd);
+/// Requests on this descriptor skip the look-up from now on. It stays open with the ring.
+int host_ring_register_file(struct host_ring *ring, int fd);
 // Prepare one request each. -EBUSY: the submission queue is full, submit first.
 int host_ring_read(struct host_ring *ring, int fd, const struct iovec *iov, unsigned count, uint64_t offset, uint64_t tag);
 int host_ring_write(struct host_ring *ring, int fd, const struct iovec *iov, unsigned count, uint64_t offset, int durable,
@@ -196,6 +201,7 @@ int host_ring_zero(struct host_ring *ring, int fd, uint64_t offset, uint64_t cou
 int host_ring_poll(struct host_ring *ring, int fd, uint32_t events, uint64_t tag);
 int host_ring_cancel(struct host_ring *ring, uint64_t victim, uint64_t tag);
 int host_ring_submit(struct host_ring *ring);
+uint32_t host_ring_unsubmitted(const struct host_ring *ring);
 /// Submits and waits until `count` completions are there or the time is over (< 0: no limit).
 int host_ring_submit_and_wait(struct host_ring *ring, unsigned count, int64_t nanoseconds);
 /// Takes completions; never waits.

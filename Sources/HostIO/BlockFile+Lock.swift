@@ -1,0 +1,36 @@
+internal import CLinux
+internal import Glibc
+
+extension BlockFile {
+  /// The lock bytes QEMU uses for an image: whoever does something holds the byte for it, whoever cannot bear others doing it
+  /// holds the byte for that, both shared; then each looks whether somebody holds the opposite byte.
+  ///
+  /// Keeping to it means that Sluice and QEMU, and two Sluices, notice each other: one writer or any number of readers. A lock of
+  /// the whole file besides would cover these bytes as well and shut out readers that may stay.
+  private enum LockByte {
+    static let consistentRead: UInt64 = 0
+    static let write: UInt64 = 1
+    static let resize: UInt64 = 3
+    static let doing: UInt64 = 100
+    static let refusing: UInt64 = 200
+  }
+
+  /// Locks the image for the life of `file`'s description.
+  ///
+  /// - Throws: EBUSY if somebody uses it in a way that does not go together; what fcntl(2) says where there are no locks.
+  static func lock(_ file: borrowing FileDescriptor, writing: Bool, _ path: String) throws(HostError) {
+    let uses = writing ? [LockByte.consistentRead, LockByte.write] : [LockByte.consistentRead]
+    let refuses = [LockByte.write, LockByte.resize]
+    // First announce, then look: of two that come at once at least one sees the other.
+    for byte in uses.map({ $0 + LockByte.doing }) + refuses.map({ $0 + LockByte.refusing }) {
+      let taken = host_lock(file.rawValue, 1, byte, 1)
+      if taken == -EAGAIN { throw HostError("lock", errno: EBUSY, subject: path) }
+      try check(taken, "lock", path)
+    }
+    for byte in uses.map({ $0 + LockByte.refusing }) + refuses.map({ $0 + LockByte.doing }) {
+      if try check(host_lock_conflicts(file.rawValue, 2, byte, 1), "lock", path) != 0 {
+        throw HostError("lock", errno: EBUSY, subject: path)
+      }
+    }
+  }
+}
