@@ -196,7 +196,7 @@ public final class GuestMemory: Sendable {
     }
   }
 
-  func register(_ fence: TranslationFence) {
+  package func register(_ fence: TranslationFence) {
     state.withLock { state in
       state.fences.removeAll { $0.fence == nil }
       state.fences.append(WeakFence(fence: fence))

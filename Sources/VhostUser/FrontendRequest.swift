@@ -12,7 +12,7 @@ public enum FrontendRequest: Hashable, Sendable {
   /// RESET_OWNER, deprecated: all rings stop.
   case resetOwner
   /// SET_MEM_TABLE: all of the memory, at most eight regions, a descriptor each.
-  case setMemoryTable([MemoryRegion])
+  case setMemoryTable([RegionDescription])
   /// SET_LOG_BASE: the dirty log, a descriptor.
   case setLogBase(LogArea)
   /// SET_LOG_FD: an eventfd to signal when the log changed.
@@ -58,9 +58,9 @@ public enum FrontendRequest: Hashable, Sendable {
   /// GET_MAX_MEM_SLOTS: how many regions there may be at once.
   case getMaxMemorySlots
   /// ADD_MEM_REG: a region appears, a descriptor.
-  case addMemoryRegion(MemoryRegion)
+  case addMemoryRegion(RegionDescription)
   /// REM_MEM_REG: a region disappears.
-  case removeMemoryRegion(MemoryRegion)
+  case removeMemoryRegion(RegionDescription)
   /// SET_STATUS: the device status (§2.1).
   case setStatus(UInt64)
   /// GET_STATUS: the device status (§2.1).

@@ -96,7 +96,7 @@ public struct VringDescriptor: Payload {
 }
 
 /// A piece of the guest's memory: where the guest sees it, where the front-end does, and where it starts in its file.
-public struct MemoryRegion: Payload {
+public struct RegionDescription: Payload {
   /// The guest-physical address of the first byte.
   public var guestAddress: UInt64
   /// Bytes.
@@ -131,13 +131,13 @@ public struct MemoryRegion: Payload {
 
 /// One region, behind eight bytes of padding: ADD_MEM_REG and REM_MEM_REG.
 struct SingleRegion: Payload {
-  var region: MemoryRegion
+  var region: RegionDescription
 
-  init(_ region: MemoryRegion) { self.region = region }
+  init(_ region: RegionDescription) { self.region = region }
 
   init(from reader: inout PayloadReader) throws(ProtocolError) {
     _ = try reader.take(UInt64.self)
-    region = try MemoryRegion(from: &reader)
+    region = try RegionDescription(from: &reader)
   }
 
   func write(to writer: inout PayloadWriter) {
@@ -149,16 +149,16 @@ struct SingleRegion: Payload {
 /// The regions of SET_MEM_TABLE: a count, four bytes of padding, the regions.
 struct RegionTable: Payload {
   static let limit = 8
-  var regions: [MemoryRegion]
+  var regions: [RegionDescription]
 
-  init(_ regions: [MemoryRegion]) { self.regions = regions }
+  init(_ regions: [RegionDescription]) { self.regions = regions }
 
   init(from reader: inout PayloadReader) throws(ProtocolError) {
     let count = try reader.take(UInt32.self)
     _ = try reader.take(UInt32.self)
     guard count <= Self.limit else { throw ProtocolError("SET_MEM_TABLE", "\(count) regions are more than \(Self.limit)") }
     regions = []
-    for _ in 0..<count { regions.append(try MemoryRegion(from: &reader)) }
+    for _ in 0..<count { regions.append(try RegionDescription(from: &reader)) }
     // Some front-ends send room for eight regions always.
     _ = try reader.take(count: min(reader.remaining, (Self.limit - Int(count)) * 32))
   }

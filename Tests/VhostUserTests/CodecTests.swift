@@ -23,7 +23,7 @@ private struct Sample: Sendable, CustomTestStringConvertible {
   var testDescription: String { request.name }
 }
 
-private let region = MemoryRegion(
+private let region = RegionDescription(
   guestAddress: 0x1_0000_0000, size: 0x2000_0000, frontendAddress: 0x7f61_87ff_f000, offset: 0x8000_0000)
 private let regionBytes = "0000000001000000 0000002000000000 00f0ff87617f0000 0000008000000000"
 

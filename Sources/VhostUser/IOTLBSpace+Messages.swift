@@ -1,0 +1,128 @@
+internal import DMA
+internal import Synchronization
+
+/// What the control thread does to the space. None of it may be called on a queue's thread: each may wait for queues.
+extension IOTLBSpace {
+  /// Carries out an update or an invalidation of the front-end.
+  ///
+  /// - Throws: `ProtocolError` if the message makes no sense; the space is then as it was (R107, R108).
+  func apply(_ message: IOTLBMessage) throws(ProtocolError) {
+    switch message.kind {
+    case .update: try update(message)
+    case .invalidate: invalidate(message)
+    case .miss, .accessFail: throw ProtocolError("IOTLB_MSG", "a front-end does not send \(message.kind)")
+    }
+  }
+
+  private func update(_ message: IOTLBMessage) throws(ProtocolError) {
+    guard message.size > 0 else { throw ProtocolError("IOTLB_MSG", "an update of size 0") }
+    let first = message.address
+    let (last, wraps) = first.addingReportingOverflow(message.size - 1)
+    guard !wraps else { throw ProtocolError("IOTLB_MSG", "an update that passes the end of the address space") }
+    guard message.permission.isSubset(of: [.read, .write]) else {
+      throw ProtocolError("IOTLB_MSG", "an update with permission \(message.permission.rawValue)")
+    }
+    let permissions = DMAPermissions(rawValue: message.permission.rawValue)
+    let runs = try memoryRuns(behind: message, last, permissions)
+    counters.withLock { $0.updates += 1 }
+    // The answer to a question from before the last flush: whoever asked is gone, and nobody would take it back (R064).
+    if state.withLock({ $0.misses.isLate(from: first, through: last) }) { return }
+    if !(runs.count == 1 && table?.run(at: DMAAddress(first)) == runs[0]) {
+      // Whatever was here is replaced, and not used any more once the update is acknowledged (R109).
+      if remove(from: first, through: last) { fence.drain() }
+      if !permissions.isEmpty { for run in runs { try enter(run) } }
+    }
+    let woken = state.withLock { $0.misses.updated(from: first, through: last, permissions: permissions) }
+    wake(woken)
+  }
+
+  /// The host memory that an update names, region by region.
+  private func memoryRuns(behind message: IOTLBMessage, _ last: UInt64, _ permissions: DMAPermissions) throws(ProtocolError) -> [HostRun] {
+    var runs: [HostRun] = []
+    var at = message.address
+    let regions = memory.regions
+    while true {
+      let frontend = message.frontendAddress.addingReportingOverflow(at - message.address)
+      guard !frontend.overflow,
+        let region = regions.first(where: { frontend.partialValue &- $0.frontendAddress.rawValue < $0.byteCount })
+      else { throw ProtocolError("IOTLB_MSG", "an update outside the memory table") }
+      let inside = region.byteCount - (frontend.partialValue - region.frontendAddress.rawValue)
+      let left = last - at
+      let count = left < inside ? left + 1 : inside
+      guard
+        let run = memory.run(
+          at: FrontendAddress(frontend.partialValue), count: count, seenFrom: DMAAddress(at), permissions: permissions)
+      else { throw ProtocolError("IOTLB_MSG", "an update outside the memory table") }
+      runs.append(run)
+      if left < inside { return runs }
+      at += count
+    }
+  }
+
+  private func enter(_ run: HostRun) throws(ProtocolError) {
+    if pages.insert(run) { return }
+    if run.isWholePages {
+      // Full: everything goes, so that the newest is in and its queue makes progress (R117). The rest is asked for again.
+      counters.withLock { $0.evictions += 1 }
+      pages.removeAll(drained: fence)
+      guard pages.insert(run) else { throw ProtocolError("IOTLB_MSG", "the update needs more room than there is") }
+      return
+    }
+    let isFull = state.withLock { state in
+      defer { state.odd.append(run) }
+      guard state.odd.count >= Self.oddLimit else { return false }
+      state.odd.removeAll()
+      return true
+    }
+    if isFull {
+      counters.withLock { $0.evictions += 1 }
+      fence.drain()
+    }
+  }
+
+  private func invalidate(_ message: IOTLBMessage) {
+    // The last byte, not the end: QEMU's flush in lazy mode ends at 2^64. Size 0 means everything (R108).
+    var first: UInt64 = 0
+    var last = UInt64.max
+    if message.size > 0 {
+      first = message.address
+      let sum = first.addingReportingOverflow(message.size - 1)
+      last = sum.overflow ? .max : sum.partialValue
+    }
+    counters.withLock { $0.invalidations += 1 }
+    state.withLock { $0.misses.invalidated(from: first, through: last) }
+    if remove(from: first, through: last) { fence.drain() }
+  }
+
+  /// True if something was there.
+  private func remove(from first: UInt64, through last: UInt64) -> Bool {
+    let removed = pages.remove(from: first, through: last)
+    let odd = state.withLock { state in
+      let before = state.odd.count
+      state.odd.removeAll { $0.overlaps(from: first, through: last) }
+      return before - state.odd.count
+    }
+    return removed + odd > 0
+  }
+
+  /// Takes the front-end's answer to a question: a question without an update before it becomes a fault when its access is
+  /// tried again.
+  func answered(_ question: PendingMisses.Question) {
+    wake(state.withLock { $0.misses.answered(question) })
+  }
+
+  /// Forgets every mapping and waits until none is used (R113, R114). Answers to questions that are still open are ignored.
+  func flush() {
+    let woken = state.withLock { state in
+      state.odd.removeAll()
+      return state.misses.flush(unanswered: unanswered())
+    }
+    pages.removeAll(drained: fence)
+    // A queue that still runs asks again; one that stopped does not mind.
+    wake(woken)
+  }
+
+  private func wake(_ waiters: [PendingMisses.Waiter]) {
+    for waiter in waiters { waiter.queue?.translationArrived() }
+  }
+}

@@ -1,0 +1,133 @@
+public import DMA
+internal import Synchronization
+
+/// What a vhost-user device may reach behind the front-end's IOMMU: what IOTLB messages said, and nothing else.
+///
+/// Queues walk the table without a lock. Where it has nothing, ``translate(_:for:waking:)`` asks the front-end once and
+/// says `pending`; the control thread enters the answer and wakes the queues. Nothing here waits for the front-end (R116).
+/// An invalidation ends when no access can use the old mapping, I/O under way included (R110).
+///
+/// Mappings of whole pages live in the radix tree. Others, which the protocol allows and no front-end is known to send, live
+/// in a short list.
+public final class IOTLBSpace: DMASpace {
+  public let fence = TranslationFence()
+  let pages: TranslationTable
+  let memory: GuestMemory
+  let state = Mutex(State())
+  let counters = Mutex(Counters())
+  /// Sends a question; false if there is nobody to ask. Called on queue threads, and must not block.
+  private let ask: @Sendable (IOTLBMessage, PendingMisses.Question?) -> Bool
+  /// The questions that were sent and not answered.
+  let unanswered: @Sendable () -> [PendingMisses.Question]
+
+  struct State {
+    var misses = PendingMisses()
+    var odd: [HostRun] = []
+  }
+
+  struct Counters {
+    var hits: UInt64 = 0
+    var misses: UInt64 = 0
+    var questions: UInt64 = 0
+    var updates: UInt64 = 0
+    var invalidations: UInt64 = 0
+    var faults: UInt64 = 0
+    var evictions: UInt64 = 0
+  }
+
+  /// Mappings of parts of pages that are kept at most.
+  static let oddLimit = 256
+
+  /// A space over `memory`, empty (R102). `ask` sends a message on the back-end's channel.
+  init(
+    memory: GuestMemory, maxNodes: Int = 1 << 15, ask: @escaping @Sendable (IOTLBMessage, PendingMisses.Question?) -> Bool,
+    unanswered: @escaping @Sendable () -> [PendingMisses.Question]
+  ) {
+    self.memory = memory
+    self.pages = TranslationTable(maxNodes: maxNodes)
+    self.ask = ask
+    self.unanswered = unanswered
+    memory.register(fence)
+  }
+
+  public var table: TranslationTable? { pages }
+  public var dirtyLog: DirtyLog? { memory.dirtyLog }
+
+  /// What happened in the space so far, and what it reaches now.
+  public var statistics: IOTLBStatistics {
+    let odd = state.withLock { $0.odd }
+    let oddBytes = odd.reduce(UInt64(0)) { $0 &+ $1.byteCount }
+    return counters.withLock {
+      IOTLBStatistics(
+        reachableBytes: pages.byteCount &+ oddBytes, peakReachableBytes: max(pages.peakByteCount, pages.byteCount &+ oddBytes),
+        mappings: pages.mappings + odd.count, hits: $0.hits, misses: $0.misses, questions: $0.questions, updates: $0.updates,
+        invalidations: $0.invalidations, faults: $0.faults, evictions: $0.evictions)
+    }
+  }
+
+  // MARK: Queue threads
+
+  public func translate(
+    _ address: DMAAddress, for access: DMAAccess, waking waiter: (any TranslationWaiter)?
+  ) throws(DMAInterruption) -> HostRun {
+    let verdict: Result<HostRun, DMAInterruption> = state.withLock { state in
+      // The answer may have come since the queue looked.
+      let found = pages.run(at: address) ?? state.odd.first { $0.contains(address) }
+      if let found, found.permissions.allows(access) { return .success(found) }
+      switch state.misses.want(address, access, waiter) {
+      case .wait: return .failure(.pending)
+      case .refused:
+        return .failure(.fault(DMAFault(address: address, access: access, reason: found == nil ? .unmapped : .permission)))
+      case .ask(let question):
+        let message = IOTLBMessage(kind: .miss, address: address.rawValue, permission: access == .read ? .read : .write)
+        // The channel's queue is filled under the lock, so that a question and its record cannot be seen one without the
+        // other; filling it does not block.
+        if ask(message, question) {
+          counters.withLock { $0.questions += 1 }
+          return .failure(.pending)
+        }
+        _ = state.misses.withdraw(question)
+        return .failure(.fault(DMAFault(address: address, access: access, reason: .unmapped)))
+      }
+    }
+    return try verdict.get()
+  }
+
+  public func record(hits: UInt64, misses: UInt64) {
+    counters.withLock {
+      $0.hits &+= hits
+      $0.misses &+= misses
+    }
+  }
+
+  public func report(_ fault: DMAFault) {
+    counters.withLock { $0.faults &+= 1 }
+    // Nobody waits for an answer: a failure to send is the front-end's loss (R125).
+    _ = ask(
+      IOTLBMessage(kind: .accessFail, address: fault.address.rawValue, permission: fault.access == .read ? .read : .write), nil)
+  }
+}
+
+/// An ``IOTLBSpace`` in numbers.
+public struct IOTLBStatistics: Hashable, Sendable {
+  /// Bytes that the device can reach now.
+  public var reachableBytes: UInt64 = 0
+  /// The most that ``reachableBytes`` has been.
+  public var peakReachableBytes: UInt64 = 0
+  /// Mappings in force.
+  public var mappings = 0
+  /// Look-ups that the queues' caches or the table answered.
+  public var hits: UInt64 = 0
+  /// Look-ups that they could not answer.
+  public var misses: UInt64 = 0
+  /// Questions sent to the front-end; several misses may share one.
+  public var questions: UInt64 = 0
+  /// Mappings received.
+  public var updates: UInt64 = 0
+  /// Invalidations received.
+  public var invalidations: UInt64 = 0
+  /// Accesses refused.
+  public var faults: UInt64 = 0
+  /// How often the table was full and was emptied.
+  public var evictions: UInt64 = 0
+}

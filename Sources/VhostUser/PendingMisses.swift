@@ -1,0 +1,163 @@
+internal import DMA
+
+/// Which translations have been asked for and not been answered, who waits for them, and which were refused.
+///
+///     nothing ──ask──▶ asked ──update────────────▶ nothing, waiters woken
+///                        │
+///                        ├──answer, refused──────▶ refused, waiters woken ──retry──▶ nothing, a fault
+///                        └──answer, but no update▶ the same
+///
+/// A question is asked once per page and kind of access, however many queues wait for it (R115). A refusal serves one
+/// access of the queue that waited: what the guest maps later is asked for anew. Not thread-safe; its owner locks.
+struct PendingMisses {
+  /// A page and what is wanted of it. An answer for writing serves a reader too, but not the other way round.
+  struct Key: Hashable {
+    var page: UInt64
+    var access: DMAAccess
+
+    init(_ address: DMAAddress, _ access: DMAAccess) {
+      page = address.rawValue >> 12
+      self.access = access
+    }
+  }
+
+  /// Who waits. Without a waiter (a test, a look-up on the control thread) nobody is woken.
+  struct Waiter {
+    var queue: (any TranslationWaiter)?
+    /// False once the queue gave its access up for a fault elsewhere: it is woken, but no refusal is kept for it.
+    var wantsRefusal: Bool
+    var identity: ObjectIdentifier? { queue.map(ObjectIdentifier.init) }
+  }
+
+  /// A question on its way. `epoch` tells whether it was asked before the last flush.
+  struct Question: Hashable {
+    var key: Key
+    var epoch: UInt64
+  }
+
+  enum Verdict: Equatable {
+    /// Ask the front-end.
+    case ask(Question)
+    /// Somebody did.
+    case wait
+    /// The front-end said no.
+    case refused
+  }
+
+  private(set) var epoch: UInt64 = 0
+  private var waiting: [Key: [Waiter]] = [:]
+  private var refusals: [Key: Set<ObjectIdentifier?>] = [:]
+  /// Questions of earlier epochs whose answers are still to come: an update that comes for one is not kept (R064).
+  private var stale: [UInt64: Int] = [:]
+
+  /// How many questions are open.
+  var count: Int { waiting.count }
+
+  /// What to do about an access that found no mapping.
+  mutating func want(_ address: DMAAddress, _ access: DMAAccess, _ queue: (any TranslationWaiter)?) -> Verdict {
+    let key = Key(address, access)
+    let identity = queue.map(ObjectIdentifier.init)
+    if refusals[key]?.remove(identity) != nil {
+      if refusals[key]?.isEmpty == true { refusals[key] = nil }
+      forgetInterest(of: identity)
+      return .refused
+    }
+    if waiting[key] != nil {
+      join(key, queue, identity)
+      return .wait
+    }
+    // A question about writing is open: its answer will do.
+    if access == .read {
+      let writing = Key(address, .write)
+      if waiting[writing] != nil {
+        join(writing, queue, identity)
+        return .wait
+      }
+    }
+    waiting[key] = [Waiter(queue: queue, wantsRefusal: true)]
+    return .ask(Question(key: key, epoch: epoch))
+  }
+
+  private mutating func join(_ key: Key, _ queue: (any TranslationWaiter)?, _ identity: ObjectIdentifier?) {
+    if let place = waiting[key]?.firstIndex(where: { $0.identity == identity }) {
+      waiting[key]?[place].wantsRefusal = true
+    } else {
+      waiting[key]?.append(Waiter(queue: queue, wantsRefusal: true))
+    }
+  }
+
+  /// A chain ended in a fault: refusals of its other pages, come or still to come, are nobody's any more.
+  private mutating func forgetInterest(of identity: ObjectIdentifier?) {
+    for key in refusals.keys {
+      refusals[key]?.remove(identity)
+      if refusals[key]?.isEmpty == true { refusals[key] = nil }
+    }
+    for key in waiting.keys {
+      guard let place = waiting[key]?.firstIndex(where: { $0.identity == identity }) else { continue }
+      waiting[key]?[place].wantsRefusal = false
+    }
+  }
+
+  /// The question could not be sent and never will be.
+  mutating func withdraw(_ question: Question) -> [Waiter] {
+    guard question.epoch == epoch else { return [] }
+    return waiting.removeValue(forKey: question.key) ?? []
+  }
+
+  /// True if an update for `first` through `last` answers only questions from before the last flush.
+  func isLate(from first: UInt64, through last: UInt64) -> Bool {
+    guard !stale.isEmpty else { return false }
+    guard stale.keys.contains(where: { $0 >= first >> 12 && $0 <= last >> 12 }) else { return false }
+    return !waiting.keys.contains { $0.page >= first >> 12 && $0.page <= last >> 12 }
+  }
+
+  /// Mappings appeared: whoever waited for them (or was refused before) is to try again.
+  mutating func updated(from first: UInt64, through last: UInt64, permissions: DMAPermissions) -> [Waiter] {
+    var woken: [Waiter] = []
+    let pages = first >> 12...last >> 12
+    if pages.count == 1 {
+      for access in [DMAAccess.read, .write] { woken += settle(Key(DMAAddress(first), access), permissions) }
+    } else {
+      for key in Array(waiting.keys) + Array(refusals.keys) where pages.contains(key.page) { woken += settle(key, permissions) }
+    }
+    return woken
+  }
+
+  private mutating func settle(_ key: Key, _ permissions: DMAPermissions) -> [Waiter] {
+    guard permissions.allows(key.access) else { return [] }
+    refusals[key] = nil
+    return waiting.removeValue(forKey: key) ?? []
+  }
+
+  /// The front-end finished with a question. If nobody waits any more, an update came first.
+  mutating func answered(_ question: Question) -> [Waiter] {
+    guard question.epoch == epoch else {
+      if let left = stale[question.key.page], left > 1 {
+        stale[question.key.page] = left - 1
+      } else {
+        stale[question.key.page] = nil
+      }
+      return []
+    }
+    guard let waiters = waiting.removeValue(forKey: question.key) else { return [] }
+    let interested = Set(waiters.filter(\.wantsRefusal).map(\.identity))
+    if !interested.isEmpty { refusals[question.key, default: []].formUnion(interested) }
+    return waiters
+  }
+
+  /// Mappings were taken back: refusals there are history.
+  mutating func invalidated(from first: UInt64, through last: UInt64) {
+    guard !refusals.isEmpty else { return }
+    for key in refusals.keys where key.page >= first >> 12 && key.page <= last >> 12 { refusals[key] = nil }
+  }
+
+  /// Forgets everything; answers to open questions are ignored when they come. `unanswered` are the questions that were sent.
+  mutating func flush(unanswered: [Question]) -> [Waiter] {
+    epoch += 1
+    for question in unanswered where question.epoch == epoch - 1 { stale[question.key.page, default: 0] += 1 }
+    let woken = waiting.values.flatMap { $0 }
+    waiting = [:]
+    refusals = [:]
+    return woken
+  }
+}
