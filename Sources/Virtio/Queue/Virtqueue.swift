@@ -128,6 +128,9 @@ public struct Virtqueue: ~Copyable {
     statistics.store(counts)
   }
 
+  /// Ends the queue's work for good, as a ``QueueError`` does.
+  public mutating func retire() { isRetired = true }
+
   /// The next chain, or nil: the ring is empty, a translation is pending, or the round has to be renewed.
   public mutating func next() throws(QueueError) -> DescriptorChain? {
     guard !isRetired, isResolved, !isPending else { return nil }

@@ -1,0 +1,163 @@
+public import HostIO
+public import Logging
+import Synchronization
+public import Virtio
+
+/// Runs a device's queues: a thread for each group that has a queue running, started with the first and ended with the last.
+///
+/// Its methods wait for queue threads, never the other way round. Call them from one control thread at a time.
+public final class DeviceRunner: Sendable {
+  public let device: any VirtioDevice
+  private let events: any DeviceEvents
+  private let log: Logger
+  private let name: String
+  private let calls: [QueueCall]
+  private let statistics: [QueueStatistics]
+
+  private struct Worker: Sendable {
+    var thread: WorkerThread
+    var mailbox: WorkerMailbox
+    var features: Features
+    var bells: [Int: QueueBell] = [:]
+  }
+  /// By the group's first queue.
+  private let workers = Mutex<[Int: Worker]>([:])
+
+  /// - Parameter name: what the queue threads are called, a number is added; 12 bytes at most are seen.
+  public init(_ device: any VirtioDevice, name: String = "queue", events: any DeviceEvents, log: Logger) {
+    self.device = device
+    self.events = events
+    self.log = log
+    self.name = name
+    calls = device.maxQueueSizes.map { _ in QueueCall() }
+    statistics = device.maxQueueSizes.map { _ in QueueStatistics() }
+  }
+
+  /// What each queue has done since the runner was made.
+  public var counts: [QueueStatistics.Counts] { statistics.map(\.counts) }
+
+  /// Processor time of the queue threads that run.
+  public var cpuTime: Duration { workers.withLock { $0.values.reduce(.zero) { $0 + $1.thread.cpuTime } } }
+
+  /// Where used buffer notifications of a queue go from now on: nil drops them. Something used meanwhile is not forgotten: a new
+  /// target is called once.
+  public func setCall(_ index: Int, _ action: (@Sendable () -> Void)?) {
+    guard calls.indices.contains(index) else { return }
+    calls[index].set(action)
+    if action != nil, isRunning(index) { calls[index].signal() }
+  }
+
+  /// As ``setCall(_:_:)`` with an eventfd.
+  public func setCall(_ index: Int, _ event: EventFD?) {
+    guard let event else { return setCall(index, nil as (@Sendable () -> Void)?) }
+    setCall(index) { event.signal() }
+  }
+
+  /// Replaces the kick of a running queue; the queue is looked at once, so that no kick is lost.
+  public func setKick(_ index: Int, _ kick: EventFD?) throws(HostError) {
+    guard let worker = worker(of: index) else { return }
+    let answer = try Answer<Void>()
+    worker.mailbox.post(.kick(index, kick, answer))
+    try answer.wait()
+  }
+
+  /// Kicks a running queue without its eventfd.
+  public func kick(_ index: Int) {
+    worker(of: index)?.bells[index]?.translationArrived()
+  }
+
+  public func isRunning(_ index: Int) -> Bool { worker(of: index)?.bells[index] != nil }
+
+  /// Starts a queue that does not run. Features are those of all running queues of its group.
+  public func start(_ start: QueueStart) throws(DeviceError) {
+    let index = start.index
+    guard let group = device.queueGroups.first(where: { $0.contains(index) }), index < device.maxQueueSizes.count else {
+      throw DeviceError("there is no queue \(index)")
+    }
+    guard start.layout.size <= device.maxQueueSizes[index] else {
+      throw DeviceError("queue \(index) has at most \(device.maxQueueSizes[index]) descriptors, not \(start.layout.size)")
+    }
+    guard !isRunning(index) else { throw DeviceError("queue \(index) runs already") }
+    do throws(HostError) {
+      let worker = try workers.withLock { workers throws(HostError) in
+        if let worker = workers[group.lowerBound] { return worker }
+        let worker = try makeWorker(group, start.features)
+        workers[group.lowerBound] = worker
+        return worker
+      }
+      let bell = QueueBell(worker.mailbox.wake)
+      let answer = try Answer<QueueError?>()
+      worker.mailbox.post(.start(start, calls[index], bell, statistics[index], answer))
+      let error = try answer.wait()
+      if let error {
+        reap(group)
+        throw HostError("start queue \(index): \(error)", errno: 22)
+      }
+      workers.withLock { $0[group.lowerBound]?.bells[index] = bell }
+      // Whatever was made available before we listened.
+      bell.translationArrived()
+    } catch {
+      throw DeviceError("\(error)")
+    }
+  }
+
+  /// Stops a queue when what is in flight is done, and returns where it was; nil if it did not run.
+  public func stop(_ index: Int) -> QueueState? {
+    guard let worker = worker(of: index), worker.bells[index] != nil,
+      let group = device.queueGroups.first(where: { $0.contains(index) })
+    else { return nil }
+    do throws(HostError) {
+      let answer = try Answer<QueueState?>()
+      worker.mailbox.post(.stop(index, answer))
+      let state = try answer.wait()
+      workers.withLock { _ = $0[group.lowerBound]?.bells.removeValue(forKey: index) }
+      reap(group)
+      return state
+    } catch {
+      log.error("queue \(index) could not be stopped: \(error)")
+      return nil
+    }
+  }
+
+  /// Stops every queue and forgets where they were. Afterwards nothing of them touches memory (§2.4.1).
+  public func reset() {
+    for index in device.maxQueueSizes.indices { _ = stop(index) }
+  }
+
+  private func worker(of index: Int) -> Worker? {
+    guard let group = device.queueGroups.first(where: { $0.contains(index) }) else { return nil }
+    return workers.withLock { $0[group.lowerBound] }
+  }
+
+  private func makeWorker(_ group: Range<Int>, _ features: Features) throws(HostError) -> Worker {
+    let mailbox = try WorkerMailbox()
+    let begun = try Answer<DeviceError?>()
+    let (device, events, log) = (device, events, log)
+    let thread = try WorkerThread(name: "\(name)\(group.lowerBound)") {
+      // The handler is made on its thread: an io_uring belongs to the thread that made it.
+      do {
+        var worker = try QueueWorker(
+          range: group, mailbox: mailbox, handler: try device.makeHandler(for: group, features: features), events: events, log: log)
+        begun.give(nil)
+        worker.run()
+      } catch {
+        begun.give(DeviceError("\(error)"))
+      }
+    }
+    if let error = try begun.wait() {
+      thread.join()
+      throw HostError("start a queue thread: \(error.description)", errno: 5)
+    }
+    return Worker(thread: thread, mailbox: mailbox, features: features)
+  }
+
+  /// Joins a group's thread when its last queue has stopped.
+  private func reap(_ group: Range<Int>) {
+    let ended: Worker? = workers.withLock { workers in
+      guard let worker = workers[group.lowerBound], worker.bells.isEmpty else { return nil }
+      workers[group.lowerBound] = nil
+      return worker
+    }
+    ended?.thread.join()
+  }
+}

@@ -1,0 +1,7 @@
+/// Something that serves a device to whoever connects, until told to stop.
+public protocol DeviceServer: Sendable {
+  /// Serves until ``stop()`` or until there is nothing more to serve. Blocks; call it on a thread of its own.
+  func run() throws
+  /// Makes ``run()`` return soon. From any thread.
+  func stop()
+}

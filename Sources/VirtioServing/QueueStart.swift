@@ -1,0 +1,63 @@
+public import DMA
+public import HostIO
+import Synchronization
+public import Virtio
+
+/// Everything a queue needs to run.
+public struct QueueStart: Sendable {
+  public var index: Int
+  public var layout: QueueLayout
+  public var features: Features
+  public var space: any DMASpace
+  /// Signalled by the driver's side when buffers are available; nil when kicks come through ``DeviceRunner/kick(_:)``.
+  public var kick: EventFD?
+  public var state: QueueState
+  /// Makes the recorder of chains in flight and lists those a predecessor left; called on the queue's thread.
+  public var inflight: (@Sendable () -> sending (recorder: any InflightRecorder, again: [InflightChain])?)?
+
+  public init(
+    index: Int, layout: QueueLayout, features: Features, space: any DMASpace, kick: EventFD?, state: QueueState = .initial,
+    inflight: (@Sendable () -> sending (recorder: any InflightRecorder, again: [InflightChain])?)? = nil
+  ) {
+    self.index = index
+    self.layout = layout
+    self.features = features
+    self.space = space
+    self.kick = kick
+    self.state = state
+    self.inflight = inflight
+  }
+}
+
+/// What hears of a device's troubles. Called on queue threads; must not wait for them.
+public protocol DeviceEvents: Sendable {
+  /// A queue stopped for good: the driver broke its rules, and only a reset mends that (§2.1.2, DEVICE_NEEDS_RESET).
+  func needsReset(_ index: Int, _ error: QueueError)
+}
+
+/// Where used buffer notifications of a queue go. May be changed while the queue runs.
+final class QueueCall: Sendable {
+  private let target = Mutex<(@Sendable () -> Void)?>(nil)
+
+  func set(_ action: (@Sendable () -> Void)?) { target.withLock { $0 = action } }
+
+  func signal() {
+    let action = target.withLock { $0 }
+    action?()
+  }
+}
+
+/// Rings for one queue: the translation it waits for arrived, or somebody kicks it without an eventfd.
+final class QueueBell: TranslationWaiter {
+  private let rung = Atomic<Bool>(false)
+  private let wake: EventFD
+
+  init(_ wake: EventFD) { self.wake = wake }
+
+  func translationArrived() {
+    if !rung.exchange(true, ordering: .acquiringAndReleasing) { wake.signal() }
+  }
+
+  /// Whether it was rung since the last question.
+  func take() -> Bool { rung.exchange(false, ordering: .acquiringAndReleasing) }
+}

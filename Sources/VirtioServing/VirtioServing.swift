@@ -1,1 +1,0 @@
-// VirtioServing: see architecture.
