@@ -9,6 +9,8 @@
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 struct host_ring {
   struct io_uring ring;
@@ -142,8 +144,8 @@ int host_ring_cancel(struct host_ring *ring, uint64_t victim, uint64_t tag) {
 
 static int settle_owner(struct host_ring *ring) {
   if (!ring->waiting_for_owner) return 0;
-  int error = io_uring_enable_rings(&ring->ring);
-  if (error) return error;
+  // Declared in liburing's header, missing in some of its libraries.
+  if (syscall(SYS_io_uring_register, ring->ring.ring_fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0) < 0) return -errno;
   ring->waiting_for_owner = 0;
   // Saves a look-up in every later call. Older kernels have no such thing, and do without.
   (void)io_uring_register_ring_fd(&ring->ring);
