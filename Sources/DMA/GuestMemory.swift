@@ -53,7 +53,10 @@ public final class GuestMemory: Sendable {
     var fences: [WeakFence] = []
     var log: DirtyLog?
   }
-  private struct WeakFence { weak var fence: TranslationFence? }
+  private struct WeakFence {
+    weak var fence: TranslationFence?
+    weak var cache: TranslationTable?
+  }
   private let state = Mutex(State())
 
   public init() {}
