@@ -199,16 +199,23 @@ public final class GuestMemory: Sendable {
     }
   }
 
-  package func register(_ fence: TranslationFence) {
+  /// Whoever keeps host addresses of this memory registers: `fence` is drained, and `cache` emptied, when a region goes.
+  package func register(_ fence: TranslationFence, cache: TranslationTable? = nil) {
     state.withLock { state in
       state.fences.removeAll { $0.fence == nil }
-      state.fences.append(WeakFence(fence: fence))
+      state.fences.append(WeakFence(fence: fence, cache: cache))
     }
   }
 
   private func drain() {
-    let fences = state.withLock { $0.fences.compactMap(\.fence) }
-    for fence in fences { fence.drain() }
+    let users = state.withLock { $0.fences.compactMap { user in user.fence.map { ($0, user.cache) } } }
+    for (fence, cache) in users {
+      cache?.remove(from: 0, through: .max)
+      fence.drain()
+      guard let cache else { continue }
+      // A look-up that had read the old regions may have filled the cache since. It is over now, so this is the last time.
+      if cache.remove(from: 0, through: .max) > 0 { fence.drain() }
+    }
   }
 
   private func region(at address: GuestAddress) -> (MemoryRegion, UInt64)? {
