@@ -1,0 +1,33 @@
+# A verb a line; `make help` lists them.
+.PHONY: help try test build guests bench fuzz docs check clean
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+try: ## boot a Debian guest with a disk from Sluice; IOMMU=off|strict|lazy|pt|amd|virtio RING=split|packed
+	@Scripts/try
+
+test: ## everything CI runs: units, guests, fuzzers, thread sanitizer
+	@Scripts/test
+
+build: ## the release build
+	@Scripts/install build
+	swift build -c release
+
+guests: ## the guest matrix alone
+	@Scripts/guests
+
+bench: ## benchmarks, against qemu-storage-daemon; `make bench ARGS=...`
+	@Scripts/bench $(ARGS)
+
+fuzz: ## the fuzzers, 60 seconds each
+	@Scripts/fuzz
+
+docs: ## the documentation and its diagrams
+	@Scripts/docs
+
+check: ## format, floors, the unsafe count
+	@Scripts/check
+
+clean: ## the build products; the lab's cache stays (remove ~/.cache/sluice for that)
+	rm -rf .build .build-*
