@@ -286,6 +286,9 @@ public struct DeviceStateTransfer: Payload {
   /// What state the machine is in. Only 0, "stopped", is defined.
   public var phase: UInt32
 
+  /// Bit 8 of the answer: no descriptor comes with it, the front-end's own is used.
+  static let noDescriptor: UInt64 = 1 << 8
+
   /// A transfer of a stopped machine's device.
   public init(direction: Direction, phase: UInt32 = 0) {
     self.direction = direction

@@ -1,0 +1,112 @@
+internal import HostIO
+internal import Synchronization
+
+/// The way from the back-end to the front-end: requests of ours, on a socket of their own.
+///
+/// Any thread sends, and none of them ever waits: what the socket does not take now is left for the control thread. Answers
+/// come in the order of the requests that asked for one; the control thread takes them.
+final class BackendChannel: Sendable {
+  /// What an answer is about.
+  enum Matter: Hashable, Sendable {
+    case miss(PendingMisses.Question)
+    /// Nobody cares about the answer.
+    case nothing
+  }
+
+  private struct State {
+    var socket: UnixSocket?
+    /// Requests that ask for an answer, oldest first, sent or not.
+    var awaited: [Matter] = []
+    /// Whole messages that the socket did not take.
+    var unsent: [[UInt8]] = []
+    var isBroken = false
+  }
+
+  /// Unsent messages are bounded: a front-end that reads nothing for so long is not going to.
+  private static let unsentLimit = 65536
+
+  private let state = Mutex(State())
+  /// Signalled when something is left to be sent.
+  let backlog: EventFD
+
+  init() throws(HostError) { backlog = try EventFD() }
+
+  /// The socket, if there is one.
+  var socket: UnixSocket? { state.withLock { $0.socket } }
+
+  /// Uses `socket` from now on. Answers that the old one owed never come; whoever waited for them is returned.
+  func replace(_ socket: UnixSocket?) -> [Matter] {
+    state.withLock { state in
+      let lost = state.awaited
+      state = State(socket: socket)
+      return lost
+    }
+  }
+
+  /// Sends a request, or leaves it for ``flush()``. With `matter` an answer is asked for. False if there is no channel.
+  func send(_ request: BackendRequest, awaiting matter: Matter?) -> Bool {
+    let (accepted, isLeft) = state.withLock { state -> (Bool, Bool) in
+      guard let socket = state.socket, !state.isBroken, state.unsent.count < Self.unsentLimit else { return (false, false) }
+      let bytes = request.encoded(needsReply: matter != nil)
+      if state.unsent.isEmpty {
+        switch Self.post(bytes, on: socket) {
+        case .sent: break
+        case .full: state.unsent.append(bytes)
+        case .broken:
+          state.isBroken = true
+          return (false, false)
+        }
+      } else {
+        state.unsent.append(bytes)
+      }
+      if let matter { state.awaited.append(matter) }
+      return (true, !state.unsent.isEmpty)
+    }
+    if isLeft { backlog.signal() }
+    return accepted
+  }
+
+  /// Sends what was left. True if everything is sent; otherwise wait until the socket is writable.
+  func flush() -> Bool {
+    state.withLock { state in
+      guard let socket = state.socket else { return true }
+      var done = 0
+      loop: while done < state.unsent.count {
+        switch Self.post(state.unsent[done], on: socket) {
+        case .sent: done += 1
+        case .full: break loop
+        case .broken:
+          state.isBroken = true
+          state.unsent = []
+          return true
+        }
+      }
+      state.unsent.removeFirst(done)
+      return state.unsent.isEmpty
+    }
+  }
+
+  /// The request that an answer which just came belongs to, or nil if none was asked for.
+  func takeAwaited() -> Matter? {
+    state.withLock { $0.awaited.isEmpty ? nil : $0.awaited.removeFirst() }
+  }
+
+  /// The questions about translations that were asked and not answered.
+  var unanswered: [PendingMisses.Question] {
+    state.withLock { state in
+      state.awaited.compactMap { if case .miss(let question) = $0 { question } else { nil } }
+    }
+  }
+
+  private enum Posted { case sent, full, broken }
+
+  /// A request is far smaller than what a stream socket takes as one piece, so it goes whole or not at all.
+  private static func post(_ bytes: [UInt8], on socket: UnixSocket) -> Posted {
+    do throws(HostError) {
+      try socket.send(bytes.span, timeout: .zero)
+      return .sent
+    } catch {
+      return error.name == "ETIMEDOUT" ? .full : .broken
+    }
+  }
+}

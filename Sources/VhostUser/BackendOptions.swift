@@ -1,0 +1,31 @@
+/// Whether a device's addresses go through the front-end's IOMMU.
+public enum AccessPlatformPolicy: String, Hashable, Sendable, CaseIterable {
+  /// VIRTIO_F_ACCESS_PLATFORM is offered; the front-end takes it when an IOMMU is in front of the device.
+  case auto
+  /// It is offered, and a front-end that does not take it is refused.
+  case on
+  /// It is not offered: the device reaches all of the guest's memory.
+  case off
+}
+
+/// How a back-end serves.
+public struct BackendOptions: Hashable, Sendable {
+  /// What threads and log messages call the device, `blk` say.
+  public var name: String
+  /// See ``AccessPlatformPolicy``.
+  public var accessPlatform: AccessPlatformPolicy
+  /// End after the first connection.
+  public var once: Bool
+  /// Nodes of 4 KiB that the table of translations may have; see `TranslationTable`.
+  public var maxTranslationNodes: Int
+
+  /// Options with their usual values.
+  public init(
+    name: String = "virtio", accessPlatform: AccessPlatformPolicy = .auto, once: Bool = false, maxTranslationNodes: Int = 1 << 15
+  ) {
+    self.name = name
+    self.accessPlatform = accessPlatform
+    self.once = once
+    self.maxTranslationNodes = maxTranslationNodes
+  }
+}

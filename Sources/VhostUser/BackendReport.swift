@@ -1,0 +1,123 @@
+internal import DMA
+internal import Synchronization
+internal import Virtio
+internal import VirtioServing
+
+/// Keeps what ``BackendStatistics`` is made of. The session's control thread writes, anybody asks.
+final class BackendReport: Sendable {
+  /// What can be asked while a session runs.
+  private struct Live: Sendable {
+    var runner: DeviceRunner
+    var iotlb: IOTLBSpace
+    var memory: GuestMemory
+  }
+  private struct State {
+    var facts: BackendStatistics
+    var live: Live?
+    var peakMemory: UInt64 = 0
+  }
+  private let state: Mutex<State>
+
+  init(_ device: any VirtioDevice, _ options: BackendOptions) {
+    var facts = BackendStatistics()
+    facts.name = options.name
+    facts.device = device.id
+    facts.reason = "no front-end has connected yet"
+    state = Mutex(State(facts: facts))
+  }
+
+  func sessionBegan(_ session: BackendSession) {
+    let (runner, iotlb, memory) = (session.runner, session.iotlb, session.table.memory)
+    let offered = session.offeredWord & ~(BackendSession.VhostFeature.logAll | BackendSession.VhostFeature.protocolFeatures)
+    state.withLock { state in
+      let old = state.facts
+      state.facts = BackendStatistics()
+      state.facts.name = old.name
+      state.facts.device = old.device
+      state.facts.sessions = old.sessions + 1
+      state.facts.failedSessions = old.failedSessions
+      state.facts.isConnected = true
+      state.facts.offeredFeatures = Features(word: offered)
+      state.facts.reason = "features are not negotiated yet"
+      state.live = Live(runner: runner, iotlb: iotlb, memory: memory)
+      state.peakMemory = 0
+    }
+  }
+
+  /// Called after every batch of messages.
+  func refresh(_ session: BackendSession) {
+    let features = session.features
+    let protocolFeatures = session.protocolFeatures
+    let isSet = session.featureWord != 0
+    let path = AddressPath(negotiated: features)
+    let policy = session.options.accessPlatform
+    let status = UInt8(truncatingIfNeeded: session.status) | (session.troubles.needsReset ? DeviceStatus.needsReset.rawValue : 0)
+    let sizes = session.vrings.map { $0.size ?? 0 }
+    let memory = session.table.memory.byteCount
+    state.withLock { state in
+      state.facts.negotiatedFeatures = features
+      state.facts.protocolFeatures = protocolFeatures
+      state.facts.addressPath = isSet ? path : nil
+      state.facts.reason = Self.reason(isSet ? path : nil, policy, protocolFeatures)
+      state.facts.status = status
+      state.facts.queues = sizes.enumerated().map {
+        BackendStatistics.Queue(index: $0, size: $1, isRunning: false, counts: QueueStatistics.Counts())
+      }
+      // Rings and buffers can be reached without an IOMMU only once features are set.
+      if isSet, path == .physical { state.peakMemory = max(state.peakMemory, memory) }
+    }
+  }
+
+  private static func reason(_ path: AddressPath?, _ policy: AccessPlatformPolicy, _ features: ProtocolFeatures) -> String {
+    switch (path, policy) {
+    case (nil, _): "features are not negotiated yet"
+    case (.platform, _):
+      "the front-end set VIRTIO_F_ACCESS_PLATFORM: an IOMMU is in front of the device, and only what it maps can be reached"
+    case (.physical, .off):
+      "this back-end was told not to offer VIRTIO_F_ACCESS_PLATFORM: all of the guest's memory can be reached"
+    case (.physical, _):
+      "VIRTIO_F_ACCESS_PLATFORM was offered and the front-end did not set it: no IOMMU is in front of the device, and all of the guest's memory can be reached"
+    }
+  }
+
+  func sessionFailed() { state.withLock { $0.facts.failedSessions += 1 } }
+
+  /// The queues stand still: the last figures are kept.
+  func sessionEnded(_ session: BackendSession) {
+    let last = statistics
+    state.withLock { state in
+      let failed = state.facts.failedSessions
+      state.facts = last
+      state.facts.failedSessions = failed
+      state.facts.isConnected = false
+      state.facts.reachableBytes = 0
+      state.live = nil
+    }
+  }
+
+  /// The figures now.
+  var statistics: BackendStatistics {
+    let (base, live, peakMemory) = state.withLock { ($0.facts, $0.live, $0.peakMemory) }
+    guard let live else { return base }
+    var facts = base
+    facts.memoryBytes = live.memory.byteCount
+    facts.memoryRegions = live.memory.regions.count
+    facts.lostPages = live.memory.lostPages
+    facts.iotlb = live.iotlb.statistics
+    switch facts.addressPath {
+    case .platform:
+      facts.reachableBytes = facts.iotlb.reachableBytes
+      facts.peakReachableBytes = max(facts.iotlb.peakReachableBytes, peakMemory)
+    case .physical:
+      facts.reachableBytes = facts.memoryBytes
+      facts.peakReachableBytes = max(facts.iotlb.peakReachableBytes, peakMemory)
+    case nil: break
+    }
+    let counts = live.runner.counts
+    for i in facts.queues.indices where i < counts.count {
+      facts.queues[i].counts = counts[i]
+      facts.queues[i].isRunning = live.runner.isRunning(i)
+    }
+    return facts
+  }
+}

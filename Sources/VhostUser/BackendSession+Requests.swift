@@ -1,0 +1,218 @@
+internal import DMA
+internal import HostIO
+internal import Logging
+internal import Virtio
+internal import VirtioServing
+
+/// What each request does. A request either takes effect or throws and leaves things as they were.
+extension BackendSession {
+  /// Everything a block or entropy device can use.
+  static let offeredProtocolFeatures: ProtocolFeatures = [
+    .multiqueue, .logSharedMemory, .replyAck, .backendRequests, .configuration, .backendSendDescriptor, .resetDevice,
+    .inbandNotifications, .configureMemorySlots, .status, .guestAddresses,
+  ]
+
+  /// The feature word that GET_FEATURES answers.
+  var offeredWord: UInt64 {
+    var offered = device.features.union(Features(word: VhostFeature.logAll | VhostFeature.protocolFeatures))
+    if options.accessPlatform != .off { offered.insert(.accessPlatform) }
+    return offered.word
+  }
+
+  /// Carries a request out. Returns its answer if it has one of its own; descriptors for the answer go into `outgoing`.
+  func serve(
+    _ request: FrontendRequest, _ files: inout FileDescriptorList, _ outgoing: inout FileDescriptorList
+  ) throws(ProtocolError) -> BackendReply? {
+    switch request {
+    case .getFeatures: return .value(offeredWord)
+    case .setFeatures(let word): try setFeatures(word)
+    case .getProtocolFeatures: return .value(Self.offeredProtocolFeatures.rawValue)
+    case .setProtocolFeatures(let features): try setProtocolFeatures(features)
+    case .setOwner: break
+    // Deprecated, and never to lose connection state: the rings stop having effects.
+    case .resetOwner: disableAll()
+    case .getQueueCount: return .value(UInt64(vrings.count))
+    case .setMemoryTable(let regions): try setMemory(regions, &files)
+    case .getMaxMemorySlots: return .value(UInt64(MemoryTable.slots))
+    case .addMemoryRegion(let region): try addMemory(region, &files)
+    case .removeMemoryRegion(let region): try removeMemory(region)
+    case .setLogBase(let area): return try setLog(area, &files)
+    // An eventfd that we may signal when the log changed, and need not.
+    case .setLogDescriptor: break
+    case .setVringSize(let state): try setSize(state)
+    case .setVringAddress(let address): try setAddress(address)
+    case .setVringBase(let state): try setBase(state)
+    case .getVringBase(let state): return .vring(try getBase(state))
+    case .setVringKick(let vring): try setKick(vring, &files)
+    case .setVringCall(let vring): try setCall(vring, &files)
+    case .setVringError(let vring): try setError(vring, &files)
+    case .setVringEnable(let state): try setEnabled(state)
+    case .vringKick(let state): try kick(state)
+    case .setBackendRequestDescriptor:
+      try require(.backendRequests, "SET_BACKEND_REQ_FD")
+      guard let file = files.takeFirst() else { return nil }
+      try adoptChannel(file)
+    case .iotlb(let message):
+      guard AddressPath(negotiated: features) == .platform else {
+        throw ProtocolError("IOTLB_MSG", "VIRTIO_F_ACCESS_PLATFORM is not negotiated")
+      }
+      try iotlb.apply(message)
+      return .success
+    case .getConfiguration(let place): return try readConfiguration(place)
+    case .setConfiguration(let bytes): try writeConfiguration(bytes)
+    case .setStatus(let value): try setStatus(value)
+    case .getStatus:
+      try require(.status, "GET_STATUS")
+      return .value(status | (troubles.needsReset ? UInt64(DeviceStatus.needsReset.rawValue) : 0))
+    case .resetDevice:
+      try require(.resetDevice, "RESET_DEVICE")
+      resetDevice()
+    case .getInflightDescriptor, .setInflightDescriptor, .setDeviceStateDescriptor, .checkDeviceState:
+      throw ProtocolError(request.name, "it was not negotiated")
+    }
+    return nil
+  }
+
+  private func require(_ feature: ProtocolFeatures, _ message: String) throws(ProtocolError) {
+    guard protocolFeatures.contains(feature) else {
+      throw ProtocolError(message, "\(feature.names.joined()) is not negotiated")
+    }
+  }
+
+  // MARK: Features
+
+  private func setFeatures(_ word: UInt64) throws(ProtocolError) {
+    let unknown = word & ~offeredWord
+    guard unknown == 0 else {
+      throw ProtocolError("SET_FEATURES", "bits \(Features(word: unknown).bits) were not offered")
+    }
+    let new = Features(word: word & ~(VhostFeature.logAll | VhostFeature.protocolFeatures))
+    let path = AddressPath(negotiated: new)
+    if path == .platform {
+      guard new.contains(.version1) else {
+        throw ProtocolError("SET_FEATURES", "VIRTIO_F_ACCESS_PLATFORM without VIRTIO_F_VERSION_1")
+      }
+      // Without them a missing translation could neither be asked for nor be known to be missing (R122).
+      guard protocolFeatures.isSuperset(of: [.backendRequests, .replyAck]) else {
+        throw ProtocolError("SET_FEATURES", "VIRTIO_F_ACCESS_PLATFORM needs the protocol features BACKEND_REQ and REPLY_ACK")
+      }
+    } else if options.accessPlatform == .on {
+      throw ProtocolError("SET_FEATURES", "this back-end was told to insist on VIRTIO_F_ACCESS_PLATFORM (--access-platform on)")
+    }
+    if new != features, vrings.indices.contains(where: { runner.isRunning($0) }) {
+      throw ProtocolError("SET_FEATURES", "features cannot change while a ring runs")
+    }
+    if path != AddressPath(negotiated: features) { iotlb.flush() }
+    features = new
+    featureWord = word
+    applyLog()
+    if word & VhostFeature.protocolFeatures == 0 {
+      // There is no SET_VRING_ENABLE then.
+      for index in vrings.indices { vrings[index].isEnabled = true }
+    }
+    try startReady("SET_FEATURES")
+  }
+
+  private func setProtocolFeatures(_ new: ProtocolFeatures) throws(ProtocolError) {
+    let unknown = new.subtracting(Self.offeredProtocolFeatures)
+    guard unknown.isEmpty else {
+      throw ProtocolError("SET_PROTOCOL_FEATURES", "\(unknown.names.joined(separator: ", ")) was not offered")
+    }
+    if new.contains(.inbandNotifications), !new.isSuperset(of: [.backendRequests, .replyAck]) {
+      throw ProtocolError("SET_PROTOCOL_FEATURES", "INBAND_NOTIFICATIONS needs BACKEND_REQ and REPLY_ACK")
+    }
+    protocolFeatures = new
+    troubles.setInBand(new.contains(.inbandNotifications))
+    announcer.setWanted(new.isSuperset(of: [.configuration, .backendRequests]))
+    for index in vrings.indices { updateCall(index) }
+  }
+
+  // MARK: Memory
+
+  private func setMemory(_ regions: [RegionDescription], _ files: inout FileDescriptorList) throws(ProtocolError) {
+    // Mappings lead into the memory that goes: they go first (R113). What comes is asked for again.
+    iotlb.flush()
+    try table.replace(with: regions, &files, guestAddresses: protocolFeatures.contains(.guestAddresses))
+    try startReady("SET_MEM_TABLE")
+  }
+
+  private func addMemory(_ region: RegionDescription, _ files: inout FileDescriptorList) throws(ProtocolError) {
+    try require(.configureMemorySlots, "ADD_MEM_REG")
+    guard let file = files.takeFirst() else { return }
+    try table.add(region, file, guestAddresses: protocolFeatures.contains(.guestAddresses))
+    try startReady("ADD_MEM_REG")
+  }
+
+  private func removeMemory(_ region: RegionDescription) throws(ProtocolError) {
+    try require(.configureMemorySlots, "REM_MEM_REG")
+    iotlb.flush()
+    try table.remove(region)
+  }
+
+  // MARK: The dirty log
+
+  private func setLog(_ area: LogArea, _ files: inout FileDescriptorList) throws(ProtocolError) -> BackendReply {
+    try require(.logSharedMemory, "SET_LOG_BASE")
+    guard let file = files.takeFirst() else { return .failure }
+    guard area.size > 0, area.size <= UInt64(Int64.max), area.offset <= UInt64(Int64.max) - area.size else {
+      throw ProtocolError("SET_LOG_BASE", "\(area.size) bytes at \(area.offset) are not part of a file")
+    }
+    do throws(MappingError) {
+      let bits = try HostMapping(descriptor: file.rawValue, offset: area.offset, byteCount: Int(area.size))
+      dirtyLog = DirtyLog(bits: bits, memory: table.memory)
+    } catch {
+      throw ProtocolError("SET_LOG_BASE", "the log cannot be mapped: \(HostError("mmap", errno: error.code))")
+    }
+    applyLog()
+    return .success
+  }
+
+  /// Queues mark what they write while VHOST_F_LOG_ALL is set and there is a log. Rings go on meanwhile.
+  private func applyLog() {
+    table.memory.setDirtyLog(featureWord & VhostFeature.logAll != 0 ? dirtyLog : nil)
+  }
+
+  // MARK: Configuration, status, reset
+
+  private func readConfiguration(_ place: ConfigurationBytes) throws(ProtocolError) -> BackendReply {
+    try require(.configuration, "GET_CONFIG")
+    var bytes = [UInt8](repeating: 0, count: place.bytes.count)
+    var span = bytes.mutableSpan
+    device.readConfiguration(at: Int(place.offset), into: &span)
+    return .configuration(ConfigurationBytes(offset: place.offset, flags: place.flags, bytes: bytes))
+  }
+
+  private func writeConfiguration(_ place: ConfigurationBytes) throws(ProtocolError) {
+    try require(.configuration, "SET_CONFIG")
+    device.writeConfiguration(at: Int(place.offset), from: place.bytes.span)
+  }
+
+  private func setStatus(_ value: UInt64) throws(ProtocolError) {
+    try require(.status, "SET_STATUS")
+    guard value <= 0xff else { throw ProtocolError("SET_STATUS", "status \(value) has more than eight bits") }
+    status = value
+    // A reset of the device (§2.4). Where the rings were stays known: QEMU asks for it afterwards.
+    if value == 0 {
+      for index in vrings.indices { stop(index) }
+      iotlb.flush()
+    }
+  }
+
+  private func resetDevice() {
+    for index in vrings.indices {
+      stop(index)
+      runner.setCall(index, nil as EventFD?)
+      troubles.setError(index, nil)
+      troubles.forget(index)
+      vrings[index] = Vring()
+      updateCall(index)
+    }
+    iotlb.flush()
+    features = Features(word: 0)
+    featureWord = 0
+    status = 0
+    dirtyLog = nil
+    applyLog()
+    updatePolling()
+  }
+}

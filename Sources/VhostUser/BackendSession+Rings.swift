@@ -1,0 +1,209 @@
+internal import DMA
+internal import HostIO
+internal import Logging
+internal import Virtio
+internal import VirtioServing
+
+/// Starting, stopping and changing virtqueues.
+///
+///     stopped ──SET_VRING_KICK, VRING_KICK──▶ started ──GET_VRING_BASE──▶ stopped
+///
+/// A ring runs while it is started and enabled; it needs a size, addresses and memory by then. SET_FEATURES, SET_VRING_KICK
+/// and the like never stop one.
+extension BackendSession {
+  var isPacked: Bool { features.contains(.ringPacked) }
+
+  private func check(_ index: UInt32, _ message: String) throws(ProtocolError) -> Int {
+    guard index < vrings.count else { throw ProtocolError(message, "there is no virtqueue \(index)") }
+    return Int(index)
+  }
+
+  // MARK: What a ring is
+
+  func setSize(_ state: VringState) throws(ProtocolError) {
+    let index = try check(state.index, "SET_VRING_NUM")
+    let limit = device.maxQueueSizes[index]
+    guard state.number > 0, state.number <= UInt32(limit) else {
+      throw ProtocolError("SET_VRING_NUM", "virtqueue \(index) has 1 to \(limit) descriptors, not \(state.number)")
+    }
+    guard isPacked || state.number & (state.number - 1) == 0 else {
+      throw ProtocolError("SET_VRING_NUM", "the size of a split ring is a power of two, not \(state.number)")
+    }
+    guard !runner.isRunning(index) || vrings[index].size == UInt16(state.number) else {
+      throw ProtocolError("SET_VRING_NUM", "virtqueue \(index) runs")
+    }
+    vrings[index].size = UInt16(state.number)
+  }
+
+  func setAddress(_ address: VringAddress) throws(ProtocolError) {
+    let index = try check(address.index, "SET_VRING_ADDR")
+    guard address.flags & ~VringAddress.logUsed == 0 else {
+      throw ProtocolError("SET_VRING_ADDR", "flags \(address.flags) are not known")
+    }
+    let old = vrings[index].address
+    let isSame =
+      old?.descriptorArea == address.descriptorArea && old?.driverArea == address.driverArea && old?.deviceArea == address.deviceArea
+    // A ring that runs hears the same addresses again when logging begins or ends: it goes on.
+    guard runner.isRunning(index), !isSame else {
+      vrings[index].address = address
+      return try startReady("SET_VRING_ADDR")
+    }
+    pause(index)
+    vrings[index].address = address
+    try startReady("SET_VRING_ADDR")
+  }
+
+  func setBase(_ state: VringState) throws(ProtocolError) {
+    let index = try check(state.index, "SET_VRING_BASE")
+    guard !runner.isRunning(index) else { throw ProtocolError("SET_VRING_BASE", "virtqueue \(index) runs") }
+    vrings[index].state = try QueueState(base: state.number, packed: isPacked, size: vrings[index].size)
+  }
+
+  /// Stops a ring when what is in flight is done, and says where it stopped. Its size, addresses and place stay.
+  func getBase(_ state: VringState) throws(ProtocolError) -> VringState {
+    let index = try check(state.index, "GET_VRING_BASE")
+    stop(index)
+    // The next driver's mappings may be others (R114).
+    if AddressPath(negotiated: features) == .platform { iotlb.flush() }
+    return VringState(index: state.index, number: vrings[index].state.base(packed: isPacked))
+  }
+
+  // MARK: Notifications
+
+  func setKick(_ vring: VringDescriptor, _ files: inout FileDescriptorList) throws(ProtocolError) {
+    let index = try check(UInt32(vring.index), "SET_VRING_KICK")
+    let kick = try event(&files, "SET_VRING_KICK")
+    vrings[index].kick = kick
+    vrings[index].isPolled = kick == nil && !protocolFeatures.contains(.inbandNotifications)
+    vrings[index].isStarted = true
+    if runner.isRunning(index) {
+      do throws(HostError) {
+        try runner.setKick(index, kick)
+      } catch {
+        throw ProtocolError("SET_VRING_KICK", "\(error)")
+      }
+      // Whatever was kicked into the old descriptor is not lost.
+      runner.kick(index)
+    }
+    updatePolling()
+    try startReady("SET_VRING_KICK")
+  }
+
+  func setCall(_ vring: VringDescriptor, _ files: inout FileDescriptorList) throws(ProtocolError) {
+    let index = try check(UInt32(vring.index), "SET_VRING_CALL")
+    vrings[index].call = try event(&files, "SET_VRING_CALL")
+    vrings[index].isCallSet = true
+    updateCall(index)
+  }
+
+  func setError(_ vring: VringDescriptor, _ files: inout FileDescriptorList) throws(ProtocolError) {
+    let index = try check(UInt32(vring.index), "SET_VRING_ERR")
+    troubles.setError(index, try event(&files, "SET_VRING_ERR"))
+  }
+
+  func kick(_ state: VringState) throws(ProtocolError) {
+    let index = try check(state.index, "VRING_KICK")
+    guard protocolFeatures.contains(.inbandNotifications) else {
+      throw ProtocolError("VRING_KICK", "INBAND_NOTIFICATIONS is not negotiated")
+    }
+    vrings[index].isStarted = true
+    if runner.isRunning(index) { runner.kick(index) } else { try startReady("VRING_KICK") }
+  }
+
+  /// Used buffers are announced through the call descriptor, else in band if that is negotiated and no descriptor was refused.
+  func updateCall(_ index: Int) {
+    if let call = vrings[index].call {
+      runner.setCall(index, call)
+    } else if protocolFeatures.contains(.inbandNotifications), !vrings[index].isCallSet {
+      let channel = channel
+      runner.setCall(index) { _ = channel.send(.vringCall(VringState(index: UInt32(index), number: 0)), awaiting: .nothing) }
+    } else {
+      runner.setCall(index, nil as EventFD?)
+    }
+  }
+
+  private func event(_ files: inout FileDescriptorList, _ message: String) throws(ProtocolError) -> EventFD? {
+    guard let file = files.takeFirst() else { return nil }
+    do throws(HostError) {
+      return try EventFD(adopting: file)
+    } catch {
+      throw ProtocolError(message, "\(error)")
+    }
+  }
+
+  // MARK: Running
+
+  func setEnabled(_ state: VringState) throws(ProtocolError) {
+    let index = try check(state.index, "SET_VRING_ENABLE")
+    guard state.number <= 1 else { throw ProtocolError("SET_VRING_ENABLE", "\(state.number) is neither 0 nor 1") }
+    vrings[index].isEnabled = state.number == 1
+    if vrings[index].isEnabled { try startReady("SET_VRING_ENABLE") } else { pause(index) }
+  }
+
+  func disableAll() {
+    for index in vrings.indices {
+      vrings[index].isEnabled = false
+      pause(index)
+    }
+    iotlb.flush()
+  }
+
+  /// Starts every ring that is started, enabled and described, and does not run.
+  func startReady(_ message: String) throws(ProtocolError) {
+    for index in vrings.indices where vrings[index].isStarted && vrings[index].isEnabled && !runner.isRunning(index) {
+      guard let size = vrings[index].size, let address = vrings[index].address else { continue }
+      guard !table.memory.regions.isEmpty else { continue }
+      try start(index, size, address, message)
+    }
+  }
+
+  private func start(_ index: Int, _ size: UInt16, _ address: VringAddress, _ message: String) throws(ProtocolError) {
+    let path = AddressPath(negotiated: features)
+    let resolver = RingAddress(
+      path: path, guestAddresses: protocolFeatures.contains(.guestAddresses), memory: table.memory)
+    let layout = try resolver.layout(
+      address, size: size, packed: isPacked, eventIndex: features.contains(.eventIndex))
+    do throws(DeviceError) {
+      try runner.start(
+        QueueStart(
+          index: index, layout: layout, features: features, space: path == .platform ? iotlb : physical,
+          kick: vrings[index].kick, state: vrings[index].state))
+    } catch {
+      throw ProtocolError(message, "virtqueue \(index) cannot start: \(error)")
+    }
+    announcer.setSuspended(false)
+    log.debug("virtqueue \(index) started: \(size) descriptors, \(path)")
+  }
+
+  /// Stops processing; the ring stays started.
+  private func pause(_ index: Int) {
+    guard let state = runner.stop(index) else { return }
+    vrings[index].state = state
+    troubles.forget(index)
+    announcer.setSuspended(!vrings.indices.contains { runner.isRunning($0) })
+  }
+
+  /// GET_VRING_BASE and reset.
+  func stop(_ index: Int) {
+    pause(index)
+    vrings[index].isStarted = false
+    vrings[index].kick = nil
+    vrings[index].isPolled = false
+    updatePolling()
+  }
+
+  /// Looks at rings without a kick descriptor a thousand times a second.
+  func updatePolling() {
+    let wanted = vrings.contains { $0.isPolled && $0.isStarted }
+    if wanted == (pollTimer != nil) { return }
+    if wanted {
+      guard let timer = try? TimerFD() else { return }
+      try? timer.arm(after: .milliseconds(1), repeating: .milliseconds(1))
+      try? poller.add(timer.rawValue, token: Token.pollTimer)
+      pollTimer = timer
+    } else if let timer = pollTimer {
+      try? poller.remove(timer.rawValue)
+      pollTimer = nil
+    }
+  }
+}

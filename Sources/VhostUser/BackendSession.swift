@@ -1,0 +1,256 @@
+internal import DMA
+internal import HostIO
+internal import Logging
+internal import Virtio
+internal import VirtioServing
+
+/// One connection: the front-end's requests in, their effects on memory, translations and queues, and the answers out.
+///
+/// One control thread owns it. It may wait for queue threads; they never wait for it. It never waits for the front-end but
+/// to send an answer, so that a translation can be asked for on one socket while its answer arrives on the other.
+final class BackendSession {
+  /// The feature word's bits that are vhost's own.
+  enum VhostFeature {
+    /// `VHOST_F_LOG_ALL`: device writes are to be logged.
+    static let logAll: UInt64 = 1 << 26
+    /// `VHOST_USER_F_PROTOCOL_FEATURES`: protocol features may be negotiated.
+    static let protocolFeatures: UInt64 = 1 << 30
+  }
+
+  /// Why a connection ended.
+  enum Ending: Error {
+    /// The front-end closed it, or we were told to stop.
+    case done
+    /// For the log: one sentence.
+    case failed(String)
+  }
+
+  let device: any VirtioDevice
+  let options: BackendOptions
+  let log: Logger
+  let runner: DeviceRunner
+  let table = MemoryTable()
+  let channel: BackendChannel
+  let troubles: QueueTroubles
+  let announcer: ConfigurationAnnouncer
+  let iotlb: IOTLBSpace
+  let physical: PhysicalSpace
+  let report: BackendReport
+  let poller: Poller
+  private let socket: UnixSocket
+  private var stream: MessageStream
+  var channelStream: MessageStream?
+  private var watchesChannelRoom = false
+
+  var features = Features(word: 0)
+  var featureWord: UInt64 = 0
+  var protocolFeatures: ProtocolFeatures = []
+  var vrings: [Vring]
+  var status: UInt64 = 0
+  var dirtyLog: DirtyLog?
+  var pollTimer: TimerFD?
+
+  enum Token {
+    static let stop: UInt64 = 0
+    static let socket: UInt64 = 1
+    static let backlog: UInt64 = 2
+    static let channel: UInt64 = 3
+    static let pollTimer: UInt64 = 4
+    static let transfer: UInt64 = 5
+  }
+
+  init(
+    _ device: any VirtioDevice, on socket: UnixSocket, options: BackendOptions, report: BackendReport, log: Logger
+  ) throws(HostError) {
+    self.device = device
+    self.options = options
+    self.log = log
+    self.socket = socket
+    self.report = report
+    stream = MessageStream(socket)
+    poller = try Poller()
+    let channel = try BackendChannel()
+    self.channel = channel
+    troubles = QueueTroubles(channel: channel)
+    announcer = ConfigurationAnnouncer(channel: channel)
+    runner = DeviceRunner(device, name: options.name, events: troubles, log: log)
+    iotlb = IOTLBSpace(
+      memory: table.memory, maxNodes: options.maxTranslationNodes,
+      ask: { message, question in
+        channel.send(.iotlb(message), awaiting: question.map { .miss($0) })
+      }, unanswered: { channel.unanswered })
+    physical = PhysicalSpace(table.memory)
+    vrings = device.maxQueueSizes.map { _ in Vring() }
+  }
+
+  /// Serves until the front-end closes, breaks the protocol beyond repair, or `stop` is signalled.
+  func run(stop: EventFD) throws(HostError) {
+    try poller.add(stop, token: Token.stop)
+    try poller.add(socket.rawValue, token: Token.socket)
+    try poller.add(channel.backlog, token: Token.backlog)
+    report.sessionBegan(self)
+    defer { end() }
+    var ready = ReadySet()
+    while true {
+      try poller.wait(into: &ready)
+      do throws(Ending) {
+        for i in ready.indices { try serve(ready.token(i), ready.readiness(i), stop) }
+        report.refresh(self)
+      } catch {
+        guard case .failed(let sentence) = error else { return }
+        log.warning("connection closed: \(sentence)")
+        report.sessionFailed()
+        return
+      }
+    }
+  }
+
+  private func serve(_ token: UInt64, _ readiness: Readiness, _ stop: EventFD) throws(Ending) {
+    switch token {
+    case Token.stop: throw .done
+    case Token.socket: try serveSocket(stop)
+    case Token.backlog:
+      _ = try? channel.backlog.drain()
+      flushChannel()
+    case Token.channel:
+      if readiness.contains(.writable) { flushChannel() }
+      if !readiness.isDisjoint(with: [.readable, .hangup, .failed, .peerClosed]) { try serveChannel(stop) }
+    case Token.pollTimer:
+      _ = try? pollTimer?.drain()
+      for index in vrings.indices where vrings[index].isPolled { runner.kick(index) }
+    default: break
+    }
+  }
+
+  // MARK: The main socket
+
+  private func serveSocket(_ stop: EventFD) throws(Ending) {
+    while let message = try nextMessage() { try handle(message, stop) }
+  }
+
+  private func nextMessage() throws(Ending) -> IncomingMessage? {
+    do throws(MessageStream.Ending) {
+      return try stream.next()
+    } catch {
+      switch error {
+      case .closed: throw .done
+      case .cut: throw .failed("the front-end closed it in the middle of a message")
+      case .host(let error): throw .failed("\(error)")
+      case .peer(let error): throw .failed("\(error)")
+      }
+    }
+  }
+
+  private func handle(_ message: consuming IncomingMessage, _ stop: EventFD) throws(Ending) {
+    let header = message.header
+    var outgoing = FileDescriptorList()
+    var answer: BackendReply?
+    do throws(ProtocolError) {
+      guard !header.isReply else {
+        throw ProtocolError(FrontendRequest.name(of: header.request), "it came as an answer, and nothing was asked")
+      }
+      let request = try FrontendRequest(request: header.request, payload: message.payload)
+      guard request.descriptorCounts.contains(message.descriptors.count) else {
+        throw ProtocolError(request.name, "\(message.descriptors.count) descriptors came with it")
+      }
+      answer = try serve(request, &message.descriptors, &outgoing)
+      if answer == nil, header.needsReply, protocolFeatures.contains(.replyAck) { answer = .success }
+    } catch {
+      answer = failure(of: header)
+      guard answer != nil else { throw .failed("\(error)") }
+      log.warning("request refused: \(error)")
+    }
+    guard let answer else { return }
+    do throws(HostError) {
+      let bytes = answer.encoded(to: header.request)
+      try socket.send(bytes.span, descriptors: outgoing.rawValues, timeout: .seconds(10), cancel: stop)
+    } catch {
+      throw .failed("the answer to \(FrontendRequest.name(of: header.request)) could not be sent: \(error)")
+    }
+  }
+
+  /// How to say no to a request, or nil when the protocol has no way: then the connection has to end.
+  private func failure(of header: MessageHeader) -> BackendReply? {
+    guard !header.isReply else { return nil }
+    switch FrontendRequest.Kind(rawValue: header.request) {
+    case .getConfiguration: return .configuration(nil)
+    case .getInflightDescriptor:
+      return .inflight(InflightDescription(mmapSize: 0, mmapOffset: 0, queueCount: 0, queueSize: 0))
+    case .setDeviceStateDescriptor: return .value(1 | DeviceStateTransfer.noDescriptor)
+    case .setLogBase, .iotlb, .checkDeviceState: return .failure
+    case .getFeatures, .getProtocolFeatures, .getQueueCount, .getVringBase, .getMaxMemorySlots, .getStatus: return nil
+    default: return header.needsReply && protocolFeatures.contains(.replyAck) ? .failure : nil
+    }
+  }
+
+  // MARK: The back-end's channel
+
+  private func flushChannel() {
+    guard let socket = channel.socket, channelStream != nil else { return }
+    let isEmpty = channel.flush()
+    guard watchesChannelRoom == isEmpty else { return }
+    watchesChannelRoom = !isEmpty
+    try? poller.modify(
+      socket.rawValue, token: Token.channel, for: watchesChannelRoom ? [.readable, .writable] : .readable)
+  }
+
+  /// Takes answers. What the front-end sent on the main socket before an answer was there is served first: an update always
+  /// precedes the answer to its question.
+  private func serveChannel(_ stop: EventFD) throws(Ending) {
+    var matters: [BackendChannel.Matter] = []
+    do throws(MessageStream.Ending) {
+      while let message = try channelStream?.next() {
+        guard message.header.isReply, let matter = channel.takeAwaited() else {
+          throw .peer(ProtocolError("back-end channel", "message \(message.header.request) answers nothing that was asked"))
+        }
+        matters.append(matter)
+      }
+    } catch {
+      switch error {
+      case .closed, .cut: log.notice("the front-end closed the back-end channel")
+      case .host(let error): log.warning("back-end channel closed: \(error)")
+      case .peer(let error): log.warning("back-end channel closed: \(error)")
+      }
+      matters += dropChannel()
+    }
+    try serveSocket(stop)
+    settle(matters)
+  }
+
+  /// Whoever waits for an answer hears that there is none.
+  func settle(_ matters: [BackendChannel.Matter]) {
+    for case .miss(let question) in matters { iotlb.answered(question) }
+  }
+
+  private func dropChannel() -> [BackendChannel.Matter] {
+    if let old = channel.socket { try? poller.remove(old.rawValue) }
+    channelStream = nil
+    watchesChannelRoom = false
+    return channel.replace(nil)
+  }
+
+  /// SET_BACKEND_REQ_FD.
+  func adoptChannel(_ file: consuming FileDescriptor) throws(ProtocolError) {
+    let lost = dropChannel()
+    do throws(HostError) {
+      let socket = try UnixSocket(adopting: file)
+      try poller.add(socket.rawValue, token: Token.channel)
+      channelStream = MessageStream(socket)
+      settle(lost + channel.replace(socket))
+    } catch {
+      settle(lost)
+      throw ProtocolError("SET_BACKEND_REQ_FD", "\(error)")
+    }
+  }
+
+  // MARK: The end
+
+  private func end() {
+    for index in vrings.indices { runner.setCall(index, nil as EventFD?) }
+    runner.reset()
+    table.memory.setDirtyLog(nil)
+    settle(dropChannel())
+    iotlb.flush()
+    report.sessionEnded(self)
+  }
+}

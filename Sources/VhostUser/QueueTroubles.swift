@@ -1,0 +1,41 @@
+internal import HostIO
+internal import Synchronization
+internal import Virtio
+internal import VirtioServing
+
+/// Tells the front-end of virtqueues that broke: through the descriptor of SET_VRING_ERR, or in band, and in the device
+/// status. Queue threads call it; nothing here waits.
+final class QueueTroubles: DeviceEvents {
+  private struct State {
+    var errors: [Int: EventFD] = [:]
+    var isInBand = false
+    var broken: Set<Int> = []
+  }
+  private let state = Mutex(State())
+  private let channel: BackendChannel
+
+  init(channel: BackendChannel) { self.channel = channel }
+
+  func needsReset(_ index: Int, _ error: QueueError) {
+    let (event, isInBand) = state.withLock { state in
+      state.broken.insert(index)
+      return (state.errors[index], state.isInBand)
+    }
+    if let event {
+      event.signal()
+    } else if isInBand {
+      _ = channel.send(.vringError(VringState(index: UInt32(index), number: 0)), awaiting: .nothing)
+    }
+  }
+
+  /// The descriptor to signal for virtqueue `index`, or none.
+  func setError(_ index: Int, _ event: EventFD?) { state.withLock { $0.errors[index] = event } }
+
+  func setInBand(_ isInBand: Bool) { state.withLock { $0.isInBand = isInBand } }
+
+  /// The queue was stopped: what it broke is mended by starting it anew.
+  func forget(_ index: Int) { state.withLock { _ = $0.broken.remove(index) } }
+
+  /// Whether a virtqueue is broken: DEVICE_NEEDS_RESET (§2.1.2).
+  var needsReset: Bool { state.withLock { !$0.broken.isEmpty } }
+}

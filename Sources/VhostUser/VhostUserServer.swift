@@ -1,0 +1,64 @@
+public import HostIO
+public import Logging
+internal import Synchronization
+public import Virtio
+public import VirtioServing
+
+/// A vhost-user back-end: serves a device to the front-end that connects, one after the other.
+///
+/// On a listening socket it accepts again when a front-end has gone, whatever it did; a connected socket is served until it
+/// closes. The device outlives its connections.
+public final class VhostUserServer: DeviceServer {
+  private let device: any VirtioDevice
+  private let socket: InheritedSocket
+  private let options: BackendOptions
+  private let log: Logger
+  private let stopping: EventFD
+  private let report: BackendReport
+  private let channel = Mutex<ConfigurationAnnouncer?>(nil)
+
+  /// Serves `device` on a listening or connected socket. Nothing happens before ``run()``.
+  ///
+  /// The device's configuration changes are passed on to the front-end, so a device belongs to one server.
+  public init(
+    _ device: any VirtioDevice, on socket: InheritedSocket, options: BackendOptions = BackendOptions(), log: Logger
+  ) throws(HostError) {
+    self.device = device
+    self.socket = socket
+    self.options = options
+    self.log = log
+    stopping = try EventFD()
+    report = BackendReport(device, options)
+    device.observeConfiguration { [weak self] in self?.channel.withLock { $0 }?.announce() }
+  }
+
+  /// What the back-end is doing. From any thread.
+  public var statistics: BackendStatistics { report.statistics }
+
+  /// Serves until ``stop()``; with a connected socket, or `once`, until the front-end has gone. Blocks.
+  ///
+  /// - Throws: `HostError` if this host cannot go on. A front-end's mistakes end its connection, not the server.
+  public func run() throws {
+    switch socket {
+    case .connected(let socket): try serve(socket)
+    case .listening(let listener):
+      while try !stopping.wait(timeout: .zero) {
+        guard let socket = try listener.accept(timeout: nil, cancel: stopping) else { return }
+        try serve(socket)
+        if options.once { return }
+      }
+    }
+  }
+
+  private func serve(_ socket: UnixSocket) throws(HostError) {
+    let session = try BackendSession(device, on: socket, options: options, report: report, log: log)
+    channel.withLock { $0 = session.announcer }
+    defer { channel.withLock { $0 = nil } }
+    log.info("front-end connected")
+    try session.run(stop: stopping)
+    log.info("front-end gone")
+  }
+
+  /// Makes ``run()`` return soon: requests under way are finished first.
+  public func stop() { stopping.signal() }
+}
