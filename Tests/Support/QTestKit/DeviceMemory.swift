@@ -15,7 +15,8 @@ public final class DeviceMemory {
   }
 
   /// Page-aligned memory for the device, zeroed; `access` is all the table will allow.
-  public func allocate(_ count: Int, _ access: PageAccess = .both) throws(QTestError) -> UInt64 {
+  /// - `scattered`: off, the pages behind it are adjacent in guest memory too.
+  public func allocate(_ count: Int, _ access: PageAccess = .both, scattered: Bool = true) throws(QTestError) -> UInt64 {
     let pages = (count + 4095) / 4096
     guard table != nil else {
       let first = try qemu.frames.take(pages)
@@ -23,9 +24,10 @@ public final class DeviceMemory {
       return first
     }
     let address = reserve(pages)
-    let scattered = try qemu.frames.takeScattered(pages)
-    for frame in scattered { try qemu.fill(frame, count: 4096, with: 0) }
-    try map(address, to: scattered, access)
+    let first = scattered ? 0 : try qemu.frames.take(pages)
+    let frames = scattered ? try qemu.frames.takeScattered(pages) : (0..<pages).map { first + UInt64($0) * 4096 }
+    for frame in frames { try qemu.fill(frame, count: 4096, with: 0) }
+    try map(address, to: frames, access)
     return address
   }
 

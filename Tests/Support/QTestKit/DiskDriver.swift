@@ -38,7 +38,7 @@ public final class DiskDriver {
   private let statuses: UInt64
   private let tables: UInt64
   private let slots: Int
-  private var pending: [UInt16: Int] = [:]
+  private var pending: [UInt16: (slot: Int, status: UInt64)] = [:]
   private var freeSlots: [Int]
   private var done: [UInt16: Completion] = [:]
   private static let tableSize: UInt64 = 4352  // 272 descriptors; every other table crosses a page
@@ -50,15 +50,17 @@ public final class DiskDriver {
 
   /// Resets the device, negotiates, sets up one queue and sets DRIVER_OK.
   /// - `wanted`: accepted as far as it is offered; the packed bit comes from `format`.
-  /// - `ring`: an existing ring; nil allocates one of `size` entries.
+  /// - `usedOffset`: where in its page a split ring's device area starts, a multiple of 4. At 0, entry 511 crosses into the next page;
+  ///   QEMU's own device then loses the half of it behind an IOMMU.
   public convenience init(
-    _ function: VirtioFunction, _ memory: DeviceMemory, _ format: RingFormat = .split, size: UInt16 = 16, wanted: UInt64 = usual
+    _ function: VirtioFunction, _ memory: DeviceMemory, _ format: RingFormat = .split, size: UInt16 = 16, wanted: UInt64 = usual,
+    usedOffset: Int = 0
   ) throws(QTestError) {
     let features = try Self.negotiate(function, wanted & ~Feature.packed | (format == .packed ? Feature.packed : 0))
     if format == .packed, features & Feature.packed == 0 { throw .missing("the packed ring among the offered features") }
     let eventIndex = features & Feature.eventIndex != 0
     let ring: any LiteralRing =
-      format == .packed ? try LiteralPackedRing(memory, size: size, eventIndex: eventIndex) : try LiteralSplitRing(memory, size: size, eventIndex: eventIndex)
+      format == .packed ? try LiteralPackedRing(memory, size: size, eventIndex: eventIndex) : try LiteralSplitRing(memory, size: size, eventIndex: eventIndex, usedOffset: usedOffset)
     try self.init(function, memory, queue: 0, ring: ring, features: features)
     try function.setStatus(0xf)
   }
@@ -96,16 +98,17 @@ public final class DiskDriver {
   }
 
   /// Makes a request available without notifying.
+  /// - `joined`: the last byte of the last piece is the status byte, so that two descriptors make a request; off, the status has a descriptor.
   /// - Returns: its number, for `wait` and `poll`.
-  public func add(_ type: UInt32, sector: Int = 0, _ data: [Piece] = [], indirect: Bool = false) throws(QTestError) -> UInt16 {
+  public func add(_ type: UInt32, sector: Int = 0, _ data: [Piece] = [], indirect: Bool = false, joined: Bool = false) throws(QTestError) -> UInt16 {
     guard let slot = freeSlots.popLast() else { throw .missing("a free request slot") }
     let header = headers + UInt64(slot) * 16
-    let status = statuses + UInt64(slot)
+    let status = joined ? data[data.count - 1].address + UInt64(data[data.count - 1].count) - 1 : statuses + UInt64(slot)
     try memory.write(littleEndian(type) + littleEndian(0 as UInt32) + littleEndian(UInt64(sector)), at: header)
     try memory.store(status, 0xff as UInt8)
-    let chain = [Piece(header, 16, writable: false)] + data + [Piece(status, 1, writable: true)]
+    let chain = [Piece(header, 16, writable: false)] + data + (joined ? [] : [Piece(status, 1, writable: true)])
     let id = try ring.add(chain, indirect: indirect ? try tableMemory(slot, count: chain.count) : nil)
-    pending[id] = slot
+    pending[id] = (slot, status)
     return id
   }
 
@@ -134,12 +137,12 @@ public final class DiskDriver {
   /// The completion of a request if it is there.
   public func poll(_ id: UInt16) throws(QTestError) -> Completion? {
     while let used = try ring.takeUsed() {
-      guard let slot = pending.removeValue(forKey: used.id) else { throw .refused(command: "used", answer: "request \(used.id) was not made") }
+      guard let request = pending.removeValue(forKey: used.id) else { throw .refused(command: "used", answer: "request \(used.id) was not made") }
       if let marked = used.isMarkedWritten, insistsOnWriteMark, marked != (used.written > 0) {
         throw .refused(command: "used descriptor", answer: "\(used.written) bytes written, WRITE flag \(marked)")
       }
-      done[used.id] = Completion(status: try memory.load(statuses + UInt64(slot)), written: used.written)
-      freeSlots.append(slot)
+      done[used.id] = Completion(status: try memory.load(request.status), written: used.written)
+      freeSlots.append(request.slot)
     }
     return done.removeValue(forKey: id)
   }

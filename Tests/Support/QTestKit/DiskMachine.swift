@@ -1,5 +1,5 @@
 /// A disk a test wants in its machine.
-public struct DiskOptions: Sendable {
+public struct DiskOptions {
   /// Who serves it.
   public var backend: DiskBackend
   /// `iommu_platform=on`: whether bit 33 is offered.
@@ -19,6 +19,8 @@ public struct DiskOptions: Sendable {
   public var sectors = 2048
   /// What the image holds.
   public var seed: UInt64 = 1
+  /// A back-end that runs already, with its image: the machine connects to it instead of starting one.
+  public var running: (server: DiskServer, image: DiskImage)?
 
   public init(_ backend: DiskBackend) { self.backend = backend }
 }
@@ -49,7 +51,7 @@ public final class DiskMachine {
     if let addressBits { arguments += ["-device", "intel-iommu,intremap=off,device-iotlb=on,aw-bits=\(addressBits)"] }
     var parts: [(image: DiskImage, server: DiskServer?)] = []
     for (index, disk) in options.enumerated() {
-      let image = try DiskImage(in: scratch, sectors: disk.sectors, name: "disk\(index)", seed: disk.seed)
+      let image = if let running = disk.running { running.image } else { try DiskImage(in: scratch, sectors: disk.sectors, name: "disk\(index)", seed: disk.seed) }
       var properties =
         "bus=rp\(index),disable-legacy=on,iommu_platform=\(disk.platform ? "on" : "off"),ats=\(disk.ats ? "on" : "off")"
         + ",packed=\(disk.packed ? "on" : "off"),queue-size=\(disk.queueSize),num-queues=\(disk.queues)"
@@ -59,9 +61,13 @@ public final class DiskMachine {
         properties = "virtio-blk-pci,drive=d\(index),\(properties)"
         parts.append((image, nil))
       } else {
-        let server = try DiskServer(
-          disk.backend, image: image, in: scratch, queues: disk.queues, readOnly: disk.readOnly, arguments: disk.serverArguments,
-          lifetime: lifetime)
+        let server: DiskServer
+        if let running = disk.running {
+          server = running.server
+        } else {
+          server = try DiskServer(
+            disk.backend, image: image, in: scratch, queues: disk.queues, readOnly: disk.readOnly, arguments: disk.serverArguments, lifetime: lifetime)
+        }
         arguments += ["-chardev", "socket,id=c\(index),path=\(server.socket)"]
         properties = "vhost-user-blk-pci,chardev=c\(index),\(properties)"
         parts.append((image, server))

@@ -11,13 +11,13 @@ public final class LiteralSplitRing: LiteralRing {
   private var usedSeen: UInt16 = 0
 
   /// Allocates the three areas with only the permissions the device needs: it reads the first two and writes the third (R053, R054).
-  public init(_ memory: DeviceMemory, size: UInt16, eventIndex: Bool, access: PageAccess? = nil, usedAccess: PageAccess = .both) throws(QTestError) {
+  public init(_ memory: DeviceMemory, size: UInt16, eventIndex: Bool, usedAccess: PageAccess = .both, usedOffset: Int = 0) throws(QTestError) {
     self.memory = memory
     self.size = size
     self.eventIndex = eventIndex
     areas = (
-      try memory.allocate(16 * Int(size), access ?? .read), try memory.allocate(6 + 2 * Int(size), access ?? .read),
-      try memory.allocate(6 + 8 * Int(size), usedAccess)
+      try memory.allocate(16 * Int(size), .read), try memory.allocate(6 + 2 * Int(size), .read),
+      try memory.allocate(usedOffset + 6 + 8 * Int(size), usedAccess) + UInt64(usedOffset)
     )
     freeList = (0..<size).reversed()
   }

@@ -1,0 +1,125 @@
+import QTestKit
+import Testing
+
+@Suite("QEMU without a guest: several devices, and who is translated", .enabled(if: QEMU.path != nil, Comment(rawValue: QEMU.absence)))
+struct IsolationTests {
+  @Test("Two disks in two domains use the same addresses for different pages (R077)", arguments: DiskBackend.translating)
+  func twoDomains(_ backend: DiskBackend) throws {
+    var one = DiskOptions(backend)
+    one.seed = 11
+    var two = one
+    two.seed = 22
+    let machine = try DiskMachine([one, two])
+    let vtd = try #require(machine.vtd)
+    let memories = try machine.disks.map { try machine.domain(for: $0) }
+    let drivers = try zip(machine.disks, memories).map { try DiskDriver($0.function, $1) }
+    #expect(drivers[0].ring.areas == drivers[1].ring.areas, "the same addresses in both domains")
+    let buffers = try memories.map { try $0.allocate(4096) }
+    #expect(buffers[0] == buffers[1])
+    for round in 0..<10 {
+      for index in 0..<2 {
+        let completion = try drivers[index].run(DiskDriver.Request.read, sector: round * 8, [Piece(buffers[index], 4096, writable: true)])
+        #expect(completion == .init(status: 0, written: 4097))
+      }
+      for (index, seed) in [(0, 11 as UInt64), (1, 22)] {
+        try expectSame(memories[index].read(buffers[index], count: 4096), DiskImage.pattern(round * 8, count: 4096, seed: seed), "disk \(index)")
+      }
+    }
+    // What is taken from one stays with the other.
+    let frame = try memories[0].frame(of: buffers[0])
+    try memories[0].unmap(buffers[0])
+    let table = try #require(memories[0].table)
+    try vtd.invalidate(.pages(domain: table.domain, address: buffers[0], order: 0))
+    try vtd.invalidate(.device(requester: machine.disks[0].function.address.requester, address: buffers[0], order: 0))
+    try machine.qemu.fill(frame, count: 4096, with: 0x21)
+    let completion = try drivers[1].run(DiskDriver.Request.read, sector: 800, [Piece(buffers[1], 4096, writable: true)])
+    #expect(completion == .init(status: 0, written: 4097))
+    try expectSame(memories[1].read(buffers[1], count: 4096), DiskImage.pattern(800, count: 4096, seed: 22))
+    #expect(try vtd.takeFaults().isEmpty)
+    let refused = try drivers[0].add(DiskDriver.Request.read, sector: 800, [Piece(buffers[0], 4096, writable: true)])
+    try drivers[0].notify()
+    try machine.qemu.wait(for: "fault") { () throws(QTestError) in try !vtd.takeFaults().isEmpty }
+    try machine.qemu.wait(for: "end of the refused request") { () throws(QTestError) in try drivers[0].poll(refused) != nil }
+    try expectSame(machine.qemu.read(frame, count: 4096), [UInt8](repeating: 0x21, count: 4096))
+  }
+
+  @Test("A disk without bit 33 beside one with it passes the IOMMU by, and neither notices the other (R006, R079)", arguments: DiskBackend.translating)
+  func bypassBeside(_ backend: DiskBackend) throws {
+    var bypass = DiskOptions(backend)
+    bypass.platform = false
+    bypass.seed = 33
+    let machine = try DiskMachine([DiskOptions(backend), bypass])
+    let vtd = try #require(machine.vtd)
+    let translated = try machine.domain(for: machine.disks[0])
+    let physical = machine.physical()
+    var first = try DiskDriver(machine.disks[0].function, translated)
+    let second = try DiskDriver(machine.disks[1].function, physical)
+    #expect(first.features & Feature.accessPlatform != 0 && second.features & Feature.accessPlatform == 0)
+    let buffer = try translated.allocate(4096)
+    let plain = try physical.allocate(4096)
+    for round in 0..<5 {
+      #expect(try first.run(DiskDriver.Request.read, sector: round * 8, [Piece(buffer, 4096, writable: true)]).status == 0)
+      #expect(try second.run(DiskDriver.Request.read, sector: round * 8, [Piece(plain, 4096, writable: true)]).status == 0)
+      try expectSame(translated.read(buffer, count: 4096), DiskImage.pattern(round * 8, count: 4096))
+      try expectSame(physical.read(plain, count: 4096), DiskImage.pattern(round * 8, count: 4096, seed: 33))
+      // The IOMMU forgets everything; the disk beside it does not care.
+      try vtd.invalidate(.global)
+      try vtd.invalidate(.device(requester: machine.disks[0].function.address.requester, address: 0, order: 52))
+      try first.function.reset()
+      #expect(try second.run(DiskDriver.Request.read, sector: round, [Piece(plain, 512, writable: true)]).status == 0)
+      first = try DiskDriver(machine.disks[0].function, translated)
+    }
+    #expect(try vtd.takeFaults().isEmpty)
+  }
+
+  @Test("A disk moved to another domain reaches only that one (R114)", arguments: DiskBackend.translating)
+  func switchDomain(_ backend: DiskBackend) throws {
+    let fixture = try Fixture(backend)
+    let buffer = try fixture.memory.allocate(4096)
+    try fixture.expectRead(sector: 8, into: [Piece(buffer, 4096, writable: true)])
+    let old = try fixture.memory.frame(of: buffer)
+    try fixture.disk.function.reset()
+    let other = try fixture.machine.domain(for: fixture.disk)
+    try fixture.vtd.invalidate(.global)
+    try fixture.invalidateDevice(0, order: 52)
+    try fixture.machine.qemu.fill(old, count: 4096, with: 0x19)
+    let driver = try DiskDriver(fixture.disk.function, other)
+    #expect(driver.ring.areas.descriptor == fixture.driver.ring.areas.descriptor, "the same addresses again")
+    let same = try other.allocate(4096)
+    #expect(same == buffer)
+    #expect(try driver.run(DiskDriver.Request.read, sector: 16, [Piece(same, 4096, writable: true)]) == .init(status: 0, written: 4097))
+    try expectSame(other.read(same, count: 4096), DiskImage.pattern(16, count: 4096))
+    try expectSame(fixture.machine.qemu.read(old, count: 4096), [UInt8](repeating: 0x19, count: 4096), "the old domain's page")
+    #expect(try fixture.vtd.takeFaults().isEmpty)
+  }
+
+  @Test("With bit 33 and a pass-through entry addresses mean themselves (R005)", arguments: DiskBackend.translating, RingFormat.allCases)
+  func passThrough(_ backend: DiskBackend, _ format: RingFormat) throws {
+    var options = DiskOptions(backend)
+    options.packed = format == .packed
+    let machine = try DiskMachine([options])
+    let vtd = try #require(machine.vtd)
+    try vtd.passThrough(machine.disks[0].function.address.requester, domain: 9)
+    try vtd.invalidateContexts()
+    let memory = machine.physical()
+    let driver = try DiskDriver(machine.disks[0].function, memory, format)
+    #expect(driver.features & Feature.accessPlatform != 0)
+    let buffer = try memory.allocate(1 << 16)
+    #expect(try driver.run(DiskDriver.Request.read, sector: 100, [Piece(buffer, 1 << 16, writable: true)]) == .init(status: 0, written: 65537))
+    try expectSame(memory.read(buffer, count: 1 << 16), DiskImage.pattern(100, count: 1 << 16))
+    #expect(try vtd.takeFaults().isEmpty)
+  }
+
+  @Test("With bit 33 and no IOMMU in the machine addresses mean themselves (R005, R129)", arguments: DiskBackend.translating, RingFormat.allCases)
+  func noIOMMU(_ backend: DiskBackend, _ format: RingFormat) throws {
+    var options = DiskOptions(backend)
+    options.packed = format == .packed
+    let machine = try DiskMachine([options], addressBits: nil)
+    let memory = machine.physical()
+    let driver = try DiskDriver(machine.disks[0].function, memory, format)
+    #expect(driver.features & Feature.accessPlatform != 0)
+    let buffer = try memory.allocate(4096)
+    #expect(try driver.run(DiskDriver.Request.read, sector: 100, [Piece(buffer, 4096, writable: true)]) == .init(status: 0, written: 4097))
+    try expectSame(memory.read(buffer, count: 4096), DiskImage.pattern(100, count: 4096))
+  }
+}
