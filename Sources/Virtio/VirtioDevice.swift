@@ -1,4 +1,4 @@
-public import DMA
+import DMA
 
 /// Why a device cannot start with what it was given.
 public struct DeviceError: Error, Hashable, Sendable, CustomStringConvertible {

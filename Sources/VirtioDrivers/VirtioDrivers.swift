@@ -1,1 +1,0 @@
-// VirtioDrivers: see architecture.
