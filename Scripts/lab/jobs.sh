@@ -7,7 +7,7 @@ row() {
   if [ "$1" = failed ]; then
     printf '%-7s guests %s %d.%d s: %s\n' "$1" "$2" $((seconds / 10)) $((seconds % 10)) "$3"
     # the logs once, with the first row that failed
-    if mkdir "$folder/shown" 2>/dev/null; then show_logs "$folder" 25; fi
+    if mkdir "$folder/shown" 2>/dev/null; then show_logs "$folder" 14; fi
   else
     printf '%-7s guests %s %d.%d s%s\n' "$1" "$2" $((seconds / 10)) $((seconds % 10)) "${3:+: $3}"
   fi
