@@ -55,6 +55,8 @@ var targets: [Target] = [
   // A driver for QEMU's own virtio-pci and VT-d; depends on nothing of ours, so that it can be a referee.
   .target(name: "QTestKit", dependencies: [], path: "Tests/Support/QTestKit", swiftSettings: checks),
   tests("QEMUTests", ["QTestKit"]),
+  // What the sources must be, read from their text; depends on nothing of ours.
+  tests("ArchitectureTests", []),
 ]
 
 let package = Package(

@@ -32,11 +32,13 @@
   public static var read: Self { Self(rawValue: 1) }
   public static var write: Self { Self(rawValue: 2) }
   @inlinable public static var readWrite: Self { Self(rawValue: 3) }
+  /// Whether they suffice for `access`.
   @inlinable public func allows(_ access: DMAAccess) -> Bool { rawValue & (access == .read ? 1 : 2) != 0 }
 }
 
 /// A refused access.
 public struct DMAFault: Error, Hashable, Sendable {
+  /// Why an access was refused.
   public enum Reason: Hashable, Sendable {
     case unmapped, permission, discontiguous, busMasterDisabled, stopped
   }

@@ -44,6 +44,7 @@
   /// Whether mappings are being taken away: end the round and begin another before resolving more.
   @inlinable public var isStale: Bool { lease.isStale }
 
+  /// Ends a round: mappings may go, and the space hears how often its answer was known.
   public mutating func endRound() {
     lease.end()
     if hits | misses != 0 {

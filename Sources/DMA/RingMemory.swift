@@ -59,6 +59,10 @@ internal import CLinux
     return unsafe pages[at >> 12] + (at & 4095)
   }
 
+  // A cell is loaded or stored once, whole, in the byte order of the machine. An offset outside the area traps: the queue checks
+  // indices first, so that would be our mistake.
+
+  /// Loads the cell of two bytes at `offset`; the others load and store 2, 4 or 8, with acquire or release order where named.
   @inlinable @inline(__always) public func load16(at offset: Int) -> UInt16 { unsafe DMA.load16(cell(offset, 2)) }
   @inlinable @inline(__always) public func loadAcquire16(at offset: Int) -> UInt16 { unsafe DMA.loadAcquire16(cell(offset, 2)) }
   @inlinable @inline(__always) public func load32(at offset: Int) -> UInt32 { unsafe DMA.load32(cell(offset, 4)) }

@@ -122,6 +122,7 @@ public import CLinux
     unsafe blocks.deallocate()
   }
 
+  /// An empty list, from storage given back earlier if there is some.
   @inlinable public mutating func take() -> SegmentList {
     if count > 0 {
       count &-= 1
@@ -135,6 +136,7 @@ public import CLinux
     unsafe SegmentList(storage: .allocate(capacity: Self.smallest), capacity: Self.smallest)
   }
 
+  /// Keeps a list's storage for the next ``take()``.
   @inlinable public mutating func give(back list: consuming SegmentList) {
     guard count < Self.limit, list.capacity <= Self.largest else { return }
     let (storage, capacity) = unsafe list.release()

@@ -11,6 +11,7 @@
 
   public var remaining: Int { bytes.count - offset }
 
+  /// The next integer.
   public mutating func read<T: FixedWidthInteger>(_ type: T.Type = T.self) -> T {
     let size = MemoryLayout<T>.size
     guard offset <= bytes.count - size else {
@@ -23,6 +24,7 @@
     return value
   }
 
+  /// Passes over `count` bytes.
   public mutating func skip(_ count: Int) {
     guard count >= 0, count <= remaining else {
       isTruncated = true
@@ -31,6 +33,7 @@
     offset += count
   }
 
+  /// The next `count` bytes.
   public mutating func bytes(_ count: Int) -> [UInt8] {
     guard count >= 0, count <= remaining else {
       isTruncated = true
@@ -50,11 +53,14 @@ public struct WireWriter: Sendable {
 
   public init(capacity: Int = 64) { bytes.reserveCapacity(capacity) }
 
+  /// Appends an integer.
   public mutating func write<T: FixedWidthInteger>(_ value: T) {
     for i in 0..<MemoryLayout<T>.size { bytes.append(UInt8(truncatingIfNeeded: value >> T(truncatingIfNeeded: 8 * i))) }
   }
 
+  /// Appends bytes as they are.
   public mutating func write(_ more: [UInt8]) { bytes.append(contentsOf: more) }
 
+  /// Appends `count` zero bytes.
   public mutating func zero(_ count: Int) { bytes.append(contentsOf: repeatElement(0, count: count)) }
 }

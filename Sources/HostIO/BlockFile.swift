@@ -23,6 +23,7 @@ public final class BlockFile: Sendable {
     }
   }
 
+  /// What the path leads to.
   public enum Kind: Hashable, Sendable { case regularFile, blockDevice }
 
   /// What the host says about the disk's shape.

@@ -38,14 +38,17 @@ public struct MemoryFile: ~Copyable, Sendable {
     return size
   }
 
+  /// Makes the file `size` bytes long; what is new reads as zero.
   public func resize(to size: UInt64) throws(HostError) {
     try check(host_truncate(descriptor.rawValue, size), "ftruncate")
   }
 
+  /// The seals it has.
   public func seals() throws(HostError) -> Seals {
     Seals(rawValue: UInt32(try check(host_seals_get(descriptor.rawValue), "fcntl F_GET_SEALS")))
   }
 
+  /// Seals it; a seal cannot be taken off again.
   public func add(_ seals: Seals) throws(HostError) {
     try check(host_seals_add(descriptor.rawValue, seals.rawValue), "fcntl F_ADD_SEALS")
   }

@@ -66,6 +66,7 @@ public final class DeviceRunner: Sendable {
     worker(of: index)?.bells[index]?.translationArrived()
   }
 
+  /// Whether queue `index` was started and not stopped.
   public func isRunning(_ index: Int) -> Bool { worker(of: index)?.bells[index] != nil }
 
   /// Starts a queue that does not run. Features are those of all running queues of its group.

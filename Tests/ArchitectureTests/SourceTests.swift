@@ -1,0 +1,72 @@
+import Foundation
+import Testing
+
+@Suite("Sources are easy to read")
+struct SourceTests {
+  @Test("No file is longer than 400 lines")
+  func length() throws {
+    let files = try Repository.files(below: ["Sources", "Tests", "Benchmarks", "Snippets", "Fuzz"], [".swift", ".c", ".h"])
+    var longest = (lines: 0, path: "")
+    for file in files {
+      let count = file.lines.count - (file.text.hasSuffix("\n") ? 1 : 0)
+      #expect(count <= 400, "\(file.path) has \(count) lines")
+      if count > longest.lines { longest = (count, file.path) }
+    }
+    let total = files.filter { $0.path.hasPrefix("Sources/") }.reduce(0) { $0 + $1.lines.count }
+    print("architecture: \(total) lines in Sources; longest file \(longest.path), \(longest.lines) lines")
+  }
+
+  @Test("No file or type is named after the lack of a topic")
+  func names() throws {
+    let empty = ["Common", "Utils", "Util", "Utilities", "Helper", "Helpers", "Manager", "Misc"]
+    let kinds: Set<Substring> = ["struct", "class", "enum", "protocol", "actor", "typealias"]
+    for file in try Repository.allSwift() {
+      let name = String(file.folders.last!.dropLast(".swift".count))
+      for word in empty { #expect(!name.hasSuffix(word) && name != word, "\(file.path)") }
+      for line in file.codeLines {
+        let words = line.words
+        for (kind, type) in zip(words, words.dropFirst()) where kinds.contains(kind) {
+          for word in empty { #expect(!type.hasSuffix(word), "\(file.path): \(kind) \(type)") }
+        }
+      }
+    }
+  }
+
+  @Test("No committed text names a folder of somebody's machine")
+  func noMachinePaths() throws {
+    // Put together here, so that this file is not its own finding.
+    let marks = ["/" + "work/", "/tmp/" + "wt", "/" + "home/", "/opt/" + "swift"]
+    let texts = [".swift", ".c", ".h", ".md", ".dot", ".json", ".sh", "Makefile", ".yml", ".svg"]
+    let top = try FileManager.default.contentsOfDirectory(atPath: Repository.root.path)
+    for file in try Repository.files(below: ["Sources", "Tests", "Benchmarks", "Snippets", "Fuzz", "Documentation", "Scripts"], texts + [""]) {
+      for mark in marks where file.text.contains(mark) { Issue.record("\(file.path) contains \(mark)") }
+    }
+    for name in top where texts.contains(where: { name.hasSuffix($0) }) {
+      let text = try String(contentsOf: Repository.root.appendingPathComponent(name), encoding: .utf8)
+      for mark in marks where text.contains(mark) { Issue.record("\(name) contains \(mark)") }
+    }
+  }
+
+  @Test("Bit 33 of what was negotiated is read in one place (R013)")
+  func oneReader() throws {
+    // Saying what was offered decides nothing.
+    var readers: [String] = []
+    for file in try Repository.swiftSources() {
+      for (number, line) in file.codeLines.enumerated() where line.contains("contains(.accessPlatform)") {
+        if line.contains("offeredFeatures.contains(") { continue }
+        readers.append("\(file.path):\(number + 1)")
+      }
+    }
+    #expect(readers.count == 1 && readers.allSatisfy { $0.hasPrefix("Sources/Virtio/Features.swift") }, "\(readers)")
+  }
+
+  @Test("Devices and their handlers never name a transport, a thread or an address (floor 3)")
+  func devicesKnowNoAddresses() throws {
+    let forbidden: Set<Substring> = ["DMAAddress", "GuestAddress", "FrontendAddress", "accessPlatform", "AddressPath", "IOTLB", "WorkerThread"]
+    for file in try Repository.files(below: ["Sources/VirtioDevices"], [".swift"]) {
+      for (number, line) in file.codeLines.enumerated() {
+        for word in line.words where forbidden.contains(word) { Issue.record("\(file.path):\(number + 1): \(word)") }
+      }
+    }
+  }
+}
