@@ -1,5 +1,8 @@
 /// Which device addresses a run covers. Where its host memory is stays inside this module.
 extension HostRun {
+  /// The first address of the run.
+  public var firstAddress: DMAAddress { DMAAddress(start) }
+
   /// Bytes; 0 for a run over all 2^64.
   public var byteCount: UInt64 { last &- start &+ 1 }
 
