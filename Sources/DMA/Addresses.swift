@@ -39,6 +39,7 @@
 /// A refused access.
 public struct DMAFault: Error, Hashable, Sendable {
   /// Why an access was refused.
+  /// `discontiguous`: memory is there, and not in the way a ring needs it: its offset in host memory is odd.
   public enum Reason: Hashable, Sendable {
     case unmapped, permission, discontiguous, busMasterDisabled, stopped
   }

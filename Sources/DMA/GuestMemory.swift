@@ -136,7 +136,8 @@ public final class GuestMemory: Sendable {
   public func copy(from address: GuestAddress, into bytes: inout MutableSpan<UInt8>) -> Int {
     var done = 0
     while done < bytes.count {
-      guard let (region, offset) = region(at: GuestAddress(address.rawValue &+ UInt64(done))) else { break }
+      let (at, isPastTheEnd) = address.rawValue.addingReportingOverflow(UInt64(done))
+      guard !isPastTheEnd, let (region, offset) = region(at: GuestAddress(at)) else { break }
       let count = min(bytes.count - done, Int(clamping: region.byteCount - offset))
       var part = bytes.extracting(done..<done + count)
       let n = region.mapping.copy(from: Int(region.mappingOffset + offset), into: &part)
@@ -150,7 +151,8 @@ public final class GuestMemory: Sendable {
   public func copy(_ bytes: Span<UInt8>, to address: GuestAddress) -> Int {
     var done = 0
     while done < bytes.count {
-      guard let (region, offset) = region(at: GuestAddress(address.rawValue &+ UInt64(done))) else { break }
+      let (at, isPastTheEnd) = address.rawValue.addingReportingOverflow(UInt64(done))
+      guard !isPastTheEnd, let (region, offset) = region(at: GuestAddress(at)) else { break }
       let count = min(bytes.count - done, Int(clamping: region.byteCount - offset))
       let n = region.mapping.copy(bytes.extracting(done..<done + count), to: Int(region.mappingOffset + offset))
       guard n > 0 else { break }

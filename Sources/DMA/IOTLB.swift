@@ -145,6 +145,10 @@
         let probe = max(at, address.rawValue)
         let run = try lookUp(probe, access)
         let needed = min(at | 4095, address.rawValue + UInt64(count - 1))
+        // Cells are aligned on the device's side (§2.7, §2.8); an odd offset between both sides would undo that.
+        guard (run.host &- run.start) & 7 == 0 else {
+          throw DMAInterruption.fault(DMAFault(address: DMAAddress(probe), access: access, reason: .discontiguous))
+        }
         guard run.last >= needed else {
           throw DMAInterruption.fault(DMAFault(address: DMAAddress(run.last + 1), access: access, reason: .unmapped))
         }

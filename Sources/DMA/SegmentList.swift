@@ -12,6 +12,11 @@ public import CLinux
   /// Where writable segments begin, once they do.
   @usableFromInline var writableStart = -1
   @usableFromInline var readableCount = 0
+  /// More was appended than a list takes: what is in it is not the whole.
+  @inlinable public var isFull: Bool { overflowed }
+  @usableFromInline var overflowed = false
+  /// Segments beyond which a list takes no more: 256 MiB in scattered pages.
+  public static var maxSegments: Int { 1 << 16 }
   @usableFromInline var readableBytes = 0
 
   @usableFromInline init(storage: UnsafeMutablePointer<iovec>, capacity: Int) {
@@ -40,10 +45,20 @@ public import CLinux
         return
       }
     }
-    if count + 4 >= capacity { grow() }
+    if count + 4 >= capacity, !growForAppend() { return }
     // Safe: the capacity was just checked.
     unsafe storage[count] = iovec(iov_base: UnsafeMutableRawPointer(bitPattern: UInt(host)), iov_len: Int(truncatingIfNeeded: n))
     count &+= 1
+  }
+
+  /// A driver decides how many pieces its buffers have, and must not decide how much memory that costs us.
+  @usableFromInline mutating func growForAppend() -> Bool {
+    guard count < Self.maxSegments else {
+      overflowed = true
+      return false
+    }
+    grow()
+    return true
   }
 
   @usableFromInline mutating func grow() {
@@ -76,6 +91,7 @@ public import CLinux
     writableStart = -1
     readableCount = 0
     readableBytes = 0
+    overflowed = false
   }
 
   /// The device-readable side. Valid while this list lives.

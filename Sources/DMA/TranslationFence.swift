@@ -1,5 +1,5 @@
 internal import CLinux
-public import Synchronization
+import Synchronization
 
 /// Ends the use of translations: whoever removed a mapping calls ``drain()`` and knows afterwards that nothing in this
 /// process, input and output in flight included, can still use it.
@@ -32,8 +32,10 @@ public import Synchronization
   deinit {
     slots.withLock { slots in
       for slot in slots.all {
-        // Safe: allocated in lease(); every Lease retains its fence, so none is left.
-        unsafe UnsafeMutableRawPointer(bitPattern: slot)!.deallocate()
+        // Safe: allocated in lease(); every Lease retains its fence, so none is left. A chain that outlived its queue may
+        // still count down in its slot: such a slot is never freed.
+        let p = unsafe UnsafeMutableRawPointer(bitPattern: slot)!
+        if unsafe load64(p + 8) == 0 { unsafe p.deallocate() }
       }
     }
     unsafe words.deallocate()
@@ -74,7 +76,7 @@ public import Synchronization
       // Safe: 64 bytes, zeroed, freed in deinit.
       let p = UnsafeMutableRawPointer.allocate(byteCount: 64, alignment: 64)
       unsafe p.initializeMemory(as: UInt8.self, repeating: 0, count: 64)
-      let slot = unsafe UInt(bitPattern: p)
+      let slot = UInt(bitPattern: p)
       slots.all.append(slot)
       return slot
     }
@@ -83,10 +85,11 @@ public import Synchronization
 
   fileprivate func give(back slot: UnsafeMutableRawPointer) {
     unsafe storeRelease64(slot, 0)
-    unsafe storeRelease64(slot + 8, 0)
+    // A chain that outlives its queue keeps the slot: drains go on waiting for it, and nobody else gets it.
+    let isFree = unsafe loadAcquire64(slot + 8) == 0
     wake()
-    let slot = unsafe UInt(bitPattern: slot)
-    slots.withLock { $0.free.append(slot) }
+    let slot = UInt(bitPattern: slot)
+    if isFree { slots.withLock { $0.free.append(slot) } }
   }
 
   @usableFromInline func wake() {
@@ -127,6 +130,8 @@ public import Synchronization
         return true
       }
       unsafe storeRelease32(slot + 4 * Int(g & 1), 0)
+      // The drain that moved the generation may have seen us and gone to sleep.
+      fence.wake()
     }
   }
 

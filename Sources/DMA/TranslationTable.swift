@@ -39,9 +39,11 @@ import Synchronization
   }
 
   /// Bytes that can be reached through the table now.
-  public var byteCount: UInt64 { counts.withLock { $0.pages << 12 } }
+  public var byteCount: UInt64 { counts.withLock { Self.bytes($0.pages) } }
   /// The most that ``byteCount`` has been.
-  public var peakByteCount: UInt64 { counts.withLock { $0.peak << 12 } }
+  public var peakByteCount: UInt64 { counts.withLock { Self.bytes($0.peak) } }
+  /// All 2^64 bytes are one more than can be said.
+  private static func bytes(_ pages: UInt64) -> UInt64 { pages >> 52 == 0 ? pages << 12 : .max }
   /// Entries in force.
   public var mappings: Int { counts.withLock { $0.mappings } }
 
@@ -125,7 +127,7 @@ import Synchronization
     // Safe: 512 zeroed words, page-aligned so that the low bits are free; freed by free(_:height:).
     let p = UnsafeMutableRawPointer.allocate(byteCount: 4096, alignment: 4096)
     unsafe p.initializeMemory(as: UInt64.self, repeating: 0, count: 512)
-    return unsafe UInt64(UInt(bitPattern: p))
+    return UInt64(UInt(bitPattern: p))
   }
 
   private func cell(_ node: UInt64, _ index: UInt64) -> UnsafeMutableRawPointer {

@@ -13,9 +13,6 @@ struct ChainWalk: ~Copyable {
 
   init(_ list: consuming SegmentList) { self.list = list }
 
-  /// Segments beyond which a chain is refused: 256 MiB in scattered pages. It bounds what a driver can make us allocate.
-  static var maxSegments: Int { 1 << 16 }
-
   /// Takes one descriptor's memory. A missing translation or a fault is remembered, and the walk goes on: the rules of the
   /// ring are checked to the end, and every page that has to be asked for is asked for at once.
   mutating func add(_ d: RingDescriptor, _ iotlb: inout IOTLB) throws(QueueError) {
@@ -33,7 +30,6 @@ struct ChainWalk: ~Copyable {
     guard d.length > 0 else { return }
     if isWritable { lastWritable = (d.address.rawValue, d.length) }
     guard fault == nil else { return }
-    guard list.segmentCount < Self.maxSegments else { throw .chainTooLong }
     do throws(DMAInterruption) {
       try iotlb.resolve(d.address, count: Int(d.length), for: isWritable ? .write : .read, into: &list)
     } catch {
@@ -44,6 +40,7 @@ struct ChainWalk: ~Copyable {
       case .fault(let fault): self.fault = fault
       }
     }
+    guard !list.isFull else { throw .chainTooLong }
   }
 
   /// Asks for the pages of a descriptor after its first missing one, so that their answers come together.
@@ -104,8 +101,9 @@ extension Virtqueue {
     guard isWhole else { throw .indirectTable }
     if isPacked {
       for i in 0..<count {
-        let e = packedDescriptor(scratch.word(i, 0), scratch.word(i, 1))
-        guard e.flags & RingDescriptor.indirect == 0 else { throw .indirectTable }
+        var e = packedDescriptor(scratch.word(i, 0), scratch.word(i, 1))
+        // No other flag is valid here; they are to be ignored (§2.8.7).
+        e.flags &= RingDescriptor.write
         walk.count += 1
         try walk.add(e, &iotlb)
       }

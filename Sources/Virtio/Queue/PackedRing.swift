@@ -100,7 +100,7 @@ extension Virtqueue {
       usedWrap.toggle()
     }
     unpublished &+= 1
-    usedSinceCall &+= entry.slots
+    usedSinceCall &+= UInt32(entry.slots)
   }
 
   /// Length and ID first; the flags make the element the driver's (§2.8.6).
@@ -121,7 +121,7 @@ extension Virtqueue {
       var event = UInt16(truncatingIfNeeded: word & 0x7fff)
       guard event < layout.size else { return true }
       if (word >> 15 & 1 == 1) != usedWrap { event &-= layout.size }
-      return used &- event &- 1 < usedSinceCall
+      return UInt32(used &- event &- 1) < usedSinceCall
     default: return true
     }
   }

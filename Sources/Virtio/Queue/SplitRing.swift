@@ -63,7 +63,7 @@ extension Virtqueue {
   var isSplitCallWanted: Bool {
     guard hasEventIndex else { return UInt16(littleEndian: driverArea.load16(at: 0)) & 1 == 0 }
     let event = UInt16(littleEndian: driverArea.load16(at: 4 &+ 2 &* Int(layout.size)))
-    return used &- event &- 1 < usedSinceCall
+    return UInt32(used &- event &- 1) < usedSinceCall
   }
 
   mutating func armSplit() {

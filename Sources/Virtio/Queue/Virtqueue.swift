@@ -27,6 +27,9 @@ public struct Virtqueue: ~Copyable {
   var isRetired = false
   /// Mappings are being taken away: this round must end before more is resolved.
   var mustRenew = false
+  /// Chains this round may still pop: a driver that adds as fast as we take must not keep the thread from its commands.
+  var budget = 0
+  static var chainsPerRound: Int { 4096 }
   /// The next chain, or the ring itself, waits for a translation.
   public internal(set) var isPending = false
 
@@ -40,7 +43,7 @@ public struct Virtqueue: ~Copyable {
   /// Used entries written and not yet visible to the driver.
   var unpublished: UInt16 = 0
   /// Split: entries, packed: slots, used since the driver was last asked whether it wants a call.
-  var usedSinceCall: UInt16 = 0
+  var usedSinceCall: UInt32 = 0
   /// The driver's `flags` as last written by us, so that we never read our own area (R054).
   var suppressed = false
 
@@ -104,6 +107,7 @@ public struct Virtqueue: ~Copyable {
     guard !isRetired else { return }
     if iotlb.beginRound() { unresolve() }
     mustRenew = false
+    budget = Self.chainsPerRound
     isPending = false
     guard !isResolved else { return }
     do throws(DMAInterruption) {
@@ -117,6 +121,7 @@ public struct Virtqueue: ~Copyable {
       isRetired = true
       iotlb.space.report(fault)
       counts.faults &+= 1
+      iotlb.endRound()
       throw .ring(fault)
     }
   }
@@ -134,10 +139,11 @@ public struct Virtqueue: ~Copyable {
   /// The next chain, or nil: the ring is empty, a translation is pending, or the round has to be renewed.
   public mutating func next() throws(QueueError) -> DescriptorChain? {
     guard !isRetired, isResolved, !isPending else { return nil }
-    if iotlb.isStale {
+    if iotlb.isStale || budget == 0 {
       mustRenew = true
       return nil
     }
+    budget &-= 1
     do throws(QueueError) {
       return isPacked ? try nextPacked() : try nextSplit()
     } catch {
@@ -150,7 +156,7 @@ public struct Virtqueue: ~Copyable {
   public var isEmpty: Bool {
     guard !isRetired, isResolved else { return true }
     if !again.isEmpty { return false }
-    return isPacked ? !isPackedAvailable : driverArea.loadAcquire16(at: 2) == available
+    return isPacked ? !isPackedAvailable : driverArea.loadAcquire16(at: 2) == available.littleEndian
   }
 
   /// Gives a chain back to the driver with the number of bytes written, from the start of its device-writable memory on. The
@@ -162,8 +168,10 @@ public struct Virtqueue: ~Copyable {
     }
     counts.completions &+= 1
     counts.readableBytes &+= UInt64(chain.readable.byteCount)
-    counts.writtenBytes &+= UInt64(clamping: written)
-    let entry = UsedEntry(id: chain.id, slots: chain.slots, written: UInt32(clamping: written), record: chain.record)
+    // Never more than there is room for (§2.7.8.2).
+    let written = UInt32(clamping: min(written, chain.writable.byteCount))
+    counts.writtenBytes &+= UInt64(written)
+    let entry = UsedEntry(id: chain.id, slots: chain.slots, written: written, record: chain.record)
     let sequence = chain.sequence
     pool.give(back: chain.list)
     guard isInOrder else {
@@ -211,8 +219,9 @@ public struct Virtqueue: ~Copyable {
   /// Asks for kicks again. True when something is available already, or the round must be renewed: run another. False while
   /// pending: the translation's arrival kicks.
   public mutating func armKick() -> Bool {
+    guard isResolved, !isRetired else { return false }
     if mustRenew { return true }
-    guard isResolved, !isRetired, !isPending else { return false }
+    guard !isPending else { return false }
     if !again.isEmpty { return true }
     if isPacked { armPacked() } else { armSplit() }
     suppressed = false
