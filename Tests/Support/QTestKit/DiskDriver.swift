@@ -104,7 +104,7 @@ public final class DiskDriver {
     guard let slot = freeSlots.popLast() else { throw .missing("a free request slot") }
     let header = headers + UInt64(slot) * 16
     let status = joined ? data[data.count - 1].address + UInt64(data[data.count - 1].count) - 1 : statuses + UInt64(slot)
-    try memory.write(littleEndian(type) + littleEndian(0 as UInt32) + littleEndian(UInt64(sector)), at: header)
+    try memory.write(littleEndian(type) + littleEndian(0 as UInt32) + littleEndian(UInt64(bitPattern: Int64(sector))), at: header)
     try memory.store(status, 0xff as UInt8)
     let chain = [Piece(header, 16, writable: false)] + data + (joined ? [] : [Piece(status, 1, writable: true)])
     let id = try ring.add(chain, indirect: indirect ? try tableMemory(slot, count: chain.count) : nil)
