@@ -13,6 +13,7 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 #include <sys/signalfd.h>
 #include <sys/timerfd.h>
 #include <time.h>
@@ -255,4 +256,13 @@ int host_seals_get(int fd) {
   if (bits < 0) return -errno;
   return (bits & F_SEAL_SHRINK ? HOST_SEAL_SHRINK : 0) | (bits & F_SEAL_GROW ? HOST_SEAL_GROW : 0) |
          (bits & F_SEAL_WRITE ? HOST_SEAL_WRITE : 0) | (bits & F_SEAL_SEAL ? HOST_SEAL_SEALS : 0);
+}
+
+int host_random(void *bytes, size_t count) {
+  for (size_t done = 0; done < count;) {
+    ssize_t n = getrandom((char *)bytes + done, count - done, 0);
+    if (n < 0 && errno != EINTR) return -errno;
+    if (n > 0) done += (size_t)n;
+  }
+  return 0;
 }

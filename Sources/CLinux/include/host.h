@@ -90,6 +90,11 @@ int host_truncate(int fd, uint64_t size);
 int host_seals_add(int fd, uint32_t seals);
 int host_seals_get(int fd);
 
+// Randomness
+
+/// Fills all of `bytes` from the kernel's generator, which is seeded by the time it answers. 0 or -errno.
+int host_random(void *bytes, size_t count);
+
 // Unix sockets
 
 int host_unix_socket(void);

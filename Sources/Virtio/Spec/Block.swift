@@ -1,0 +1,80 @@
+/// Feature bits of a block device (§5.2.3).
+extension Features {
+  /// `size_max`: largest segment.
+  public static var blockSizeMax: Self { Self(bit: 1) }
+  /// `seg_max`: most segments in a request.
+  public static var blockSegMax: Self { Self(bit: 2) }
+  public static var blockGeometry: Self { Self(bit: 4) }
+  public static var blockReadOnly: Self { Self(bit: 5) }
+  /// `blk_size`: the disk's block size.
+  public static var blockBlockSize: Self { Self(bit: 6) }
+  public static var blockFlush: Self { Self(bit: 9) }
+  public static var blockTopology: Self { Self(bit: 10) }
+  /// The driver may switch between writeback and writethrough.
+  public static var blockConfigWCE: Self { Self(bit: 11) }
+  public static var blockMultiqueue: Self { Self(bit: 12) }
+  public static var blockDiscard: Self { Self(bit: 13) }
+  public static var blockWriteZeroes: Self { Self(bit: 14) }
+  public static var blockLifetime: Self { Self(bit: 15) }
+  public static var blockSecureErase: Self { Self(bit: 16) }
+  public static var blockZoned: Self { Self(bit: 17) }
+}
+
+/// What a request asks for (§5.2.6).
+@frozen public struct BlockRequestType: RawRepresentable, Hashable, Sendable {
+  public var rawValue: UInt32
+  @inlinable public init(rawValue: UInt32) { self.rawValue = rawValue }
+  /// The driver reads the disk.
+  @inlinable public static var read: Self { Self(rawValue: 0) }
+  /// The driver writes the disk.
+  @inlinable public static var write: Self { Self(rawValue: 1) }
+  @inlinable public static var flush: Self { Self(rawValue: 4) }
+  @inlinable public static var getID: Self { Self(rawValue: 8) }
+  @inlinable public static var getLifetime: Self { Self(rawValue: 10) }
+  @inlinable public static var discard: Self { Self(rawValue: 11) }
+  @inlinable public static var writeZeroes: Self { Self(rawValue: 13) }
+  @inlinable public static var secureErase: Self { Self(rawValue: 14) }
+}
+
+/// The last byte of every request, written by the device (§5.2.6).
+@frozen public struct BlockStatus: RawRepresentable, Hashable, Sendable {
+  public var rawValue: UInt8
+  @inlinable public init(rawValue: UInt8) { self.rawValue = rawValue }
+  @inlinable public static var ok: Self { Self(rawValue: 0) }
+  @inlinable public static var ioError: Self { Self(rawValue: 1) }
+  @inlinable public static var unsupported: Self { Self(rawValue: 2) }
+}
+
+/// Sizes of what requests consist of, in bytes unless said (§5.2.6).
+public enum BlockLayout {
+  /// Sectors are 512 bytes in the protocol, whatever the disk's block size.
+  @inlinable public static var sectorShift: Int { 9 }
+  @inlinable public static var sectorSize: Int { 512 }
+  /// `type`, `reserved` and `sector`, at the start of the device-readable bytes.
+  @inlinable public static var headerSize: Int { 16 }
+  /// Where `sector` is in the header.
+  @inlinable public static var sectorOffset: Int { 8 }
+  /// One segment of a discard, write zeroes or secure erase request: `sector`, `num_sectors`, `flags`.
+  @inlinable public static var rangeSize: Int { 16 }
+  /// The device ID string, padded with NUL.
+  @inlinable public static var idSize: Int { 20 }
+  /// The configuration space, zoned characteristics included.
+  @inlinable public static var configurationSize: Int { 96 }
+  /// Where the one field that a driver may write, `writeback`, is in the configuration space.
+  @inlinable public static var writebackOffset: Int { 32 }
+}
+
+/// One segment of a discard, write zeroes or secure erase request (§5.2.6).
+@frozen public struct BlockRange: Hashable, Sendable {
+  public var sector: UInt64
+  public var sectorCount: UInt32
+  public var flags: UInt32
+  /// In ``flags``: the range may be deallocated.
+  @inlinable public static var unmap: UInt32 { 1 }
+
+  @inlinable public init(sector: UInt64, sectorCount: UInt32, flags: UInt32 = 0) {
+    self.sector = sector
+    self.sectorCount = sectorCount
+    self.flags = flags
+  }
+}

@@ -1,0 +1,81 @@
+internal import DMA
+internal import HostIO
+public import Virtio
+
+/// virtio-blk: a disk whose contents are a file or a block device of this host (§5.2).
+///
+/// Any thread may use it.
+public final class BlockDevice: VirtioDevice {
+  let disk: BlockDisk
+  private let fixed: BlockConfiguration
+  private let watcher: SizeWatcher?
+  public let features: Features
+  public let maxQueueSizes: [UInt16]
+
+  /// Opens the image.
+  ///
+  /// - Throws: `BlockDeviceError.image`, EBUSY (`lock`) among others, see `BlockFile`; `BlockDeviceError.option`.
+  public convenience init(_ options: BlockOptions) throws(BlockDeviceError) {
+    try Self.check(options)
+    let file: BlockFile
+    do throws(HostError) {
+      file = try BlockFile(
+        path: options.path, options: BlockFile.Options(readOnly: options.readOnly, direct: options.direct, locked: options.locked))
+    } catch {
+      throw .image(error)
+    }
+    try self.init(file, options)
+  }
+
+  private init(_ file: BlockFile, _ options: BlockOptions) throws(BlockDeviceError) {
+    if let size = options.logicalBlockSize, file.kind == .blockDevice, size < file.geometry.logicalBlock {
+      throw .option("logicalBlockSize", "is smaller than the \(file.geometry.logicalBlock) bytes of \(file.path)")
+    }
+    let disk = BlockDisk(file, options)
+    self.disk = disk
+    fixed = Self.configuration(disk)
+    features = Self.features(disk)
+    maxQueueSizes = Array(repeating: options.queueSize, count: options.queueCount)
+    watcher = options.sizePollInterval.map { SizeWatcher(disk, every: $0) }
+    let rest = file.size - disk.sectorCount << 9
+    if rest > 0 { options.report("\(file.path): its last \(rest) bytes are no whole block, and not part of the disk") }
+  }
+
+  public var id: DeviceID { .block }
+  public var configurationSize: Int { BlockLayout.configurationSize }
+
+  /// The disk's size now, in bytes.
+  public var byteCount: UInt64 { disk.sectorCount << 9 }
+
+  public func readConfiguration(at offset: Int, into bytes: inout MutableSpan<UInt8>) {
+    var now = fixed
+    Self.setCapacity(&now, disk.sectorCount)
+    now.writeback = disk.isWriteback ? 1 : 0
+    let all = now.bytes
+    for i in bytes.indices {
+      let (at, overflow) = offset.addingReportingOverflow(i)
+      bytes[i] = !overflow && all.indices.contains(at) ? all[at] : 0
+    }
+  }
+
+  public func writeConfiguration(at offset: Int, from bytes: Span<UInt8>) {
+    let (index, overflow) = BlockLayout.writebackOffset.subtractingReportingOverflow(offset)
+    guard !overflow, bytes.indices.contains(index), features.contains(.blockConfigWCE) else { return }
+    disk.isWriteback = bytes[index] != 0
+  }
+
+  public func makeHandler(for group: Range<Int>, features: Features) throws(DeviceError) -> sending any QueueHandler {
+    let terms = BlockTerms(features, isReadOnly: disk.file.isReadOnly)
+    // §5.2.5.2: whoever can configure the cache and not flush it starts with one that needs no flush.
+    if features.contains(.blockConfigWCE), !features.contains(.blockFlush) { disk.isWriteback = false }
+    return BlockHandler(BlockWork(disk: disk, terms: terms))
+  }
+
+  public func observeConfiguration(_ changed: @escaping @Sendable () -> Void) {
+    disk.observe(changed)
+    watcher?.start()
+  }
+
+  /// Looks now whether the image was resized, and announces it.
+  public func refreshSize() { disk.refreshSize() }
+}

@@ -1,0 +1,64 @@
+public import HostIO
+
+/// Which calls a block device makes to its host.
+public enum BlockEngine: String, Hashable, Sendable, CaseIterable {
+  /// Whichever is faster for the image at hand.
+  case automatic = "auto"
+  /// Several requests under way at once (io_uring).
+  case uring
+  /// One request after the other.
+  case synchronous = "sync"
+}
+
+/// How a block device is to be: everything but the path has a default.
+public struct BlockOptions: Sendable {
+  /// The image: a regular file or a block device.
+  public var path: String
+  /// Refuses every change, and says so to the driver.
+  public var readOnly = false
+  /// Goes around the host's page cache (O_DIRECT).
+  public var direct = false
+  /// Takes the lock that keeps a second writer out.
+  public var locked = true
+  /// Request queues, each with a thread of its own: 1...256. With more than one VIRTIO_BLK_F_MQ is offered.
+  public var queueCount = 1
+  /// Most descriptors a queue may have: 2...32768. Whoever serves the device may make its queues smaller.
+  public var queueSize: UInt16 = 1024
+  /// Most data segments in a request; nil: as many as a queue of 128 descriptors takes (or one of ``queueSize``, if that is
+  /// smaller). A value beyond the size of the queues, less two, allows requests that cannot be queued.
+  public var maxSegments: Int?
+  /// Most bytes in a segment; nil: no limit, and VIRTIO_BLK_F_SIZE_MAX is not offered. At least 4096.
+  public var maxSegmentSize: UInt32?
+  /// What the driver can ask the disk's identity for: up to 20 printable ASCII characters.
+  public var serial = ""
+  /// The block size the driver sees, bytes: a power of two, 512...65536. nil: the host's.
+  public var logicalBlockSize: Int?
+  /// Whether completed writes may be volatile until a flush, as long as the driver has no other wish.
+  public var writeback = true
+  /// Whether the driver may choose between writeback and writethrough (VIRTIO_BLK_F_CONFIG_WCE).
+  public var cacheIsConfigurable = true
+  /// Offers discards where the host supports them.
+  public var discard = true
+  public var engine = BlockEngine.automatic
+  /// How often to look whether the image was resized; nil: never.
+  public var sizePollInterval: Duration? = .seconds(1)
+  /// Hears of failed host calls, at most one line a second. Any thread.
+  public var report: @Sendable (String) -> Void = { _ in }
+
+  public init(path: String) { self.path = path }
+}
+
+/// Why there can be no block device with these options.
+public enum BlockDeviceError: Error, Hashable, Sendable, CustomStringConvertible {
+  /// The host refuses the image.
+  case image(HostError)
+  /// An option's value does not do: the option's name in ``BlockOptions``, and what it may be.
+  case option(String, String)
+
+  public var description: String {
+    switch self {
+    case .image(let error): error.description
+    case .option(let name, let rule): "\(name) \(rule)"
+    }
+  }
+}

@@ -1,0 +1,60 @@
+internal import DMA
+internal import HostIO
+internal import Virtio
+
+/// The three requests whose data are ranges of the disk.
+enum BlockRangeAction {
+  case discard, writeZeroes, secureErase
+
+  var maxSectors: UInt32 { self == .writeZeroes ? BlockRequest.maxWriteZeroesSectors : BlockRequest.maxDiscardSectors }
+}
+
+extension BlockWork {
+  /// Why a range is refused, or nil (§5.2.6.2).
+  func refusal(_ action: BlockRangeAction, _ range: BlockRange?) -> BlockStatus? {
+    guard let range else { return .ioError }
+    if range.flags & ~(action == .writeZeroes ? BlockRange.unmap : 0) != 0 { return .unsupported }
+    let count = UInt64(range.sectorCount)
+    let capacity = disk.sectorCount
+    guard range.sectorCount <= action.maxSectors, range.sector <= capacity, count <= capacity - range.sector else { return .ioError }
+    return nil
+  }
+
+  /// The first refusal among all ranges: nothing is done to a disk by a request with a bad one.
+  func refusal(_ action: BlockRangeAction, _ chain: borrowing DescriptorChain, ranges: Int) -> BlockStatus? {
+    for i in 0..<ranges {
+      if let status = refusal(action, BlockRequest.range(i, of: chain)) { return status }
+    }
+    return nil
+  }
+
+  func perform(_ action: BlockRangeAction, _ chain: borrowing DescriptorChain, ranges: Int) -> BlockOutcome {
+    if let status = refusal(action, chain, ranges: ranges) { return BlockOutcome(status: status) }
+    for i in 0..<ranges {
+      // The driver may have changed the range since it was looked at: what is done is what is checked here.
+      let range = BlockRequest.range(i, of: chain)
+      if let status = refusal(action, range) { return BlockOutcome(status: status) }
+      guard let range else { return .ioError }
+      let outcome = perform(action, range)
+      if outcome.status != .ok { return outcome }
+    }
+    return action == .writeZeroes && isDurable ? flush() : .ok
+  }
+
+  /// One range that was checked.
+  func perform(_ action: BlockRangeAction, _ range: BlockRange) -> BlockOutcome {
+    let position = range.sector << 9
+    let count = UInt64(range.sectorCount) << 9
+    do throws(HostError) {
+      switch action {
+      case .discard: try disk.file.discard(at: position, count: count)
+      case .writeZeroes: try disk.file.writeZeroes(at: position, count: count, unmap: range.flags & BlockRange.unmap != 0)
+      case .secureErase: try disk.file.secureErase(at: position, count: count)
+      }
+    } catch {
+      disk.faults.report("\(error)")
+      return .ioError
+    }
+    return .ok
+  }
+}

@@ -1,0 +1,91 @@
+internal import DMA
+internal import HostIO
+internal import Virtio
+
+/// How a request ended.
+struct BlockOutcome {
+  var status: BlockStatus
+  /// Device-writable bytes written, from the first one on, without the status.
+  var filled = 0
+
+  static var ok: Self { Self(status: .ok) }
+  static var ioError: Self { Self(status: .ioError) }
+}
+
+/// Requests done on the spot, the caller waiting. One thread uses it.
+struct BlockWork {
+  let disk: BlockDisk
+  let terms: BlockTerms
+
+  /// Whether a write that starts now has to be stable when it completes.
+  @inline(__always) var isDurable: Bool { terms.durable ?? !disk.isWriteback }
+
+  func read(_ chain: inout DescriptorChain, at position: UInt64, count: Int, from done: Int = 0) -> BlockOutcome {
+    guard let end = chain.writable.split(at: count) else { return .ioError }
+    var filled = done
+    do throws(HostError) {
+      filled += try disk.file.read(into: chain.writable, 0..<end, skipping: done, at: position + UInt64(done))
+    } catch {
+      disk.faults.report("\(error)")
+      return BlockOutcome(status: .ioError, filled: filled)
+    }
+    if filled == count { return BlockOutcome(status: .ok, filled: filled) }
+    endedEarly(position + UInt64(filled))
+    return BlockOutcome(status: .ioError, filled: filled)
+  }
+
+  func write(_ chain: inout DescriptorChain, at position: UInt64, count: Int, durable: Bool, from done: Int = 0) -> BlockOutcome {
+    guard let start = chain.readable.split(at: BlockLayout.headerSize) else { return .ioError }
+    do throws(HostError) {
+      let range = start..<chain.readable.segmentCount
+      try disk.file.write(from: chain.readable, range, skipping: done, at: position + UInt64(done), durable: durable)
+    } catch {
+      disk.faults.report("\(error)")
+      return .ioError
+    }
+    return .ok
+  }
+
+  func flush() -> BlockOutcome {
+    if disk.file.isReadOnly { return .ok }
+    do throws(HostError) {
+      try disk.file.flush()
+    } catch {
+      disk.faults.report("\(error)")
+      return .ioError
+    }
+    return .ok
+  }
+
+  /// The ID string, as much of it as there is room for.
+  func getID(_ chain: borrowing DescriptorChain) -> BlockOutcome {
+    var id = InlineArray<20, UInt8>(repeating: 0)
+    var i = 0
+    for byte in disk.options.serial.utf8.prefix(id.count) {
+      id[i] = byte
+      i += 1
+    }
+    let room = min(id.count, chain.writable.byteCount - 1)
+    return BlockOutcome(status: .ok, filled: chain.writable.copy(id.span.extracting(..<room), to: 0))
+  }
+
+  func endedEarly(_ position: UInt64) {
+    disk.refreshSize()
+    disk.faults.report("\(disk.file.path) ends at byte \(position): it has become smaller")
+  }
+
+  /// Writes the status where it belongs and gives the chain back.
+  @inline(__always)
+  func complete(_ chain: consuming DescriptorChain, _ outcome: BlockOutcome, in queue: inout Virtqueue) {
+    let last = chain.writable.byteCount - 1
+    let wrote = chain.writable.write(outcome.status.rawValue, at: last)
+    // The used length counts from the first byte on: the status is in it only if all before it was written (§2.7.8.2).
+    queue.complete(chain, written: outcome.filled == last && wrote ? last + 1 : outcome.filled)
+  }
+
+  /// Gives back a chain that is no request: its memory cannot be reached, or has no room for one.
+  func refuse(_ chain: consuming DescriptorChain, in queue: inout Virtqueue) {
+    _ = chain.writeStatus(BlockStatus.ioError.rawValue)
+    queue.complete(chain, written: 0)
+  }
+}

@@ -1,1 +1,0 @@
-// VirtioDevices: see architecture.

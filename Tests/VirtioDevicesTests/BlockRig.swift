@@ -1,0 +1,77 @@
+import DMA
+import Foundation
+import HostIO
+import Virtio
+import VirtioDevices
+
+/// A file that goes away with its owner.
+final class ScratchFile {
+  let path: String
+
+  /// `directory` nil: the system's temporary one.
+  init(_ bytes: [UInt8], in directory: String? = nil) throws {
+    path = "\(directory ?? FileManager.default.temporaryDirectory.path)/sluice-\(UUID().uuidString).img"
+    try Data(bytes).write(to: URL(filePath: path))
+  }
+
+  /// A file of a size, all hole.
+  convenience init(size: Int, in directory: String? = nil) throws {
+    try self.init([], in: directory)
+    try truncate(size)
+  }
+
+  func truncate(_ size: Int) throws {
+    let file = try FileHandle(forWritingTo: URL(filePath: path))
+    try file.truncate(atOffset: UInt64(size))
+    try file.close()
+  }
+
+  var bytes: [UInt8] { (try? Data(contentsOf: URL(filePath: path))).map { [UInt8]($0) } ?? [] }
+
+  deinit { try? FileManager.default.removeItem(atPath: path) }
+}
+
+/// Bytes that no other block has.
+func pattern(_ count: Int, seed: UInt64 = 1) -> [UInt8] {
+  var x = seed &* 0x9E37_79B9_7F4A_7C15 | 1
+  return (0..<count).map { _ in
+    x ^= x << 13
+    x ^= x >> 7
+    x ^= x << 17
+    return UInt8(truncatingIfNeeded: x >> 32)
+  }
+}
+
+/// Requests as §5.2.6 lays them out, written independently of the device's own layouts.
+enum Wire {
+  static func header(_ type: UInt32, _ sector: UInt64 = 0) -> [UInt8] {
+    var w = WireWriter()
+    w.write(type)
+    w.write(UInt32(0xAABB_CCDD))
+    w.write(sector)
+    return w.bytes
+  }
+  static func range(_ sector: UInt64, _ count: UInt32, flags: UInt32 = 0) -> [UInt8] {
+    var w = WireWriter()
+    w.write(sector)
+    w.write(count)
+    w.write(flags)
+    return w.bytes
+  }
+}
+
+extension DeviceRig {
+  func readDisk(_ sector: UInt64, _ count: Int, indirect: Bool = false) throws -> (status: UInt8, used: UInt32, data: [UInt8]) {
+    let r = try perform(readable: [Wire.header(0, sector)], writable: [count, 1], indirect: indirect)
+    return (r.bytes[count], r.used, Array(r.bytes[..<count]))
+  }
+  func writeDisk(_ sector: UInt64, _ data: [UInt8]) throws -> (status: UInt8, used: UInt32) {
+    let r = try perform(readable: [Wire.header(1, sector), data], writable: [1])
+    return (r.bytes[0], r.used)
+  }
+  /// A request of this type with this data, and one byte of status.
+  func command(_ type: UInt32, _ data: [UInt8] = []) throws -> (status: UInt8, used: UInt32) {
+    let r = try perform(readable: data.isEmpty ? [Wire.header(type)] : [Wire.header(type), data], writable: [1])
+    return (r.bytes[0], r.used)
+  }
+}
