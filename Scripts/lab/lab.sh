@@ -1,6 +1,7 @@
 # What the lab's scripts share: places, words for failing, a private view of a Debian suite. Sourced, never run.
 set -euo pipefail
 
+PATH=$PATH:/usr/sbin:/sbin
 tree=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 cache=${SLUICE_CACHE:-${HOME:-/tmp}/.cache/sluice}
 mkdir -p "$cache"
