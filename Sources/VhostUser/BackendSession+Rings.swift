@@ -63,8 +63,6 @@ extension BackendSession {
   func getBase(_ state: VringState) throws(ProtocolError) -> VringState {
     let index = try check(state.index, "GET_VRING_BASE")
     stop(index)
-    // The next driver's mappings may be others (R114).
-    if AddressPath(negotiated: features) == .platform { iotlb.flush() }
     return VringState(index: state.index, number: vrings[index].state.base(packed: isPacked))
   }
 
@@ -179,6 +177,8 @@ extension BackendSession {
   private func pause(_ index: Int) {
     guard let state = runner.stop(index) else { return }
     vrings[index].state = state
+    // Whoever starts it again may mean other mappings (R114), and what it was refused is history.
+    if AddressPath(negotiated: features) == .platform { iotlb.flush() }
     troubles.forget(index)
     announcer.setSuspended(!vrings.indices.contains { runner.isRunning($0) })
   }

@@ -102,6 +102,7 @@ public final class IOTLBSpace: DMASpace {
 
   public func report(_ fault: DMAFault) {
     counters.withLock { $0.faults &+= 1 }
+    state.withLock { $0.misses.faulted(fault.address, fault.access) }
     // Nobody waits for an answer: a failure to send is the front-end's loss (R125).
     _ = ask(
       IOTLBMessage(kind: .accessFail, address: fault.address.rawValue, permission: fault.access == .read ? .read : .write), nil)

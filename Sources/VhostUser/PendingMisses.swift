@@ -4,11 +4,11 @@ internal import DMA
 ///
 ///     nothing ──ask──▶ asked ──update────────────▶ nothing, waiters woken
 ///                        │
-///                        ├──answer, refused──────▶ refused, waiters woken ──retry──▶ nothing, a fault
-///                        └──answer, but no update▶ the same
+///                        └──answer, no update────▶ refused, waiters woken ──retry──▶ a fault ──reported──▶ nothing
 ///
-/// A question is asked once per page and kind of access, however many queues wait for it (R115). A refusal serves one
-/// access of the queue that waited: what the guest maps later is asked for anew. Not thread-safe; its owner locks.
+/// A question is asked once per page and kind of access, however many queues wait for it (R115). A queue is woken when all
+/// that it waits for is answered: a chain of many cold pages is retried once. A refusal serves the one chain of the queue
+/// that waited: what the guest maps later is asked for anew. Not thread-safe; its owner locks.
 struct PendingMisses {
   /// A page and what is wanted of it. An answer for writing serves a reader too, but not the other way round.
   struct Key: Hashable {
@@ -57,11 +57,7 @@ struct PendingMisses {
   mutating func want(_ address: DMAAddress, _ access: DMAAccess, _ queue: (any TranslationWaiter)?) -> Verdict {
     let key = Key(address, access)
     let identity = queue.map(ObjectIdentifier.init)
-    if refusals[key]?.remove(identity) != nil {
-      if refusals[key]?.isEmpty == true { refusals[key] = nil }
-      forgetInterest(of: identity)
-      return .refused
-    }
+    if refusals[key]?.contains(identity) == true { return .refused }
     if waiting[key] != nil {
       join(key, queue, identity)
       return .wait
@@ -86,16 +82,26 @@ struct PendingMisses {
     }
   }
 
-  /// A chain ended in a fault: refusals of its other pages, come or still to come, are nobody's any more.
-  private mutating func forgetInterest(of identity: ObjectIdentifier?) {
-    for key in refusals.keys {
-      refusals[key]?.remove(identity)
+  /// A chain, or a ring, ended in a fault at `address`. Refusals of its other pages, come or still to come, are nobody's any
+  /// more.
+  mutating func faulted(_ address: DMAAddress, _ access: DMAAccess) {
+    guard let owners = refusals[Key(address, access)] else { return }
+    for key in Array(refusals.keys) {
+      refusals[key]?.subtract(owners)
       if refusals[key]?.isEmpty == true { refusals[key] = nil }
     }
-    for key in waiting.keys {
-      guard let place = waiting[key]?.firstIndex(where: { $0.identity == identity }) else { continue }
-      waiting[key]?[place].wantsRefusal = false
+    for key in Array(waiting.keys) {
+      guard let waiters = waiting[key] else { continue }
+      waiting[key] = waiters.map { Waiter(queue: $0.queue, wantsRefusal: $0.wantsRefusal && !owners.contains($0.identity)) }
     }
+  }
+
+  /// Those of `waiters` that wait for nothing else.
+  private func free(_ waiters: [Waiter]) -> [Waiter] {
+    guard !waiting.isEmpty else { return waiters }
+    var busy: Set<ObjectIdentifier?> = []
+    for others in waiting.values { for other in others where other.wantsRefusal { busy.insert(other.identity) } }
+    return waiters.filter { !busy.contains($0.identity) }
   }
 
   /// The question could not be sent and never will be.
@@ -120,7 +126,7 @@ struct PendingMisses {
     } else {
       for key in Array(waiting.keys) + Array(refusals.keys) where pages.contains(key.page) { woken += settle(key, permissions) }
     }
-    return woken
+    return free(woken)
   }
 
   private mutating func settle(_ key: Key, _ permissions: DMAPermissions) -> [Waiter] {
@@ -142,7 +148,7 @@ struct PendingMisses {
     guard let waiters = waiting.removeValue(forKey: question.key) else { return [] }
     let interested = Set(waiters.filter(\.wantsRefusal).map(\.identity))
     if !interested.isEmpty { refusals[question.key, default: []].formUnion(interested) }
-    return waiters
+    return free(waiters)
   }
 
   /// Mappings were taken back: refusals there are history.

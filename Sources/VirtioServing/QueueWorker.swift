@@ -172,15 +172,19 @@ struct QueueWorker: ~Copyable {
 
   private mutating func end(_ index: Int) -> QueueState? {
     guard let i = running.firstIndex(where: { $0.index == index }) else { return nil }
-    for queue in running where !queue.hasFailed {
-      do throws(QueueError) { try queues[queue.index].beginRound() } catch { failAll(error) }
-    }
-    handler.finish(&queues)
-    for queue in running {
-      if queues[queue.index].takeCall() { queue.call.signal() }
-      // Another queue of the group goes on: it wants kicks, and what came meanwhile is looked at after this command.
-      if queue.index != index { _ = queues[queue.index].armKick() }
-      queues[queue.index].endRound()
+    // Without anything in flight no ring is touched: its mappings may be gone already, and looking would be a fault that
+    // the guest sees (R063, R095).
+    if handler.inFlight > 0 {
+      for queue in running where !queue.hasFailed {
+        do throws(QueueError) { try queues[queue.index].beginRound() } catch { failAll(error) }
+      }
+      handler.finish(&queues)
+      for queue in running {
+        if queues[queue.index].takeCall() { queue.call.signal() }
+        // Another queue of the group goes on: it wants kicks, and what came meanwhile is looked at after this command.
+        if queue.index != index { _ = queues[queue.index].armKick() }
+        queues[queue.index].endRound()
+      }
     }
     if let kick = running[i].kick { try? poller.remove(kick.rawValue) }
     running.remove(at: i)
