@@ -52,6 +52,7 @@ var targets: [Target] = [
     name: "VirtioTestKit", dependencies: ["DMA", "HostIO", "Virtio", "VirtioDrivers"],
     path: "Tests/Support/VirtioTestKit", swiftSettings: checks),
   tests("VirtioDevicesTests", ["CLinux", "DMA", "HostIO", "Virtio", "VirtioDevices"]),
+  tests("HostIOTests", ["DMA", "HostIO"]),
   tests("VhostUserTests", ["DMA", "HostIO", "Virtio", "VirtioServing", "VirtioDevices", "VirtioDrivers", "VhostUser", "VirtioTestKit", log]),
   // A driver for QEMU's own virtio-pci and VT-d; depends on nothing of ours, so that it can be a referee.
   .target(name: "QTestKit", dependencies: [], path: "Tests/Support/QTestKit", swiftSettings: checks),

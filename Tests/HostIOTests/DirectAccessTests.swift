@@ -1,0 +1,103 @@
+import DMA
+import Foundation
+import Glibc
+import HostIO
+import Synchronization
+import Testing
+
+/// Whether the temporary directory takes O_DIRECT at all.
+private func hasDirectAccess() -> Bool {
+  guard let directory = try? TemporaryDirectory(), let path = try? directory.file("probe", pattern(8192)) else { return false }
+  return (try? BlockFile(path: path, options: .init(direct: true))) != nil
+}
+
+@Suite("Direct access", .enabled("SKIPPED: the temporary directory's file system has no O_DIRECT") { hasDirectAccess() })
+struct DirectAccessTests {
+  @Test("Requests of every alignment, of memory and of position, read and write the same bytes as without")
+  func alignments() throws {
+    let directory = try TemporaryDirectory()
+    var expected = pattern(65536)
+    let file = try BlockFile(path: try directory.file("disk", expected), options: .init(direct: true))
+    #expect(file.isDirect && file.memoryAlignment >= 1 && file.positionAlignment >= 512)
+    #expect(file.geometry.logicalBlock == file.positionAlignment)
+    let shapes: [[(Int, Int)]] = [
+      [(4096, 4096)], [(4096, 4096), (12288, 8192)], [(4096, 512), (8192, 3584)],
+      [(4097, 4096)], [(4096, 100), (8192, 412)], [(4096, 512)], [(4099, 16), (8192, 1), (12288, 9000)],
+    ]
+    for (seed, shape) in shapes.enumerated() {
+      for position in [0, 512, 4096, 5120, 8192 - 7] {
+        let buffers = try Buffers(shape)
+        let count = shape.reduce(0) { $0 + $1.1 }
+        #expect(try file.read(into: buffers.list.readable, at: UInt64(position)) == count)
+        #expect(buffers.bytes == Array(expected[position..<position + count]))
+        buffers.bytes = pattern(count, seed: seed + position)
+        try file.write(from: buffers.list.readable, at: UInt64(position), durable: seed % 2 == 0)
+        expected.replaceSubrange(position..<position + count, with: pattern(count, seed: seed + position))
+      }
+    }
+    #expect(try Data(contentsOf: URL(filePath: file.path)) == Data(expected))
+  }
+
+  @Test("An unaligned request larger than the memory in between goes through in parts")
+  func largeUnaligned() throws {
+    let directory = try TemporaryDirectory()
+    let size = 3 << 20
+    var expected = pattern(size)
+    let file = try BlockFile(path: try directory.file("disk", expected), options: .init(direct: true))
+    let buffers = try Buffers([(1, 1_300_000), (2_000_001, 1_000_000)])
+    #expect(try file.read(into: buffers.list.readable, at: 777) == 2_300_000)
+    #expect(buffers.bytes == Array(expected[777..<2_300_777]))
+    buffers.bytes = pattern(2_300_000, seed: 4)
+    try file.write(from: buffers.list.readable, at: 777)
+    expected.replaceSubrange(777..<2_300_777, with: pattern(2_300_000, seed: 4))
+    #expect(try Data(contentsOf: URL(filePath: file.path)) == Data(expected))
+  }
+
+  @Test("An unaligned read ends at the end of the disk")
+  func end() throws {
+    let directory = try TemporaryDirectory()
+    let file = try BlockFile(path: try directory.file("disk", pattern(8192)), options: .init(direct: true))
+    let buffers = try Buffers([(1, 1000)])
+    #expect(try file.read(into: buffers.list.readable, at: 8000) == 192)
+    #expect(Array(buffers.bytes[..<192]) == Array(pattern(8192)[8000...]))
+    #expect(try file.read(into: buffers.list.readable, at: 9000) == 0)
+    #expect(errno { () throws(HostError) in try file.write(from: buffers.list.readable, at: 8000) } == EINVAL)
+  }
+
+  @Test("A size that direct access cannot reach to the end of is refused")
+  func oddSize() throws {
+    let directory = try TemporaryDirectory()
+    let path = try directory.file("disk", pattern(8192 + 100))
+    #expect(errno { () throws(HostError) in _ = try BlockFile(path: path, options: .init(direct: true)) } == EINVAL)
+    // Growing to such a size counts whole blocks only.
+    let file = try BlockFile(path: try directory.file("other", pattern(8192)), options: .init(direct: true))
+    try #require(FileHandle(forWritingAtPath: file.path)).truncate(atOffset: 20000)
+    #expect(try file.refreshSize())
+    #expect(file.size == UInt64(20000 / file.positionAlignment * file.positionAlignment))
+  }
+
+  @Test("Neighbours within a block, written from two threads at once, do not lose each other's bytes")
+  func neighbours() throws {
+    let directory = try TemporaryDirectory()
+    let file = try BlockFile(path: try directory.file("disk", [UInt8](repeating: 0, count: 8192)), options: .init(direct: true))
+    let unit = file.positionAlignment
+    let failed = Shared(Atomic(false))
+    let threads = try (0..<2).map { half in
+      try WorkerThread(name: "half\(half)") {
+        do {
+          let buffers = try Buffers([(0, unit / 2)])
+          for round in 1...50 {
+            buffers.bytes = [UInt8](repeating: UInt8(round), count: unit / 2)
+            try file.write(from: buffers.list.readable, at: UInt64(half * unit / 2))
+            buffers.bytes = [UInt8](repeating: 0, count: unit / 2)
+            _ = try file.read(into: buffers.list.readable, at: UInt64(half * unit / 2))
+            if buffers.bytes != [UInt8](repeating: UInt8(round), count: unit / 2) { failed.value.store(true, ordering: .relaxed) }
+          }
+        } catch { failed.value.store(true, ordering: .relaxed) }
+      }
+    }
+    for thread in threads { thread.join() }
+    let lost = failed.value.load(ordering: .relaxed)
+    #expect(!lost)
+  }
+}

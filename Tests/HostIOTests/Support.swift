@@ -1,0 +1,94 @@
+import DMA
+import Foundation
+import HostIO
+import Testing
+
+/// A directory that goes away with the test.
+struct TemporaryDirectory: ~Copyable {
+  let url: URL
+
+  init(under parent: URL = FileManager.default.temporaryDirectory) throws {
+    url = parent.appending(path: "hostio-\(UUID().uuidString.prefix(8))")
+    try FileManager.default.createDirectory(at: url, withIntermediateDirectories: true)
+  }
+
+  deinit { try? FileManager.default.removeItem(at: url) }
+
+  func path(_ name: String) -> String { url.appending(path: name).path }
+
+  /// Makes a file of these bytes and returns its path.
+  func file(_ name: String, _ bytes: [UInt8]) throws -> String {
+    try Data(bytes).write(to: URL(filePath: path(name)))
+    return path(name)
+  }
+}
+
+/// Bytes that differ from place to place, and from seed to seed.
+func pattern(_ count: Int, seed: Int = 1) -> [UInt8] {
+  (0..<count).map { UInt8(truncatingIfNeeded: ($0 &* 31) ^ ($0 >> 8) &+ seed) }
+}
+
+/// Guest memory with a chain's segments in it, the way a device gets them.
+struct Buffers: ~Copyable {
+  let memory: GuestMemory
+  var list: SegmentList
+  private var addresses: [(Int, Int)]
+
+  /// One segment for each (address, count); they must not touch, or they are one.
+  init(_ pieces: [(Int, Int)]) throws {
+    let memory = try GuestMemory(byteCount: (pieces.map { $0.0 + $0.1 }.max() ?? 0) + 4096)
+    var pool = SegmentPool()
+    var list = pool.take()
+    var tlb = IOTLB(PhysicalSpace(memory))
+    _ = tlb.beginRound()
+    for (address, count) in pieces { try tlb.resolve(DMAAddress(UInt64(address)), count: count, for: .write, into: &list) }
+    tlb.endRound()
+    self.memory = memory
+    self.list = list
+    addresses = pieces
+  }
+
+  /// All bytes of the segments in order.
+  var bytes: [UInt8] {
+    get {
+      var all: [UInt8] = []
+      for (address, count) in addresses {
+        var part = [UInt8](repeating: 0, count: count)
+        var span = part.mutableSpan
+        _ = memory.copy(from: GuestAddress(UInt64(address)), into: &span)
+        all += part
+      }
+      return all
+    }
+    nonmutating set {
+      var done = 0
+      for (address, count) in addresses {
+        let part = Array(newValue[done..<done + count])
+        _ = memory.copy(part.span, to: GuestAddress(UInt64(address)))
+        done += count
+      }
+    }
+  }
+}
+
+/// The error number a call threw, nil if it did not.
+func errno(_ body: () throws(HostError) -> Void) -> Int32? {
+  do throws(HostError) { try body() } catch { return error.errno }
+  return nil
+}
+
+/// Runs a program to its end and returns its status and what it printed.
+func run(_ program: String, _ arguments: [String]) throws -> (status: Int32, output: String) {
+  let process = Process()
+  process.executableURL = URL(filePath: program)
+  process.arguments = arguments
+  let pipe = Pipe()
+  process.standardOutput = pipe
+  process.standardError = pipe
+  try process.run()
+  let output = try pipe.fileHandleForReading.readToEnd() ?? Data()
+  process.waitUntilExit()
+  return (process.terminationStatus, String(decoding: output, as: UTF8.self))
+}
+
+func isInstalled(_ program: String) -> Bool { FileManager.default.isExecutableFile(atPath: program) }
