@@ -45,7 +45,7 @@ var targets: [Target] = [
     path: "Sources/sluice", swiftSettings: checks),
   .executableTarget(
     name: "sluice-bench",
-    dependencies: ["DMA", "HostIO", "Virtio", "VirtioServing", "VirtioDevices", "VirtioDrivers", "VhostUser", "VirtioTestKit", arguments],
+    dependencies: ["DMA", "HostIO", "Virtio", "VirtioServing", "VirtioDevices", "VirtioDrivers", "VhostUser", "FrontendKit", "VirtioTestKit", arguments],
     path: "Benchmarks", swiftSettings: checks),
   // tests
   .target(
@@ -54,6 +54,11 @@ var targets: [Target] = [
   tests("VirtioDevicesTests", ["CLinux", "DMA", "HostIO", "Virtio", "VirtioDevices"]),
   tests("HostIOTests", ["DMA", "HostIO"]),
   tests("VhostUserTests", ["DMA", "HostIO", "Virtio", "VirtioServing", "VirtioDevices", "VirtioDrivers", "VhostUser", "VirtioTestKit", log]),
+  // Drivers at the other end of a connection, for tests and benchmarks.
+  .target(
+    name: "FrontendKit", dependencies: ["DMA", "HostIO", "Virtio", "VirtioDrivers", "VhostUser"],
+    path: "Tests/Support/FrontendKit", swiftSettings: checks),
+  tests("FrontendTests", ["DMA", "HostIO", "Virtio", "VirtioDrivers", "VirtioServing", "VirtioDevices", "VhostUser", "FrontendKit", log]),
   // A driver for QEMU's own virtio-pci and VT-d; depends on nothing of ours, so that it can be a referee.
   .target(name: "QTestKit", dependencies: [], path: "Tests/Support/QTestKit", swiftSettings: checks),
   tests("QEMUTests", ["QTestKit"]),
