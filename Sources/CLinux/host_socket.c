@@ -120,6 +120,13 @@ ssize_t host_send(int fd, const void *bytes, size_t count, const int *fds, int p
   }
 }
 
+ssize_t host_peek(int fd, void *bytes, size_t count) {
+  ssize_t n;
+  do n = recv(fd, bytes, count, MSG_DONTWAIT | MSG_PEEK);
+  while (n < 0 && errno == EINTR);
+  return n < 0 ? -errno : n;
+}
+
 ssize_t host_receive(int fd, void *bytes, size_t count, int *fds, int *received, int *truncated) {
   struct iovec data = {.iov_base = bytes, .iov_len = count};
   union control control;

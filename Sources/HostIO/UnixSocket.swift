@@ -88,6 +88,16 @@ public final class UnixSocket: Sendable {
     Int(try check(host_socket_pending(rawValue), "ioctl FIONREAD"))
   }
 
+  /// The first bytes that are here, `count` at most, without taking them; descriptors stay with them too. Empty at the end, nil
+  /// when none is here yet.
+  public func peek(_ count: Int) throws(HostError) -> [UInt8]? {
+    var bytes = [UInt8](repeating: 0, count: count)
+    // Safe: the array has room for `count` bytes and lives across the call.
+    let n = unsafe bytes.withUnsafeMutableBytes { unsafe host_peek(rawValue, $0.baseAddress, $0.count) }
+    if n == -Int(EAGAIN) { return nil }
+    return Array(bytes.prefix(try check(n, "recv")))
+  }
+
   /// Ends both directions: a thread that waits in this socket, on either side, is woken.
   public func shutdown() {
     _ = host_socket_shutdown(rawValue)

@@ -41,12 +41,26 @@ public final class VhostUserServer: DeviceServer {
   public func run() throws {
     switch socket {
     case .connected(let socket): try serve(socket)
-    case .listening(let listener):
-      while try !stopping.wait(timeout: .zero) {
-        guard let socket = try listener.accept(timeout: nil, cancel: stopping) else { return }
-        try serve(socket)
-        if options.once { return }
-      }
+    case .listening(let listener): try serve(listener)
+    }
+  }
+
+  private func serve(_ listener: UnixListener) throws(HostError) {
+    let report = report
+    let doorway = try Doorway(listener, stopping: stopping, log: log) { form in
+      form == .json ? report.statistics.json : report.statistics.words
+    }
+    let log = log
+    let door = try WorkerThread(name: "\(options.name) door") {
+      do { try doorway.run() } catch { log.error("nobody new is let in: \(error)") }
+    }
+    defer {
+      stopping.signal()
+      door.join()
+    }
+    while let socket = try doorway.next() {
+      try serve(socket)
+      if options.once { return }
     }
   }
 

@@ -112,6 +112,8 @@ int host_socket_is_unix_stream(int fd);
 int host_socket_peer(int fd, int32_t *process, uint32_t *user, uint32_t *group);
 int host_socket_shutdown(int fd);
 int host_socket_pending(int fd);
+// Bytes that are here, without taking them. -EAGAIN when there are none yet, 0 at the end.
+ssize_t host_peek(int fd, void *bytes, size_t count);
 
 #define HOST_MAX_PASSED 253
 /// One sendmsg without waiting; descriptors travel with the first byte.

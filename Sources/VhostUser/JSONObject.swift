@@ -1,0 +1,32 @@
+/// Builds one JSON object, fields in the order they are added. The back-end answers `explain` with it and must start fast, so
+/// it does not load a library for this.
+struct JSONObject {
+  private var fields: [String] = []
+
+  var text: String { "{" + fields.joined(separator: ",") + "}" }
+
+  mutating func add(_ key: String, _ value: String) { put(key, Self.quoted(value)) }
+  mutating func add(_ key: String, _ value: String?) { put(key, value.map(Self.quoted) ?? "null") }
+  mutating func add(_ key: String, _ value: UInt64) { put(key, String(value)) }
+  mutating func add(_ key: String, _ value: Bool) { put(key, value ? "true" : "false") }
+  /// Values that are JSON already.
+  mutating func add(_ key: String, _ values: [String]) { put(key, "[" + values.joined(separator: ",") + "]") }
+
+  private mutating func put(_ key: String, _ json: String) { fields.append(Self.quoted(key) + ":" + json) }
+
+  static func quoted(_ text: String) -> String {
+    var result = "\""
+    for scalar in text.unicodeScalars {
+      switch scalar {
+      case "\"": result += "\\\""
+      case "\\": result += "\\\\"
+      case "\n": result += "\\n"
+      case _ where scalar.value < 0x20:
+        let digits = String(scalar.value, radix: 16)
+        result += "\\u" + String(repeating: "0", count: 4 - digits.count) + digits
+      default: result.unicodeScalars.append(scalar)
+      }
+    }
+    return result + "\""
+  }
+}

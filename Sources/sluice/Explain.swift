@@ -1,0 +1,36 @@
+import ArgumentParser
+import Glibc
+import HostIO
+import VhostUser
+
+/// `sluice explain`: what a running back-end does, and why.
+struct Explain: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    abstract: "Ask a running back-end whether its device goes through the IOMMU, and what it can reach.",
+    discussion: """
+      The back-end answers on the socket it serves on, beside its front-end: whether VIRTIO_F_ACCESS_PLATFORM was offered and \
+      accepted, which address path is in force and why, how much of the guest's memory the device can reach now, and what its \
+      translation cache did.
+      """)
+
+  @Argument(help: ArgumentHelp("The back-end's socket.", valueName: "socket"))
+  var path: String
+
+  @Flag(help: "Answer in JSON: one object, one line.")
+  var json = false
+
+  func run() throws {
+    do {
+      StandardStream.output.print(try ExplainRequest.ask(path, as: json ? .json : .words), terminator: "")
+    } catch {
+      switch error {
+      case .unreachable(let host) where host.errno == ENOENT:
+        throw Failure.host("there is no socket \(path); is the back-end running?")
+      case .unreachable(let host) where host.errno == ECONNREFUSED:
+        throw Failure.host("nobody listens on \(path); its back-end has ended")
+      case .unreachable(let host): throw Failure.host("\(path) cannot be asked: \(host.reason)")
+      case .silent: throw Failure.host("who listens on \(path) does not answer; explain asks back-ends of sluice only")
+      }
+    }
+  }
+}

@@ -1,0 +1,39 @@
+import ArgumentParser
+import HostIO
+
+/// The command. Exit status: 0 done, 1 this host failed, 2 wrong usage, 3 the front-end broke the protocol.
+@main
+struct Sluice: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "sluice",
+    abstract: "Serves virtio devices to virtual machines, confined to the memory their drivers mapped.",
+    discussion: """
+      A device is a process of its own that a virtual machine monitor connects to by vhost-user. Behind an IOMMU, with \
+      VIRTIO_F_ACCESS_PLATFORM negotiated, it reaches only the pages the guest mapped for it.
+      """,
+    version: "0.1.0",
+    subcommands: [Serve.self, Explain.self])
+
+  static func main() {
+    var words = CommandLine.arguments
+    let program = words.isEmpty ? "sluice" : words.removeFirst()
+    // A manager that starts back-ends by name alone finds them under these (links to this program).
+    switch program.split(separator: "/").last ?? "" {
+    case "sluice-blk", "vhost-user-blk": words = ["serve", "blk"] + words
+    case "sluice-rng", "vhost-user-rng": words = ["serve", "rng"] + words
+    default: break
+    }
+    do {
+      try? SignalFD.ignoreBrokenPipes()
+      var command = try Sluice.parseAsRoot(words)
+      try command.run()
+    } catch let failure as Failure {
+      failure.end()
+    } catch {
+      let status = Sluice.exitCode(for: error)
+      // Help and version texts are results, everything else is a mistake in what was typed.
+      if status == .success { Sluice.exit(withError: error) }
+      Failure.usage(Sluice.message(for: error)).end()
+    }
+  }
+}

@@ -1,0 +1,93 @@
+import ArgumentParser
+import Glibc
+import HostIO
+import VhostUser
+
+/// The three words of `--access-platform`.
+enum PlatformArgument: String, CaseIterable, ExpressibleByArgument {
+  case auto, on, off
+
+  var policy: AccessPlatformPolicy {
+    switch self {
+    case .auto: .auto
+    case .on: .on
+    case .off: .off
+    }
+  }
+}
+
+/// Where the front-end is, after the conventions for vhost-user back-end programs.
+struct SocketOptions: ParsableArguments {
+  @Option(name: .customLong("socket-path"), help: ArgumentHelp("Listen on a Unix socket at this path.", valueName: "path"))
+  var socketPath: String?
+
+  @Option(help: ArgumentHelp("Use this open descriptor: a listening socket or a connected one.", valueName: "number"))
+  var fd: Int32?
+
+  @Flag(name: .customLong("print-capabilities"), help: "Print what this program can do, as JSON, and exit.")
+  var printCapabilities = false
+
+  @Option(
+    name: .customLong("access-platform"),
+    help: ArgumentHelp(
+      "Whether the device goes through the guest's IOMMU: auto (when there is one), on (refuse a front-end without), off (reach all memory).",
+      valueName: "auto|on|off"))
+  var platform: PlatformArgument = .auto
+
+  @Flag(help: "End when the first front-end disconnects, instead of waiting for the next.")
+  var once = false
+
+  @Option(name: .customLong("log-level"), help: ArgumentHelp("What to tell on standard error: debug, info, warning, error.", valueName: "level"))
+  var logLevel: LogLevel = .info
+
+  /// Opens the one place that was named. Nothing is created before everything else is in order: call it last.
+  func open() throws -> InheritedSocket {
+    let passed = Self.passedDescriptors()
+    switch (socketPath, fd) {
+    case (.some, .some):
+      throw Failure.usage("--socket-path and --fd exclude each other; give one of them")
+    case (.some(let path), nil):
+      do {
+        return .listening(try UnixListener(path: path))
+      } catch {
+        throw Self.failure(error, path)
+      }
+    case (nil, .some(let number)):
+      return try Self.adopt(number, "--fd \(number)")
+    case (nil, nil):
+      guard let number = passed.first else {
+        throw Failure.usage("nowhere to serve; give --socket-path PATH, or --fd NUMBER for a socket that is open already")
+      }
+      guard passed.count == 1 else {
+        throw Failure.usage("LISTEN_FDS passes \(passed.count) sockets; pass one, a device has one front-end")
+      }
+      return try Self.adopt(number, "the socket passed with LISTEN_FDS")
+    }
+  }
+
+  private static func adopt(_ number: Int32, _ what: String) throws -> InheritedSocket {
+    do {
+      return try InheritedSocket(adopting: FileDescriptor(adopting: number))
+    } catch {
+      throw Failure.usage("\(what) is not an open Unix stream socket (\(error.reason)); pass a listening or a connected one")
+    }
+  }
+
+  private static func failure(_ error: HostError, _ path: String) -> Failure {
+    switch error.errno {
+    case EADDRINUSE: .host("\(path) is busy: another process listens there; stop it or choose another --socket-path")
+    case EEXIST: .host("\(path) exists and is not a socket; choose another --socket-path")
+    case ENAMETOOLONG: .usage("\(path) is longer than a socket's path may be (107 bytes); choose a shorter --socket-path")
+    case ENOENT: .host("the directory of \(path) does not exist; create it or choose another --socket-path")
+    case EACCES, EPERM: .host("\(path) may not be created by this user (\(error.reason)); choose another --socket-path")
+    default: .host("cannot listen on \(path): \(error.reason)")
+    }
+  }
+
+  /// What a service manager passed (LISTEN_PID, LISTEN_FDS): descriptors from 3 on.
+  private static func passedDescriptors() -> [Int32] {
+    func variable(_ name: String) -> Int32? { Environment.value(of: name).flatMap { Int32($0) } }
+    guard let count = variable("LISTEN_FDS"), count > 0, count < 64, let process = variable("LISTEN_PID"), process == getpid() else { return [] }
+    return (0..<count).map { 3 + $0 }
+  }
+}
