@@ -13,7 +13,7 @@ public final class BlockFile: Sendable {
     public var readOnly: Bool
     /// Goes around the page cache (O_DIRECT).
     public var direct: Bool
-    /// Takes the lock that keeps a second user out; see ``BlockFile/lock()``.
+    /// Takes the lock that keeps a second user out; see BlockFile+Lock.swift.
     public var locked: Bool
 
     public init(readOnly: Bool = false, direct: Bool = false, locked: Bool = true) {

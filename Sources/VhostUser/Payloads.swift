@@ -22,7 +22,7 @@ public struct VringState: Payload {
   }
 }
 
-/// Where a virtqueue's three areas are. ``RingAddress`` says in which address space.
+/// Where a virtqueue's three areas are. `RingAddress` says in which address space.
 public struct VringAddress: Payload {
   /// The virtqueue.
   public var index: UInt32
