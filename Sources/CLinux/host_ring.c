@@ -15,10 +15,11 @@
 struct host_ring {
   struct io_uring ring;
   int waiting_for_owner; // made disabled; the first thread that submits becomes the single issuer
+  unsigned setup;        // index of the one in use
   int registered;        // the descriptor at index 0 of the ring's own table, -1 none
 };
 
-// Best first. A kernel refuses flags it does not know with EINVAL.
+// Best first, in the order of HOST_RING_ numbers. A kernel refuses flags it does not know with EINVAL.
 static const unsigned setups[] = {
     IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_TASKRUN_FLAG | IORING_SETUP_R_DISABLED,
     IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG | IORING_SETUP_R_DISABLED,
@@ -26,14 +27,15 @@ static const unsigned setups[] = {
     0,
 };
 
-int host_ring_create(unsigned entries, struct host_ring **result) {
+int host_ring_create(unsigned entries, unsigned best, struct host_ring **result) {
   struct host_ring *ring = calloc(1, sizeof *ring);
   if (!ring) return -ENOMEM;
   int error = -EINVAL;
-  for (size_t i = 0; i < sizeof setups / sizeof *setups && error == -EINVAL; i++) {
+  for (size_t i = best; i < sizeof setups / sizeof *setups && error == -EINVAL; i++) {
     struct io_uring_params parameters = {.flags = setups[i] | IORING_SETUP_CLAMP};
     error = io_uring_queue_init_params(entries, &ring->ring, &parameters);
     ring->waiting_for_owner = !error && (setups[i] & IORING_SETUP_R_DISABLED);
+    ring->setup = (unsigned)i;
   }
   if (error) {
     free(ring);
@@ -49,12 +51,7 @@ void host_ring_destroy(struct host_ring *ring) {
   free(ring);
 }
 
-uint32_t host_ring_setup(const struct host_ring *ring) {
-  unsigned flags = ring->ring.flags;
-  return (flags & IORING_SETUP_SINGLE_ISSUER ? HOST_RING_SINGLE_ISSUER : 0) |
-         (flags & IORING_SETUP_DEFER_TASKRUN ? HOST_RING_DEFERRED : 0) |
-         (flags & IORING_SETUP_COOP_TASKRUN ? HOST_RING_COOPERATIVE : 0);
-}
+uint32_t host_ring_setup(const struct host_ring *ring) { return ring->setup; }
 
 uint32_t host_ring_completion_capacity(const struct host_ring *ring) { return *ring->ring.cq.kring_entries; }
 

@@ -40,7 +40,21 @@ public struct CompletionSet: ~Copyable {
     case unsuitable
   }
 
+  /// How the kernel runs a ring, cheapest first.
+  public enum Setup: UInt32, CaseIterable, Sendable {
+    /// Completions are posted when the one thread that submits asks (Linux 6.1).
+    case deferred = 0
+    /// They are posted when it enters the kernel; it alone submits (6.0).
+    case singleIssuer = 1
+    /// The same, for any thread (5.19).
+    case cooperative = 2
+    /// The thread is interrupted for them.
+    case plain = 3
+  }
+
   private let ring: OpaquePointer
+  /// What this kernel agreed to.
+  public let setup: Setup
   /// Requests that may be under way at once.
   public let capacity: Int
   /// Requests queued or submitted, and not reaped.
@@ -48,17 +62,19 @@ public struct CompletionSet: ~Copyable {
   /// Requests queued and not submitted.
   public private(set) var unsubmitted = 0
 
-  /// Makes a ring for about `entries` requests at once, with the cheapest set-up this kernel takes.
+  /// Makes a ring for about `entries` requests at once, with the cheapest set-up, from `best` on, that this kernel takes.
   ///
   /// - Throws: ENOSYS, EPERM or ENOMEM where the kernel has none for us: use `BlockFile`'s own calls then.
-  public init(entries: Int) throws(HostError) {
+  public init(entries: Int, atBest best: Setup = .deferred) throws(HostError) {
     var ring: OpaquePointer?
     // Safe: one pointer, written before the call returns.
-    try check(unsafe host_ring_create(UInt32(clamping: max(1, entries)), &ring), "io_uring_setup")
+    try check(unsafe host_ring_create(UInt32(clamping: max(1, entries)), best.rawValue, &ring), "io_uring_setup")
     // Safe: ours until deinit, used by one owner.
     unsafe self.ring = ring!
     // Safe: as above.
     capacity = Int(unsafe host_ring_completion_capacity(ring!))
+    // Safe: as above.
+    setup = Setup(rawValue: unsafe host_ring_setup(ring!)) ?? .plain
   }
 
   deinit {
@@ -72,15 +88,6 @@ public struct CompletionSet: ~Copyable {
       left -= Int(unsafe Self.reap(ring, &tags, &results))
     }
     unsafe host_ring_destroy(ring)
-  }
-
-  /// How the kernel agreed to run the ring, for a log line.
-  public var setup: String {
-    // Safe: the ring is ours.
-    let flags = unsafe host_ring_setup(ring)
-    if flags & HOST_RING_DEFERRED != 0 { return "single issuer, deferred" }
-    if flags & HOST_RING_SINGLE_ISSUER != 0 { return "single issuer, cooperative" }
-    return flags & HOST_RING_COOPERATIVE != 0 ? "cooperative" : "plain"
   }
 
   /// Has `event` signalled when completions are there. Before the first submission.

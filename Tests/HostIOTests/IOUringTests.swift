@@ -9,11 +9,13 @@ private func hasIOUring() -> Bool { (try? IOUring(entries: 4)) != nil }
 
 @Suite("io_uring", .enabled("SKIPPED: this kernel has no io_uring for us") { hasIOUring() })
 struct IOUringTests {
-  @Test("Reads, writes and flushes complete with their tags", arguments: [false, true])
-  func roundTrip(registered: Bool) throws {
+  @Test("Reads, writes and flushes complete with their tags, in every set-up", arguments: IOUring.Setup.allCases, [false, true])
+  func roundTrip(best: IOUring.Setup, registered: Bool) throws {
     let directory = try TemporaryDirectory()
     let file = try BlockFile(path: try directory.file("disk", pattern(65536)))
-    var ring = try IOUring(entries: 8)
+    var ring = try IOUring(entries: 8, atBest: best)
+    let setup = ring.setup
+    #expect(setup.rawValue >= best.rawValue)
     if registered { try ring.register(file) }
     let one = try Buffers([(0, 4096)])
     let many = try Buffers([(0, 16), (4096, 1000), (8192, 8)])
@@ -44,12 +46,12 @@ struct IOUringTests {
     #expect(try Data(contentsOf: URL(filePath: file.path))[32768..<33792] == Data(pattern(1024, seed: 8)))
   }
 
-  @Test("A ring made on one thread is used by another, and its event wakes that one's poller")
-  func handedOver() throws {
+  @Test("A ring made on one thread is used by another, and its event wakes that one's poller", arguments: IOUring.Setup.allCases)
+  func handedOver(best: IOUring.Setup) throws {
     let directory = try TemporaryDirectory()
     let file = try BlockFile(path: try directory.file("disk", pattern(65536)))
     let event = try EventFD()
-    let ring = try IOUring(entries: 8)
+    let ring = try IOUring(entries: 8, atBest: best)
     try ring.signal(event)
     try ring.register(file)
     let good = Shared(Atomic(0))

@@ -186,12 +186,13 @@ int host_lock_conflicts(int fd, int kind, uint64_t start, uint64_t count);
 // io_uring
 
 struct host_ring;
+#define HOST_RING_DEFERRED 0u
 #define HOST_RING_SINGLE_ISSUER 1u
-#define HOST_RING_DEFERRED 2u
-#define HOST_RING_COOPERATIVE 4u
-/// Makes a ring with the best set-up this kernel takes. It may be made on one thread and used on another: the first
-/// submission settles whose it is.
-int host_ring_create(unsigned entries, struct host_ring **ring);
+#define HOST_RING_COOPERATIVE 2u
+#define HOST_RING_PLAIN 3u
+/// Makes a ring with the first set-up, from `best` on, that this kernel takes. It may be made on one thread and used on
+/// another: the first submission settles whose it is.
+int host_ring_create(unsigned entries, unsigned best, struct host_ring **ring);
 void host_ring_destroy(struct host_ring *ring);
 uint32_t host_ring_setup(const struct host_ring *ring);
 uint32_t host_ring_completion_capacity(const struct host_ring *ring);
