@@ -1,5 +1,5 @@
 # A verb a line; `make help` lists them.
-.PHONY: help try test build guests bench fuzz docs check clean
+.PHONY: help try test build install guests bench fuzz docs check clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -14,6 +14,9 @@ build: ## the release build
 	@Scripts/install build
 	swift build -c release
 
+install: ## the command, manual, completions and descriptors, into PREFIX (/usr/local), below DESTDIR
+	@Scripts/deploy
+
 guests: ## the guest matrix alone
 	@Scripts/guests
 
@@ -23,8 +26,9 @@ bench: ## benchmarks, against qemu-storage-daemon; `make bench ARGS=...`
 fuzz: ## the fuzzers, 60 seconds each
 	@Scripts/fuzz
 
-docs: ## the documentation and its diagrams
+docs: ## the documentation with its diagrams, the manual, completions
 	@Scripts/docs
+	@Scripts/manual
 
 check: ## format, floors, the unsafe count
 	@Scripts/check
