@@ -62,6 +62,9 @@ var targets: [Target] = [
   // A driver for QEMU's own virtio-pci and VT-d; depends on nothing of ours, so that it can be a referee.
   .target(name: "QTestKit", dependencies: [], path: "Tests/Support/QTestKit", swiftSettings: checks),
   tests("QEMUTests", ["QTestKit"]),
+  tests("VirtioServingTests", ["DMA", "HostIO", "Virtio", "VirtioServing", "VirtioTestKit", log]),
+  // The command, run as a process of its own.
+  tests("CommandTests", ["sluice"]),
   // What the sources must be, read from their text; depends on nothing of ours.
   tests("ArchitectureTests", []),
 ]

@@ -1,0 +1,115 @@
+import Foundation
+
+/// The built `sluice`, run as a user would.
+struct Command {
+  struct Result {
+    var status: Int32
+    var output: String
+    var errors: String
+  }
+
+  /// Beside the test bundle, where the build puts both.
+  static let program: URL = {
+    let runner = URL(fileURLWithPath: "/proc/self/exe").resolvingSymlinksInPath()
+    let candidates = [
+      runner.deletingLastPathComponent().appendingPathComponent("sluice"),
+      URL(fileURLWithPath: #filePath).deletingLastPathComponent().appendingPathComponent("../../.build/debug/sluice").standardized,
+    ]
+    return candidates.first { FileManager.default.isExecutableFile(atPath: $0.path) } ?? candidates[0]
+  }()
+
+  /// Runs to the end, for at most 30 seconds.
+  static func run(_ words: String...) throws -> Result {
+    let running = try Running(words)
+    return try running.end(within: 30)
+  }
+
+  /// A process under way.
+  final class Running {
+    let process = Process()
+    private let ended = DispatchSemaphore(value: 0)
+    private let output: URL
+    private let errors: URL
+
+    init(_ words: [String], through launcher: [String] = []) throws {
+      let folder = FileManager.default.temporaryDirectory
+      output = folder.appendingPathComponent("sluice-out-\(UUID().uuidString)")
+      errors = folder.appendingPathComponent("sluice-err-\(UUID().uuidString)")
+      for file in [output, errors] { FileManager.default.createFile(atPath: file.path, contents: nil) }
+      let all = launcher + [Command.program.path] + words
+      process.executableURL = URL(fileURLWithPath: all[0])
+      process.arguments = Array(all.dropFirst())
+      process.standardInput = FileHandle.nullDevice
+      process.standardOutput = try FileHandle(forWritingTo: output)
+      process.standardError = try FileHandle(forWritingTo: errors)
+      process.terminationHandler = { [ended] _ in ended.signal() }
+      try process.run()
+    }
+
+    /// What it said so far.
+    var said: String { (try? String(contentsOf: errors, encoding: .utf8)) ?? "" }
+
+    /// Waits for the end; after the time is over it is killed and the status is -1.
+    func end(within seconds: Double) throws -> Result {
+      let isLate = ended.wait(timeout: .now() + seconds) == .timedOut
+      if isLate { kill(process.processIdentifier, SIGKILL) }
+      process.waitUntilExit()
+      let result = Result(
+        status: isLate ? -1 : process.terminationStatus,
+        output: try String(contentsOf: output, encoding: .utf8), errors: try String(contentsOf: errors, encoding: .utf8))
+      for file in [output, errors] { try? FileManager.default.removeItem(at: file) }
+      return result
+    }
+
+    func terminate() { kill(process.processIdentifier, SIGTERM) }
+
+    deinit {
+      if process.isRunning {
+        kill(process.processIdentifier, SIGKILL)
+        process.waitUntilExit()
+      }
+    }
+  }
+}
+
+/// A folder that goes with its test.
+final class Folder {
+  let url: URL
+
+  init() throws {
+    url = FileManager.default.temporaryDirectory.appendingPathComponent("sluice-\(UUID().uuidString.prefix(8))")
+    try FileManager.default.createDirectory(at: url, withIntermediateDirectories: true)
+  }
+
+  deinit { try? FileManager.default.removeItem(at: url) }
+
+  func path(_ name: String) -> String { url.appendingPathComponent(name).path }
+
+  /// A sparse image.
+  func image(_ name: String = "disk.img", size: UInt64 = 1 << 20) throws -> String {
+    let path = path(name)
+    FileManager.default.createFile(atPath: path, contents: nil)
+    let file = try FileHandle(forWritingTo: URL(fileURLWithPath: path))
+    try file.truncate(atOffset: size)
+    try file.close()
+    return path
+  }
+
+  /// Serves a disk and returns when it answers.
+  func serve(_ image: String, socket: String = "s.sock", _ more: String...) throws -> Command.Running {
+    let running = try Command.Running(["serve", "blk", "--socket-path", path(socket), "--blk-file", image] + more)
+    try waitUntilAnswered(socket, running)
+    return running
+  }
+
+  func waitUntilAnswered(_ socket: String, _ running: Command.Running) throws {
+    for _ in 0..<200 {
+      if try Command.run("explain", path(socket)).status == 0 { return }
+      guard running.process.isRunning else { break }
+      usleep(20000)
+    }
+    throw Trouble(what: "the back-end does not answer: \(running.said)")
+  }
+}
+
+struct Trouble: Error { var what: String }

@@ -1,0 +1,139 @@
+import Foundation
+import Testing
+
+@Suite("The command, as typed", .serialized) struct ServeTests {
+  /// One sentence on standard error, nothing on standard output, and nothing left at `socket`.
+  func expectSentence(_ result: Command.Result, status: Int32, saying words: String, absent socket: String? = nil) {
+    #expect(result.status == status)
+    #expect(result.output == "")
+    #expect(result.errors.hasPrefix("sluice: "))
+    #expect(result.errors.split(separator: "\n").count == 1, "\(result.errors)")
+    #expect(result.errors.contains(words), "\(result.errors)")
+    if let socket { #expect(!FileManager.default.fileExists(atPath: socket)) }
+  }
+
+  @Test("A mistyped option is answered with the nearest one, status 2")
+  func mistyped() throws {
+    let folder = try Folder()
+    let result = try Command.run("serve", "blk", "--socket-pth", folder.path("s.sock"), "--blk-file", try folder.image())
+    expectSentence(result, status: 2, saying: "--socket-path", absent: folder.path("s.sock"))
+  }
+
+  @Test("Without a place to serve the command says which options name one, status 2")
+  func nowhere() throws {
+    let folder = try Folder()
+    expectSentence(try Command.run("serve", "blk", "--blk-file", try folder.image()), status: 2, saying: "--socket-path")
+    expectSentence(
+      try Command.run("serve", "blk", "--blk-file", try folder.image(), "--socket-path", folder.path("s"), "--fd", "3"), status: 2,
+      saying: "exclude", absent: folder.path("s"))
+  }
+
+  @Test("Without an image the command says which option names one, status 2")
+  func noImage() throws {
+    let folder = try Folder()
+    expectSentence(try Command.run("serve", "blk", "--socket-path", folder.path("s")), status: 2, saying: "--blk-file", absent: folder.path("s"))
+  }
+
+  @Test("A missing image is named with a way to make one, status 1, and no socket is left behind")
+  func missing() throws {
+    let folder = try Folder()
+    let result = try Command.run("serve", "blk", "--socket-path", folder.path("s"), "--blk-file", folder.path("none.img"))
+    expectSentence(result, status: 1, saying: "there is no image", absent: folder.path("s"))
+  }
+
+  @Test("A directory is not an image, status 1")
+  func directory() throws {
+    let folder = try Folder()
+    let result = try Command.run("serve", "blk", "--socket-path", folder.path("s"), "--blk-file", folder.url.path)
+    expectSentence(result, status: 1, saying: "is a directory", absent: folder.path("s"))
+  }
+
+  @Test("Options out of range are named as they are typed, status 2", arguments: [
+    ["--num-queues", "0"], ["--num-queues", "257"], ["--queue-size", "1"], ["--logical-block-size", "1000"],
+    ["--serial", "twenty-one characters"], ["--access-platform", "maybe"], ["--fd", "x"],
+  ])
+  func range(_ option: [String]) throws {
+    let folder = try Folder()
+    let words = ["serve", "blk", "--blk-file", try folder.image()] + (option[0] == "--fd" ? [] : ["--socket-path", folder.path("s")]) + option
+    let result = try Command.Running(words).end(within: 30)
+    expectSentence(result, status: 2, saying: option[0], absent: folder.path("s"))
+  }
+
+  @Test("A second server of the same image is refused while the first goes on, status 1")
+  func locked() throws {
+    let folder = try Folder()
+    let image = try folder.image()
+    let first = try folder.serve(image)
+    let second = try Command.run("serve", "blk", "--socket-path", folder.path("t.sock"), "--blk-file", image)
+    expectSentence(second, status: 1, saying: "in use by another process", absent: folder.path("t.sock"))
+    #expect(try Command.run("explain", folder.path("s.sock")).status == 0)
+    first.terminate()
+    #expect(try first.end(within: 10).status == 0)
+  }
+
+  @Test("A busy socket is refused, and its server goes on; a stale one is replaced")
+  func busy() throws {
+    let folder = try Folder()
+    let image = try folder.image()
+    let first = try folder.serve(image)
+    let second = try Command.run("serve", "blk", "--socket-path", folder.path("s.sock"), "--blk-file", try folder.image("other.img"))
+    expectSentence(second, status: 1, saying: "is busy")
+    #expect(try Command.run("explain", folder.path("s.sock")).status == 0)
+    // Killed, it leaves its socket's file behind.
+    kill(first.process.processIdentifier, SIGKILL)
+    _ = try first.end(within: 10)
+    #expect(FileManager.default.fileExists(atPath: folder.path("s.sock")))
+    let third = try folder.serve(image)
+    third.terminate()
+    #expect(try third.end(within: 10).status == 0)
+  }
+
+  @Test("A file that is no socket is not touched, status 1")
+  func occupied() throws {
+    let folder = try Folder()
+    let file = try folder.image("precious")
+    let result = try Command.run("serve", "blk", "--socket-path", file, "--blk-file", try folder.image())
+    expectSentence(result, status: 1, saying: "is not a socket")
+    #expect(FileManager.default.fileExists(atPath: file))
+  }
+
+  @Test("SIGTERM ends the command within a second, with status 0, and takes the socket along")
+  func termination() throws {
+    let folder = try Folder()
+    let running = try folder.serve(try folder.image())
+    running.terminate()
+    let result = try running.end(within: 1)
+    #expect(result.status == 0)
+    #expect(!FileManager.default.fileExists(atPath: folder.path("s.sock")))
+  }
+
+  @Test("--print-capabilities prints JSON and ignores what else is asked for", arguments: [("blk", "block"), ("rng", "rng")])
+  func capabilities(_ device: String, _ type: String) throws {
+    let result = try Command.run("serve", device, "--print-capabilities", "--socket-path", "/nowhere/at/all")
+    #expect(result.status == 0)
+    let json = try #require(try JSONSerialization.jsonObject(with: Data(result.output.utf8)) as? [String: Any])
+    #expect(json["type"] as? String == type)
+    #expect(json["features"] as? [String] == (device == "blk" ? ["read-only", "blk-file"] : []))
+  }
+
+  @Test("A listening socket that was inherited is served, named by --fd or by LISTEN_FDS", arguments: [true, false])
+  func inherited(_ named: Bool) throws {
+    let folder = try Folder()
+    // perl is part of every Debian: it opens descriptor 3, and becomes the command.
+    let open = #"$^F = 9; use Socket; socket(S, PF_UNIX, SOCK_STREAM, 0) && bind(S, sockaddr_un(shift)) && listen(S, 5) || die; "#
+      + #"fileno(S) == 3 || die "not 3"; $ENV{LISTEN_PID} = $$; $ENV{LISTEN_FDS} = 1; exec @ARGV"#
+    let running = try Command.Running(
+      ["serve", "rng"] + (named ? ["--fd", "3"] : []), through: ["/usr/bin/perl", "-e", open, folder.path("s.sock")])
+    try folder.waitUntilAnswered("s.sock", running)
+    running.terminate()
+    #expect(try running.end(within: 10).status == 0)
+    // Whoever made the socket keeps it.
+    #expect(FileManager.default.fileExists(atPath: folder.path("s.sock")))
+  }
+
+  @Test("A descriptor that is no socket is refused, status 2")
+  func noSocket() throws {
+    expectSentence(try Command.run("serve", "rng", "--fd", "0"), status: 2, saying: "--fd 0")
+    expectSentence(try Command.run("serve", "rng", "--fd", "77"), status: 2, saying: "--fd 77")
+  }
+}

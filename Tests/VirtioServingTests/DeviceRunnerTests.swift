@@ -1,0 +1,262 @@
+import DMA
+import HostIO
+import Logging
+import Synchronization
+import Testing
+import Virtio
+import VirtioServing
+import VirtioTestKit
+
+@Suite("Running a device", .timeLimit(.minutes(2))) struct DeviceRunnerTests {
+  /// A holding device behind a domain, with a literal driver: ring pages at 1 MiB, buffers from 2 MiB on, mapped one to one.
+  final class Rig {
+    let memory: GuestMemory
+    let domain: Domain
+    let device: HoldingDevice
+    let troubles: Troubles
+    let runner: DeviceRunner
+    let kick: EventFD
+    let call: EventFD
+    let ring: any LiteralRing
+    let layout: QueueLayout
+    let features: Features
+
+    init(packed: Bool = false, queues: Int = 1) throws {
+      memory = try GuestMemory(byteCount: 8 << 20)
+      domain = Domain(memory)
+      device = try HoldingDevice(queues: queues)
+      troubles = try Troubles()
+      runner = DeviceRunner(device, name: "test", events: troubles, log: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() })
+      kick = try EventFD()
+      call = try EventFD()
+      features = packed ? [.version1, .ringPacked, .accessPlatform] : [.version1, .accessPlatform]
+      let place = literalLayout(size: 16, packed: packed, at: 1 << 20)
+      layout = place.layout
+      try domain.map(DMAAddress(1 << 20), byteCount: (place.end + 4095) / 4096 * 4096 - 1 << 20, to: GuestAddress(1 << 20), permissions: .readWrite)
+      ring = makeLiteralRing(layout, features: features, in: LiteralMemory(memory))
+    }
+
+    func start(_ index: Int = 0, resumingAt state: QueueState = .initial) throws {
+      runner.setCall(index, call)
+      try runner.start(QueueStart(index: index, layout: layout, features: features, space: domain, kick: kick, state: state))
+    }
+
+    /// Posts one device-writable buffer of a page and waits until the device holds it.
+    func post(_ address: UInt64) throws {
+      ring.post([LiteralDescriptor(DMAAddress(address), 4096, writable: true)])
+      ring.publish()
+      kick.signal()
+      #expect(try device.taken.wait(timeout: .seconds(20)))
+      _ = try device.taken.drain()
+    }
+
+    /// What the device gave back, waiting for it.
+    func reap(_ count: Int) throws -> [LiteralUsed] {
+      var used: [LiteralUsed] = []
+      while used.count < count {
+        used += ring.takeUsed()
+        if used.count >= count { break }
+        guard try call.wait(timeout: .seconds(20)) else { break }
+        _ = try call.drain()
+      }
+      return used
+    }
+
+    func byte(_ address: UInt64) -> UInt8 {
+      var one: [UInt8] = [0]
+      var span = one.mutableSpan
+      _ = memory.copy(from: GuestAddress(address), into: &span)
+      return one[0]
+    }
+  }
+
+  @Test("An unmap waits for input and output in flight, and no byte is written after it (R110, R159)", arguments: [false, true])
+  func unmapWaits(_ packed: Bool) async throws {
+    let rig = try Rig(packed: packed)
+    let page: UInt64 = 2 << 20
+    try rig.domain.map(DMAAddress(page), byteCount: 4096, to: GuestAddress(page), permissions: .write)
+    try rig.start()
+    try rig.post(page)
+    #expect(rig.device.held.load(ordering: .sequentiallyConsistent) == 1)
+    let unmapped = try EventFD()
+    let begun = try EventFD()
+    let domain = rig.domain
+    let thread = try WorkerThread(name: "unmap") {
+      begun.signal()
+      _ = try? domain.unmap(from: DMAAddress(page), through: DMAAddress(page + 4095))
+      unmapped.signal()
+    }
+    #expect(try begun.wait(timeout: .seconds(20)))
+    // It cannot have ended: the chain is held. A quarter of a second is what a wrong one has to show itself.
+    #expect(try unmapped.wait(timeout: .milliseconds(250)) == false)
+    #expect(rig.byte(page) == 0)
+    rig.device.release.signal()
+    #expect(try unmapped.wait(timeout: .seconds(20)))
+    thread.join()
+    // The write came before the unmap was over, and is there.
+    #expect(rig.byte(page) == 0x5a)
+    #expect(try rig.reap(1).map(\.length) == [4096])
+    #expect(rig.runner.stop(0) != nil)
+  }
+
+  @Test("New chains go on while an unmap waits for an old one")
+  func newWorkGoesOn() throws {
+    let rig = try Rig()
+    let (old, new): (UInt64, UInt64) = (2 << 20, 3 << 20)
+    try rig.domain.map(DMAAddress(old), byteCount: 4096, to: GuestAddress(old), permissions: .write)
+    try rig.domain.map(DMAAddress(new), byteCount: 4096, to: GuestAddress(new), permissions: .write)
+    try rig.start()
+    try rig.post(old)
+    let unmapped = try EventFD()
+    let domain = rig.domain
+    let thread = try WorkerThread(name: "unmap") {
+      _ = try? domain.unmap(from: DMAAddress(old), through: DMAAddress(old + 4095))
+      unmapped.signal()
+    }
+    // The device takes another chain although the unmap has not ended.
+    try rig.post(new)
+    #expect(rig.device.held.load(ordering: .sequentiallyConsistent) == 2)
+    rig.device.release.signal()
+    #expect(try unmapped.wait(timeout: .seconds(20)))
+    thread.join()
+    #expect(try rig.reap(2).count == 2)
+    rig.runner.reset()
+  }
+
+  @Test("A chain that names an unmapped page faults at its first missing byte and comes back with length 0 (R087, R094)")
+  func fault() throws {
+    let rig = try Rig()
+    try rig.domain.map(DMAAddress(2 << 20), byteCount: 4096, to: GuestAddress(2 << 20), permissions: .readWrite)
+    try rig.start()
+    rig.ring.post([LiteralDescriptor(DMAAddress(2 << 20 + 4000), 200, writable: true)])
+    rig.ring.publish()
+    rig.kick.signal()
+    #expect(try rig.device.taken.wait(timeout: .seconds(20)))
+    rig.device.release.signal()
+    #expect(try rig.reap(1).map(\.length) == [0])
+    #expect(rig.domain.faults == [DMAFault(address: DMAAddress(2 << 20 + 4096), access: .write, reason: .unmapped)])
+    #expect(rig.byte(2 << 20 + 4000) == 0)
+    rig.runner.reset()
+  }
+
+  @Test("Stopping gives back what is in flight, and a queue resumed from its state loses and repeats nothing")
+  func stopAndResume() throws {
+    let rig = try Rig()
+    try rig.domain.map(DMAAddress(2 << 20), byteCount: 1 << 20, to: GuestAddress(2 << 20), permissions: .readWrite)
+    try rig.start()
+    try rig.post(2 << 20)
+    let state = try #require(rig.runner.stop(0))
+    #expect(state.available == 1)
+    #expect(state.used == 1)
+    #expect(rig.ring.takeUsed().count == 1)
+    #expect(!rig.runner.isRunning(0))
+    // Made available while it stood still, without a kick that anybody heard.
+    rig.ring.post([LiteralDescriptor(DMAAddress(2 << 20 + 8192), 4096, writable: true)])
+    rig.ring.publish()
+    try rig.start(resumingAt: state)
+    #expect(try rig.device.taken.wait(timeout: .seconds(20)))
+    rig.device.release.signal()
+    #expect(try rig.reap(1).count == 1)
+    rig.runner.reset()
+  }
+
+  @Test("After a reset nothing of the device touches memory (R060)")
+  func reset() throws {
+    let rig = try Rig()
+    try rig.domain.map(DMAAddress(2 << 20), byteCount: 4096, to: GuestAddress(2 << 20), permissions: .readWrite)
+    try rig.start()
+    try rig.post(2 << 20)
+    rig.runner.reset()
+    var zeroes = [UInt8](repeating: 0, count: 4096)
+    _ = rig.memory.copy(zeroes.span, to: GuestAddress(2 << 20))
+    rig.device.release.signal()
+    rig.kick.signal()
+    // Whoever would still be awake has to be gone: an unmap returns at once.
+    try rig.domain.unmap(from: DMAAddress(2 << 20), through: DMAAddress(2 << 20 + 4095))
+    var span = zeroes.mutableSpan
+    _ = rig.memory.copy(from: GuestAddress(2 << 20), into: &span)
+    #expect(zeroes.allSatisfy { $0 == 0 })
+    #expect(rig.device.held.load(ordering: .sequentiallyConsistent) == 0)
+  }
+
+  @Test("A queue whose ring is not mapped fails alone; the others, and it after a restart, work (R089, R062)")
+  func failsAlone() throws {
+    let rig = try Rig(queues: 2)
+    let bad = QueueLayout(size: 16, descriptorArea: DMAAddress(64 << 20), driverArea: DMAAddress(65 << 20), deviceArea: DMAAddress(66 << 20))
+    try rig.runner.start(QueueStart(index: 1, layout: bad, features: rig.features, space: rig.domain, kick: try EventFD()))
+    #expect(try rig.troubles.happened.wait(timeout: .seconds(20)))
+    guard case .ring? = rig.troubles.error(1) else {
+      Issue.record("queue 1 ended for \(String(describing: rig.troubles.error(1)))")
+      return
+    }
+    try rig.domain.map(DMAAddress(2 << 20), byteCount: 4096, to: GuestAddress(2 << 20), permissions: .readWrite)
+    try rig.start(0)
+    try rig.post(2 << 20)
+    rig.device.release.signal()
+    #expect(try rig.reap(1).count == 1)
+    #expect(rig.troubles.error(0) == nil)
+    _ = rig.runner.stop(0)
+    _ = rig.runner.stop(1)
+    let again = makeLiteralRing(rig.layout, features: rig.features, in: LiteralMemory(rig.memory))
+    var zero = [UInt8](repeating: 0, count: 16384)
+    _ = rig.memory.copy(zero.span, to: GuestAddress(1 << 20))
+    zero.removeAll()
+    rig.runner.setCall(1, rig.call)
+    try rig.runner.start(QueueStart(index: 1, layout: rig.layout, features: rig.features, space: rig.domain, kick: rig.kick))
+    _ = try rig.device.taken.drain()
+    again.post([LiteralDescriptor(DMAAddress(2 << 20), 512, writable: true)])
+    again.publish()
+    rig.kick.signal()
+    #expect(try rig.device.taken.wait(timeout: .seconds(20)))
+    rig.runner.reset()
+    #expect(again.takeUsed().map(\.length) == [512])
+  }
+
+  @Test("What cannot start says why and leaves nothing running")
+  func refusals() throws {
+    let rig = try Rig()
+    #expect(throws: DeviceError.self) {
+      try rig.runner.start(QueueStart(index: 5, layout: rig.layout, features: rig.features, space: rig.domain, kick: nil))
+    }
+    var large = rig.layout
+    large.size = 128
+    #expect(throws: DeviceError.self) {
+      try rig.runner.start(QueueStart(index: 0, layout: large, features: rig.features, space: rig.domain, kick: nil))
+    }
+    var crooked = rig.layout
+    crooked.descriptorArea = DMAAddress(crooked.descriptorArea.rawValue + 1)
+    #expect(throws: DeviceError.self) {
+      try rig.runner.start(QueueStart(index: 0, layout: crooked, features: rig.features, space: rig.domain, kick: nil))
+    }
+    #expect(!rig.runner.isRunning(0))
+    let broken = DeviceRunner(
+      try HoldingDevice(failing: true), events: rig.troubles, log: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() })
+    #expect(throws: DeviceError.self) {
+      try broken.start(QueueStart(index: 0, layout: rig.layout, features: rig.features, space: rig.domain, kick: nil))
+    }
+    try rig.start()
+    #expect(throws: DeviceError.self) { try rig.start() }
+    rig.runner.reset()
+  }
+
+  @Test("A kick without an eventfd, and a kick replaced while the queue runs, are heard")
+  func kicks() throws {
+    let rig = try Rig()
+    try rig.domain.map(DMAAddress(2 << 20), byteCount: 1 << 20, to: GuestAddress(2 << 20), permissions: .readWrite)
+    rig.runner.setCall(0, rig.call)
+    try rig.runner.start(QueueStart(index: 0, layout: rig.layout, features: rig.features, space: rig.domain, kick: nil))
+    for (n, way) in [0, 1].enumerated() {
+      if way == 1 { try rig.runner.setKick(0, rig.kick) }
+      rig.ring.post([LiteralDescriptor(DMAAddress(2 << 20 + UInt64(n) * 4096), 64, writable: true)])
+      rig.ring.publish()
+      if way == 0 { rig.runner.kick(0) } else { rig.kick.signal() }
+      #expect(try rig.device.taken.wait(timeout: .seconds(20)))
+      _ = try rig.device.taken.drain()
+      rig.device.release.signal()
+      #expect(try rig.reap(1).count == 1)
+    }
+    rig.runner.reset()
+    #expect(rig.runner.counts[0].requests == 2)
+    #expect(rig.runner.counts[0].completions == 2)
+  }
+}
