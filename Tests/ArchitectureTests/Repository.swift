@@ -39,7 +39,7 @@ enum Repository {
   }
 
   static func swiftSources() throws -> [File] { try files(below: ["Sources"], [".swift"]) }
-  static func allSwift() throws -> [File] { try files(below: ["Sources", "Tests", "Benchmarks", "Snippets", "Fuzz"], [".swift"]) }
+  static func allSwift() throws -> [File] { try files(below: ["Sources", "Tests", "Benchmarks", "Examples", "Fuzz"], [".swift"]) }
 
   /// Blanks comments and string contents; keeps line breaks, so that line numbers agree.
   static func stripped(_ text: String) -> String {

@@ -5,7 +5,7 @@ import Testing
 struct SourceTests {
   @Test("No file is longer than 400 lines")
   func length() throws {
-    let files = try Repository.files(below: ["Sources", "Tests", "Benchmarks", "Snippets", "Fuzz"], [".swift", ".c", ".h"])
+    let files = try Repository.files(below: ["Sources", "Tests", "Benchmarks", "Examples", "Fuzz"], [".swift", ".c", ".h"])
     var longest = (lines: 0, path: "")
     for file in files {
       let count = file.lines.count - (file.text.hasSuffix("\n") ? 1 : 0)
@@ -38,7 +38,7 @@ struct SourceTests {
     let marks = ["/" + "work/", "/tmp/" + "wt", "/" + "home/", "/opt/" + "swift"]
     let texts = [".swift", ".c", ".h", ".md", ".dot", ".json", ".sh", "Makefile", ".yml", ".svg"]
     let top = try FileManager.default.contentsOfDirectory(atPath: Repository.root.path)
-    for file in try Repository.files(below: ["Sources", "Tests", "Benchmarks", "Snippets", "Fuzz", "Documentation", "Scripts"], texts + [""]) {
+    for file in try Repository.files(below: ["Sources", "Tests", "Benchmarks", "Examples", "Fuzz", "Documentation", "Scripts"], texts + [""]) {
       for mark in marks where file.text.contains(mark) { Issue.record("\(file.path) contains \(mark)") }
     }
     for name in top where texts.contains(where: { name.hasSuffix($0) }) {
