@@ -51,7 +51,7 @@ var targets: [Target] = [
   .target(
     name: "VirtioTestKit", dependencies: ["DMA", "HostIO", "Virtio", "VirtioDrivers"],
     path: "Tests/Support/VirtioTestKit", swiftSettings: checks),
-  tests("VirtioDevicesTests", ["CLinux", "DMA", "HostIO", "Virtio", "VirtioDevices"]),
+  tests("VirtioDevicesTests", ["CLinux", "DMA", "HostIO", "Virtio", "VirtioDevices", "VirtioTestKit"]),
   tests("HostIOTests", ["DMA", "HostIO"]),
   tests("VhostUserTests", ["DMA", "HostIO", "Virtio", "VirtioServing", "VirtioDevices", "VirtioDrivers", "VhostUser", "VirtioTestKit", log]),
   // Drivers at the other end of a connection, for tests and benchmarks.

@@ -13,6 +13,8 @@
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <sys/uio.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #define RESULT(call) ({ __typeof__(call) r = (call); r < 0 ? -errno : r; })
@@ -159,6 +161,19 @@ int host_file_read(int fd, const struct iovec *iov, size_t count, uint64_t skip,
 int host_file_write(int fd, const struct iovec *iov, size_t count, uint64_t skip, uint64_t offset, int durable,
                     uint64_t *done) {
   return transfer(fd, iov, count, skip, offset, 1, durable ? RWF_DSYNC : 0, done);
+}
+
+ssize_t host_file_read_now(int fd, const struct iovec *iov, size_t count, uint64_t offset) {
+  if (offset > INT64_MAX || count > INT_MAX) return -EINVAL;
+  return UNINTERRUPTED(preadv2(fd, iov, (int)count, (off_t)offset, RWF_NOWAIT));
+}
+
+int host_file_is_memory(int fd) {
+  struct statfs facts;
+  if (UNINTERRUPTED(fstatfs(fd, &facts)) < 0) return -errno;
+  // TMPFS_MAGIC, RAMFS_MAGIC and HUGETLBFS_MAGIC of linux/magic.h.
+  uint32_t kind = (uint32_t)facts.f_type;
+  return kind == 0x01021994u || kind == 0x858458f6u || kind == 0x958458f6u;
 }
 
 int host_file_read_bytes(int fd, void *bytes, size_t count, uint64_t offset, uint64_t *done) {

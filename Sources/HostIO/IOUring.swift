@@ -145,6 +145,14 @@ public struct CompletionSet: ~Copyable {
     return unsafe queue { ring in unsafe host_ring_punch(ring, file.rawValue, position, count, tag) }
   }
 
+  /// Queues making a range of a regular file read as zeros while it keeps its space. Devices have none here; completes with
+  /// EOPNOTSUPP on a file system that cannot.
+  public mutating func writeZeroes(_ file: BlockFile, at position: UInt64, count: UInt64, tag: UInt64) -> Queued {
+    guard file.kind == .regularFile, mayChange(file, position, count) else { return .unsuitable }
+    // Safe: as in flush.
+    return unsafe queue { ring in unsafe host_ring_zero(ring, file.rawValue, position, count, tag) }
+  }
+
   /// Queues waiting for a descriptor.
   public mutating func poll(_ descriptor: Int32, for readiness: Readiness, tag: UInt64) -> Queued {
     unsafe queue { ring in unsafe host_ring_poll(ring, descriptor, readiness.rawValue, tag) }

@@ -51,9 +51,12 @@ public struct WatchedDescriptor: Hashable, Sendable {
   public var descriptor: Int32
   /// Comes back in ``QueueHandler/ready(_:in:)``.
   public var token: UInt64
-  public init(descriptor: Int32, token: UInt64) {
+  /// Reports each change once instead of the state: an eventfd that is watched so need never be drained.
+  public var reportsChanges: Bool
+  public init(descriptor: Int32, token: UInt64, reportsChanges: Bool = false) {
     self.descriptor = descriptor
     self.token = token
+    self.reportsChanges = reportsChanges
   }
 }
 

@@ -36,7 +36,7 @@ struct QueueWorker: ~Copyable {
     let poller = try Poller()
     try poller.add(mailbox.wake, token: Token.wake)
     for (j, watched) in handler.watched.enumerated() {
-      try poller.add(watched.descriptor, token: Token.watched + UInt64(j))
+      try poller.add(watched.descriptor, token: Token.watched + UInt64(j), for: watched.reportsChanges ? [.readable, .edge] : .readable)
     }
     self.poller = poller
     self.range = range

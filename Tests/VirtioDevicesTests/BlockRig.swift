@@ -1,6 +1,7 @@
 import DMA
 import Foundation
 import HostIO
+import Synchronization
 import Virtio
 import VirtioDevices
 
@@ -28,10 +29,22 @@ final class ScratchFile {
 
   var bytes: [UInt8] { (try? Data(contentsOf: URL(filePath: path))).map { [UInt8]($0) } ?? [] }
 
+  /// Bytes of storage it takes.
+  var allocated: Int {
+    get throws { Int(try BlockFile(path: path, options: .init(readOnly: true, locked: false)).allocatedSize()) }
+  }
+
   deinit { try? FileManager.default.removeItem(atPath: path) }
 }
 
-/// Bytes that no other block has.
+/// Keeps the lines that a device reports.
+final class Lines: Sendable {
+  private let lines = Mutex<[String]>([])
+  func add(_ line: String) { lines.withLock { $0.append(line) } }
+  var all: [String] { lines.withLock { $0 } }
+}
+
+/// Bytes that no other seed gives.
 func pattern(_ count: Int, seed: UInt64 = 1) -> [UInt8] {
   var x = seed &* 0x9E37_79B9_7F4A_7C15 | 1
   return (0..<count).map { _ in
@@ -61,8 +74,8 @@ enum Wire {
 }
 
 extension DeviceRig {
-  func readDisk(_ sector: UInt64, _ count: Int, indirect: Bool = false) throws -> (status: UInt8, used: UInt32, data: [UInt8]) {
-    let r = try perform(readable: [Wire.header(0, sector)], writable: [count, 1], indirect: indirect)
+  func readDisk(_ sector: UInt64, _ count: Int) throws -> (status: UInt8, used: UInt32, data: [UInt8]) {
+    let r = try perform(readable: [Wire.header(0, sector)], writable: [count, 1])
     return (r.bytes[count], r.used, Array(r.bytes[..<count]))
   }
   func writeDisk(_ sector: UInt64, _ data: [UInt8]) throws -> (status: UInt8, used: UInt32) {
@@ -73,5 +86,32 @@ extension DeviceRig {
   func command(_ type: UInt32, _ data: [UInt8] = []) throws -> (status: UInt8, used: UInt32) {
     let r = try perform(readable: data.isEmpty ? [Wire.header(type)] : [Wire.header(type), data], writable: [1])
     return (r.bytes[0], r.used)
+  }
+}
+
+/// How requests reach the host: each engine, and the ring's own variety of reading around the page cache.
+struct EngineKind: Hashable, CustomStringConvertible {
+  var engine: BlockEngine
+  var direct = false
+  var description: String { "\(engine.rawValue)\(direct ? " direct" : "")" }
+  static let all = BlockEngine.allCases.flatMap { [Self(engine: $0), Self(engine: $0, direct: true)] }
+  static let buffered = BlockEngine.allCases.map { Self(engine: $0) }
+
+  func options(_ file: ScratchFile) -> BlockOptions {
+    var options = BlockOptions(path: file.path)
+    options.engine = engine
+    options.direct = direct
+    options.sizePollInterval = nil
+    return options
+  }
+
+  func device(_ file: ScratchFile, _ change: (inout BlockOptions) -> Void = { _ in }) throws -> BlockDevice {
+    var options = options(file)
+    change(&options)
+    return try BlockDevice(options)
+  }
+
+  func rig(_ file: ScratchFile, kind: RingKind = RingKind(), _ change: (inout BlockOptions) -> Void = { _ in }) throws -> DeviceRig {
+    try DeviceRig(device(file, change), kind: kind)
   }
 }

@@ -1,50 +1,60 @@
 import DMA
 import HostIO
 import Virtio
+import VirtioTestKit
 
-/// A device and the driver's side of one split queue of it, in guest memory of ours, driven step by step on the caller's thread.
-///
-/// The driver's side is written out byte by byte from §2.7, sharing no code with the device's.
+/// How a driver lays its requests out.
+struct RingKind: Hashable, CustomStringConvertible {
+  var packed = false
+  var indirect = false
+  var description: String { "\(packed ? "packed" : "split")\(indirect ? " indirect" : "")" }
+  static let all = [Self(), Self(indirect: true), Self(packed: true), Self(packed: true, indirect: true)]
+}
+
+/// One queue of a device with a literal ring for a driver, on the caller's thread: rounds as a worker runs them, and nothing
+/// in between.
 final class DeviceRig {
-  struct Request {
-    var head: UInt16
+  private struct Request {
     /// Where the device-writable pieces are, and how long.
     var writable: [(address: UInt64, count: Int)]
     /// Set when the device gave the chain back.
     var used: UInt32?
   }
 
-  static let queueSize: UInt16 = 256
-  static let descriptors: UInt64 = 0x1000
-  static let available: UInt64 = 0x3000
-  static let usedRing: UInt64 = 0x4000
-  static let heap: UInt64 = 0x10000
-
   let memory: GuestMemory
   let handler: any QueueHandler
-  private var queues: QueueSet
-  private var next = heap
-  private var freeDescriptors: [UInt16]
-  private var availableIndex: UInt16 = 0
-  private var usedIndex: UInt16 = 0
-  private var requests: [UInt16: Request] = [:]
-  private var chains: [UInt16: [UInt16]] = [:]
-  private let poller: Poller
   let features: Features
+  let kind: RingKind
+  private let index: Int
+  private let ring: any LiteralRing
+  private var queues: QueueSet
+  private let heap: UInt64
+  private var next: UInt64
+  /// By our own number: the ring's IDs come again.
+  private var requests: [Int: Request] = [:]
+  private var number: [UInt32: Int] = [:]
+  private var submitted = 0
+  private let poller: Poller
 
-  init(_ device: some VirtioDevice, features: Features? = nil, memoryBytes: Int = 64 << 20) throws {
-    let negotiated = (features ?? device.features).subtracting([.ringPacked, .eventIndex, .inOrder, .notificationData])
+  init(
+    _ device: some VirtioDevice, queue index: Int = 0, features: Features? = nil, kind: RingKind = RingKind(), queueSize: UInt16 = 256,
+    memoryBytes: Int = 64 << 20, space: ((GuestMemory) -> any DMASpace)? = nil
+  ) throws {
+    var negotiated = (features ?? device.features).subtracting([.eventIndex, .inOrder, .notificationData])
+    if !kind.packed { negotiated.remove(.ringPacked) }
     self.features = negotiated
+    self.kind = kind
+    self.index = index
     memory = try GuestMemory(byteCount: memoryBytes)
-    handler = try device.makeHandler(for: 0..<1, features: negotiated)
-    let layout = QueueLayout(
-      size: Self.queueSize, descriptorArea: DMAAddress(Self.descriptors), driverArea: DMAAddress(Self.available),
-      deviceArea: DMAAddress(Self.usedRing))
-    queues = QueueSet(0..<1)
-    queues.insert(try Virtqueue(index: 0, layout: layout, features: negotiated, in: PhysicalSpace(memory)))
-    freeDescriptors = (0..<Self.queueSize).reversed()
+    handler = try device.makeHandler(for: index..<index + 1, features: negotiated)
+    let (layout, end) = literalLayout(size: queueSize, packed: kind.packed, at: 0x1000)
+    ring = makeLiteralRing(layout, features: negotiated, in: LiteralMemory(memory))
+    queues = QueueSet(index..<index + 1)
+    queues.insert(try Virtqueue(index: index, layout: layout, features: negotiated, in: space?(memory) ?? PhysicalSpace(memory)))
+    heap = end
+    next = end
     poller = try Poller()
-    for one in handler.watched { try poller.add(one.descriptor, token: one.token, for: [.readable, .edge]) }
+    for one in handler.watched { try poller.add(one.descriptor, token: one.token, for: one.reportsChanges ? [.readable, .edge] : .readable) }
   }
 
   // MARK: Guest memory
@@ -64,87 +74,70 @@ final class DeviceRig {
   func allocate(_ count: Int, skew: UInt64 = 0) -> UInt64 {
     let address = next + skew
     next = (address + UInt64(count) + 4095) / 4096 * 4096
+    precondition(next <= memory.byteCount, "the test's memory is used up")
     return address
+  }
+
+  /// Forgets all that was allocated, once nothing is with the device.
+  func forget() {
+    precondition(requests.isEmpty)
+    next = heap
   }
 
   // MARK: Requests
 
   /// Makes a chain available: device-readable pieces with contents, then device-writable pieces of these sizes, filled with
-  /// 0xEE. `skew` misaligns every piece.
+  /// 0xEE. `skew` misaligns every piece. Returns a number for ``take(_:)``.
   @discardableResult
-  func submit(readable: [[UInt8]], writable: [Int], skew: UInt64 = 0, indirect: Bool = false) -> UInt16 {
-    var pieces: [(UInt64, Int, UInt16)] = []
+  func submit(readable: [[UInt8]], writable: [Int], skew: UInt64 = 0) -> Int {
+    var pieces: [LiteralDescriptor] = []
     for bytes in readable {
       let address = allocate(bytes.count, skew: skew)
       write(bytes, at: address)
-      pieces.append((address, bytes.count, 0))
+      pieces.append(LiteralDescriptor(DMAAddress(address), UInt32(bytes.count)))
     }
     var places: [(address: UInt64, count: Int)] = []
     for count in writable {
       let address = allocate(count, skew: skew)
       write([UInt8](repeating: 0xEE, count: count), at: address)
-      pieces.append((address, count, 2))
+      pieces.append(LiteralDescriptor(DMAAddress(address), UInt32(count), writable: true))
       places.append((address, count))
     }
-    return submit(pieces: pieces, places: places, indirect: indirect)
+    return submit(pieces, places)
   }
 
-  /// Makes a chain of (address, length, flags) available.
+  /// Makes descriptors available as they are.
   @discardableResult
-  func submit(pieces: [(UInt64, Int, UInt16)], places: [(address: UInt64, count: Int)] = [], indirect: Bool = false) -> UInt16 {
-    func descriptor(_ piece: (UInt64, Int, UInt16), next: UInt16?, more flags: UInt16 = 0) -> [UInt8] {
-      var w = WireWriter()
-      w.write(piece.0)
-      w.write(UInt32(piece.1))
-      w.write(piece.2 | (next == nil ? 0 : 1) | flags)
-      w.write(next ?? 0)
-      return w.bytes
-    }
-    var chain: [UInt16] = []
-    if indirect {
-      let table = allocate(16 * pieces.count)
-      for (i, piece) in pieces.enumerated() {
-        write(descriptor(piece, next: i + 1 < pieces.count ? UInt16(i + 1) : nil), at: table + UInt64(16 * i))
-      }
-      chain = [freeDescriptors.removeLast()]
-      write(descriptor((table, 16 * pieces.count, 0), next: nil, more: 4), at: Self.descriptors + 16 * UInt64(chain[0]))
-    } else {
-      chain = pieces.map { _ in freeDescriptors.removeLast() }
-      for (i, piece) in pieces.enumerated() {
-        write(descriptor(piece, next: i + 1 < pieces.count ? chain[i + 1] : nil), at: Self.descriptors + 16 * UInt64(chain[i]))
-      }
-    }
-    let head = chain[0]
-    chains[head] = chain
-    requests[head] = Request(head: head, writable: places, used: nil)
-    var entry = WireWriter()
-    entry.write(head)
-    write(entry.bytes, at: Self.available + 4 + 2 * UInt64(availableIndex % Self.queueSize))
-    availableIndex &+= 1
-    var index = WireWriter()
-    index.write(availableIndex)
-    write(index.bytes, at: Self.available + 2)
-    return head
+  func submit(_ pieces: [LiteralDescriptor], _ places: [(address: UInt64, count: Int)] = []) -> Int {
+    let table = kind.indirect ? DMAAddress(allocate(16 * pieces.count)) : nil
+    let id = ring.post(pieces, table: table)
+    ring.publish()
+    submitted += 1
+    number[UInt32(id)] = submitted
+    requests[submitted] = Request(writable: places, used: nil)
+    return submitted
   }
+
+  /// Descriptors that no chain occupies.
+  var free: Int { ring.free }
 
   // MARK: The device's turn
 
   /// Rounds as a worker runs them, until nothing is available. Does not wait for what is in flight.
-  func kick() throws {
-    try rounds { handler, queues throws(QueueError) in try handler.available(0, in: &queues) }
-  }
+  func kick() throws(QueueError) { try rounds(nil) }
 
-  private func rounds(_ body: (any QueueHandler, inout QueueSet) throws(QueueError) -> Void) throws(QueueError) {
+  private func rounds(_ token: UInt64?) throws(QueueError) {
+    var token = token
     var more = true
-    var first = true
     while more {
-      try queues[0].beginRound()
-      queues[0].disarmKick()
-      if first { try body(handler, &queues) } else { try handler.available(0, in: &queues) }
-      first = false
-      _ = queues[0].takeCall()
-      more = queues[0].armKick()
-      queues[0].endRound()
+      try queues[index].beginRound()
+      if let ready = token { try handler.ready(ready, in: &queues) }
+      token = nil
+      queues[index].disarmKick()
+      try handler.available(index, in: &queues)
+      _ = queues[index].takeCall()
+      more = queues[index].armKick()
+      queues[index].endRound()
     }
     reap()
   }
@@ -153,53 +146,46 @@ final class DeviceRig {
   func run() throws {
     try kick()
     var ready = ReadySet()
-    while !requests.values.allSatisfy({ $0.used != nil }) {
-      guard try poller.wait(into: &ready, timeout: .seconds(10)) > 0 else { throw RigError.nothingHappens }
-      for i in ready.indices {
-        let token = ready.token(i)
-        try rounds { handler, queues throws(QueueError) in try handler.ready(token, in: &queues) }
-      }
+    while inFlight > 0 {
+      guard try poller.wait(into: &ready, timeout: .seconds(20)) > 0 else { throw RigError.nothingHappens }
+      for i in ready.indices { try rounds(ready.token(i)) }
     }
   }
 
+  /// Chains with the device.
+  var inFlight: Int { requests.values.count { $0.used == nil } }
+
   /// Stops the queue as a worker does.
   func finish() throws {
-    try queues[0].beginRound()
+    try queues[index].beginRound()
     handler.finish(&queues)
-    queues[0].endRound()
+    _ = queues[index].takeCall()
+    queues[index].endRound()
     reap()
   }
 
   private func reap() {
-    var reader = read(2, at: Self.usedRing + 2)
-    let index = UInt16(reader[0]) | UInt16(reader[1]) << 8
-    while usedIndex != index {
-      reader = read(8, at: Self.usedRing + 4 + 8 * UInt64(usedIndex % Self.queueSize))
-      let head = UInt16(reader[0]) | UInt16(reader[1]) << 8
-      let length = reader[4..<8].reversed().reduce(UInt32(0)) { $0 << 8 | UInt32($1) }
-      precondition(requests[head] != nil && requests[head]!.used == nil, "used twice, or never made available")
-      requests[head]!.used = length
-      freeDescriptors.append(contentsOf: chains.removeValue(forKey: head)!)
-      usedIndex &+= 1
+    for used in ring.takeUsed() {
+      guard let n = number.removeValue(forKey: used.id), requests[n]!.used == nil else { preconditionFailure("used, but not available") }
+      requests[n]!.used = used.length
     }
   }
 
   /// What came back for a chain: the used length and all device-writable bytes; nil while it is with the device.
-  func take(_ head: UInt16) -> (used: UInt32, bytes: [UInt8])? {
-    guard let request = requests[head], let used = request.used else { return nil }
-    requests[head] = nil
+  func take(_ n: Int) -> (used: UInt32, bytes: [UInt8])? {
+    guard let request = requests[n], let used = request.used else { return nil }
+    requests[n] = nil
     return (used, request.writable.flatMap { read($0.count, at: $0.address) })
   }
 
   /// One request from start to end.
-  func perform(readable: [[UInt8]], writable: [Int], skew: UInt64 = 0, indirect: Bool = false) throws -> (used: UInt32, bytes: [UInt8]) {
-    let head = submit(readable: readable, writable: writable, skew: skew, indirect: indirect)
+  func perform(readable: [[UInt8]], writable: [Int], skew: UInt64 = 0) throws -> (used: UInt32, bytes: [UInt8]) {
+    let n = submit(readable: readable, writable: writable, skew: skew)
     try run()
-    guard let result = take(head) else { throw RigError.nothingHappens }
+    guard let result = take(n) else { throw RigError.nothingHappens }
+    if requests.isEmpty { forget() }
     return result
   }
-
-  var isRunning: Bool { queues.isRunning(0) }
 }
 
 enum RigError: Error { case nothingHappens }

@@ -2,11 +2,12 @@ import DMA
 import Testing
 import Virtio
 import VirtioDevices
+import VirtioTestKit
 
 @Suite("virtio-rng") struct EntropyTests {
-  @Test("A buffer is filled completely, with bytes that differ from request to request")
-  func fills() throws {
-    let rig = try DeviceRig(EntropyDevice())
+  @Test("A buffer is filled completely, with bytes that differ from request to request", arguments: RingKind.all)
+  func fills(kind: RingKind) throws {
+    let rig = try DeviceRig(EntropyDevice(), kind: kind)
     let first = try rig.perform(readable: [], writable: [300, 1, 5000])
     let second = try rig.perform(readable: [], writable: [300, 1, 5000])
     #expect(first.used == 5301)
@@ -29,7 +30,7 @@ import VirtioDevices
     let rig = try DeviceRig(EntropyDevice())
     let readable = try rig.perform(readable: [[1, 2, 3]], writable: [])
     #expect(readable.used == 0)
-    let head = rig.submit(pieces: [(0x7fff_0000_0000, 16, 2)])
+    let head = rig.submit([LiteralDescriptor(DMAAddress(0x7fff_0000_0000), 16, writable: true)])
     try rig.run()
     #expect(rig.take(head)?.used == 0)
     let after = try rig.perform(readable: [], writable: [16])

@@ -166,6 +166,11 @@ int host_file_direct_alignment(int fd, uint32_t *memory, uint32_t *offset);
 int host_file_read(int fd, const struct iovec *iov, size_t count, uint64_t skip, uint64_t offset, uint64_t *done);
 /// `durable`: each piece is on stable storage before the call returns (RWF_DSYNC).
 int host_file_write(int fd, const struct iovec *iov, size_t count, uint64_t skip, uint64_t offset, int durable, uint64_t *done);
+/// Reads what needs no waiting, at most IOV_MAX pieces: bytes, possibly fewer than asked for; -EAGAIN if there is none, -EOPNOTSUPP
+/// where nobody can tell.
+ssize_t host_file_read_now(int fd, const struct iovec *iov, size_t count, uint64_t offset);
+/// 1 if the file's contents are memory (tmpfs and its like), 0 if not.
+int host_file_is_memory(int fd);
 int host_file_read_bytes(int fd, void *bytes, size_t count, uint64_t offset, uint64_t *done);
 int host_file_write_bytes(int fd, const void *bytes, size_t count, uint64_t offset, int durable, uint64_t *done);
 /// 1 if every address is a multiple of `memory` and every length one of `length`, both powers of two.

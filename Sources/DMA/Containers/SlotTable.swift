@@ -27,6 +27,13 @@
   public var isFull: Bool { freeCount == 0 }
   public var count: Int { capacity - freeCount }
 
+  /// The index that the next ``insert(_:)`` returns. Traps when full.
+  public var nextIndex: Int {
+    precondition(freeCount > 0)
+    // Safe: as in insert.
+    return unsafe free[freeCount - 1]
+  }
+
   /// Stores a value and returns its index. Traps when full: ask ``isFull`` first.
   public mutating func insert(_ value: consuming Element) -> Int {
     precondition(freeCount > 0)

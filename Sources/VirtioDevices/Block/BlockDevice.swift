@@ -68,7 +68,18 @@ public final class BlockDevice: VirtioDevice {
     let terms = BlockTerms(features, isReadOnly: disk.file.isReadOnly)
     // §5.2.5.2: whoever can configure the cache and not flush it starts with one that needs no flush.
     if features.contains(.blockConfigWCE), !features.contains(.blockFlush) { disk.isWriteback = false }
-    return BlockHandler(BlockWork(disk: disk, terms: terms))
+    let work = BlockWork(disk: disk, terms: terms)
+    let engine = disk.options.engine
+    // Memory has nothing to wait for.
+    if engine == .synchronous || engine == .automatic && disk.file.isMemory { return BlockHandler(work) }
+    do throws(HostError) {
+      let depth = Int(disk.options.queueSize)
+      return try AsyncBlockHandler(work, queue: group.lowerBound, depth: depth, shortcuts: engine == .automatic)
+    } catch {
+      if engine == .uring { throw DeviceError("\(error)") }
+      disk.faults.report("requests are done one after the other: \(error)")
+      return BlockHandler(work)
+    }
   }
 
   public func observeConfiguration(_ changed: @escaping @Sendable () -> Void) {

@@ -30,7 +30,12 @@ extension BlockWork {
 
   func perform(_ action: BlockRangeAction, _ chain: borrowing DescriptorChain, ranges: Int) -> BlockOutcome {
     if let status = refusal(action, chain, ranges: ranges) { return BlockOutcome(status: status) }
-    for i in 0..<ranges {
+    return perform(action, chain, ranges: 0..<ranges)
+  }
+
+  /// Some of the ranges, all of which were found good.
+  func perform(_ action: BlockRangeAction, _ chain: borrowing DescriptorChain, ranges: Range<Int>) -> BlockOutcome {
+    for i in ranges {
       // The driver may have changed the range since it was looked at: what is done is what is checked here.
       let range = BlockRequest.range(i, of: chain)
       if let status = refusal(action, range) { return BlockOutcome(status: status) }

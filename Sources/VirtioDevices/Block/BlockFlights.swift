@@ -1,0 +1,219 @@
+internal import DMA
+internal import HostIO
+internal import Virtio
+
+/// The requests of one queue that are under way at the host: chains by slot, the slot being the ring's tag.
+///
+/// One thread uses it. Whatever the ring cannot take is done on the spot, so every request ends.
+struct BlockFlights: ~Copyable {
+  let work: BlockWork
+  // Before the slots: it ends first, and waits for the host to let go of the chains' memory.
+  var ring: IOUring
+  private var slots: SlotTable<BlockFlight>
+  private var completions = CompletionSet()
+  private let event: EventFD
+  private var shortcut: Shortcut
+
+  /// The tag of requests that are no flight: cancellations.
+  static var noFlight: UInt64 { .max }
+
+  init(_ work: BlockWork, _ ring: consuming IOUring, _ event: EventFD, depth: Int, shortcuts: Bool) {
+    self.work = work
+    self.ring = ring
+    self.event = event
+    slots = SlotTable(capacity: depth)
+    shortcut = Shortcut(isOn: shortcuts)
+  }
+
+  var count: Int { slots.count }
+
+  // MARK: New requests
+
+  mutating func take(from queue: inout Virtqueue) throws(QueueError) {
+    var left = BlockHandler.batch
+    while left > 0 {
+      // More chains than descriptors: a driver that makes one available twice. It waits, nobody else does.
+      if slots.isFull { wait(into: &queue) }
+      guard let chain = try queue.next() else { break }
+      left -= 1
+      if chain.fault == nil { begin(chain, in: &queue) } else { work.refuse(chain, in: &queue) }
+    }
+    submit(into: &queue)
+  }
+
+  private mutating func begin(_ chain: consuming DescriptorChain, in queue: inout Virtqueue) {
+    switch BlockRequest(chain, work.terms, sectorCount: work.disk.sectorCount) {
+    case .read(let position, let count): read(chain, position, count, &queue)
+    case .write(let position, let count): write(chain, position, count, &queue)
+    case .flush: proceed(BlockFlight(chain, .flush), in: &queue)
+    case .discard(let ranges): begin(chain, .discard, ranges, &queue)
+    case .writeZeroes(let ranges): begin(chain, .writeZeroes, ranges, &queue)
+    case .secureErase(let ranges): begin(chain, .secureErase, ranges, &queue)
+    case .getID:
+      let outcome = work.getID(chain)
+      work.complete(chain, outcome, in: &queue)
+    case .refused(let status): work.complete(chain, BlockOutcome(status: status), in: &queue)
+    case .malformed: work.refuse(chain, in: &queue)
+    }
+  }
+
+  private mutating func read(_ chain: consuming DescriptorChain, _ position: UInt64, _ count: Int, _ queue: inout Virtqueue) {
+    guard count > 0, let end = chain.writable.split(at: count) else {
+      return work.complete(chain, count == 0 ? .ok : .ioError, in: &queue)
+    }
+    if shortcut.isWorthTrying {
+      let result = work.disk.file.readImmediately(into: chain.writable, 0..<end, at: position)
+      shortcut.learn(from: result, wanted: count)
+      if result == .read(count) { return work.complete(chain, BlockOutcome(status: .ok, filled: count), in: &queue) }
+    }
+    proceed(BlockFlight(chain, .read, at: position, count: count, segments: 0..<end), in: &queue)
+  }
+
+  private mutating func write(_ chain: consuming DescriptorChain, _ position: UInt64, _ count: Int, _ queue: inout Virtqueue) {
+    guard count > 0, let start = chain.readable.split(at: BlockLayout.headerSize) else {
+      return work.complete(chain, count == 0 ? .ok : .ioError, in: &queue)
+    }
+    let range = start..<chain.readable.segmentCount
+    proceed(BlockFlight(chain, .write(durable: work.isDurable), at: position, count: count, segments: range), in: &queue)
+  }
+
+  private mutating func begin(_ chain: consuming DescriptorChain, _ action: BlockRangeAction, _ ranges: Int, _ queue: inout Virtqueue) {
+    if let status = work.refusal(action, chain, ranges: ranges) {
+      return work.complete(chain, BlockOutcome(status: status), in: &queue)
+    }
+    proceed(BlockFlight(chain, .ranges(action), count: ranges), in: &queue)
+  }
+
+  /// Hands the next part of a request to the host, or ends the request.
+  private mutating func proceed(_ flight: consuming BlockFlight, in queue: inout Virtqueue) {
+    var queued = prepare(&flight)
+    if queued == .full {
+      submit(into: &queue, reaping: false)
+      queued = prepare(&flight)
+    }
+    if queued == .queued {
+      _ = slots.insert(flight)
+    } else {
+      let outcome = finishHere(&flight)
+      work.complete(flight.chain, outcome, in: &queue)
+    }
+  }
+
+  /// Queues a flight's next part under the tag of the next free slot.
+  private mutating func prepare(_ flight: inout BlockFlight) -> IOUring.Queued {
+    let file = work.disk.file
+    let tag = UInt64(slots.nextIndex)
+    switch flight.kind {
+    case .read:
+      flight.takePiece(file)
+      return ring.read(file, into: flight.chain.writable, flight.piece, at: flight.position + UInt64(flight.done), tag: tag)
+    case .write(let durable):
+      flight.takePiece(file)
+      return ring.write(
+        file, from: flight.chain.readable, flight.piece, at: flight.position + UInt64(flight.done), durable: durable, tag: tag)
+    case .flush:
+      return ring.flush(file, tag: tag)
+    case .ranges(let action):
+      if flight.isFlushing { return ring.flush(file, tag: tag) }
+      guard let range = BlockRequest.range(flight.done, of: flight.chain), work.refusal(action, range) == nil else { return .unsuitable }
+      let (position, count) = (range.sector << 9, UInt64(range.sectorCount) << 9)
+      switch action {
+      case .discard: return ring.discard(file, at: position, count: count, tag: tag)
+      case .writeZeroes where range.flags & BlockRange.unmap != 0: return ring.discard(file, at: position, count: count, tag: tag)
+      case .writeZeroes: return ring.writeZeroes(file, at: position, count: count, tag: tag)
+      case .secureErase: return .unsuitable
+      }
+    }
+  }
+
+  /// Does what is left of a request on the spot.
+  private func finishHere(_ flight: inout BlockFlight) -> BlockOutcome {
+    switch flight.kind {
+    case .read: return work.read(&flight.chain, at: flight.position, count: flight.count, from: flight.done)
+    case .write(let durable):
+      return work.write(&flight.chain, at: flight.position, count: flight.count, durable: durable, from: flight.done)
+    case .flush: return work.flush()
+    case .ranges(let action):
+      return flight.isFlushing ? work.flush() : work.perform(action, flight.chain, ranges: flight.done..<flight.count)
+    }
+  }
+
+  // MARK: Completions
+
+  /// Takes what the host has done, and starts what follows from it.
+  mutating func reap(into queue: inout Virtqueue) {
+    drain(into: &queue)
+    submit(into: &queue)
+  }
+
+  private mutating func drain(into queue: inout Virtqueue) {
+    while ring.reap(into: &completions) > 0 {
+      for i in completions.indices {
+        let (tag, result) = (completions.tag(i), completions.result(i))
+        if let flight = slots.remove(Int(truncatingIfNeeded: tag)) { advance(flight, result, in: &queue) }
+      }
+    }
+  }
+
+  private mutating func advance(_ flight: consuming BlockFlight, _ result: Int32, in queue: inout Virtqueue) {
+    let outcome: BlockOutcome
+    switch flight.landed(result) {
+    case .done: outcome = BlockOutcome(status: .ok, filled: flight.filled)
+    case .more: return proceed(flight, in: &queue)
+    case .elsewhere: outcome = finishHere(&flight)
+    case .failed(let call, let number):
+      work.disk.faults.report("\(HostError(call, errno: number, subject: work.disk.file.path))")
+      outcome = BlockOutcome(status: .ioError, filled: flight.filled)
+    case .flush:
+      if !work.isDurable {
+        outcome = .ok
+        break
+      }
+      flight.isFlushing = true
+      return proceed(flight, in: &queue)
+    }
+    work.complete(flight.chain, outcome, in: &queue)
+  }
+
+  // MARK: The ring
+
+  /// Hands queued requests over. What the host does at once is completed at once.
+  private mutating func submit(into queue: inout Virtqueue, reaping: Bool = true) {
+    while ring.unsubmitted > 0 {
+      do throws(HostError) {
+        try ring.submit()
+      } catch {
+        // Out of some resource for the moment. The event brings us back, whatever happens to the others.
+        work.disk.faults.report("\(error)")
+        event.signal()
+        return
+      }
+      if reaping { drain(into: &queue) } else { return }
+    }
+  }
+
+  /// Waits until one request ends.
+  private mutating func wait(into queue: inout Virtqueue) {
+    do throws(HostError) {
+      try ring.submitAndWait(1, timeout: .seconds(1))
+    } catch {
+      work.disk.faults.report("\(error)")
+    }
+    drain(into: &queue)
+  }
+
+  /// Waits until no request is left. After ten seconds those that still can be are cancelled, and fail.
+  mutating func finish(into queue: inout Virtqueue) {
+    let patience = ContinuousClock.now + .seconds(10)
+    var hasCancelled = false
+    while slots.count > 0 {
+      wait(into: &queue)
+      if !hasCancelled, slots.count > 0, ContinuousClock.now > patience {
+        hasCancelled = true
+        for slot in 0..<slots.capacity where ring.cancel(UInt64(slot), tag: Self.noFlight) == .full {
+          wait(into: &queue)
+        }
+      }
+    }
+  }
+}
