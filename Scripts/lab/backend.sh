@@ -13,7 +13,7 @@ backend_start() {
   backend_image[$name]=$image backend_queues[$name]=$queues
   case $backend in
     sluice)
-      "$sluice" serve blk --socket-path "$socket" --blk-file "$image" --num-queues "$queues" --serial "$name" \
+      "$sluice" serve blk --socket-path "$socket" --blk-file "$image" --num-queues "$queues" --serial "$name" ${SLUICE_OPTIONS:-} \
         </dev/null >>"$folder/$name.log" 2>&1 &
       ;;
     qsd)

@@ -1,1 +1,38 @@
-# The rows of `make try` that come from `sluice explain --json`. Sourced by Scripts/try.
+# What `sluice explain --json` says, in rows for a person and as a check. Sourced.
+
+# 4096 -> "4 KiB"
+amount() { awk -v n="$1" 'BEGIN { split("bytes KiB MiB GiB", u); i = 1; while (n >= 1024 && i < 4) { n /= 1024; i++ }
+  printf(n == int(n) ? "%d %s" : "%.1f %s", n, u[i]) }'; }
+
+# wrong_figures FILE IOMMU    prints what is wrong with a sample, nothing if all is as it must be
+wrong_figures() {
+  local accepted=true path=platform
+  if [ "$2" = off ]; then accepted=false path=physical; fi
+  jq -r --argjson accepted "$accepted" --arg path "$path" '
+    if .access_platform_offered != true then "ACCESS_PLATFORM was not offered"
+    elif .access_platform_accepted != $accepted then "ACCESS_PLATFORM accepted: \(.access_platform_accepted), expected \($accepted)"
+    elif .address_path != $path then "the address path is \(.address_path), expected \($path)"
+    elif .faults != 0 then "\(.faults) faults"
+    elif .requests == 0 or .completions == 0 then "no request was counted"
+    elif .failed_sessions != 0 then "\(.failed_sessions) connections failed"
+    elif .lost_pages != 0 then "\(.lost_pages) pages lost"
+    elif .reachable_bytes > .memory_bytes or .peak_reachable_bytes > .memory_bytes then "more is reachable than there is"
+    elif $path == "physical" and .reachable_bytes != .memory_bytes then "without an IOMMU all memory is reachable, not \(.reachable_bytes)"
+    elif $path == "platform" and .updates == 0 then "translated without a single mapping"
+    else empty end' "$1" 2>&1 || echo "explain's answer cannot be read"
+}
+
+# figure_rows FOLDER    the rows of make try, from the samples taken at `writing` and `unmounted`
+figure_rows() {
+  local last=$1/unmounted.json
+  field() { jq -r "$1" "$last"; }
+  row decision "VIRTIO_F_ACCESS_PLATFORM (bit 33) $(field 'if .access_platform_offered then "offered" else "not offered" end'), $(
+    field 'if .access_platform_accepted then "accepted" else "not accepted" end'); address path: $(field .address_path)"
+  row why "$(field .reason)"
+  row requests "$(field .requests); $(amount "$(field .written_bytes)") read by the guest, $(amount "$(field .readable_bytes)") written"
+  row exposure "$(amount "$(field .reachable_bytes)") of guest memory reachable now, $(amount "$(field .peak_reachable_bytes)") at most, of $(amount "$(field .memory_bytes)")"
+  if [ "$(field .address_path)" = platform ]; then
+    row mappings "$(field .updates) received, $(field .invalidations) invalidations, $(field .mappings) in force"
+  fi
+  row faults "$(field .faults)"
+}

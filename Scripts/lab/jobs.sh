@@ -106,7 +106,10 @@ check_facts() {
 }
 
 # What the back-end itself says, sampled while the guest worked.
-check_explained() { :; }
+check_explained() {
+  if [ "$backend" != sluice ] || [ "$3" != raw ]; then return; fi
+  if [ ! -s "$1" ]; then echo "sluice explain gave no answer"; else wrong_figures "$1" "$2"; fi
+}
 
 # kill -9 under write load, ten times; afterwards every acknowledged block must be in the image
 job_kill() {
