@@ -70,16 +70,14 @@ public protocol QueueHandler: AnyObject {
   func ready(_ token: UInt64, in queues: inout QueueSet) throws(QueueError)
   /// Descriptors to watch while the handler runs.
   var watched: [WatchedDescriptor] { get }
-  /// Chains popped and not completed.
-  var inFlight: Int { get }
-  /// The queues stop: complete or give up what is in flight, and return when none is left. Called within a round.
+  /// A queue stops while chains are in flight: complete them, or give them up, and return when none is left. Called within a
+  /// round.
   func finish(_ queues: inout QueueSet)
 }
 
 extension QueueHandler {
   public func ready(_ token: UInt64, in queues: inout QueueSet) throws(QueueError) {}
   public var watched: [WatchedDescriptor] { [] }
-  public var inFlight: Int { 0 }
   public func finish(_ queues: inout QueueSet) {}
 }
 

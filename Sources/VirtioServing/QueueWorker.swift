@@ -174,7 +174,9 @@ struct QueueWorker: ~Copyable {
     guard let i = running.firstIndex(where: { $0.index == index }) else { return nil }
     // Without anything in flight no ring is touched: its mappings may be gone already, and looking would be a fault that
     // the guest sees (R063, R095).
-    if handler.inFlight > 0 {
+    var isBusy = false
+    for queue in running where queues[queue.index].inFlight > 0 { isBusy = true }
+    if isBusy {
       for queue in running where !queue.hasFailed {
         do throws(QueueError) { try queues[queue.index].beginRound() } catch { failAll(error) }
       }

@@ -48,6 +48,7 @@ public struct Virtqueue: ~Copyable {
   var suppressed = false
 
   var popped: UInt32 = 0
+  private var completed: UInt32 = 0
   var order: InOrderWindow
   /// Completions that wait for the device area to be resolved again.
   var held: [UsedEntry] = []
@@ -95,6 +96,9 @@ public struct Virtqueue: ~Copyable {
     self.statistics = statistics
     counts = statistics.counts
   }
+
+  /// Chains popped and not completed.
+  public var inFlight: Int { Int(popped &- completed) }
 
   /// Where the queue is, for ``init(index:layout:features:in:waking:resumingAt:recorder:again:statistics:)`` of a successor.
   public var state: QueueState {
@@ -167,6 +171,7 @@ public struct Virtqueue: ~Copyable {
       touched.markDirty(log, count: touched.byteCount)
     }
     counts.completions &+= 1
+    completed &+= 1
     counts.readableBytes &+= UInt64(chain.readable.byteCount)
     // Never more than there is room for (§2.7.8.2).
     let written = UInt32(clamping: min(written, chain.writable.byteCount))

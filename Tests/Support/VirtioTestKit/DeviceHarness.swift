@@ -66,7 +66,11 @@ public final class DeviceHarness {
   public func hasFailed(_ index: Int) -> Bool { failed.contains(index) }
   /// Whether a queue waits for a translation.
   public func isPending(_ index: Int) -> Bool { queues.isRunning(index) && queues[index].isPending }
-  public var inFlight: Int { handler.inFlight }
+  public var inFlight: Int {
+    var sum = 0
+    for index in range where queues.isRunning(index) { sum += queues[index].inFlight }
+    return sum
+  }
   public func state(of index: Int) -> QueueState? { queues.isRunning(index) ? queues[index].state : nil }
 
   /// Stops a queue as a transport does: what is in flight is finished first.
