@@ -3,7 +3,7 @@
 import PackageDescription
 
 let package = Package(
-  name: "snippets",
+  name: "examples",
   dependencies: [
     .package(name: "sluice", path: ".."),
     .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
