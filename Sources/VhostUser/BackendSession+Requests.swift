@@ -8,8 +8,8 @@ internal import VirtioServing
 extension BackendSession {
   /// Everything a block or entropy device can use.
   static let offeredProtocolFeatures: ProtocolFeatures = [
-    .multiqueue, .logSharedMemory, .replyAck, .backendRequests, .configuration, .backendSendDescriptor, .resetDevice,
-    .inbandNotifications, .configureMemorySlots, .status, .guestAddresses,
+    .multiqueue, .logSharedMemory, .replyAck, .backendRequests, .configuration, .backendSendDescriptor,
+    .inflightSharedMemory, .resetDevice, .inbandNotifications, .configureMemorySlots, .status, .deviceState, .vringBaseInflight, .guestAddresses,
   ]
 
   /// The feature word that GET_FEATURES answers.
@@ -67,13 +67,15 @@ extension BackendSession {
     case .resetDevice:
       try require(.resetDevice, "RESET_DEVICE")
       resetDevice()
-    case .getInflightDescriptor, .setInflightDescriptor, .setDeviceStateDescriptor, .checkDeviceState:
-      throw ProtocolError(request.name, "it was not negotiated")
+    case .getInflightDescriptor(let wanted): return try makeInflight(wanted, &outgoing)
+    case .setInflightDescriptor(let area): try setInflight(area, &files)
+    case .setDeviceStateDescriptor(let transfer): return try beginTransfer(transfer, &files)
+    case .checkDeviceState: return try checkTransfer()
     }
     return nil
   }
 
-  private func require(_ feature: ProtocolFeatures, _ message: String) throws(ProtocolError) {
+  func require(_ feature: ProtocolFeatures, _ message: String) throws(ProtocolError) {
     guard protocolFeatures.contains(feature) else {
       throw ProtocolError(message, "\(feature.names.joined()) is not negotiated")
     }
@@ -121,6 +123,9 @@ extension BackendSession {
     if new.contains(.inbandNotifications), !new.isSuperset(of: [.backendRequests, .replyAck]) {
       throw ProtocolError("SET_PROTOCOL_FEATURES", "INBAND_NOTIFICATIONS needs BACKEND_REQ and REPLY_ACK")
     }
+    if new.contains(.vringBaseInflight), !new.contains(.inflightSharedMemory) {
+      throw ProtocolError("SET_PROTOCOL_FEATURES", "GET_VRING_BASE_INFLIGHT needs INFLIGHT_SHMFD")
+    }
     protocolFeatures = new
     troubles.setInBand(new.contains(.inbandNotifications))
     announcer.setWanted(new.isSuperset(of: [.configuration, .backendRequests]))
@@ -147,29 +152,6 @@ extension BackendSession {
     try require(.configureMemorySlots, "REM_MEM_REG")
     iotlb.flush()
     try table.remove(region)
-  }
-
-  // MARK: The dirty log
-
-  private func setLog(_ area: LogArea, _ files: inout FileDescriptorList) throws(ProtocolError) -> BackendReply {
-    try require(.logSharedMemory, "SET_LOG_BASE")
-    guard let file = files.takeFirst() else { return .failure }
-    guard area.size > 0, area.size <= UInt64(Int64.max), area.offset <= UInt64(Int64.max) - area.size else {
-      throw ProtocolError("SET_LOG_BASE", "\(area.size) bytes at \(area.offset) are not part of a file")
-    }
-    do throws(MappingError) {
-      let bits = try HostMapping(descriptor: file.rawValue, offset: area.offset, byteCount: Int(area.size))
-      dirtyLog = DirtyLog(bits: bits, memory: table.memory)
-    } catch {
-      throw ProtocolError("SET_LOG_BASE", "the log cannot be mapped: \(HostError("mmap", errno: error.code))")
-    }
-    applyLog()
-    return .success
-  }
-
-  /// Queues mark what they write while VHOST_F_LOG_ALL is set and there is a log. Rings go on meanwhile.
-  private func applyLog() {
-    table.memory.setDirtyLog(featureWord & VhostFeature.logAll != 0 ? dirtyLog : nil)
   }
 
   // MARK: Configuration, status, reset

@@ -161,11 +161,14 @@ extension BackendSession {
       path: path, guestAddresses: protocolFeatures.contains(.guestAddresses), memory: table.memory)
     let layout = try resolver.layout(
       address, size: size, packed: isPacked, eventIndex: features.contains(.eventIndex))
+    let isPacked = isPacked
+    let piece = try inflight?.piece(index, size: size, packed: isPacked)
     do throws(DeviceError) {
       try runner.start(
         QueueStart(
           index: index, layout: layout, features: features, space: path == .platform ? iotlb : physical,
-          kick: vrings[index].kick, state: vrings[index].state))
+          kick: vrings[index].kick, state: vrings[index].state,
+          inflight: piece?.maker(packed: isPacked)))
     } catch {
       throw ProtocolError(message, "virtqueue \(index) cannot start: \(error)")
     }

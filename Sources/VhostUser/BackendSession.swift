@@ -48,6 +48,11 @@ final class BackendSession {
   var vrings: [Vring]
   var status: UInt64 = 0
   var dirtyLog: DirtyLog?
+  var inflight: InflightRegion?
+  var transfer: StateTransfer?
+  var isTransferWatched = false
+  /// How saving the state ended, until the front-end asks.
+  var savedResult: Bool?
   var pollTimer: TimerFD?
 
   enum Token {
@@ -118,6 +123,7 @@ final class BackendSession {
     case Token.pollTimer:
       _ = try? pollTimer?.drain()
       for index in vrings.indices where vrings[index].isPolled { runner.kick(index) }
+    case Token.transfer: advanceTransfer()
     default: break
     }
   }
@@ -250,6 +256,7 @@ final class BackendSession {
     runner.reset()
     table.memory.setDirtyLog(nil)
     settle(dropChannel())
+    dropTransfer()
     iotlb.flush()
     report.sessionEnded(self)
   }

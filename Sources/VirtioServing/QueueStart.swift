@@ -12,12 +12,12 @@ public struct QueueStart: Sendable {
   /// Signalled by the driver's side when buffers are available; nil when kicks come through ``DeviceRunner/kick(_:)``.
   public var kick: EventFD?
   public var state: QueueState
-  /// Makes the recorder of chains in flight and lists those a predecessor left; called on the queue's thread.
-  public var inflight: (@Sendable () -> sending (recorder: any InflightRecorder, again: [InflightChain])?)?
+  /// Makes the recorder of chains in flight; called on the queue's thread.
+  public var inflight: (@Sendable () -> sending any InflightRecorder)?
 
   public init(
     index: Int, layout: QueueLayout, features: Features, space: any DMASpace, kick: EventFD?, state: QueueState = .initial,
-    inflight: (@Sendable () -> sending (recorder: any InflightRecorder, again: [InflightChain])?)? = nil
+    inflight: (@Sendable () -> sending any InflightRecorder)? = nil
   ) {
     self.index = index
     self.layout = layout

@@ -161,7 +161,7 @@ struct QueueWorker: ~Copyable {
       queues.insert(
         try Virtqueue(
           index: start.index, layout: start.layout, features: start.features, in: start.space, waking: bell,
-          resumingAt: start.state, recorder: inflight?.recorder, again: inflight?.again ?? [], statistics: statistics))
+          resumingAt: start.state, recorder: inflight, statistics: statistics))
     } catch {
       return error
     }

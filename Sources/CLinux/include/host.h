@@ -44,6 +44,11 @@ int host_eventfd_signal(int fd);
 /// What had been added since the last time, 0 if nothing; -EPIPE if the descriptor can never be signalled again.
 int64_t host_eventfd_drain(int fd);
 
+/// One read or write of a pipe, socket or file, without waiting if the description is non-blocking. 0 from the read: the end.
+/// A pipe nobody reads is -EPIPE, and no signal.
+int64_t host_stream_read(int fd, void *bytes, size_t count);
+int64_t host_stream_write(int fd, const void *bytes, size_t count);
+
 int host_epoll(void);
 int host_epoll_add(int epoll, int fd, uint32_t events, uint64_t token);
 int host_epoll_modify(int epoll, int fd, uint32_t events, uint64_t token);

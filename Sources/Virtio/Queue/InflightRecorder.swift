@@ -45,14 +45,36 @@ public struct InflightChain: Hashable, Sendable {
   }
 }
 
+/// Where a queue goes on, and what it does first.
+public struct QueueResumption: Hashable, Sendable {
+  /// Where it goes on.
+  public var state: QueueState
+  /// Chains that were under way, oldest first.
+  public var again: [InflightChain]
+
+  /// A queue that goes on at `state`, after `again`.
+  public init(state: QueueState, again: [InflightChain] = []) {
+    self.state = state
+    self.again = again
+  }
+}
+
 /// Writes down which chains are under way, where a successor of this process finds it. Called on the queue's thread.
 public protocol InflightRecorder: AnyObject {
+  /// Called once, when the ring can be reached and before any of it is taken: what did a predecessor leave?
+  ///
+  /// - Parameters:
+  ///   - state: where the transport says to go on.
+  ///   - used: split: the ring's used index; nil if it cannot be read.
+  ///   - flags: packed: the flags of the descriptor in a slot, which is below the queue's size.
+  func resume(at state: QueueState, used: UInt16?, flags: (UInt16) -> UInt16) -> QueueResumption
   /// A split chain was popped. Returns its record.
   func popped(head: UInt16) -> UInt16
   /// A packed chain was popped. Returns its record, or nil when there is no room for it.
   func popped(id: UInt16, descriptors: [RingDescriptor]) -> UInt16?
-  /// The used entry of a chain was written and will be published next.
+  /// The used entry of a chain will be written next.
   func completing(_ record: UInt16)
-  /// The used entries announced with ``completing(_:)`` are published. Split: `used` is the new used index.
+  /// The used entries announced with ``completing(_:)`` are published, packed ones each by itself. `used` is where the next one
+  /// goes.
   func published(used: UInt16, wrap: Bool)
 }

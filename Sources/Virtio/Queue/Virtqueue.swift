@@ -38,6 +38,7 @@ public struct Virtqueue: ~Copyable {
   var used: UInt16
   var usedWrap: Bool
   var isUsedKnown: Bool
+  private var hasResumed = false
   /// Split: the available index last read.
   var seenAvailable: UInt16
   /// Used entries written and not yet visible to the driver.
@@ -66,12 +67,11 @@ public struct Virtqueue: ~Copyable {
 
   /// - Parameters:
   ///   - waiter: woken when a pending translation arrived; it should kick the queue.
-  ///   - recorder: where chains in flight are written down, if anywhere.
-  ///   - again: chains a predecessor left in flight; they come first.
+  ///   - recorder: where chains in flight are written down, if anywhere. What a predecessor left there comes first.
   /// - Throws: the rule of the layout that is broken. Whether the areas can be reached shows in the first round (R041).
   public init(
     index: Int, layout: QueueLayout, features: Features, in space: any DMASpace, waking waiter: (any TranslationWaiter)? = nil,
-    resumingAt state: QueueState = .initial, recorder: (any InflightRecorder)? = nil, again: [InflightChain] = [],
+    resumingAt state: QueueState = .initial, recorder: (any InflightRecorder)? = nil,
     statistics: QueueStatistics = QueueStatistics()
   ) throws(QueueError) {
     let isPacked = features.contains(.ringPacked)
@@ -92,7 +92,7 @@ public struct Virtqueue: ~Copyable {
     seenAvailable = state.available
     order = InOrderWindow()
     self.recorder = recorder
-    self.again = again.reversed()
+    again = []
     self.statistics = statistics
     counts = statistics.counts
   }
@@ -100,7 +100,7 @@ public struct Virtqueue: ~Copyable {
   /// Chains popped and not completed.
   public var inFlight: Int { Int(popped &- completed) }
 
-  /// Where the queue is, for ``init(index:layout:features:in:waking:resumingAt:recorder:again:statistics:)`` of a successor.
+  /// Where the queue is, for ``init(index:layout:features:in:waking:resumingAt:recorder:statistics:)`` of a successor.
   public var state: QueueState {
     QueueState(available: available, availableWrap: availableWrap, used: used, usedWrap: usedWrap)
   }
@@ -193,7 +193,7 @@ public struct Virtqueue: ~Copyable {
     guard unpublished > 0, isResolved else { return }
     if !isPacked { deviceArea.storeRelease16(used.littleEndian, at: 2) }
     unpublished = 0
-    recorder?.published(used: used, wrap: usedWrap)
+    if !isPacked { recorder?.published(used: used, wrap: usedWrap) }
     markDeviceAreaDirty()
   }
 
@@ -260,11 +260,8 @@ public struct Virtqueue: ~Copyable {
       deviceArea = try iotlb.ring(layout.deviceArea, count: counts.device, for: .write)
     } catch { interruption = worse(error, interruption) }
     if let interruption { throw interruption }
+    if !hasResumed { try resume() }
     isResolved = true
-    if !isUsedKnown {
-      isUsedKnown = true
-      readUsedIndex()
-    }
     for entry in held { write(entry) }
     held.removeAll()
     suppressed = false
@@ -275,17 +272,34 @@ public struct Virtqueue: ~Copyable {
     return a
   }
 
-  /// A split ring resumed without its used index finds it in the ring, if it may read there: a front-end that restores a
-  /// queue passes the available index only.
-  private mutating func readUsedIndex() {
-    guard !isPacked else { return }
-    do throws(DMAInterruption) {
-      let area = try iotlb.ring(layout.deviceArea, count: 4, for: .read)
-      let index = UInt16(littleEndian: area.load16(at: 2))
-      if available &- index <= layout.size { used = index }
-    } catch {
-      // Write-only for us (R054): nothing in flight is the only sensible guess, and it is what `used` holds.
+  /// Finds out where to go on, in the first round that reaches the ring.
+  ///
+  /// A front-end that restores a split queue passes the available index only: the used index is in the ring, if we may read
+  /// there. A recorder knows better than either.
+  private mutating func resume() throws(DMAInterruption) {
+    var index: UInt16?
+    if !isPacked, !isUsedKnown || recorder != nil {
+      do throws(DMAInterruption) {
+        let area = try iotlb.ring(layout.deviceArea, count: 4, for: .read)
+        index = UInt16(littleEndian: area.load16(at: 2))
+      } catch {
+        // Write-only for us (R054): nothing in flight is the only sensible guess, and it is what `used` holds.
+        if case .pending = error { throw error }
+      }
     }
+    hasResumed = true
+    if !isUsedKnown, let index, available &- index <= layout.size { used = index }
+    isUsedKnown = true
+    guard let recorder else { return }
+    let next = recorder.resume(at: state, used: index) { slot in
+      UInt16(littleEndian: descriptorArea.load16(at: Int(slot) &* 16 &+ 14))
+    }
+    available = next.state.available
+    availableWrap = next.state.availableWrap
+    used = next.state.used ?? used
+    usedWrap = next.state.usedWrap
+    seenAvailable = available
+    again = next.again.reversed()
   }
 
   private mutating func emit(_ entry: UsedEntry) {
@@ -295,7 +309,10 @@ public struct Virtqueue: ~Copyable {
 
   private mutating func write(_ entry: UsedEntry) {
     recorder?.completing(entry.record)
-    if isPacked { writePacked(entry) } else { writeSplit(entry) }
+    guard isPacked else { return writeSplit(entry) }
+    writePacked(entry)
+    // A packed entry is the driver's as soon as it is written.
+    recorder?.published(used: used, wrap: usedWrap)
   }
 
   func markDeviceAreaDirty() {
