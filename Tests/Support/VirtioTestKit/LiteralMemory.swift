@@ -24,21 +24,27 @@ public final class LiteralMemory {
   }
 
   public func write(_ bytes: [UInt8], at address: DMAAddress) {
-    for (i, byte) in bytes.enumerated() {
-      let one = [byte]
-      let n = memory.copy(one.span, to: guestAddress(DMAAddress(address.rawValue + UInt64(i))))
-      precondition(n == 1, "a test writes where there is no memory")
+    var done = 0
+    while done < bytes.count {
+      let at = address + done
+      let part = Array(bytes[done..<min(bytes.count, done + 4096 - Int(at.rawValue % 4096))])
+      let n = memory.copy(part.span, to: guestAddress(at))
+      precondition(n == part.count, "a test writes where there is no memory")
+      done += n
     }
   }
 
   public func read(_ count: Int, at address: DMAAddress) -> [UInt8] {
-    (0..<count).map { i in
-      var one: [UInt8] = [0]
-      var span = one.mutableSpan
-      let n = memory.copy(from: guestAddress(DMAAddress(address.rawValue + UInt64(i))), into: &span)
-      precondition(n == 1, "a test reads where there is no memory")
-      return one[0]
+    var result: [UInt8] = []
+    while result.count < count {
+      let at = address + result.count
+      var part = [UInt8](repeating: 0, count: min(count - result.count, 4096 - Int(at.rawValue % 4096)))
+      var span = part.mutableSpan
+      let n = memory.copy(from: guestAddress(at), into: &span)
+      precondition(n == part.count, "a test reads where there is no memory")
+      result += part
     }
+    return result
   }
 
   public func write(le16 value: UInt16, at address: DMAAddress) { write([UInt8(value & 255), UInt8(value >> 8)], at: address) }

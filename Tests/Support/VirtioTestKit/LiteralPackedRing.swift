@@ -13,7 +13,9 @@ public final class LiteralPackedRing: LiteralRing {
   /// The slot the device uses next, and its ring wrap counter as we follow it.
   public private(set) var usedSlot = 0
   public private(set) var deviceWrap = true
+  /// Those from `firstFreeID` on are free; the list is tidied now and then.
   private var freeIDs: [UInt16]
+  private var firstFreeID = 0
   private var slotsOf: [UInt16: Int] = [:]
   public private(set) var free: Int
   /// Flags of heads that are not yet written: slot → flags.
@@ -53,6 +55,13 @@ public final class LiteralPackedRing: LiteralRing {
     memory.publish(le16: flags, at: place + 14)
   }
 
+  /// As above, of an indirect table, at any alignment.
+  public func setDescriptorBytes(at place: DMAAddress, address: DMAAddress, length: UInt32, flags: UInt16) {
+    memory.write(le64: address.rawValue, at: place)
+    memory.write(le32: length, at: place + 8)
+    memory.write(le32: UInt32(flags) << 16, at: place + 12)
+  }
+
   /// Writes the next slot, flags and all, adding the bits that make it available. Returns the slot.
   @discardableResult public func put(address: DMAAddress, length: UInt32, id: UInt16, flags: UInt16) -> Int {
     let slot = nextSlot
@@ -86,7 +95,12 @@ public final class LiteralPackedRing: LiteralRing {
   public func post(_ chain: [LiteralDescriptor], table: DMAAddress?) -> UInt16 {
     let slots = table == nil ? chain.count : 1
     precondition(!chain.isEmpty && slots <= free)
-    let id = freeIDs.removeFirst()
+    let id = freeIDs[firstFreeID]
+    firstFreeID += 1
+    if firstFreeID > 2 * Int(layout.size) {
+      freeIDs.removeFirst(firstFreeID)
+      firstFreeID = 0
+    }
     slotsOf[id] = slots
     free -= slots
     if let table {

@@ -18,6 +18,11 @@ public struct LiteralDescriptor: Hashable, Sendable {
 public struct LiteralUsed: Hashable, Sendable {
   public var id: UInt32
   public var length: UInt32
+
+  public init(id: UInt32, length: UInt32) {
+    self.id = id
+    self.length = length
+  }
 }
 
 /// A driver's side of a ring that writes the bytes of the specification's tables and nothing else: the referee between the
@@ -60,10 +65,11 @@ public func literalLayout(size: UInt16, packed: Bool, at base: UInt64) -> (layou
   return (layout, base + descriptors + driver + device)
 }
 
-/// Either format.
-public func makeLiteralRing(_ layout: QueueLayout, features: Features, in memory: LiteralMemory) -> any LiteralRing {
+/// Either format. A split ring's indices, or a packed ring's slot, may stand where an earlier use left them.
+public func makeLiteralRing(_ layout: QueueLayout, features: Features, startingAt start: UInt16 = 0, in memory: LiteralMemory) -> any LiteralRing {
   let event = features.contains(.eventIndex)
   let order = features.contains(.inOrder)
   return features.contains(.ringPacked)
-    ? LiteralPackedRing(layout, eventIndex: event, in: memory) : LiteralSplitRing(layout, eventIndex: event, inOrder: order, in: memory)
+    ? LiteralPackedRing(layout, eventIndex: event, startingAt: Int(start), in: memory)
+    : LiteralSplitRing(layout, eventIndex: event, inOrder: order, startingAt: start, in: memory)
 }

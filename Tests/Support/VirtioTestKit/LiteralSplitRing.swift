@@ -13,9 +13,10 @@ public final class LiteralSplitRing: LiteralRing {
   private var shown: UInt16
   /// The used index up to which used entries were taken.
   public private(set) var usedIndex: UInt16
+  /// Those from `firstFree` on are free; the list is tidied now and then.
   private var freeDescriptors: [UInt16]
+  private var firstFree = 0
   private var chains: [UInt16: [UInt16]] = [:]
-  private var order: [UInt16] = []
 
   /// `index` is where both indices stand, in a ring that was used before.
   public init(_ layout: QueueLayout, eventIndex: Bool = false, inOrder: Bool = false, startingAt index: UInt16 = 0, in memory: LiteralMemory) {
@@ -34,7 +35,17 @@ public final class LiteralSplitRing: LiteralRing {
     memory.write(le16: index, at: layout.deviceArea + 2)
   }
 
-  public var free: Int { freeDescriptors.count }
+  public var free: Int { freeDescriptors.count - firstFree }
+
+  private func takeFree(_ count: Int) -> [UInt16] {
+    let taken = Array(freeDescriptors[firstFree..<firstFree + count])
+    firstFree += count
+    if firstFree > 2 * Int(layout.size) {
+      freeDescriptors.removeFirst(firstFree)
+      firstFree = 0
+    }
+    return taken
+  }
 
   // MARK: The tables, field by field
 
@@ -73,7 +84,7 @@ public final class LiteralSplitRing: LiteralRing {
   public func post(_ chain: [LiteralDescriptor], table: DMAAddress?) -> UInt16 {
     precondition(!chain.isEmpty && (table == nil ? chain.count : 1) <= free)
     if let table {
-      let head = freeDescriptors.removeFirst()
+      let head = takeFree(1)[0]
       for (i, d) in chain.enumerated() {
         let more = i + 1 < chain.count
         setDescriptor(
@@ -82,12 +93,10 @@ public final class LiteralSplitRing: LiteralRing {
       }
       setDescriptor(Int(head), address: table, length: UInt32(16 * chain.count), flags: 4, next: 0)
       chains[head] = [head]
-      order.append(head)
       offer(head)
       return head
     }
-    let indices = Array(freeDescriptors.prefix(chain.count))
-    freeDescriptors.removeFirst(chain.count)
+    let indices = takeFree(chain.count)
     for (i, d) in chain.enumerated() {
       let more = i + 1 < chain.count
       setDescriptor(
@@ -95,7 +104,6 @@ public final class LiteralSplitRing: LiteralRing {
         next: more ? indices[i + 1] : 0)
     }
     chains[indices[0]] = indices
-    order.append(indices[0])
     offer(indices[0])
     return indices[0]
   }
@@ -126,7 +134,6 @@ public final class LiteralSplitRing: LiteralRing {
       if let id = UInt16(exactly: used.id), let indices = chains.removeValue(forKey: id) {
         // In ring order, descriptors come back in the order they were taken.
         freeDescriptors.append(contentsOf: indices)
-        order.removeAll { $0 == id }
       }
       result.append(used)
     }

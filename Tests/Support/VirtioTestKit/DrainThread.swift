@@ -1,0 +1,44 @@
+public import DMA
+import Foundation
+
+/// A control thread that drains a fence while the test goes on.
+public final class DrainThread: Sendable {
+  private let done = NSCondition()
+  private let state: StateBox
+
+  private final class StateBox: @unchecked Sendable {
+    var isDone = false
+  }
+
+  public init(_ fence: TranslationFence) {
+    let (done, state) = (done, StateBox())
+    self.state = state
+    Thread.detachNewThread {
+      fence.drain()
+      done.lock()
+      state.isDone = true
+      done.broadcast()
+      done.unlock()
+    }
+  }
+
+  public var isDone: Bool {
+    done.lock()
+    defer { done.unlock() }
+    return state.isDone
+  }
+
+  /// Lets others run.
+  public func pause() { Thread.sleep(forTimeInterval: 0.0005) }
+
+  /// Waits for the drain to end, and says whether it did within `seconds`.
+  @discardableResult public func join(seconds: Double = 20) -> Bool {
+    let end = Date(timeIntervalSinceNow: seconds)
+    done.lock()
+    defer { done.unlock() }
+    while !state.isDone {
+      if !done.wait(until: end) { return state.isDone }
+    }
+    return true
+  }
+}

@@ -1,0 +1,319 @@
+import DMA
+import Testing
+import Virtio
+import VirtioTestKit
+
+/// Whatever a driver writes: the queue retires with the rule that was broken, and nothing traps (R091).
+@Suite("Malformed rings")
+struct MalformedRingTests {
+  struct Case: Sendable, CustomStringConvertible {
+    var description: String
+    var expected: @Sendable (QueueError) -> Bool
+    var features: Features = [.version1, .indirectDescriptors, .eventIndex]
+    var write: @Sendable (RingRig) -> Void
+  }
+
+  static let split: [Case] = [
+    Case(description: "the available index jumps further than the ring is long", expected: { $0 == .availableIndex(9, expected: 0) }) {
+      $0.split.setAvailableIndex(9)
+    },
+    Case(description: "the available index runs backwards", expected: { $0 == .availableIndex(0xffff, expected: 0) }) {
+      $0.split.setAvailableIndex(0xffff)
+    },
+    Case(description: "a head names no descriptor", expected: { $0 == .descriptorIndex(8) }) {
+      $0.split.offer(8)
+      $0.split.publish()
+    },
+    Case(description: "a next field names no descriptor", expected: { $0 == .descriptorIndex(0xfffe) }) {
+      $0.split.setDescriptor(0, address: $0.data, length: 1, flags: 1, next: 0xfffe)
+      $0.split.offer(0)
+      $0.split.publish()
+    },
+    Case(description: "a descriptor is its own successor", expected: { $0 == .chainTooLong }) {
+      $0.split.setDescriptor(0, address: $0.data, length: 1, flags: 1, next: 0)
+      $0.split.offer(0)
+      $0.split.publish()
+    },
+    Case(description: "a loop of empty descriptors", expected: { $0 == .chainTooLong }) {
+      $0.split.setDescriptor(0, address: $0.data, length: 0, flags: 1, next: 1)
+      $0.split.setDescriptor(1, address: $0.data, length: 0, flags: 1, next: 0)
+      $0.split.offer(0)
+      $0.split.publish()
+    },
+    Case(description: "readable after writable", expected: { $0 == .readableAfterWritable }) {
+      $0.split.setDescriptor(0, address: $0.data, length: 1, flags: 3, next: 1)
+      $0.split.setDescriptor(1, address: $0.data, length: 1, flags: 0, next: 0)
+      $0.split.offer(0)
+      $0.split.publish()
+    },
+    Case(description: "readable after an empty writable one", expected: { $0 == .readableAfterWritable }) {
+      $0.split.setDescriptor(0, address: $0.data, length: 0, flags: 3, next: 1)
+      $0.split.setDescriptor(1, address: $0.data, length: 1, flags: 0, next: 0)
+      $0.split.offer(0)
+      $0.split.publish()
+    },
+    Case(description: "more than 2^32 bytes", expected: { $0 == .chainTooLarge }) {
+      $0.split.setDescriptor(0, address: $0.data, length: 0xffff_ffff, flags: 1, next: 1)
+      $0.split.setDescriptor(1, address: $0.data, length: 2, flags: 0, next: 0)
+      $0.split.offer(0)
+      $0.split.publish()
+    },
+    Case(
+      description: "an indirect table that was not negotiated", expected: { $0 == .indirectTable }, features: [.version1]
+    ) {
+      $0.split.setDescriptor(0, address: $0.tables, length: 16, flags: 4, next: 0)
+      $0.split.offer(0)
+      $0.split.publish()
+    },
+    Case(description: "an empty table", expected: { $0 == .indirectTable }) {
+      $0.split.setDescriptor(0, address: $0.tables, length: 0, flags: 4, next: 0)
+      $0.split.offer(0)
+      $0.split.publish()
+    },
+    Case(description: "a table of one descriptor and a half", expected: { $0 == .indirectTable }) {
+      $0.split.setDescriptor(0, address: $0.tables, length: 24, flags: 4, next: 0)
+      $0.split.offer(0)
+      $0.split.publish()
+    },
+    Case(description: "a table of 32769 descriptors", expected: { $0 == .indirectTable }) {
+      $0.split.setDescriptor(0, address: $0.tables, length: 16 * 32769, flags: 4, next: 0)
+      $0.split.offer(0)
+      $0.split.publish()
+    },
+    Case(description: "a table of 4 GiB", expected: { $0 == .indirectTable }) {
+      $0.split.setDescriptor(0, address: $0.tables, length: 0xffff_fff0, flags: 4, next: 0)
+      $0.split.offer(0)
+      $0.split.publish()
+    },
+    Case(description: "a table with a successor", expected: { $0 == .indirectTable }) {
+      $0.split.setDescriptor(0, address: $0.tables, length: 16, flags: 5, next: 1)
+      $0.split.offer(0)
+      $0.split.publish()
+    },
+    Case(description: "a table in a table", expected: { $0 == .indirectTable }) {
+      $0.split.setDescriptor(at: $0.tables, address: $0.tables, length: 16, flags: 4, next: 0)
+      $0.split.setDescriptor(0, address: $0.tables, length: 16, flags: 4, next: 0)
+      $0.split.offer(0)
+      $0.split.publish()
+    },
+    Case(description: "a loop in a table", expected: { $0 == .chainTooLong }) {
+      $0.split.setDescriptor(at: $0.tables, address: $0.data, length: 1, flags: 1, next: 1)
+      $0.split.setDescriptor(at: $0.tables + 16, address: $0.data, length: 1, flags: 1, next: 0)
+      $0.split.setDescriptor(0, address: $0.tables, length: 32, flags: 4, next: 0)
+      $0.split.offer(0)
+      $0.split.publish()
+    },
+    Case(description: "a next field that leaves its table", expected: { $0 == .descriptorIndex(2) }) {
+      $0.split.setDescriptor(at: $0.tables, address: $0.data, length: 1, flags: 1, next: 2)
+      $0.split.setDescriptor(0, address: $0.tables, length: 32, flags: 4, next: 0)
+      $0.split.offer(0)
+      $0.split.publish()
+    },
+  ]
+
+  static let packed: [Case] = [
+    Case(description: "every slot continues", expected: { $0 == .chainTooLong }) { rig in
+      for i in 0..<8 { rig.packed.put(address: rig.data, length: 1, id: UInt16(i), flags: 1) }
+    },
+    Case(description: "readable after writable", expected: { $0 == .readableAfterWritable }) {
+      $0.packed.put(address: $0.data, length: 1, id: 0, flags: 3)
+      $0.packed.put(address: $0.data, length: 1, id: 0, flags: 0)
+    },
+    Case(description: "more than 2^32 bytes", expected: { $0 == .chainTooLarge }) {
+      $0.packed.put(address: $0.data, length: 0xffff_ffff, id: 0, flags: 1)
+      $0.packed.put(address: $0.data, length: 0xffff_ffff, id: 0, flags: 0)
+    },
+    Case(
+      description: "an indirect table that was not negotiated", expected: { $0 == .indirectTable }, features: [.version1]
+    ) {
+      $0.packed.put(address: $0.tables, length: 16, id: 0, flags: 4)
+    },
+    Case(description: "an empty table", expected: { $0 == .indirectTable }) {
+      $0.packed.put(address: $0.tables, length: 0, id: 0, flags: 4)
+    },
+    Case(description: "a table of 17 bytes", expected: { $0 == .indirectTable }) {
+      $0.packed.put(address: $0.tables, length: 17, id: 0, flags: 4)
+    },
+    Case(description: "a table with a successor", expected: { $0 == .indirectTable }) {
+      $0.packed.put(address: $0.tables, length: 16, id: 0, flags: 5)
+    },
+    Case(description: "readable after writable in a table", expected: { $0 == .readableAfterWritable }) {
+      $0.packed.setDescriptor(at: $0.tables, address: $0.data, length: 1, id: 0, flags: 2)
+      $0.packed.setDescriptor(at: $0.tables + 16, address: $0.data, length: 1, id: 0, flags: 0)
+      $0.packed.put(address: $0.tables, length: 32, id: 0, flags: 4)
+    },
+  ]
+
+  private func check(_ broken: Case, packed: Bool) throws {
+    let indirect = broken.features.contains(.indirectDescriptors)
+    let rig = try RingRig(RingCase(packed: packed, size: 8, indirect: indirect, eventIndex: broken.features.contains(.eventIndex)))
+    broken.write(rig)
+    var queue = try rig.makeQueue()
+    let found = queue.error()
+    let error = try #require(found)
+    #expect(broken.expected(error), "\(error)")
+    // Retired: nothing more is popped, armed or written, and a drain does not wait for it.
+    let before = rig.literal.read(64, at: rig.layout.deviceArea)
+    let again = queue.error()
+    #expect(again == nil)
+    let armed = queue.armKick()
+    let called = queue.takeCall()
+    #expect(!armed && !called)
+    #expect(rig.literal.read(64, at: rig.layout.deviceArea) == before)
+    rig.space.fence.drain()
+  }
+
+  @Test("A split ring that breaks a rule ends the queue with that rule", arguments: split)
+  func splitRing(_ broken: Case) throws { try check(broken, packed: false) }
+
+  @Test("A packed ring that breaks a rule ends the queue with that rule", arguments: packed)
+  func packedRing(_ broken: Case) throws { try check(broken, packed: true) }
+
+  @Test("Chains popped before the broken one are given back")
+  func before() throws {
+    let rig = try RingRig(RingCase(packed: false, size: 8))
+    rig.ring.post([LiteralDescriptor(rig.data, 4, writable: true)])
+    rig.split.offer(99)
+    rig.ring.publish()
+    var queue = try rig.makeQueue()
+    let error = queue.error()
+    #expect(error == .descriptorIndex(99))
+    #expect(rig.ring.takeUsed().map(\.id) == [0])
+  }
+
+  @Test("Exactly 2^32 bytes are not too many: they fault where memory ends")
+  func exactly4GiB() throws {
+    let rig = try RingRig(RingCase(packed: false, size: 8))
+    rig.split.setDescriptor(0, address: rig.data, length: 0xffff_ffff, flags: 1, next: 1)
+    rig.split.setDescriptor(1, address: rig.data, length: 1, flags: 0, next: 0)
+    rig.split.offer(0)
+    rig.split.publish()
+    var queue = try rig.makeQueue()
+    let served = try queue.serve()
+    #expect(served.chains.first?.fault == DMAFault(address: rig.data + rig.dataBytes, access: .read, reason: .unmapped))
+  }
+
+  @Test(
+    "An address range that wraps faults, and the last byte of the address space does not wrap (R059)",
+    arguments: [UInt32(2), 4097, 1, 0xffff_ffff])
+  func wrap(_ length: UInt32) throws {
+    // The last range that does not wrap, and for lengths that begin there, one that does.
+    let address = length == 2 ? UInt64.max : UInt64.max - UInt64(length - 1) + (length == 4097 ? 1 : 0)
+    for packed in [false, true] {
+      let rig = try RingRig(RingCase(packed: packed, size: 8))
+      let id = rig.ring.post([LiteralDescriptor(rig.data, 1), LiteralDescriptor(DMAAddress(address), length, writable: true)])
+      rig.ring.publish()
+      var queue = try rig.makeQueue()
+      let served = try queue.serve()
+      #expect(served.chains.first?.fault == DMAFault(address: DMAAddress(address), access: .write, reason: .unmapped))
+      #expect(rig.ring.takeUsed() == [LiteralUsed(id: UInt32(id), length: 0)])
+    }
+  }
+
+  @Test("Sizes and alignments that §2.6–2.8 forbid are refused before anything is read")
+  func layouts() throws {
+    let memory = try GuestMemory(byteCount: 1 << 20)
+    let space = RecordingSpace(PhysicalSpace(memory))
+    func error(_ size: UInt16, _ d: UInt64, _ a: UInt64, _ u: UInt64, packed: Bool) -> QueueError? {
+      let layout = QueueLayout(
+        size: size, descriptorArea: DMAAddress(d), driverArea: DMAAddress(a), deviceArea: DMAAddress(u))
+      do throws(QueueError) {
+        _ = try Virtqueue(index: 0, layout: layout, features: packed ? [.version1, .ringPacked] : [.version1], in: space)
+        return nil
+      } catch {
+        return error
+      }
+    }
+    for packed in [false, true] {
+      #expect(error(0, 0, 4096, 8192, packed: packed) == .size(0))
+      #expect(error(32769, 0, 4096, 8192, packed: packed) == .size(32769))
+      #expect(error(65535, 0, 4096, 8192, packed: packed) == .size(65535))
+      #expect(error(8, 8, 4096, 8192, packed: packed) == .misaligned(DMAAddress(8)))
+      #expect(error(8, 0, 4096, 8194, packed: packed) == .misaligned(DMAAddress(8194)))
+      #expect(error(8, 0, 4096, 8192, packed: packed) == nil)
+      #expect(error(32768, 0, 4096, 8192, packed: packed) == nil)
+    }
+    #expect(error(3, 0, 4096, 8192, packed: false) == .size(3))
+    #expect(error(3, 0, 4096, 8192, packed: true) == nil)
+    #expect(error(8, 0, 4097, 8192, packed: false) == .misaligned(DMAAddress(4097)))
+    #expect(error(8, 0, 4098, 8192, packed: false) == nil)
+    #expect(error(8, 0, 4098, 8192, packed: true) == .misaligned(DMAAddress(4098)))
+    #expect(space.lookUps.isEmpty)
+  }
+
+  @Test("A state that names no slot of a packed ring is refused")
+  func badState() throws {
+    let rig = try RingRig(RingCase(packed: true, size: 5))
+    for state in [QueueState(available: 5), QueueState(available: 0, used: 5), QueueState(available: 0x7fff)] {
+      #expect(throws: QueueError.self) { _ = try rig.makeQueue(resumingAt: state) }
+    }
+  }
+
+  @Test("A driver that adds as fast as the device takes does not keep a round going for ever")
+  func endless() throws {
+    let rig = try RingRig(RingCase(packed: false, size: 2, eventIndex: false))
+    let id = rig.ring.post([LiteralDescriptor(rig.data, 1)])
+    rig.ring.publish()
+    var queue = try rig.makeQueue()
+    try queue.beginRound()
+    var popped = 0
+    while let chain = try queue.next() {
+      popped += 1
+      queue.complete(chain, written: 0)
+      queue.publish()
+      rig.split.offer(id)
+      rig.ring.publish()
+      if popped > 100_000 { break }
+    }
+    #expect(popped > 0 && popped <= 4096)
+    let more = queue.armKick()
+    #expect(more, "what is left is for the next round")
+    queue.endRound()
+    try queue.beginRound()
+    let chain = try queue.next()
+    let isThere = chain != nil
+    #expect(isThere)
+    queue.endRound()
+  }
+
+  @Test("A chain whose pieces would cost us too much memory is refused")
+  func tooManySegments() throws {
+    // 4 GiB of device addresses, page by page on two pages of memory, back and forth: no two pieces can be joined.
+    let rig = try RingRig(RingCase(packed: false, size: 4, path: .platform))
+    let paged = try #require(rig.paged)
+    let guests = [rig.literal.guestAddress(rig.data), rig.literal.guestAddress(rig.data + 8192)]
+    let space = StripedSpace(memory: rig.memory, guests: guests, rest: paged)
+    rig.split.setDescriptor(0, address: DMAAddress(1 << 40), length: 0xffff_f000, flags: 2, next: 0)
+    rig.split.offer(0)
+    rig.split.publish()
+    var queue = try Virtqueue(index: 0, layout: rig.layout, features: rig.kind.features, in: space)
+    let error = queue.error()
+    #expect(error == .chainTooLong)
+  }
+}
+
+/// From 2^40 on, every page leads to one of two pages in turn.
+final class StripedSpace: DMASpace {
+  let fence = TranslationFence()
+  let memory: GuestMemory
+  let guests: [GuestAddress]
+  let rest: PagedSpace
+  var dirtyLog: DirtyLog? { nil }
+
+  init(memory: GuestMemory, guests: [GuestAddress], rest: PagedSpace) {
+    self.memory = memory
+    self.guests = guests
+    self.rest = rest
+  }
+
+  func translate(_ address: DMAAddress, for access: DMAAccess, waking waiter: (any TranslationWaiter)?) throws(DMAInterruption) -> HostRun {
+    guard address.rawValue >= 1 << 40 else { return try rest.translate(address, for: access, waking: waiter) }
+    let page = address.rawValue & ~4095
+    let guest = guests[Int(page >> 12 & 1)]
+    guard let region = memory.run(at: guest),
+      let run = region.part(
+        from: guest.rawValue - region.firstAddress.rawValue, count: 4096, seenFrom: DMAAddress(page), permissions: .readWrite)
+    else { throw .fault(DMAFault(address: address, access: access, reason: .unmapped)) }
+    return run
+  }
+}
