@@ -44,15 +44,21 @@ final class Lines: Sendable {
   var all: [String] { lines.withLock { $0 } }
 }
 
-/// Bytes that no other seed gives.
+private let patterns = Mutex<[UInt64: [UInt8]]>([:])
+
+/// Bytes that no other seed gives: a shorter pattern of the same seed is the start of a longer one.
 func pattern(_ count: Int, seed: UInt64 = 1) -> [UInt8] {
+  let known = patterns.withLock { $0[seed] } ?? []
+  if known.count >= count { return Array(known[..<count]) }
   var x = seed &* 0x9E37_79B9_7F4A_7C15 | 1
-  return (0..<count).map { _ in
+  let bytes = (0..<count).map { _ in
     x ^= x << 13
     x ^= x >> 7
     x ^= x << 17
     return UInt8(truncatingIfNeeded: x >> 32)
   }
+  patterns.withLock { $0[seed] = bytes }
+  return bytes
 }
 
 /// Requests as §5.2.6 lays them out, written independently of the device's own layouts.

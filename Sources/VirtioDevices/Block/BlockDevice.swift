@@ -87,6 +87,14 @@ public final class BlockDevice: VirtioDevice {
     watcher?.start()
   }
 
+  /// The cache mode: the one thing a driver sets here that no front-end repeats to a successor.
+  public func saveState() -> [UInt8] { [1, disk.isWriteback ? 1 : 0] }
+
+  public func restoreState(_ bytes: [UInt8]) throws(DeviceError) {
+    guard bytes.count == 2, bytes[0] == 1, bytes[1] <= 1 else { throw DeviceError("this is no state of a block device of ours: \(bytes.count) bytes") }
+    disk.isWriteback = bytes[1] == 1
+  }
+
   /// Looks now whether the image was resized, and announces it.
   public func refreshSize() { disk.refreshSize() }
 }

@@ -1,0 +1,167 @@
+import DMA
+import Foundation
+import HostIO
+import Testing
+import Virtio
+import VirtioDevices
+import VirtioTestKit
+
+@Suite("virtio-blk: bad input, failing hosts") struct BlockFailureTests {
+  @Test("Addresses and lengths that do not fit the disk are IOERR, and touch nothing", arguments: EngineKind.all)
+  func outside(engine: EngineKind) throws {
+    let file = try ScratchFile(pattern(65536))
+    let rig = try engine.rig(file)
+    for (sector, count) in [
+      (128, 512), (127, 1024), (0, 66048), (129, 512), (UInt64.max, 512), (1 << 55, 512), ((1 << 55) - 1, 512), (UInt64.max >> 9, 512),
+      (0, 511), (0, 513), (0, 1),
+    ] as [(UInt64, Int)] {
+      let read = try rig.perform(readable: [Wire.header(0, sector)], writable: [count, 1])
+      #expect(read.used == 0, "reading \(count) bytes at \(sector)")
+      #expect(read.bytes == [UInt8](repeating: 0xEE, count: count) + [1])
+      #expect(try rig.writeDisk(sector, [UInt8](repeating: 0x55, count: count)) == (1, 1), "writing \(count) bytes at \(sector)")
+    }
+    #expect(file.bytes == pattern(65536))
+    // Nothing at all is a request, if a useless one.
+    #expect(try rig.perform(readable: [Wire.header(0, 128)], writable: [1]).bytes == [0])
+    #expect(try rig.perform(readable: [Wire.header(0, 129)], writable: [1]).bytes == [1])
+    #expect(try rig.perform(readable: [Wire.header(1, 0)], writable: [1]).bytes == [0])
+    #expect(try rig.readDisk(0, 512).data == pattern(512))
+  }
+
+  @Test("A chain without room for header or status comes back with 0", arguments: EngineKind.buffered, RingKind.all)
+  func tooSmall(engine: EngineKind, kind: RingKind) throws {
+    let file = try ScratchFile(pattern(65536))
+    let rig = try engine.rig(file, kind: kind)
+    let cut = try rig.perform(readable: [Array(Wire.header(0)[..<15])], writable: [512, 1])
+    #expect(cut.used == 0 && cut.bytes.last == 1)
+    #expect(try rig.perform(readable: [Wire.header(1, 0), pattern(512, seed: 4)], writable: []).used == 0)
+    #expect(try rig.perform(readable: [], writable: [513]).used == 0)
+    #expect(try rig.perform(readable: [[1]], writable: []).used == 0)
+    #expect(file.bytes == pattern(65536))
+    #expect(try rig.readDisk(0, 512).data == pattern(512))
+  }
+
+  @Test("A chain whose memory cannot be reached is IOERR where its status can be, used length 0 (R087, R088, R090)", arguments: EngineKind.buffered, RingKind.all)
+  func unreachable(engine: EngineKind, kind: RingKind) throws {
+    let file = try ScratchFile(pattern(65536))
+    let rig = try engine.rig(file, kind: kind)
+    let hole = DMAAddress(0x7f00_0000_0000)
+    let header = rig.allocate(16)
+    let status = rig.allocate(1)
+    let data = rig.allocate(4096)
+    func descriptor(_ address: UInt64, _ count: UInt32, writable: Bool = false) -> LiteralDescriptor {
+      LiteralDescriptor(DMAAddress(address), count, writable: writable)
+    }
+    // (what the chain asks for, its descriptors, whether the status byte can be reached)
+    let cases: [(UInt32, [LiteralDescriptor], Bool)] = [
+      (0, [descriptor(header, 16), LiteralDescriptor(hole, 4096, writable: true), descriptor(status, 1, writable: true)], true),
+      (0, [descriptor(header, 16), descriptor(data, 4096, writable: true), LiteralDescriptor(hole, 1, writable: true)], false),
+      (1, [descriptor(header, 16), LiteralDescriptor(hole, 4096), descriptor(status, 1, writable: true)], true),
+      (1, [LiteralDescriptor(hole, 16), descriptor(data, 4096), descriptor(status, 1, writable: true)], true),
+    ]
+    for (type, chain, canTell) in cases {
+      rig.write(Wire.header(type), at: header)
+      rig.write([0xEE], at: status)
+      rig.write([UInt8](repeating: 0x77, count: 4096), at: data)
+      let n = rig.submit(chain)
+      try rig.run()
+      #expect(try #require(rig.take(n)).used == 0)
+      #expect(rig.read(1, at: status) == [canTell ? 1 : 0xEE])
+      #expect(rig.read(4096, at: data) == [UInt8](repeating: 0x77, count: 4096), "no byte moved")
+    }
+    #expect(file.bytes == pattern(65536))
+    #expect(try rig.readDisk(0, 512).data == pattern(512))
+  }
+
+  @Test("Requests of random bytes and shapes all come back, and stay on the disk", arguments: EngineKind.buffered, [RingKind(), RingKind(packed: true, indirect: true)])
+  func random(engine: EngineKind, kind: RingKind) throws {
+    let file = try ScratchFile(size: 65536)
+    let rig = try engine.rig(file, kind: kind)
+    var random = SplitMix(state: 42)
+    for _ in 0..<40 {
+      var requests: [(Int, Int)] = []
+      for _ in 0..<20 {
+        var message = Wire.header(UInt32(random.next() % 16), random.next() % 8 == 0 ? random.next() : random.next() % 130)
+        message = Array((message + pattern(Int(random.next() % 3) * 512 + Int(random.next() % 2) * 16, seed: 3))[..<(message.count)]) + pattern(Int(random.next() % 1100))
+        let cut = Int(random.next() % UInt64(message.count))
+        let writable = (0..<Int(random.next() % 4)).map { _ in Int(random.next() % 700) + 1 }
+        let n = rig.submit(readable: cut == 0 ? [message] : [Array(message[..<cut]), Array(message[cut...])], writable: writable, skew: random.next() % 16)
+        requests.append((n, writable.reduce(0, +)))
+      }
+      try rig.run()
+      for (n, room) in requests { #expect(Int(try #require(rig.take(n)).used) <= room) }
+      rig.forget()
+    }
+    #expect(file.bytes.count == 65536)
+    #expect(try rig.writeDisk(0, pattern(512)).status == 0)
+    #expect(try rig.readDisk(0, 512).data == pattern(512))
+  }
+
+  @Test("An image cut short is IOERR beyond its end, one line, and a smaller disk", arguments: EngineKind.all)
+  func shrunk(engine: EngineKind) throws {
+    let file = try ScratchFile(pattern(65536))
+    let lines = Lines()
+    let device = try engine.device(file) { $0.report = { lines.add($0) } }
+    let changes = Lines()
+    device.observeConfiguration { changes.add("changed") }
+    let rig = try DeviceRig(device)
+    try file.truncate(32768)
+    let across = try rig.perform(readable: [Wire.header(0, 60)], writable: [4096, 1])
+    #expect(across.bytes.last == 1)
+    #expect(across.used <= 2048)
+    for _ in 0..<10 { #expect(try rig.readDisk(100, 512).status == 1) }
+    #expect(lines.all.count == 1, "\(lines.all)")
+    #expect(changes.all.count == 1)
+    #expect(device.byteCount == 32768)
+    #expect(try rig.writeDisk(100, pattern(512)) == (1, 1))
+    #expect(file.bytes.count == 32768, "a write beyond the end does not make the image longer")
+    #expect(try rig.readDisk(0, 512).data == pattern(512))
+    #expect(try rig.writeDisk(63, pattern(512, seed: 8)).status == 0)
+  }
+
+  @Test("A full file system is IOERR and one line, and the next request is served", arguments: EngineKind.buffered)
+  func full(engine: EngineKind) throws {
+    let directory = "\(FileManager.default.temporaryDirectory.path)/sluice-full-\(UUID().uuidString)"
+    try FileManager.default.createDirectory(atPath: directory, withIntermediateDirectories: true)
+    defer { try? FileManager.default.removeItem(atPath: directory) }
+    guard Self.run("mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", directory) else {
+      try Test.cancel("SKIPPED: this process may not mount a tmpfs, ENOSPC is not tested")
+    }
+    defer { _ = Self.run("umount", directory) }
+    let file = try ScratchFile(size: 1 << 20, in: directory)
+    let lines = Lines()
+    let rig = try engine.rig(file) { $0.report = { lines.add($0) } }
+    #expect(try rig.writeDisk(0, pattern(65536)).status == 0)
+    var failures = 0
+    for i in 1..<10 as Range<UInt64> where try rig.writeDisk(128 * i, pattern(65536, seed: i)).status == 1 { failures += 1 }
+    #expect(failures >= 6)
+    #expect(lines.all.count >= 1 && lines.all.count < failures)
+    #expect(lines.all[0].contains("ENOSPC"))
+    #expect(try rig.readDisk(0, 65536).data == pattern(65536))
+    #expect(try rig.command(11, Wire.range(0, 128)).status == 0)
+    #expect(try rig.writeDisk(0, pattern(32768, seed: 77)).status == 0, "what a discard gave back can be used")
+    #expect(try rig.readDisk(0, 32768).data == pattern(32768, seed: 77))
+  }
+
+  private static func run(_ tool: String, _ arguments: String...) -> Bool {
+    let process = Process()
+    process.executableURL = URL(filePath: "/usr/bin/env")
+    process.arguments = [tool] + arguments
+    process.standardError = FileHandle.nullDevice
+    guard (try? process.run()) != nil else { return false }
+    process.waitUntilExit()
+    return process.terminationStatus == 0
+  }
+}
+
+/// Numbers that look random and are the same every time.
+struct SplitMix: RandomNumberGenerator {
+  var state: UInt64
+  mutating func next() -> UInt64 {
+    state &+= 0x9E37_79B9_7F4A_7C15
+    var z = state
+    z = (z ^ (z >> 30)) &* 0xBF58_476D_1CE4_E5B9
+    z = (z ^ (z >> 27)) &* 0x94D0_49BB_1331_11EB
+    return z ^ (z >> 31)
+  }
+}
