@@ -11,7 +11,14 @@ struct ChainWalk: ~Copyable {
   private(set) var fault: DMAFault?
   private var lastWritable: (address: UInt64, length: UInt32) = (0, 0)
 
-  init(_ list: consuming SegmentList) { self.list = list }
+  /// Whether a table could not be read yet, so that some descriptors are not known.
+  private(set) var isIncomplete = false
+
+  /// A walk of a chain that an earlier walk found a fault in knows it: nothing but the status is resolved then.
+  init(_ list: consuming SegmentList, decided: DMAFault?) {
+    self.list = list
+    fault = decided
+  }
 
   /// Takes one descriptor's memory. A missing translation or a fault is remembered, and the walk goes on: the rules of the
   /// ring are checked to the end, and every page that has to be asked for is asked for at once.
@@ -36,34 +43,42 @@ struct ChainWalk: ~Copyable {
       switch error {
       case .pending:
         isPending = true
-        askOn(d, &iotlb)
+        fault = askOn(d, &iotlb)
       case .fault(let fault): self.fault = fault
       }
     }
     guard !list.isFull else { throw .chainTooLong }
   }
 
-  /// Asks for the pages of a descriptor after its first missing one, so that their answers come together.
-  private mutating func askOn(_ d: RingDescriptor, _ iotlb: inout IOTLB) {
+  /// Asks for the pages of a descriptor after its first missing one, so that their answers come together. A page that is
+  /// refused decides the chain, whatever becomes of the first one: a refusal is told once.
+  private mutating func askOn(_ d: RingDescriptor, _ iotlb: inout IOTLB) -> DMAFault? {
     let last = d.address.rawValue &+ UInt64(d.length - 1)
-    guard last >= d.address.rawValue else { return }
+    guard last >= d.address.rawValue else { return nil }
     var page = (d.address.rawValue & ~4095) &+ 4096
     // 512 pages are 2 MiB: what one request of a disk has at most. The rest asks when it comes to it.
     var asked = 0
     while page <= last, page != 0, asked < 512 {
       do throws(DMAInterruption) {
         try iotlb.resolve(DMAAddress(page), count: 1, for: isWritable ? .write : .read, into: &list)
-      } catch {}
+      } catch {
+        if case .fault(let fault) = error { return fault }
+      }
       page &+= 4096
       asked += 1
     }
+    return nil
   }
 
   mutating func fail(_ fault: DMAFault) { if self.fault == nil { self.fault = fault } }
-  mutating func waits() { isPending = true }
+  mutating func waitForTable() {
+    isPending = true
+    isIncomplete = true
+  }
 
   /// After a fault: nothing of the chain stays but its last device-writable byte, if that can be reached.
   mutating func keepStatusOnly(_ iotlb: inout IOTLB) {
+    isPending = false
     list.clear()
     list.beginWritable()
     guard lastWritable.length > 0 else { return }
@@ -90,7 +105,7 @@ extension Virtqueue {
       try iotlb.resolve(d.address, count: Int(d.length), for: .read, into: &table)
     } catch {
       switch error {
-      case .pending: walk.waits()
+      case .pending: walk.waitForTable()
       case .fault(let fault): walk.fail(fault)
       }
       pool.give(back: table)
@@ -128,6 +143,7 @@ extension Virtqueue {
   /// Ends a walk: a chain, or nil with ``isPending`` set.
   mutating func finish(_ walk: consuming ChainWalk, id: UInt16, slots: UInt16, record: UInt16) -> DescriptorChain {
     let fault = walk.fault
+    decided = nil
     if let fault {
       iotlb.space.report(fault)
       counts.faults &+= 1
@@ -140,9 +156,13 @@ extension Virtqueue {
   }
 
   /// Whether the walk has to be done again later; then its storage goes back.
+  ///
+  /// A fault is remembered until then: the next walk must not ask for the refused page again, or a chain with two such pages
+  /// would be walked for ever, each refusal used up while the other page is asked for.
   mutating func mustWait(_ walk: inout ChainWalk) -> Bool {
-    if walk.fault != nil, !walk.isPending { walk.keepStatusOnly(&iotlb) }
+    if walk.fault != nil, !walk.isIncomplete { walk.keepStatusOnly(&iotlb) }
     guard walk.isPending else { return false }
+    decided = walk.fault
     isPending = true
     counts.waits &+= 1
     return true

@@ -34,7 +34,7 @@ extension Virtqueue {
     }
     var d = descriptor(at: available)
     guard isAvailable(d.flags) else { return nil }
-    var walk = ChainWalk(pool.take())
+    var walk = ChainWalk(pool.take(), decided: decided)
     var slot = available
     var wrap = availableWrap
     var slots: UInt16 = 0
@@ -75,7 +75,7 @@ extension Virtqueue {
   /// A chain of a predecessor, from its log: the ring may have been overwritten since.
   private mutating func walkLogged(_ chain: InflightChain) throws(QueueError) -> DescriptorChain? {
     guard !chain.descriptors.isEmpty, chain.descriptors.count <= Int(layout.size) else { throw .bufferID(chain.id) }
-    var walk = ChainWalk(pool.take())
+    var walk = ChainWalk(pool.take(), decided: decided)
     for d in chain.descriptors {
       if d.flags & RingDescriptor.indirect != 0 {
         try walkIndirect(d, &walk)

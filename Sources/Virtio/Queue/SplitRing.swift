@@ -26,7 +26,7 @@ extension Virtqueue {
 
   /// Walks the chain from `head`. `record` is its in-flight record if it has one already.
   private mutating func walkSplit(_ head: UInt16, record: UInt16?) throws(QueueError) -> DescriptorChain? {
-    var walk = ChainWalk(pool.take())
+    var walk = ChainWalk(pool.take(), decided: decided)
     var index = head
     while true {
       // More descriptors than the table has: a loop (§2.7.5).

@@ -39,6 +39,8 @@ public struct Virtqueue: ~Copyable {
   var usedWrap: Bool
   var isUsedKnown: Bool
   private var hasResumed = false
+  /// What was wrong with the chain at the head, while the page of its status is asked for.
+  var decided: DMAFault?
   /// Split: the available index last read.
   var seenAvailable: UInt16
   /// Used entries written and not yet visible to the driver.
