@@ -112,7 +112,7 @@ extension BackendSession {
       // There is no SET_VRING_ENABLE then.
       for index in vrings.indices { vrings[index].isEnabled = true }
     }
-    try startReady("SET_FEATURES")
+    startReady("SET_FEATURES")
   }
 
   private func setProtocolFeatures(_ new: ProtocolFeatures) throws(ProtocolError) {
@@ -138,14 +138,14 @@ extension BackendSession {
     // Mappings lead into the memory that goes: they go first (R113). What comes is asked for again.
     iotlb.flush()
     try table.replace(with: regions, &files, guestAddresses: protocolFeatures.contains(.guestAddresses))
-    try startReady("SET_MEM_TABLE")
+    startReady("SET_MEM_TABLE")
   }
 
   private func addMemory(_ region: RegionDescription, _ files: inout FileDescriptorList) throws(ProtocolError) {
     try require(.configureMemorySlots, "ADD_MEM_REG")
     guard let file = files.takeFirst() else { return }
     try table.add(region, file, guestAddresses: protocolFeatures.contains(.guestAddresses))
-    try startReady("ADD_MEM_REG")
+    startReady("ADD_MEM_REG")
   }
 
   private func removeMemory(_ region: RegionDescription) throws(ProtocolError) {

@@ -23,11 +23,12 @@ extension BackendSession {
   func setSize(_ state: VringState) throws(ProtocolError) {
     let index = try check(state.index, "SET_VRING_NUM")
     let limit = device.maxQueueSizes[index]
+    if !runner.isRunning(index) { vrings[index].size = nil }
     guard state.number > 0, state.number <= UInt32(limit) else {
-      throw ProtocolError("SET_VRING_NUM", "virtqueue \(index) has 1 to \(limit) descriptors, not \(state.number)")
+      return refuse(index, ProtocolError("SET_VRING_NUM", "virtqueue \(index) has 1 to \(limit) descriptors, not \(state.number)"))
     }
     guard isPacked || state.number & (state.number - 1) == 0 else {
-      throw ProtocolError("SET_VRING_NUM", "the size of a split ring is a power of two, not \(state.number)")
+      return refuse(index, ProtocolError("SET_VRING_NUM", "the size of a split ring is a power of two, not \(state.number)"))
     }
     guard !runner.isRunning(index) || vrings[index].size == UInt16(state.number) else {
       throw ProtocolError("SET_VRING_NUM", "virtqueue \(index) runs")
@@ -46,11 +47,11 @@ extension BackendSession {
     // A ring that runs hears the same addresses again when logging begins or ends: it goes on.
     guard runner.isRunning(index), !isSame else {
       vrings[index].address = address
-      return try startReady("SET_VRING_ADDR")
+      return startReady("SET_VRING_ADDR")
     }
     pause(index)
     vrings[index].address = address
-    try startReady("SET_VRING_ADDR")
+    startReady("SET_VRING_ADDR")
   }
 
   func setBase(_ state: VringState) throws(ProtocolError) {
@@ -84,7 +85,7 @@ extension BackendSession {
       runner.kick(index)
     }
     updatePolling()
-    try startReady("SET_VRING_KICK")
+    startReady("SET_VRING_KICK")
   }
 
   func setCall(_ vring: VringDescriptor, _ files: inout FileDescriptorList) throws(ProtocolError) {
@@ -105,7 +106,7 @@ extension BackendSession {
       throw ProtocolError("VRING_KICK", "INBAND_NOTIFICATIONS is not negotiated")
     }
     vrings[index].isStarted = true
-    if runner.isRunning(index) { runner.kick(index) } else { try startReady("VRING_KICK") }
+    if runner.isRunning(index) { runner.kick(index) } else { startReady("VRING_KICK") }
   }
 
   /// Used buffers are announced through the call descriptor, else in band if that is negotiated and no descriptor was refused.
@@ -135,7 +136,7 @@ extension BackendSession {
     let index = try check(state.index, "SET_VRING_ENABLE")
     guard state.number <= 1 else { throw ProtocolError("SET_VRING_ENABLE", "\(state.number) is neither 0 nor 1") }
     vrings[index].isEnabled = state.number == 1
-    if vrings[index].isEnabled { try startReady("SET_VRING_ENABLE") } else { pause(index) }
+    if vrings[index].isEnabled { startReady("SET_VRING_ENABLE") } else { pause(index) }
   }
 
   func disableAll() {
@@ -147,22 +148,27 @@ extension BackendSession {
   }
 
   /// Starts every ring that is started, enabled and described, and does not run.
-  func startReady(_ message: String) throws(ProtocolError) {
+  func startReady(_ message: String) {
     for index in vrings.indices where vrings[index].isStarted && vrings[index].isEnabled && !runner.isRunning(index) {
       guard let size = vrings[index].size, let address = vrings[index].address else { continue }
       guard !table.memory.regions.isEmpty else { continue }
-      try start(index, size, address, message)
+      start(index, size, address, message)
     }
   }
 
-  private func start(_ index: Int, _ size: UInt16, _ address: VringAddress, _ message: String) throws(ProtocolError) {
+  private func start(_ index: Int, _ size: UInt16, _ address: VringAddress, _ message: String) {
     let path = AddressPath(negotiated: features)
     let resolver = RingAddress(
       path: path, guestAddresses: protocolFeatures.contains(.guestAddresses), memory: table.memory)
-    let layout = try resolver.layout(
-      address, size: size, packed: isPacked, eventIndex: features.contains(.eventIndex))
     let isPacked = isPacked
-    let piece = try inflight?.piece(index, size: size, packed: isPacked)
+    let layout: QueueLayout
+    let piece: InflightPiece?
+    do throws(ProtocolError) {
+      layout = try resolver.layout(address, size: size, packed: isPacked, eventIndex: features.contains(.eventIndex))
+      piece = try inflight?.piece(index, size: size, packed: isPacked)
+    } catch {
+      return refuse(index, error)
+    }
     do throws(DeviceError) {
       try runner.start(
         QueueStart(
@@ -170,19 +176,27 @@ extension BackendSession {
           kick: vrings[index].kick, state: vrings[index].state,
           inflight: piece?.maker(packed: isPacked)))
     } catch {
-      throw ProtocolError(message, "virtqueue \(index) cannot start: \(error)")
+      return refuse(index, ProtocolError(message, "virtqueue \(index) cannot start: \(error)"))
     }
+    troubles.forget(index)
     announcer.setSuspended(false)
     log.debug("virtqueue \(index) started: \(size) descriptors, \(path)")
   }
 
+  /// Lets a ring stand that cannot run as it was described. Its size and addresses are the driver's choice, whom nobody
+  /// may let end the connection, and with it the disk of every later driver: the ring is broken until it is described anew.
+  private func refuse(_ index: Int, _ error: ProtocolError) {
+    refusal = error
+    if troubles.broke(index) { log.warning("virtqueue \(index) refused: \(error)") }
+  }
+
   /// Stops processing; the ring stays started.
   private func pause(_ index: Int) {
+    troubles.forget(index)
     guard let state = runner.stop(index) else { return }
     vrings[index].state = state
     // Whoever starts it again may mean other mappings (R114), and what it was refused is history.
     if AddressPath(negotiated: features) == .platform { iotlb.flush() }
-    troubles.forget(index)
     announcer.setSuspended(!vrings.indices.contains { runner.isRunning($0) })
   }
 

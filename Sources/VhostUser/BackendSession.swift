@@ -54,6 +54,8 @@ final class BackendSession {
   /// How saving the state ended, until the front-end asks.
   var savedResult: Bool?
   var pollTimer: TimerFD?
+  /// Why the request being served leaves a ring that does not run: the answer to it is no, if it asks for one.
+  var refusal: ProtocolError?
 
   enum Token {
     static let stop: UInt64 = 0
@@ -159,8 +161,9 @@ final class BackendSession {
       guard request.descriptorCounts.contains(message.descriptors.count) else {
         throw ProtocolError(request.name, "\(message.descriptors.count) descriptors came with it")
       }
+      refusal = nil
       answer = try serve(request, &message.descriptors, &outgoing)
-      if answer == nil, header.needsReply, protocolFeatures.contains(.replyAck) { answer = .success }
+      if answer == nil, header.needsReply, protocolFeatures.contains(.replyAck) { answer = refusal == nil ? .success : .failure }
     } catch {
       answer = failure(of: header)
       guard answer != nil else { throw .failed("\(error)") }

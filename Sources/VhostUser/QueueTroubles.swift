@@ -16,16 +16,20 @@ final class QueueTroubles: DeviceEvents {
 
   init(channel: BackendChannel) { self.channel = channel }
 
-  func needsReset(_ index: Int, _ error: QueueError) {
-    let (event, isInBand) = state.withLock { state in
-      state.broken.insert(index)
-      return (state.errors[index], state.isInBand)
+  func needsReset(_ index: Int, _ error: QueueError) { broke(index) }
+
+  /// Says once that virtqueue `index` does not work. False if that was said already.
+  @discardableResult func broke(_ index: Int) -> Bool {
+    let (isNew, event, isInBand) = state.withLock { state in
+      (state.broken.insert(index).inserted, state.errors[index], state.isInBand)
     }
+    guard isNew else { return false }
     if let event {
       event.signal()
     } else if isInBand {
       _ = channel.send(.vringError(VringState(index: UInt32(index), number: 0)), awaiting: .nothing)
     }
+    return true
   }
 
   /// The descriptor to signal for virtqueue `index`, or none.
