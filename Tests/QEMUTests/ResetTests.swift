@@ -111,6 +111,42 @@ struct ResetTests {
     #expect(server.program.stop(), "a back-end without a machine ends at SIGTERM")
   }
 
+  /// What a driver can write into the queue registers that no ring can be made of.
+  enum Registers: String, CaseIterable {
+    case oddSize, tooLarge, misalignedDescriptors, misalignedDriver, misalignedDevice, farAway, wrapsAround
+  }
+
+  @Test("A queue that cannot be is refused alone: the next driver gets the disk (R041, R059, R091)", arguments: DiskBackend.translating, Registers.allCases)
+  func impossibleQueue(_ backend: DiskBackend, _ wrong: Registers) throws {
+    let fixture = try Fixture(backend) {
+      $0.queueSize = 128
+      if backend == .sluice { $0.serverArguments = ["--queue-size", "128"] }
+    }
+    let function = fixture.disk.function
+    for _ in 0..<2 {
+      _ = try DiskDriver.negotiate(function, DiskDriver.usual)
+      let areas = try (0..<3).map { _ in try fixture.memory.allocate(4 * 4096) }
+      var (size, descriptor, driver, device) = (16 as UInt16, areas[0], areas[1], areas[2])
+      switch wrong {
+      case .oddSize: size = 3
+      case .tooLarge: size = 1024
+      case .misalignedDescriptors: descriptor += 8
+      case .misalignedDriver: driver += 1
+      case .misalignedDevice: device += 2
+      case .farAway: descriptor = 1 << 60
+      case .wrapsAround: device = 0xffff_ffff_ffff_fff0
+      }
+      try function.enableQueue(0, size: size, descriptor: descriptor, driver: driver, device: device)
+      try function.setStatus(0xf)
+      try fixture.machine.qemu.store(function.notificationAddress(0), UInt16(0))
+    }
+    let next = try DiskDriver(function, fixture.memory)
+    let buffer = try fixture.memory.allocate(512)
+    #expect(try next.run(DiskDriver.Request.read, sector: 3, [Piece(buffer, 512, writable: true)]) == .init(status: 0, written: 513))
+    try expectSame(fixture.memory.read(buffer, count: 512), DiskImage.pattern(3, count: 512))
+    if let server = fixture.disk.server { #expect(server.program.isRunning) }
+  }
+
   @Test("Rings that nobody mapped at DRIVER_OK stop nothing but themselves; a reset makes all well (R041, R071, R089, R091)", arguments: DiskBackend.translating, RingFormat.allCases)
   func unmappedRings(_ backend: DiskBackend, _ format: RingFormat) throws {
     let fixture = try Fixture(backend, format)

@@ -77,6 +77,39 @@ struct ScatterTests {
     }
   }
 
+  /// Where the status byte is when the data has no page either.
+  enum StatusPlace: String, CaseIterable { case pageOfTheData, pageOfItsOwn, mapped }
+
+  // QEMU's own device needs a reset after this one.
+  @Test(
+    "A request whose data and status have no page ends, and the queue goes on (R088, R090)", arguments: DiskBackend.translating.filter { $0 != .qemu },
+    StatusPlace.allCases)
+  func holes(_ backend: DiskBackend, _ place: StatusPlace) throws {
+    for format in RingFormat.allCases {
+      let fixture = try Fixture(backend, format)
+      let ring = fixture.driver.ring
+      let header = try fixture.memory.allocate(16, .read)
+      let data = fixture.memory.reserve(2)
+      let status =
+        switch place {
+        case .pageOfTheData: data + 4095
+        case .pageOfItsOwn: fixture.memory.reserve(1)
+        case .mapped: try fixture.memory.allocate(1)
+        }
+      if place == .mapped { try fixture.memory.store(status, 0xff as UInt8) }
+      _ = try ring.add([Piece(header, 16, writable: false), Piece(data, 4095, writable: true), Piece(status, 1, writable: true)], indirect: nil)
+      try fixture.driver.notifyAlways()
+      var used: Used?
+      try fixture.machine.qemu.wait(for: "end of a request with nowhere to go") { () throws(QTestError) in
+        used = try ring.takeUsed()
+        return used != nil
+      }
+      #expect(used?.written ?? 0 <= 1)
+      if place == .mapped { #expect(try fixture.memory.load(status, as: UInt8.self) == 1, "the status says: I/O error") }
+      try fixture.expectRead(sector: 7, into: [Piece(try fixture.memory.allocate(512), 512, writable: true)])
+    }
+  }
+
   /// Where device addresses are: a table of so many bits, and the end of the range they come from.
   struct Place: Sendable, CustomTestStringConvertible {
     var bits: Int
