@@ -57,7 +57,7 @@ public struct Virtqueue: ~Copyable {
   var held: [UsedEntry] = []
   var recorder: (any InflightRecorder)?
   var again: [InflightChain]
-  let statistics: QueueStatistics
+  public let statistics: QueueStatistics
   var counts: QueueStatistics.Counts
 
   struct UsedEntry {
