@@ -261,6 +261,8 @@ final class BackendSession {
     settle(dropChannel())
     dropTransfer()
     iotlb.flush()
+    // Whoever else holds the socket, the front-end sees the end now.
+    socket.shutdown()
     report.sessionEnded(self)
   }
 }

@@ -1,0 +1,238 @@
+import DMA
+import Foundation
+import HostIO
+import Logging
+import Testing
+import VhostUser
+import Virtio
+
+/// A front-end that says exactly what a test tells it to, and a back-end on a thread at the other end of a socket pair.
+final class RawFrontend {
+  let disk: MemoryDisk
+  let server: VhostUserServer
+  let socket: UnixSocket
+  private(set) var channel: UnixSocket?
+  let memory: MemoryFile
+  let mapping: HostMapping
+  let kick: EventFD
+  let call: EventFD
+  private let ended: EventFD
+  private let runError = Captured()
+
+  static let guest: UInt64 = 0x4000_0000
+  static let frontend: UInt64 = 0x7f00_0000_0000
+  static let memorySize: UInt64 = 1 << 20
+  /// Where the ring's areas and a request's parts are, from the start of memory: a page each.
+  enum Place {
+    static let descriptors = 0x1000, available = 0x2000, used = 0x3000, header = 0x4000, status = 0x5000, data = 0x8000
+  }
+
+  final class Captured: @unchecked Sendable { var text = "" }
+
+  init(policy: AccessPlatformPolicy = .auto, sectors: Int = 64, nodes: Int = 1 << 15) throws {
+    disk = MemoryDisk(bytes: (0..<sectors * 512).map { UInt8(truncatingIfNeeded: $0 / 512 &* 7 &+ $0) })
+    let (ours, theirs) = try UnixSocket.pair()
+    socket = ours
+    memory = try MemoryFile(name: "guest", size: Self.memorySize)
+    mapping = try HostMapping(descriptor: memory.descriptor.rawValue, offset: 0, byteCount: Int(Self.memorySize))
+    kick = try EventFD()
+    call = try EventFD()
+    ended = try EventFD()
+    var log = Logger(label: "test")
+    log.logLevel = .critical
+    server = try VhostUserServer(
+      disk, on: .connected(theirs), options: BackendOptions(name: "t", accessPlatform: policy, maxTranslationNodes: nodes), log: log)
+    let (server, ended, runError) = (server, ended, runError)
+    _ = try WorkerThread(name: "test-be") {
+      do { try server.run() } catch { runError.text = "\(error)" }
+      ended.signal()
+    }
+  }
+
+  deinit {
+    server.stop()
+    socket.shutdown()
+    _ = try? ended.wait(timeout: .seconds(10))
+  }
+
+  // MARK: Messages
+
+  func send(_ request: FrontendRequest, ack: Bool = false, _ descriptors: [Int32] = []) throws {
+    let bytes = request.encoded(needsReply: ack)
+    try socket.send(bytes.span, descriptors: descriptors, timeout: .seconds(5))
+  }
+
+  static func receive(_ socket: UnixSocket, _ descriptors: inout FileDescriptorList) throws -> (MessageHeader, [UInt8])? {
+    var head = [UInt8](repeating: 0, count: MessageHeader.byteCount)
+    var span = head.mutableSpan
+    guard try socket.receiveAll(into: &span, descriptors: &descriptors, timeout: .seconds(10)) else { return nil }
+    let header = try MessageHeader(decoding: head)
+    guard header.size > 0 else { return (header, []) }
+    var payload = [UInt8](repeating: 0, count: Int(header.size))
+    var rest = payload.mutableSpan
+    _ = try socket.receiveAll(into: &rest, descriptors: &descriptors, timeout: .seconds(10))
+    return (header, payload)
+  }
+
+  /// Sends a request and reads its answer.
+  func ask(_ request: FrontendRequest, ack: Bool = false, _ descriptors: [Int32] = []) throws -> BackendReply {
+    var none = FileDescriptorList()
+    return try ask(request, ack: ack, descriptors, &none)
+  }
+
+  func ask(_ request: FrontendRequest, ack: Bool, _ descriptors: [Int32], _ came: inout FileDescriptorList) throws -> BackendReply {
+    try send(request, ack: ack, descriptors)
+    let (header, payload) = try #require(try Self.receive(socket, &came))
+    #expect(header.request == request.kind.rawValue && header.flags == 5)
+    if ack, !request.hasAnswer { return .value(try #require(payload.count == 8 ? payload.word : nil)) }
+    return try BackendReply(to: request.kind, payload: payload)
+  }
+
+  /// Sends a request that must be acknowledged with success.
+  func must(_ request: FrontendRequest, _ descriptors: [Int32] = []) throws {
+    #expect(try ask(request, ack: true, descriptors) == .success, "\(request.name)")
+  }
+
+  /// True if the back-end closes the connection.
+  func isClosed() throws -> Bool {
+    var none = FileDescriptorList()
+    do { return try Self.receive(socket, &none) == nil } catch let error as HostError { return error.name == "ECONNRESET" }
+  }
+
+  // MARK: Steps
+
+  static let all: ProtocolFeatures = [
+    .multiqueue, .logSharedMemory, .replyAck, .backendRequests, .configuration, .inflightSharedMemory, .resetDevice,
+    .configureMemorySlots, .status, .deviceState,
+  ]
+
+  func negotiate(_ features: Features = [.version1], protocol wanted: ProtocolFeatures = all, word more: UInt64 = 1 << 30) throws {
+    _ = try ask(.getFeatures)
+    try send(.setProtocolFeatures(wanted))
+    try send(.setOwner)
+    if wanted.contains(.backendRequests) { try openChannel() }
+    try must(.setFeatures(features.word | more))
+  }
+
+  func openChannel() throws {
+    let (ours, theirs) = try UnixSocket.pair()
+    channel = ours
+    try must(.setBackendRequestDescriptor, [theirs.rawValue])
+  }
+
+  var region: RegionDescription {
+    RegionDescription(guestAddress: Self.guest, size: Self.memorySize, frontendAddress: Self.frontend, offset: 0)
+  }
+
+  func share() throws { try must(.setMemoryTable([region]), [memory.descriptor.rawValue]) }
+
+  /// Describes and starts virtqueue 0 with its areas at `base` plus their places.
+  func startRing(base: UInt64 = frontend, size: UInt32 = 16, at index: UInt32 = 0, log: UInt32 = 0) throws {
+    try must(.setVringSize(VringState(index: 0, number: size)))
+    try must(.setVringBase(VringState(index: 0, number: index)))
+    try must(.setVringAddress(address(base, log)))
+    try must(.setVringCall(VringDescriptor(index: 0, hasDescriptor: true)), [call.rawValue])
+    try must(.setVringKick(VringDescriptor(index: 0, hasDescriptor: true)), [kick.rawValue])
+    try must(.setVringEnable(VringState(index: 0, number: 1)))
+  }
+
+  func address(_ base: UInt64, _ flags: UInt32 = 0) -> VringAddress {
+    VringAddress(
+      index: 0, flags: flags, descriptorArea: base + UInt64(Place.descriptors), driverArea: base + UInt64(Place.available),
+      deviceArea: base + UInt64(Place.used), log: Self.guest + UInt64(Place.used))
+  }
+
+  // MARK: Requests
+
+  private func poke(_ bytes: [UInt8], _ offset: Int) { _ = mapping.copy(bytes.span, to: offset) }
+  func peek(_ count: Int, _ offset: Int) -> [UInt8] {
+    var bytes = [UInt8](repeating: 0, count: count)
+    var span = bytes.mutableSpan
+    _ = mapping.copy(from: offset, into: &span)
+    return bytes
+  }
+  var usedIndex: UInt16 { UInt16(peek(2, Place.used + 2)[0]) | UInt16(peek(2, Place.used + 2)[1]) << 8 }
+
+  private(set) var availableIndex: UInt16 = 0
+
+  /// Makes a read of one sector available: a chain of three descriptors whose addresses are `base` plus their places.
+  func submitRead(sector: UInt64, base: UInt64 = guest, data: Int = Place.data) {
+    poke([0, 0, 0, 0, 0, 0, 0, 0] + sector.bytes, Place.header)
+    poke([0xff], Place.status)
+    poke([UInt8](repeating: 0xee, count: 512), data & Int(Self.memorySize - 1))
+    let parts: [(Int, UInt32, UInt16, UInt16)] = [(Place.header, 16, 1, 1), (data, 512, 3, 2), (Place.status, 1, 2, 0)]
+    for (i, part) in parts.enumerated() {
+      poke((base + UInt64(part.0)).bytes + part.1.bytes + part.2.bytes + part.3.bytes, Place.descriptors + 16 * i)
+    }
+    poke(UInt16(0).bytes, Place.available + 4 + 2 * Int(availableIndex % 16))
+    availableIndex &+= 1
+    poke(availableIndex.bytes, Place.available + 2)
+    kick.signal()
+  }
+
+  /// Waits for the used index to become `index`.
+  func waitUsed(_ index: UInt16) throws -> Bool {
+    let end = ContinuousClock.now + .seconds(10)
+    while usedIndex != index {
+      guard ContinuousClock.now < end else { return false }
+      if try call.wait(timeout: .milliseconds(200)) { try call.drain() }
+    }
+    return true
+  }
+
+  /// A whole read: whether its data is the disk's.
+  func read(sector: UInt64, base: UInt64 = guest) throws -> Bool {
+    submitRead(sector: sector, base: base)
+    guard try waitUsed(availableIndex) else { return false }
+    let start = Int(sector) * 512
+    return peek(1, Place.status) == [0] && peek(512, Place.data) == Array(disk.contents[start..<start + 512])
+  }
+
+  // MARK: The back-end's channel
+
+  /// The back-end's next request, and whether it wants an answer; nil if none comes within the time.
+  func heard(within time: Duration = .seconds(10)) throws -> (BackendRequest, needsReply: Bool)? {
+    let channel = try #require(channel)
+    guard try channel.waitReadable(timeout: time) else { return nil }
+    var none = FileDescriptorList()
+    guard let (header, payload) = try Self.receive(channel, &none) else { return nil }
+    return (try BackendRequest(request: header.request, payload: payload), header.needsReply)
+  }
+
+  func answer(_ request: UInt32 = 1, with value: UInt64) throws {
+    let bytes = MessageHeader(request: request, flags: 5, size: 8).encoded + value.bytes
+    try #require(channel).send(bytes.span, timeout: .seconds(5))
+  }
+
+  static let iova: UInt64 = 0x9_0000_0000
+
+  /// A translation of the page at `address`, an I/O virtual address, to the same place of memory, or to another.
+  func update(_ address: UInt64, to place: UInt64? = nil, _ permission: IOTLBMessage.Permission = [.read, .write], size: UInt64 = 4096) -> IOTLBMessage {
+    let page = address & ~4095
+    return IOTLBMessage(
+      kind: .update, address: page, size: size, frontendAddress: Self.frontend + (place ?? page - Self.iova), permission: permission)
+  }
+
+  /// Answers misses with identical mappings until `done`; returns what was asked.
+  func serveMisses(until done: () throws -> Bool) throws -> [IOTLBMessage] {
+    var asked: [IOTLBMessage] = []
+    let end = ContinuousClock.now + .seconds(10)
+    while try !done(), ContinuousClock.now < end {
+      guard let (request, needsReply) = try heard(within: .milliseconds(20)) else { continue }
+      guard case .iotlb(let message) = request, message.kind == .miss else { continue }
+      #expect(needsReply)
+      asked.append(message)
+      #expect(try ask(.iotlb(update(message.address)), ack: true) == .success)
+      try answer(with: 0)
+    }
+    return asked
+  }
+}
+
+extension FixedWidthInteger {
+  var bytes: [UInt8] { (0..<Self.bitWidth / 8).map { UInt8(truncatingIfNeeded: self >> Self(8 * $0)) } }
+}
+
+extension [UInt8] {
+  var word: UInt64 { enumerated().prefix(8).reduce(0) { $0 | UInt64($1.element) << (8 * UInt64($1.offset)) } }
+}
