@@ -22,7 +22,7 @@ struct BlockFlights: ~Copyable {
     self.ring = ring
     self.event = event
     slots = SlotTable(capacity: depth)
-    shortcut = Shortcut(isOn: shortcuts)
+    shortcut = Shortcut(isOn: shortcuts && !work.disk.file.isDirect)
   }
 
   var count: Int { slots.count }
@@ -33,7 +33,7 @@ struct BlockFlights: ~Copyable {
     var left = BlockHandler.batch
     while left > 0 {
       // More chains than descriptors: a driver that makes one available twice. It waits, nobody else does.
-      if slots.isFull { wait(into: &queue) }
+      while slots.isFull { wait(into: &queue) }
       guard let chain = try queue.next() else { break }
       left -= 1
       if chain.fault == nil { begin(chain, in: &queue) } else { work.refuse(chain, in: &queue) }
@@ -73,8 +73,13 @@ struct BlockFlights: ~Copyable {
     guard count > 0, let start = chain.readable.split(at: BlockLayout.headerSize) else {
       return work.complete(chain, count == 0 ? .ok : .ioError, in: &queue)
     }
+    let durable = work.isDurable
+    if !durable, shortcut.isWorthWriting(at: position, count: count) {
+      let outcome = work.write(&chain, at: position, count: count, durable: false)
+      return work.complete(chain, outcome, in: &queue)
+    }
     let range = start..<chain.readable.segmentCount
-    proceed(BlockFlight(chain, .write(durable: work.isDurable), at: position, count: count, segments: range), in: &queue)
+    proceed(BlockFlight(chain, .write(durable: durable), at: position, count: count, segments: range), in: &queue)
   }
 
   private mutating func begin(_ chain: consuming DescriptorChain, _ action: BlockRangeAction, _ ranges: Int, _ queue: inout Virtqueue) {

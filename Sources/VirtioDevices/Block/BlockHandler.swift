@@ -27,8 +27,12 @@ final class BlockHandler: QueueHandler {
       switch BlockRequest(chain, work.terms, sectorCount: work.disk.sectorCount) {
       case .read(let position, let count): outcome = work.read(&chain, at: position, count: count)
       case .write(let position, let count): outcome = work.write(&chain, at: position, count: count, durable: work.isDurable)
-      case .flush: outcome = work.flush()
       case .getID: outcome = work.getID(chain)
+      case .flush:
+        // Slow: what was done before it is shown first, and what comes after it waits for the next round.
+        queue.publish()
+        left = 0
+        outcome = work.flush()
       case .discard(let ranges): outcome = work.perform(.discard, chain, ranges: ranges)
       case .writeZeroes(let ranges): outcome = work.perform(.writeZeroes, chain, ranges: ranges)
       case .secureErase(let ranges): outcome = work.perform(.secureErase, chain, ranges: ranges)
