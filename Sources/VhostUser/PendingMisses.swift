@@ -29,10 +29,13 @@ struct PendingMisses {
     var identity: ObjectIdentifier? { queue.map(ObjectIdentifier.init) }
   }
 
-  /// A question on its way. `epoch` tells whether it was asked before the last flush.
+  /// A question on its way. `epoch` tells whether it was asked before the last flush. The number tells it from an earlier one
+  /// about the same page: the update that settles a question is on one socket and its answer on another, so the guest can have
+  /// unmapped and mapped the page again, and a queue have asked again, before the first answer is read.
   struct Question: Hashable {
     var key: Key
     var epoch: UInt64
+    var number: UInt64
   }
 
   enum Verdict: Equatable {
@@ -45,7 +48,10 @@ struct PendingMisses {
   }
 
   private(set) var epoch: UInt64 = 0
+  private var asked: UInt64 = 0
   private var waiting: [Key: [Waiter]] = [:]
+  /// The number of the question that each key in `waiting` waits for.
+  private var numbers: [Key: UInt64] = [:]
   private var refusals: [Key: Set<ObjectIdentifier?>] = [:]
   /// Questions of earlier epochs whose answers are still to come: an update that comes for one is not kept (R064).
   private var stale: [UInt64: Int] = [:]
@@ -71,7 +77,9 @@ struct PendingMisses {
       }
     }
     waiting[key] = [Waiter(queue: queue, wantsRefusal: true)]
-    return .ask(Question(key: key, epoch: epoch))
+    asked &+= 1
+    numbers[key] = asked
+    return .ask(Question(key: key, epoch: epoch, number: asked))
   }
 
   private mutating func join(_ key: Key, _ queue: (any TranslationWaiter)?, _ identity: ObjectIdentifier?) {
@@ -106,8 +114,8 @@ struct PendingMisses {
 
   /// The question could not be sent and never will be.
   mutating func withdraw(_ question: Question) -> [Waiter] {
-    guard question.epoch == epoch else { return [] }
-    return waiting.removeValue(forKey: question.key) ?? []
+    guard question.epoch == epoch, numbers[question.key] == question.number else { return [] }
+    return stop(waitingFor: question.key)
   }
 
   /// True if an update for `first` through `last` answers only questions from before the last flush.
@@ -132,10 +140,15 @@ struct PendingMisses {
   private mutating func settle(_ key: Key, _ permissions: DMAPermissions) -> [Waiter] {
     guard permissions.allows(key.access) else { return [] }
     refusals[key] = nil
+    return stop(waitingFor: key)
+  }
+
+  private mutating func stop(waitingFor key: Key) -> [Waiter] {
+    numbers[key] = nil
     return waiting.removeValue(forKey: key) ?? []
   }
 
-  /// The front-end finished with a question. If nobody waits any more, an update came first.
+  /// The front-end finished with a question. If nobody waits for this one any more, an update came first.
   mutating func answered(_ question: Question) -> [Waiter] {
     guard question.epoch == epoch else {
       if let left = stale[question.key.page], left > 1 {
@@ -145,7 +158,8 @@ struct PendingMisses {
       }
       return []
     }
-    guard let waiters = waiting.removeValue(forKey: question.key) else { return [] }
+    guard numbers[question.key] == question.number else { return [] }
+    let waiters = stop(waitingFor: question.key)
     let interested = Set(waiters.filter(\.wantsRefusal).map(\.identity))
     if !interested.isEmpty { refusals[question.key, default: []].formUnion(interested) }
     return free(waiters)
@@ -163,6 +177,7 @@ struct PendingMisses {
     for question in unanswered where question.epoch == epoch - 1 { stale[question.key.page, default: 0] += 1 }
     let woken = waiting.values.flatMap { $0 }
     waiting = [:]
+    numbers = [:]
     refusals = [:]
     return woken
   }
