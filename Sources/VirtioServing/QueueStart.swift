@@ -37,13 +37,18 @@ public protocol DeviceEvents: Sendable {
 
 /// Where used buffer notifications of a queue go. May be changed while the queue runs.
 final class QueueCall: Sendable {
-  private let target = Mutex<(@Sendable () -> Void)?>(nil)
+  // A struct around the closure, which a mutex over the closure itself would wrap anew each time it is looked at: calls
+  // became slower one by one, and in the end overflowed the stack.
+  private struct Target {
+    var action: (@Sendable () -> Void)?
+  }
+  private let target = Mutex(Target())
 
-  func set(_ action: (@Sendable () -> Void)?) { target.withLock { $0 = action } }
+  func set(_ action: (@Sendable () -> Void)?) { target.withLock { $0.action = action } }
 
   func signal() {
-    let action = target.withLock { $0 }
-    action?()
+    let target = target.withLock { $0 }
+    target.action?()
   }
 }
 
