@@ -141,7 +141,10 @@ import Synchronization
     while top & 7 == 0 || !covers(top & 7, address) || 12 + 9 * ((top & 7) - 1) < shift {
       guard let node = newNode(&counts) else { return false }
       if top & 7 == 0 {
-        top = node | 1
+        // As high as this entry needs at once: an empty lower node would split it into pages.
+        var height: UInt64 = 1
+        while !covers(height, address) || 12 + 9 * (height - 1) < shift { height += 1 }
+        top = node | height
       } else {
         unsafe store64(cell(node, 0), (top & ~4095) | 1)
         top = node | (top & 7) + 1

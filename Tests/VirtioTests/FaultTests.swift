@@ -312,7 +312,7 @@ struct FaultTests {
     paged.holdBack(rig.layout.deviceArea)
     // (No drain here: the chain in flight would be waited for. A queue notices by the generation, so move it.)
     let other = paged.fence
-    let drained = DrainThread(other)
+    let drained = WorkThread { other.drain() }
     while other.generation == 0 { drained.pause() }
     try queue.beginRound()
     let pending = queue.isPending

@@ -1,8 +1,7 @@
-public import DMA
 import Foundation
 
-/// A control thread that drains a fence while the test goes on.
-public final class DrainThread: Sendable {
+/// A control thread that does something, such as draining a fence, while the test goes on.
+public final class WorkThread: Sendable {
   private let done = NSCondition()
   private let state: StateBox
 
@@ -10,11 +9,11 @@ public final class DrainThread: Sendable {
     var isDone = false
   }
 
-  public init(_ fence: TranslationFence) {
+  public init(_ body: @escaping @Sendable () -> Void) {
     let (done, state) = (done, StateBox())
     self.state = state
     Thread.detachNewThread {
-      fence.drain()
+      body()
       done.lock()
       state.isDone = true
       done.broadcast()
@@ -31,7 +30,7 @@ public final class DrainThread: Sendable {
   /// Lets others run.
   public func pause() { Thread.sleep(forTimeInterval: 0.0005) }
 
-  /// Waits for the drain to end, and says whether it did within `seconds`.
+  /// Waits for the work to end, and says whether it did within `seconds`.
   @discardableResult public func join(seconds: Double = 20) -> Bool {
     let end = Date(timeIntervalSinceNow: seconds)
     done.lock()
