@@ -169,6 +169,8 @@ extension BackendSession {
     } catch {
       return refuse(index, error)
     }
+    // Before, not after: its first round may find the next thing wrong.
+    troubles.forget(index)
     do throws(DeviceError) {
       try runner.start(
         QueueStart(
@@ -178,7 +180,6 @@ extension BackendSession {
     } catch {
       return refuse(index, ProtocolError(message, "virtqueue \(index) cannot start: \(error)"))
     }
-    troubles.forget(index)
     announcer.setSuspended(false)
     log.debug("virtqueue \(index) started: \(size) descriptors, \(path)")
   }
@@ -192,8 +193,9 @@ extension BackendSession {
 
   /// Stops processing; the ring stays started.
   private func pause(_ index: Int) {
+    let stopped = runner.stop(index)
     troubles.forget(index)
-    guard let state = runner.stop(index) else { return }
+    guard let state = stopped else { return }
     vrings[index].state = state
     // Whoever starts it again may mean other mappings (R114), and what it was refused is history.
     if AddressPath(negotiated: features) == .platform { iotlb.flush() }

@@ -13,6 +13,8 @@ struct VhostRingTests {
     try frontend.share()
     try frontend.startRing()
     for sector in [0, 1, 63] as [UInt64] { #expect(try frontend.read(sector: sector)) }
+    // A queue's figures are those of its last whole round.
+    #expect(try frontend.ask(.getVringBase(VringState(index: 0, number: 0))) == .vring(VringState(index: 0, number: 3)))
     let facts = frontend.server.statistics
     #expect(facts.addressPath == .physical && facts.queues[0].counts.requests == 3)
     #expect(facts.reachableBytes == RawFrontend.memorySize)

@@ -1,0 +1,214 @@
+import DMA
+import HostIO
+import Testing
+import Virtio
+
+@testable import VhostUser
+
+/// Memory for in-flight records that outlives the recorders in it, as it does a process.
+private struct Survivor {
+  let mapping: HostMapping
+  let size: UInt16
+
+  init(size: UInt16) throws {
+    mapping = try HostMapping(anonymous: 4096)
+    self.size = size
+  }
+
+  func split() -> SplitInflight { SplitInflight(mapping.cells(from: 0, byteCount: 4096)!, size: size, capacity: size) }
+  func packed() -> PackedInflight { PackedInflight(mapping.cells(from: 0, byteCount: 4096)!, size: size, capacity: size) }
+  func load(_ offset: Int) -> UInt16 { mapping.cells(from: 0, byteCount: 4096)!.load16(at: offset) }
+}
+
+private func noFlags(_ slot: UInt16) -> UInt16 { 0 }
+
+private func descriptors(_ id: UInt16, _ count: Int) -> [RingDescriptor] {
+  (0..<count).map { RingDescriptor(address: DMAAddress(UInt64(id) << 16 + UInt64($0)), length: UInt32($0 + 1), id: id, flags: 0x80) }
+}
+
+@Suite("Requests in flight outlive the back-end")
+struct InflightTests {
+  @Test("Split: what was popped and not published is done again, in the order it was popped (R126)")
+  func splitOrder() throws {
+    let memory = try Survivor(size: 8)
+    let first = memory.split()
+    #expect(first.resume(at: QueueState(available: 40, used: nil), used: 40, flags: noFlags) == QueueResumption(state: QueueState(available: 40, used: nil)))
+    for head in [5, 2, 7, 0] as [UInt16] { #expect(first.popped(head: head) == head) }
+    first.completing(2)
+    first.published(used: 41, wrap: true)
+    let next = memory.split().resume(at: QueueState(available: 40, used: nil), used: 41, flags: noFlags)
+    #expect(next.again.map(\.id) == [5, 7, 0])
+    #expect(next.state.available == 44 && next.state.used == 41)
+  }
+
+  @Test("Split: dying after the used index became visible and before the marks were taken back repeats nothing")
+  func splitWindow() throws {
+    let memory = try Survivor(size: 8)
+    let first = memory.split()
+    _ = first.resume(at: .initial, used: 0, flags: noFlags)
+    for head in [1, 2, 3, 4] as [UInt16] { _ = first.popped(head: head) }
+    first.completing(3)
+    first.published(used: 1, wrap: true)
+    first.completing(1)
+    first.completing(4)
+    // Two entries are visible, the recorder did not hear of it.
+    let next = memory.split().resume(at: .initial, used: 3, flags: noFlags)
+    #expect(next.again.map(\.id) == [2])
+    #expect(next.state.available == 4 && next.state.used == 3)
+  }
+
+  @Test("Split: dying before the used index became visible repeats the batch")
+  func splitBefore() throws {
+    let memory = try Survivor(size: 8)
+    let first = memory.split()
+    _ = first.resume(at: .initial, used: 0, flags: noFlags)
+    for head in [1, 2] as [UInt16] { _ = first.popped(head: head) }
+    first.completing(2)
+    #expect(memory.split().resume(at: .initial, used: 0, flags: noFlags).again.map(\.id) == [1, 2])
+  }
+
+  @Test("Split: memory full of nonsense is survived", arguments: [UInt8(0xff), 0x01, 0x7e])
+  func splitNonsense(_ byte: UInt8) throws {
+    let memory = try Survivor(size: 8)
+    _ = memory.mapping.copy([UInt8](repeating: byte, count: 4096).span, to: 0)
+    let cells = memory.mapping.cells(from: 0, byteCount: 4096)!
+    cells.store16(1, at: 8)
+    cells.store16(8, at: 10)
+    let next = memory.split().resume(at: .initial, used: 3, flags: noFlags)
+    #expect(next.again.count <= 8 && next.again.allSatisfy { $0.id < 8 })
+  }
+
+  @Test("Packed: chains are done again from their record, and the positions follow (R126)")
+  func packedOrder() throws {
+    let memory = try Survivor(size: 8)
+    let first = memory.packed()
+    let start = QueueState(available: 6, availableWrap: true, used: 6, usedWrap: true)
+    #expect(first.resume(at: start, used: nil, flags: noFlags).state == start)
+    let a = try #require(first.popped(id: 10, descriptors: descriptors(10, 3)))
+    let b = try #require(first.popped(id: 11, descriptors: descriptors(11, 1)))
+    _ = try #require(first.popped(id: 12, descriptors: descriptors(12, 2)))
+    first.completing(b)
+    first.published(used: 7, wrap: true)
+    let next = memory.packed().resume(at: .initial, used: nil, flags: noFlags)
+    #expect(next.again.map(\.id) == [10, 12])
+    #expect(next.again[0].descriptors == descriptors(10, 3) && next.again[0].record == a)
+    #expect(next.state == QueueState(available: 4, availableWrap: false, used: 7, usedWrap: true))
+  }
+
+  @Test("Packed: whether a chain given back last was seen is read off its slot", arguments: [true, false])
+  func packedWindow(_ isVisible: Bool) throws {
+    let memory = try Survivor(size: 8)
+    let first = memory.packed()
+    _ = first.resume(at: QueueState(), used: nil, flags: noFlags)
+    let a = try #require(first.popped(id: 1, descriptors: descriptors(1, 2)))
+    _ = try #require(first.popped(id: 2, descriptors: descriptors(2, 3)))
+    first.completing(a)
+    let next = memory.packed().resume(at: QueueState(), used: nil) { slot in
+      #expect(slot == 0)
+      return isVisible ? 1 << 7 | 1 << 15 : 1 << 7
+    }
+    #expect(next.again.map(\.id) == (isVisible ? [2] : [1, 2]))
+    #expect(next.state.used == (isVisible ? 2 : 0) && next.state.available == 5)
+    // The entries of what is done are free again, and those of the rest are not.
+    let third = memory.packed()
+    _ = third.resume(at: QueueState(), used: nil, flags: noFlags)
+    #expect(third.popped(id: 3, descriptors: descriptors(3, isVisible ? 6 : 4)) == nil)
+    #expect(third.popped(id: 3, descriptors: descriptors(3, isVisible ? 5 : 3)) != nil)
+  }
+
+  @Test("Packed: no more chains are taken down than there is room for, and room comes back")
+  func packedRoom() throws {
+    let memory = try Survivor(size: 4)
+    let recorder = memory.packed()
+    _ = recorder.resume(at: QueueState(), used: nil, flags: noFlags)
+    var position: UInt16 = 0
+    for round in 0..<20 as Range<UInt16> {
+      let one = try #require(recorder.popped(id: round, descriptors: descriptors(round, 3)))
+      #expect(recorder.popped(id: 99, descriptors: descriptors(99, 2)) == nil)
+      recorder.completing(one)
+      position += 3
+      recorder.published(used: position % 4, wrap: position / 4 % 2 == 0)
+    }
+    let next = memory.packed().resume(at: QueueState(), used: nil, flags: noFlags)
+    #expect(next.again.isEmpty && next.state.used == 0 && next.state.usedWrap == (60 / 4 % 2 == 0))
+  }
+
+  @Test("Packed: memory full of nonsense is survived", arguments: [UInt8(0), 0x01, 0x02])
+  func packedNonsense(_ byte: UInt8) throws {
+    let memory = try Survivor(size: 8)
+    _ = memory.mapping.copy([UInt8](repeating: byte, count: 4096).span, to: 0)
+    let cells = memory.mapping.cells(from: 0, byteCount: 4096)!
+    cells.store16(1, at: 8)
+    cells.store16(8, at: 10)
+    for offset in [12, 14, 16, 18] { cells.store16(UInt16(byte), at: offset) }
+    let recorder = memory.packed()
+    let next = recorder.resume(at: QueueState(), used: nil, flags: noFlags)
+    #expect(next.again.count <= 8 && next.state.available < 8)
+    for id in 0..<20 as Range<UInt16> {
+      guard let one = recorder.popped(id: id, descriptors: descriptors(id, 2)) else { continue }
+      recorder.completing(one)
+      recorder.published(used: 0, wrap: true)
+    }
+  }
+}
+
+@Suite("In-flight memory over the wire", .timeLimit(.minutes(2)))
+struct InflightSessionTests {
+  @Test("The back-end makes the memory, takes it back, and a successor does what was in flight, once (R126)")
+  func successor() throws {
+    let first = try RawFrontend()
+    try first.negotiate()
+    var files = FileDescriptorList()
+    let wanted = InflightDescription(mmapSize: 0, mmapOffset: 0, queueCount: 1, queueSize: 16)
+    guard case .inflight(let area) = try first.ask(.getInflightDescriptor(wanted), ack: false, [], &files) else { return #expect(Bool(false)) }
+    #expect(area.queueCount == 1 && area.queueSize == 16 && area.mmapSize >= 16 + 16 * 16)
+    guard let file = files.takeFirst() else { return #expect(Bool(false)) }
+    try first.share()
+    try first.must(.setInflightDescriptor(area), [file.rawValue])
+    try first.startRing()
+    #expect(try first.read(sector: 1))
+    _ = try first.ask(.getVringBase(VringState(index: 0, number: 0)))
+    // As if the back-end had died with this one popped: marked in flight, not used.
+    let mapping = try HostMapping(descriptor: file.rawValue, offset: 0, byteCount: Int(area.mmapSize))
+    guard let cells = mapping.cells(from: 0, byteCount: Int(area.mmapSize)) else { return #expect(Bool(false)) }
+    #expect(cells.load16(at: 8) == 1 && cells.load16(at: 14) == 1 && cells.load16(at: 16) & 0xff == 0)
+    cells.store16(1, at: 16)
+    first.submitRead(sector: 2)
+    // What the front-end says about the position is out of date.
+    try first.startRing(at: 1)
+    #expect(try first.waitUsed(2))
+    #expect(first.peek(512, RawFrontend.Place.data) == Array(first.disk.contents[1024..<1536]))
+    #expect(try first.ask(.getVringBase(VringState(index: 0, number: 0))) == .vring(VringState(index: 0, number: 2)))
+    #expect(first.server.statistics.queues[0].counts.requests == 2)
+  }
+
+  @Test("Descriptions that make no sense are refused", arguments: [
+    InflightDescription(mmapSize: 0, mmapOffset: 0, queueCount: 1, queueSize: 16),
+    InflightDescription(mmapSize: 4096, mmapOffset: 0, queueCount: 0, queueSize: 16),
+    InflightDescription(mmapSize: 4096, mmapOffset: 0, queueCount: 1, queueSize: 0),
+    InflightDescription(mmapSize: 4096, mmapOffset: 8, queueCount: 1, queueSize: 16),
+    InflightDescription(mmapSize: 1 << 33, mmapOffset: 0, queueCount: 1, queueSize: 16),
+    InflightDescription(mmapSize: 4096, mmapOffset: .max - 63, queueCount: 1, queueSize: 16),
+    InflightDescription(mmapSize: 8192, mmapOffset: 0, queueCount: 1, queueSize: 16),
+  ])
+  func refused(_ area: InflightDescription) throws {
+    let frontend = try RawFrontend()
+    try frontend.negotiate()
+    let file = try MemoryFile(name: "inflight", size: 4096)
+    #expect(try frontend.ask(.setInflightDescriptor(area), ack: true, [file.descriptor.rawValue]) == .value(1))
+  }
+
+  @Test("Memory too small for the ring keeps the ring from starting")
+  func tooSmall() throws {
+    let frontend = try RawFrontend()
+    try frontend.negotiate()
+    try frontend.share()
+    let file = try MemoryFile(name: "inflight", size: 4096)
+    try frontend.must(
+      .setInflightDescriptor(InflightDescription(mmapSize: 4096, mmapOffset: 0, queueCount: 1, queueSize: 8)), [file.descriptor.rawValue])
+    try frontend.must(.setVringSize(VringState(index: 0, number: 16)))
+    try frontend.must(.setVringAddress(frontend.address(RawFrontend.frontend)))
+    try frontend.must(.setVringKick(VringDescriptor(index: 0, hasDescriptor: true)), [frontend.kick.rawValue])
+    #expect(try frontend.ask(.setVringEnable(VringState(index: 0, number: 1)), ack: true) == .value(1))
+  }
+}
