@@ -64,9 +64,21 @@ job_matrix() {
       --at working ". '$tree/Scripts/lab/lab.sh'; . '$tree/Scripts/lab/backend.sh'; backend_explain \"\$folder\" \$1 \"\$folder/\$1.json\"" \
       "${disks[@]}" 2>"$folder/guest.log" || failure=$(sed 's/^guest: //' "$folder/guest.log" | tail -n 1)
   fi
+  # QEMU's AMD-Vi never tells a vhost device that a page was unmapped: whatever the back-end remembers goes stale, and the
+  # guest's memory is corrupted. Should a QEMU come that tells, these rows count again.
+  local deaf=
+  if [ "$mode" = amd ] && [ "$backend" = sluice ]; then
+    deaf=$(cat "$folder"/vd?.json 2>/dev/null | jq -s 'if length > 0 and (map(.invalidations) | add) == 0 then "yes" else empty end')
+  fi
   for disk in "${plan[@]}"; do
     set -- $disk
     name=vd$1 reason=
+    if [ -n "$deaf" ]; then
+      backend_stop "$folder" "$name" || true
+      row skipped "$mode $2 ${3}q $4" "QEMU's AMD-Vi sent no invalidation, so no vhost-user back-end can be right behind it"
+      rm -f "$folder/$name.img"
+      continue
+    fi
     backend_stop "$folder" "$name" || reason="the back-end did not end cleanly"
     # a verdict of one disk is its own; without any, the boot failed for all
     if [ -n "$failure" ] && [ "$(said "$name" verdict)" != ok ]; then reason=${failure:-no verdict}; fi
@@ -190,8 +202,9 @@ job_uml() {
   head -c $((8 * MiB)) /dev/urandom >"$folder/vda.img"
   original=$(sum <"$folder/vda.img")
   truncate -s 16M "$folder/vda.img"
-  # its kernel takes every transport feature and then has no DMA to go with this one
-  SLUICE_OPTIONS="${SLUICE_OPTIONS:-} --access-platform off"
+  # its kernel takes every transport feature: it has no DMA layer to go with the one, and starts packed rings with the wrong
+  # wrap counters
+  SLUICE_OPTIONS="${SLUICE_OPTIONS:-} --access-platform off --no-packed"
   backend_start "$folder" vda "$folder/vda.img" 1 || { row failed uml "the back-end did not start"; return; }
   timeout --foreground -s KILL 90 linux.uml mem=256M "virtio_uml.device=$folder/vda.sock:2" \
     "initrd=$("$tree/Scripts/lab/initramfs" uml)" con=null con0=null,fd:2 ssl=null ssl0=null,fd:1 loglevel=5 \
