@@ -24,8 +24,8 @@ private let toolchain: Set<String> = ["Swift", "Synchronization", "Testing", "Di
 /// Modules of the toolchain for the top floor, tests, benchmarks and snippets only.
 private let upstairs: Set<String> = ["Foundation", "Glibc", "RegexBuilder"]
 
-/// The target that wraps the system may import it.
-private let system = ["HostIO": "Glibc"]
+/// Who may import the system: the target that wraps it, and devices for the names of error numbers.
+private let system = ["HostIO": "Glibc", "VirtioDevices": "Glibc"]
 
 @Suite("Arrows point down")
 struct ArrowTests {

@@ -1,0 +1,271 @@
+import DMA
+import HostIO
+import Synchronization
+import Testing
+@testable import VhostUser
+import Virtio
+
+/// Whoever is asked for translations, and remembers it.
+private final class Asked: Sendable {
+  private let state = Mutex<(messages: [IOTLBMessage], questions: [PendingMisses.Question], isThere: Bool)>(([], [], true))
+  func take(_ message: IOTLBMessage, _ question: PendingMisses.Question?) -> Bool {
+    state.withLock { state in
+      guard state.isThere else { return false }
+      state.messages.append(message)
+      if let question { state.questions.append(question) }
+      return true
+    }
+  }
+  func setThere(_ isThere: Bool) { state.withLock { $0.isThere = isThere } }
+  var messages: [IOTLBMessage] { state.withLock { $0.messages } }
+  var questions: [PendingMisses.Question] { state.withLock { $0.questions } }
+  func forget() { state.withLock { ($0.messages, $0.questions) = ([], []) } }
+}
+
+private final class Bell: TranslationWaiter {
+  private let count = Atomic<Int>(0)
+  func translationArrived() { count.add(1, ordering: .relaxed) }
+  var rings: Int { count.load(ordering: .relaxed) }
+}
+
+/// A space over one region whose front-end addresses are far from its guest addresses.
+private struct Rig {
+  static let frontend: UInt64 = 0x7e00_0000_0000
+  static let regionBytes: UInt64 = 1 << 20
+  let memory = GuestMemory()
+  let asked = Asked()
+  let space: IOTLBSpace
+
+  init(maxNodes: Int = 1 << 15) throws {
+    let mapping = try HostMapping(anonymous: Int(Self.regionBytes))
+    try memory.add(
+      MemoryRegion(guestAddress: GuestAddress(0), frontendAddress: FrontendAddress(Self.frontend), byteCount: Self.regionBytes, mapping: mapping))
+    let asked = asked
+    space = IOTLBSpace(memory: memory, maxNodes: maxNodes, ask: { asked.take($0, $1) }, unanswered: { asked.questions })
+    // Each page of memory says which it is.
+    for page in 0..<Self.regionBytes / 4096 {
+      let word = [UInt8(truncatingIfNeeded: page), UInt8(page >> 8)]
+      precondition(memory.copy(word.span, to: GuestAddress(page * 4096)) == 2)
+    }
+  }
+
+  func update(_ address: UInt64, page: UInt64, pages: UInt64 = 1, _ permission: IOTLBMessage.Permission = [.read, .write]) -> IOTLBMessage {
+    IOTLBMessage(kind: .update, address: address, size: pages * 4096, frontendAddress: Self.frontend + page * 4096, permission: permission)
+  }
+
+  func invalidate(_ address: UInt64, _ size: UInt64) throws {
+    try space.apply(IOTLBMessage(kind: .invalidate, address: address, size: size, frontendAddress: 0xdead_beef, permission: .init(rawValue: 178)))
+  }
+
+  func outcome(_ address: UInt64, _ access: DMAAccess = .read, _ bell: Bell? = nil) -> DMAInterruption? {
+    do throws(DMAInterruption) {
+      _ = try space.translate(DMAAddress(address), for: access, waking: bell)
+      return nil
+    } catch {
+      return error
+    }
+  }
+
+  /// Which page of memory an address leads to; nil if it has to be asked for or faults.
+  func page(_ address: UInt64, _ access: DMAAccess = .read) -> UInt16? {
+    var cache = IOTLB(space)
+    _ = cache.beginRound()
+    defer { cache.endRound() }
+    do throws(DMAInterruption) {
+      return try cache.ring(DMAAddress(address), count: 2, for: access).load16(at: 0)
+    } catch {
+      return nil
+    }
+  }
+
+  func fault(_ address: UInt64, _ access: DMAAccess, _ reason: DMAFault.Reason) -> DMAInterruption {
+    .fault(DMAFault(address: DMAAddress(address), access: access, reason: reason))
+  }
+}
+
+@Suite("What IOTLB messages do to what a device can reach")
+struct IOTLBSpaceTests {
+  static let iova: UInt64 = 0x40_0000_0000
+
+  @Test("A space starts empty and asks for the very byte and access; guest addresses of the memory table mean nothing in it (R101, R102, R103)")
+  func empty() throws {
+    let rig = try Rig()
+    #expect(rig.space.statistics.reachableBytes == 0)
+    #expect(rig.outcome(0x1234, .write) == .pending)
+    #expect(rig.asked.messages.map(\.kind) == [.miss] && rig.asked.messages[0].address == 0x1234 && rig.asked.messages[0].permission == .write)
+  }
+
+  @Test("An update is taken, asked for or not, by front-end address, and wakes who waited (R101, R104, R106)")
+  func updates() throws {
+    let rig = try Rig()
+    let bell = Bell()
+    #expect(rig.outcome(Self.iova + 5, .read, bell) == .pending)
+    try rig.space.apply(rig.update(Self.iova, page: 7))
+    #expect(bell.rings == 1 && rig.page(Self.iova) == 7)
+    try rig.space.apply(rig.update(Self.iova + 0x10000, page: 9, pages: 3))
+    #expect(rig.page(Self.iova + 0x12000) == 11 && rig.space.statistics.reachableBytes == 4 * 4096)
+  }
+
+  @Test("A refused miss is a fault of the access that waited, and is asked for anew after it (R105)")
+  func refusal() throws {
+    let rig = try Rig()
+    let bell = Bell()
+    #expect(rig.outcome(Self.iova, .write, bell) == .pending)
+    rig.space.answered(try #require(rig.asked.questions.first))
+    #expect(bell.rings == 1)
+    #expect(rig.outcome(Self.iova, .write, bell) == rig.fault(Self.iova, .write, .unmapped))
+    #expect(rig.outcome(Self.iova, .write, bell) == .pending && rig.asked.questions.count == 2)
+  }
+
+  @Test("A miss is sent once for a page and access, whoever waits; one that cannot be sent is a fault now and asked for later (R115)")
+  func once() throws {
+    let rig = try Rig()
+    let first = Bell(), second = Bell()
+    for offset in [UInt64(0), 8, 4095] {
+      #expect(rig.outcome(Self.iova + offset, .read, first) == .pending)
+      #expect(rig.outcome(Self.iova + offset, .read, second) == .pending)
+    }
+    #expect(rig.asked.messages.count == 1)
+    try rig.space.apply(rig.update(Self.iova, page: 1))
+    #expect(first.rings == 1 && second.rings == 1)
+    rig.asked.setThere(false)
+    #expect(rig.outcome(Self.iova + 4096, .read, first) == rig.fault(Self.iova + 4096, .read, .unmapped))
+    rig.asked.setThere(true)
+    #expect(rig.outcome(Self.iova + 4096, .read, first) == .pending && rig.asked.messages.count == 2)
+  }
+
+  @Test("Updates outside the memory table, of no bytes, past the end of the space, or with permissions nobody defined are refused and change nothing (R107, R108)")
+  func badUpdates() throws {
+    let rig = try Rig()
+    try rig.space.apply(rig.update(Self.iova, page: 3))
+    let end = Rig.frontend + Rig.regionBytes
+    for message in [
+      IOTLBMessage(kind: .update, address: Self.iova, size: 0, frontendAddress: Rig.frontend, permission: .read),
+      IOTLBMessage(kind: .update, address: Self.iova, size: 4096, frontendAddress: end, permission: .read),
+      IOTLBMessage(kind: .update, address: Self.iova, size: 8192, frontendAddress: end - 4096, permission: .read),
+      IOTLBMessage(kind: .update, address: Self.iova, size: 4096, frontendAddress: 0x5000, permission: .read),
+      IOTLBMessage(kind: .update, address: Self.iova, size: 4096, frontendAddress: .max, permission: .read),
+      IOTLBMessage(kind: .update, address: .max, size: 4096, frontendAddress: Rig.frontend, permission: .read),
+      IOTLBMessage(kind: .update, address: 0, size: .max, frontendAddress: Rig.frontend, permission: .read),
+      IOTLBMessage(kind: .update, address: Self.iova, size: 4096, frontendAddress: Rig.frontend, permission: .init(rawValue: 4)),
+      IOTLBMessage(kind: .miss, address: Self.iova), IOTLBMessage(kind: .accessFail, address: Self.iova),
+    ] {
+      #expect(throws: ProtocolError.self) { try rig.space.apply(message) }
+      #expect(rig.page(Self.iova) == 3 && rig.space.statistics.reachableBytes == 4096)
+    }
+  }
+
+  @Test("An invalidation of no bytes, of all bytes, or up to the very top means what it says (R108)", arguments: [
+    (UInt64(0), UInt64(0)), (0, .max), (0xfef0_0000, 0xffff_ffff_0110_0000), (iova, .max),
+  ])
+  func wideInvalidations(range: (address: UInt64, size: UInt64)) throws {
+    let rig = try Rig()
+    let top = UInt64.max - 4095
+    try rig.space.apply(rig.update(Self.iova, page: 1))
+    try rig.space.apply(rig.update(top, page: 2))
+    #expect(rig.page(top) == 2)
+    try rig.invalidate(range.address, range.size)
+    #expect(rig.page(Self.iova) == nil)
+    // 2^64 - 1 bytes from 0 leave out the last byte; its page goes with the others, for dropping more is allowed.
+    #expect(rig.page(top) == nil && rig.space.statistics.reachableBytes == 0)
+  }
+
+  @Test("An update over a mapping replaces it, larger, smaller or partly (R109)")
+  func replace() throws {
+    let rig = try Rig()
+    try rig.space.apply(rig.update(Self.iova, page: 10, pages: 4))
+    try rig.space.apply(rig.update(Self.iova + 4096, page: 20))
+    #expect(rig.page(Self.iova + 4096) == 20)
+    // The rest is as it was or has to be asked for; never the wrong page.
+    for (offset, old) in [(UInt64(0), UInt16(10)), (8192, 12), (12288, 13)] {
+      let page = rig.page(Self.iova + offset)
+      #expect(page == old || page == nil)
+    }
+    try rig.space.apply(rig.update(Self.iova, page: 30, pages: 4))
+    #expect((0..<4).map { rig.page(Self.iova + $0 * 4096) } == [30, 31, 32, 33])
+    try rig.space.apply(rig.update(Self.iova, page: 30, pages: 4, .read))
+    #expect(rig.page(Self.iova, .write) == nil && rig.page(Self.iova) == 30)
+  }
+
+  @Test("An invalidation of a part of a mapping drops at least that part (R111)", arguments: [1, 4096, 4097] as [UInt64])
+  func part(size: UInt64) throws {
+    let rig = try Rig()
+    try rig.space.apply(rig.update(Self.iova, page: 16, pages: 64))
+    try rig.invalidate(Self.iova + 5 * 4096, size)
+    #expect(rig.page(Self.iova + 5 * 4096) == nil)
+    if size > 4096 { #expect(rig.page(Self.iova + 6 * 4096) == nil) }
+    for n in UInt64(0)..<64 {
+      let page = rig.page(Self.iova + n * 4096)
+      #expect(page == nil || page == UInt16(16 + n))
+    }
+  }
+
+  @Test("A flush forgets everything; the answer to a question from before it leaves nothing behind (R064, R113, R114)")
+  func flush() throws {
+    let rig = try Rig()
+    let bell = Bell()
+    try rig.space.apply(rig.update(Self.iova, page: 1))
+    #expect(rig.outcome(Self.iova + 4096, .read, bell) == .pending)
+    rig.space.flush()
+    #expect(rig.page(Self.iova) == nil)
+    // The front-end had sent this before it heard of the end.
+    try rig.space.apply(rig.update(Self.iova + 4096, page: 2))
+    #expect(rig.space.statistics.reachableBytes == 0)
+    rig.space.answered(try #require(rig.asked.questions.first))
+    #expect(rig.outcome(Self.iova + 4096, .read, bell) == .pending, "asked anew, not refused for an old answer")
+  }
+
+  @Test("A table with room for little takes a working set that is larger: the newest mapping always works (R117)")
+  func bounded() throws {
+    let rig = try Rig(maxNodes: 8)
+    for n in UInt64(0)..<200 {
+      // Far apart, so that each needs nodes of its own.
+      let address = Self.iova + n << 32
+      try rig.space.apply(rig.update(address, page: n))
+      #expect(rig.page(address) == UInt16(n))
+      #expect(rig.space.statistics.mappings <= 8)
+    }
+    #expect(rig.space.statistics.evictions > 0)
+  }
+
+  @Test("A mapping for reading does not serve a write: that is asked for (R118)")
+  func permission() throws {
+    let rig = try Rig()
+    try rig.space.apply(rig.update(Self.iova, page: 4, .read))
+    #expect(rig.page(Self.iova) == 4)
+    #expect(rig.outcome(Self.iova, .write, nil) == .pending)
+    #expect(rig.asked.messages.map(\.permission) == [.write])
+    rig.space.answered(try #require(rig.asked.questions.first))
+    #expect(rig.outcome(Self.iova, .write, nil) == rig.fault(Self.iova, .write, .permission))
+  }
+
+  @Test("A fault is told to the front-end as ACCESS_FAIL, with address and access (R125)")
+  func accessFail() throws {
+    let rig = try Rig()
+    rig.space.report(DMAFault(address: DMAAddress(Self.iova + 77), access: .write, reason: .unmapped))
+    #expect(rig.asked.messages == [IOTLBMessage(kind: .accessFail, address: Self.iova + 77, permission: .write)])
+    #expect(rig.space.statistics.faults == 1)
+  }
+
+  @Test("Misses go out without waiting: a front-end that reads nothing does not hold up its own updates (R116)", .timeLimit(.minutes(1)))
+  func deafFrontend() throws {
+    let (ours, theirs) = try UnixSocket.pair()
+    let channel = try BackendChannel()
+    _ = channel.replace(ours)
+    let rig = try Rig()
+    let space = IOTLBSpace(
+      memory: rig.memory, ask: { message, question in channel.send(.iotlb(message), awaiting: question.map { .miss($0) }) },
+      unanswered: { channel.unanswered })
+    // Far more than a socket takes.
+    for n in UInt64(0)..<20_000 {
+      do throws(DMAInterruption) {
+        _ = try space.translate(DMAAddress(Self.iova + n << 12), for: .read, waking: nil)
+      } catch {
+        #expect(error == .pending)
+      }
+    }
+    try space.apply(rig.update(Self.iova, page: 6))
+    #expect(space.statistics.reachableBytes == 4096 && space.statistics.questions == 20_000)
+    withExtendedLifetime(theirs) {}
+  }
+}

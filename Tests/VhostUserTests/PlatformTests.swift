@@ -1,0 +1,256 @@
+import DMA
+import HostIO
+import Logging
+import Testing
+import VhostUser
+import Virtio
+import VirtioDrivers
+import VirtioServing
+
+/// Fills what it may write with 0xab.
+private struct FillDevice: VirtioDevice {
+  var id: DeviceID { .entropy }
+  var features: Features { .ring }
+  var maxQueueSizes: [UInt16] { [64] }
+  func makeHandler(for group: Range<Int>, features: Features) throws(DeviceError) -> sending any QueueHandler { FillHandler() }
+}
+
+private final class FillHandler: QueueHandler {
+  func available(_ index: Int, in queues: inout QueueSet) throws(QueueError) {
+    while let chain = try queues[index].next() {
+      let bytes = InlineArray<512, UInt8>(repeating: 0xab)
+      let written = chain.writable.copy(bytes.span, to: 0)
+      queues[index].complete(chain, written: written)
+    }
+  }
+}
+
+/// A back-end on a thread of its own, and a front-end that talks to it.
+private final class Served {
+  let frontend: Frontend
+  let server: VhostUserServer
+  private let thread: WorkerThread
+
+  init(_ policy: AccessPlatformPolicy = .auto, memory: FrontendMemory? = nil, mappings: FrontendMappings = FrontendMappings()) throws {
+    let (near, far) = try UnixSocket.pair()
+    let server = try VhostUserServer(
+      FillDevice(), on: .connected(far), options: BackendOptions(accessPlatform: policy), log: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() })
+    self.server = server
+    thread = try WorkerThread(name: "back-end") { try? server.run() }
+    frontend = try Frontend(near, memory: memory ?? FrontendMemory(byteCount: 1 << 20), mappings: mappings)
+  }
+
+  deinit {
+    frontend.close()
+    server.stop()
+    thread.join()
+  }
+
+  var statistics: BackendStatistics { server.statistics }
+}
+
+/// The driver of the one queue: rings from guest address 0x1000 on, data where it is told.
+private struct Client: ~Copyable {
+  static let data = GuestAddress(0x8000)
+  private var queue: DriverQueue
+  private let events: FrontendQueue
+  private let guest: GuestMemory
+  private let shift: UInt64
+
+  init(_ frontend: Frontend, shift: UInt64 = 0) throws {
+    let (descriptor, driver, device) = (GuestAddress(0x1000), GuestAddress(0x2000), GuestAddress(0x3000))
+    func address(_ guest: GuestAddress) -> DMAAddress { DMAAddress(guest.rawValue &+ shift) }
+    let layout = QueueLayout(size: 16, descriptorArea: address(descriptor), driverArea: address(driver), deviceArea: address(device))
+    guest = frontend.memory.guest
+    let zero = [UInt8](repeating: 0, count: 0x3000)
+    precondition(guest.copy(zero.span, to: descriptor) == zero.count)
+    guard let memory = DriverQueueMemory(guest, size: 16, features: frontend.features, descriptorArea: descriptor, driverArea: driver, deviceArea: device)
+    else { preconditionFailure("the test's memory is too small") }
+    queue = try DriverQueue(layout: layout, features: frontend.features, memory: memory)
+    events = try frontend.startQueue(0, layout: layout)
+    self.shift = shift
+  }
+
+  /// Lets the device write 64 bytes at a device address; how many it says it wrote.
+  mutating func fill(_ address: UInt64) throws -> UInt32? {
+    let piece = [DriverBuffer(DMAAddress(address), count: 64)]
+    let none: [DriverBuffer] = []
+    _ = try queue.add(readable: none.span, writable: piece.span)
+    if queue.publish() { events.kick() }
+    for _ in 0..<10 {
+      if let used = try queue.reap() { return used.written }
+      _ = events.waitForCall(timeout: .seconds(2))
+    }
+    return nil
+  }
+
+  mutating func fillData() throws -> UInt32? { try fill(Self.data.rawValue &+ shift) }
+
+  /// Whether the device wrote at a guest address; what it wrote is wiped.
+  func wasFilled(_ address: GuestAddress = data) -> Bool {
+    var bytes = [UInt8](repeating: 0, count: 64)
+    var span = bytes.mutableSpan
+    precondition(guest.copy(from: address, into: &span) == 64)
+    precondition(guest.copy([UInt8](repeating: 0, count: 64).span, to: address) == 64)
+    return bytes.allSatisfy { $0 == 0xab }
+  }
+}
+
+@Suite("ACCESS_PLATFORM between a front-end and the back-end", .timeLimit(.minutes(1)))
+struct PlatformTests {
+  static let shift: UInt64 = 0x40_0000_0000
+  static let platform: Features = [.version1, .accessPlatform]
+
+  @Test("The bit is offered unless switched off, and the offer stays the same (R004, R017)", arguments: AccessPlatformPolicy.allCases)
+  func offer(policy: AccessPlatformPolicy) throws {
+    let served = try Served(policy)
+    let first = try served.frontend.ask(.getFeatures)
+    #expect((first >> 33 & 1 == 1) == (policy != .off))
+    #expect(try served.frontend.ask(.getFeatures) == first)
+    try served.frontend.negotiate(Self.platform.union(.ringPacked))
+    #expect(try served.frontend.ask(.getFeatures) == first)
+  }
+
+  @Test("A bit that was not offered is refused (R011)")
+  func unoffered() throws {
+    let served = try Served(.off)
+    try served.frontend.negotiate(.version1)
+    #expect(throws: FrontendError.refused("SET_FEATURES", code: 1)) {
+      try served.frontend.send(.setFeatures(Features([.version1, .accessPlatform]).word))
+    }
+    #expect(served.statistics.addressPath != .platform)
+  }
+
+  @Test("The bit without a back channel and acknowledgements is refused (R122)", arguments: [ProtocolFeatures.replyAck, .backendRequests])
+  func withoutChannel(missing: ProtocolFeatures) throws {
+    let served = try Served()
+    #expect(throws: FrontendError.notNegotiated("SET_FEATURES with ACCESS_PLATFORM", needs: "REPLY_ACK and BACKEND_REQ")) {
+      try served.frontend.negotiate(Self.platform, protocolFeatures: Frontend.usualProtocolFeatures.subtracting(missing))
+    }
+    // The back-end does not rely on that.
+    _ = try? served.frontend.send(.setFeatures(Self.platform.union(Frontend.protocolFeaturesBit).word))
+    _ = try? served.frontend.ask(.getFeatures)
+    #expect(served.statistics.addressPath != .platform)
+  }
+
+  @Test("A back-end told to insist refuses a front-end that leaves the bit out (R130)")
+  func insists() throws {
+    let served = try Served(.on)
+    #expect(throws: FrontendError.refused("SET_FEATURES", code: 1)) { try served.frontend.negotiate(.version1) }
+    let willing = try Served(.on)
+    try willing.frontend.negotiate(Self.platform)
+    #expect(willing.frontend.features.contains(.accessPlatform))
+  }
+
+  @Test("Offered and not taken: addresses are physical, and no translation is asked for or reported (R005, R006, R019, R129)")
+  func physical() throws {
+    let served = try Served()
+    try served.frontend.negotiate(.version1)
+    try served.frontend.share()
+    var client = try Client(served.frontend)
+    #expect(try client.fillData() == 64)
+    #expect(client.wasFilled())
+    // Outside of memory: a fault that nobody outside hears of.
+    #expect(try client.fill(1 << 40) == 0)
+    #expect(served.frontend.counts.misses == 0 && served.frontend.counts.accessFailures == 0)
+    #expect(served.statistics.reachableBytes == served.statistics.memoryBytes)
+    #expect(throws: FrontendError.refused("IOTLB_MSG", code: 1)) { try served.frontend.invalidate(from: DMAAddress(0), through: DMAAddress(4095)) }
+  }
+
+  @Test("Ring addresses are the front-end's own, guest-physical when that is agreed, and device addresses with the bit (R100)", arguments: [false, true], [false, true])
+  func ringAddresses(platform: Bool, guestAddresses: Bool) throws {
+    let mappings = FrontendMappings()
+    let served = try Served(mappings: mappings)
+    let wanted = guestAddresses ? Frontend.usualProtocolFeatures.union(.guestAddresses) : Frontend.usualProtocolFeatures
+    try served.frontend.negotiate(platform ? Self.platform : .version1, protocolFeatures: wanted)
+    try served.frontend.share()
+    let shift = platform ? Self.shift : 0
+    if platform {
+      try served.frontend.map(FrontendMapping(address: DMAAddress(shift), byteCount: 64 << 10, guestAddress: GuestAddress(0)))
+    }
+    var client = try Client(served.frontend, shift: shift)
+    #expect(try client.fillData() == 64)
+    #expect(client.wasFilled())
+    #expect((served.frontend.counts.misses > 0) == platform)
+  }
+
+  @Test("With the bit only what is mapped is reached; a fault is told, ends one request, and the queue goes on (R090, R101, R105, R125)")
+  func confined() throws {
+    let served = try Served()
+    try served.frontend.negotiate(Self.platform)
+    try served.frontend.share()
+    try served.frontend.map(FrontendMapping(address: DMAAddress(Self.shift), byteCount: 64 << 10, guestAddress: GuestAddress(0)))
+    var client = try Client(served.frontend, shift: Self.shift)
+    #expect(try client.fillData() == 64)
+    #expect(client.wasFilled())
+    // A guest-physical address that exists, and that nobody mapped.
+    #expect(try client.fill(0x20000) == 0)
+    #expect(!client.wasFilled(GuestAddress(0x20000)))
+    #expect(served.frontend.counts.failed.map(\.address) == [0x20000] && served.frontend.counts.failed.map(\.permission) == [.write])
+    #expect(served.frontend.counts.refusals >= 1)
+    #expect(try client.fillData() == 64)
+    #expect(served.statistics.reachableBytes <= 64 << 10)
+  }
+
+  @Test("Features do not change while a queue runs: what is refused leaves its translation as it is (R014)")
+  func running() throws {
+    let served = try Served()
+    try served.frontend.negotiate(Self.platform)
+    try served.frontend.share()
+    try served.frontend.map(FrontendMapping(address: DMAAddress(Self.shift), byteCount: 64 << 10, guestAddress: GuestAddress(0)))
+    var client = try Client(served.frontend, shift: Self.shift)
+    #expect(try client.fillData() == 64)
+    #expect(throws: FrontendError.refused("SET_FEATURES", code: 1)) {
+      try served.frontend.send(.setFeatures(Features.version1.union(Frontend.protocolFeaturesBit).word))
+    }
+    #expect(try client.fillData() == 64)
+    #expect(served.statistics.addressPath == .platform)
+  }
+
+  @Test("A reset forgets the bit and every translation; the next driver may take it again or not (R015, R016, R065, R066, R114)")
+  func reset() throws {
+    let served = try Served()
+    for turn in 0..<4 {
+      let platform = turn % 2 == 0
+      try served.frontend.negotiate(platform ? Self.platform : .version1)
+      #expect(served.frontend.features.contains(.accessPlatform) == platform)
+      try served.frontend.share()
+      let shift = platform ? Self.shift : 0
+      if platform {
+        try served.frontend.map(FrontendMapping(address: DMAAddress(shift), byteCount: 64 << 10, guestAddress: GuestAddress(0)))
+      }
+      do {
+        var client = try Client(served.frontend, shift: shift)
+        #expect(try client.fillData() == 64, "turn \(turn)")
+        #expect(client.wasFilled())
+      }
+      #expect((served.statistics.iotlb.reachableBytes > 0) == platform)
+      _ = try served.frontend.stopQueue(0)
+      try served.frontend.reset()
+      _ = try served.frontend.ask(.getFeatures)
+      #expect(served.statistics.iotlb.reachableBytes == 0, "turn \(turn)")
+      served.frontend.mappings.remove(from: DMAAddress(0), through: DMAAddress(.max))
+    }
+  }
+
+  @Test("A miss for a queue that has stopped, and one nobody mapped, end well: the back-end serves the next queue (R064, R123)")
+  func stopped() throws {
+    let served = try Served()
+    try served.frontend.negotiate(Self.platform)
+    try served.frontend.share()
+    served.frontend.onMiss { _ in .hold }
+    try served.frontend.map(FrontendMapping(address: DMAAddress(Self.shift), byteCount: 64 << 10, guestAddress: GuestAddress(0)))
+    do {
+      let client = try Client(served.frontend, shift: Self.shift)
+      _ = consume client
+    }
+    // Its ring is asked for, and the queue stops before the answer.
+    #expect(try served.frontend.missHeld.wait(timeout: .seconds(10)))
+    _ = try served.frontend.stopQueue(0)
+    served.frontend.onMiss { _ in .fromMappings }
+    served.frontend.releaseHeldMisses()
+    var client = try Client(served.frontend, shift: Self.shift)
+    #expect(try client.fillData() == 64)
+    #expect(client.wasFilled())
+  }
+}
