@@ -114,6 +114,8 @@ struct IOTLBSpaceTests {
     rig.space.answered(try #require(rig.asked.questions.first))
     #expect(bell.rings == 1)
     #expect(rig.outcome(Self.iova, .write, bell) == rig.fault(Self.iova, .write, .unmapped))
+    // The queue ends the access for it.
+    rig.space.report(DMAFault(address: DMAAddress(Self.iova), access: .write, reason: .unmapped))
     #expect(rig.outcome(Self.iova, .write, bell) == .pending && rig.asked.questions.count == 2)
   }
 
