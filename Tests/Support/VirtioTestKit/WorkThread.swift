@@ -1,12 +1,14 @@
 import Foundation
+import Synchronization
 
 /// A control thread that does something, such as draining a fence, while the test goes on.
 public final class WorkThread: Sendable {
   private let done = NSCondition()
   private let state: StateBox
 
-  private final class StateBox: @unchecked Sendable {
-    var isDone = false
+  private final class StateBox: Sendable {
+    let flag = Mutex(false)
+    var isDone: Bool { flag.withLock { $0 } }
   }
 
   public init(_ body: @escaping @Sendable () -> Void) {
@@ -15,7 +17,7 @@ public final class WorkThread: Sendable {
     Thread.detachNewThread {
       body()
       done.lock()
-      state.isDone = true
+      state.flag.withLock { $0 = true }
       done.broadcast()
       done.unlock()
     }
