@@ -50,13 +50,37 @@ struct RingTests {
     #expect(try fixture.vtd.takeFaults().isEmpty)
   }
 
-  @Test("Every ring size serves requests past its wrap, its areas scattered page by page (R042, R043, R045)", arguments: RingCase.all)
+  @Test("Every ring size serves requests past its wrap, its areas scattered page by page (R040, R043, R045)", arguments: RingCase.all)
   func sizes(_ ring: RingCase) throws {
     let fixture = try Fixture(ring.backend, ring.format, size: ring.size) { $0.queueSize = 1024 }
     let areas = fixture.driver.ring.areas
     #expect(try fixture.disk.function.queueAreas(0) == [areas.descriptor, areas.driver, areas.device], "(R040)")
     // One descriptor: the request must go through a table. Two: the status byte joins the data.
     try fill(fixture, requests: 2 * Int(ring.size) + 3, indirect: ring.size == 1, joined: ring.size == 2)
+  }
+
+  // QEMU's own device looks at a page when it comes to it.
+  @Test(
+    "A hole in the second page of a ring area is found before a request is served (R042, R089)",
+    arguments: DiskBackend.translating.filter { $0 != .qemu }, ["descriptor", "device"])
+  func hole(_ backend: DiskBackend, _ area: String) throws {
+    let fixture = try Fixture(backend) { $0.queueSize = 1024 }
+    let features = try DiskDriver.negotiate(fixture.disk.function, DiskDriver.usual)
+    let ring = try LiteralSplitRing(fixture.memory, size: 1024, eventIndex: features & Feature.eventIndex != 0)
+    let page = (area == "descriptor" ? ring.areas.descriptor : ring.areas.device) + 4096
+    try fixture.memory.unmap(page)
+    try fixture.invalidate(page)
+    _ = try fixture.vtd.takeFaults()
+    let driver = try DiskDriver(fixture.disk.function, fixture.memory, queue: 0, ring: ring, features: features)
+    try fixture.disk.function.setStatus(0xf)
+    // The request itself needs nothing of the missing page.
+    let buffer = try fixture.memory.allocate(512)
+    let id = try driver.add(DiskDriver.Request.read, sector: 3, [Piece(buffer, 512, writable: true)])
+    try driver.notifyAlways()
+    try fixture.machine.qemu.wait(for: "fault at the hole") { () throws(QTestError) in try fixture.vtd.takeFaults().contains { $0.address == page } }
+    #expect(try driver.poll(id) == nil)
+    let next = try DiskDriver(fixture.disk.function, fixture.memory)
+    #expect(try next.run(DiskDriver.Request.read, sector: 3, [Piece(buffer, 512, writable: true)]) == .init(status: 0, written: 513))
   }
 
   @Test("Indirect tables of scattered, read-only pages serve requests past the wrap (R048, R049, R050)", arguments: DiskBackend.translating, RingFormat.allCases)
