@@ -122,4 +122,60 @@ struct IsolationTests {
     #expect(try driver.run(DiskDriver.Request.read, sector: 100, [Piece(buffer, 4096, writable: true)]) == .init(status: 0, written: 4097))
     try expectSame(memory.read(buffer, count: 4096), DiskImage.pattern(100, count: 4096))
   }
+
+  @Test("With bus mastering off a device reaches nothing, and serves the next driver once it is on (R039)", arguments: DiskBackend.translating)
+  func busMaster(_ backend: DiskBackend) throws {
+    let fixture = try Fixture(backend)
+    let buffer = try fixture.memory.allocate(4096)
+    try fixture.expectRead(sector: 0, into: [Piece(buffer, 4096, writable: true)])
+    try fixture.machine.pci.setBusMaster(fixture.disk.function.address, false)
+    let id = try fixture.driver.add(DiskDriver.Request.read, sector: 8, [Piece(buffer, 4096, writable: true)])
+    try fixture.driver.notifyAlways()
+    #expect(try fixture.driver.poll(id) == nil)
+    try fixture.disk.function.reset()
+    try expectSame(fixture.memory.read(buffer, count: 4096), DiskImage.pattern(0, count: 4096), "the buffer as it was")
+    try fixture.machine.pci.setBusMaster(fixture.disk.function.address, true)
+    let driver = try DiskDriver(fixture.disk.function, fixture.memory)
+    #expect(try driver.run(DiskDriver.Request.read, sector: 8, [Piece(buffer, 4096, writable: true)]) == .init(status: 0, written: 4097))
+    try expectSame(fixture.memory.read(buffer, count: 4096), DiskImage.pattern(8, count: 4096))
+  }
+
+  @Test("Feature words written while a queue runs change nothing about its addresses (R014)", arguments: DiskBackend.translating)
+  func lateFeatures(_ backend: DiskBackend) throws {
+    let fixture = try Fixture(backend)
+    let buffer = try fixture.memory.allocate(4096)
+    for (round, word) in [0, Feature.version1, Feature.version1 | Feature.packed].enumerated() {
+      try fixture.disk.function.acceptFeatures(word)
+      try fixture.expectRead(sector: round * 8, into: [Piece(buffer, 4096, writable: true)])
+    }
+    #expect(try fixture.vtd.takeFaults().isEmpty)
+  }
+
+  @Test("Firmware uses a device with plain addresses; once the IOMMU is set up, the same addresses fault (R082)", arguments: DiskBackend.translating)
+  func firmwareFirst(_ backend: DiskBackend) throws {
+    let machine = try DiskMachine([DiskOptions(backend)])
+    let vtd = try #require(machine.vtd)
+    let disk = machine.disks[0]
+    try vtd.disable()
+    let plain = machine.physical()
+    let firmware = try DiskDriver(disk.function, plain)
+    let page = try plain.allocate(4096)
+    #expect(try firmware.run(DiskDriver.Request.read, sector: 8, [Piece(page, 4096, writable: true)]) == .init(status: 0, written: 4097))
+    try expectSame(plain.read(page, count: 4096), DiskImage.pattern(8, count: 4096))
+    try disk.function.reset()
+    try vtd.enable()
+    let memory = try machine.domain(for: disk)
+    try vtd.invalidate(.global)
+    try vtd.invalidate(.device(requester: disk.function.address.requester, address: 0, order: 52))
+    let driver = try DiskDriver(disk.function, memory)
+    let buffer = try memory.allocate(4096)
+    #expect(try driver.run(DiskDriver.Request.read, sector: 16, [Piece(buffer, 4096, writable: true)]).status == 0)
+    try expectSame(memory.read(buffer, count: 4096), DiskImage.pattern(16, count: 4096))
+    _ = try vtd.takeFaults()
+    let id = try driver.add(DiskDriver.Request.read, sector: 24, [Piece(page, 4096, writable: true)])
+    try driver.notify()
+    try machine.qemu.wait(for: "fault at the firmware's page") { () throws(QTestError) in try vtd.takeFaults().contains { $0.address == page } }
+    try machine.qemu.wait(for: "end of the refused request") { () throws(QTestError) in try driver.poll(id) != nil }
+    try expectSame(machine.qemu.read(page, count: 4096), DiskImage.pattern(8, count: 4096), "the firmware's page")
+  }
 }

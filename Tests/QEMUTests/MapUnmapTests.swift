@@ -25,7 +25,7 @@ struct MapUnmapTests {
     try expectSame(disk.image.read(16, count: 4096), bytes)
   }
 
-  @Test("map, read, unmap, read, remap, read: what is not mapped is not touched (R046, R061, R110)", arguments: DiskBackend.translating, RingFormat.allCases)
+  @Test("map, read, unmap, read, remap, read: what is not mapped is not touched (R046, R061, R110, R130)", arguments: DiskBackend.translating, RingFormat.allCases)
   func mapUnmapRemap(_ backend: DiskBackend, _ format: RingFormat) throws {
     let fixture = try Fixture(backend, format)
     let memory = fixture.memory

@@ -26,7 +26,7 @@ struct PermissionTests {
     try fixture.expectRead(sector: 16, into: [Piece(buffer, 4096, writable: true)])
   }
 
-  @Test("A device area mapped for writing only serves a split ring (R054)", arguments: DiskBackend.translating.filter { $0 != .qemu })
+  @Test("A device area mapped for writing only serves a split ring (R054, R086)", arguments: DiskBackend.translating.filter { $0 != .qemu })
   func writeOnlyUsedRing(_ backend: DiskBackend) throws {
     let fixture = try Fixture(backend)
     let features = try DiskDriver.negotiate(fixture.disk.function, DiskDriver.usual)

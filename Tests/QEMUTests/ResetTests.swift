@@ -40,7 +40,7 @@ struct ResetTests {
     }
   }
 
-  @Test("A driver that does not take bit 33 is refused at FEATURES_OK, before and after one that did (R007, R008, R015, R016)", arguments: DiskBackend.translating)
+  @Test("A driver that does not take bit 33 is refused at FEATURES_OK, before and after one that did (R001, R002, R004, R007, R008, R015, R016, R017)", arguments: DiskBackend.translating)
   func refused(_ backend: DiskBackend) throws {
     let fixture = try Fixture(backend)
     let function = fixture.disk.function

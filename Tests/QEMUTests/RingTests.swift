@@ -83,7 +83,7 @@ struct RingTests {
     #expect(try next.run(DiskDriver.Request.read, sector: 3, [Piece(buffer, 512, writable: true)]) == .init(status: 0, written: 513))
   }
 
-  @Test("Indirect tables of scattered, read-only pages serve requests past the wrap (R048, R049, R050)", arguments: DiskBackend.translating, RingFormat.allCases)
+  @Test("Indirect tables of scattered, read-only pages serve requests past the wrap (R029, R048, R049, R050)", arguments: DiskBackend.translating, RingFormat.allCases)
   func indirect(_ backend: DiskBackend, _ format: RingFormat) throws {
     let fixture = try Fixture(backend, format, size: 32)
     try fill(fixture, requests: 150, indirect: true)

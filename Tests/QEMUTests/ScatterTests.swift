@@ -82,7 +82,7 @@ struct ScatterTests {
 
   // QEMU's own device needs a reset after this one.
   @Test(
-    "A request whose data and status have no page ends, and the queue goes on (R088, R090)", arguments: DiskBackend.translating.filter { $0 != .qemu },
+    "A request whose data and status have no page ends, and the queue goes on (R072, R088, R090)", arguments: DiskBackend.translating.filter { $0 != .qemu },
     StatusPlace.allCases)
   func holes(_ backend: DiskBackend, _ place: StatusPlace) throws {
     for format in RingFormat.allCases {
@@ -118,7 +118,7 @@ struct ScatterTests {
   }
 
   @Test(
-    "Device addresses anywhere in the IOMMU's range work, above 4 GiB and to the last page (R059, R136)", arguments: DiskBackend.translating,
+    "Device addresses anywhere in the IOMMU's range work, above 4 GiB and to the last page (R059, R101, R136)", arguments: DiskBackend.translating,
     [
       Place(bits: 39, top: 1 << 39), Place(bits: 48, top: 1 << 48), Place(bits: 39, top: 0x2_0000_0000), Place(bits: 48, top: 0x1234_5678_9000),
       Place(bits: 39, top: 0x80_0000),
