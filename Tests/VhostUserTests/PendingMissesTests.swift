@@ -81,6 +81,21 @@ struct PendingMissesTests {
     #expect(ask(&misses, 0x5000, .read, a) != nil)
   }
 
+  @Test("An answer belongs to its question, not to a newer one about the same page")
+  func serials() throws {
+    var misses = PendingMisses()
+    let bell = Bell()
+    let old = try #require(ask(&misses, 0x1000, .read, bell))
+    _ = misses.updated(from: 0x1000, through: 0x1fff, permissions: .read)
+    // Taken back before the old answer arrived.
+    misses.invalidated(from: 0x1000, through: 0x1fff)
+    let new = try #require(ask(&misses, 0x1000, .read, bell))
+    #expect(misses.answered(old).isEmpty)
+    #expect(misses.want(DMAAddress(0x1000), .read, bell) == .wait)
+    #expect(misses.answered(new).count == 1)
+    #expect(misses.want(DMAAddress(0x1000), .read, bell) == .refused)
+  }
+
   @Test("After a flush, answers to old questions are ignored and their updates are late, once each (R064)")
   func flush() throws {
     var misses = PendingMisses()

@@ -96,7 +96,8 @@ struct SessionTests {
     for round in 1...3 {
       let socket = try UnixSocket.connect(to: path)
       if round < 3 { try socket.send([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12].span) }
-      try socket.send(FrontendRequest.getQueueCount.encoded().span)
+      // The connection may have ended already.
+      _ = try? socket.send(FrontendRequest.getQueueCount.encoded().span)
       var none = FileDescriptorList()
       let answer = try? RawFrontend.receive(socket, &none)
       #expect((answer != nil) == (round == 3))

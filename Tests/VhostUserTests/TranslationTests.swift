@@ -35,7 +35,7 @@ struct TranslationTests {
     for message in asked { #expect(pages[Int(message.address - RawFrontend.iova)] == message.permission) }
     #expect(try run(frontend, sector: 4).isEmpty)
     let facts = frontend.server.statistics
-    #expect(facts.addressPath == .platform && facts.iotlb.questions == 6 && facts.reachableBytes == 6 * 4096)
+    #expect(facts.addressPath == .platform && facts.iotlb.questions == 6 && facts.iotlb.reachableBytes == 6 * 4096)
   }
 
   @Test("Mappings given without being asked for are used (R106), up to the end of a page and no further (R042)")
@@ -44,7 +44,7 @@ struct TranslationTests {
     try frontend.must(.iotlb(frontend.update(RawFrontend.iova, size: 0x10000)))
     try frontend.startRing(base: RawFrontend.iova)
     #expect(try run(frontend, sector: 7).isEmpty)
-    #expect(frontend.server.statistics.reachableBytes == 0x10000)
+    #expect(frontend.server.statistics.iotlb.reachableBytes == 0x10000)
   }
 
   @Test("Updates that make no sense change nothing (R107, R108)")
@@ -61,7 +61,7 @@ struct TranslationTests {
     for message in [bad, wraps, outside, across, odd, miss] {
       #expect(try frontend.ask(.iotlb(message), ack: true) == .value(1))
     }
-    #expect(frontend.server.statistics.reachableBytes == 0)
+    #expect(frontend.server.statistics.iotlb.reachableBytes == 0)
   }
 
   @Test("A refused page makes a fault, said to the front-end; once mapped it works (R083, R088, R105, R125)")
@@ -126,7 +126,7 @@ struct TranslationTests {
     try frontend.startRing(base: RawFrontend.iova)
     #expect(try run(frontend, sector: 1).count == 6)
     try frontend.must(.iotlb(IOTLBMessage(kind: .invalidate, address: address, size: size, frontendAddress: 0x55, permission: .init(rawValue: 6))))
-    #expect(frontend.server.statistics.reachableBytes == 0)
+    #expect(frontend.server.statistics.iotlb.reachableBytes == 0)
     #expect(try run(frontend, sector: 2).count == 6)
   }
 
@@ -135,20 +135,20 @@ struct TranslationTests {
     let frontend = try translated()
     func fill() throws {
       try frontend.must(.iotlb(frontend.update(RawFrontend.iova)))
-      #expect(frontend.server.statistics.reachableBytes == 4096)
+      #expect(frontend.server.statistics.iotlb.reachableBytes == 4096)
     }
     try frontend.startRing(base: RawFrontend.iova)
     for request in [FrontendRequest.setVringEnable(VringState(index: 0, number: 0)), .setStatus(0), .resetOwner] {
       try fill()
       try frontend.must(request)
-      #expect(frontend.server.statistics.reachableBytes == 0, "\(request.name)")
+      #expect(frontend.server.statistics.iotlb.reachableBytes == 0, "\(request.name)")
     }
     try fill()
     try frontend.share()
-    #expect(frontend.server.statistics.reachableBytes == 0)
+    #expect(frontend.server.statistics.iotlb.reachableBytes == 0)
     try fill()
     try frontend.must(.setFeatures(Features.version1.word | 1 << 30))
-    #expect(frontend.server.statistics.reachableBytes == 0)
+    #expect(frontend.server.statistics.iotlb.reachableBytes == 0)
     #expect(try frontend.ask(.iotlb(frontend.update(RawFrontend.iova)), ack: true) == .value(1))
   }
 
@@ -160,7 +160,7 @@ struct TranslationTests {
     guard case .iotlb(let message) = heard.0 else { return #expect(Bool(false)) }
     _ = try frontend.ask(.getVringBase(VringState(index: 0, number: 0)))
     #expect(try frontend.ask(.iotlb(frontend.update(message.address)), ack: true) == .success)
-    #expect(frontend.server.statistics.reachableBytes == 0)
+    #expect(frontend.server.statistics.iotlb.reachableBytes == 0)
   }
 
   @Test("A table that is full makes room and goes on (R117)")
