@@ -15,10 +15,24 @@ extension BlockFile {
     static let refusing: UInt64 = 200
   }
 
-  /// Locks the image for the life of `file`'s description.
+  /// Locks the image for the life of `file`'s description. Waits up to two seconds for one who is on his way out: after a
+  /// kill -9 the kernel keeps a process's files, and so its locks, until the io_uring requests it left behind have ended, which
+  /// can be after its parent has heard of its death and started a successor.
   ///
   /// - Throws: EBUSY if somebody uses it in a way that does not go together; what fcntl(2) says where there are no locks.
   static func lock(_ file: borrowing FileDescriptor, writing: Bool, _ path: String) throws(HostError) {
+    for _ in 0..<100 {
+      do throws(HostError) {
+        return try tryLock(file, writing: writing, path)
+      } catch {
+        guard error.errno == EBUSY else { throw error }
+        usleep(20_000)
+      }
+    }
+    try tryLock(file, writing: writing, path)
+  }
+
+  private static func tryLock(_ file: borrowing FileDescriptor, writing: Bool, _ path: String) throws(HostError) {
     let uses = writing ? [LockByte.consistentRead, LockByte.write] : [LockByte.consistentRead]
     let refuses = [LockByte.write, LockByte.resize]
     // First announce, then look: of two that come at once at least one sees the other.

@@ -14,6 +14,9 @@ public struct BackendOptions: Hashable, Sendable {
   public var name: String
   /// See ``AccessPlatformPolicy``.
   public var accessPlatform: AccessPlatformPolicy
+  /// Whether packed rings (§2.8) are offered. User-mode Linux takes them and then starts them with the wrap counters of a ring
+  /// that has gone round once, so that nothing it makes available is ever seen.
+  public var offersPackedRings = true
   /// End after the first connection.
   public var once: Bool
   /// Nodes of 4 KiB that the table of translations may have; see `TranslationTable`.

@@ -16,6 +16,7 @@ extension BackendSession {
   var offeredWord: UInt64 {
     var offered = device.features.union(Features(word: VhostFeature.logAll | VhostFeature.protocolFeatures))
     if options.accessPlatform != .off { offered.insert(.accessPlatform) }
+    if !options.offersPackedRings { offered.remove(.ringPacked) }
     return offered.word
   }
 

@@ -31,9 +31,9 @@ func serve(_ name: String, _ options: SocketOptions, _ makeDevice: (Logger) thro
   let device = try makeDevice(log)
   let socket = try options.open()
   do {
-    let server = try VhostUserServer(
-      device, on: socket,
-      options: BackendOptions(name: name, accessPlatform: options.platform.policy, once: options.once), log: log)
+    var backend = BackendOptions(name: name, accessPlatform: options.platform.policy, once: options.once)
+    backend.offersPackedRings = !options.noPacked
+    let server = try VhostUserServer(device, on: socket, options: backend, log: log)
     let ended = try EventFD()
     let outcome = Outcome()
     let thread = try WorkerThread(name: "\(name) control") {

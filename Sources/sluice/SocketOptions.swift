@@ -34,6 +34,9 @@ struct SocketOptions: ParsableArguments {
       valueName: "auto|on|off"))
   var platform: PlatformArgument = .auto
 
+  @Flag(name: .customLong("no-packed"), help: "Offer split rings only: for a front-end that starts packed ones wrongly (user-mode Linux).")
+  var noPacked = false
+
   @Flag(help: "End when the first front-end disconnects, instead of waiting for the next.")
   var once = false
 
