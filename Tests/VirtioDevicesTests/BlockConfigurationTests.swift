@@ -190,6 +190,21 @@ import VirtioDevices
     #expect(first.byteCount == second.byteCount)
   }
 
+  @Test("A lock that becomes free in time is waited for")
+  func lockPatience() async throws {
+    let file = try ScratchFile(size: 1 << 20)
+    var patient = options(file)
+    patient.lockPatience = .seconds(20)
+    var holder: BlockFile? = try BlockFile(path: file.path)
+    #expect(throws: BlockDeviceError.self) { try BlockDevice(options(file)) }
+    let opening = Task.detached { [patient] in try BlockDevice(patient).byteCount }
+    // Give it the time to meet the lock; it may not have, and then the test shows less.
+    try await Task.sleep(for: .milliseconds(50))
+    withExtendedLifetime(holder) {}
+    holder = nil
+    #expect(try await opening.value == 1 << 20)
+  }
+
   @Test("Options that cannot be are refused by name")
   func badOptions() throws {
     let file = try ScratchFile(size: 1 << 20)

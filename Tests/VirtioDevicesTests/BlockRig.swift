@@ -108,6 +108,7 @@ struct EngineKind: Hashable, CustomStringConvertible {
     options.engine = engine
     options.direct = direct
     options.sizePollInterval = nil
+    options.lockPatience = .zero
     return options
   }
 

@@ -19,8 +19,7 @@ public final class BlockDevice: VirtioDevice {
     try Self.check(options)
     let file: BlockFile
     do throws(HostError) {
-      file = try BlockFile(
-        path: options.path, options: BlockFile.Options(readOnly: options.readOnly, direct: options.direct, locked: options.locked))
+      file = try Self.open(options)
     } catch {
       throw .image(error)
     }

@@ -61,7 +61,8 @@ struct BlockFlights: ~Copyable {
     guard count > 0, let end = chain.writable.split(at: count) else {
       return work.complete(chain, count == 0 ? .ok : .ioError, in: &queue)
     }
-    if shortcut.isWorthTrying {
+    // For a request alone: several cost less through the ring, which takes them all in one call.
+    if ring.unsubmitted == 0, queue.isEmpty, shortcut.isWorthTrying {
       let result = work.disk.file.readImmediately(into: chain.writable, 0..<end, at: position)
       shortcut.learn(from: result, wanted: count)
       if result == .read(count) { return work.complete(chain, BlockOutcome(status: .ok, filled: count), in: &queue) }
