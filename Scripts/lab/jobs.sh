@@ -206,7 +206,8 @@ job_uml() {
   # wrap counters
   SLUICE_OPTIONS="${SLUICE_OPTIONS:-} --access-platform off --no-packed"
   backend_start "$folder" vda "$folder/vda.img" 1 || { row failed uml "the back-end did not start"; return; }
-  timeout --foreground -s KILL 90 linux.uml mem=256M "virtio_uml.device=$folder/vda.sock:2" \
+  # in a group of its own: killing the first of its processes alone would leave the others spinning
+  timeout -s KILL 90 linux.uml mem=256M "virtio_uml.device=$folder/vda.sock:2" \
     "initrd=$("$tree/Scripts/lab/initramfs" uml)" con=null con0=null,fd:2 ssl=null ssl0=null,fd:1 loglevel=5 \
     sluice.talk=/dev/ttyS0 sluice.unattended sluice.vda=raw </dev/null >"$folder/talk.raw" 2>"$folder/uml.log" || code=$?
   tr -d '\r' <"$folder/talk.raw" >"$folder/talk.log"
