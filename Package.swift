@@ -74,6 +74,17 @@ var targets: [Target] = [
   tests("ConfinementTests", ["DMA", "HostIO", "Virtio", "VirtioDevices", "VirtioTestKit"]),
 ]
 
+// Fuzz targets need a sanitizer on everything below them, so they exist only when asked for: see Scripts/fuzz.
+if ProcessInfo.processInfo.environment["SLUICE_FUZZ"] != nil {
+  for name in ["SplitChain", "PackedChain"] {
+    targets.append(
+      .executableTarget(
+        name: "Fuzz\(name)", dependencies: ["VirtioTestKit"], path: "Fuzz/\(name)",
+        swiftSettings: [.swiftLanguageMode(.v6), .unsafeFlags(["-parse-as-library"])],
+        linkerSettings: [.unsafeFlags(["-sanitize=fuzzer"])]))
+  }
+}
+
 let package = Package(
   name: "sluice",
   platforms: [.macOS(.v26)],
