@@ -21,7 +21,7 @@ struct StorageDaemonTests {
   func readAndWrite() throws {
     let scratch = try Scratch()
     let daemon = try daemon(scratch)
-    let frontend = try Frontend.connect(to: daemon.socket, memory: FrontendMemory(byteCount: 8 << 20))
+    let frontend = try daemon.connect(memory: FrontendMemory(byteCount: 8 << 20))
     try frontend.negotiate(Self.wanted)
     #expect(frontend.features.contains(.version1))
     try frontend.share()
@@ -45,7 +45,7 @@ struct StorageDaemonTests {
   func manyAtOnce() throws {
     let scratch = try Scratch()
     let daemon = try daemon(scratch, queues: 2)
-    let frontend = try Frontend.connect(to: daemon.socket, memory: FrontendMemory(byteCount: 8 << 20))
+    let frontend = try daemon.connect(memory: FrontendMemory(byteCount: 8 << 20))
     try frontend.negotiate(Self.wanted)
     #expect(frontend.queueCount == 2)
     try frontend.share()
@@ -78,7 +78,7 @@ struct StorageDaemonTests {
   func configuration() throws {
     let scratch = try Scratch()
     let daemon = try daemon(scratch)
-    let frontend = try Frontend.connect(to: daemon.socket, memory: FrontendMemory(byteCount: 1 << 20))
+    let frontend = try daemon.connect(memory: FrontendMemory(byteCount: 1 << 20))
     try frontend.negotiate(Self.wanted)
     let bytes = try frontend.readConfiguration(count: 8)
     #expect(bytes.reversed().reduce(0) { $0 << 8 | UInt64($1) } == (16 << 20) / 512)
@@ -88,7 +88,7 @@ struct StorageDaemonTests {
   func notNegotiated() throws {
     let scratch = try Scratch()
     let daemon = try daemon(scratch)
-    let frontend = try Frontend.connect(to: daemon.socket)
+    let frontend = try daemon.connect()
     try frontend.negotiate(Self.wanted)
     #expect(throws: FrontendError.notNegotiated("GET_STATUS", needs: "STATUS")) { try frontend.status() }
     #expect(frontend.failure == nil)
@@ -98,7 +98,7 @@ struct StorageDaemonTests {
   func killed() throws {
     let scratch = try Scratch()
     let daemon = try daemon(scratch)
-    let frontend = try Frontend.connect(to: daemon.socket)
+    let frontend = try daemon.connect()
     try frontend.negotiate(Self.wanted)
     daemon.kill()
     #expect(frontend.waitUntilClosed(timeout: .seconds(5)))

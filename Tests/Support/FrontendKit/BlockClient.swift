@@ -14,7 +14,7 @@ public enum ClientError: Error, Sendable {
 }
 
 /// What a request does (§5.2.6): the numbers of the `type` field.
-public enum BlockOperation: UInt32, Sendable {
+public enum DiskOperation: UInt32, Sendable {
   case read = 0
   case write = 1
   case flush = 4
@@ -111,7 +111,7 @@ public struct BlockClient: ~Copyable {
   public var outstanding: Int { Int(queue.outstanding) }
 
   /// Puts a request into the ring; ``publish()`` makes it visible. Data is in the slot's memory. nil if no slot is free.
-  public mutating func add(_ operation: BlockOperation, sector: UInt64, count: Int) throws(ClientError) -> Int? {
+  public mutating func add(_ operation: DiskOperation, sector: UInt64, count: Int) throws(ClientError) -> Int? {
     guard let slot = free.popLast() else { return nil }
     let at = Int(slot) &* 64
     headers.store64(UInt64(operation.rawValue).littleEndian, at: at)

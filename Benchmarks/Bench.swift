@@ -1,0 +1,9 @@
+import ArgumentParser
+
+@main
+struct Bench: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "sluice-bench",
+    abstract: "Measures Sluice: its queues alone, and its disk against qemu-storage-daemon's.",
+    subcommands: [RingBench.self, BlockBench.self])
+}

@@ -1,0 +1,178 @@
+import ArgumentParser
+import Foundation
+import FrontendKit
+import VhostUser
+
+/// The disk, against qemu-storage-daemon's.
+struct BlockBench: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "blk",
+    abstract: "Measures Sluice's disk and qemu-storage-daemon's in turn: rate, latency, and processor time of the back-end.",
+    discussion: """
+      Both serve an image on tmpfs to the same front-end, which keeps a number of requests under way on each queue and sleeps \
+      when there is nothing to take. Each row is measured in rounds, the back-ends taking turns within a round; figures are \
+      medians over the rounds, ratios medians of each round's ratio. cpu_ns is the time on a processor of all threads of the \
+      back-end's process, divided by the requests.
+      """)
+
+  @Option(help: "Sluice's command; the one beside this program unless said otherwise.") var sluice: String?
+  @Option(help: "The peer's command.") var peer = "/usr/bin/qemu-storage-daemon"
+  @Option(help: "Operations, with commas: read, write.") var operations = "read,write"
+  @Option(help: "Patterns, with commas: random, sequential.") var patterns = "random,sequential"
+  @Option(help: "Block sizes in bytes, with commas.") var blocks = "4096,65536"
+  @Option(help: "Requests under way on each queue, with commas.") var depths = "1,32,128"
+  @Option(help: "Numbers of queues, with commas.") var queues = "1,2"
+  @Option(help: "Rounds.") var rounds = 5
+  @Option(help: "Seconds of one back-end's turn.") var seconds = 0.3
+  @Option(help: "MiB of each image.") var imageSize = 256
+  @Option(help: "Where images and sockets are.") var directory = "/dev/shm"
+  @Option(help: "More options for `sluice serve blk`, with blanks.") var sluiceOptions = ""
+  @Flag(help: "Compare Sluice behind a translation (ACCESS_PLATFORM, static mappings) with Sluice without.") var translated = false
+  @Option(help: "With --translated: bytes that one UPDATE tells, QEMU's are 4096; 0 for whole mappings.") var granule: UInt64 = 0
+  @Flag(help: "The front-end spins instead of asking for calls.") var poll = false
+  @Flag(help: "Descriptors in the ring instead of indirect tables.") var directDescriptors = false
+  @Flag(help: "A packed ring; only with --translated, the peer has none.") var packed = false
+  @Flag(help: "A line of JSON a row.") var json = false
+
+  mutating func run() throws {
+    let depths = try numbers(depths, "--depths")
+    let queues = try numbers(queues, "--queues")
+    let blocks = try numbers(blocks, "--blocks")
+    let operations = try operations.split(separator: ",").map { name in
+      switch name {
+      case "read": DiskOperation.read
+      case "write": DiskOperation.write
+      default: throw ValidationError("no operation is called \(name)")
+      }
+    }
+    let patterns = try patterns.split(separator: ",").map { name in
+      guard name == "random" || name == "sequential" else { throw ValidationError("no pattern is called \(name)") }
+      return name == "random"
+    }
+    let scratch = URL(fileURLWithPath: directory).appendingPathComponent("sluice-bench-\(ProcessInfo.processInfo.processIdentifier)")
+    try FileManager.default.createDirectory(at: scratch, withIntermediateDirectories: true)
+    defer { try? FileManager.default.removeItem(at: scratch) }
+    var table = Table(
+      [
+        "op", "pattern", "block", "depth", "queues", "iops", translated ? "physical" : "peer iops", "ratio", "cpu ns",
+        translated ? "physical" : "peer cpu ns", "ratio", "p50 µs", "peer", "p99 µs", "peer",
+      ], json: json)
+    for count in queues {
+      let (ours, theirs) = try start(scratch, count, depths.max() ?? 1, blocks.max() ?? 4096)
+      for operation in operations {
+        for isRandom in patterns {
+          for block in blocks {
+            for depth in depths {
+              let job = BlockJob(operation: operation, isRandom: isRandom, blockBytes: block, depth: depth, queues: count)
+              add(job, try measure(job, ours, theirs), &table)
+            }
+          }
+        }
+      }
+      if translated, !json {
+        let counts = ours.counts
+        print("\(count) queues: \(counts.misses) misses, \(counts.updates) updates")
+      }
+    }
+    table.finish()
+  }
+
+  private func numbers(_ text: String, _ option: String) throws -> [Int] {
+    try text.split(separator: ",").map { word in
+      guard let number = Int(word), number > 0 else { throw ValidationError("\(option): \(word) is not a number above 0") }
+      return number
+    }
+  }
+
+  private func start(_ scratch: URL, _ queues: Int, _ depth: Int, _ block: Int) throws -> (BlockTarget, BlockTarget) {
+    let bytes = UInt64(imageSize) << 20
+    func image(_ name: String) throws -> String {
+      let path = scratch.appendingPathComponent(name).path
+      try BlockTarget.makeImage(path, bytes: bytes)
+      return path
+    }
+    var setup = BlockSetup(
+      queues: queues, slots: depth, slotBytes: block, queueSize: directDescriptors ? 1024 : 256, isIndirect: !directDescriptors,
+      isTranslated: translated, granule: granule == 0 ? nil : granule, polls: poll, packed: packed, imageBytes: bytes)
+    let program = try sluice ?? beside()
+    func serve(_ name: String) throws -> BackendProcess {
+      let started = try BackendProcess.sluice(
+        image: try image("\(name).img"), directory: scratch, queues: queues, program: program,
+        extra: sluiceOptions.split(separator: " ").map(String.init), name: name)
+      guard let started else { throw ValidationError("there is no program \(program)") }
+      return started
+    }
+    let ours = try BlockTarget("sluice", try serve("sluice"), setup)
+    try ours.check()
+    let theirs: BlockTarget
+    if translated {
+      setup.isTranslated = false
+      theirs = try BlockTarget("sluice, physical", try serve("physical"), setup)
+    } else {
+      let daemon = try BackendProcess.storageDaemon(
+        image: try image("peer.img"), directory: scratch, queues: queues, program: peer, name: "peer")
+      guard let daemon else { throw ValidationError("there is no program \(peer)") }
+      theirs = try BlockTarget("qemu-storage-daemon", daemon, setup)
+    }
+    try theirs.check()
+    return (ours, theirs)
+  }
+
+  private func beside() throws -> String {
+    let me = try FileManager.default.destinationOfSymbolicLink(atPath: "/proc/self/exe")
+    return URL(fileURLWithPath: me).deletingLastPathComponent().appendingPathComponent("sluice").path
+  }
+
+  private struct Figures {
+    var rate: Double
+    var processor: Double
+    var p50: Double
+    var p99: Double
+  }
+
+  private struct Row {
+    var ours: Figures
+    var theirs: Figures
+    var rateRatio: Double
+    var processorRatio: Double
+  }
+
+  private func measure(_ job: BlockJob, _ ours: BlockTarget, _ theirs: BlockTarget) throws -> Row {
+    var samples: (ours: [BlockSample], theirs: [BlockSample]) = ([], [])
+    _ = try ours.run(job, seconds: seconds / 5)
+    _ = try theirs.run(job, seconds: seconds / 5)
+    for round in 0..<rounds {
+      // Who begins changes, too.
+      if round % 2 == 0 { samples.ours.append(try ours.run(job, seconds: seconds)) }
+      samples.theirs.append(try theirs.run(job, seconds: seconds))
+      if round % 2 == 1 { samples.ours.append(try ours.run(job, seconds: seconds)) }
+    }
+    func figures(_ samples: [BlockSample]) -> Figures {
+      let sorted = samples.map { $0.latencies.sorted() }
+      return Figures(
+        rate: median(samples.map(\.rate)), processor: median(samples.map(\.processorTime)),
+        p50: median(sorted.map { percentile($0, 0.5) }) / 1000, p99: median(sorted.map { percentile($0, 0.99) }) / 1000)
+    }
+    return Row(
+      ours: figures(samples.ours), theirs: figures(samples.theirs),
+      rateRatio: median(zip(samples.ours, samples.theirs).map { $0.rate / $1.rate }),
+      processorRatio: median(zip(samples.ours, samples.theirs).map { $0.processorTime / $1.processorTime }))
+  }
+
+  private func add(_ job: BlockJob, _ row: Row, _ table: inout Table) {
+    table.add(
+      [
+        job.operationName, job.patternName, "\(job.blockBytes)", "\(job.depth)", "\(job.queues)", row.ours.rate.text(0),
+        row.theirs.rate.text(0), row.rateRatio.text(2), row.ours.processor.text(0), row.theirs.processor.text(0),
+        row.processorRatio.text(2), row.ours.p50.text(), row.theirs.p50.text(), row.ours.p99.text(), row.theirs.p99.text(),
+      ],
+      json: [
+        ("op", .word(job.operationName)), ("pattern", .word(job.patternName)), ("block", .integer(job.blockBytes)),
+        ("depth", .integer(job.depth)), ("queues", .integer(job.queues)), ("iops", .number(row.ours.rate)),
+        ("peer_iops", .number(row.theirs.rate)), ("iops_ratio", .number(row.rateRatio)), ("cpu_ns", .number(row.ours.processor)),
+        ("peer_cpu_ns", .number(row.theirs.processor)), ("cpu_ratio", .number(row.processorRatio)),
+        ("p50_us", .number(row.ours.p50)), ("peer_p50_us", .number(row.theirs.p50)), ("p99_us", .number(row.ours.p99)),
+        ("peer_p99_us", .number(row.theirs.p99)),
+      ])
+  }
+}
