@@ -108,7 +108,6 @@ struct EngineKind: Hashable, CustomStringConvertible {
     options.engine = engine
     options.direct = direct
     options.sizePollInterval = nil
-    options.lockPatience = .zero
     return options
   }
 

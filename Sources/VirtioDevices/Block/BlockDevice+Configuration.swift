@@ -1,4 +1,3 @@
-internal import Glibc
 internal import HostIO
 internal import Virtio
 
@@ -13,21 +12,6 @@ extension BlockDevice {
     }
     guard options.serial.utf8.count <= BlockLayout.idSize, options.serial.utf8.allSatisfy({ (0x20...0x7e).contains($0) }) else {
       throw .option("serial", "must be at most \(BlockLayout.idSize) printable ASCII characters")
-    }
-  }
-
-  /// Opens the image, waiting for its lock for as long as the options allow.
-  static func open(_ options: BlockOptions) throws(HostError) -> BlockFile {
-    let how = BlockFile.Options(readOnly: options.readOnly, direct: options.direct, locked: options.locked)
-    let deadline = ContinuousClock.now + options.lockPatience
-    while true {
-      do throws(HostError) {
-        return try BlockFile(path: options.path, options: how)
-      } catch {
-        guard error.call == "lock", error.errno == EBUSY, ContinuousClock.now < deadline else { throw error }
-      }
-      // No kernel tells of a lock that became free without taking it.
-      _ = try EventFD().wait(timeout: .milliseconds(10))
     }
   }
 

@@ -19,7 +19,8 @@ public final class BlockDevice: VirtioDevice {
     try Self.check(options)
     let file: BlockFile
     do throws(HostError) {
-      file = try Self.open(options)
+      file = try BlockFile(
+        path: options.path, options: BlockFile.Options(readOnly: options.readOnly, direct: options.direct, locked: options.locked))
     } catch {
       throw .image(error)
     }

@@ -20,9 +20,6 @@ public struct BlockOptions: Sendable {
   public var direct = false
   /// Takes the lock that keeps a second writer out.
   public var locked = true
-  /// How long to wait for a lock that somebody holds. A back-end that was killed holds it until its last requests have reached
-  /// the disk, and its successor should not start before.
-  public var lockPatience: Duration = .seconds(1)
   /// Request queues, each with a thread of its own: 1...256. With more than one VIRTIO_BLK_F_MQ is offered.
   public var queueCount = 1
   /// Most descriptors a queue may have: 2...32768. Whoever serves the device may make its queues smaller.
