@@ -68,7 +68,7 @@ struct RuleTable {
     # The rules of the DMA path
 
     What must hold for a virtio device that may or may not be behind an IOMMU, a number each. `RulesTests` checks that every rule has a test that exists and
-    names it, or the reason why it belongs to a later floor. The last column is written by `Scripts/rules` from the tests: a test names its rules in its
+    names it, or the reason why it belongs to a later floor. The last column is written by `SLUICE_RULES=write swift test --filter RulesTests` from the tests: a test names its rules in its
     display name, `(R108)`, or in a comment. "The bit" is VIRTIO_F_ACCESS_PLATFORM.
 
     """

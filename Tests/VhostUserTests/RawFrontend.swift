@@ -2,6 +2,7 @@ import DMA
 import Foundation
 import HostIO
 import Logging
+import Synchronization
 import Testing
 import VhostUser
 import Virtio
@@ -27,7 +28,13 @@ final class RawFrontend {
     static let descriptors = 0x1000, available = 0x2000, used = 0x3000, header = 0x4000, status = 0x5000, data = 0x8000
   }
 
-  final class Captured: @unchecked Sendable { var text = "" }
+  final class Captured: Sendable {
+    private let state = Mutex("")
+    var text: String {
+      get { state.withLock { $0 } }
+      set { state.withLock { $0 = newValue } }
+    }
+  }
 
   init(policy: AccessPlatformPolicy = .auto, sectors: Int = 64, nodes: Int = 1 << 15) throws {
     disk = MemoryDisk(bytes: (0..<sectors * 512).map { UInt8(truncatingIfNeeded: $0 / 512 &* 7 &+ $0) })
