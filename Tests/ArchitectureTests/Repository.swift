@@ -30,7 +30,8 @@ enum Repository {
         }
         guard endings.contains(where: { url.lastPathComponent.hasSuffix($0) }) else { continue }
         guard try url.resourceValues(forKeys: [.isRegularFileKey]).isRegularFile == true else { continue }
-        let text = try String(contentsOf: url, encoding: .utf8)
+        // Seeds of the fuzzers are bytes, not text.
+        guard let text = String(data: try Data(contentsOf: url), encoding: .utf8) else { continue }
         let path = String(url.resolvingSymlinksInPath().path.dropFirst(root.path.count + 1))
         found.append(File(path: path, text: text, code: stripped(text)))
       }
