@@ -1,20 +1,31 @@
 /// A queue's private cache over its space, and the only code that turns device addresses into memory.
 ///
-/// Three looks, cheapest first: the last large run, 256 pages by their number, the space's ``TranslationTable``; then the
-/// space is asked. What is cached is valid for one generation of the space's fence. One thread uses it, and only between
-/// ``beginRound()`` and ``endRound()``.
+/// Looks, cheapest first: the largest run seen; the space's ``TranslationTable``, entered at the node that holds an address's
+/// page; then, out of line, another large run, 256 pages by their number, and the table from its root; then the space is asked.
+/// What is cached is valid for one generation of the space's fence. One thread uses it, and only between ``beginRound()`` and
+/// ``endRound()``.
 @safe public struct IOTLB: ~Copyable {
   public let space: any DMASpace
-  @usableFromInline let table: TranslationTable?
+  /// Kept alive for `root`, which names its first word: to use the table itself would count references.
+  private let table: TranslationTable?
+  @usableFromInline let root: UnsafeMutableRawPointer?
   @usableFromInline var lease: Lease
   private let waiter: (any TranslationWaiter)?
 
+  /// The largest run seen, grown by what adjoins it.
   @usableFromInline var lastStart: UInt64 = 1
   @usableFromInline var lastEnd: UInt64 = 0
   @usableFromInline var lastDelta: UInt64 = 0
   @usableFromInline var lastPermissions = DMAPermissions()
-  /// 256 pairs: page address with its permissions in bits 0 and 1, and host address minus device address.
-  @usableFromInline let slots: UnsafeMutablePointer<UInt64>
+  /// 128 pairs: the number of a 2 MiB block plus 1, and the table's node for it. A node lives until a drain.
+  @usableFromInline let leaves: UnsafeMutablePointer<UInt64>
+  /// The last run that was neither larger than the largest nor next to it.
+  private var other = HostRun(start: 1, last: 0, host: 0, permissions: [])
+  /// Looks that ``extend(_:_:)`` may still take in this generation: a mapping of 1 GiB has 512 entries of 2 MiB.
+  private var probes = 0
+  /// 256 pairs: page address with its permissions in bits 0 and 1, and host address minus device address. Only of spaces
+  /// without a table.
+  private let slots: UnsafeMutablePointer<UInt64>
   @usableFromInline var hits: UInt64 = 0
   private var misses: UInt64 = 0
   /// Marks writes when a migration is under way; read anew with every generation.
@@ -22,16 +33,22 @@
 
   public init(_ space: any DMASpace, waking waiter: (any TranslationWaiter)? = nil) {
     self.space = space
-    self.table = space.table
+    let table = space.table
+    self.table = table
+    // Safe: the word lives as long as the table, which this value holds.
+    unsafe self.root = table?.root
     self.lease = space.fence.lease()
     self.waiter = waiter
-    // Safe: 512 words, initialised here, freed in deinit.
+    // Safe: 512 and 256 words, initialised here, freed in deinit.
     unsafe slots = .allocate(capacity: 512)
     unsafe slots.initialize(repeating: 0, count: 512)
+    unsafe leaves = .allocate(capacity: 256)
+    unsafe leaves.initialize(repeating: 0, count: 256)
   }
 
   deinit {
     unsafe slots.deallocate()
+    unsafe leaves.deallocate()
   }
 
   /// Begins a round. True when mappings changed since the last one: ring areas must be resolved again.
@@ -76,10 +93,17 @@
         n = lastEnd &- a &+ 1
         hits &+= 1
       } else {
-        // Safe: the index is below 512.
-        let slot = unsafe slots + Int(truncatingIfNeeded: (a &>> 12) & 255) &* 2
-        if unsafe slot[0] & ~3 == a & ~4095, unsafe DMAPermissions(rawValue: UInt8(truncatingIfNeeded: slot[0] & 3)).allows(access) {
-          delta = unsafe slot[1]
+        // Safe: the index is below 256; a node is 4096 bytes, the index in it below 512, and it lives until a drain.
+        let leaf = unsafe leaves + Int(truncatingIfNeeded: (a &>> 21) & 127) &* 2
+        var word: UInt64 = 0
+        if unsafe leaf[0] == (a &>> 21) &+ 1 {
+          let node = unsafe UnsafeMutableRawPointer(bitPattern: UInt(leaf[1])).unsafelyUnwrapped
+          word = unsafe loadAcquire64(node + Int((a &>> 12) & 511) &* 8)
+        }
+        // A mapping (bit 1) that allows the access (bits 2 and 3).
+        let needed: UInt64 = access == .read ? 6 : 10
+        if word & needed == needed {
+          delta = (word & ~4095) &- (a & ~4095)
           n = 4096 &- (a & 4095)
           hits &+= 1
         } else {
@@ -98,32 +122,97 @@
 
   /// The host address of `a` minus `a`, and for how many bytes from `a` on that holds (0: all 2^64).
   @usableFromInline mutating func miss(_ a: UInt64, _ access: DMAAccess) throws(DMAInterruption) -> (UInt64, UInt64) {
-    let run: HostRun
-    if let table, let found = table.run(at: DMAAddress(a)), found.permissions.allows(access) {
-      run = found
+    if other.contains(DMAAddress(a)), other.permissions.allows(access) {
       hits &+= 1
+      return (other.host &- other.start, other.last &- a &+ 1)
+    }
+    if let root = unsafe root {
+      let entry = unsafe TranslationTable.look(root, a)
+      if entry.word & 2 != 0 {
+        var run = TranslationTable.run(entry.word, entry.shift, around: a)
+        if run.permissions.allows(access) {
+          hits &+= 1
+          if entry.shift == 12 {
+            // Safe: the index is below 256.
+            let leaf = unsafe leaves + Int(truncatingIfNeeded: (a >> 21) & 127) * 2
+            unsafe leaf[0] = (a >> 21) + 1
+            unsafe leaf[1] = entry.node
+          } else {
+            unsafe extend(&run, root)
+            keep(run)
+          }
+          return (run.host &- run.start, run.last &- a &+ 1)
+        }
+      }
     } else {
-      misses &+= 1
-      run = try space.translate(DMAAddress(a), for: access, waking: waiter)
-      guard run.permissions.allows(access) else {
-        throw .fault(DMAFault(address: DMAAddress(a), access: access, reason: .permission))
+      // Safe: the index is below 512.
+      let slot = unsafe slots + Int(truncatingIfNeeded: (a >> 12) & 255) * 2
+      if unsafe slot[0] & ~3 == a & ~4095, unsafe DMAPermissions(rawValue: UInt8(truncatingIfNeeded: slot[0] & 3)).allows(access) {
+        hits &+= 1
+        return (unsafe slot[1], 4096 &- (a & 4095))
       }
     }
-    let delta = run.host &- run.start
+    let run = try ask(a, access)
     let page = a & ~4095
-    if run.start <= page, run.last >= page | 4095 {
+    if unsafe root == nil, run.start <= page, run.last >= page | 4095 {
+      // Safe: as above.
       let slot = unsafe slots + Int(truncatingIfNeeded: (a >> 12) & 255) * 2
       unsafe slot[0] = page | UInt64(run.permissions.rawValue)
-      unsafe slot[1] = delta
+      unsafe slot[1] = run.host &- run.start
     }
-    if run.last - run.start != 4095 {
-      // Larger than a page, or smaller and so not to be found by page number.
+    // Larger than a page, or smaller and so not to be found by page number.
+    if run.last - run.start != 4095 { keep(run) }
+    return (run.host &- run.start, run.last &- a &+ 1)
+  }
+
+  private mutating func ask(_ a: UInt64, _ access: DMAAccess) throws(DMAInterruption) -> HostRun {
+    misses &+= 1
+    let run = try space.translate(DMAAddress(a), for: access, waking: waiter)
+    guard run.permissions.allows(access) else {
+      throw .fault(DMAFault(address: DMAAddress(a), access: access, reason: .permission))
+    }
+    return run
+  }
+
+  /// Adds what adjoins a run in the table on both sides: a table's large entries are pieces of larger mappings.
+  private mutating func extend(_ run: inout HostRun, _ root: UnsafeMutableRawPointer) {
+    while probes > 0, run.last != .max {
+      probes -= 1
+      let entry = unsafe TranslationTable.look(root, run.last + 1)
+      guard entry.word & 2 != 0 else { break }
+      let next = TranslationTable.run(entry.word, entry.shift, around: run.last + 1)
+      guard next.permissions == run.permissions, next.host &- next.start == run.host &- run.start else { break }
+      run.last = next.last
+    }
+    while probes > 0, run.start != 0 {
+      probes -= 1
+      let entry = unsafe TranslationTable.look(root, run.start - 1)
+      guard entry.word & 2 != 0 else { break }
+      let next = TranslationTable.run(entry.word, entry.shift, around: run.start - 1)
+      guard next.permissions == run.permissions, next.host &- next.start == run.host &- run.start else { break }
+      run.host = next.host
+      run.start = next.start
+    }
+  }
+
+  /// Remembers a run; what adjoins the largest one is added to it.
+  private mutating func keep(_ run: HostRun) {
+    let delta = run.host &- run.start
+    let isSame = lastStart <= lastEnd && delta == lastDelta && run.permissions == lastPermissions
+    if isSame, run.start <= lastEnd &+ 1 || lastEnd == .max, lastStart <= run.last &+ 1 || run.last == .max {
+      lastStart = min(lastStart, run.start)
+      lastEnd = max(lastEnd, run.last)
+    } else if lastStart > lastEnd || run.last - run.start >= lastEnd - lastStart {
+      if lastStart <= lastEnd {
+        other = HostRun(start: lastStart, last: lastEnd, host: lastStart &+ lastDelta, permissions: lastPermissions)
+      }
       lastStart = run.start
       lastEnd = run.last
       lastDelta = delta
       lastPermissions = run.permissions
+    } else {
+      other = run
     }
-    return (delta, run.last &- a &+ 1)
   }
 
   /// A ring area of `count` bytes, all of them resolved, scattered or not.
@@ -170,18 +259,16 @@
 
   private mutating func lookUp(_ a: UInt64, _ access: DMAAccess) throws(DMAInterruption) -> HostRun {
     if let table, let found = table.run(at: DMAAddress(a)), found.permissions.allows(access) { return found }
-    misses &+= 1
-    let run = try space.translate(DMAAddress(a), for: access, waking: waiter)
-    guard run.permissions.allows(access) else {
-      throw .fault(DMAFault(address: DMAAddress(a), access: access, reason: .permission))
-    }
-    return run
+    return try ask(a, access)
   }
 
   private mutating func forget() {
     lastStart = 1
     lastEnd = 0
+    other = HostRun(start: 1, last: 0, host: 0, permissions: [])
+    probes = 1024
     unsafe slots.update(repeating: 0, count: 512)
+    unsafe leaves.update(repeating: 0, count: 256)
     dirtyLog = space.dirtyLog
   }
 }

@@ -100,20 +100,41 @@ import Synchronization
 
   /// The entry around an address, or nil. Under a lease only.
   @inlinable public func run(at address: DMAAddress) -> HostRun? {
+    let found = unsafe Self.look(root, address.rawValue)
+    return unsafe found.word & 2 != 0 ? Self.run(found.word, found.shift, around: address.rawValue) : nil
+  }
+
+  /// An entry, how many bits of the address lie within it, and the node that holds it (0: there is none).
+  @usableFromInline struct Entry {
+    @usableFromInline var word: UInt64
+    @usableFromInline var shift: UInt64
+    @usableFromInline var node: UInt64
+    @inlinable init(word: UInt64, shift: UInt64, node: UInt64) {
+      self.word = word
+      self.shift = shift
+      self.node = node
+    }
+  }
+
+  /// Walks down from `root`, for a queue that holds the table and must not pay for a reference each time.
+  @inlinable static func look(_ root: UnsafeMutableRawPointer, _ a: UInt64) -> Entry {
     var word = unsafe loadAcquire64(root)
     let height = word & 7
-    guard height > 0 else { return nil }
-    let a = address.rawValue
+    guard height > 0 else { return Entry(word: 0, shift: 0, node: 0) }
     var shift = 3 &+ 9 &* height
-    guard shift &+ 9 >= 64 || a &>> (shift &+ 9) == 0 else { return nil }
+    guard shift &+ 9 >= 64 || a &>> (shift &+ 9) == 0 else { return Entry(word: 0, shift: 0, node: 0) }
     while true {
+      let at = word & ~4095
       // Safe: a node is 4096 bytes and the index is below 512; nodes live until a drain.
-      let node = unsafe UnsafeMutableRawPointer(bitPattern: UInt(word & ~4095)).unsafelyUnwrapped
+      let node = unsafe UnsafeMutableRawPointer(bitPattern: UInt(at)).unsafelyUnwrapped
       word = unsafe loadAcquire64(node + Int((a &>> shift) & 511) &* 8)
-      guard word & 1 != 0 else { break }
+      guard word & 1 != 0 else { return Entry(word: word, shift: shift, node: at) }
       shift &-= 9
     }
-    guard word & 2 != 0 else { return nil }
+  }
+
+  /// What a mapping's word says about the addresses around `a`.
+  @inlinable static func run(_ word: UInt64, _ shift: UInt64, around a: UInt64) -> HostRun {
     let mask = (UInt64(1) &<< shift) &- 1
     return HostRun(
       start: a & ~mask, last: a | mask, host: word & ~4095, permissions: DMAPermissions(rawValue: UInt8(truncatingIfNeeded: (word &>> 2) & 3)))

@@ -113,6 +113,8 @@ extension Frontend {
 
   /// Signalled when a miss was held.
   public var missHeld: EventFD { translator.missHeld }
+  /// Signalled when the back-end says that an access failed (ACCESS_FAIL).
+  public var accessFailed: EventFD { translator.accessFailed }
 
   /// Maps guest memory. The back-end hears of it when it asks, or at once with `announcing`; then this waits for its
   /// acknowledgement.

@@ -27,6 +27,7 @@ final class FrontendTranslator: FrontendChannelDelegate {
   let configurationChanged: EventFD
   /// Signalled for every miss that is held.
   let missHeld: EventFD
+  let accessFailed: EventFD
 
   init(_ connection: FrontendConnection, _ memory: FrontendMemory, _ mappings: FrontendMappings) throws(HostError) {
     self.connection = connection
@@ -34,6 +35,7 @@ final class FrontendTranslator: FrontendChannelDelegate {
     self.mappings = mappings
     configurationChanged = try EventFD()
     missHeld = try EventFD()
+    accessFailed = try EventFD()
   }
 
   var counts: FrontendCounts {
@@ -79,6 +81,7 @@ final class FrontendTranslator: FrontendChannelDelegate {
       state.withLock { state in
         state.counts.accessFailures += 1
         if state.counts.failed.count < 1024 { state.counts.failed.append(message) }
+        accessFailed.signal()
       }
       if needsReply { reply(request, 0) }
     case .iotlb:

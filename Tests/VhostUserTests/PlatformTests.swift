@@ -186,6 +186,8 @@ struct PlatformTests {
     // A guest-physical address that exists, and that nobody mapped.
     #expect(try client.fill(0x20000) == 0)
     #expect(!client.wasFilled(GuestAddress(0x20000)))
+    // It comes on a socket of its own, beside the completion.
+    #expect(try served.frontend.accessFailed.wait(timeout: .seconds(10)))
     #expect(served.frontend.counts.failed.map(\.address) == [0x20000] && served.frontend.counts.failed.map(\.permission) == [.write])
     #expect(served.frontend.counts.refusals >= 1)
     #expect(try client.fillData() == 64)

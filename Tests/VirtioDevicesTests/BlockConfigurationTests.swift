@@ -191,16 +191,21 @@ import VirtioDevices
   }
 
   @Test("A lock that becomes free in time is waited for")
-  func lockPatience() async throws {
+  func lockPatience() throws {
     let file = try ScratchFile(size: 1 << 20)
-    let options = options(file)
-    var holder: BlockFile? = try BlockFile(path: file.path)
-    let opening = Task.detached { try BlockDevice(options).byteCount }
-    // Give it the time to meet the lock; it may not have, and then the test shows less.
-    try await Task.sleep(for: .milliseconds(50))
-    withExtendedLifetime(holder) {}
-    holder = nil
-    #expect(try await opening.value == 1 << 20)
+    final class Holder: Sendable {
+      let file: Mutex<BlockFile?>
+      init(_ path: String) throws { file = Mutex(try BlockFile(path: path)) }
+    }
+    let holder = try Holder(file.path)
+    // A thread of its own gives the lock up, so that a busy pool of test threads cannot hold it longer than we wait.
+    let never = try EventFD()
+    let thread = try WorkerThread(name: "holder") {
+      _ = try? never.wait(timeout: .milliseconds(50))
+      holder.file.withLock { $0 = nil }
+    }
+    #expect(try BlockDevice(options(file)).byteCount == 1 << 20)
+    thread.join()
   }
 
   @Test("Options that cannot be are refused by name")

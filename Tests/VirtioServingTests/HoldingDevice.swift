@@ -12,7 +12,9 @@ final class HoldingDevice: VirtioDevice {
   let id = DeviceID(rawValue: 60)
   let features: Features = .ring
   let maxQueueSizes: [UInt16]
-  let release: EventFD
+  /// One a queue: each worker has its own to watch.
+  let releases: [EventFD]
+  var release: EventFD { releases[0] }
   /// Chains held now.
   let held = Atomic<Int>(0)
   /// Signalled whenever chains were taken.
@@ -21,14 +23,14 @@ final class HoldingDevice: VirtioDevice {
 
   init(queues: Int = 1, failing: Bool = false) throws {
     maxQueueSizes = Array(repeating: 64, count: queues)
-    release = try EventFD()
+    releases = try (0..<queues).map { _ in try EventFD() }
     taken = try EventFD()
     failures = failing
   }
 
   func makeHandler(for group: Range<Int>, features: Features) throws(DeviceError) -> sending any QueueHandler {
     if failures { throw DeviceError("no handler today") }
-    return Handler(self)
+    return Handler(self, group.lowerBound)
   }
 
   private final class Handler: QueueHandler {
@@ -39,9 +41,14 @@ final class HoldingDevice: VirtioDevice {
       var chain: DescriptorChain
     }
 
-    init(_ device: HoldingDevice) { self.device = device }
+    private let release: EventFD
 
-    var watched: [WatchedDescriptor] { [WatchedDescriptor(descriptor: device.release.rawValue, token: 7)] }
+    init(_ device: HoldingDevice, _ index: Int) {
+      self.device = device
+      release = device.releases[index]
+    }
+
+    var watched: [WatchedDescriptor] { [WatchedDescriptor(descriptor: release.rawValue, token: 7)] }
 
     func available(_ index: Int, in queues: inout QueueSet) throws(QueueError) {
       var count = 0
@@ -56,7 +63,7 @@ final class HoldingDevice: VirtioDevice {
     }
 
     func ready(_ token: UInt64, in queues: inout QueueSet) throws(QueueError) {
-      _ = try? device.release.drain()
+      _ = try? release.drain()
       giveBack(&queues)
     }
 
