@@ -199,8 +199,11 @@ int host_thread_start(uint64_t *thread, const char *name, void (*body)(void *), 
   start->context = context;
   strncpy(start->name, name, sizeof start->name - 1);
   // Blocked across the start, so that the thread never sees a signal: the process's signals belong to whoever asked for them.
+  // But for those a thread brings upon itself: blocked, they would kill the process, and a mapping's lost page is to be mended.
   sigset_t all, before;
   sigfillset(&all);
+  const int own[] = {SIGBUS, SIGSEGV, SIGILL, SIGFPE, SIGTRAP, SIGSYS, SIGABRT};
+  for (size_t i = 0; i < sizeof own / sizeof *own; i++) sigdelset(&all, own[i]);
   pthread_sigmask(SIG_SETMASK, &all, &before);
   pthread_t handle;
   int error = pthread_create(&handle, NULL, run, start);

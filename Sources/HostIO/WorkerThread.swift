@@ -3,7 +3,7 @@ import Synchronization
 
 /// A thread of our own, with a name, to wait in system calls on: Swift's concurrency pool must not block.
 ///
-/// Every signal is blocked on it. What it works on is moved in and can no longer be reached from outside.
+/// Every signal is blocked on it, but for those a thread's own mistakes raise, such as SIGBUS. What it works on is moved in and can no longer be reached from outside.
 public final class WorkerThread: Sendable {
   /// Where the thread leaves what others ask about it.
   private final class Record: Sendable {

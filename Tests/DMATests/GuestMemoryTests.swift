@@ -90,6 +90,16 @@ struct GuestMemoryTests {
     cache.endRound()
   }
 
+  @Test("A page that its owner cut off is mended on a worker thread too, where other signals are blocked")
+  func truncatedBehindAWorker() throws {
+    let file = try MemoryFile(name: "cut", size: 8192)
+    let mapping = try HostMapping(descriptor: file.descriptor.rawValue, offset: 0, byteCount: 8192)
+    try file.resize(to: 4096)
+    let thread = try WorkerThread(name: "test-cut") { _ = mapping.copy([7].span, to: 5000) }
+    thread.join()
+    #expect(mapping.lostPages == 1)
+  }
+
   @Test("A file that its owner cut short reads as zeroes and is counted; the process lives")
   func truncated() throws {
     let file = try MemoryFile(name: "cut", size: 16384)

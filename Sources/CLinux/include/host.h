@@ -72,7 +72,7 @@ int host_ignore_sigpipe(void);
 
 // Threads
 
-/// Starts a thread with every signal blocked. `name` is cut to 15 bytes.
+/// Starts a thread with every signal blocked that it does not bring upon itself. `name` is cut to 15 bytes.
 int host_thread_start(uint64_t *thread, const char *name, void (*body)(void *), void *context);
 int host_thread_join(uint64_t thread);
 int host_thread_detach(uint64_t thread);
