@@ -76,10 +76,15 @@ var targets: [Target] = [
 
 // Fuzz targets need a sanitizer on everything below them, so they exist only when asked for: see Scripts/fuzz.
 if ProcessInfo.processInfo.environment["SLUICE_FUZZ"] != nil {
-  for name in ["SplitChain", "PackedChain"] {
+  let fuzzed: [(String, [Target.Dependency])] = [
+    ("SplitChain", ["VirtioTestKit"]),
+    ("PackedChain", ["VirtioTestKit"]),
+    ("VhostUserMessages", ["DMA", "HostIO", "VirtioDevices", "VhostUser", log]),
+  ]
+  for (name, imports) in fuzzed {
     targets.append(
       .executableTarget(
-        name: "Fuzz\(name)", dependencies: ["VirtioTestKit"], path: "Fuzz/\(name)",
+        name: "Fuzz\(name)", dependencies: imports, path: "Fuzz/\(name)",
         swiftSettings: [.swiftLanguageMode(.v6), .unsafeFlags(["-parse-as-library"])],
         linkerSettings: [.unsafeFlags(["-sanitize=fuzzer"])]))
   }
