@@ -7,6 +7,10 @@ backend=${BACKEND:-sluice}
 sluice=${SLUICE:-$tree/.build/release/sluice}
 declare -A backend_pid=() backend_image=() backend_queues=()
 
+# What the back-end has to know about a guest's IOMMU: QEMU's AMD-Vi does not tell a vhost device what the guest unmaps, so
+# nothing may be remembered from one request to the next.
+backend_suits() { if [ "$1" = amd ]; then SLUICE_OPTIONS="${SLUICE_OPTIONS:-} --translations once"; fi; }
+
 # backend_start FOLDER NAME IMAGE QUEUES    returns when the socket listens
 backend_start() {
   local folder=$1 name=$2 image=$3 queues=$4 socket=$1/$2.sock

@@ -48,6 +48,7 @@ job_matrix() {
     for disk in "${plan[@]}"; do set -- $disk; row skipped "$mode $2 ${3}q $4" "$backend cannot"; done
     return
   fi
+  backend_suits "$mode"
   declare -A original=()
   for disk in "${plan[@]}"; do
     set -- $disk
@@ -64,21 +65,9 @@ job_matrix() {
       --at working ". '$tree/Scripts/lab/lab.sh'; . '$tree/Scripts/lab/backend.sh'; backend_explain \"\$folder\" \$1 \"\$folder/\$1.json\"" \
       "${disks[@]}" 2>"$folder/guest.log" || failure=$(sed 's/^guest: //' "$folder/guest.log" | tail -n 1)
   fi
-  # QEMU's AMD-Vi never tells a vhost device that a page was unmapped: whatever the back-end remembers goes stale, and the
-  # guest's memory is corrupted. Should a QEMU come that tells, these rows count again.
-  local deaf=
-  if [ "$mode" = amd ] && [ "$backend" = sluice ]; then
-    deaf=$(cat "$folder"/vd?.json 2>/dev/null | jq -s 'if length > 0 and (map(.invalidations) | add) == 0 then "yes" else empty end')
-  fi
   for disk in "${plan[@]}"; do
     set -- $disk
     name=vd$1 reason=
-    if [ -n "$deaf" ]; then
-      backend_stop "$folder" "$name" || true
-      row skipped "$mode $2 ${3}q $4" "QEMU's AMD-Vi sent no invalidation, so no vhost-user back-end can be right behind it"
-      rm -f "$folder/$name.img"
-      continue
-    fi
     backend_stop "$folder" "$name" || reason="the back-end did not end cleanly"
     # a verdict of one disk is its own; without any, the boot failed for all
     if [ -n "$failure" ] && [ "$(said "$name" verdict)" != ok ]; then reason=${failure:-no verdict}; fi

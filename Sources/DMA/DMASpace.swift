@@ -40,12 +40,19 @@ public protocol DMASpace: AnyObject, Sendable {
   func record(hits: UInt64, misses: UInt64)
   /// Hears of a fault that ended an access, once per access (R092).
   func report(_ fault: DMAFault)
+  /// Whether a translation serves one chain only, because nobody says when a mapping ends: queues then give each chain's
+  /// translations back with ``forget(from:through:)`` before the driver hears that the chain is used.
+  var servesOneChain: Bool { get }
+  /// Drops the translations of the bytes `first` through `last`. Chains that use them go on. Called on queue threads.
+  func forget(from first: UInt64, through last: UInt64)
 }
 
 extension DMASpace {
   public var table: TranslationTable? { nil }
   public func record(hits: UInt64, misses: UInt64) {}
   public func report(_ fault: DMAFault) {}
+  public var servesOneChain: Bool { false }
+  public func forget(from first: UInt64, through last: UInt64) {}
 }
 
 /// The machine's physical memory as a device without an IOMMU in its way sees it.

@@ -28,6 +28,9 @@
   private let slots: UnsafeMutablePointer<UInt64>
   @usableFromInline var hits: UInt64 = 0
   private var misses: UInt64 = 0
+  /// Whether translations are given back chain by chain; see ``DMASpace/servesOneChain``.
+  public let servesOneChain: Bool
+  private var notes: [ClosedRange<UInt64>] = []
   /// Marks writes when a migration is under way; read anew with every generation.
   package private(set) var dirtyLog: DirtyLog?
 
@@ -35,6 +38,7 @@
     self.space = space
     let table = space.table
     self.table = table
+    servesOneChain = space.servesOneChain
     // Safe: the word lives as long as the table, which this value holds.
     unsafe self.root = table?.root
     self.lease = space.fence.lease()
@@ -260,6 +264,27 @@
   private mutating func lookUp(_ a: UInt64, _ access: DMAAccess) throws(DMAInterruption) -> HostRun {
     if let table, let found = table.run(at: DMAAddress(a)), found.permissions.allows(access) { return found }
     return try ask(a, access)
+  }
+
+  /// Remembers that the chain being walked names `count` bytes at `address`.
+  public mutating func note(_ address: DMAAddress, count: UInt64) {
+    guard count > 0 else { return }
+    let last = address.rawValue.addingReportingOverflow(count - 1)
+    notes.append(address.rawValue...(last.overflow ? .max : last.partialValue))
+  }
+
+  /// What was noted since the last time.
+  public mutating func takeNotes() -> [ClosedRange<UInt64>] {
+    defer { notes.removeAll(keepingCapacity: true) }
+    return notes
+  }
+
+  /// Gives a chain's translations back.
+  public mutating func forget(_ ranges: [ClosedRange<UInt64>]) {
+    for range in ranges { space.forget(from: range.lowerBound, through: range.upperBound) }
+    lastStart = 1
+    lastEnd = 0
+    other = HostRun(start: 1, last: 0, host: 0, permissions: [])
   }
 
   private mutating func forget() {

@@ -8,6 +8,14 @@ public enum AccessPlatformPolicy: String, Hashable, Sendable, CaseIterable {
   case off
 }
 
+/// How long a translation is kept.
+public enum TranslationPolicy: String, Hashable, Sendable, CaseIterable {
+  /// Until the front-end takes it back.
+  case keep
+  /// For one request: the next one asks anew. For a front-end that does not pass unmaps on, as QEMU's AMD-Vi.
+  case once
+}
+
 /// How a back-end serves.
 public struct BackendOptions: Hashable, Sendable {
   /// What threads and log messages call the device, `blk` say.
@@ -17,6 +25,8 @@ public struct BackendOptions: Hashable, Sendable {
   /// Whether packed rings (§2.8) are offered. User-mode Linux takes them and then starts them with the wrap counters of a ring
   /// that has gone round once, so that nothing it makes available is ever seen.
   public var offersPackedRings = true
+  /// See ``TranslationPolicy``.
+  public var translations: TranslationPolicy
   /// End after the first connection.
   public var once: Bool
   /// Nodes of 4 KiB that the table of translations may have; see `TranslationTable`.
@@ -24,10 +34,11 @@ public struct BackendOptions: Hashable, Sendable {
 
   /// Options with their usual values.
   public init(
-    name: String = "virtio", accessPlatform: AccessPlatformPolicy = .auto, once: Bool = false, maxTranslationNodes: Int = 1 << 15
+    name: String = "virtio", accessPlatform: AccessPlatformPolicy = .auto, translations: TranslationPolicy = .keep, once: Bool = false, maxTranslationNodes: Int = 1 << 15
   ) {
     self.name = name
     self.accessPlatform = accessPlatform
+    self.translations = translations
     self.once = once
     self.maxTranslationNodes = maxTranslationNodes
   }

@@ -82,7 +82,7 @@ final class BackendSession {
     announcer = ConfigurationAnnouncer(channel: channel)
     runner = DeviceRunner(device, name: options.name, events: troubles, log: log)
     iotlb = IOTLBSpace(
-      memory: table.memory, maxNodes: options.maxTranslationNodes,
+      memory: table.memory, maxNodes: options.maxTranslationNodes, servesOneChain: options.translations == .once,
       ask: { message, question in
         channel.send(.iotlb(message), awaiting: question.map { .miss($0) })
       }, unanswered: { channel.unanswered })

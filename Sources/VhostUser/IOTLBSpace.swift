@@ -11,6 +11,7 @@ internal import Synchronization
 /// in a short list.
 public final class IOTLBSpace: DMASpace {
   public let fence = TranslationFence()
+  public let servesOneChain: Bool
   let pages: TranslationTable
   let memory: GuestMemory
   let state = Mutex(State())
@@ -40,12 +41,13 @@ public final class IOTLBSpace: DMASpace {
 
   /// A space over `memory`, empty (R102). `ask` sends a message on the back-end's channel.
   init(
-    memory: GuestMemory, maxNodes: Int = 1 << 15, ask: @escaping @Sendable (IOTLBMessage, PendingMisses.Question?) -> Bool,
+    memory: GuestMemory, maxNodes: Int = 1 << 15, servesOneChain: Bool = false, ask: @escaping @Sendable (IOTLBMessage, PendingMisses.Question?) -> Bool,
     unanswered: @escaping @Sendable () -> [PendingMisses.Question]
   ) {
     self.memory = memory
     self.pages = TranslationTable(maxNodes: maxNodes)
     self.ask = ask
+    self.servesOneChain = servesOneChain
     self.unanswered = unanswered
     memory.register(fence)
   }
@@ -91,6 +93,14 @@ public final class IOTLBSpace: DMASpace {
       }
     }
     return try verdict.get()
+  }
+
+  public func forget(from first: UInt64, through last: UInt64) {
+    // Nothing is waited for: chains that still use these pages were resolved before, and hold them by the front-end's word.
+    pages.remove(from: first, through: last)
+    state.withLock { state in
+      if !state.odd.isEmpty { state.odd.removeAll { $0.overlaps(from: first, through: last) } }
+    }
   }
 
   public func record(hits: UInt64, misses: UInt64) {

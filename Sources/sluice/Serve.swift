@@ -31,7 +31,7 @@ func serve(_ name: String, _ options: SocketOptions, _ makeDevice: (Logger) thro
   let device = try makeDevice(log)
   let socket = try options.open()
   do {
-    var backend = BackendOptions(name: name, accessPlatform: options.platform.policy, once: options.once)
+    var backend = BackendOptions(name: name, accessPlatform: options.platform.policy, translations: options.translations.policy, once: options.once)
     backend.offersPackedRings = !options.noPacked
     let server = try VhostUserServer(device, on: socket, options: backend, log: log)
     let ended = try EventFD()

@@ -25,6 +25,7 @@ struct Sluice: ParsableCommand {
     }
     do {
       try? SignalFD.ignoreBrokenPipes()
+      try? OpenFileLimit.raise()
       var command = try Sluice.parseAsRoot(words)
       try command.run()
     } catch let failure as Failure {

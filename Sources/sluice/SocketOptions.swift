@@ -16,6 +16,13 @@ enum PlatformArgument: String, CaseIterable, ExpressibleByArgument {
   }
 }
 
+/// The two words of `--translations`.
+enum TranslationsArgument: String, CaseIterable, ExpressibleByArgument {
+  case keep, once
+
+  var policy: TranslationPolicy { self == .keep ? .keep : .once }
+}
+
 /// Where the front-end is, after the conventions for vhost-user back-end programs.
 struct SocketOptions: ParsableArguments {
   @Option(name: .customLong("socket-path"), help: ArgumentHelp("Listen on a Unix socket at this path.", valueName: "path"))
@@ -36,6 +43,12 @@ struct SocketOptions: ParsableArguments {
 
   @Flag(name: .customLong("no-packed"), help: "Offer split rings only: for a front-end that starts packed ones wrongly (user-mode Linux).")
   var noPacked = false
+
+  @Option(
+    help: ArgumentHelp(
+      "How long a translation is kept: keep (until the front-end takes it back), once (for one request; for front-ends that do not pass unmaps on, as QEMU's AMD-Vi).",
+      valueName: "keep|once"))
+  var translations: TranslationsArgument = .keep
 
   @Flag(help: "End when the first front-end disconnects, instead of waiting for the next.")
   var once = false

@@ -202,7 +202,7 @@ struct NoIOUringTests {
       let directory = try TemporaryDirectory()
       let file = try BlockFile(path: try directory.file("disk", pattern(4096)))
       let buffers = try Buffers([(0, 512)])
-      _ = try run("/usr/bin/prlimit", ["--pid", "\(getpid())", "--nofile=64"])
+      try OpenFileLimit.set(64)
       var others: [EventFD] = []
       while let one = try? EventFD() { others.append(one) }
       do throws(HostError) {

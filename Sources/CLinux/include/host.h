@@ -225,4 +225,8 @@ int host_ring_submit_and_wait(struct host_ring *ring, unsigned count, int64_t na
 /// Takes completions; never waits.
 int host_ring_reap(struct host_ring *ring, uint64_t *tags, int32_t *results, unsigned capacity);
 
+// The number of descriptors this process may have open: soft and hard limit. 0 or -errno.
+int host_open_files_limit(uint64_t *soft, uint64_t *hard);
+int host_set_open_files_limit(uint64_t soft);
+
 #endif

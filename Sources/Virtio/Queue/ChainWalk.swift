@@ -35,6 +35,7 @@ struct ChainWalk: ~Copyable {
     guard total <= 1 << 32 else { throw .chainTooLarge }
     // A descriptor of no bytes touches nothing, whatever its address (R055).
     guard d.length > 0 else { return }
+    if iotlb.servesOneChain { iotlb.note(d.address, count: UInt64(d.length)) }
     if isWritable { lastWritable = (d.address.rawValue, d.length) }
     guard fault == nil else { return }
     do throws(DMAInterruption) {
@@ -99,6 +100,7 @@ extension Virtqueue {
       throw .indirectTable
     }
     let count = Int(d.length) / 16
+    if iotlb.servesOneChain { iotlb.note(d.address, count: UInt64(d.length)) }
     // Always a read, whatever the write flag of the descriptor that points here says (R048).
     var table = pool.take()
     do throws(DMAInterruption) {
@@ -150,6 +152,7 @@ extension Virtqueue {
     }
     let sequence = popped
     popped &+= 1
+    if iotlb.servesOneChain { ranges[sequence] = iotlb.takeNotes() }
     counts.requests &+= 1
     return DescriptorChain(
       id: id, slots: slots, sequence: sequence, record: record, list: walk.list, lease: iotlb.chainLease(), fault: fault)
@@ -162,6 +165,8 @@ extension Virtqueue {
   mutating func mustWait(_ walk: inout ChainWalk) -> Bool {
     if walk.fault != nil, !walk.isIncomplete { walk.keepStatusOnly(&iotlb) }
     guard walk.isPending else { return false }
+    // The walk is done anew, and notes anew.
+    if iotlb.servesOneChain { _ = iotlb.takeNotes() }
     decided = walk.fault
     isPending = true
     counts.waits &+= 1

@@ -51,6 +51,8 @@ public struct Virtqueue: ~Copyable {
   var suppressed = false
 
   var popped: UInt32 = 0
+  /// What chains in flight named, by their sequence, where translations serve one chain only.
+  var ranges: [UInt32: [ClosedRange<UInt64>]] = [:]
   private var completed: UInt32 = 0
   var order: InOrderWindow
   /// Completions that wait for the device area to be resolved again.
@@ -181,6 +183,8 @@ public struct Virtqueue: ~Copyable {
     let entry = UsedEntry(id: chain.id, slots: chain.slots, written: written, record: chain.record)
     let sequence = chain.sequence
     pool.give(back: chain.list)
+    // Before the driver can see the chain used, and give its addresses another meaning.
+    if iotlb.servesOneChain, let used = ranges.removeValue(forKey: sequence) { iotlb.forget(used) }
     guard isInOrder else {
       emit(entry)
       return
