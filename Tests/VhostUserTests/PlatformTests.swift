@@ -31,10 +31,10 @@ private final class Served {
   let server: VhostUserServer
   private let thread: WorkerThread
 
-  init(_ policy: AccessPlatformPolicy = .auto, memory: FrontendMemory? = nil, mappings: FrontendMappings = FrontendMappings()) throws {
+  init(_ policy: AccessPlatformPolicy = .auto, memory: FrontendMemory? = nil, mappings: FrontendMappings = FrontendMappings(), translations: TranslationPolicy = .keep) throws {
     let (near, far) = try UnixSocket.pair()
     let server = try VhostUserServer(
-      FillDevice(), on: .connected(far), options: BackendOptions(accessPlatform: policy), log: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() })
+      FillDevice(), on: .connected(far), options: BackendOptions(accessPlatform: policy, translations: translations), log: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() })
     self.server = server
     thread = try WorkerThread(name: "back-end") { try? server.run() }
     frontend = try Frontend(near, memory: memory ?? FrontendMemory(byteCount: 1 << 20), mappings: mappings)
@@ -192,6 +192,26 @@ struct PlatformTests {
     #expect(served.frontend.counts.refusals >= 1)
     #expect(try client.fillData() == 64)
     #expect(served.statistics.reachableBytes <= 64 << 10)
+  }
+
+  @Test("Told to keep a translation for one request, the back-end sees a page that moved without a word; otherwise it trusts the front-end", arguments: TranslationPolicy.allCases)
+  func silentFrontend(translations: TranslationPolicy) throws {
+    let mappings = FrontendMappings()
+    let served = try Served(mappings: mappings, translations: translations)
+    try served.frontend.negotiate(Self.platform)
+    try served.frontend.share()
+    try served.frontend.map(FrontendMapping(address: DMAAddress(Self.shift), byteCount: 32 << 10, guestAddress: GuestAddress(0)))
+    let client = try Client(served.frontend, shift: Self.shift)
+    let (place, first, second) = (DMAAddress(0x50_0000_0000), GuestAddress(0x8000), GuestAddress(0x9000))
+    #expect(mappings.insert(FrontendMapping(address: place, byteCount: 4096, guestAddress: first)))
+    #expect(try client.fill(place.rawValue) == 64)
+    #expect(client.wasFilled(first))
+    // As QEMU's AMD-Vi does it: no invalidation.
+    mappings.remove(from: place, through: DMAAddress(place.rawValue + 4095))
+    #expect(mappings.insert(FrontendMapping(address: place, byteCount: 4096, guestAddress: second)))
+    #expect(try client.fill(place.rawValue) == 64)
+    #expect(client.wasFilled(second) == (translations == .once))
+    #expect(client.wasFilled(first) == (translations == .keep))
   }
 
   @Test("Features do not change while a queue runs: what is refused leaves its translation as it is (R014)")
