@@ -27,7 +27,9 @@ extension IOTLBSpace {
     counters.withLock { $0.updates += 1 }
     // The answer to a question from before the last flush: whoever asked is gone, and nobody would take it back (R064).
     if state.withLock({ $0.misses.isLate(from: first, through: last) }) { return }
-    if !(runs.count == 1 && table?.run(at: DMAAddress(first)) == runs[0]) {
+    if servesOneChain {
+      try enterAsked(runs, permissions)
+    } else if !(runs.count == 1 && table?.run(at: DMAAddress(first)) == runs[0]) {
       // Whatever was here is replaced, and not used any more once the update is acknowledged (R109).
       if remove(from: first, through: last) { fence.drain() }
       if !permissions.isEmpty { for run in runs { try enter(run) } }
@@ -56,6 +58,22 @@ extension IOTLBSpace {
       runs.append(run)
       if left < inside { return runs }
       at += count
+    }
+  }
+
+  /// Enters only pages that a chain waits for: it gives them back when it is done. Whatever else an update covers, or a second
+  /// answer about the same page, would stay, and nobody would ever take it back.
+  private func enterAsked(_ runs: [HostRun], _ permissions: DMAPermissions) throws(ProtocolError) {
+    for run in runs {
+      let start = run.firstAddress.rawValue
+      let end = start &+ (run.byteCount &- 1)
+      let asked = state.withLock { $0.misses.openPages(from: start, through: end) }
+      for page in asked {
+        let address = max(page, start)
+        let count = min(end - address, (page | 4095) - address) + 1
+        guard let part = run.part(from: address - start, count: count, seenFrom: DMAAddress(address), permissions: permissions) else { continue }
+        try enter(part)
+      }
     }
   }
 

@@ -125,6 +125,11 @@ struct PendingMisses {
     return !waiting.keys.contains { $0.page >= first >> 12 && $0.page <= last >> 12 }
   }
 
+  /// The pages, by their addresses, that are asked for and touch `first` through `last`.
+  func openPages(from first: UInt64, through last: UInt64) -> [UInt64] {
+    Set(waiting.keys.map(\.page)).filter { $0 >= first >> 12 && $0 <= last >> 12 }.map { $0 << 12 }
+  }
+
   /// Mappings appeared: whoever waited for them (or was refused before) is to try again.
   mutating func updated(from first: UInt64, through last: UInt64, permissions: DMAPermissions) -> [Waiter] {
     var woken: [Waiter] = []
