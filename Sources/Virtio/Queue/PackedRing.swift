@@ -104,12 +104,23 @@ extension Virtqueue {
   }
 
   /// Length and ID first; the flags make the element the driver's (§2.8.6).
-  @inline(__always) private func writeUsed(_ entry: UsedEntry, _ at: Int) {
+  @inline(__always) private mutating func writeUsed(_ entry: UsedEntry, _ at: Int) {
     descriptorArea.store32(entry.written.littleEndian, at: at &+ 8)
     descriptorArea.store16(entry.id.littleEndian, at: at &+ 12)
     var flags = entry.written > 0 ? RingDescriptor.write : 0
     if usedWrap { flags |= Self.availableBit | Self.usedBit }
-    descriptorArea.storeRelease16(flags.littleEndian, at: at &+ 14)
+    // The driver stops at the first element that is not used: with that one written last, a batch is seen whole or not at
+    // all, also by whoever takes over after a crash.
+    if unpublished == 0 {
+      firstUsed = (at &+ 14, flags)
+    } else {
+      descriptorArea.storeRelease16(flags.littleEndian, at: at &+ 14)
+    }
+  }
+
+  /// Makes the elements written since the last time the driver's.
+  mutating func publishPacked() {
+    descriptorArea.storeRelease16(firstUsed.flags.littleEndian, at: firstUsed.at)
   }
 
   /// §2.8.10: flags 0 always, 1 never, 2 when the descriptor at the given offset and wrap is among those used.

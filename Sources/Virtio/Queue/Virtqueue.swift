@@ -43,6 +43,8 @@ public struct Virtqueue: ~Copyable {
   var decided: DMAFault?
   /// Split: the available index last read.
   var seenAvailable: UInt16
+  /// Packed: the flags that make the first unpublished element the driver's, and where they go.
+  var firstUsed: (at: Int, flags: UInt16) = (0, 0)
   /// Used entries written and not yet visible to the driver.
   var unpublished: UInt16 = 0
   /// Split: entries, packed: slots, used since the driver was last asked whether it wants a call.
@@ -197,7 +199,7 @@ public struct Virtqueue: ~Copyable {
   /// of a round does too.
   public mutating func publish() {
     guard unpublished > 0, isResolved else { return }
-    if !isPacked { deviceArea.storeRelease16(used.littleEndian, at: 2) }
+    if isPacked { publishPacked() } else { deviceArea.storeRelease16(used.littleEndian, at: 2) }
     unpublished = 0
     if !isPacked { recorder?.published(used: used, wrap: usedWrap) }
     markDeviceAreaDirty()
