@@ -68,6 +68,17 @@ public final class BackendProcess {
     return sum
   }
 
+  /// As ``processorTime``, threads that have ended included, to the hundredth of a second.
+  public var totalProcessorTime: UInt64 {
+    guard let text = try? String(contentsOfFile: "/proc/\(process.processIdentifier)/stat", encoding: .utf8),
+      let end = text.lastIndex(of: ")")
+    else { return 0 }
+    // After the name: state is field 3, user and system time are 14 and 15, in ticks of 10 ms.
+    let fields = text[text.index(after: end)...].split(separator: " ")
+    guard fields.count > 12, let user = UInt64(fields[11]), let system = UInt64(fields[12]) else { return 0 }
+    return (user + system) * 10_000_000
+  }
+
   /// qemu-storage-daemon with a writable raw image as vhost-user-blk. nil if it is not installed.
   public static func storageDaemon(
     image: String, directory: URL, queues: Int = 1, program: String = "/usr/bin/qemu-storage-daemon", name: String = "qsd"
