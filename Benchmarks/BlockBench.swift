@@ -77,13 +77,6 @@ struct BlockBench: ParsableCommand {
     table.finish()
   }
 
-  private func numbers(_ text: String, _ option: String) throws -> [Int] {
-    try text.split(separator: ",").map { word in
-      guard let number = Int(word), number > 0 else { throw ValidationError("\(option): \(word) is not a number above 0") }
-      return number
-    }
-  }
-
   private func start(_ scratch: URL, _ queues: Int, _ depth: Int, _ block: Int) throws -> (BlockTarget, BlockTarget) {
     let bytes = UInt64(imageSize) << 20
     func image(_ name: String) throws -> String {
@@ -94,7 +87,7 @@ struct BlockBench: ParsableCommand {
     var setup = BlockSetup(
       queues: queues, slots: depth, slotBytes: block, queueSize: directDescriptors ? 1024 : 256, isIndirect: !directDescriptors,
       isTranslated: translated, granule: granule == 0 ? nil : granule, polls: poll, packed: packed, imageBytes: bytes)
-    let program = try sluice ?? beside()
+    let program = try sluice ?? commandBeside()
     func serve(_ name: String) throws -> BackendProcess {
       let started = try BackendProcess.sluice(
         image: try image("\(name).img"), directory: scratch, queues: queues, program: program,
@@ -116,11 +109,6 @@ struct BlockBench: ParsableCommand {
     }
     try theirs.check()
     return (ours, theirs)
-  }
-
-  private func beside() throws -> String {
-    let me = try FileManager.default.destinationOfSymbolicLink(atPath: "/proc/self/exe")
-    return URL(fileURLWithPath: me).deletingLastPathComponent().appendingPathComponent("sluice").path
   }
 
   private struct Figures {

@@ -85,13 +85,6 @@ struct LibblkioBench: ParsableCommand {
     return (variables["SLUICE_CACHE"] ?? NSHomeDirectory() + "/.cache/sluice") + "/chroot-trixie"
   }
 
-  private func numbers(_ text: String, _ option: String) throws -> [Int] {
-    try text.split(separator: ",").map { word in
-      guard let number = Int(word), number > 0 else { throw ValidationError("\(option): \(word) is not a number above 0") }
-      return number
-    }
-  }
-
   private func start(_ scratch: URL) throws -> (BackendProcess, BackendProcess) {
     func image(_ name: String) throws -> String {
       let path = scratch.appendingPathComponent(name).path
@@ -99,7 +92,7 @@ struct LibblkioBench: ParsableCommand {
       try Data(repeating: 0x5a, count: imageSize << 20).write(to: URL(fileURLWithPath: path))
       return path
     }
-    let program = try sluice ?? beside()
+    let program = try sluice ?? commandBeside()
     guard let ours = try BackendProcess.sluice(image: try image("sluice.img"), directory: scratch, program: program) else {
       throw ValidationError("there is no program \(program)")
     }
@@ -110,11 +103,6 @@ struct LibblkioBench: ParsableCommand {
       guard one.waitForSocket() else { throw ValidationError("a back-end does not listen: \(one.output)") }
     }
     return (ours, theirs)
-  }
-
-  private func beside() throws -> String {
-    let me = try FileManager.default.destinationOfSymbolicLink(atPath: "/proc/self/exe")
-    return URL(fileURLWithPath: me).deletingLastPathComponent().appendingPathComponent("sluice").path
   }
 
   /// One run of the client, bounded by a minute.
