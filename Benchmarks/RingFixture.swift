@@ -136,6 +136,9 @@ struct RingFixture: ~Copyable {
     }
   }
 
+  /// Batches after which every page has been part of a request.
+  static func lap(_ shape: RingShape) -> Int { dataPages / max(1, shape.descriptors - 2) / batch + 1 }
+
   /// Does `batches` batches of requests. Returns nanoseconds in all, and in the device's part.
   mutating func run(batches: Int) throws -> (all: UInt64, device: UInt64) {
     let count = shape.descriptors

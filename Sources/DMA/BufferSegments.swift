@@ -5,16 +5,16 @@ public import CLinux
 ///
 /// A view of the chain's storage: it cannot be copied out of the chain, and must not be used after it.
 @safe @frozen public struct BufferSegments: ~Copyable {
-  @usableFromInline let base: UnsafeMutablePointer<iovec>
-  @usableFromInline var segments: Int
-  @inlinable public var segmentCount: Int { segments }
-  public let byteCount: Int
+  // Safe to use: whoever makes a view keeps the storage, and lends it.
+  @usableFromInline let side: UnsafeMutablePointer<SegmentSide>
 
-  @inlinable init(base: UnsafeMutablePointer<iovec>, segmentCount: Int, byteCount: Int) {
-    unsafe self.base = base
-    self.segments = segmentCount
-    self.byteCount = byteCount
+  @inlinable init(side: UnsafeMutablePointer<SegmentSide>) {
+    unsafe self.side = side
   }
+
+  @inlinable public var segmentCount: Int { unsafe side.pointee.segmentCount }
+  @inlinable public var byteCount: Int { unsafe side.pointee.byteCount }
+  @inlinable var base: UnsafeMutablePointer<iovec> { unsafe side.pointee.base }
 
   /// Copies bytes out from `offset` on, one fetch each. Returns how many: fewer at the end.
   public func copy(from offset: Int, into bytes: inout MutableSpan<UInt8>) -> Int {
@@ -47,9 +47,15 @@ public import CLinux
     guard offset >= 0, offset <= byteCount - size else { return nil }
     var value: T = 0
     unsafe withUnsafeMutableBytes(of: &value) { to in
+      let first = unsafe base[0]
+      if unsafe offset + size <= first.iov_len {
+        // Safe: inside the first segment, which exists because there are bytes. The size is known, so this is one load.
+        unsafe clx_copy(to.baseAddress!, first.iov_base! + offset, size)
+        return
+      }
       _ = unsafe walk(offset, size) { at, p, n in
         // Safe: as in copy(from:into:).
-        unsafe (to.baseAddress! + at).copyMemory(from: p, byteCount: n)
+        unsafe clx_copy(to.baseAddress! + at, p, n)
       }
     }
     return T(littleEndian: value)
@@ -59,10 +65,18 @@ public import CLinux
   @inlinable public func write<T: FixedWidthInteger>(_ value: T, at offset: Int) -> Bool {
     let size = MemoryLayout<T>.size
     guard offset >= 0, offset <= byteCount - size else { return false }
+    let end = unsafe segmentCount - 1
+    let last = unsafe base[end]
+    let lastStart = unsafe byteCount - last.iov_len
     unsafe withUnsafeBytes(of: value.littleEndian) { from in
+      if offset >= lastStart {
+        // Safe: inside the last segment, which exists because there are bytes: where a status goes. One store.
+        unsafe clx_copy(last.iov_base! + (offset - lastStart), from.baseAddress!, size)
+        return
+      }
       _ = unsafe walk(offset, size) { at, p, n in
         // Safe: as in copy(from:into:).
-        unsafe p.copyMemory(from: from.baseAddress! + at, byteCount: n)
+        unsafe clx_copy(p, from.baseAddress! + at, n)
       }
     }
     return true
@@ -94,7 +108,7 @@ public import CLinux
 
   /// Makes `offset` the start of a segment and returns that segment's index. At most two offsets inside segments per side of
   /// a chain: that is what its storage has room for. nil beyond the end or when the room is used up.
-  package mutating func split(at offset: Int) -> Int? {
+  package func split(at offset: Int) -> Int? {
     guard offset >= 0, offset <= byteCount else { return nil }
     var left = offset
     for i in 0..<segmentCount {
@@ -104,18 +118,17 @@ public import CLinux
         left -= length
         continue
       }
-      guard splits < 2 else { return nil }
-      splits += 1
+      guard unsafe side.pointee.splits < 2 else { return nil }
+      unsafe side.pointee.splits += 1
       // Safe: two spare entries follow each side's segments; see SegmentList.
       unsafe (base + i + 2).update(from: base + i + 1, count: segmentCount - i - 1)
       unsafe base[i + 1] = iovec(iov_base: base[i].iov_base! + left, iov_len: length - left)
       unsafe base[i].iov_len = left
-      segments += 1
+      unsafe side.pointee.segmentCount += 1
       return i + 1
     }
     return left == 0 ? segmentCount : nil
   }
-  @usableFromInline var splits = 0
 
   /// The vectors of segments `range`, for a system call. They stay where they are, and unchanged, while the chain lives.
   package func withIOVectors<R>(_ range: Range<Int>, _ body: (UnsafePointer<iovec>, Int) -> R) -> R {

@@ -80,14 +80,51 @@
 
   /// Appends the host memory behind `count` bytes at `address`. Nothing is resolved for a count of 0. On a throw the list may
   /// hold a part of it.
-  @inlinable public mutating func resolve(
+  @inlinable @inline(__always) public mutating func resolve(
     _ address: DMAAddress, count: Int, for access: DMAAccess, into segments: inout SegmentList
   ) throws(DMAInterruption) {
     guard count > 0 else { return }
-    var a = address.rawValue
-    var left = UInt64(count)
-    let end = a &+ (left &- 1)
-    guard end >= a else { throw .fault(DMAFault(address: address, access: access, reason: .unmapped)) }
+    let a = address.rawValue
+    let beyond = UInt64(count &- 1)
+    // All in the largest run: memory that is not translated, or one mapping of all of it.
+    if a >= lastStart, a <= lastEnd, beyond <= lastEnd &- a, lastPermissions.allows(access) {
+      hits &+= 1
+      segments.append(host: a &+ lastDelta, count: beyond &+ 1)
+      return
+    }
+    // All in one page.
+    if a & 4095 &+ beyond <= 4095 {
+      let word = pageWord(a)
+      let needed = Self.needed(access)
+      if word & needed == needed {
+        hits &+= 1
+        segments.append(host: word & ~4095 | a & 4095, count: beyond &+ 1)
+        return
+      }
+    }
+    try resolvePieces(a, beyond, access, &segments)
+  }
+
+  /// What the table's node for a page says of it, if the node is among those remembered; else 0.
+  @inlinable @inline(__always) func pageWord(_ a: UInt64) -> UInt64 {
+    // Safe: the index is below 256; a node is 4096 bytes, the index in it below 512, and it lives until a drain.
+    let leaf = unsafe leaves + Int(truncatingIfNeeded: (a &>> 21) & 127) &* 2
+    guard unsafe leaf[0] == (a &>> 21) &+ 1 else { return 0 }
+    let node = unsafe UnsafeMutableRawPointer(bitPattern: UInt(leaf[1])).unsafelyUnwrapped
+    return unsafe loadAcquire64(node + Int(truncatingIfNeeded: (a &>> 12) & 511) &* 8)
+  }
+
+  /// A mapping (bit 1) that allows the access (bits 2 and 3).
+  @inlinable @inline(__always) static func needed(_ access: DMAAccess) -> UInt64 { access == .read ? 6 : 10 }
+
+  /// Piece by piece, what ``resolve(_:count:for:into:)`` does not find in one place: `beyond` bytes after the one at `first`.
+  @usableFromInline mutating func resolvePieces(
+    _ first: UInt64, _ beyond: UInt64, _ access: DMAAccess, _ segments: inout SegmentList
+  ) throws(DMAInterruption) {
+    var a = first
+    var left = beyond + 1
+    guard a <= .max - beyond else { throw .fault(DMAFault(address: DMAAddress(a), access: access, reason: .unmapped)) }
+    let needed = Self.needed(access)
     var joins = false
     while true {
       let delta: UInt64
@@ -97,15 +134,7 @@
         n = lastEnd &- a &+ 1
         hits &+= 1
       } else {
-        // Safe: the index is below 256; a node is 4096 bytes, the index in it below 512, and it lives until a drain.
-        let leaf = unsafe leaves + Int(truncatingIfNeeded: (a &>> 21) & 127) &* 2
-        var word: UInt64 = 0
-        if unsafe leaf[0] == (a &>> 21) &+ 1 {
-          let node = unsafe UnsafeMutableRawPointer(bitPattern: UInt(leaf[1])).unsafelyUnwrapped
-          word = unsafe loadAcquire64(node + Int((a &>> 12) & 511) &* 8)
-        }
-        // A mapping (bit 1) that allows the access (bits 2 and 3).
-        let needed: UInt64 = access == .read ? 6 : 10
+        let word = pageWord(a)
         if word & needed == needed {
           delta = (word & ~4095) &- (a & ~4095)
           n = 4096 &- (a & 4095)
@@ -116,7 +145,7 @@
       }
       // `n` is 0 when the run is all 2^64 bytes.
       if n &- 1 >= left &- 1 { n = left }
-      segments.append(host: a &+ delta, count: n, joining: joins)
+      if joins { segments.join(host: a &+ delta, count: n) } else { segments.append(host: a &+ delta, count: n) }
       left &-= n
       if left == 0 { return }
       joins = true
@@ -125,7 +154,7 @@
   }
 
   /// The host address of `a` minus `a`, and for how many bytes from `a` on that holds (0: all 2^64).
-  @usableFromInline mutating func miss(_ a: UInt64, _ access: DMAAccess) throws(DMAInterruption) -> (UInt64, UInt64) {
+  private mutating func miss(_ a: UInt64, _ access: DMAAccess) throws(DMAInterruption) -> (UInt64, UInt64) {
     if other.contains(DMAAddress(a)), other.permissions.allows(access) {
       hits &+= 1
       return (other.host &- other.start, other.last &- a &+ 1)

@@ -166,4 +166,11 @@ import Synchronization
   @inlinable deinit {
     unsafe storeRelease32(cell, load32(cell) &- 1)
   }
+
+  /// Passes the hold on to whoever takes the cell.
+  @inlinable consuming func release() -> UnsafeMutableRawPointer {
+    let cell = unsafe self.cell
+    discard self
+    return unsafe cell
+  }
 }

@@ -301,7 +301,7 @@ public struct DriverQueue: ~Copyable {
   }
 
   /// Checks what the device said of a buffer.
-  func checked(id: UInt32, written: UInt32) throws(DriverQueueError) -> UsedBuffer {
+  @inline(__always) func checked(id: UInt32, written: UInt32) throws(DriverQueueError) -> UsedBuffer {
     guard id < UInt32(layout.size), entries[Int(id)].descriptors > 0, entries[Int(id)].epoch != epoch else { throw .usedID(id) }
     let room = entries[Int(id)].room
     guard UInt64(written) <= room else { throw .usedLength(written, room: room) }

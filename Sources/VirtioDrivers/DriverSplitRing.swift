@@ -106,7 +106,7 @@ extension DriverQueue {
 
   private var unpublishedSplit: UInt16 { available &- published }
 
-  private func usedEntry() throws(DriverQueueError) -> UsedBuffer {
+  @inline(__always) private func usedEntry() throws(DriverQueueError) -> UsedBuffer {
     let at = 4 &+ 8 &* Int(used & (layout.size &- 1))
     let id = UInt32(littleEndian: memory.deviceArea.load32(at: at))
     return try checked(id: id, written: UInt32(littleEndian: memory.deviceArea.load32(at: at &+ 4)))

@@ -1,11 +1,11 @@
 /// A fixed table of values found by small integers, for requests in flight: the index is the tag that comes back.
 @safe public struct SlotTable<Element: ~Copyable>: ~Copyable {
-  private let slots: UnsafeMutablePointer<Element?>
-  private let free: UnsafeMutablePointer<Int>
-  private var freeCount: Int
+  @usableFromInline let slots: UnsafeMutablePointer<Element?>
+  @usableFromInline let free: UnsafeMutablePointer<Int>
+  @usableFromInline var freeCount: Int
   public let capacity: Int
 
-  public init(capacity: Int) {
+  @inlinable public init(capacity: Int) {
     precondition(capacity > 0)
     self.capacity = capacity
     // Safe: both arrays have `capacity` elements, initialised here, ended in deinit.
@@ -18,24 +18,24 @@
     freeCount = capacity
   }
 
-  deinit {
+  @inlinable deinit {
     unsafe slots.deinitialize(count: capacity)
     unsafe slots.deallocate()
     unsafe free.deallocate()
   }
 
-  public var isFull: Bool { freeCount == 0 }
-  public var count: Int { capacity - freeCount }
+  @inlinable public var isFull: Bool { freeCount == 0 }
+  @inlinable public var count: Int { capacity - freeCount }
 
   /// The index that the next ``insert(_:)`` returns. Traps when full.
-  public var nextIndex: Int {
+  @inlinable public var nextIndex: Int {
     precondition(freeCount > 0)
     // Safe: as in insert.
     return unsafe free[freeCount - 1]
   }
 
   /// Stores a value and returns its index. Traps when full: ask ``isFull`` first.
-  public mutating func insert(_ value: consuming Element) -> Int {
+  @inlinable public mutating func insert(_ value: consuming Element) -> Int {
     precondition(freeCount > 0)
     freeCount -= 1
     // Safe: indices in `free` are below capacity.
@@ -45,7 +45,7 @@
   }
 
   /// Takes a value out, or nil when nothing is there.
-  public mutating func remove(_ index: Int) -> Element? {
+  @inlinable public mutating func remove(_ index: Int) -> Element? {
     guard index >= 0, index < capacity else { return nil }
     // Safe: checked just now.
     guard let value = unsafe slots[index].take() else { return nil }

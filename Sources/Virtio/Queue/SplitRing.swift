@@ -31,8 +31,8 @@ extension Virtqueue {
     while true {
       // More descriptors than the table has: a loop (§2.7.5).
       guard walk.count < Int(layout.size) else { throw .chainTooLong }
-      let at = Int(index) &* 16
-      let d = RingDescriptor(descriptorArea.load64(at: at), descriptorArea.load64(at: at &+ 8))
+      let words = descriptorArea.loadPair(at: Int(index) &* 16)
+      let d = RingDescriptor(words.0, words.1)
       if d.flags & RingDescriptor.indirect != 0 {
         try walkIndirect(d, &walk)
         break

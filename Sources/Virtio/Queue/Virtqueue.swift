@@ -172,10 +172,7 @@ public struct Virtqueue: ~Copyable {
   /// Gives a chain back to the driver with the number of bytes written, from the start of its device-writable memory on. The
   /// driver sees it at the next ``publish()``.
   public mutating func complete(_ chain: consuming DescriptorChain, written: Int) {
-    if let log = iotlb.dirtyLog {
-      let touched = chain.list.writable
-      touched.markDirty(log, count: touched.byteCount)
-    }
+    if let log = iotlb.dirtyLog { chain.memory.markDirty(log) }
     counts.completions &+= 1
     completed &+= 1
     counts.readableBytes &+= UInt64(chain.readable.byteCount)
@@ -184,7 +181,7 @@ public struct Virtqueue: ~Copyable {
     counts.writtenBytes &+= UInt64(written)
     let entry = UsedEntry(id: chain.id, slots: chain.slots, written: written, record: chain.record)
     let sequence = chain.sequence
-    pool.give(back: chain.list)
+    pool.give(back: chain.memory)
     // Before the driver can see the chain used, and give its addresses another meaning.
     if iotlb.servesOneChain, let used = ranges.removeValue(forKey: sequence) { iotlb.forget(used) }
     guard isInOrder else {
