@@ -79,31 +79,28 @@ struct BlockBench: ParsableCommand {
 
   private func start(_ scratch: URL, _ queues: Int, _ depth: Int, _ block: Int) throws -> (BlockTarget, BlockTarget) {
     let bytes = UInt64(imageSize) << 20
-    func image(_ name: String) throws -> String {
-      let path = scratch.appendingPathComponent(name).path
-      try BlockTarget.makeImage(path, bytes: bytes)
-      return path
-    }
+    let images = ["sluice.img", "peer.img"].map { scratch.appendingPathComponent($0).path }
+    try BlockTarget.makeImages(images, bytes: bytes)
     var setup = BlockSetup(
       queues: queues, slots: depth, slotBytes: block, queueSize: directDescriptors ? 1024 : 256, isIndirect: !directDescriptors,
       isTranslated: translated, granule: granule == 0 ? nil : granule, polls: poll, packed: packed, imageBytes: bytes)
     let program = try sluice ?? commandBeside()
-    func serve(_ name: String) throws -> BackendProcess {
+    func serve(_ name: String, _ image: String) throws -> BackendProcess {
       let started = try BackendProcess.sluice(
-        image: try image("\(name).img"), directory: scratch, queues: queues, program: program,
+        image: image, directory: scratch, queues: queues, program: program,
         extra: sluiceOptions.split(separator: " ").map(String.init), name: name)
       guard let started else { throw ValidationError("there is no program \(program)") }
       return started
     }
-    let ours = try BlockTarget("sluice", try serve("sluice"), setup)
+    let ours = try BlockTarget("sluice", try serve("sluice", images[0]), setup)
     try ours.check()
     let theirs: BlockTarget
     if translated {
       setup.isTranslated = false
-      theirs = try BlockTarget("sluice, physical", try serve("physical"), setup)
+      theirs = try BlockTarget("sluice, physical", try serve("physical", images[1]), setup)
     } else {
       let daemon = try BackendProcess.storageDaemon(
-        image: try image("peer.img"), directory: scratch, queues: queues, program: peer, name: "peer")
+        image: images[1], directory: scratch, queues: queues, program: peer, name: "peer")
       guard let daemon else { throw ValidationError("there is no program \(peer)") }
       theirs = try BlockTarget("qemu-storage-daemon", daemon, setup)
     }

@@ -96,13 +96,16 @@ final class BlockTarget {
     for i in 0..<setup.queues { try poller.add(clients[i].events.call, token: UInt64(i)) }
   }
 
-  /// Makes an image of bytes that ``check()`` knows, so that no page of it is a hole.
-  static func makeImage(_ path: String, bytes: UInt64) throws {
-    _ = FileManager.default.createFile(atPath: path, contents: nil)
-    let file = try FileHandle(forWritingTo: URL(fileURLWithPath: path))
+  /// Makes images of bytes that ``check()`` knows, so that no page of them is a hole. All are written in turn, a MiB each: their
+  /// pages are then alike, where one image after the other gets pages that differ in speed by a fifth.
+  static func makeImages(_ paths: [String], bytes: UInt64) throws {
+    let files = try paths.map { path in
+      _ = FileManager.default.createFile(atPath: path, contents: nil)
+      return try FileHandle(forWritingTo: URL(fileURLWithPath: path))
+    }
     let mebibyte = Data((0..<1 << 20).map { UInt8(truncatingIfNeeded: $0 &* 31 &+ 7) })
-    for _ in 0..<bytes >> 20 { try file.write(contentsOf: mebibyte) }
-    try file.close()
+    for _ in 0..<bytes >> 20 { for file in files { try file.write(contentsOf: mebibyte) } }
+    for file in files { try file.close() }
   }
 
   /// Writes a block and reads it back, and reads one of the image.

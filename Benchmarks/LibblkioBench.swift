@@ -86,17 +86,13 @@ struct LibblkioBench: ParsableCommand {
   }
 
   private func start(_ scratch: URL) throws -> (BackendProcess, BackendProcess) {
-    func image(_ name: String) throws -> String {
-      let path = scratch.appendingPathComponent(name).path
-      // Written once, so that tmpfs has every page and reads do not find holes.
-      try Data(repeating: 0x5a, count: imageSize << 20).write(to: URL(fileURLWithPath: path))
-      return path
-    }
+    let images = ["sluice.img", "peer.img"].map { scratch.appendingPathComponent($0).path }
+    try BlockTarget.makeImages(images, bytes: UInt64(imageSize) << 20)
     let program = try sluice ?? commandBeside()
-    guard let ours = try BackendProcess.sluice(image: try image("sluice.img"), directory: scratch, program: program) else {
+    guard let ours = try BackendProcess.sluice(image: images[0], directory: scratch, program: program) else {
       throw ValidationError("there is no program \(program)")
     }
-    guard let theirs = try BackendProcess.storageDaemon(image: try image("peer.img"), directory: scratch, program: peer, name: "peer") else {
+    guard let theirs = try BackendProcess.storageDaemon(image: images[1], directory: scratch, program: peer, name: "peer") else {
       throw ValidationError("there is no program \(peer)")
     }
     for one in [ours, theirs] {

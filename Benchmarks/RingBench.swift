@@ -98,7 +98,9 @@ struct RingBench: ParsableCommand {
   /// Instructions per request: the difference of two runs under callgrind, so that what happens once does not count.
   private func countInstructions(_ shape: RingShape, _ path: RingPath) throws -> Double? {
     let valgrind = "/usr/bin/valgrind"
-    guard FileManager.default.isExecutableFile(atPath: valgrind) else { return nil }
+    guard FileManager.default.isExecutableFile(atPath: valgrind) else {
+      throw ValidationError("--instructions needs \(valgrind): apt-get install valgrind")
+    }
     let me = try withoutDebugInformation()
     defer { try? FileManager.default.removeItem(atPath: me) }
     func total(_ requests: Int) throws -> Double? {
