@@ -1,4 +1,4 @@
-import DMA
+public import DMA
 
 /// Why a device cannot start with what it was given.
 public struct DeviceError: Error, Hashable, Sendable, CustomStringConvertible {
@@ -84,7 +84,7 @@ extension QueueHandler {
 /// The queues of a group, by their index in the device. A queue that is not running traps when named: handlers are only
 /// asked about running ones.
 public struct QueueSet: ~Copyable {
-  private var queues: FixedArray<Virtqueue?>
+  @usableFromInline var queues: FixedArray<Virtqueue?>
   public let range: Range<Int>
 
   public init(_ range: Range<Int>) {
@@ -111,7 +111,7 @@ public struct QueueSet: ~Copyable {
     return queues[index - range.lowerBound].take()
   }
 
-  public subscript(_ index: Int) -> Virtqueue {
+  @inlinable public subscript(_ index: Int) -> Virtqueue {
     _read {
       precondition(range.contains(index))
       yield queues[index - range.lowerBound]!
