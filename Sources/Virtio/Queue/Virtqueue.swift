@@ -201,7 +201,7 @@ public struct Virtqueue: ~Copyable {
     guard unpublished > 0, isResolved else { return }
     if isPacked { publishPacked() } else { deviceArea.storeRelease16(used.littleEndian, at: 2) }
     unpublished = 0
-    if !isPacked { recorder?.published(used: used, wrap: usedWrap) }
+    recorder?.published(used: used, wrap: usedWrap)
     markDeviceAreaDirty()
   }
 
@@ -319,8 +319,9 @@ public struct Virtqueue: ~Copyable {
     recorder?.completing(entry.record)
     guard isPacked else { return writeSplit(entry) }
     writePacked(entry)
-    // A packed entry is the driver's as soon as it is written.
-    recorder?.published(used: used, wrap: usedWrap)
+    // The next chain popped is written down where this one was: this one must be the driver's by then, or whoever takes over
+    // after a crash in between would know of neither.
+    if recorder != nil { publish() }
   }
 
   func markDeviceAreaDirty() {
