@@ -197,4 +197,37 @@ struct CrashTests {
       #expect(deaths.outstanding.isEmpty && deaths.lives > 1, "packed \(packed), in order \(inOrder), seed \(seed)")
     }
   }
+
+  @Test("A record full of chance, changing while it is used, harms nobody but the ring it is about", arguments: [false, true])
+  func garbage(_ packed: Bool) throws {
+    for seed in 0..<300 as Range<UInt64> {
+      var random = SeededGenerator(seed)
+      let remains = try Remains(RingCase(packed: packed, size: 8, indirect: false, eventIndex: false), startingAt: 0)
+      var image = remains.image((0..<4096).map { _ in UInt8.random(in: 0...255, using: &random) })
+      // Believable enough to be used: small numbers, and the right version and size.
+      for i in stride(from: 1, to: 600, by: 2) where random.chance(7, in: 8) { (image.record[i - 1], image.record[i]) = (image.record[i - 1] % 10, 0) }
+      image.record.replaceSubrange(8..<12, with: [1, 0, 8, 0])
+      remains.restore(image)
+      let ring = remains.rig.ring
+      for i in 0..<3 { ring.post([LiteralDescriptor(remains.rig.data + 64 * i, 8), LiteralDescriptor(remains.rig.data + 64 * i + 8, 8, writable: true)]) }
+      ring.publish()
+      var queue = try Virtqueue(
+        index: 0, layout: remains.rig.layout, features: remains.rig.kind.features, in: remains.rig.space,
+        resumingAt: QueueState(used: nil), recorder: remains.recorder())
+      for _ in 0..<8 {
+        do throws(QueueError) {
+          try queue.beginRound()
+          while let chain = try queue.next() { queue.complete(chain, written: 8) }
+        } catch {
+          #expect(error != .device(""))
+        }
+        queue.endRound()
+        var record = remains.recordBytes
+        for _ in 0..<20 { record[Int.random(in: 0..<600, using: &random)] = UInt8.random(in: 0...255, using: &random) }
+        remains.restore(remains.image(record))
+      }
+      // Bounded: a record holds no more chains than it has entries, and a round takes no more than the ring has.
+      #expect(queue.statistics.counts.requests < 100)
+    }
+  }
 }
