@@ -37,7 +37,7 @@ final class BackendSession {
   let physical: PhysicalSpace
   let report: BackendReport
   let poller: Poller
-  private let socket: UnixSocket
+  let socket: UnixSocket
   private var stream: MessageStream
   var channelStream: MessageStream?
   private var watchesChannelRoom = false
@@ -48,11 +48,15 @@ final class BackendSession {
   var vrings: [Vring]
   var status: UInt64 = 0
   var dirtyLog: DirtyLog?
+  let logEvent = LogEvent()
   var inflight: InflightRegion?
   var transfer: StateTransfer?
   var isTransferWatched = false
   /// How saving the state ended, until the front-end asks.
   var savedResult: Bool?
+  /// CHECK_DEVICE_STATE waits for the end of the transfer, until this at most. The main socket rests meanwhile: answers come in
+  /// the order of their requests.
+  var checkTimer: TimerFD?
   var pollTimer: TimerFD?
   /// Why the request being served leaves a ring that does not run: the answer to it is no, if it asks for one.
   var refusal: ProtocolError?
@@ -64,6 +68,7 @@ final class BackendSession {
     static let channel: UInt64 = 3
     static let pollTimer: UInt64 = 4
     static let transfer: UInt64 = 5
+    static let checkTimer: UInt64 = 6
   }
 
   init(
@@ -115,7 +120,13 @@ final class BackendSession {
   private func serve(_ token: UInt64, _ readiness: Readiness, _ stop: EventFD) throws(Ending) {
     switch token {
     case Token.stop: throw .done
-    case Token.socket: try serveSocket(stop)
+    case Token.socket:
+      if checkTimer != nil {
+        if !readiness.isDisjoint(with: [.hangup, .failed]) { throw .done }
+        return
+      }
+      // Not all there is: a front-end that never pauses must not keep us from the others.
+      try serveSocket(stop, most: 64)
     case Token.backlog:
       _ = try? channel.backlog.drain()
       flushChannel()
@@ -125,15 +136,23 @@ final class BackendSession {
     case Token.pollTimer:
       _ = try? pollTimer?.drain()
       for index in vrings.indices where vrings[index].isPolled { runner.kick(index) }
-    case Token.transfer: advanceTransfer()
+    case Token.transfer:
+      advanceTransfer()
+      try answerCheck(stop, isLate: false)
+    case Token.checkTimer: try answerCheck(stop, isLate: true)
     default: break
     }
   }
 
   // MARK: The main socket
 
-  private func serveSocket(_ stop: EventFD) throws(Ending) {
-    while let message = try nextMessage() { try handle(message, stop) }
+  private func serveSocket(_ stop: EventFD, most: Int = .max) throws(Ending) {
+    var left = most
+    while left > 0, checkTimer == nil, let message = try nextMessage() {
+      try handle(message, stop)
+      left -= 1
+      if left % 64 == 0, (try? stop.wait(timeout: .zero)) == true { throw .done }
+    }
   }
 
   private func nextMessage() throws(Ending) -> IncomingMessage? {
@@ -163,6 +182,7 @@ final class BackendSession {
       }
       refusal = nil
       answer = try serve(request, &message.descriptors, &outgoing)
+      if checkTimer != nil { return }
       if answer == nil, header.needsReply, protocolFeatures.contains(.replyAck) { answer = refusal == nil ? .success : .failure }
     } catch {
       answer = failure(of: header)
@@ -170,11 +190,17 @@ final class BackendSession {
       log.warning("request refused: \(error)")
     }
     guard let answer else { return }
+    try send(answer, to: header.request, outgoing, stop)
+  }
+
+  func send(
+    _ answer: BackendReply, to request: UInt32, _ descriptors: borrowing FileDescriptorList, _ stop: EventFD
+  ) throws(Ending) {
     do throws(HostError) {
-      let bytes = answer.encoded(to: header.request)
-      try socket.send(bytes.span, descriptors: outgoing.rawValues, timeout: .seconds(10), cancel: stop)
+      let bytes = answer.encoded(to: request)
+      try socket.send(bytes.span, descriptors: descriptors.rawValues, timeout: .seconds(10), cancel: stop)
     } catch {
-      throw .failed("the answer to \(FrontendRequest.name(of: header.request)) could not be sent: \(error)")
+      throw .failed("the answer to \(FrontendRequest.name(of: request)) could not be sent: \(error)")
     }
   }
 
@@ -186,7 +212,8 @@ final class BackendSession {
     case .getInflightDescriptor:
       return .inflight(InflightDescription(mmapSize: 0, mmapOffset: 0, queueCount: 0, queueSize: 0))
     case .setDeviceStateDescriptor: return .value(1 | DeviceStateTransfer.noDescriptor)
-    case .setLogBase, .iotlb, .checkDeviceState: return .failure
+    case .setLogBase where protocolFeatures.contains(.logSharedMemory): return .failure
+    case .iotlb, .checkDeviceState: return .failure
     case .getFeatures, .getProtocolFeatures, .getQueueCount, .getVringBase, .getMaxMemorySlots, .getStatus: return nil
     default: return header.needsReply && protocolFeatures.contains(.replyAck) ? .failure : nil
     }
@@ -259,6 +286,7 @@ final class BackendSession {
     runner.reset()
     table.memory.setDirtyLog(nil)
     settle(dropChannel())
+    logEvent.set(nil)
     dropTransfer()
     iotlb.flush()
     // Whoever else holds the socket, the front-end sees the end now.

@@ -149,6 +149,7 @@ public struct Virtqueue: ~Copyable {
   /// Ends a round: what is published is visible, and mappings may go.
   public mutating func endRound() {
     publish()
+    iotlb.dirtyLog?.announce()
     iotlb.endRound()
     statistics.store(counts)
   }
