@@ -98,7 +98,6 @@ extension BackendSession {
       let timer = try TimerFD()
       try timer.arm(after: .seconds(10))
       try poller.add(timer.rawValue, token: Token.checkTimer)
-      try poller.modify(socket.rawValue, token: Token.socket, for: [])
       checkTimer = timer
     } catch {
       throw ProtocolError("CHECK_DEVICE_STATE", "\(error)")
@@ -117,7 +116,6 @@ extension BackendSession {
     }
     try? poller.remove(timer.rawValue)
     checkTimer = nil
-    try? poller.modify(socket.rawValue, token: Token.socket, for: .readable)
     try send(outcome == true ? .success : .failure, to: FrontendRequest.Kind.checkDeviceState.rawValue, FileDescriptorList(), stop)
   }
 

@@ -6,8 +6,8 @@ internal import VirtioServing
 
 /// One connection: the front-end's requests in, their effects on memory, translations and queues, and the answers out.
 ///
-/// One control thread owns it. It may wait for queue threads; they never wait for it. It never waits for the front-end but
-/// to send an answer, so that a translation can be asked for on one socket while its answer arrives on the other.
+/// One control thread owns it. It may wait for queue threads; they never wait for it. It does not wait for the front-end, so that a
+/// translation can be asked for on one socket while its answer arrives on the other, and neither has to be read for that.
 final class BackendSession {
   /// The feature word's bits that are vhost's own.
   enum VhostFeature {
@@ -37,8 +37,10 @@ final class BackendSession {
   let physical: PhysicalSpace
   let report: BackendReport
   let poller: Poller
-  let socket: UnixSocket
+  private let socket: UnixSocket
   private var stream: MessageStream
+  private var answers: AnswerQueue
+  private var watched: Readiness = .readable
   var channelStream: MessageStream?
   private var watchesChannelRoom = false
 
@@ -80,6 +82,7 @@ final class BackendSession {
     self.socket = socket
     self.report = report
     stream = MessageStream(socket)
+    answers = AnswerQueue(socket)
     poller = try Poller()
     let channel = try BackendChannel()
     self.channel = channel
@@ -107,6 +110,7 @@ final class BackendSession {
       try poller.wait(into: &ready)
       do throws(Ending) {
         for i in ready.indices { try serve(ready.token(i), ready.readiness(i), stop) }
+        watchSocket()
         report.refresh(self)
       } catch {
         guard case .failed(let sentence) = error else { return }
@@ -121,6 +125,7 @@ final class BackendSession {
     switch token {
     case Token.stop: throw .done
     case Token.socket:
+      if readiness.contains(.writable) { try flushAnswers() }
       if checkTimer != nil {
         if !readiness.isDisjoint(with: [.hangup, .failed]) { throw .done }
         return
@@ -152,6 +157,23 @@ final class BackendSession {
       try handle(message, stop)
       left -= 1
       if left % 64 == 0, (try? stop.wait(timeout: .zero)) == true { throw .done }
+    }
+  }
+
+  /// Requests are heard unless an answer is owed that has to come first, and room for answers is of interest if some wait.
+  private func watchSocket() {
+    var wanted: Readiness = checkTimer == nil ? .readable : []
+    if !answers.isEmpty { wanted.insert(.writable) }
+    guard wanted != watched else { return }
+    try? poller.modify(socket.rawValue, token: Token.socket, for: wanted)
+    watched = wanted
+  }
+
+  private func flushAnswers() throws(Ending) {
+    do throws(HostError) {
+      try answers.flush()
+    } catch {
+      throw .failed("answers could not be sent: \(error)")
     }
   }
 
@@ -197,8 +219,7 @@ final class BackendSession {
     _ answer: BackendReply, to request: UInt32, _ descriptors: borrowing FileDescriptorList, _ stop: EventFD
   ) throws(Ending) {
     do throws(HostError) {
-      let bytes = answer.encoded(to: request)
-      try socket.send(bytes.span, descriptors: descriptors.rawValues, timeout: .seconds(10), cancel: stop)
+      try answers.send(answer.encoded(to: request), descriptors, stop)
     } catch {
       throw .failed("the answer to \(FrontendRequest.name(of: request)) could not be sent: \(error)")
     }

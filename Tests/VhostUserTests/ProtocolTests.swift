@@ -108,6 +108,26 @@ struct ProtocolTests {
     return state
   }
 
+  @Test("A front-end that sends a burst of requests before it reads the first answer gets them all, in order")
+  func burst() throws {
+    let frontend = try RawFrontend()
+    try frontend.negotiate([.version1, .accessPlatform])
+    try frontend.share()
+    for n in 0..<1000 as Range<UInt64> {
+      // More than the sockets hold.
+      try frontend.send(.iotlb(frontend.update(RawFrontend.iova + n << 12, to: 0)))
+      try frontend.send(.getQueueCount)
+    }
+    var none = FileDescriptorList()
+    for _ in 0..<1000 {
+      for (request, word) in [(22, 0), (17, 1)] as [(UInt32, UInt64)] {
+        let (header, payload) = try #require(try RawFrontend.receive(frontend.socket, &none))
+        try #require(header.request == request && payload.word == word)
+      }
+    }
+    #expect(frontend.server.statistics.iotlb.updates == 1000)
+  }
+
   @Test("A front-end that never stops sending does not keep the back-end from stopping")
   func flood() throws {
     let frontend = try RawFrontend()
