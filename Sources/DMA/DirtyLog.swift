@@ -8,11 +8,20 @@ public import Synchronization
 public final class DirtyLog: Sendable {
   private let bits: HostMapping
   private let memory: GuestMemory
+  private let changed: @Sendable () -> Void
+  private let hasNews = Atomic<Bool>(false)
 
-  /// `bits` is the front-end's bitmap: bit n of byte n / 8 is guest page n.
-  public init(bits: HostMapping, memory: GuestMemory) {
+  /// `bits` is the front-end's bitmap: bit n of byte n / 8 is guest page n. `changed` is called when bits were set that were not
+  /// set before, at most once a round of a queue, on the queue's thread.
+  public init(bits: HostMapping, memory: GuestMemory, changed: @escaping @Sendable () -> Void = {}) {
     self.bits = bits
     self.memory = memory
+    self.changed = changed
+  }
+
+  /// Says that bits were set since the last time, if any were: a queue calls it at the end of a round.
+  package func announce() {
+    if hasNews.load(ordering: .relaxed), hasNews.exchange(false, ordering: .acquiringAndReleasing) { changed() }
   }
 
   func mark(host: UInt64, count: Int) {
@@ -45,8 +54,10 @@ public final class DirtyLog: Sendable {
       let byte = page >> 3
       guard byte < UInt64(bits.byteCount) else { return }
       // Safe: the byte is inside the mapping; Atomic<UInt8> has the layout of UInt8.
-      _ = unsafe (bits.base + Int(byte)).assumingMemoryBound(to: Atomic<UInt8>.self).pointee
-        .bitwiseOr(UInt8(1) << UInt8(page & 7), ordering: .relaxed)
+      let bit = UInt8(1) << UInt8(page & 7)
+      let old = unsafe (bits.base + Int(byte)).assumingMemoryBound(to: Atomic<UInt8>.self).pointee
+        .bitwiseOr(bit, ordering: .relaxed).oldValue
+      if old & bit == 0 { hasNews.store(true, ordering: .releasing) }
       page += 1
     }
   }

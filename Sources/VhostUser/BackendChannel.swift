@@ -24,6 +24,8 @@ final class BackendChannel: Sendable {
 
   /// Unsent messages are bounded: a front-end that reads nothing for so long is not going to.
   private static let unsentLimit = 65536
+  /// So are answers that are due: one that reads and never answers is no better.
+  private static let awaitedLimit = 1 << 17
 
   private let state = Mutex(State())
   /// Signalled when something is left to be sent.
@@ -46,7 +48,9 @@ final class BackendChannel: Sendable {
   /// Sends a request, or leaves it for ``flush()``. With `matter` an answer is asked for. False if there is no channel.
   func send(_ request: BackendRequest, awaiting matter: Matter?) -> Bool {
     let (accepted, isLeft) = state.withLock { state -> (Bool, Bool) in
-      guard let socket = state.socket, !state.isBroken, state.unsent.count < Self.unsentLimit else { return (false, false) }
+      guard let socket = state.socket, !state.isBroken, state.unsent.count < Self.unsentLimit,
+        matter == nil || state.awaited.count < Self.awaitedLimit
+      else { return (false, false) }
       let bytes = request.encoded(needsReply: matter != nil)
       if state.unsent.isEmpty {
         switch Self.post(bytes, on: socket) {

@@ -16,7 +16,8 @@ extension BackendSession {
     }
     do throws(MappingError) {
       let bits = try HostMapping(descriptor: file.rawValue, offset: area.offset, byteCount: Int(area.size))
-      dirtyLog = DirtyLog(bits: bits, memory: table.memory)
+      let logEvent = logEvent
+      dirtyLog = DirtyLog(bits: bits, memory: table.memory) { logEvent.signal() }
     } catch {
       throw ProtocolError("SET_LOG_BASE", "the log cannot be mapped: \(HostError("mmap", errno: error.code))")
     }
@@ -87,18 +88,47 @@ extension BackendSession {
     closeIfSaved()
   }
 
-  func checkTransfer() throws(ProtocolError) -> BackendReply {
+  /// How the transfer ended. Nil when that is not known yet: the answer is owed then, and nobody waits for it but the front-end.
+  func checkTransfer() throws(ProtocolError) -> BackendReply? {
     try require(.deviceState, "CHECK_DEVICE_STATE")
+    advanceTransfer()
+    if let isDone = takeOutcome() { return isDone ? .success : .failure }
+    guard transfer != nil else { throw ProtocolError("CHECK_DEVICE_STATE", "no state was transferred") }
+    do throws(HostError) {
+      let timer = try TimerFD()
+      try timer.arm(after: .seconds(10))
+      try poller.add(timer.rawValue, token: Token.checkTimer)
+      checkTimer = timer
+    } catch {
+      throw ProtocolError("CHECK_DEVICE_STATE", "\(error)")
+    }
+    return nil
+  }
+
+  /// Gives the answer that is owed, if it is known by now or has to be.
+  func answerCheck(_ stop: EventFD, isLate: Bool) throws(Ending) {
+    guard let timer = checkTimer else { return }
+    let outcome = takeOutcome()
+    guard outcome != nil || isLate else { return }
+    if outcome == nil {
+      log.warning("device state not transferred: the front-end neither moved nor closed it for 10 s")
+      dropTransfer()
+    }
+    try? poller.remove(timer.rawValue)
+    checkTimer = nil
+    try send(outcome == true ? .success : .failure, to: FrontendRequest.Kind.checkDeviceState.rawValue, FileDescriptorList(), stop)
+  }
+
+  private func takeOutcome() -> Bool? {
     if let saved = savedResult {
       savedResult = nil
-      return saved ? .success : .failure
+      return saved
     }
-    guard transfer != nil else { throw ProtocolError("CHECK_DEVICE_STATE", "no state was transferred") }
+    guard let transfer, let result = transfer.result else { return nil }
     unwatchTransfer()
-    let isDone = transfer!.finish()
-    if !isDone { log.warning("device state not transferred: \(transfer!.complaint)") }
-    transfer = nil
-    return isDone ? .success : .failure
+    if !result { log.warning("device state not loaded: \(transfer.complaint)") }
+    self.transfer = nil
+    return result
   }
 
   /// Our end is closed as soon as everything is written: that is how the front-end knows.

@@ -38,8 +38,7 @@ extension BackendSession {
     case .addMemoryRegion(let region): try addMemory(region, &files)
     case .removeMemoryRegion(let region): try removeMemory(region)
     case .setLogBase(let area): return try setLog(area, &files)
-    // An eventfd that we may signal when the log changed, and need not.
-    case .setLogDescriptor: break
+    case .setLogDescriptor: logEvent.set(try event(&files, "SET_LOG_FD"))
     case .setVringSize(let state): try setSize(state)
     case .setVringAddress(let address): try setAddress(address)
     case .setVringBase(let state): try setBase(state)
@@ -113,7 +112,7 @@ extension BackendSession {
       // There is no SET_VRING_ENABLE then.
       for index in vrings.indices { vrings[index].isEnabled = true }
     }
-    startReady("SET_FEATURES")
+    startReady("SET_FEATURES", about: nil)
   }
 
   private func setProtocolFeatures(_ new: ProtocolFeatures) throws(ProtocolError) {
@@ -123,6 +122,9 @@ extension BackendSession {
     }
     if new.contains(.inbandNotifications), !new.isSuperset(of: [.backendRequests, .replyAck]) {
       throw ProtocolError("SET_PROTOCOL_FEATURES", "INBAND_NOTIFICATIONS needs BACKEND_REQ and REPLY_ACK")
+    }
+    if AddressPath(negotiated: features) == .platform, !new.isSuperset(of: [.backendRequests, .replyAck]) {
+      throw ProtocolError("SET_PROTOCOL_FEATURES", "VIRTIO_F_ACCESS_PLATFORM is in force and needs BACKEND_REQ and REPLY_ACK")
     }
     if new.contains(.vringBaseInflight), !new.contains(.inflightSharedMemory) {
       throw ProtocolError("SET_PROTOCOL_FEATURES", "GET_VRING_BASE_INFLIGHT needs INFLIGHT_SHMFD")
@@ -139,14 +141,14 @@ extension BackendSession {
     // Mappings lead into the memory that goes: they go first (R113). What comes is asked for again.
     iotlb.flush()
     try table.replace(with: regions, &files, guestAddresses: protocolFeatures.contains(.guestAddresses))
-    startReady("SET_MEM_TABLE")
+    startReady("SET_MEM_TABLE", about: nil)
   }
 
   private func addMemory(_ region: RegionDescription, _ files: inout FileDescriptorList) throws(ProtocolError) {
     try require(.configureMemorySlots, "ADD_MEM_REG")
     guard let file = files.takeFirst() else { return }
     try table.add(region, file, guestAddresses: protocolFeatures.contains(.guestAddresses))
-    startReady("ADD_MEM_REG")
+    startReady("ADD_MEM_REG", about: nil)
   }
 
   private func removeMemory(_ region: RegionDescription) throws(ProtocolError) {
@@ -167,6 +169,9 @@ extension BackendSession {
 
   private func writeConfiguration(_ place: ConfigurationBytes) throws(ProtocolError) {
     try require(.configuration, "SET_CONFIG")
+    guard place.flags & ~ConfigurationBytes.migration == 0 else {
+      throw ProtocolError("SET_CONFIG", "flags \(place.flags) are not known")
+    }
     device.writeConfiguration(at: Int(place.offset), from: place.bytes.span)
   }
 
@@ -196,6 +201,9 @@ extension BackendSession {
     status = 0
     dirtyLog = nil
     applyLog()
+    logEvent.set(nil)
+    // What it says about positions is history, and a front-end that goes on with it passes it again.
+    inflight = nil
     updatePolling()
   }
 }

@@ -25,10 +25,10 @@ extension BackendSession {
     let limit = device.maxQueueSizes[index]
     if !runner.isRunning(index) { vrings[index].size = nil }
     guard state.number > 0, state.number <= UInt32(limit) else {
-      return refuse(index, ProtocolError("SET_VRING_NUM", "virtqueue \(index) has 1 to \(limit) descriptors, not \(state.number)"))
+      return refuse(index, about: index, ProtocolError("SET_VRING_NUM", "virtqueue \(index) has 1 to \(limit) descriptors, not \(state.number)"))
     }
     guard isPacked || state.number & (state.number - 1) == 0 else {
-      return refuse(index, ProtocolError("SET_VRING_NUM", "the size of a split ring is a power of two, not \(state.number)"))
+      return refuse(index, about: index, ProtocolError("SET_VRING_NUM", "the size of a split ring is a power of two, not \(state.number)"))
     }
     guard !runner.isRunning(index) || vrings[index].size == UInt16(state.number) else {
       throw ProtocolError("SET_VRING_NUM", "virtqueue \(index) runs")
@@ -47,11 +47,11 @@ extension BackendSession {
     // A ring that runs hears the same addresses again when logging begins or ends: it goes on.
     guard runner.isRunning(index), !isSame else {
       vrings[index].address = address
-      return startReady("SET_VRING_ADDR")
+      return startReady("SET_VRING_ADDR", about: index)
     }
     pause(index)
     vrings[index].address = address
-    startReady("SET_VRING_ADDR")
+    startReady("SET_VRING_ADDR", about: index)
   }
 
   func setBase(_ state: VringState) throws(ProtocolError) {
@@ -85,7 +85,7 @@ extension BackendSession {
       runner.kick(index)
     }
     updatePolling()
-    startReady("SET_VRING_KICK")
+    startReady("SET_VRING_KICK", about: index)
   }
 
   func setCall(_ vring: VringDescriptor, _ files: inout FileDescriptorList) throws(ProtocolError) {
@@ -106,7 +106,7 @@ extension BackendSession {
       throw ProtocolError("VRING_KICK", "INBAND_NOTIFICATIONS is not negotiated")
     }
     vrings[index].isStarted = true
-    if runner.isRunning(index) { runner.kick(index) } else { startReady("VRING_KICK") }
+    if runner.isRunning(index) { runner.kick(index) } else { startReady("VRING_KICK", about: index) }
   }
 
   /// Used buffers are announced through the call descriptor, else in band if that is negotiated and no descriptor was refused.
@@ -121,7 +121,7 @@ extension BackendSession {
     }
   }
 
-  private func event(_ files: inout FileDescriptorList, _ message: String) throws(ProtocolError) -> EventFD? {
+  func event(_ files: inout FileDescriptorList, _ message: String) throws(ProtocolError) -> EventFD? {
     guard let file = files.takeFirst() else { return nil }
     do throws(HostError) {
       return try EventFD(adopting: file)
@@ -136,7 +136,7 @@ extension BackendSession {
     let index = try check(state.index, "SET_VRING_ENABLE")
     guard state.number <= 1 else { throw ProtocolError("SET_VRING_ENABLE", "\(state.number) is neither 0 nor 1") }
     vrings[index].isEnabled = state.number == 1
-    if vrings[index].isEnabled { startReady("SET_VRING_ENABLE") } else { pause(index) }
+    if vrings[index].isEnabled { startReady("SET_VRING_ENABLE", about: index) } else { pause(index) }
   }
 
   func disableAll() {
@@ -147,16 +147,18 @@ extension BackendSession {
     iotlb.flush()
   }
 
-  /// Starts every ring that is started, enabled and described, and does not run.
-  func startReady(_ message: String) {
+  /// Starts every ring that is started, enabled and described, and does not run. One that was refused is tried again when the
+  /// message is about it, or about all of them (nil).
+  func startReady(_ message: String, about concerned: Int?) {
     for index in vrings.indices where vrings[index].isStarted && vrings[index].isEnabled && !runner.isRunning(index) {
+      if vrings[index].isRefused, let concerned, concerned != index { continue }
       guard let size = vrings[index].size, let address = vrings[index].address else { continue }
       guard !table.memory.regions.isEmpty else { continue }
-      start(index, size, address, message)
+      start(index, size, address, message, concerned)
     }
   }
 
-  private func start(_ index: Int, _ size: UInt16, _ address: VringAddress, _ message: String) {
+  private func start(_ index: Int, _ size: UInt16, _ address: VringAddress, _ message: String, _ concerned: Int?) {
     let path = AddressPath(negotiated: features)
     let resolver = RingAddress(
       path: path, guestAddresses: protocolFeatures.contains(.guestAddresses), memory: table.memory)
@@ -167,7 +169,7 @@ extension BackendSession {
       layout = try resolver.layout(address, size: size, packed: isPacked, eventIndex: features.contains(.eventIndex))
       piece = try inflight?.piece(index, size: size, packed: isPacked)
     } catch {
-      return refuse(index, error)
+      return refuse(index, about: concerned, error)
     }
     // Before, not after: its first round may find the next thing wrong.
     troubles.forget(index)
@@ -178,16 +180,19 @@ extension BackendSession {
           kick: vrings[index].kick, state: vrings[index].state,
           inflight: piece?.maker(packed: isPacked)))
     } catch {
-      return refuse(index, ProtocolError(message, "virtqueue \(index) cannot start: \(error)"))
+      return refuse(index, about: concerned, ProtocolError(message, "virtqueue \(index) cannot start: \(error)"))
     }
+    vrings[index].isRefused = false
     announcer.setSuspended(false)
     log.debug("virtqueue \(index) started: \(size) descriptors, \(path)")
   }
 
   /// Lets a ring stand that cannot run as it was described. Its size and addresses are the driver's choice, whom nobody
   /// may let end the connection, and with it the disk of every later driver: the ring is broken until it is described anew.
-  private func refuse(_ index: Int, _ error: ProtocolError) {
-    refusal = error
+  /// Only a message about this very ring hears of it: what another one wanted was done.
+  private func refuse(_ index: Int, about concerned: Int?, _ error: ProtocolError) {
+    if concerned == index { refusal = error }
+    vrings[index].isRefused = true
     if troubles.broke(index) { log.warning("virtqueue \(index) refused: \(error)") }
   }
 

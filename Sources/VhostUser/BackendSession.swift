@@ -6,8 +6,8 @@ internal import VirtioServing
 
 /// One connection: the front-end's requests in, their effects on memory, translations and queues, and the answers out.
 ///
-/// One control thread owns it. It may wait for queue threads; they never wait for it. It never waits for the front-end but
-/// to send an answer, so that a translation can be asked for on one socket while its answer arrives on the other.
+/// One control thread owns it. It may wait for queue threads; they never wait for it. It does not wait for the front-end, so that a
+/// translation can be asked for on one socket while its answer arrives on the other, and neither has to be read for that.
 final class BackendSession {
   /// The feature word's bits that are vhost's own.
   enum VhostFeature {
@@ -39,6 +39,8 @@ final class BackendSession {
   let poller: Poller
   private let socket: UnixSocket
   private var stream: MessageStream
+  private var answers: AnswerQueue
+  private var watched: Readiness = .readable
   var channelStream: MessageStream?
   private var watchesChannelRoom = false
 
@@ -48,11 +50,15 @@ final class BackendSession {
   var vrings: [Vring]
   var status: UInt64 = 0
   var dirtyLog: DirtyLog?
+  let logEvent = LogEvent()
   var inflight: InflightRegion?
   var transfer: StateTransfer?
   var isTransferWatched = false
   /// How saving the state ended, until the front-end asks.
   var savedResult: Bool?
+  /// CHECK_DEVICE_STATE waits for the end of the transfer, until this at most. The main socket rests meanwhile: answers come in
+  /// the order of their requests.
+  var checkTimer: TimerFD?
   var pollTimer: TimerFD?
   /// Why the request being served leaves a ring that does not run: the answer to it is no, if it asks for one.
   var refusal: ProtocolError?
@@ -64,6 +70,7 @@ final class BackendSession {
     static let channel: UInt64 = 3
     static let pollTimer: UInt64 = 4
     static let transfer: UInt64 = 5
+    static let checkTimer: UInt64 = 6
   }
 
   init(
@@ -75,6 +82,7 @@ final class BackendSession {
     self.socket = socket
     self.report = report
     stream = MessageStream(socket)
+    answers = AnswerQueue(socket)
     poller = try Poller()
     let channel = try BackendChannel()
     self.channel = channel
@@ -102,6 +110,7 @@ final class BackendSession {
       try poller.wait(into: &ready)
       do throws(Ending) {
         for i in ready.indices { try serve(ready.token(i), ready.readiness(i), stop) }
+        watchSocket()
         report.refresh(self)
       } catch {
         guard case .failed(let sentence) = error else { return }
@@ -115,7 +124,14 @@ final class BackendSession {
   private func serve(_ token: UInt64, _ readiness: Readiness, _ stop: EventFD) throws(Ending) {
     switch token {
     case Token.stop: throw .done
-    case Token.socket: try serveSocket(stop)
+    case Token.socket:
+      if readiness.contains(.writable) { try flushAnswers() }
+      if checkTimer != nil {
+        if !readiness.isDisjoint(with: [.hangup, .failed]) { throw .done }
+        return
+      }
+      // Not all there is: a front-end that never pauses must not keep us from the others.
+      try serveSocket(stop, most: 64)
     case Token.backlog:
       _ = try? channel.backlog.drain()
       flushChannel()
@@ -125,15 +141,40 @@ final class BackendSession {
     case Token.pollTimer:
       _ = try? pollTimer?.drain()
       for index in vrings.indices where vrings[index].isPolled { runner.kick(index) }
-    case Token.transfer: advanceTransfer()
+    case Token.transfer:
+      advanceTransfer()
+      try answerCheck(stop, isLate: false)
+    case Token.checkTimer: try answerCheck(stop, isLate: true)
     default: break
     }
   }
 
   // MARK: The main socket
 
-  private func serveSocket(_ stop: EventFD) throws(Ending) {
-    while let message = try nextMessage() { try handle(message, stop) }
+  private func serveSocket(_ stop: EventFD, most: Int = .max) throws(Ending) {
+    var left = most
+    while left > 0, checkTimer == nil, let message = try nextMessage() {
+      try handle(message, stop)
+      left -= 1
+      if left % 64 == 0, (try? stop.wait(timeout: .zero)) == true { throw .done }
+    }
+  }
+
+  /// Requests are heard unless an answer is owed that has to come first, and room for answers is of interest if some wait.
+  private func watchSocket() {
+    var wanted: Readiness = checkTimer == nil ? .readable : []
+    if !answers.isEmpty { wanted.insert(.writable) }
+    guard wanted != watched else { return }
+    try? poller.modify(socket.rawValue, token: Token.socket, for: wanted)
+    watched = wanted
+  }
+
+  private func flushAnswers() throws(Ending) {
+    do throws(HostError) {
+      try answers.flush()
+    } catch {
+      throw .failed("answers could not be sent: \(error)")
+    }
   }
 
   private func nextMessage() throws(Ending) -> IncomingMessage? {
@@ -163,6 +204,7 @@ final class BackendSession {
       }
       refusal = nil
       answer = try serve(request, &message.descriptors, &outgoing)
+      if checkTimer != nil { return }
       if answer == nil, header.needsReply, protocolFeatures.contains(.replyAck) { answer = refusal == nil ? .success : .failure }
     } catch {
       answer = failure(of: header)
@@ -170,11 +212,16 @@ final class BackendSession {
       log.warning("request refused: \(error)")
     }
     guard let answer else { return }
+    try send(answer, to: header.request, outgoing, stop)
+  }
+
+  func send(
+    _ answer: BackendReply, to request: UInt32, _ descriptors: borrowing FileDescriptorList, _ stop: EventFD
+  ) throws(Ending) {
     do throws(HostError) {
-      let bytes = answer.encoded(to: header.request)
-      try socket.send(bytes.span, descriptors: outgoing.rawValues, timeout: .seconds(10), cancel: stop)
+      try answers.send(answer.encoded(to: request), descriptors, stop)
     } catch {
-      throw .failed("the answer to \(FrontendRequest.name(of: header.request)) could not be sent: \(error)")
+      throw .failed("the answer to \(FrontendRequest.name(of: request)) could not be sent: \(error)")
     }
   }
 
@@ -186,7 +233,8 @@ final class BackendSession {
     case .getInflightDescriptor:
       return .inflight(InflightDescription(mmapSize: 0, mmapOffset: 0, queueCount: 0, queueSize: 0))
     case .setDeviceStateDescriptor: return .value(1 | DeviceStateTransfer.noDescriptor)
-    case .setLogBase, .iotlb, .checkDeviceState: return .failure
+    case .setLogBase where protocolFeatures.contains(.logSharedMemory): return .failure
+    case .iotlb, .checkDeviceState: return .failure
     case .getFeatures, .getProtocolFeatures, .getQueueCount, .getVringBase, .getMaxMemorySlots, .getStatus: return nil
     default: return header.needsReply && protocolFeatures.contains(.replyAck) ? .failure : nil
     }
@@ -259,6 +307,7 @@ final class BackendSession {
     runner.reset()
     table.memory.setDirtyLog(nil)
     settle(dropChannel())
+    logEvent.set(nil)
     dropTransfer()
     iotlb.flush()
     // Whoever else holds the socket, the front-end sees the end now.

@@ -109,7 +109,9 @@ extension IOTLBSpace {
     }
     counters.withLock { $0.invalidations += 1 }
     state.withLock { $0.misses.invalidated(from: first, through: last) }
-    if remove(from: first, through: last) { fence.drain() }
+    // Where a chain gives its pages back, another one that is under way may still use what is no longer here.
+    let wasThere = remove(from: first, through: last)
+    if wasThere || servesOneChain { fence.drain() }
   }
 
   /// True if something was there.

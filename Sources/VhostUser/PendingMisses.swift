@@ -24,8 +24,9 @@ struct PendingMisses {
   /// Who waits. Without a waiter (a test, a look-up on the control thread) nobody is woken.
   struct Waiter {
     var queue: (any TranslationWaiter)?
-    /// False once the queue gave its access up for a fault elsewhere: it is woken, but no refusal is kept for it.
-    var wantsRefusal: Bool
+    /// What it wants to do. Empty once the queue gave its access up for a fault elsewhere: it is woken, but no refusal is kept
+    /// for it. Nor is one kept for a reader of what a refused question wanted to write: it asks for itself.
+    var wanted: DMAPermissions
     var identity: ObjectIdentifier? { queue.map(ObjectIdentifier.init) }
   }
 
@@ -65,30 +66,33 @@ struct PendingMisses {
     let identity = queue.map(ObjectIdentifier.init)
     if refusals[key]?.contains(identity) == true { return .refused }
     if waiting[key] != nil {
-      join(key, queue, identity)
+      join(key, access, queue, identity)
       return .wait
     }
     // A question about writing is open: its answer will do.
     if access == .read {
       let writing = Key(address, .write)
       if waiting[writing] != nil {
-        join(writing, queue, identity)
+        join(writing, access, queue, identity)
         return .wait
       }
     }
-    waiting[key] = [Waiter(queue: queue, wantsRefusal: true)]
+    waiting[key] = [Waiter(queue: queue, wanted: Self.permission(for: access))]
     asked &+= 1
     numbers[key] = asked
     return .ask(Question(key: key, epoch: epoch, number: asked))
   }
 
-  private mutating func join(_ key: Key, _ queue: (any TranslationWaiter)?, _ identity: ObjectIdentifier?) {
+  private mutating func join(_ key: Key, _ access: DMAAccess, _ queue: (any TranslationWaiter)?, _ identity: ObjectIdentifier?) {
+    let wanted = Self.permission(for: access)
     if let place = waiting[key]?.firstIndex(where: { $0.identity == identity }) {
-      waiting[key]?[place].wantsRefusal = true
+      waiting[key]?[place].wanted.insert(wanted)
     } else {
-      waiting[key]?.append(Waiter(queue: queue, wantsRefusal: true))
+      waiting[key]?.append(Waiter(queue: queue, wanted: wanted))
     }
   }
+
+  private static func permission(for access: DMAAccess) -> DMAPermissions { access == .read ? .read : .write }
 
   /// A chain, or a ring, ended in a fault at `address`. Refusals of its other pages, come or still to come, are nobody's any
   /// more.
@@ -100,7 +104,7 @@ struct PendingMisses {
     }
     for key in Array(waiting.keys) {
       guard let waiters = waiting[key] else { continue }
-      waiting[key] = waiters.map { Waiter(queue: $0.queue, wantsRefusal: $0.wantsRefusal && !owners.contains($0.identity)) }
+      waiting[key] = waiters.map { Waiter(queue: $0.queue, wanted: owners.contains($0.identity) ? [] : $0.wanted) }
     }
   }
 
@@ -108,7 +112,7 @@ struct PendingMisses {
   private func free(_ waiters: [Waiter]) -> [Waiter] {
     guard !waiting.isEmpty else { return waiters }
     var busy: Set<ObjectIdentifier?> = []
-    for others in waiting.values { for other in others where other.wantsRefusal { busy.insert(other.identity) } }
+    for others in waiting.values { for other in others where !other.wanted.isEmpty { busy.insert(other.identity) } }
     return waiters.filter { !busy.contains($0.identity) }
   }
 
@@ -165,7 +169,7 @@ struct PendingMisses {
     }
     guard numbers[question.key] == question.number else { return [] }
     let waiters = stop(waitingFor: question.key)
-    let interested = Set(waiters.filter(\.wantsRefusal).map(\.identity))
+    let interested = Set(waiters.filter { $0.wanted.allows(question.key.access) }.map(\.identity))
     if !interested.isEmpty { refusals[question.key, default: []].formUnion(interested) }
     return free(waiters)
   }

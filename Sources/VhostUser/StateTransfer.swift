@@ -47,23 +47,6 @@ struct StateTransfer {
     }
   }
 
-  /// Moves the rest, waiting for the front-end as long as the protocol lets it take.
-  mutating func finish() -> Bool {
-    while true {
-      advance()
-      if let result { return result }
-      do throws(HostError) {
-        guard try stream.wait(forWriting: direction == .save, timeout: .seconds(10)) else {
-          end(false, "the front-end neither moved nor closed it for 10 s")
-          return false
-        }
-      } catch {
-        end(false, "\(error)")
-        return false
-      }
-    }
-  }
-
   private mutating func write() throws(HostError) {
     while done < bytes.count {
       let count = try stream.write(bytes.span.extracting(done..<bytes.count))

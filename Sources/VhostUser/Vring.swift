@@ -18,6 +18,8 @@ struct Vring {
   var isStarted = false
   /// SET_VRING_ENABLE.
   var isEnabled = false
+  /// As it was described last it cannot run.
+  var isRefused = false
 }
 
 /// Where a virtqueue is, as SET_VRING_BASE and GET_VRING_BASE say it ("vring descriptor indices").

@@ -4,6 +4,7 @@ import Synchronization
 import Testing
 @testable import VhostUser
 import Virtio
+import VirtioTestKit
 
 /// Whoever is asked for translations, and remembers it.
 private final class Asked: Sendable {
@@ -215,6 +216,27 @@ struct IOTLBSpaceTests {
     #expect(rig.space.statistics.reachableBytes == 0)
     rig.space.answered(try #require(rig.asked.questions.first))
     #expect(rig.outcome(Self.iova + 4096, .read, bell) == .pending, "asked anew, not refused for an old answer")
+  }
+
+  @Test("Where chains give their pages back, an invalidation waits for those that still use a page another one gave back (R110)", .timeLimit(.minutes(1)))
+  func givenBack() throws {
+    let rig = try Rig()
+    let space = IOTLBSpace(memory: rig.memory, servesOneChain: true, ask: { _, _ in true }, unanswered: { [] })
+    // Two chains name the page; the first is done.
+    var cache = IOTLB(space)
+    _ = cache.beginRound()
+    var lease: ChainLease? = cache.chainLease()
+    cache.endRound()
+    space.forget(from: Self.iova, through: Self.iova + 4095)
+    let generation = space.fence.generation
+    let invalidation = WorkThread { try? space.apply(IOTLBMessage(kind: .invalidate, address: Self.iova, size: 4096)) }
+    while space.fence.generation == generation, !invalidation.isDone { invalidation.pause() }
+    #expect(!invalidation.isDone)
+    lease = nil
+    _ = cache.beginRound()
+    cache.endRound()
+    #expect(invalidation.join())
+    _ = consume lease
   }
 
   @Test("A table with room for little takes a working set that is larger: the newest mapping always works (R117)")

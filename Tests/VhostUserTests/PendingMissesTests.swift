@@ -65,6 +65,20 @@ struct PendingMissesTests {
     #expect(ask(&misses, 0x2000, .write, bell) != nil)
   }
 
+  @Test("A reader that waited for a write that is refused asks for itself, and its later writes are not refused for it")
+  func readerOfRefusedWrite() throws {
+    var misses = PendingMisses()
+    let (reader, writer) = (Bell(), Bell())
+    let question = try #require(ask(&misses, 0x1000, .write, writer))
+    #expect(misses.want(DMAAddress(0x1000), .read, reader) == .wait)
+    #expect(misses.answered(question).count == 2)
+    #expect(misses.want(DMAAddress(0x1000), .write, writer) == .refused)
+    let read = try #require(ask(&misses, 0x1000, .read, reader))
+    #expect(ask(&misses, 0x1000, .write, reader) != nil)
+    _ = misses.answered(read)
+    #expect(misses.want(DMAAddress(0x1000), .read, reader) == .refused)
+  }
+
   @Test("A refusal is one queue's; an invalidation or a mapping ends it")
   func whose() throws {
     var misses = PendingMisses()

@@ -36,8 +36,11 @@ final class RawFrontend {
     }
   }
 
-  init(policy: AccessPlatformPolicy = .auto, sectors: Int = 64, nodes: Int = 1 << 15) throws {
-    disk = MemoryDisk(bytes: (0..<sectors * 512).map { UInt8(truncatingIfNeeded: $0 / 512 &* 7 &+ $0) })
+  /// - Parameter device: what is served instead of ``disk``.
+  init(
+    policy: AccessPlatformPolicy = .auto, sectors: Int = 64, nodes: Int = 1 << 15, queues: Int = 1, device: (any VirtioDevice)? = nil
+  ) throws {
+    disk = MemoryDisk(bytes: (0..<sectors * 512).map { UInt8(truncatingIfNeeded: $0 / 512 &* 7 &+ $0) }, queues: queues)
     let (ours, theirs) = try UnixSocket.pair()
     socket = ours
     memory = try MemoryFile(name: "guest", size: Self.memorySize)
@@ -48,7 +51,7 @@ final class RawFrontend {
     var log = Logger(label: "test")
     log.logLevel = .critical
     server = try VhostUserServer(
-      disk, on: .connected(theirs), options: BackendOptions(name: "t", accessPlatform: policy, maxTranslationNodes: nodes), log: log)
+      device ?? disk, on: .connected(theirs), options: BackendOptions(name: "t", accessPlatform: policy, maxTranslationNodes: nodes), log: log)
     let (server, ended, runError) = (server, ended, runError)
     _ = try WorkerThread(name: "test-be") {
       do { try server.run() } catch { runError.text = "\(error)" }

@@ -298,34 +298,4 @@ struct FaultTests {
       }
     }
   }
-
-  @Test("A completion that comes while the used ring is unmapped is kept until it is mapped again")
-  func heldCompletion() throws {
-    let (rig, paged) = try platform(false)
-    rig.ring.post([LiteralDescriptor(rig.data, 4, writable: true)])
-    rig.ring.publish()
-    var queue = try rig.makeQueue()
-    try queue.beginRound()
-    var chain = try queue.next()
-    queue.endRound()
-    // The used ring goes; the next round finds it pending.
-    paged.holdBack(rig.layout.deviceArea)
-    // (No drain here: the chain in flight would be waited for. A queue notices by the generation, so move it.)
-    let other = paged.fence
-    let drained = WorkThread { other.drain() }
-    while other.generation == 0 { drained.pause() }
-    try queue.beginRound()
-    let pending = queue.isPending
-    #expect(pending)
-    if let held = chain.take() { queue.complete(held, written: 4) }
-    _ = queue.takeCall()
-    queue.endRound()
-    drained.join()
-    #expect(rig.ring.takeUsed().isEmpty)
-    paged.answer(rig.layout.deviceArea)
-    let served = try queue.serve()
-    #expect(served.chains.isEmpty)
-    #expect(served.call)
-    #expect(rig.ring.takeUsed() == [LiteralUsed(id: 0, length: 4)])
-  }
 }

@@ -19,11 +19,15 @@ public struct Virtqueue: ~Copyable {
   var pool = SegmentPool()
   var scratch = IndirectScratch()
 
-  /// The three areas; `none` until resolved in the generation of the round.
+  /// The three areas; `none` until resolved.
   var descriptorArea = RingMemory.none
   var driverArea = RingMemory.none
   var deviceArea = RingMemory.none
+  /// The areas are those of the round's generation.
   var isResolved = false
+  /// The areas are being taken away and cannot be resolved anew yet. Chains in flight hold them: they are still given back
+  /// there, each before its hold ends, so that a queue that stops now has lost none. Nothing else touches them.
+  var isWithdrawn = false
   var isRetired = false
   /// Mappings are being taken away: this round must end before more is resolved.
   var mustRenew = false
@@ -57,8 +61,6 @@ public struct Virtqueue: ~Copyable {
   var ranges: [UInt32: [ClosedRange<UInt64>]] = [:]
   private var completed: UInt32 = 0
   var order: InOrderWindow
-  /// Completions that wait for the device area to be resolved again.
-  var held: [UsedEntry] = []
   var recorder: (any InflightRecorder)?
   var again: [InflightChain]
   public let statistics: QueueStatistics
@@ -115,7 +117,15 @@ public struct Virtqueue: ~Copyable {
   /// ``isPending``: then end the round and wait for the waiter.
   public mutating func beginRound() throws(QueueError) {
     guard !isRetired else { return }
-    if iotlb.beginRound() { unresolve() }
+    if iotlb.beginRound(), isResolved {
+      // A drain waits for every chain popped before it, so all that are in flight hold the mappings of these areas.
+      if inFlight > 0 {
+        isResolved = false
+        isWithdrawn = true
+      } else {
+        unresolve()
+      }
+    }
     mustRenew = false
     budget = Self.chainsPerRound
     isPending = false
@@ -139,6 +149,7 @@ public struct Virtqueue: ~Copyable {
   /// Ends a round: what is published is visible, and mappings may go.
   public mutating func endRound() {
     publish()
+    iotlb.dirtyLog?.announce()
     iotlb.endRound()
     statistics.store(counts)
   }
@@ -174,40 +185,46 @@ public struct Virtqueue: ~Copyable {
   public mutating func complete(_ chain: consuming DescriptorChain, written: Int) {
     if let log = iotlb.dirtyLog { chain.memory.markDirty(log) }
     counts.completions &+= 1
-    completed &+= 1
     counts.readableBytes &+= UInt64(chain.readable.byteCount)
     // Never more than there is room for (§2.7.8.2).
     let written = UInt32(clamping: min(written, chain.writable.byteCount))
     counts.writtenBytes &+= UInt64(written)
     let entry = UsedEntry(id: chain.id, slots: chain.slots, written: written, record: chain.record)
     let sequence = chain.sequence
-    pool.give(back: chain.memory)
     // Before the driver can see the chain used, and give its addresses another meaning.
     if iotlb.servesOneChain, let used = ranges.removeValue(forKey: sequence) { iotlb.forget(used) }
-    guard isInOrder else {
+    if isInOrder {
+      order.insert(entry, at: sequence)
+      while let entry = order.popFirst() { emit(entry) }
+    } else {
       emit(entry)
-      return
     }
-    order.insert(entry, at: sequence)
-    while let entry = order.popFirst() { emit(entry) }
+    completed &+= 1
+    if isWithdrawn {
+      publish()
+      if inFlight == 0 { unresolve() }
+    }
+    // Only now may a drain that waits for the chain go on.
+    pool.give(back: chain.memory)
   }
 
   /// Makes completed chains visible to the driver now. A handler that is about to wait for something slow calls it; the end
   /// of a round does too.
   public mutating func publish() {
-    guard unpublished > 0, isResolved else { return }
+    guard unpublished > 0, isResolved || isWithdrawn else { return }
     if isPacked { publishPacked() } else { deviceArea.storeRelease16(used.littleEndian, at: 2) }
     unpublished = 0
-    if !isPacked { recorder?.published(used: used, wrap: usedWrap) }
+    recorder?.published(used: used, wrap: usedWrap)
     markDeviceAreaDirty()
   }
 
   /// Publishes, and says whether the driver wants to hear of what was used since the last call (§2.7.7, §2.8.10).
   public mutating func takeCall() -> Bool {
     publish()
-    guard usedSinceCall > 0, isResolved, !isRetired else { return false }
+    guard usedSinceCall > 0, !isRetired else { return false }
     RingMemory.fence()
-    let wanted = isPacked ? isPackedCallWanted : isSplitCallWanted
+    // Where the driver's wish is cannot be read any more if the areas are gone; one call too many does no harm.
+    let wanted = !isResolved || (isPacked ? isPackedCallWanted : isSplitCallWanted)
     usedSinceCall = 0
     if wanted { counts.calls &+= 1 }
     return wanted
@@ -244,6 +261,7 @@ public struct Virtqueue: ~Copyable {
 
   mutating func unresolve() {
     isResolved = false
+    isWithdrawn = false
     descriptorArea = RingMemory.none
     driverArea = RingMemory.none
     deviceArea = RingMemory.none
@@ -251,24 +269,29 @@ public struct Virtqueue: ~Copyable {
 
   private mutating func resolveAreas() throws(DMAInterruption) {
     let counts = layout.byteCounts(packed: isPacked, eventIndex: hasEventIndex)
-    // All three are asked for before giving up, so that the answers come together.
+    // All three are asked for before giving up, so that the answers come together. Until all are here the old ones stay.
     var interruption: DMAInterruption?
+    var descriptors: RingMemory?
+    var driver: RingMemory?
+    var device: RingMemory?
     do throws(DMAInterruption) {
       // A packed ring's descriptors are written by the device too; every driver maps them for both.
       if isPacked { _ = try iotlb.ring(layout.descriptorArea, count: counts.descriptor, for: .read) }
-      descriptorArea = try iotlb.ring(layout.descriptorArea, count: counts.descriptor, for: isPacked ? .write : .read)
+      descriptors = try iotlb.ring(layout.descriptorArea, count: counts.descriptor, for: isPacked ? .write : .read)
     } catch { interruption = error }
     do throws(DMAInterruption) {
-      driverArea = try iotlb.ring(layout.driverArea, count: counts.driver, for: .read)
+      driver = try iotlb.ring(layout.driverArea, count: counts.driver, for: .read)
     } catch { interruption = worse(error, interruption) }
     do throws(DMAInterruption) {
-      deviceArea = try iotlb.ring(layout.deviceArea, count: counts.device, for: .write)
+      device = try iotlb.ring(layout.deviceArea, count: counts.device, for: .write)
     } catch { interruption = worse(error, interruption) }
     if let interruption { throw interruption }
+    if let area = descriptors.take() { descriptorArea = area }
+    if let area = driver.take() { driverArea = area }
+    if let area = device.take() { deviceArea = area }
     if !hasResumed { try resume() }
     isResolved = true
-    for entry in held { write(entry) }
-    held.removeAll()
+    isWithdrawn = false
     suppressed = false
   }
 
@@ -309,15 +332,12 @@ public struct Virtqueue: ~Copyable {
 
   private mutating func emit(_ entry: UsedEntry) {
     if isRetired { return }
-    if isResolved { write(entry) } else { held.append(entry) }
-  }
-
-  private mutating func write(_ entry: UsedEntry) {
     recorder?.completing(entry.record)
     guard isPacked else { return writeSplit(entry) }
     writePacked(entry)
-    // A packed entry is the driver's as soon as it is written.
-    recorder?.published(used: used, wrap: usedWrap)
+    // The next chain popped is written down where this one was: this one must be the driver's by then, or whoever takes over
+    // after a crash in between would know of neither.
+    if recorder != nil { publish() }
   }
 
   func markDeviceAreaDirty() {
