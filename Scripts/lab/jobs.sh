@@ -3,7 +3,8 @@
 # row ok|failed|skipped NAME [REASON]    one line on the screen, one in the results
 row() {
   local seconds=$(( ($(date +%s%N) - started) / 100000000 ))
-  printf '%s %s\n' "$1" "$2" >>"$work/results"
+  printf '%s %s%s\n' "$1" "$2" "${3:+: $3}" >>"$work/results"
+  : >"$folder/reported"
   if [ "$1" = failed ]; then
     printf '%-7s guests %s %d.%d s: %s\n' "$1" "$2" $((seconds / 10)) $((seconds % 10)) "$3"
     # the logs once, with the first row that failed
@@ -11,6 +12,13 @@ row() {
   else
     printf '%-7s guests %s %d.%d s%s\n' "$1" "$2" $((seconds / 10)) $((seconds % 10)) "${3:+: $3}"
   fi
+}
+
+# The row of a job that did not get to write its own.
+job_died() {
+  local folder=$1 started
+  started=$(date +%s%N)
+  row failed "$2" "$3"
 }
 
 sum() { md5sum | cut -d' ' -f1; }

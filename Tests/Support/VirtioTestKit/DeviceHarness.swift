@@ -66,6 +66,9 @@ public final class DeviceHarness {
   public func hasFailed(_ index: Int) -> Bool { failed.contains(index) }
   /// Whether a queue waits for a translation.
   public func isPending(_ index: Int) -> Bool { queues.isRunning(index) && queues[index].isPending }
+  /// What the handler wants watched; readiness goes to ``ready(_:)``.
+  public var watched: [WatchedDescriptor] { handler.watched }
+  /// Chains popped and not completed, of all queues.
   public var inFlight: Int {
     var sum = 0
     for index in range where queues.isRunning(index) { sum += queues[index].inFlight }

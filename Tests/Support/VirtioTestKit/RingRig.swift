@@ -75,7 +75,7 @@ public final class RingRig {
   public let literal: LiteralMemory
   public let space: any DMASpace
   public let paged: PagedSpace?
-  public let ring: any LiteralRing
+  public private(set) var ring: any LiteralRing
   public let layout: QueueLayout
   /// Room for indirect tables, one for each descriptor, `tableCapacity` descriptors each.
   public let tables: DMAAddress
@@ -113,11 +113,22 @@ public final class RingRig {
       paged = nil
       space = PhysicalSpace(memory)
     }
+    ring = Self.makeRing(kind, layout, startingAt: start, space, tables, tableCapacity, literal)
+  }
+
+  /// A new ring in the old one's place, as a driver makes one after a reset.
+  public func makeRing() {
+    ring = Self.makeRing(kind, layout, startingAt: 0, space, tables, tableCapacity, literal)
+  }
+
+  private static func makeRing(
+    _ kind: RingCase, _ layout: QueueLayout, startingAt start: UInt16, _ space: any DMASpace, _ tables: DMAAddress, _ tableCapacity: Int,
+    _ literal: LiteralMemory
+  ) -> any LiteralRing {
     switch kind.driver {
-    case .literal: ring = makeLiteralRing(layout, features: kind.features, startingAt: start, in: literal)
+    case .literal: makeLiteralRing(layout, features: kind.features, startingAt: start, in: literal)
     case .driverQueue:
-      ring = DriverQueueRing(
-        layout, features: kind.features, space: space, tables: tables, tableCapacity: tableCapacity, in: literal)
+      DriverQueueRing(layout, features: kind.features, space: space, tables: tables, tableCapacity: tableCapacity, in: literal)
     }
   }
 
