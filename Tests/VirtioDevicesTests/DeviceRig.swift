@@ -130,11 +130,18 @@ final class DeviceRig {
     var token = token
     var more = true
     while more {
-      try queues[index].beginRound()
-      if let ready = token { try handler.ready(ready, in: &queues) }
-      token = nil
-      queues[index].disarmKick()
-      try handler.available(index, in: &queues)
+      do throws(QueueError) {
+        try queues[index].beginRound()
+        if let ready = token { try handler.ready(ready, in: &queues) }
+        token = nil
+        queues[index].disarmKick()
+        try handler.available(index, in: &queues)
+      } catch {
+        queues[index].retire()
+        queues[index].endRound()
+        reap()
+        throw error
+      }
       _ = queues[index].takeCall()
       more = queues[index].armKick()
       queues[index].endRound()
@@ -151,6 +158,12 @@ final class DeviceRig {
       for i in ready.indices { try rounds(ready.token(i)) }
     }
   }
+
+  /// Chains that the device took and did not give back, as its queue counts them.
+  var lent: Int { queues[index].inFlight }
+
+  /// How far the queue has come.
+  var state: QueueState? { queues.isRunning(index) ? queues[index].state : nil }
 
   /// Chains with the device.
   var inFlight: Int { requests.values.count { $0.used == nil } }

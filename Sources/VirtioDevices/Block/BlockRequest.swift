@@ -15,8 +15,8 @@ enum BlockRequest {
   case secureErase(ranges: Int)
   /// The status says why not.
   case refused(BlockStatus)
-  /// No room for a header or a status.
-  case malformed
+  /// There is no device-writable byte, so no place for a status.
+  case withoutStatus
 }
 
 /// What a driver negotiated, as far as requests depend on it.
@@ -51,10 +51,13 @@ extension BlockRequest {
   /// Reads a chain's header. Nothing of it is read again.
   @inline(__always)
   init(_ chain: borrowing DescriptorChain, _ terms: BlockTerms, sectorCount: UInt64) {
-    guard chain.writable.byteCount > 0, let rawType = chain.readable.read(UInt32.self, at: 0),
-      let sector = chain.readable.read(UInt64.self, at: BlockLayout.sectorOffset)
+    guard chain.writable.byteCount > 0 else {
+      self = .withoutStatus
+      return
+    }
+    guard let rawType = chain.readable.read(UInt32.self, at: 0), let sector = chain.readable.read(UInt64.self, at: BlockLayout.sectorOffset)
     else {
-      self = .malformed
+      self = .refused(.ioError)
       return
     }
     let type = BlockRequestType(rawValue: rawType)

@@ -83,9 +83,17 @@ struct BlockWork {
     queue.complete(chain, written: outcome.filled == last && wrote ? last + 1 : outcome.filled)
   }
 
-  /// Gives back a chain that is no request: its memory cannot be reached, or has no room for one.
-  func refuse(_ chain: consuming DescriptorChain, in queue: inout Virtqueue) {
-    _ = chain.writeStatus(BlockStatus.ioError.rawValue)
-    queue.complete(chain, written: 0)
+  /// Gives back a chain that cannot be acted on: some of its memory cannot be reached, or it has no room for a status.
+  ///
+  /// - Throws: `QueueError.device` where the status cannot be written. Whatever its memory holds would pass for the status if
+  ///   the chain were given back, most likely for success.
+  func refuse(_ chain: consuming DescriptorChain, in queue: inout Virtqueue) throws(QueueError) {
+    if chain.writeStatus(BlockStatus.ioError.rawValue) {
+      queue.complete(chain, written: 0)
+      return
+    }
+    let fault = chain.fault
+    queue.retire(at: chain)
+    throw .device(fault.map { "the status of a request cannot be written: \($0)" } ?? "a request has no room for its status")
   }
 }
