@@ -30,6 +30,7 @@ struct BlockFlights: ~Copyable {
   // MARK: New requests
 
   mutating func take(from queue: inout Virtqueue) throws(QueueError) {
+    work.begin(on: queue)
     do throws(QueueError) {
       try takeBatch(from: &queue)
     } catch {

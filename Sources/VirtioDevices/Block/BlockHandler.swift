@@ -16,6 +16,7 @@ final class BlockHandler: QueueHandler {
   }
 
   private static func run(_ work: BlockWork, _ queue: inout Virtqueue) throws(QueueError) {
+    work.begin(on: queue)
     var left = batch
     while left > 0, var chain = try queue.next() {
       left -= 1

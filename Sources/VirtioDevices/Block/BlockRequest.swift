@@ -28,7 +28,8 @@ struct BlockTerms {
   /// Whether every write is to be stable when it completes, if that is settled; nil: as the driver configures.
   let durable: Bool?
 
-  init(_ features: Features, isReadOnly: Bool) {
+  /// - Parameter writeback: whether the device may have a volatile cache at all, unless the driver configures one.
+  init(_ features: Features, isReadOnly: Bool, writeback: Bool) {
     self.isReadOnly = isReadOnly
     canDiscard = features.contains(.blockDiscard)
     canWriteZeroes = features.contains(.blockWriteZeroes)
@@ -37,7 +38,7 @@ struct BlockTerms {
     if !features.contains(.blockFlush) {
       durable = true
     } else {
-      durable = features.contains(.blockConfigWCE) ? nil : false
+      durable = features.contains(.blockConfigWCE) ? nil : !writeback
     }
   }
 }

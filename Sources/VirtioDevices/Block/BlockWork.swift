@@ -16,9 +16,20 @@ struct BlockOutcome {
 struct BlockWork {
   let disk: BlockDisk
   let terms: BlockTerms
+  private let cache: BlockCacheUse
+
+  init(disk: BlockDisk, terms: BlockTerms) {
+    self.disk = disk
+    self.terms = terms
+    cache = BlockCacheUse(disk.cache)
+  }
 
   /// Whether a write that starts now has to be stable when it completes.
-  @inline(__always) var isDurable: Bool { terms.durable ?? !disk.isWriteback }
+  @inline(__always) var isDurable: Bool { terms.durable ?? !disk.cache.isWriteback }
+
+  /// To be called before requests of the queue are taken.
+  @inline(__always)
+  func begin(on queue: borrowing Virtqueue) { cache.look(isAtStart: queue.state.available == 0 && queue.state.availableWrap) }
 
   func read(_ chain: inout DescriptorChain, at position: UInt64, count: Int, from done: Int = 0) -> BlockOutcome {
     guard let end = chain.writable.split(at: count) else { return .ioError }
