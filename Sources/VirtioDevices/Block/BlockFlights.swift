@@ -136,7 +136,7 @@ struct BlockFlights: ~Copyable {
       let (position, count) = (range.sector << 9, UInt64(range.sectorCount) << 9)
       switch action {
       case .discard: return ring.discard(file, at: position, count: count, tag: tag)
-      case .writeZeroes where range.flags & BlockRange.unmap != 0: return ring.discard(file, at: position, count: count, tag: tag)
+      case .writeZeroes where work.mayUnmap(range): return ring.discard(file, at: position, count: count, tag: tag)
       case .writeZeroes: return ring.writeZeroes(file, at: position, count: count, tag: tag)
       case .secureErase: return .unsuitable
       }
