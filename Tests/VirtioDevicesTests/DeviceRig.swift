@@ -175,6 +175,15 @@ final class DeviceRig {
   /// Chains with the device.
   var inFlight: Int { requests.values.count { $0.used == nil } }
 
+  /// Serves completions until the device holds no chain, though its queue broke.
+  func settle() throws {
+    var ready = ReadySet()
+    while lent > 0 {
+      guard try poller.wait(into: &ready, timeout: .seconds(20)) > 0 else { throw RigError.nothingHappens }
+      for i in ready.indices { try handler.ready(ready.token(i), in: &queues) }
+    }
+  }
+
   /// Stops the queue as a worker does.
   func finish() throws {
     try queues[index].beginRound()
