@@ -2,24 +2,51 @@ internal import CLinux
 internal import Glibc
 
 extension BlockFile {
-  /// Gives the range's space back to the host. What it reads as afterwards is undefined on a device, zeros in a file.
+  /// Gives the range's space back to the host, as far as it is whole blocks. What it reads as afterwards is undefined on a
+  /// device, zeros in a file.
   ///
-  /// - Throws: EOPNOTSUPP where the host cannot, EINVAL outside the disk or not in whole blocks of a device, EROFS.
+  /// - Throws: EOPNOTSUPP where the host cannot, EINVAL outside the disk, EROFS.
   public func discard(at position: UInt64, count: UInt64) throws(HostError) {
     try checkChange("discard", at: position, count: count)
-    if count == 0 { return }
+    let blocks = wholeBlocks(position, count)
+    if blocks.isEmpty { return }
+    let length = blocks.upperBound - blocks.lowerBound
     switch kind {
-    case .regularFile: try check(host_file_punch(rawValue, position, count), "discard", path)
-    case .blockDevice: try check(host_block_discard(rawValue, position, count), "discard", path)
+    case .regularFile: try check(host_file_punch(rawValue, blocks.lowerBound, length), "discard", path)
+    case .blockDevice: try check(host_block_discard(rawValue, blocks.lowerBound, length), "discard", path)
     }
   }
 
   /// Makes the range read as zeros. With `unmap` it takes no space where the host can do that; without, it keeps its space.
   ///
-  /// - Throws: EINVAL outside the disk or not in whole blocks of a device, ENOSPC, EIO, EROFS.
+  /// - Throws: EINVAL outside the disk, ENOSPC, EIO, EROFS.
   public func writeZeroes(at position: UInt64, count: UInt64, unmap: Bool) throws(HostError) {
     try checkChange("write zeroes", at: position, count: count)
-    if count == 0 { return }
+    let blocks = wholeBlocks(position, count)
+    try writeZeroBytes(at: position, count: blocks.lowerBound - position)
+    if blocks.isEmpty { return }
+    try zeroBlocks(at: blocks.lowerBound, count: blocks.upperBound - blocks.lowerBound, unmap: unmap)
+    try writeZeroBytes(at: blocks.upperBound, count: position + count - blocks.upperBound)
+  }
+
+  /// What of a range of the disk the host gives back or zeroes by itself: in a file all of it; on a device, and in a file with
+  /// direct access, where somebody may be about to write the rest of a block, whole blocks. Empty, and at the end of the range, if
+  /// it has none.
+  private func wholeBlocks(_ position: UInt64, _ count: UInt64) -> Range<UInt64> {
+    let unit = UInt64(kind == .blockDevice ? geometry.logicalBlock : positionAlignment)
+    let end = position + count
+    let last = end - end % unit
+    let first = position + (unit - position % unit) % unit
+    return first < last ? first..<last : end..<end
+  }
+
+  /// Whether nothing of a range of the disk is less than a whole block.
+  func isWholeBlocks(_ position: UInt64, _ count: UInt64) -> Bool {
+    let blocks = wholeBlocks(position, count)
+    return blocks.lowerBound == position && blocks.upperBound - position == count
+  }
+
+  private func zeroBlocks(at position: UInt64, count: UInt64, unmap: Bool) throws(HostError) {
     if unmap {
       // On a device this, too, only goes where the hardware promises zeros.
       let punched = host_file_punch(rawValue, position, count)
@@ -48,15 +75,31 @@ extension BlockFile {
     result == -EOPNOTSUPP || result == -ENOTTY || result == -ENOSYS
   }
 
-  /// The slow way, for a file system that cannot zero a range (tmpfs).
+  /// The slow way, for a file system that cannot zero a range (tmpfs), and for parts of blocks.
   private func writeZeroBytes(at position: UInt64, count: UInt64) throws(HostError) {
-    let zeros = AlignedBuffer(byteCount: Int(min(count, 1 << 20)), alignment: memoryAlignment)
+    if count == 0 { return }
+    let unit = UInt64(positionAlignment)
+    let zeros = AlignedBuffer(byteCount: Int(max(min(count - count % unit, 1 << 20), unit)), alignment: memoryAlignment)
     zeros.clear()
-    var done: UInt64 = 0
-    while done < count {
-      let step = Int(min(count - done, UInt64(zeros.byteCount)))
-      try write(zeros, step, at: position + done)
-      done += UInt64(step)
+    let end = position + count
+    var at = position
+    while at < end {
+      let first = at - at % unit
+      if first == at, end - at >= unit {
+        let step = min(end - at - (end - at) % unit, UInt64(zeros.byteCount))
+        try write(zeros, Int(step), at: at)
+        at += step
+      } else {
+        let stop = min(end, first + unit)
+        let block = AlignedBuffer(byteCount: Int(unit), alignment: memoryAlignment)
+        try changePartially(block, first..<first + unit) { block throws(HostError) in
+          block.withMutableBytes(Int(at - first)..<Int(stop - first)) { bytes in
+            for i in bytes.indices { bytes[i] = 0 }
+          }
+          try write(block, Int(unit), at: first)
+        }
+        at = stop
+      }
     }
   }
 }

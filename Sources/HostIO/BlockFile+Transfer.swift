@@ -131,7 +131,7 @@ extension BlockFile {
   }
 
   /// Reads the blocks at both ends of `blocks` and lets `body` change and write them, while nobody else does the same.
-  private func changePartially(
+  func changePartially(
     _ buffer: borrowing AlignedBuffer, _ blocks: Range<UInt64>, _ body: (borrowing AlignedBuffer) throws(HostError) -> Void
   ) throws(HostError) {
     try partialBlocks.withLock { _ throws(HostError) in

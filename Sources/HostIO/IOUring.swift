@@ -202,7 +202,7 @@ public struct CompletionSet: ~Copyable {
 
   private func mayChange(_ file: BlockFile, _ position: UInt64, _ count: UInt64) -> Bool {
     let size = file.size
-    return !file.isReadOnly && count > 0 && position <= size && count <= size - position
+    return !file.isReadOnly && count > 0 && position <= size && count <= size - position && file.isWholeBlocks(position, count)
   }
 
   private mutating func queue(_ prepare: (OpaquePointer) -> Int32) -> Queued {

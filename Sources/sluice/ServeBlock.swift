@@ -40,6 +40,12 @@ struct ServeBlock: ParsableCommand {
   @Flag(help: "Go around the host's page cache (O_DIRECT).")
   var direct = false
 
+  @Option(
+    help: ArgumentHelp(
+      "When a completed write is on stable storage: once it is flushed (writeback) or at once (writethrough). The guest may choose otherwise.",
+      valueName: "writeback|writethrough"))
+  var cache: CacheArgument = .writeback
+
   @Option(help: ArgumentHelp("How the image is read and written: auto, uring (many requests at once), sync (one after the other).", valueName: "auto|uring|sync"))
   var engine: EngineArgument = .auto
 
@@ -54,6 +60,7 @@ struct ServeBlock: ParsableCommand {
       options.queueSize = queueSize
       options.serial = serial
       options.logicalBlockSize = logicalBlockSize
+      options.writeback = cache == .writeback
       options.engine = engine.engine
       options.report = { log.warning("\($0)") }
       do throws(BlockDeviceError) {
@@ -88,6 +95,9 @@ struct ServeBlock: ParsableCommand {
     }
   }
 }
+
+/// The two words of `--cache`.
+enum CacheArgument: String, CaseIterable, ExpressibleByArgument { case writeback, writethrough }
 
 /// The three words of `--engine`.
 enum EngineArgument: String, CaseIterable, ExpressibleByArgument {

@@ -50,7 +50,7 @@ import Testing
 
   @Test("Options out of range are named as they are typed, status 2", arguments: [
     ["--num-queues", "0"], ["--num-queues", "257"], ["--queue-size", "1"], ["--logical-block-size", "1000"],
-    ["--serial", "twenty-one characters"], ["--access-platform", "maybe"], ["--fd", "x"],
+    ["--serial", "twenty-one characters"], ["--cache", "none"], ["--access-platform", "maybe"], ["--fd", "x"],
   ])
   func range(_ option: [String]) throws {
     let folder = try Folder()

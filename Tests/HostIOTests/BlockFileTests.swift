@@ -145,6 +145,29 @@ struct BlockFileTests {
 
 @Suite("Ranges of block files")
 struct BlockFileRangeTests {
+  private func contents(_ file: BlockFile) throws -> [UInt8] {
+    let all = try Buffers([(0, Int(file.size))])
+    try #require(try file.read(into: all.list.readable, at: 0) == Int(file.size))
+    return all.bytes
+  }
+
+  @Test("A file system without holes and ranges gets bytes of zero, and no discards")
+  func noRanges() throws {
+    let directory = try TemporaryDirectory()
+    let mounted = (try? run("/usr/bin/mount", ["-t", "ramfs", "ramfs", directory.url.path]))?.status == 0
+    guard mounted else { try Test.cancel("SKIPPED: this process may not mount a ramfs, a file system without holes is not tested") }
+    defer { _ = try? run("/usr/bin/umount", [directory.url.path]) }
+    var expected = pattern(3 << 20)
+    let file = try BlockFile(path: try directory.file("disk", expected))
+    #expect(!file.supportsDiscard && file.isMemory)
+    #expect(errno { () throws(HostError) in try file.discard(at: 0, count: 4096) } == EOPNOTSUPP)
+    for (position, count, unmap) in [(7, 2_000_003, false), (2_500_000, 4096, true), (3_000_000, 1, false), (3_100_000, 0, true)] {
+      try file.writeZeroes(at: UInt64(position), count: UInt64(count), unmap: unmap)
+      expected.replaceSubrange(position..<position + count, with: repeatElement(0, count: count))
+    }
+    #expect(try contents(file) == expected)
+  }
+
   /// The default temporary directory and, if there is one, a tmpfs, which has holes but cannot zero ranges.
   static let places = [FileManager.default.temporaryDirectory, URL(filePath: "/dev/shm")].filter {
     FileManager.default.isWritableFile(atPath: $0.path)
@@ -228,7 +251,15 @@ struct BlockFileRangeTests {
       try file.writeZeroes(at: 65536, count: 65536, unmap: false)
       try file.writeZeroes(at: 131072, count: 65536, unmap: true)
       try file.discard(at: 262144, count: 65536)
-      #expect(errno { () throws(HostError) in try file.discard(at: 1, count: 4096) } == EINVAL)
+      let before = try contents(file)
+      try file.discard(at: 1, count: 8190)
+      #expect(try contents(file) == before, "no whole block of the device")
+      try file.writeZeroes(at: 600_000, count: 100, unmap: false)
+      try file.writeZeroes(at: 700_001, count: 9000, unmap: true)
+      var expected = before
+      expected.replaceSubrange(600_000..<600_100, with: repeatElement(0, count: 100))
+      expected.replaceSubrange(700_001..<709_001, with: repeatElement(0, count: 9000))
+      #expect(try contents(file) == expected, "parts of blocks are written")
       #expect(errno { () throws(HostError) in try file.secureErase(at: 0, count: 4096) } == EOPNOTSUPP)
       try file.flush()
       let zeros = try Buffers([(0, 131072)])

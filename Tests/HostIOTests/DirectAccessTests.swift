@@ -53,6 +53,24 @@ struct DirectAccessTests {
     #expect(try Data(contentsOf: URL(filePath: file.path)) == Data(expected))
   }
 
+  @Test("Zeroes of every alignment leave the bytes around them, discards give whole blocks back")
+  func zeroes() throws {
+    let directory = try TemporaryDirectory()
+    var expected = pattern(65536)
+    let file = try BlockFile(path: try directory.file("disk", expected), options: .init(direct: true))
+    for (position, count) in [(0, 4096), (5000, 1), (5100, 511), (8192 - 7, 14), (10001, 20000), (65536 - 9, 9)] {
+      try file.writeZeroes(at: UInt64(position), count: UInt64(count), unmap: position % 2 == 0)
+      expected.replaceSubrange(position..<position + count, with: repeatElement(0, count: count))
+      #expect(try Data(contentsOf: URL(filePath: file.path)) == Data(expected), "\(count) bytes at \(position)")
+    }
+    let unit = file.positionAlignment
+    try file.discard(at: 32769, count: UInt64(unit))
+    #expect(try Data(contentsOf: URL(filePath: file.path)) == Data(expected))
+    var ring = try IOUring(entries: 4)
+    let queued = [ring.writeZeroes(file, at: 32768, count: UInt64(unit), tag: 1), ring.writeZeroes(file, at: 32768, count: UInt64(unit) - 1, tag: 2)]
+    #expect(queued == [.queued, .unsuitable])
+  }
+
   @Test("An unaligned read ends at the end of the disk")
   func end() throws {
     let directory = try TemporaryDirectory()

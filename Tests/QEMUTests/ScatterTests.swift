@@ -80,10 +80,10 @@ struct ScatterTests {
   /// Where the status byte is when the data has no page either.
   enum StatusPlace: String, CaseIterable { case pageOfTheData, pageOfItsOwn, mapped }
 
-  // QEMU's own device needs a reset after this one.
+  // QEMU's own device needs a reset after every one of these.
   @Test(
-    "A request whose data and status have no page ends, and the queue goes on (R072, R088, R090)", arguments: DiskBackend.translating.filter { $0 != .qemu },
-    StatusPlace.allCases)
+    "A request whose data have no page ends with its status; where that has no page either the device needs a reset, which mends it (R072, R088, R089, R090)",
+    arguments: DiskBackend.translating.filter { $0 != .qemu }, StatusPlace.allCases)
   func holes(_ backend: DiskBackend, _ place: StatusPlace) throws {
     for format in RingFormat.allCases {
       let fixture = try Fixture(backend, format)
@@ -100,13 +100,23 @@ struct ScatterTests {
       _ = try ring.add([Piece(header, 16, writable: false), Piece(data, 4095, writable: true), Piece(status, 1, writable: true)], indirect: nil)
       try fixture.driver.notifyAlways()
       var used: Used?
-      try fixture.machine.qemu.wait(for: "end of a request with nowhere to go") { () throws(QTestError) in
+      let (function, qemu) = (fixture.disk.function, fixture.machine.qemu)
+      try qemu.wait(for: "end of a request with nowhere to go") { () throws(QTestError) in
         used = try ring.takeUsed()
-        return used != nil
+        if used != nil || qemu.said.contains("vring error") { return true }
+        return try function.status() & VirtioFunction.Status.needsReset != 0
       }
-      #expect(used?.written ?? 0 <= 1)
-      if place == .mapped { #expect(try fixture.memory.load(status, as: UInt8.self) == 1, "the status says: I/O error") }
-      try fixture.expectRead(sector: 7, into: [Piece(try fixture.memory.allocate(512), 512, writable: true)])
+      if place == .mapped {
+        #expect(used?.written ?? 2 <= 1)
+        #expect(try fixture.memory.load(status, as: UInt8.self) == 1, "the status says: I/O error")
+        try fixture.expectRead(sector: 7, into: [Piece(try fixture.memory.allocate(512), 512, writable: true)])
+      } else {
+        #expect(used == nil, "given back, it would pass for a success")
+        let next = try DiskDriver(function, fixture.memory, format)
+        let room = try fixture.memory.allocate(512)
+        #expect(try next.run(DiskDriver.Request.read, sector: 7, [Piece(room, 512, writable: true)]) == .init(status: 0, written: 513))
+        try expectSame(fixture.memory.read(room, count: 512), DiskImage.pattern(7, count: 512))
+      }
     }
   }
 

@@ -127,11 +127,14 @@ import VirtioDevices
     let file = try ScratchFile(size: 1 << 20)
     var options = options(file)
     options.locked = false
-    let source = try BlockDevice(options)
+    for mode in [0, 1] as [UInt8] {
+      let source = try BlockDevice(options)
+      let target = try BlockDevice(options)
+      write(source, [mode], at: 32)
+      try target.restoreState(source.saveState())
+      #expect(configuration(target, at: 32, count: 1) == [mode])
+    }
     let target = try BlockDevice(options)
-    write(source, [0], at: 32)
-    try target.restoreState(source.saveState())
-    #expect(configuration(target, at: 32, count: 1) == [0])
     for bad in [[], [2, 0], [1], [1, 2], [1, 0, 0]] as [[UInt8]] { #expect(throws: DeviceError.self) { try target.restoreState(bad) } }
   }
 

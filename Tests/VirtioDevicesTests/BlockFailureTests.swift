@@ -6,7 +6,7 @@ import Virtio
 import VirtioDevices
 import VirtioTestKit
 
-@Suite("virtio-blk: bad input, failing hosts") struct BlockFailureTests {
+@Suite("virtio-blk: bad input") struct BlockFailureTests {
   @Test("Addresses and lengths that do not fit the disk are IOERR, and touch nothing", arguments: EngineKind.all)
   func outside(engine: EngineKind) throws {
     let file = try ScratchFile(pattern(65536))
@@ -28,17 +28,65 @@ import VirtioTestKit
     #expect(try rig.readDisk(0, 512).data == pattern(512))
   }
 
-  @Test("A chain without room for header or status comes back with 0", arguments: EngineKind.buffered, RingKind.all)
-  func tooSmall(engine: EngineKind, kind: RingKind) throws {
+  @Test("A chain without room for a header is IOERR", arguments: EngineKind.buffered, RingKind.all)
+  func shortHeader(engine: EngineKind, kind: RingKind) throws {
     let file = try ScratchFile(pattern(65536))
     let rig = try engine.rig(file, kind: kind)
     let cut = try rig.perform(readable: [Array(Wire.header(0)[..<15])], writable: [512, 1])
     #expect(cut.used == 0 && cut.bytes.last == 1)
-    #expect(try rig.perform(readable: [Wire.header(1, 0), pattern(512, seed: 4)], writable: []).used == 0)
-    #expect(try rig.perform(readable: [], writable: [513]).used == 0)
-    #expect(try rig.perform(readable: [[1]], writable: []).used == 0)
+    #expect(try rig.command(1, []).status == 0)
+    #expect(try rig.perform(readable: [Array(Wire.header(1)[..<15])], writable: [1]) == (1, [1]))
+    let none = try rig.perform(readable: [], writable: [513])
+    #expect(none.used == 0 && none.bytes.last == 1)
     #expect(file.bytes == pattern(65536))
     #expect(try rig.readDisk(0, 512).data == pattern(512))
+  }
+
+  /// A request that cannot be told how it ended, behind one that can, and in front of another.
+  private func needsReset(_ device: BlockDevice, _ kind: RingKind, _ file: ScratchFile, _ submit: (DeviceRig) -> Int) throws {
+    let rig = try DeviceRig(device, kind: kind)
+    let before = rig.submit(readable: [Wire.header(1, 64), pattern(512, seed: 9)], writable: [1])
+    let bad = submit(rig)
+    let after = rig.submit(readable: [Wire.header(1, 65), pattern(512, seed: 10)], writable: [1])
+    #expect { try rig.kick() } throws: { error in
+      guard case .device(let reason)? = error as? QueueError else { return false }
+      return reason.contains("status")
+    }
+    // What was taken earlier is done all the same, and holds no mapping until the driver thinks of a reset.
+    try rig.settle()
+    #expect(rig.take(bad) == nil && rig.take(after) == nil, "given back, it would pass for a success")
+    var expected = pattern(65536)
+    expected.replaceSubrange(64 * 512..<65 * 512, with: pattern(512, seed: 9))
+    #expect(file.bytes == expected)
+    _ = rig.take(before)
+    #expect(rig.state?.available == 1, "who starts the queue without a reset comes upon the same chain")
+    // The device needs a reset, and nothing else: the next driver is served.
+    let next = try DeviceRig(device, kind: kind)
+    #expect(try next.readDisk(64, 512).data == pattern(512, seed: 9))
+  }
+
+  @Test("A chain without a device-writable byte for its status needs a reset (R089)", arguments: EngineKind.buffered, [RingKind(indirect: true), RingKind(packed: true, indirect: true)])
+  func withoutStatus(engine: EngineKind, kind: RingKind) throws {
+    for type in [0, 1, 4, 99] as [UInt32] {
+      let file = try ScratchFile(pattern(65536))
+      try needsReset(engine.device(file), kind, file) { $0.submit(readable: [Wire.header(type), pattern(512, seed: 4)], writable: []) }
+    }
+    let file = try ScratchFile(pattern(65536))
+    try needsReset(engine.device(file), kind, file) { $0.submit(readable: [[1]], writable: []) }
+  }
+
+  @Test("A chain whose status cannot be reached needs a reset: nothing else would tell the driver (R088, R089)", arguments: EngineKind.buffered, [RingKind(indirect: true), RingKind(packed: true, indirect: true)])
+  func unreachableStatus(engine: EngineKind, kind: RingKind) throws {
+    let hole = DMAAddress(0x7f00_0000_0000)
+    for (type, isDataThere) in [(0, true), (0, false), (1, true), (1, false), (4, true)] as [(UInt32, Bool)] {
+      let file = try ScratchFile(pattern(65536))
+      try needsReset(engine.device(file), kind, file) { rig in
+        let (header, data) = (rig.allocate(16), rig.allocate(512))
+        rig.write(Wire.header(type), at: header)
+        let middle = LiteralDescriptor(isDataThere ? DMAAddress(data) : hole, 512, writable: type == 0)
+        return rig.submit([LiteralDescriptor(DMAAddress(header), 16), middle, LiteralDescriptor(hole, 1, writable: true)])
+      }
+    }
   }
 
   @Test("A chain whose memory cannot be reached is IOERR where its status can be, used length 0 (R087, R088, R090)", arguments: EngineKind.buffered, RingKind.all)
@@ -52,21 +100,20 @@ import VirtioTestKit
     func descriptor(_ address: UInt64, _ count: UInt32, writable: Bool = false) -> LiteralDescriptor {
       LiteralDescriptor(DMAAddress(address), count, writable: writable)
     }
-    // (what the chain asks for, its descriptors, whether the status byte can be reached)
-    let cases: [(UInt32, [LiteralDescriptor], Bool)] = [
-      (0, [descriptor(header, 16), LiteralDescriptor(hole, 4096, writable: true), descriptor(status, 1, writable: true)], true),
-      (0, [descriptor(header, 16), descriptor(data, 4096, writable: true), LiteralDescriptor(hole, 1, writable: true)], false),
-      (1, [descriptor(header, 16), LiteralDescriptor(hole, 4096), descriptor(status, 1, writable: true)], true),
-      (1, [LiteralDescriptor(hole, 16), descriptor(data, 4096), descriptor(status, 1, writable: true)], true),
+    // (what the chain asks for, its descriptors)
+    let cases: [(UInt32, [LiteralDescriptor])] = [
+      (0, [descriptor(header, 16), LiteralDescriptor(hole, 4096, writable: true), descriptor(status, 1, writable: true)]),
+      (1, [descriptor(header, 16), LiteralDescriptor(hole, 4096), descriptor(status, 1, writable: true)]),
+      (1, [LiteralDescriptor(hole, 16), descriptor(data, 4096), descriptor(status, 1, writable: true)]),
     ]
-    for (type, chain, canTell) in cases {
+    for (type, chain) in cases {
       rig.write(Wire.header(type), at: header)
       rig.write([0xEE], at: status)
       rig.write([UInt8](repeating: 0x77, count: 4096), at: data)
       let n = rig.submit(chain)
       try rig.run()
       #expect(try #require(rig.take(n)).used == 0)
-      #expect(rig.read(1, at: status) == [canTell ? 1 : 0xEE])
+      #expect(rig.read(1, at: status) == [1])
       #expect(rig.read(4096, at: data) == [UInt8](repeating: 0x77, count: 4096), "no byte moved")
     }
     #expect(file.bytes == pattern(65536))
@@ -84,7 +131,7 @@ import VirtioTestKit
         var message = Wire.header(UInt32(random.next() % 16), random.next() % 8 == 0 ? random.next() : random.next() % 130)
         message = Array((message + pattern(Int(random.next() % 3) * 512 + Int(random.next() % 2) * 16, seed: 3))[..<(message.count)]) + pattern(Int(random.next() % 1100))
         let cut = Int(random.next() % UInt64(message.count))
-        let writable = (0..<Int(random.next() % 4)).map { _ in Int(random.next() % 700) + 1 }
+        let writable = (0...Int(random.next() % 3)).map { _ in Int(random.next() % 700) + 1 }
         let n = rig.submit(readable: cut == 0 ? [message] : [Array(message[..<cut]), Array(message[cut...])], writable: writable, skew: random.next() % 16)
         requests.append((n, writable.reduce(0, +)))
       }
@@ -117,40 +164,6 @@ import VirtioTestKit
     #expect(file.bytes.count == 32768, "a write beyond the end does not make the image longer")
     #expect(try rig.readDisk(0, 512).data == pattern(512))
     #expect(try rig.writeDisk(63, pattern(512, seed: 8)).status == 0)
-  }
-
-  @Test("A full file system is IOERR and one line, and the next request is served", arguments: EngineKind.buffered)
-  func full(engine: EngineKind) throws {
-    let directory = "\(FileManager.default.temporaryDirectory.path)/sluice-full-\(UUID().uuidString)"
-    try FileManager.default.createDirectory(atPath: directory, withIntermediateDirectories: true)
-    defer { try? FileManager.default.removeItem(atPath: directory) }
-    guard Self.run("mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", directory) else {
-      try Test.cancel("SKIPPED: this process may not mount a tmpfs, ENOSPC is not tested")
-    }
-    defer { _ = Self.run("umount", directory) }
-    let file = try ScratchFile(size: 1 << 20, in: directory)
-    let lines = Lines()
-    let rig = try engine.rig(file) { $0.report = { lines.add($0) } }
-    #expect(try rig.writeDisk(0, pattern(65536)).status == 0)
-    var failures = 0
-    for i in 1..<10 as Range<UInt64> where try rig.writeDisk(128 * i, pattern(65536, seed: i)).status == 1 { failures += 1 }
-    #expect(failures >= 6)
-    #expect(lines.all.count >= 1 && lines.all.count < failures)
-    #expect(lines.all[0].contains("ENOSPC"))
-    #expect(try rig.readDisk(0, 65536).data == pattern(65536))
-    #expect(try rig.command(11, Wire.range(0, 128)).status == 0)
-    #expect(try rig.writeDisk(0, pattern(32768, seed: 77)).status == 0, "what a discard gave back can be used")
-    #expect(try rig.readDisk(0, 32768).data == pattern(32768, seed: 77))
-  }
-
-  private static func run(_ tool: String, _ arguments: String...) -> Bool {
-    let process = Process()
-    process.executableURL = URL(filePath: "/usr/bin/env")
-    process.arguments = [tool] + arguments
-    process.standardError = FileHandle.nullDevice
-    guard (try? process.run()) != nil else { return false }
-    process.waitUntilExit()
-    return process.terminationStatus == 0
   }
 }
 

@@ -68,6 +68,7 @@ import VirtioDevices
       #expect(try rig.command(type) == (1, 1), "no range")
       #expect(try rig.command(type, (0..<33).flatMap { _ in good }) == (1, 1), "more ranges than announced")
       #expect(try rig.command(type, good + Wire.range(8, 8, flags: 2)) == (2, 1), "a flag nobody knows")
+      #expect(try rig.command(type, Wire.range(512, 1) + Wire.range(8, 8, flags: 4)) == (2, 1), "a flag nobody knows, after a range past the end")
       #expect(try rig.command(type, good + Wire.range(8, 8, flags: 0x8000_0001)) == (2, 1), "a flag nobody knows beside unmap")
     }
     #expect(try rig.command(Self.discard, good + Wire.range(8, 8, flags: 1)) == (2, 1), "unmap means nothing to a discard")
@@ -113,11 +114,20 @@ import VirtioDevices
     #expect(try rig.readDisk(1 << 20, 4096).data.allSatisfy { $0 == 0 })
   }
 
-  @Test("Discards can be kept from the driver")
-  func switchedOff() throws {
-    let file = try ScratchFile(size: 65536)
-    let device = try EngineKind(engine: .synchronous).device(file) { $0.discard = false }
+  @Test("Discards can be kept from the driver; then zeroes give no space back either", arguments: EngineKind.all)
+  func switchedOff(engine: EngineKind) throws {
+    let file = try ScratchFile(pattern(65536))
+    let before = try file.allocated
+    let device = try engine.device(file) { $0.discard = false }
     #expect(!device.features.contains(.blockDiscard))
     #expect(device.features.contains(.blockWriteZeroes))
+    var mayUnmap: [UInt8] = [0xEE]
+    var span = mayUnmap.mutableSpan
+    device.readConfiguration(at: 56, into: &span)
+    #expect(mayUnmap == [0])
+    let rig = try DeviceRig(device)
+    #expect(try rig.command(Self.writeZeroes, Wire.range(0, 128, flags: 1)) == (0, 1))
+    #expect(file.bytes == [UInt8](repeating: 0, count: 65536))
+    #expect(try file.allocated >= before, "write_zeroes_may_unmap says that no request can")
   }
 }

@@ -8,9 +8,17 @@ import VirtioDevices
 /// A file that goes away with its owner.
 final class ScratchFile {
   let path: String
+  private let isOurs: Bool
+
+  /// A file or device that stays.
+  init(at path: String) {
+    self.path = path
+    isOurs = false
+  }
 
   /// `directory` nil: the system's temporary one.
   init(_ bytes: [UInt8], in directory: String? = nil) throws {
+    isOurs = true
     path = "\(directory ?? FileManager.default.temporaryDirectory.path)/sluice-\(UUID().uuidString).img"
     try Data(bytes).write(to: URL(filePath: path))
   }
@@ -34,7 +42,7 @@ final class ScratchFile {
     get throws { Int(try BlockFile(path: path, options: .init(readOnly: true, locked: false)).allocatedSize()) }
   }
 
-  deinit { try? FileManager.default.removeItem(atPath: path) }
+  deinit { if isOurs { try? FileManager.default.removeItem(atPath: path) } }
 }
 
 /// Keeps the lines that a device reports.

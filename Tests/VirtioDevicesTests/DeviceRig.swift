@@ -36,10 +36,17 @@ final class DeviceRig {
   private var submitted = 0
   private let poller: Poller
 
+  /// With `readingConfiguration` the driver reads all of the configuration before it starts, as drivers do.
   init(
     _ device: some VirtioDevice, queue index: Int = 0, features: Features? = nil, kind: RingKind = RingKind(), queueSize: UInt16 = 256,
-    memoryBytes: Int = 64 << 20, space: ((GuestMemory) -> any DMASpace)? = nil
+    memoryBytes: Int = 64 << 20, resumingAt state: QueueState = .initial, readingConfiguration: Bool = true,
+    space: ((GuestMemory) -> any DMASpace)? = nil
   ) throws {
+    if readingConfiguration {
+      var bytes = [UInt8](repeating: 0, count: device.configurationSize)
+      var span = bytes.mutableSpan
+      device.readConfiguration(at: 0, into: &span)
+    }
     var negotiated = (features ?? device.features).subtracting([.eventIndex, .inOrder, .notificationData])
     if !kind.packed { negotiated.remove(.ringPacked) }
     self.features = negotiated
@@ -48,9 +55,9 @@ final class DeviceRig {
     memory = try GuestMemory(byteCount: memoryBytes)
     handler = try device.makeHandler(for: index..<index + 1, features: negotiated)
     let (layout, end) = literalLayout(size: queueSize, packed: kind.packed, at: 0x1000)
-    ring = makeLiteralRing(layout, features: negotiated, in: LiteralMemory(memory))
+    ring = makeLiteralRing(layout, features: negotiated, startingAt: state.available, in: LiteralMemory(memory))
     queues = QueueSet(index..<index + 1)
-    queues.insert(try Virtqueue(index: index, layout: layout, features: negotiated, in: space?(memory) ?? PhysicalSpace(memory)))
+    queues.insert(try Virtqueue(index: index, layout: layout, features: negotiated, in: space?(memory) ?? PhysicalSpace(memory), resumingAt: state))
     heap = end
     next = end
     poller = try Poller()
@@ -130,11 +137,18 @@ final class DeviceRig {
     var token = token
     var more = true
     while more {
-      try queues[index].beginRound()
-      if let ready = token { try handler.ready(ready, in: &queues) }
-      token = nil
-      queues[index].disarmKick()
-      try handler.available(index, in: &queues)
+      do throws(QueueError) {
+        try queues[index].beginRound()
+        if let ready = token { try handler.ready(ready, in: &queues) }
+        token = nil
+        queues[index].disarmKick()
+        try handler.available(index, in: &queues)
+      } catch {
+        queues[index].retire()
+        queues[index].endRound()
+        reap()
+        throw error
+      }
       _ = queues[index].takeCall()
       more = queues[index].armKick()
       queues[index].endRound()
@@ -152,8 +166,23 @@ final class DeviceRig {
     }
   }
 
+  /// Chains that the device took and did not give back, as its queue counts them.
+  var lent: Int { queues[index].inFlight }
+
+  /// How far the queue has come.
+  var state: QueueState? { queues.isRunning(index) ? queues[index].state : nil }
+
   /// Chains with the device.
   var inFlight: Int { requests.values.count { $0.used == nil } }
+
+  /// Serves completions until the device holds no chain, though its queue broke.
+  func settle() throws {
+    var ready = ReadySet()
+    while lent > 0 {
+      guard try poller.wait(into: &ready, timeout: .seconds(20)) > 0 else { throw RigError.nothingHappens }
+      for i in ready.indices { try handler.ready(ready.token(i), in: &queues) }
+    }
+  }
 
   /// Stops the queue as a worker does.
   func finish() throws {

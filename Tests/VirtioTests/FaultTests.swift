@@ -78,6 +78,30 @@ struct FaultTests {
     #expect(try fault(LiteralDescriptor(readOnly + 4000, 200)) == DMAFault(address: writeOnly, access: .read, reason: .permission))
   }
 
+  @Test("A queue that gives up at a chain comes upon that chain again when it starts anew (R099)", arguments: formats)
+  func givesUp(_ packed: Bool) throws {
+    // Chains of three slots: the second one of the packed ring is across its end.
+    let rig = try RingRig(RingCase(packed: packed, size: packed ? 5 : 8, path: .platform))
+    var state = QueueState.initial
+    for _ in 0..<4 {
+      let id = rig.ring.post((0..<3).map { LiteralDescriptor(rig.data + 64 * $0, 10, writable: $0 > 0) })
+      rig.ring.publish()
+      var first = try rig.makeQueue(resumingAt: state)
+      try first.beginRound()
+      if let chain = try first.next() { first.retire(at: chain) }
+      let isOver = try first.next() == nil
+      first.endRound()
+      let (place, lent) = (first.state, first.inFlight)
+      #expect(isOver && place == state && lent == 0)
+      #expect(rig.ring.takeUsed() == [])
+      var second = try rig.makeQueue(resumingAt: state)
+      let served = try second.serve()
+      #expect(served.chains.map(\.id) == [id])
+      #expect(rig.ring.takeUsed() == [LiteralUsed(id: UInt32(id), length: 20)])
+      state = second.state
+    }
+  }
+
   @Test("A descriptor of no bytes is never looked up, wherever it points (R055)", arguments: formats)
   func empty(_ packed: Bool) throws {
     let (rig, paged) = try platform(packed)

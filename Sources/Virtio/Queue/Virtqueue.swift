@@ -157,6 +157,22 @@ public struct Virtqueue: ~Copyable {
   /// Ends the queue's work for good, as a ``QueueError`` does.
   public mutating func retire() { isRetired = true }
 
+  /// Ends the queue's work for good at `chain`, the one that ``next()`` yielded last, which was not acted on and cannot be
+  /// given back: there is no way to tell the driver how it ended.
+  ///
+  /// Whoever starts the queue again without the reset that the device needs comes upon the same chain again (R099).
+  public mutating func retire(at chain: consuming DescriptorChain) {
+    isRetired = true
+    // A recorder shows what is in flight to a successor by itself.
+    guard recorder == nil, chain.sequence &+ 1 == popped else { return }
+    popped &-= 1
+    if isPacked, available < chain.slots {
+      available &+= layout.size
+      availableWrap.toggle()
+    }
+    available &-= chain.slots
+  }
+
   /// The next chain, or nil: the ring is empty, a translation is pending, or the round has to be renewed.
   public mutating func next() throws(QueueError) -> DescriptorChain? {
     guard !isRetired, isResolved, !isPending else { return nil }

@@ -50,7 +50,11 @@ public final class BlockDevice: VirtioDevice {
   public func readConfiguration(at offset: Int, into bytes: inout MutableSpan<UInt8>) {
     var now = fixed
     Self.setCapacity(&now, disk.sectorCount)
-    now.writeback = disk.isWriteback ? 1 : 0
+    if !features.contains(.blockConfigWCE) {
+      now.writeback = disk.options.writeback ? 1 : 0
+    } else if Self.writebackIndex(offset, bytes.indices) != nil {
+      now.writeback = disk.cache.tell() ? 1 : 0
+    }
     let all = now.bytes
     for i in bytes.indices {
       let (at, overflow) = offset.addingReportingOverflow(i)
@@ -59,15 +63,20 @@ public final class BlockDevice: VirtioDevice {
   }
 
   public func writeConfiguration(at offset: Int, from bytes: Span<UInt8>) {
+    guard features.contains(.blockConfigWCE), let index = Self.writebackIndex(offset, bytes.indices) else { return }
+    disk.cache.set(writeback: bytes[index] != 0)
+  }
+
+  /// Where `writeback` is among bytes from `offset` on.
+  private static func writebackIndex(_ offset: Int, _ indices: Range<Int>) -> Int? {
     let (index, overflow) = BlockLayout.writebackOffset.subtractingReportingOverflow(offset)
-    guard !overflow, bytes.indices.contains(index), features.contains(.blockConfigWCE) else { return }
-    disk.isWriteback = bytes[index] != 0
+    return !overflow && indices.contains(index) ? index : nil
   }
 
   public func makeHandler(for group: Range<Int>, features: Features) throws(DeviceError) -> sending any QueueHandler {
-    let terms = BlockTerms(features, isReadOnly: disk.file.isReadOnly)
+    let terms = BlockTerms(features, isReadOnly: disk.file.isReadOnly, writeback: disk.options.writeback)
     // §5.2.5.2: whoever can configure the cache and not flush it starts with one that needs no flush.
-    if features.contains(.blockConfigWCE), !features.contains(.blockFlush) { disk.isWriteback = false }
+    if features.contains(.blockConfigWCE), !features.contains(.blockFlush) { disk.cache.set(writeback: false) }
     let work = BlockWork(disk: disk, terms: terms)
     let engine = disk.options.engine
     // Memory has nothing to wait for.
@@ -88,11 +97,11 @@ public final class BlockDevice: VirtioDevice {
   }
 
   /// The cache mode: the one thing a driver sets here that no front-end repeats to a successor.
-  public func saveState() -> [UInt8] { [1, disk.isWriteback ? 1 : 0] }
+  public func saveState() -> [UInt8] { [1, disk.cache.isWriteback ? 1 : 0] }
 
   public func restoreState(_ bytes: [UInt8]) throws(DeviceError) {
     guard bytes.count == 2, bytes[0] == 1, bytes[1] <= 1 else { throw DeviceError("this is no state of a block device of ours: \(bytes.count) bytes") }
-    disk.isWriteback = bytes[1] == 1
+    disk.cache.set(writeback: bytes[1] == 1)
   }
 
   /// Looks now whether the image was resized, and announces it.

@@ -12,7 +12,7 @@ final class BlockDisk: Sendable {
   /// Bytes in a block as the driver sees them.
   let blockSize: Int
   private let capacity: Atomic<UInt64>
-  private let writeback: Atomic<Bool>
+  let cache: BlockCacheMode
   private let observers = Mutex<[@Sendable () -> Void]>([])
 
   init(_ file: BlockFile, _ options: BlockOptions) {
@@ -21,7 +21,7 @@ final class BlockDisk: Sendable {
     blockSize = options.logicalBlockSize ?? file.geometry.logicalBlock
     faults = FaultReporter(options.report)
     capacity = Atomic(Self.sectors(file.size, blockSize))
-    writeback = Atomic(options.writeback)
+    cache = BlockCacheMode(writeback: options.writeback)
   }
 
   private static func sectors(_ size: UInt64, _ blockSize: Int) -> UInt64 {
@@ -30,12 +30,6 @@ final class BlockDisk: Sendable {
 
   /// The disk's size in sectors: whole blocks only.
   var sectorCount: UInt64 { capacity.load(ordering: .relaxed) }
-
-  /// Whether a completed write may be volatile, if the driver can choose.
-  var isWriteback: Bool {
-    get { writeback.load(ordering: .relaxed) }
-    set { writeback.store(newValue, ordering: .relaxed) }
-  }
 
   /// Looks at the image's size, and tells the observers if the disk's has changed.
   func refreshSize() {

@@ -87,7 +87,7 @@ extension BlockFlight {
     case .ranges(let action):
       if isFlushing { return result >= 0 ? .done : .failed("fdatasync", -result) }
       // The other way to do it may work here.
-      if result == -EOPNOTSUPP { return .elsewhere }
+      if result == -EOPNOTSUPP || result == -ENOSYS { return .elsewhere }
       guard result >= 0 else { return .failed(action == .discard ? "discard" : "write zeroes", -result) }
       done += 1
       if done < count { return .more }

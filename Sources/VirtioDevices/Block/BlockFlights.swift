@@ -30,18 +30,29 @@ struct BlockFlights: ~Copyable {
   // MARK: New requests
 
   mutating func take(from queue: inout Virtqueue) throws(QueueError) {
+    work.begin(on: queue)
+    do throws(QueueError) {
+      try takeBatch(from: &queue)
+    } catch {
+      // Requests before the one that broke the queue hold their mappings until the host has done them.
+      submit(into: &queue)
+      throw error
+    }
+    submit(into: &queue)
+  }
+
+  private mutating func takeBatch(from queue: inout Virtqueue) throws(QueueError) {
     var left = BlockHandler.batch
     while left > 0 {
       // More chains than descriptors: a driver that makes one available twice. It waits, nobody else does.
       while slots.isFull { wait(into: &queue) }
       guard let chain = try queue.next() else { break }
       left -= 1
-      if chain.fault == nil { begin(chain, in: &queue) } else { work.refuse(chain, in: &queue) }
+      if chain.fault == nil { try begin(chain, in: &queue) } else { try work.refuse(chain, in: &queue) }
     }
-    submit(into: &queue)
   }
 
-  private mutating func begin(_ chain: consuming DescriptorChain, in queue: inout Virtqueue) {
+  private mutating func begin(_ chain: consuming DescriptorChain, in queue: inout Virtqueue) throws(QueueError) {
     switch BlockRequest(chain, work.terms, sectorCount: work.disk.sectorCount) {
     case .read(let position, let count): read(chain, position, count, &queue)
     case .write(let position, let count): write(chain, position, count, &queue)
@@ -53,7 +64,7 @@ struct BlockFlights: ~Copyable {
       let outcome = work.getID(chain)
       work.complete(chain, outcome, in: &queue)
     case .refused(let status): work.complete(chain, BlockOutcome(status: status), in: &queue)
-    case .malformed: work.refuse(chain, in: &queue)
+    case .withoutStatus: try work.refuse(chain, in: &queue)
     }
   }
 
@@ -125,7 +136,7 @@ struct BlockFlights: ~Copyable {
       let (position, count) = (range.sector << 9, UInt64(range.sectorCount) << 9)
       switch action {
       case .discard: return ring.discard(file, at: position, count: count, tag: tag)
-      case .writeZeroes where range.flags & BlockRange.unmap != 0: return ring.discard(file, at: position, count: count, tag: tag)
+      case .writeZeroes where work.mayUnmap(range): return ring.discard(file, at: position, count: count, tag: tag)
       case .writeZeroes: return ring.writeZeroes(file, at: position, count: count, tag: tag)
       case .secureErase: return .unsuitable
       }

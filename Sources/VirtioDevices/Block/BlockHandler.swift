@@ -16,11 +16,12 @@ final class BlockHandler: QueueHandler {
   }
 
   private static func run(_ work: BlockWork, _ queue: inout Virtqueue) throws(QueueError) {
+    work.begin(on: queue)
     var left = batch
     while left > 0, var chain = try queue.next() {
       left -= 1
       if chain.fault != nil {
-        work.refuse(chain, in: &queue)
+        try work.refuse(chain, in: &queue)
         continue
       }
       let outcome: BlockOutcome
@@ -37,8 +38,8 @@ final class BlockHandler: QueueHandler {
       case .writeZeroes(let ranges): outcome = work.perform(.writeZeroes, chain, ranges: ranges)
       case .secureErase(let ranges): outcome = work.perform(.secureErase, chain, ranges: ranges)
       case .refused(let status): outcome = BlockOutcome(status: status)
-      case .malformed:
-        work.refuse(chain, in: &queue)
+      case .withoutStatus:
+        try work.refuse(chain, in: &queue)
         continue
       }
       work.complete(chain, outcome, in: &queue)

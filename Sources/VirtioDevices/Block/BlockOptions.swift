@@ -33,7 +33,9 @@ public struct BlockOptions: Sendable {
   public var serial = ""
   /// The block size the driver sees, bytes: a power of two, 512...65536. nil: the host's.
   public var logicalBlockSize: Int?
-  /// Whether completed writes may be volatile until a flush, as long as the driver has no other wish.
+  /// Whether completed writes may be volatile until a flush, as long as the driver has no other wish. A driver that cannot
+  /// flush gets stable writes in any case, and so does one that was not told by this device before it started: whoever goes on
+  /// where another device stopped.
   public var writeback = true
   /// Whether the driver may choose between writeback and writethrough (VIRTIO_BLK_F_CONFIG_WCE).
   public var cacheIsConfigurable = true

@@ -15,8 +15,8 @@ enum BlockRequest {
   case secureErase(ranges: Int)
   /// The status says why not.
   case refused(BlockStatus)
-  /// No room for a header or a status.
-  case malformed
+  /// There is no device-writable byte, so no place for a status.
+  case withoutStatus
 }
 
 /// What a driver negotiated, as far as requests depend on it.
@@ -28,7 +28,8 @@ struct BlockTerms {
   /// Whether every write is to be stable when it completes, if that is settled; nil: as the driver configures.
   let durable: Bool?
 
-  init(_ features: Features, isReadOnly: Bool) {
+  /// - Parameter writeback: whether the device may have a volatile cache at all, unless the driver configures one.
+  init(_ features: Features, isReadOnly: Bool, writeback: Bool) {
     self.isReadOnly = isReadOnly
     canDiscard = features.contains(.blockDiscard)
     canWriteZeroes = features.contains(.blockWriteZeroes)
@@ -37,7 +38,7 @@ struct BlockTerms {
     if !features.contains(.blockFlush) {
       durable = true
     } else {
-      durable = features.contains(.blockConfigWCE) ? nil : false
+      durable = features.contains(.blockConfigWCE) ? nil : !writeback
     }
   }
 }
@@ -51,10 +52,13 @@ extension BlockRequest {
   /// Reads a chain's header. Nothing of it is read again.
   @inline(__always)
   init(_ chain: borrowing DescriptorChain, _ terms: BlockTerms, sectorCount: UInt64) {
-    guard chain.writable.byteCount > 0, let rawType = chain.readable.read(UInt32.self, at: 0),
-      let sector = chain.readable.read(UInt64.self, at: BlockLayout.sectorOffset)
+    guard chain.writable.byteCount > 0 else {
+      self = .withoutStatus
+      return
+    }
+    guard let rawType = chain.readable.read(UInt32.self, at: 0), let sector = chain.readable.read(UInt64.self, at: BlockLayout.sectorOffset)
     else {
-      self = .malformed
+      self = .refused(.ioError)
       return
     }
     let type = BlockRequestType(rawValue: rawType)

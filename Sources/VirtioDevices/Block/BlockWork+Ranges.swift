@@ -20,12 +20,16 @@ extension BlockWork {
     return nil
   }
 
-  /// The first refusal among all ranges: nothing is done to a disk by a request with a bad one.
+  /// The refusal of a request with a bad range, by which nothing is done to the disk. An unknown flag comes before all else,
+  /// wherever it is.
   func refusal(_ action: BlockRangeAction, _ chain: borrowing DescriptorChain, ranges: Int) -> BlockStatus? {
+    var first: BlockStatus?
     for i in 0..<ranges {
-      if let status = refusal(action, BlockRequest.range(i, of: chain)) { return status }
+      let status = refusal(action, BlockRequest.range(i, of: chain))
+      if status == .unsupported { return status }
+      first = first ?? status
     }
-    return nil
+    return first
   }
 
   func perform(_ action: BlockRangeAction, _ chain: borrowing DescriptorChain, ranges: Int) -> BlockOutcome {
@@ -46,6 +50,9 @@ extension BlockWork {
     return action == .writeZeroes && isDurable ? flush() : .ok
   }
 
+  /// Whether writing zeroes may give the range's space back: not where the driver reads that it never does.
+  func mayUnmap(_ range: BlockRange) -> Bool { range.flags & BlockRange.unmap != 0 && disk.canDiscard }
+
   /// One range that was checked.
   func perform(_ action: BlockRangeAction, _ range: BlockRange) -> BlockOutcome {
     let position = range.sector << 9
@@ -53,7 +60,7 @@ extension BlockWork {
     do throws(HostError) {
       switch action {
       case .discard: try disk.file.discard(at: position, count: count)
-      case .writeZeroes: try disk.file.writeZeroes(at: position, count: count, unmap: range.flags & BlockRange.unmap != 0)
+      case .writeZeroes: try disk.file.writeZeroes(at: position, count: count, unmap: mayUnmap(range))
       case .secureErase: try disk.file.secureErase(at: position, count: count)
       }
     } catch {

@@ -16,9 +16,20 @@ struct BlockOutcome {
 struct BlockWork {
   let disk: BlockDisk
   let terms: BlockTerms
+  private let cache: BlockCacheUse
+
+  init(disk: BlockDisk, terms: BlockTerms) {
+    self.disk = disk
+    self.terms = terms
+    cache = BlockCacheUse(disk.cache)
+  }
 
   /// Whether a write that starts now has to be stable when it completes.
-  @inline(__always) var isDurable: Bool { terms.durable ?? !disk.isWriteback }
+  @inline(__always) var isDurable: Bool { terms.durable ?? !disk.cache.isWriteback }
+
+  /// To be called before requests of the queue are taken.
+  @inline(__always)
+  func begin(on queue: borrowing Virtqueue) { cache.look(isAtStart: queue.state.available == 0 && queue.state.availableWrap) }
 
   func read(_ chain: inout DescriptorChain, at position: UInt64, count: Int, from done: Int = 0) -> BlockOutcome {
     guard let end = chain.writable.split(at: count) else { return .ioError }
@@ -83,9 +94,17 @@ struct BlockWork {
     queue.complete(chain, written: outcome.filled == last && wrote ? last + 1 : outcome.filled)
   }
 
-  /// Gives back a chain that is no request: its memory cannot be reached, or has no room for one.
-  func refuse(_ chain: consuming DescriptorChain, in queue: inout Virtqueue) {
-    _ = chain.writeStatus(BlockStatus.ioError.rawValue)
-    queue.complete(chain, written: 0)
+  /// Gives back a chain that cannot be acted on: some of its memory cannot be reached, or it has no room for a status.
+  ///
+  /// - Throws: `QueueError.device` where the status cannot be written. Whatever its memory holds would pass for the status if
+  ///   the chain were given back, most likely for success.
+  func refuse(_ chain: consuming DescriptorChain, in queue: inout Virtqueue) throws(QueueError) {
+    if chain.writeStatus(BlockStatus.ioError.rawValue) {
+      queue.complete(chain, written: 0)
+      return
+    }
+    let fault = chain.fault
+    queue.retire(at: chain)
+    throw .device(fault.map { "the status of a request cannot be written: \($0)" } ?? "a request has no room for its status")
   }
 }
