@@ -14,10 +14,7 @@ extension BackendSession {
 
   /// The feature word that GET_FEATURES answers.
   var offeredWord: UInt64 {
-    var offered = device.features.union(Features(word: VhostFeature.logAll | VhostFeature.protocolFeatures))
-    if options.accessPlatform != .off { offered.insert(.accessPlatform) }
-    if !options.offersPackedRings { offered.remove(.ringPacked) }
-    return offered.word
+    options.features(of: device).union(Features(word: VhostFeature.logAll | VhostFeature.protocolFeatures)).word
   }
 
   /// Carries a request out. Returns its answer if it has one of its own; descriptors for the answer go into `outgoing`.
