@@ -3,8 +3,11 @@ internal import Glibc
 
 /// Who is at the other end of a socket, as the kernel recorded it when the connection was made.
 public struct PeerCredentials: Hashable, Sendable {
+  /// Its process number; 0 if that is of another PID namespace.
   public let process: Int32
+  /// Its effective user.
   public let user: UInt32
+  /// Its effective group.
   public let group: UInt32
 }
 

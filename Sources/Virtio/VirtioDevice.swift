@@ -3,6 +3,7 @@ import DMA
 /// Why a device cannot start with what it was given.
 public struct DeviceError: Error, Hashable, Sendable, CustomStringConvertible {
   public var description: String
+  /// An error with a sentence for the log.
   public init(_ description: String) { self.description = description }
 }
 
@@ -48,11 +49,13 @@ extension VirtioDevice {
 
 /// A file descriptor whose readiness the worker reports to the handler.
 public struct WatchedDescriptor: Hashable, Sendable {
+  /// What to watch; it stays open while the handler runs.
   public var descriptor: Int32
   /// Comes back in ``QueueHandler/ready(_:in:)``.
   public var token: UInt64
   /// Reports each change once instead of the state: an eventfd that is watched so need never be drained.
   public var reportsChanges: Bool
+  /// Watches `descriptor` for being readable.
   public init(descriptor: Int32, token: UInt64, reportsChanges: Bool = false) {
     self.descriptor = descriptor
     self.token = token
@@ -85,8 +88,10 @@ extension QueueHandler {
 /// asked about running ones.
 public struct QueueSet: ~Copyable {
   private var queues: FixedArray<Virtqueue?>
+  /// The indices of the queues in the group, running or not.
   public let range: Range<Int>
 
+  /// A group of which no queue runs yet.
   public init(_ range: Range<Int>) {
     self.range = range
     queues = FixedArray(count: range.count) { _ in nil }
@@ -111,6 +116,7 @@ public struct QueueSet: ~Copyable {
     return queues[index - range.lowerBound].take()
   }
 
+  /// Queue `index`, in place. Traps if it is not in ``range`` or does not run.
   public subscript(_ index: Int) -> Virtqueue {
     _read {
       precondition(range.contains(index))
