@@ -14,7 +14,7 @@ struct Explain: ParsableCommand {
       of the last one. A back-end that was started with a connected --fd has no socket to ask.
       """)
 
-  @Argument(help: ArgumentHelp("The back-end's socket.", valueName: "socket"))
+  @Argument(help: ArgumentHelp("The back-end's socket.", valueName: "socket"), completion: .file())
   var path: String
 
   @Flag(help: "Answer in JSON: one object, one line.")

@@ -18,7 +18,7 @@ struct ServeBlock: DeviceCommand {
 
   @Option(
     name: [.customLong("blk-file"), .customLong("image")],
-    help: ArgumentHelp("The disk image: a raw file or a block device.", valueName: "path"))
+    help: ArgumentHelp("The disk image: a raw file or a block device.", valueName: "path"), completion: .file())
   var image: String?
 
   @Flag(name: .customLong("read-only"), help: "Let nobody change the image.")

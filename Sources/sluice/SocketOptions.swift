@@ -27,7 +27,8 @@ enum TranslationsArgument: String, CaseIterable, ExpressibleByArgument {
 struct SocketOptions: ParsableArguments {
   @Option(
     name: .customLong("socket-path"),
-    help: ArgumentHelp("Listen on a Unix socket at this path; it must not exist, or be left over from a back-end that ended.", valueName: "path"))
+    help: ArgumentHelp("Listen on a Unix socket at this path; it must not exist, or be left over from a back-end that ended.", valueName: "path"),
+    completion: .file())
   var socketPath: String?
 
   @Option(
