@@ -41,6 +41,7 @@ final class BackendReport: Sendable {
       state.facts.offeredFeatures = old.offeredFeatures
       state.facts.sessions = old.sessions + 1
       state.facts.failedSessions = old.failedSessions
+      state.facts.lastFailure = old.lastFailure
       state.facts.isConnected = true
       state.facts.reason = "features are not negotiated yet"
       state.live = Live(runner: runner, iotlb: iotlb, memory: memory)
@@ -84,7 +85,12 @@ final class BackendReport: Sendable {
     }
   }
 
-  func sessionFailed() { state.withLock { $0.facts.failedSessions += 1 } }
+  func sessionFailed(_ sentence: String) {
+    state.withLock { state in
+      state.facts.failedSessions += 1
+      state.facts.lastFailure = sentence
+    }
+  }
 
   /// The queues stand still: the last figures are kept.
   func sessionEnded(_ session: BackendSession) {

@@ -97,7 +97,7 @@ extension BackendSession {
         throw ProtocolError("SET_FEATURES", "VIRTIO_F_ACCESS_PLATFORM needs the protocol features BACKEND_REQ and REPLY_ACK")
       }
     } else if options.accessPlatform == .on {
-      throw ProtocolError("SET_FEATURES", "this back-end was told to insist on VIRTIO_F_ACCESS_PLATFORM (--access-platform on)")
+      throw ProtocolError("SET_FEATURES", "VIRTIO_F_ACCESS_PLATFORM is not set, and this back-end insists on it: no IOMMU is in front of the device")
     }
     if new != features, vrings.indices.contains(where: { runner.isRunning($0) }) {
       throw ProtocolError("SET_FEATURES", "features cannot change while a ring runs")

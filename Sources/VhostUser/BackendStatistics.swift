@@ -28,6 +28,8 @@ public struct BackendStatistics: Hashable, Sendable {
   public var sessions: UInt64 = 0
   /// Connections that ended because the front-end broke the protocol, or for an error of this host.
   public var failedSessions: UInt64 = 0
+  /// How the last of them ended, in a sentence; nil if there was none.
+  public var lastFailure: String?
   /// What the device offers to every front-end, vhost's own bits 26 and 30 left out.
   public var offeredFeatures = Features(word: 0)
   /// What was set last.

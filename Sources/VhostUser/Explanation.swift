@@ -34,7 +34,7 @@ extension BackendStatistics {
     }
     if queues.count > Self.mostQueues { line("", "and \(queues.count - Self.mostQueues) more queues; --json has all") }
     if lostPages > 0 { line("lost pages", "\(lostPages): the front-end cut a memory file short") }
-    if failedSessions > 0 { line("failures", "\(failedSessions) connections ended by an error; the log says why") }
+    if let lastFailure { line("failures", "\(failedSessions) \(failedSessions == 1 ? "connection" : "connections") ended by an error, the last one by: \(lastFailure)") }
     return lines.joined(separator: "\n") + "\n"
   }
 
@@ -49,6 +49,7 @@ extension BackendStatistics {
     object.add("connected", isConnected)
     object.add("sessions", sessions)
     object.add("failed_sessions", failedSessions)
+    object.add("last_failure", lastFailure)
     object.add("access_platform_policy", policy.rawValue)
     object.add("access_platform_offered", offersAccessPlatform)
     object.add("access_platform_accepted", isAccepted)

@@ -31,7 +31,7 @@ struct ServeBlock: DeviceCommand {
 
   @Option(
     name: .customLong("queue-size"), parsing: .unconditional,
-    help: ArgumentHelp("The most descriptors a queue may have: 2 to 32768. The front-end chooses.", valueName: "number"))
+    help: ArgumentHelp("The most descriptors a queue may have: 2 to 32768. A front-end that wants more is refused; QEMU wants 128.", valueName: "number"))
   var queueSize = 1024
 
   @Option(help: ArgumentHelp("The disk's serial number: up to 20 printable ASCII characters.", valueName: "text"))

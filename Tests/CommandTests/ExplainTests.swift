@@ -136,6 +136,22 @@ import Virtio
     #expect(try running.end(within: 10).status == 0)
   }
 
+  @Test("A front-end without an IOMMU is refused by --access-platform on, and the answer says so afterwards")
+  func refused() throws {
+    let folder = try Folder()
+    let running = try folder.serve(try folder.image(), socket: "s.sock", "--access-platform", "on")
+    #expect(try words(folder).contains("to be offered, and required"))
+    let frontend = try Frontend.connect(to: folder.path("s.sock"))
+    // Without acknowledgements, as QEMU sends it: the refusal is the end of the connection.
+    _ = try? frontend.negotiate([.version1], protocolFeatures: [])
+    #expect(frontend.waitUntilClosed(timeout: .seconds(10)))
+    try waitUntil { try figures(folder)["failed_sessions"] as? Int == 1 }
+    #expect(try #require(try figures(folder)["last_failure"] as? String).contains("insists on it"))
+    #expect(try words(folder).contains("1 connection ended by an error, the last one by: SET_FEATURES"))
+    running.terminate()
+    #expect(try running.end(within: 10).status == 0)
+  }
+
   /// Asks again until it is so, for ten seconds at most: a back-end tells nobody that its front-end has gone.
   private func waitUntil(_ condition: () throws -> Bool) throws {
     let end = ContinuousClock.now + .seconds(10)
