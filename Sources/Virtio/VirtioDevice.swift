@@ -88,10 +88,8 @@ extension QueueHandler {
 /// asked about running ones.
 public struct QueueSet: ~Copyable {
   private var queues: FixedArray<Virtqueue?>
-  /// The indices of the queues in the group, running or not.
   public let range: Range<Int>
 
-  /// A group of which no queue runs yet.
   public init(_ range: Range<Int>) {
     self.range = range
     queues = FixedArray(count: range.count) { _ in nil }
@@ -116,7 +114,6 @@ public struct QueueSet: ~Copyable {
     return queues[index - range.lowerBound].take()
   }
 
-  /// Queue `index`, in place. Traps if it is not in ``range`` or does not run.
   public subscript(_ index: Int) -> Virtqueue {
     _read {
       precondition(range.contains(index))

@@ -45,8 +45,7 @@ struct ServeBlock: DeviceCommand {
   @Flag(help: "Go around the host's page cache (O_DIRECT).")
   var direct = false
 
-  @Option(
-    help: ArgumentHelp("How the image is read and written: many requests at once (uring), one after the other (sync), or whichever is faster (auto).", valueName: "how"))
+  @Option(help: ArgumentHelp("How the image is read and written: auto, uring (many requests at once), sync (one after the other).", valueName: "auto|uring|sync"))
   var engine: EngineArgument = .auto
 
   @OptionGroup var socket: SocketOptions

@@ -51,9 +51,10 @@ import Virtio
   }
 
   @Test("Options out of range are named as they are typed, status 2", arguments: [
-    ["--num-queues", "0"], ["--num-queues", "257"], ["--num-queues", "-1"], ["--num-queues", "many"], ["--queue-size", "1"],
-    ["--queue-size", "70000"], ["--queue-size", "-1"], ["--logical-block-size", "513"], ["--logical-block-size", "0"],
-    ["--serial", "twenty-one characters"], ["--access-platform", "maybe"], ["--fd", "x"], ["--fd", "-1"],
+    ["--num-queues", "-1"], ["--num-queues", "many"], ["--queue-size", "70000"], ["--queue-size", "-1"],
+    ["--logical-block-size", "513"], ["--logical-block-size", "0"], ["--fd", "-1"],
+    ["--num-queues", "0"], ["--num-queues", "257"], ["--queue-size", "1"], ["--logical-block-size", "1000"],
+    ["--serial", "twenty-one characters"], ["--access-platform", "maybe"], ["--fd", "x"],
   ])
   func range(_ option: [String]) throws {
     let folder = try Folder()

@@ -3,10 +3,8 @@
   private let slots: UnsafeMutablePointer<Element?>
   private let free: UnsafeMutablePointer<Int>
   private var freeCount: Int
-  /// How many values it takes.
   public let capacity: Int
 
-  /// An empty table. `capacity` is at least 1.
   public init(capacity: Int) {
     precondition(capacity > 0)
     self.capacity = capacity
@@ -26,9 +24,7 @@
     unsafe free.deallocate()
   }
 
-  /// Whether ``insert(_:)`` would trap.
   public var isFull: Bool { freeCount == 0 }
-  /// How many values are in it.
   public var count: Int { capacity - freeCount }
 
   /// The index that the next ``insert(_:)`` returns. Traps when full.
