@@ -10,11 +10,12 @@ try: ## boot a Debian guest with a disk from Sluice; IOMMU=off|strict|lazy|pt|am
 test: ## everything CI runs: units, guests, fuzzers, thread sanitizer
 	@Scripts/test
 
-build: ## the release build
+build: ## the release build, its manual and its completions
 	@Scripts/install build
 	swift build -c release
+	@Scripts/manual
 
-install: ## the command, manual, completions and descriptors, into PREFIX (/usr/local), below DESTDIR
+install: ## what `make build` made and its descriptors, into PREFIX (/usr/local), below DESTDIR
 	@Scripts/deploy
 
 guests: ## the guest matrix alone
@@ -34,4 +35,4 @@ check: ## format, floors, the unsafe count
 	@Scripts/check
 
 clean: ## the build products; the lab's cache stays (remove ~/.cache/sluice for that)
-	rm -rf .build .build-*
+	rm -rf .build .build-* docs-out

@@ -26,13 +26,14 @@ wrong_figures() {
 figure_rows() {
   local last=$1/unmounted.json
   field() { jq -r "$1" "$last"; }
-  row decision "VIRTIO_F_ACCESS_PLATFORM (bit 33) $(field 'if .access_platform_offered then "offered" else "not offered" end'), $(
-    field 'if .access_platform_accepted then "accepted" else "not accepted" end'); address path: $(field .address_path)"
+  row decision "VIRTIO_F_ACCESS_PLATFORM was $(field 'if .access_platform_offered then "offered" else "not offered" end') and $(
+    field 'if .access_platform_accepted then "accepted: addresses go through the IOMMU" else "not accepted: addresses are physical" end')"
   row why "$(field .reason)"
-  row requests "$(field .requests); $(amount "$(field .written_bytes)") read by the guest, $(amount "$(field .readable_bytes)") written"
-  row exposure "$(amount "$(field .reachable_bytes)") of guest memory reachable now, $(amount "$(field .peak_reachable_bytes)") at most, of $(amount "$(field .memory_bytes)")"
+  row requests "$(field .requests): $(amount "$(field .written_bytes)") read by the guest, $(amount "$(field .readable_bytes)") written by it"
+  row exposure "$(amount "$(field .reachable_bytes)") reachable now, $(amount "$(field .peak_reachable_bytes)") at most ($(
+    field '.peak_reachable_bytes * 1000 / .memory_bytes | round / 10') %), of $(amount "$(field .memory_bytes)") of guest memory"
   if [ "$(field .address_path)" = platform ]; then
-    row mappings "$(field .updates) received, $(field .invalidations) invalidations, $(field .mappings) in force"
+    row mappings "$(field .updates) received, $(field .invalidations) invalidations, $(field .mappings) in force now"
   fi
   row faults "$(field .faults)"
 }

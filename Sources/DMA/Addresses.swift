@@ -29,8 +29,11 @@
 @frozen public struct DMAPermissions: OptionSet, Hashable, Sendable {
   public var rawValue: UInt8
   @inlinable public init(rawValue: UInt8) { self.rawValue = rawValue }
+  /// The device may read.
   public static var read: Self { Self(rawValue: 1) }
+  /// The device may write.
   public static var write: Self { Self(rawValue: 2) }
+  /// The device may do both.
   @inlinable public static var readWrite: Self { Self(rawValue: 3) }
   /// Whether they suffice for `access`.
   @inlinable public func allows(_ access: DMAAccess) -> Bool { rawValue & (access == .read ? 1 : 2) != 0 }
@@ -39,14 +42,25 @@
 /// A refused access.
 public struct DMAFault: Error, Hashable, Sendable {
   /// Why an access was refused.
-  /// `discontiguous`: memory is there, and not in the way a ring needs it: its offset in host memory is odd.
   public enum Reason: Hashable, Sendable {
-    case unmapped, permission, discontiguous, busMasterDisabled, stopped
+    /// Nothing is mapped there.
+    case unmapped
+    /// Something is, and not for this access.
+    case permission
+    /// Memory is there, and not in the way a ring needs it: its offset in host memory is odd.
+    case discontiguous
+    /// The device may not reach memory at all yet.
+    case busMasterDisabled
+    /// The device was stopped.
+    case stopped
   }
   /// The first byte that failed, not the start of the buffer.
   public var address: DMAAddress
+  /// What was to be done there.
   public var access: DMAAccess
+  /// Why it was refused.
   public var reason: Reason
+  /// A refusal of `access` at `address`.
   public init(address: DMAAddress, access: DMAAccess, reason: Reason) {
     self.address = address
     self.access = access

@@ -2,9 +2,13 @@ import Synchronization
 
 /// A run of the machine's physical memory and the host memory behind it.
 public struct MemoryRegion: Sendable {
+  /// Its first byte, as the guest numbers it.
   public let guestAddress: GuestAddress
+  /// The same byte in the front-end's virtual memory.
   public let frontendAddress: FrontendAddress
+  /// Bytes, at least 1.
   public let byteCount: UInt64
+  /// The host memory behind it.
   public let mapping: HostMapping
   /// Where in `mapping` the region starts, in bytes.
   public let mappingOffset: UInt64

@@ -14,6 +14,7 @@ public struct MappingError: Error, Hashable, Sendable {
   // Safe (unchecked Sendable): every field is immutable; the bytes are shared by nature and only touched through
   // cells and one-fetch copies.
   @usableFromInline let base: UnsafeMutableRawPointer
+  /// Bytes.
   public let byteCount: Int
   /// Which file the bytes are, and where in it they start; nil for memory of our own.
   package let file: (device: UInt64, inode: UInt64, offset: UInt64)?

@@ -3,12 +3,15 @@
 /// A field beyond the end reads as zero and sets ``isTruncated``: a parser reads everything and asks once.
 @frozen public struct WireReader: ~Copyable, ~Escapable {
   @usableFromInline let bytes: Span<UInt8>
+  /// Where the next field begins.
   public var offset = 0
+  /// Whether a field beyond the end was asked for.
   public private(set) var isTruncated = false
 
   @_lifetime(copy bytes)
   public init(_ bytes: Span<UInt8>) { self.bytes = bytes }
 
+  /// Bytes from ``offset`` to the end.
   public var remaining: Int { bytes.count - offset }
 
   /// The next integer.
@@ -49,8 +52,10 @@
 
 /// Builds little-endian fields, in order.
 public struct WireWriter: Sendable {
+  /// What was written so far.
   public private(set) var bytes: [UInt8] = []
 
+  /// Nothing yet, with room for `capacity` bytes before the first allocation.
   public init(capacity: Int = 64) { bytes.reserveCapacity(capacity) }
 
   /// Appends an integer.

@@ -32,8 +32,9 @@ public final class BlockFile: Sendable {
     public let logicalBlock: Int
     /// Smallest unit it writes without reading, bytes; the file system's block for a regular file.
     public let physicalBlock: Int
-    /// Smallest and best sizes of an efficient request, bytes; 0 if unknown.
+    /// Smallest size of an efficient request, bytes; 0 if unknown.
     public let minimumIO: Int
+    /// Best size of a request, bytes; 0 if unknown.
     public let optimalIO: Int
     /// Bytes from the start to the first naturally aligned physical block; -1 if the device is misaligned.
     public let alignmentOffset: Int
@@ -43,10 +44,15 @@ public final class BlockFile: Sendable {
     public let discardLimit: UInt64
   }
 
+  /// The path it was opened by.
   public let path: String
+  /// What the path led to.
   public let kind: Kind
+  /// Whether every change is refused with EROFS.
   public let isReadOnly: Bool
+  /// Whether the page cache is gone around.
   public let isDirect: Bool
+  /// The disk's shape, as of opening.
   public let geometry: Geometry
   /// What a request's memory addresses must be a multiple of to go straight to the host, bytes; 1 unless direct.
   public let memoryAlignment: Int

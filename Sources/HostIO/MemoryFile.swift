@@ -8,12 +8,15 @@ public struct MemoryFile: ~Copyable, Sendable {
     public init(rawValue: UInt32) { self.rawValue = rawValue }
     /// It cannot become smaller: a mapping of it never ends early.
     public static let shrink = Seals(rawValue: UInt32(HOST_SEAL_SHRINK))
+    /// It cannot become larger.
     public static let grow = Seals(rawValue: UInt32(HOST_SEAL_GROW))
+    /// It cannot be written, mapped or otherwise.
     public static let write = Seals(rawValue: UInt32(HOST_SEAL_WRITE))
     /// No more seals.
     public static let seals = Seals(rawValue: UInt32(HOST_SEAL_SEALS))
   }
 
+  /// The file, for mapping and for passing on.
   public let descriptor: FileDescriptor
 
   /// A file of `size` zero bytes. The name shows in /proc only.

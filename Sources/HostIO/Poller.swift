@@ -5,7 +5,9 @@ public struct Readiness: OptionSet, Hashable, Sendable {
   public let rawValue: UInt32
   public init(rawValue: UInt32) { self.rawValue = rawValue }
 
+  /// There is something to read, or the end.
   public static let readable = Readiness(rawValue: UInt32(HOST_READABLE))
+  /// There is room to write.
   public static let writable = Readiness(rawValue: UInt32(HOST_WRITABLE))
   /// Both directions are closed. Reported whether asked for or not.
   public static let hangup = Readiness(rawValue: UInt32(HOST_HANGUP))
@@ -19,6 +21,7 @@ public struct Readiness: OptionSet, Hashable, Sendable {
 
 /// The descriptors found ready by one wait, kept in place: no wait allocates.
 public struct ReadySet: ~Copyable {
+  /// Descriptors that one wait can report; the others come with the next.
   public static var capacity: Int { 64 }
   fileprivate var tokens = InlineArray<64, UInt64>(repeating: 0)
   fileprivate var events = InlineArray<64, UInt32>(repeating: 0)
@@ -27,6 +30,7 @@ public struct ReadySet: ~Copyable {
 
   public init() {}
 
+  /// The places of those that are ready.
   public var indices: Range<Int> { 0..<count }
 
   /// The token given to `add` for the ready descriptor at `index`, in `0..<count`.

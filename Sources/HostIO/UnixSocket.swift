@@ -3,8 +3,11 @@ internal import Glibc
 
 /// Who is at the other end of a socket, as the kernel recorded it when the connection was made.
 public struct PeerCredentials: Hashable, Sendable {
+  /// Its process number; 0 if that is of another PID namespace.
   public let process: Int32
+  /// Its effective user.
   public let user: UInt32
+  /// Its effective group.
   public let group: UInt32
 }
 
@@ -45,6 +48,9 @@ public final class UnixSocket: Sendable {
   }
 
   /// Connects to a listening socket's file. While its queue is full, tries again until the time is over.
+  ///
+  /// - Throws: ENOENT if nothing is there, ENOTSOCK if it is something else than a socket, ECONNREFUSED if nobody listens,
+  ///   ENAMETOOLONG if the path has more than 107 bytes, EACCES, EAGAIN if the queue stayed full.
   public static func connect(to path: String, timeout: Duration = .seconds(5)) throws(HostError) -> UnixSocket {
     let end = host_clock_monotonic() &+ nanoseconds(timeout)
     while true {
@@ -55,10 +61,21 @@ public final class UnixSocket: Sendable {
         try socket.setNonblocking(false)
         return UnixSocket(connected: socket.release())
       }
+      if result == -ECONNREFUSED, Self.isSomethingElse(path) { throw HostError("connect", errno: ENOTSOCK, subject: path) }
       guard result == -EAGAIN, host_clock_monotonic() < end else { throw HostError("connect", errno: -result, subject: path) }
       // Nothing can be polled for room in a listener's queue.
       _ = host_poll(-1, 0, -1, 2_000_000)
     }
+  }
+
+  /// Whether a file or a directory is where a socket should be: connect(2) has no answer of its own for that.
+  private static func isSomethingElse(_ path: String) -> Bool {
+    var identity = host_identity()
+    // Safe: the string is a NUL-terminated copy, the structure is one of integers, and both live across the call.
+    guard unsafe host_path_identity(path, &identity) == 0 else { return false }
+    let kind = host_kind(identity.mode)
+    // A link or a device says nothing yet.
+    return kind == HOST_KIND_REGULAR || kind == HOST_KIND_DIRECTORY
   }
 
   /// Two sockets connected to each other.
@@ -213,20 +230,35 @@ public enum InheritedSocket: Sendable {
   case connected(UnixSocket)
   case listening(UnixListener)
 
-  /// Takes over a descriptor that was passed at start (`--fd`).
+  /// Takes over the descriptor of this number, which was passed at start (`--fd`) and nobody else will close.
   ///
-  /// - Throws: ENOTSOCK if it is no socket, EPROTOTYPE if not a Unix stream socket, EBADF if not open.
+  /// - Throws: as ``init(adopting:)``. What is no such socket stays open: it may be in use for something else.
+  public init(passed number: Int32) throws(HostError) {
+    try Self.checkKind(number)
+    try self.init(adopting: FileDescriptor(adopting: number))
+  }
+
+  /// Takes over a descriptor, and closes it if it cannot be used.
+  ///
+  /// - Throws: ENOTSOCK if it is no socket, EPROTOTYPE if not a Unix stream socket, EBADF if not open, ENOTCONN if it neither
+  ///   listens nor is connected.
   public init(adopting descriptor: consuming FileDescriptor) throws(HostError) {
     let raw = descriptor.rawValue
-    guard try check(host_socket_is_unix_stream(raw), "getsockopt", "descriptor \(raw)") == 1 else {
-      throw HostError("getsockopt", errno: EPROTOTYPE, subject: "descriptor \(raw)")
-    }
+    try Self.checkKind(raw)
     // It is ours from here on; a process we start must not have it.
     try check(host_set_close_on_exec(raw), "fcntl")
     if try check(host_socket_listens(raw), "getsockopt") == 1 {
       self = .listening(try UnixListener(adopting: descriptor))
     } else {
-      self = .connected(try UnixSocket(adopting: descriptor))
+      let socket = try UnixSocket(adopting: descriptor)
+      // The kernel notes nobody's user for a socket that was never connected.
+      guard try socket.peer().user != .max else { throw HostError("getsockopt", errno: ENOTCONN, subject: "descriptor \(raw)") }
+      self = .connected(socket)
+    }
+  }
+  private static func checkKind(_ raw: Int32) throws(HostError) {
+    guard try check(host_socket_is_unix_stream(raw), "getsockopt", "descriptor \(raw)") == 1 else {
+      throw HostError("getsockopt", errno: EPROTOTYPE, subject: "descriptor \(raw)")
     }
   }
 }

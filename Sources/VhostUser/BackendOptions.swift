@@ -1,3 +1,5 @@
+internal import Virtio
+
 /// Whether a device's addresses go through the front-end's IOMMU.
 public enum AccessPlatformPolicy: String, Hashable, Sendable, CaseIterable {
   /// VIRTIO_F_ACCESS_PLATFORM is offered; the front-end takes it when an IOMMU is in front of the device.
@@ -41,5 +43,15 @@ public struct BackendOptions: Hashable, Sendable {
     self.translations = translations
     self.once = once
     self.maxTranslationNodes = maxTranslationNodes
+  }
+}
+
+extension BackendOptions {
+  /// What a front-end is offered: the device's features and those of its transport, without vhost's own.
+  func features(of device: any VirtioDevice) -> Features {
+    var offered = device.features
+    if accessPlatform != .off { offered.insert(.accessPlatform) }
+    if !offersPackedRings { offered.remove(.ringPacked) }
+    return offered
   }
 }

@@ -22,22 +22,27 @@ final class BackendReport: Sendable {
     var facts = BackendStatistics()
     facts.name = options.name
     facts.device = device.id
+    facts.policy = options.accessPlatform
+    facts.translations = options.translations
+    facts.offeredFeatures = options.features(of: device)
     facts.reason = "no front-end has connected yet"
     state = Mutex(State(facts: facts))
   }
 
   func sessionBegan(_ session: BackendSession) {
     let (runner, iotlb, memory) = (session.runner, session.iotlb, session.table.memory)
-    let offered = session.offeredWord & ~(BackendSession.VhostFeature.logAll | BackendSession.VhostFeature.protocolFeatures)
     state.withLock { state in
       let old = state.facts
       state.facts = BackendStatistics()
       state.facts.name = old.name
       state.facts.device = old.device
+      state.facts.policy = old.policy
+      state.facts.translations = old.translations
+      state.facts.offeredFeatures = old.offeredFeatures
       state.facts.sessions = old.sessions + 1
       state.facts.failedSessions = old.failedSessions
+      state.facts.lastFailure = old.lastFailure
       state.facts.isConnected = true
-      state.facts.offeredFeatures = Features(word: offered)
       state.facts.reason = "features are not negotiated yet"
       state.live = Live(runner: runner, iotlb: iotlb, memory: memory)
       state.peakMemory = 0
@@ -76,11 +81,16 @@ final class BackendReport: Sendable {
     case (.physical, .off):
       "this back-end was told not to offer VIRTIO_F_ACCESS_PLATFORM: all of the guest's memory can be reached"
     case (.physical, _):
-      "VIRTIO_F_ACCESS_PLATFORM was offered and the front-end did not set it: no IOMMU is in front of the device, and all of the guest's memory can be reached"
+      "the front-end did not set VIRTIO_F_ACCESS_PLATFORM: no IOMMU is in front of the device, and all of the guest's memory can be reached"
     }
   }
 
-  func sessionFailed() { state.withLock { $0.facts.failedSessions += 1 } }
+  func sessionFailed(_ sentence: String) {
+    state.withLock { state in
+      state.facts.failedSessions += 1
+      state.facts.lastFailure = sentence
+    }
+  }
 
   /// The queues stand still: the last figures are kept.
   func sessionEnded(_ session: BackendSession) {

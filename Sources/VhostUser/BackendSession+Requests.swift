@@ -14,10 +14,7 @@ extension BackendSession {
 
   /// The feature word that GET_FEATURES answers.
   var offeredWord: UInt64 {
-    var offered = device.features.union(Features(word: VhostFeature.logAll | VhostFeature.protocolFeatures))
-    if options.accessPlatform != .off { offered.insert(.accessPlatform) }
-    if !options.offersPackedRings { offered.remove(.ringPacked) }
-    return offered.word
+    options.features(of: device).union(Features(word: VhostFeature.logAll | VhostFeature.protocolFeatures)).word
   }
 
   /// Carries a request out. Returns its answer if it has one of its own; descriptors for the answer go into `outgoing`.
@@ -99,7 +96,7 @@ extension BackendSession {
         throw ProtocolError("SET_FEATURES", "VIRTIO_F_ACCESS_PLATFORM needs the protocol features BACKEND_REQ and REPLY_ACK")
       }
     } else if options.accessPlatform == .on {
-      throw ProtocolError("SET_FEATURES", "this back-end was told to insist on VIRTIO_F_ACCESS_PLATFORM (--access-platform on)")
+      throw ProtocolError("SET_FEATURES", "VIRTIO_F_ACCESS_PLATFORM is not set, and this back-end insists on it: no IOMMU is in front of the device")
     }
     if new != features, vrings.indices.contains(where: { runner.isRunning($0) }) {
       throw ProtocolError("SET_FEATURES", "features cannot change while a ring runs")

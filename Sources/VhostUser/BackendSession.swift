@@ -115,7 +115,7 @@ final class BackendSession {
       } catch {
         guard case .failed(let sentence) = error else { return }
         log.warning("connection closed: \(sentence)")
-        report.sessionFailed()
+        report.sessionFailed(sentence)
         return
       }
     }

@@ -18,13 +18,19 @@ public struct BackendStatistics: Hashable, Sendable {
   public var name = ""
   /// What kind of device it is (§5).
   public var device = DeviceID(rawValue: 0)
+  /// Whether VIRTIO_F_ACCESS_PLATFORM is offered, and has to be accepted.
+  public var policy = AccessPlatformPolicy.auto
+  /// How long translations are kept.
+  public var translations = TranslationPolicy.keep
   /// Whether a front-end is connected. If not, the rest is about the last one.
   public var isConnected = false
   /// Connections so far.
   public var sessions: UInt64 = 0
   /// Connections that ended because the front-end broke the protocol, or for an error of this host.
   public var failedSessions: UInt64 = 0
-  /// What the device offers, vhost's own bits 26 and 30 left out.
+  /// How the last of them ended, in a sentence; nil if there was none.
+  public var lastFailure: String?
+  /// What the device offers to every front-end, vhost's own bits 26 and 30 left out.
   public var offeredFeatures = Features(word: 0)
   /// What was set last.
   public var negotiatedFeatures = Features(word: 0)

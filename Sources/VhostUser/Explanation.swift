@@ -2,29 +2,44 @@ import Virtio
 
 /// ``BackendStatistics`` for people and for programs.
 extension BackendStatistics {
-  /// A screen of words.
+  /// A screen of words, 100 columns wide.
   public var words: String {
     var lines: [String] = []
-    func line(_ title: String, _ text: String) {
-      lines.append("  " + title + String(repeating: " ", count: max(1, 13 - title.count)) + text)
-    }
+    func line(_ title: String, _ text: String) { lines += Self.folded(title, text) }
     lines.append("\(name): \(Self.kind(device))")
     line("front-end", isConnected ? "connected (connection \(sessions))" : sessions == 0 ? "none yet" : "none now; the rest is about the last of \(sessions)")
-    line("bit 33", "\(offersAccessPlatform ? "offered" : "not offered"), \(accepted)")
+    line("bit 33", "VIRTIO_F_ACCESS_PLATFORM: \(accepted)")
     line("path", pathInWords)
     line("why", reason)
-    line("reachable", "\(Self.bytes(reachableBytes)) now, \(Self.bytes(peakReachableBytes)) at most, of \(Self.bytes(memoryBytes)) of guest memory\(percent)")
-    if addressPath == .platform {
-      line("translations", "\(iotlb.mappings) mappings; \(iotlb.hits) hits, \(iotlb.misses) misses, \(iotlb.updates) updates, \(iotlb.invalidations) invalidations")
+    if memoryBytes > 0 {
+      line("reachable", "\(Self.bytes(reachableBytes)) now, \(Self.bytes(peakReachableBytes)) at most\(percent), of \(Self.bytes(memoryBytes)) of guest memory")
+    } else {
+      line("reachable", "nothing: no guest memory is known yet")
     }
-    line("faults", faults == 0 ? "0" : "\(faults): the driver gave addresses that it had not mapped, or not for this use")
-    line("rings", "\(isPacked ? "packed" : "split"), \(queues.filter(\.isRunning).count) of \(queues.count) queues running")
+    if addressPath == .platform {
+      line(
+        "translations", "\(iotlb.mappings) mappings in force; \(iotlb.hits) hits, \(iotlb.misses) misses, \(iotlb.questions) questions, \(iotlb.updates) "
+          + "updates, \(iotlb.invalidations) invalidations" + (iotlb.evictions > 0 ? ", emptied \(iotlb.evictions) times because it was full" : "")
+          + (translations == .once ? "; each is kept for one request" : ""))
+    }
+    line("faults", faults == 0 ? "0" : "\(faults): the driver gave addresses that it had not mapped, or not for this use; the log names them")
+    if addressPath != nil { line("rings", "\(isPacked ? "packed" : "split"), \(queues.filter(\.isRunning).count) of \(queues.count) running") }
     let total = totals
     line("requests", "\(total.requests) taken, \(total.completions) done; \(Self.bytes(total.readableBytes)) read from the guest, \(Self.bytes(total.writtenBytes)) written to it")
+    for queue in queues.prefix(Self.mostQueues) where queues.count > 1 && queue.size > 0 {
+      let counts = queue.counts
+      line(
+        "queue \(queue.index)", "\(queue.isRunning ? "running" : "stopped"), size \(queue.size); \(counts.requests) taken, \(counts.completions) done, "
+          + "\(counts.waits) waits for a translation, \(counts.faults) faults, \(counts.calls) calls")
+    }
+    if queues.count > Self.mostQueues { line("", "and \(queues.count - Self.mostQueues) more queues; --json has all") }
     if lostPages > 0 { line("lost pages", "\(lostPages): the front-end cut a memory file short") }
-    if failedSessions > 0 { line("failures", "\(failedSessions) connections ended by an error") }
+    if let lastFailure { line("failures", "\(failedSessions) \(failedSessions == 1 ? "connection" : "connections") ended by an error, the last one by: \(lastFailure)") }
     return lines.joined(separator: "\n") + "\n"
   }
+
+  /// Queues that the words tell apart.
+  private static let mostQueues = 16
 
   /// One line of JSON, for programs. Keys stay; new ones may be added.
   public var json: String {
@@ -34,11 +49,13 @@ extension BackendStatistics {
     object.add("connected", isConnected)
     object.add("sessions", sessions)
     object.add("failed_sessions", failedSessions)
+    object.add("last_failure", lastFailure)
+    object.add("access_platform_policy", policy.rawValue)
     object.add("access_platform_offered", offersAccessPlatform)
     object.add("access_platform_accepted", isAccepted)
     object.add("address_path", addressPath.map { $0 == .platform ? "platform" : "physical" })
     object.add("reason", reason)
-    object.add("ring", isPacked ? "packed" : "split")
+    object.add("ring", addressPath.map { _ in isPacked ? "packed" : "split" })
     object.add("offered_features", offeredFeatures.bits.map(String.init))
     object.add("negotiated_features", negotiatedFeatures.bits.map(String.init))
     object.add("protocol_features", (0..<64).filter { protocolFeatures.rawValue >> UInt64($0) & 1 == 1 }.map(String.init))
@@ -47,6 +64,7 @@ extension BackendStatistics {
     object.add("memory_regions", UInt64(memoryRegions))
     object.add("reachable_bytes", reachableBytes)
     object.add("peak_reachable_bytes", peakReachableBytes)
+    object.add("translations", translations.rawValue)
     object.add("mappings", UInt64(iotlb.mappings))
     object.add("hits", iotlb.hits)
     object.add("misses", iotlb.misses)
@@ -85,10 +103,12 @@ extension BackendStatistics {
 
   private var isAccepted: Bool { addressPath == .platform }
   private var accepted: String {
-    switch addressPath {
-    case nil: "features not negotiated"
-    case .platform: "accepted"
-    case .physical: "not accepted"
+    let offered = policy == .on ? "offered, and required" : offersAccessPlatform ? "offered" : "not offered"
+    return switch addressPath {
+    case nil where sessions == 0: offersAccessPlatform ? "to be \(offered)" : "will not be offered"
+    case nil: "\(offered); features are not negotiated yet"
+    case .platform: "\(offered), accepted"
+    case .physical: offersAccessPlatform ? "\(offered), not accepted" : offered
     }
   }
   private var pathInWords: String {
@@ -101,7 +121,7 @@ extension BackendStatistics {
   private var percent: String {
     guard memoryBytes > 0 else { return "" }
     let tenths = (peakReachableBytes &* 1000) / memoryBytes
-    return " (\(tenths / 10).\(tenths % 10) % at most)"
+    return " (\(tenths / 10).\(tenths % 10) %)"
   }
   private var totals: QueueStatistics.Counts {
     var sum = QueueStatistics.Counts()
@@ -112,6 +132,24 @@ extension BackendStatistics {
       sum.writtenBytes += queue.counts.writtenBytes
     }
     return sum
+  }
+
+  /// A title and its text, the text broken between words and indented below itself.
+  private static func folded(_ title: String, _ text: String) -> [String] {
+    let indent = 15
+    var lines: [String] = []
+    var line = "  " + title + String(repeating: " ", count: max(1, indent - 2 - title.count))
+    var isEmpty = true
+    for word in text.split(separator: " ") {
+      if !isEmpty, line.count + 1 + word.count > 100 {
+        lines.append(line)
+        line = String(repeating: " ", count: indent)
+        isEmpty = true
+      }
+      line += (isEmpty ? "" : " ") + word
+      isEmpty = false
+    }
+    return lines + [line]
   }
 
   private static func kind(_ id: DeviceID) -> String {

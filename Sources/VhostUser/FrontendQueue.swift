@@ -77,7 +77,7 @@ extension Frontend {
   /// guest-physical ones without.
   ///
   /// - Parameters:
-  ///   - state: where to go on, ``QueueState/initial`` for a new ring.
+  ///   - state: where to go on, `QueueState.initial` for a new ring.
   ///   - enabled: false leaves the queue without effects until ``enable(_:_:)``.
   ///   - polled: the back-end is given no kick, and so has to poll.
   public func startQueue(

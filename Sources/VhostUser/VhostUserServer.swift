@@ -32,6 +32,16 @@ public final class VhostUserServer: DeviceServer {
     device.observeConfiguration { [weak self] in self?.channel.withLock { $0 }?.announce() }
   }
 
+  /// Serves `device` on a socket that is made at `path`, and removed with the server. Front-ends may connect at once; they
+  /// are served from ``run()`` on.
+  ///
+  /// - Throws: as `UnixListener`: EADDRINUSE if somebody listens there, EEXIST if the path is something else than a socket.
+  public convenience init(
+    _ device: any VirtioDevice, at path: String, options: BackendOptions = BackendOptions(), log: Logger
+  ) throws(HostError) {
+    try self.init(device, on: .listening(UnixListener(path: path)), options: options, log: log)
+  }
+
   /// What the back-end is doing. From any thread.
   public var statistics: BackendStatistics { report.statistics }
 

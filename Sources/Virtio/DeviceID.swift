@@ -1,27 +1,45 @@
 /// What kind of device it is (§5).
 public struct DeviceID: RawRepresentable, Hashable, Sendable {
+  /// The number of §5.
   public var rawValue: UInt32
   public init(rawValue: UInt32) { self.rawValue = rawValue }
+  /// virtio-net (§5.1).
   public static var network: Self { Self(rawValue: 1) }
+  /// virtio-blk (§5.2).
   public static var block: Self { Self(rawValue: 2) }
+  /// virtio-console (§5.3).
   public static var console: Self { Self(rawValue: 3) }
+  /// virtio-rng (§5.4).
   public static var entropy: Self { Self(rawValue: 4) }
+  /// virtio-balloon (§5.5).
   public static var balloon: Self { Self(rawValue: 5) }
+  /// virtio-scsi (§5.6).
   public static var scsi: Self { Self(rawValue: 8) }
+  /// virtio-vsock (§5.10).
   public static var socket: Self { Self(rawValue: 19) }
+  /// virtio-iommu (§5.13).
   public static var iommu: Self { Self(rawValue: 23) }
+  /// virtio-fs (§5.11).
   public static var fileSystem: Self { Self(rawValue: 26) }
 }
 
 /// The device status field (§2.1).
 public struct DeviceStatus: OptionSet, Hashable, Sendable {
+  /// The bits as the driver writes them.
   public var rawValue: UInt8
   public init(rawValue: UInt8) { self.rawValue = rawValue }
+  /// The driver has found the device.
   public static var acknowledge: Self { Self(rawValue: 1) }
+  /// The driver knows how to drive it.
   public static var driver: Self { Self(rawValue: 2) }
+  /// The driver is set up: the device is live.
   public static var driverOK: Self { Self(rawValue: 4) }
+  /// The driver has accepted features, and negotiation is over.
   public static var featuresOK: Self { Self(rawValue: 8) }
+  /// The driver wants the device to stand still, keeping its state.
   public static var suspend: Self { Self(rawValue: 16) }
+  /// The device cannot go on (§2.1.2).
   public static var needsReset: Self { Self(rawValue: 64) }
+  /// The driver has given up on the device.
   public static var failed: Self { Self(rawValue: 128) }
 }

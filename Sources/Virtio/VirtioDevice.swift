@@ -3,6 +3,7 @@ public import DMA
 /// Why a device cannot start with what it was given.
 public struct DeviceError: Error, Hashable, Sendable, CustomStringConvertible {
   public var description: String
+  /// An error with a sentence for the log.
   public init(_ description: String) { self.description = description }
 }
 
@@ -48,11 +49,13 @@ extension VirtioDevice {
 
 /// A file descriptor whose readiness the worker reports to the handler.
 public struct WatchedDescriptor: Hashable, Sendable {
+  /// What to watch; it stays open while the handler runs.
   public var descriptor: Int32
   /// Comes back in ``QueueHandler/ready(_:in:)``.
   public var token: UInt64
   /// Reports each change once instead of the state: an eventfd that is watched so need never be drained.
   public var reportsChanges: Bool
+  /// Watches `descriptor` for being readable.
   public init(descriptor: Int32, token: UInt64, reportsChanges: Bool = false) {
     self.descriptor = descriptor
     self.token = token

@@ -5,12 +5,17 @@ public import Virtio
 
 /// Everything a queue needs to run.
 public struct QueueStart: Sendable {
+  /// Which of the device's queues.
   public var index: Int
+  /// Where its ring is.
   public var layout: QueueLayout
+  /// What the driver negotiated.
   public var features: Features
+  /// What its addresses mean: chosen by the negotiated features, see `AddressPath`.
   public var space: any DMASpace
   /// Signalled by the driver's side when buffers are available; nil when kicks come through ``DeviceRunner/kick(_:)``.
   public var kick: EventFD?
+  /// Where to go on.
   public var state: QueueState
   /// Makes the recorder of chains in flight; called on the queue's thread.
   public var inflight: (@Sendable () -> sending any InflightRecorder)?

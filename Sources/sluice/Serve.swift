@@ -10,14 +10,25 @@ import VirtioDevices
 struct Serve: ParsableCommand {
   static let configuration = CommandConfiguration(
     abstract: "Serve a device over vhost-user.",
-    discussion: "Runs in the foreground until SIGTERM or SIGINT; what is under way is finished first.",
+    discussion: """
+      Runs in the foreground, one device a process, until SIGTERM, SIGINT or SIGHUP; requests under way are finished first. When \
+      a front-end disconnects, the next one is waited for. `sluice explain` asks a running one what it is doing.
+      """,
     subcommands: [ServeBlock.self, ServeEntropy.self])
 }
 
-/// Prints the answer to `--print-capabilities`, as the conventions for back-end programs want it.
-func printCapabilities(type: String, features: [String]) {
-  let list = features.map { "\"\($0)\"" }.joined(separator: ", ")
-  StandardStream.output.print("{\n  \"type\": \"\(type)\",\n  \"features\": [\(list)]\n}")
+/// A command that serves one kind of device.
+protocol DeviceCommand: ParsableCommand {
+  /// What programs that start back-ends call the kind, and which of the options they know for it are there.
+  static var capabilities: (type: String, features: [String]) { get }
+}
+
+extension DeviceCommand {
+  /// Prints the answer to `--print-capabilities`.
+  static func printCapabilities() {
+    let list = capabilities.features.map { "\"\($0)\"" }.joined(separator: ", ")
+    StandardStream.output.print("{\n  \"type\": \"\(capabilities.type)\",\n  \"features\": [\(list)]\n}")
+  }
 }
 
 /// Serves a device until a signal or the end of the last front-end.

@@ -2,14 +2,15 @@ import ArgumentParser
 import VirtioDevices
 
 /// `sluice serve rng`.
-struct ServeEntropy: ParsableCommand {
+struct ServeEntropy: DeviceCommand {
   static let configuration = CommandConfiguration(
-    commandName: "rng", abstract: "Serve a virtio-rng device: the host kernel's random numbers.")
+    commandName: "rng", abstract: "Serve a virtio-rng device: the host kernel's random numbers.",
+    usage: "sluice serve rng --socket-path <path> [<options>]")
+  static let capabilities = (type: "rng", features: [String]())
 
   @OptionGroup var socket: SocketOptions
 
   func run() throws {
-    if socket.printCapabilities { return printCapabilities(type: "rng", features: []) }
     try serve("rng", socket) { _ in EntropyDevice() }
   }
 }

@@ -1,7 +1,7 @@
 import ArgumentParser
 import HostIO
 
-/// The command. Exit status: 0 done, 1 this host failed, 2 wrong usage, 3 the front-end broke the protocol.
+/// The command. Exit status: 0 done, 1 this host failed, 2 wrong usage.
 @main
 struct Sluice: ParsableCommand {
   static let configuration = CommandConfiguration(
@@ -10,6 +10,9 @@ struct Sluice: ParsableCommand {
     discussion: """
       A device is a process of its own that a virtual machine monitor connects to by vhost-user. Behind an IOMMU, with \
       VIRTIO_F_ACCESS_PLATFORM negotiated, it reaches only the pages the guest mapped for it.
+
+      Exit status: 0 done, 1 this host refused something, 2 a mistake in what was typed. Either way one line on standard error \
+      says what to do.
       """,
     version: "0.1.0",
     subcommands: [Serve.self, Explain.self])
@@ -24,6 +27,10 @@ struct Sluice: ParsableCommand {
     default: break
     }
     do {
+      let typed = TypedWords(words)
+      // The conventions for back-end programs: whatever else was typed is ignored, sensible or not.
+      if words.contains("--print-capabilities"), let device = typed.device { return device.printCapabilities() }
+      try typed.refuseUnknownCommand()
       try? SignalFD.ignoreBrokenPipes()
       try? OpenFileLimit.raise()
       var command = try Sluice.parseAsRoot(words)
@@ -34,7 +41,7 @@ struct Sluice: ParsableCommand {
       let status = Sluice.exitCode(for: error)
       // Help and version texts are results, everything else is a mistake in what was typed.
       if status == .success { Sluice.exit(withError: error) }
-      Failure.usage(Sluice.message(for: error)).end()
+      Failure.usage(TypedWords(words).sentence(Sluice.message(for: error))).end()
     }
   }
 }

@@ -25,36 +25,43 @@ enum TranslationsArgument: String, CaseIterable, ExpressibleByArgument {
 
 /// Where the front-end is, after the conventions for vhost-user back-end programs.
 struct SocketOptions: ParsableArguments {
-  @Option(name: .customLong("socket-path"), help: ArgumentHelp("Listen on a Unix socket at this path.", valueName: "path"))
+  @Option(
+    name: .customLong("socket-path"),
+    help: ArgumentHelp("Listen on a Unix socket at this path; it must not exist, or be left over from a back-end that ended.", valueName: "path"),
+    completion: .file())
   var socketPath: String?
 
-  @Option(help: ArgumentHelp("Use this open descriptor: a listening socket or a connected one.", valueName: "number"))
+  @Option(
+    parsing: .unconditional,
+    help: ArgumentHelp(
+      "Use this open descriptor instead: a listening Unix socket or a connected one. Without either, what a service manager passed (LISTEN_FDS) is used.",
+      valueName: "number"))
   var fd: Int32?
-
-  @Flag(name: .customLong("print-capabilities"), help: "Print what this program can do, as JSON, and exit.")
-  var printCapabilities = false
 
   @Option(
     name: .customLong("access-platform"),
     help: ArgumentHelp(
-      "Whether the device goes through the guest's IOMMU: auto (when there is one), on (refuse a front-end without), off (reach all memory).",
-      valueName: "auto|on|off"))
+      "Whether the device goes through the guest's IOMMU: when the front-end has one (auto), always, so that a front-end without is refused (on), or never, so that all memory is reached (off).",
+      valueName: "when"))
   var platform: PlatformArgument = .auto
+
+  @Option(
+    help: ArgumentHelp(
+      "How long a translation is kept: until the front-end takes it back (keep), or for one request (once), for front-ends that do not pass unmaps on, as QEMU's AMD-Vi.",
+      valueName: "how-long"))
+  var translations: TranslationsArgument = .keep
 
   @Flag(name: .customLong("no-packed"), help: "Offer split rings only: for a front-end that starts packed ones wrongly (user-mode Linux).")
   var noPacked = false
 
-  @Option(
-    help: ArgumentHelp(
-      "How long a translation is kept: keep (until the front-end takes it back), once (for one request; for front-ends that do not pass unmaps on, as QEMU's AMD-Vi).",
-      valueName: "keep|once"))
-  var translations: TranslationsArgument = .keep
-
   @Flag(help: "End when the first front-end disconnects, instead of waiting for the next.")
   var once = false
 
-  @Option(name: .customLong("log-level"), help: ArgumentHelp("What to tell on standard error: debug, info, warning, error.", valueName: "level"))
+  @Option(name: .customLong("log-level"), help: ArgumentHelp("What to tell on standard error: this and what is worse.", valueName: "level"))
   var logLevel: LogLevel = .info
+
+  @Flag(name: .customLong("print-capabilities"), help: "Print what this program can do, as JSON, and exit; the other options are ignored.")
+  var printCapabilities = false
 
   /// Opens the one place that was named. Nothing is created before everything else is in order: call it last.
   func open() throws -> InheritedSocket {
@@ -63,12 +70,14 @@ struct SocketOptions: ParsableArguments {
     case (.some, .some):
       throw Failure.usage("--socket-path and --fd exclude each other; give one of them")
     case (.some(let path), nil):
+      guard !path.isEmpty else { throw Failure.usage("--socket-path is empty; give the path of the socket to make") }
       do {
         return .listening(try UnixListener(path: path))
       } catch {
         throw Self.failure(error, path)
       }
     case (nil, .some(let number)):
+      guard number != 1, number != 2 else { throw Failure.usage("--fd \(number) is where this command writes; pass the socket as 3 or above") }
       return try Self.adopt(number, "--fd \(number)")
     case (nil, nil):
       guard let number = passed.first else {
@@ -83,7 +92,7 @@ struct SocketOptions: ParsableArguments {
 
   private static func adopt(_ number: Int32, _ what: String) throws -> InheritedSocket {
     do {
-      return try InheritedSocket(adopting: FileDescriptor(adopting: number))
+      return try InheritedSocket(passed: number)
     } catch {
       throw Failure.usage("\(what) is not an open Unix stream socket (\(error.reason)); pass a listening or a connected one")
     }
@@ -94,7 +103,7 @@ struct SocketOptions: ParsableArguments {
     case EADDRINUSE: .host("\(path) is busy: another process listens there; stop it or choose another --socket-path")
     case EEXIST: .host("\(path) exists and is not a socket; choose another --socket-path")
     case ENAMETOOLONG: .usage("\(path) is longer than a socket's path may be (107 bytes); choose a shorter --socket-path")
-    case ENOENT: .host("the directory of \(path) does not exist; create it or choose another --socket-path")
+    case ENOENT, ENOTDIR: .host("the directory of \(path) does not exist; create it or choose another --socket-path")
     case EACCES, EPERM: .host("\(path) may not be created by this user (\(error.reason)); choose another --socket-path")
     default: .host("cannot listen on \(path): \(error.reason)")
     }

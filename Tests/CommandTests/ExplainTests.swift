@@ -1,5 +1,10 @@
+import DMA
 import Foundation
+import FrontendKit
+import HostIO
 import Testing
+import VhostUser
+import Virtio
 
 @Suite("Explain", .serialized) struct ExplainTests {
   @Test("Before a front-end has connected, words and JSON agree that nothing can be reached")
@@ -10,9 +15,12 @@ import Testing
     #expect(words.status == 0)
     #expect(words.output.contains("virtio-blk"))
     #expect(words.output.contains("no front-end has connected yet"))
+    #expect(words.output.contains("VIRTIO_F_ACCESS_PLATFORM: to be offered"))
+    #expect(words.output.contains("no guest memory is known yet"))
     let json = try Command.run("explain", "--json", folder.path("s.sock"))
     let object = try #require(try JSONSerialization.jsonObject(with: Data(json.output.utf8)) as? [String: Any])
     #expect(object["connected"] as? Bool == false)
+    #expect(object["access_platform_offered"] as? Bool == true)
     #expect(object["reachable_bytes"] as? Int == 0)
     #expect(object["faults"] as? Int == 0)
     #expect(json.output.split(separator: "\n").count == 1)
@@ -32,6 +40,125 @@ import Testing
     let stale = try Command.run("explain", folder.path("s.sock"))
     #expect(stale.status == 1)
     #expect(stale.errors.contains("nobody listens"))
+  }
+
+  @Test("What is no socket is not taken for a back-end that ended, status 1")
+  func noSocket() throws {
+    let folder = try Folder()
+    for path in [folder.url.path, try folder.image()] {
+      let result = try Command.run("explain", path)
+      #expect(result.status == 1)
+      #expect(result.errors.contains("is not a socket"))
+    }
+  }
+
+  @Test("Somebody who listens and is no back-end of ours is told apart, status 1")
+  func stranger() throws {
+    let folder = try Folder()
+    let listener = try UnixListener(path: folder.path("s.sock"))
+    let running = try Command.Running(["explain", folder.path("s.sock")])
+    // Takes the call, and hangs up on whatever is asked.
+    let socket = try #require(try listener.accept(timeout: .seconds(10)))
+    #expect(try socket.waitReadable(timeout: .seconds(10)))
+    socket.shutdown()
+    let result = try running.end(within: 10)
+    #expect(result.status == 1)
+    #expect(result.errors.contains("does not answer"))
+  }
+
+  /// The answer in JSON.
+  private func figures(_ folder: Folder) throws -> [String: Any] {
+    let answer = try Command.run("explain", "--json", folder.path("s.sock"))
+    return try #require(try JSONSerialization.jsonObject(with: Data(answer.output.utf8)) as? [String: Any])
+  }
+
+  private func words(_ folder: Folder) throws -> String { try Command.run("explain", folder.path("s.sock")).output }
+
+  @Test("With a front-end behind an IOMMU the answer says so, how much is reachable of how much, and what each queue did; and keeps that")
+  func confined() throws {
+    let folder = try Folder()
+    let running = try folder.serve(try folder.image(), socket: "s.sock", "--num-queues", "2")
+    let mappings = FrontendMappings()
+    let frontend = try Frontend.connect(to: folder.path("s.sock"), memory: FrontendMemory(byteCount: 8 << 20), mappings: mappings)
+    // Connected, and nothing agreed on yet.
+    #expect(try frontend.ask(.getFeatures) != 0)
+    #expect(try words(folder).contains("VIRTIO_F_ACCESS_PLATFORM: offered; features are not negotiated yet"))
+    try frontend.negotiate([.version1, .accessPlatform, .blockMultiqueue])
+    try frontend.share()
+    let shift: UInt64 = 0x10_0000_0000
+    let place = BlockClientPlace(base: GuestAddress(0x10000), queueSize: 16, slots: 4, slotBytes: 4096)
+    let byteCount = place.end.rawValue - place.base.rawValue
+    #expect(mappings.insert(FrontendMapping(address: DMAAddress(place.base.rawValue + shift), byteCount: byteCount, guestAddress: place.base)))
+    do {
+      var disk = try BlockClient(frontend, queue: 0, place: place, shift: shift)
+      for sector in 0..<9 { _ = try disk.read(sector: UInt64(sector), count: 512) }
+    }
+    let now = try figures(folder)
+    #expect(now["access_platform_accepted"] as? Bool == true)
+    #expect(now["address_path"] as? String == "platform")
+    #expect(now["memory_bytes"] as? Int == 8 << 20)
+    let reachable = try #require(now["reachable_bytes"] as? UInt64)
+    #expect(reachable > 0 && reachable <= byteCount)
+    #expect(now["requests"] as? Int == 9)
+    #expect(now["faults"] as? Int == 0)
+    #expect(try #require(now["misses"] as? Int) > 0)
+    let text = try words(folder)
+    for part in ["VIRTIO_F_ACCESS_PLATFORM: offered, accepted", "path         platform", "8.0 MiB of guest memory", "queue 0", "9 taken, 9 done"] {
+      #expect(text.contains(part), "\(text)")
+    }
+    #expect(text.split(separator: "\n").allSatisfy { $0.count <= 100 }, "\(text)")
+
+    frontend.close()
+    try waitUntil { try figures(folder)["connected"] as? Bool == false }
+    let after = try figures(folder)
+    #expect(after["reachable_bytes"] as? Int == 0)
+    #expect(after["requests"] as? Int == 9)
+    #expect(try words(folder).contains("none now; the rest is about the last of 1"))
+    running.terminate()
+    #expect(try running.end(within: 10).status == 0)
+  }
+
+  @Test("With a front-end that does not take the bit the answer says that all memory can be reached")
+  func open() throws {
+    let folder = try Folder()
+    let running = try folder.serve(try folder.image())
+    let frontend = try Frontend.connect(to: folder.path("s.sock"), memory: FrontendMemory(byteCount: 8 << 20))
+    try frontend.negotiate([.version1])
+    try frontend.share()
+    let now = try figures(folder)
+    #expect(now["address_path"] as? String == "physical")
+    #expect(now["reachable_bytes"] as? Int == 8 << 20)
+    let text = try words(folder)
+    #expect(text.contains("offered, not accepted"))
+    #expect(text.contains("8.0 MiB now, 8.0 MiB at most (100.0 %), of 8.0 MiB"))
+    frontend.close()
+    running.terminate()
+    #expect(try running.end(within: 10).status == 0)
+  }
+
+  @Test("A front-end without an IOMMU is refused by --access-platform on, and the answer says so afterwards")
+  func refused() throws {
+    let folder = try Folder()
+    let running = try folder.serve(try folder.image(), socket: "s.sock", "--access-platform", "on")
+    #expect(try words(folder).contains("to be offered, and required"))
+    let frontend = try Frontend.connect(to: folder.path("s.sock"))
+    // Without acknowledgements, as QEMU sends it: the refusal is the end of the connection.
+    _ = try? frontend.negotiate([.version1], protocolFeatures: [])
+    #expect(frontend.waitUntilClosed(timeout: .seconds(10)))
+    try waitUntil { try figures(folder)["failed_sessions"] as? Int == 1 }
+    #expect(try #require(try figures(folder)["last_failure"] as? String).contains("insists on it"))
+    #expect(try words(folder).contains("1 connection ended by an error, the last one by: SET_FEATURES"))
+    running.terminate()
+    #expect(try running.end(within: 10).status == 0)
+  }
+
+  /// Asks again until it is so, for ten seconds at most: a back-end tells nobody that its front-end has gone.
+  private func waitUntil(_ condition: () throws -> Bool) throws {
+    let end = ContinuousClock.now + .seconds(10)
+    while ContinuousClock.now < end {
+      if try condition() { return }
+    }
+    Issue.record("it did not come to that")
   }
 
   @Test("Help is printed on standard output, status 0", arguments: [["--help"], ["serve", "--help"], ["serve", "blk", "--help"], ["explain", "--help"]])

@@ -1,5 +1,7 @@
 import Foundation
 import Testing
+import VhostUser
+import Virtio
 
 @Suite("The command, as typed", .serialized) struct ServeTests {
   /// One sentence on standard error, nothing on standard output, and nothing left at `socket`.
@@ -49,6 +51,8 @@ import Testing
   }
 
   @Test("Options out of range are named as they are typed, status 2", arguments: [
+    ["--num-queues", "-1"], ["--num-queues", "many"], ["--queue-size", "70000"], ["--queue-size", "-1"],
+    ["--logical-block-size", "513"], ["--logical-block-size", "0"], ["--fd", "-1"],
     ["--num-queues", "0"], ["--num-queues", "257"], ["--queue-size", "1"], ["--logical-block-size", "1000"],
     ["--serial", "twenty-one characters"], ["--cache", "none"], ["--access-platform", "maybe"], ["--fd", "x"],
   ])
@@ -57,6 +61,44 @@ import Testing
     let words = ["serve", "blk", "--blk-file", try folder.image()] + (option[0] == "--fd" ? [] : ["--socket-path", folder.path("s")]) + option
     let result = try Command.Running(words).end(within: 30)
     expectSentence(result, status: 2, saying: option[0], absent: folder.path("s"))
+  }
+
+  @Test("An image without room for a block is refused with a way to give it a size, status 1", arguments: [0, 511])
+  func empty(_ size: UInt64) throws {
+    let folder = try Folder()
+    let result = try Command.run("serve", "blk", "--socket-path", folder.path("s"), "--blk-file", try folder.image(size: size), "--log-level", "error")
+    expectSentence(result, status: 1, saying: "truncate -s", absent: folder.path("s"))
+  }
+
+  @Test("What is neither a file nor a block device is not an image, status 1")
+  func device() throws {
+    let folder = try Folder()
+    let result = try Command.run("serve", "blk", "--socket-path", folder.path("s"), "--blk-file", "/dev/null")
+    expectSentence(result, status: 1, saying: "neither a file nor a block device", absent: folder.path("s"))
+  }
+
+  @Test("A word that is no command is answered with those that are, status 2", arguments: [
+    (["serv", "blk"], "`sluice serve` and"), (["serve", "net"], "`sluice serve blk` and"),
+  ])
+  func noCommand(_ words: [String], _ there: String) throws {
+    expectSentence(try Command.Running(words).end(within: 30), status: 2, saying: there)
+  }
+
+  @Test("What the parser cannot make sense of is answered with where the help is, status 2", arguments: [
+    (["serve", "blk", "--once", "extra"], "sluice serve blk --help"), (["explain"], "sluice explain --help"), (["--versoin"], "sluice --help"),
+  ])
+  func nonsense(_ words: [String], _ place: String) throws {
+    expectSentence(try Command.Running(words).end(within: 30), status: 2, saying: place)
+  }
+
+  @Test("A path that no socket can have is told apart from one whose directory is missing")
+  func impossiblePath() throws {
+    let folder = try Folder()
+    expectSentence(
+      try Command.run("serve", "rng", "--socket-path", folder.path(String(repeating: "x", count: 120))), status: 2, saying: "107 bytes")
+    expectSentence(try Command.run("serve", "rng", "--socket-path", ""), status: 2, saying: "--socket-path is empty")
+    expectSentence(try Command.run("serve", "rng", "--socket-path", folder.path("none/s")), status: 1, saying: "create it")
+    expectSentence(try Command.run("serve", "rng", "--socket-path", try folder.image() + "/s"), status: 1, saying: "create it")
   }
 
   @Test("A second server of the same image is refused while the first goes on, status 1")
@@ -107,9 +149,9 @@ import Testing
     #expect(!FileManager.default.fileExists(atPath: folder.path("s.sock")))
   }
 
-  @Test("--print-capabilities prints JSON and ignores what else is asked for", arguments: [("blk", "block"), ("rng", "rng")])
+  @Test("--print-capabilities prints JSON and ignores what else is typed", arguments: [("blk", "block"), ("rng", "rng")])
   func capabilities(_ device: String, _ type: String) throws {
-    let result = try Command.run("serve", device, "--print-capabilities", "--socket-path", "/nowhere/at/all")
+    let result = try Command.run("serve", device, "--print-capabilities", "--socket-path", "/nowhere/at/all", "--queue-size", "x", "--no-such-option")
     #expect(result.status == 0)
     let json = try #require(try JSONSerialization.jsonObject(with: Data(result.output.utf8)) as? [String: Any])
     #expect(json["type"] as? String == type)
@@ -131,9 +173,39 @@ import Testing
     #expect(FileManager.default.fileExists(atPath: folder.path("s.sock")))
   }
 
-  @Test("A descriptor that is no socket is refused, status 2")
+  @Test("A descriptor that is no socket is refused, status 2, standard error among them: the sentence still arrives there")
   func noSocket() throws {
-    expectSentence(try Command.run("serve", "rng", "--fd", "0"), status: 2, saying: "--fd 0")
-    expectSentence(try Command.run("serve", "rng", "--fd", "77"), status: 2, saying: "--fd 77")
+    for number in ["0", "1", "2", "77"] {
+      expectSentence(try Command.run("serve", "rng", "--fd", number), status: 2, saying: "--fd \(number)")
+    }
+  }
+
+  @Test("A socket that neither listens nor is connected is refused, status 2")
+  func unconnected() throws {
+    let open = #"$^F = 9; use Socket; socket(S, PF_UNIX, SOCK_STREAM, 0) || die; fileno(S) == 3 || die "not 3"; exec @ARGV"#
+    let result = try Command.Running(["serve", "rng", "--fd", "3"], through: ["/usr/bin/perl", "-e", open]).end(within: 10)
+    expectSentence(result, status: 2, saying: "--fd 3")
+  }
+
+  @Test("A connected socket that was inherited is served until its front-end goes, status 0")
+  func connected() throws {
+    // The other end asks for the features, waits for all of the answer, and goes.
+    let open = #"$^F = 9; use Socket; socketpair(S, T, PF_UNIX, SOCK_STREAM, 0) || die; fileno(S) == 3 || die "not 3"; "#
+      + #"if (!fork) { close S; syswrite T, pack("L3", 1, 1, 0); my ($all, $some) = (""); "#
+      + #"while (length $all < 20 && sysread T, $some, 20) { $all .= $some } exit(length $all != 20) } close T; exec @ARGV"#
+    let result = try Command.Running(["serve", "rng", "--fd", "3"], through: ["/usr/bin/perl", "-e", open]).end(within: 10)
+    #expect(result.status == 0)
+    #expect(result.errors.contains("front-end gone"), "\(result.errors)")
+  }
+
+  @Test("With --once the command ends when its first front-end has gone, status 0, and takes the socket along; questions do not count")
+  func once() throws {
+    let folder = try Folder()
+    let running = try folder.serve(try folder.image(), socket: "s.sock", "--once")
+    let frontend = try Frontend.connect(to: folder.path("s.sock"))
+    try frontend.negotiate([.version1])
+    frontend.close()
+    #expect(try running.end(within: 10).status == 0)
+    #expect(!FileManager.default.fileExists(atPath: folder.path("s.sock")))
   }
 }

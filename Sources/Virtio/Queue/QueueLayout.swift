@@ -4,10 +4,14 @@ public import DMA
 public struct QueueLayout: Hashable, Sendable {
   /// Descriptors in the ring: 1...32768; a power of two for a split ring.
   public var size: UInt16
+  /// Where the descriptors are: a multiple of 16.
   public var descriptorArea: DMAAddress
+  /// Split: the available ring, a multiple of 2. Packed: the driver event suppression structure, a multiple of 4.
   public var driverArea: DMAAddress
+  /// Split: the used ring. Packed: the device event suppression structure. A multiple of 4.
   public var deviceArea: DMAAddress
 
+  /// Where the driver put the queue; nothing is checked before ``fault(packed:)``.
   public init(size: UInt16, descriptorArea: DMAAddress, driverArea: DMAAddress, deviceArea: DMAAddress) {
     self.size = size
     self.descriptorArea = descriptorArea
@@ -15,8 +19,8 @@ public struct QueueLayout: Hashable, Sendable {
     self.deviceArea = deviceArea
   }
 
-  /// Bytes of each area (§2.7, §2.8). For a split ring the two event fields count whether they are negotiated or not only
-  /// when `eventIndex` is.
+  /// Bytes of each area (§2.7, §2.8). The event fields at the ends of a split ring's areas count only when `eventIndex` says
+  /// that they are negotiated.
   public func byteCounts(packed: Bool, eventIndex: Bool) -> (descriptor: Int, driver: Int, device: Int) {
     let n = Int(size)
     if packed { return (16 * n, 4, 4) }
@@ -43,8 +47,10 @@ public struct QueueState: Hashable, Sendable {
   public var availableWrap: Bool
   /// Split: the used index to be written next; nil when only the ring's own memory knows. Packed: the slot to be written next.
   public var used: UInt16?
+  /// Packed: the wrap counter that goes with ``used``.
   public var usedWrap: Bool
 
+  /// A position; without arguments that of a queue never run.
   public init(available: UInt16 = 0, availableWrap: Bool = true, used: UInt16? = 0, usedWrap: Bool = true) {
     self.available = available
     self.availableWrap = availableWrap
@@ -60,7 +66,9 @@ public struct QueueState: Hashable, Sendable {
 public enum QueueError: Error, Hashable, Sendable {
   /// A ring area cannot be reached.
   case ring(DMAFault)
+  /// Not a size that a queue of its format may have.
   case size(UInt16)
+  /// An area is not aligned as its format wants.
   case misaligned(DMAAddress)
   /// The available index ran further ahead than the ring is long.
   case availableIndex(UInt16, expected: UInt16)

@@ -10,6 +10,7 @@ public struct BlockConfiguration: Hashable, Sendable {
   public var sizeMax: UInt32 = 0
   /// Most data segments in a request.
   public var segMax: UInt32 = 0
+  /// The shape of disks that had one; heads and sectors are those of a track.
   public var cylinders: UInt16 = 0
   public var heads: UInt8 = 0
   public var sectors: UInt8 = 0
@@ -25,16 +26,19 @@ public struct BlockConfiguration: Hashable, Sendable {
   public var optimalIO: UInt32 = 0
   /// 1: a completed write may still be volatile; 0: it is not.
   public var writeback: UInt8 = 0
+  /// Request queues.
   public var queueCount: UInt16 = 0
   /// Most sectors in one segment, and most segments.
   public var maxDiscardSectors: UInt32 = 0
   public var maxDiscardSegments: UInt32 = 0
   /// Sectors.
   public var discardAlignment: UInt32 = 0
+  /// The same for write zeroes.
   public var maxWriteZeroesSectors: UInt32 = 0
   public var maxWriteZeroesSegments: UInt32 = 0
   /// 1: writing zeroes with the unmap flag may deallocate.
   public var writeZeroesMayUnmap: UInt8 = 0
+  /// The same for secure erase.
   public var maxSecureEraseSectors: UInt32 = 0
   public var maxSecureEraseSegments: UInt32 = 0
   /// Sectors.

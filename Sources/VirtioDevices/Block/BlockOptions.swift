@@ -41,12 +41,14 @@ public struct BlockOptions: Sendable {
   public var cacheIsConfigurable = true
   /// Offers discards where the host supports them.
   public var discard = true
+  /// Which host calls read and write the image.
   public var engine = BlockEngine.automatic
   /// How often to look whether the image was resized; nil: never.
   public var sizePollInterval: Duration? = .seconds(1)
   /// Hears of failed host calls, at most one line a second. Any thread.
   public var report: @Sendable (String) -> Void = { _ in }
 
+  /// A disk with default options, whose contents are the image at `path`.
   public init(path: String) { self.path = path }
 }
 
