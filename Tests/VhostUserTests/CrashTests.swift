@@ -9,6 +9,8 @@ import VirtioTestKit
 private final class Remains {
   let rig: RingRig
   private let record: HostMapping
+  /// More than a packed ring of 16 descriptors needs.
+  static let recordBytes = 640
   private let headerBytes: Int
   private let areas: [(address: DMAAddress, count: Int)]
 
@@ -32,7 +34,7 @@ private final class Remains {
   }
 
   var recordBytes: [UInt8] {
-    var bytes = [UInt8](repeating: 0, count: 4096)
+    var bytes = [UInt8](repeating: 0, count: Self.recordBytes)
     var span = bytes.mutableSpan
     _ = record.copy(from: 0, into: &span)
     return bytes
@@ -200,10 +202,10 @@ struct CrashTests {
 
   @Test("A record full of chance, changing while it is used, harms nobody but the ring it is about", arguments: [false, true])
   func garbage(_ packed: Bool) throws {
-    for seed in 0..<300 as Range<UInt64> {
+    for seed in 0..<120 as Range<UInt64> {
       var random = SeededGenerator(seed)
       let remains = try Remains(RingCase(packed: packed, size: 8, indirect: false, eventIndex: false), startingAt: 0)
-      var image = remains.image((0..<4096).map { _ in UInt8.random(in: 0...255, using: &random) })
+      var image = remains.image((0..<Remains.recordBytes).map { _ in UInt8.random(in: 0...255, using: &random) })
       // Believable enough to be used: small numbers, and the right version and size.
       for i in stride(from: 1, to: 600, by: 2) where random.chance(7, in: 8) { (image.record[i - 1], image.record[i]) = (image.record[i - 1] % 10, 0) }
       image.record.replaceSubrange(8..<12, with: [1, 0, 8, 0])
