@@ -166,6 +166,33 @@ struct ProtocolTests {
     #expect(usedIndex() == 1)
   }
 
+  @Test("GET_VRING_BASE leaves what is in flight in the memory for it where that is agreed, and waits for it where not", arguments: [true, false])
+  func handOver(_ isAgreed: Bool) throws {
+    let disk = try HeldDisk()
+    let frontend = try RawFrontend(device: disk)
+    try frontend.negotiate(protocol: isAgreed ? RawFrontend.all.union(.vringBaseInflight) : RawFrontend.all)
+    try frontend.share()
+    var files = FileDescriptorList()
+    let wanted = InflightDescription(mmapSize: 0, mmapOffset: 0, queueCount: 1, queueSize: 16)
+    guard case .inflight(let area) = try frontend.ask(.getInflightDescriptor(wanted), ack: false, [], &files), let file = files.takeFirst()
+    else { return #expect(Bool(false)) }
+    try frontend.must(.setInflightDescriptor(area), [file.rawValue])
+    try frontend.startRing()
+    frontend.submitRead(sector: 1)
+    #expect(try disk.taken.wait(timeout: .seconds(10)))
+    try disk.taken.drain()
+    #expect(try frontend.ask(.getVringBase(Self.ring(0, 0))) == .vring(Self.ring(0, 1)))
+    #expect(frontend.usedIndex == (isAgreed ? 0 : 1) && frontend.peek(1, RawFrontend.Place.status) == [isAgreed ? 0xff : 0])
+    // Whoever goes on does it, once.
+    try frontend.must(.setVringBase(Self.ring(0, 1)))
+    try frontend.must(.setVringKick(VringDescriptor(index: 0, hasDescriptor: true)), [frontend.kick.rawValue])
+    if isAgreed { #expect(try disk.taken.wait(timeout: .seconds(10))) }
+    disk.release.signal()
+    #expect(try frontend.waitUsed(1))
+    #expect(try frontend.ask(.getVringBase(Self.ring(0, 0))) == .vring(Self.ring(0, 1)))
+    #expect(frontend.usedIndex == 1 && frontend.server.statistics.queues[0].counts.requests == (isAgreed ? 2 : 1))
+  }
+
   @Test("Acknowledgements and the back-end's channel stay agreed while bit 33 is in force (R122)")
   func neededFeatures() throws {
     let frontend = try RawFrontend()
