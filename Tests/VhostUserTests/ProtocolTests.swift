@@ -72,7 +72,8 @@ struct ProtocolTests {
     try frontend.negotiate()
     let saved = try state(of: frontend)
     let (writing, reading) = try UnixSocket.pair()
-    #expect(try frontend.ask(.setDeviceStateDescriptor(DeviceStateTransfer(direction: .load)), ack: false, [reading.rawValue]) == .value(0x100))
+    let load = FrontendRequest.setDeviceStateDescriptor(DeviceStateTransfer(direction: .load))
+    #expect(try frontend.ask(load, ack: false, [reading.rawValue]) == .value(0x100))
     try frontend.send(.checkDeviceState, ack: true)
     try frontend.send(.getQueueCount)
     try writing.send(saved.span)
@@ -166,7 +167,7 @@ struct ProtocolTests {
     #expect(usedIndex() == 1)
   }
 
-  @Test("GET_VRING_BASE leaves what is in flight in the memory for it where that is agreed, and waits for it where not", arguments: [true, false])
+  @Test("GET_VRING_BASE leaves what is in flight to the memory for it if that is agreed, else waits for it", arguments: [true, false])
   func handOver(_ isAgreed: Bool) throws {
     let disk = try HeldDisk()
     let frontend = try RawFrontend(device: disk)

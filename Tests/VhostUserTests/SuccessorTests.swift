@@ -53,7 +53,7 @@ struct SuccessorTests {
     return bytes
   }
 
-  @Test("A back-end that dies with requests in its hands has a successor that does each of them once, whatever became of the first (R126)", arguments: [false, true])
+  @Test("The requests that a back-end has in its hands when it dies are done by its successor, once each (R126)", arguments: [false, true])
   func takeOver(_ packed: Bool) throws {
     let memory = try FrontendMemory(byteCount: 1 << 16)
     let guest = memory.guest
