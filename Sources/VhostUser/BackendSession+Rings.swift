@@ -60,10 +60,11 @@ extension BackendSession {
     vrings[index].state = try QueueState(base: state.number, packed: isPacked, size: vrings[index].size)
   }
 
-  /// Stops a ring when what is in flight is done, and says where it stopped. Its size, addresses and place stay.
+  /// Stops a ring and says where it stopped. What is in flight is done first, or with GET_VRING_BASE_INFLIGHT left in the
+  /// in-flight memory, as far as it can be called off. The ring's size, addresses and place stay.
   func getBase(_ state: VringState) throws(ProtocolError) -> VringState {
     let index = try check(state.index, "GET_VRING_BASE")
-    stop(index)
+    stop(index, handingOver: protocolFeatures.contains(.vringBaseInflight))
     return VringState(index: state.index, number: vrings[index].state.base(packed: isPacked))
   }
 
@@ -197,8 +198,8 @@ extension BackendSession {
   }
 
   /// Stops processing; the ring stays started.
-  private func pause(_ index: Int) {
-    let stopped = runner.stop(index)
+  private func pause(_ index: Int, handingOver: Bool = false) {
+    let stopped = runner.stop(index, handingOver: handingOver)
     troubles.forget(index)
     guard let state = stopped else { return }
     vrings[index].state = state
@@ -208,8 +209,8 @@ extension BackendSession {
   }
 
   /// GET_VRING_BASE and reset.
-  func stop(_ index: Int) {
-    pause(index)
+  func stop(_ index: Int, handingOver: Bool = false) {
+    pause(index, handingOver: handingOver)
     vrings[index].isStarted = false
     vrings[index].kick = nil
     vrings[index].isPolled = false

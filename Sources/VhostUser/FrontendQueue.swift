@@ -102,13 +102,20 @@ extension Frontend {
       address.log = layout.deviceArea.rawValue
     }
     try send(.setVringAddress(address))
-    if inband { translator.setEvents(number, call: queue.call, error: queue.error) }
     let small = UInt8(index)
-    try send(.setVringCall(VringDescriptor(index: small, hasDescriptor: !inband)), descriptors: inband ? [] : [queue.call.rawValue])
-    try send(.setVringError(VringDescriptor(index: small, hasDescriptor: !inband)), descriptors: inband ? [] : [queue.error.rawValue])
+    if inband {
+      // No descriptor at all: to say that there is none would mean that nobody wants to be called.
+      translator.setEvents(number, call: queue.call, error: queue.error)
+    } else {
+      try send(.setVringCall(VringDescriptor(index: small, hasDescriptor: true)), descriptors: [queue.call.rawValue])
+      try send(.setVringError(VringDescriptor(index: small, hasDescriptor: true)), descriptors: [queue.error.rawValue])
+    }
     // Last, because it starts the queue.
-    let kicked = !inband && !polled
-    try send(.setVringKick(VringDescriptor(index: small, hasDescriptor: kicked)), descriptors: kicked ? [queue.kickDescriptor] : [])
+    if inband, !polled {
+      try send(.vringKick(VringState(index: number, number: 0)))
+    } else {
+      try send(.setVringKick(VringDescriptor(index: small, hasDescriptor: !polled)), descriptors: polled ? [] : [queue.kickDescriptor])
+    }
     if enabled, features.contains(Self.protocolFeaturesBit) { try enable(index, true) }
     return queue
   }

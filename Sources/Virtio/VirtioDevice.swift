@@ -76,12 +76,16 @@ public protocol QueueHandler: AnyObject {
   /// A queue stops while chains are in flight: complete them, or give them up, and return when none is left. Called within a
   /// round.
   func finish(_ queues: inout QueueSet)
+  /// As ``finish(_:)`` for queue `index`, of which ``Virtqueue/canLeave`` is true: what has not been done yet may be left to
+  /// whoever takes over (``Virtqueue/leave(_:)``), rather than waited for.
+  func handOver(_ index: Int, in queues: inout QueueSet)
 }
 
 extension QueueHandler {
   public func ready(_ token: UInt64, in queues: inout QueueSet) throws(QueueError) {}
   public var watched: [WatchedDescriptor] { [] }
   public func finish(_ queues: inout QueueSet) {}
+  public func handOver(_ index: Int, in queues: inout QueueSet) { finish(&queues) }
 }
 
 /// The queues of a group, by their index in the device. A queue that is not running traps when named: handlers are only

@@ -103,13 +103,15 @@ public final class DeviceRunner: Sendable {
   }
 
   /// Stops a queue when what is in flight is done, and returns where it was; nil if it did not run.
-  public func stop(_ index: Int) -> QueueState? {
+  ///
+  /// - Parameter handingOver: what is in flight may be left to whoever starts the queue with the same in-flight record.
+  public func stop(_ index: Int, handingOver: Bool = false) -> QueueState? {
     guard let worker = worker(of: index), worker.bells[index] != nil,
       let group = device.queueGroups.first(where: { $0.contains(index) })
     else { return nil }
     do throws(HostError) {
       let answer = try Answer<QueueState?>()
-      worker.mailbox.post(.stop(index, answer))
+      worker.mailbox.post(.stop(index, handingOver: handingOver, answer))
       let state = try answer.wait()
       workers.withLock { _ = $0[group.lowerBound]?.bells.removeValue(forKey: index) }
       reap(group)

@@ -147,8 +147,8 @@ struct QueueWorker: ~Copyable {
     switch command {
     case .start(let start, let call, let bell, let statistics, let answer):
       answer.give(begin(start, call, bell, statistics))
-    case .stop(let index, let answer):
-      answer.give(end(index))
+    case .stop(let index, let handingOver, let answer):
+      answer.give(end(index, handingOver))
     case .kick(let index, let kick, let answer):
       replaceKick(index, kick)
       answer.give(())
@@ -170,7 +170,7 @@ struct QueueWorker: ~Copyable {
     return nil
   }
 
-  private mutating func end(_ index: Int) -> QueueState? {
+  private mutating func end(_ index: Int, _ handingOver: Bool) -> QueueState? {
     guard let i = running.firstIndex(where: { $0.index == index }) else { return nil }
     // Without anything in flight no ring is touched: its mappings may be gone already, and looking would be a fault that
     // the guest sees (R063, R095).
@@ -180,7 +180,7 @@ struct QueueWorker: ~Copyable {
       for queue in running where !queue.hasFailed {
         do throws(QueueError) { try queues[queue.index].beginRound() } catch { failAll(error) }
       }
-      handler.finish(&queues)
+      if handingOver, queues[index].canLeave { handler.handOver(index, in: &queues) } else { handler.finish(&queues) }
       for queue in running {
         if queues[queue.index].takeCall() { queue.call.signal() }
         // Another queue of the group goes on: it wants kicks, and what came meanwhile is looked at after this command.

@@ -6,7 +6,7 @@ import Virtio
 final class WorkerMailbox: Sendable {
   enum Command: Sendable {
     case start(QueueStart, QueueCall, QueueBell, QueueStatistics, Answer<QueueError?>)
-    case stop(Int, Answer<QueueState?>)
+    case stop(Int, handingOver: Bool, Answer<QueueState?>)
     case kick(Int, EventFD?, Answer<Void>)
   }
 

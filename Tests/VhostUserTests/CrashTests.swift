@@ -9,6 +9,8 @@ import VirtioTestKit
 private final class Remains {
   let rig: RingRig
   private let record: HostMapping
+  /// More than a packed ring of 16 descriptors needs.
+  static let recordBytes = 640
   private let headerBytes: Int
   private let areas: [(address: DMAAddress, count: Int)]
 
@@ -32,7 +34,7 @@ private final class Remains {
   }
 
   var recordBytes: [UInt8] {
-    var bytes = [UInt8](repeating: 0, count: 4096)
+    var bytes = [UInt8](repeating: 0, count: Self.recordBytes)
     var span = bytes.mutableSpan
     _ = record.copy(from: 0, into: &span)
     return bytes
@@ -181,7 +183,7 @@ private struct Deaths {
 @Suite("Back-ends that die", .timeLimit(.minutes(2)))
 struct CrashTests {
   @Test(
-    "Wherever back-ends die, again and again, between taking, doing, giving back and writing that down: nothing is lost and nothing given back twice (R126)",
+    "Wherever back-ends die, between taking, doing, giving back and writing that down: nothing is lost or given back twice (R126)",
     arguments: [false, true], [false, true])
   func anywhere(packed: Bool, inOrder: Bool) throws {
     for seed in 0..<60 as Range<UInt64> {
@@ -200,16 +202,21 @@ struct CrashTests {
 
   @Test("A record full of chance, changing while it is used, harms nobody but the ring it is about", arguments: [false, true])
   func garbage(_ packed: Bool) throws {
-    for seed in 0..<300 as Range<UInt64> {
+    for seed in 0..<120 as Range<UInt64> {
       var random = SeededGenerator(seed)
       let remains = try Remains(RingCase(packed: packed, size: 8, indirect: false, eventIndex: false), startingAt: 0)
-      var image = remains.image((0..<4096).map { _ in UInt8.random(in: 0...255, using: &random) })
+      var image = remains.image((0..<Remains.recordBytes).map { _ in UInt8.random(in: 0...255, using: &random) })
       // Believable enough to be used: small numbers, and the right version and size.
-      for i in stride(from: 1, to: 600, by: 2) where random.chance(7, in: 8) { (image.record[i - 1], image.record[i]) = (image.record[i - 1] % 10, 0) }
+      for i in stride(from: 0, to: 600, by: 2) where random.chance(7, in: 8) {
+        (image.record[i], image.record[i + 1]) = (image.record[i] % 10, 0)
+      }
       image.record.replaceSubrange(8..<12, with: [1, 0, 8, 0])
       remains.restore(image)
       let ring = remains.rig.ring
-      for i in 0..<3 { ring.post([LiteralDescriptor(remains.rig.data + 64 * i, 8), LiteralDescriptor(remains.rig.data + 64 * i + 8, 8, writable: true)]) }
+      for i in 0..<3 {
+        let at = remains.rig.data + 64 * i
+        ring.post([LiteralDescriptor(at, 8), LiteralDescriptor(at + 8, 8, writable: true)])
+      }
       ring.publish()
       var queue = try Virtqueue(
         index: 0, layout: remains.rig.layout, features: remains.rig.kind.features, in: remains.rig.space,

@@ -39,6 +39,12 @@ final class HeldDisk: VirtioDevice {
       finish(&queues)
     }
 
+    func handOver(_ index: Int, in queues: inout QueueSet) {
+      for slot in 0..<chains.capacity {
+        if let chain = chains.remove(slot) { queues[index].leave(chain) }
+      }
+    }
+
     func finish(_ queues: inout QueueSet) {
       for slot in 0..<chains.capacity {
         guard let chain = chains.remove(slot) else { continue }

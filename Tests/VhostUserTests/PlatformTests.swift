@@ -56,6 +56,7 @@ private final class Client {
   let events: FrontendQueue
   private let guest: GuestMemory
   private let shift: UInt64
+  private(set) var calls = 0
 
   init(_ frontend: Frontend, shift: UInt64 = 0) throws {
     let (descriptor, driver, device) = (GuestAddress(0x1000), GuestAddress(0x2000), GuestAddress(0x3000))
@@ -79,7 +80,7 @@ private final class Client {
     if queue.publish() { events.kick() }
     for _ in 0..<10 {
       if let used = try queue.reap() { return used.written }
-      _ = events.waitForCall(timeout: .seconds(2))
+      if events.waitForCall(timeout: .seconds(2)) { calls += 1 }
     }
     return nil
   }
@@ -192,6 +193,19 @@ struct PlatformTests {
     #expect(served.frontend.counts.refusals >= 1)
     #expect(try client.fillData() == 64)
     #expect(served.statistics.reachableBytes <= 64 << 10)
+  }
+
+  @Test("A front-end that agreed on in-band notifications kicks and is called by messages")
+  func inband() throws {
+    let served = try Served()
+    try served.frontend.negotiate(.version1, protocolFeatures: Frontend.usualProtocolFeatures.union(.inbandNotifications))
+    try served.frontend.share()
+    let client = try Client(served.frontend)
+    for _ in 0..<3 {
+      #expect(try client.fillData() == 64)
+      #expect(client.wasFilled())
+    }
+    #expect(client.calls > 0 || client.events.waitForCall(timeout: .seconds(10)))
   }
 
   @Test("Told to keep a translation for one request, the back-end sees a page that moved without a word; otherwise it trusts the front-end", arguments: TranslationPolicy.allCases)

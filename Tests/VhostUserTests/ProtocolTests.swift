@@ -72,7 +72,8 @@ struct ProtocolTests {
     try frontend.negotiate()
     let saved = try state(of: frontend)
     let (writing, reading) = try UnixSocket.pair()
-    #expect(try frontend.ask(.setDeviceStateDescriptor(DeviceStateTransfer(direction: .load)), ack: false, [reading.rawValue]) == .value(0x100))
+    let load = FrontendRequest.setDeviceStateDescriptor(DeviceStateTransfer(direction: .load))
+    #expect(try frontend.ask(load, ack: false, [reading.rawValue]) == .value(0x100))
     try frontend.send(.checkDeviceState, ack: true)
     try frontend.send(.getQueueCount)
     try writing.send(saved.span)
@@ -164,6 +165,33 @@ struct ProtocolTests {
     #expect(try frontend.read(sector: 2))
     _ = try frontend.ask(.getVringBase(Self.ring(0, 0)))
     #expect(usedIndex() == 1)
+  }
+
+  @Test("GET_VRING_BASE leaves what is in flight to the memory for it if that is agreed, else waits for it", arguments: [true, false])
+  func handOver(_ isAgreed: Bool) throws {
+    let disk = try HeldDisk()
+    let frontend = try RawFrontend(device: disk)
+    try frontend.negotiate(protocol: isAgreed ? RawFrontend.all.union(.vringBaseInflight) : RawFrontend.all)
+    try frontend.share()
+    var files = FileDescriptorList()
+    let wanted = InflightDescription(mmapSize: 0, mmapOffset: 0, queueCount: 1, queueSize: 16)
+    guard case .inflight(let area) = try frontend.ask(.getInflightDescriptor(wanted), ack: false, [], &files), let file = files.takeFirst()
+    else { return #expect(Bool(false)) }
+    try frontend.must(.setInflightDescriptor(area), [file.rawValue])
+    try frontend.startRing()
+    frontend.submitRead(sector: 1)
+    #expect(try disk.taken.wait(timeout: .seconds(10)))
+    try disk.taken.drain()
+    #expect(try frontend.ask(.getVringBase(Self.ring(0, 0))) == .vring(Self.ring(0, 1)))
+    #expect(frontend.usedIndex == (isAgreed ? 0 : 1) && frontend.peek(1, RawFrontend.Place.status) == [isAgreed ? 0xff : 0])
+    // Whoever goes on does it, once.
+    try frontend.must(.setVringBase(Self.ring(0, 1)))
+    try frontend.must(.setVringKick(VringDescriptor(index: 0, hasDescriptor: true)), [frontend.kick.rawValue])
+    if isAgreed { #expect(try disk.taken.wait(timeout: .seconds(10))) }
+    disk.release.signal()
+    #expect(try frontend.waitUsed(1))
+    #expect(try frontend.ask(.getVringBase(Self.ring(0, 0))) == .vring(Self.ring(0, 1)))
+    #expect(frontend.usedIndex == 1 && frontend.server.statistics.queues[0].counts.requests == (isAgreed ? 2 : 1))
   }
 
   @Test("Acknowledgements and the back-end's channel stay agreed while bit 33 is in force (R122)")

@@ -224,6 +224,22 @@ public struct Virtqueue: ~Copyable {
     pool.give(back: chain.memory)
   }
 
+  /// Whether chains in flight are written down where a successor finds them, so that they may be left to it.
+  public var canLeave: Bool { recorder != nil }
+
+  /// Leaves a chain, which nothing works on any more, to whoever takes the queue over; it is done from the start there. Only
+  /// for a queue that stops, and that ``canLeave``.
+  public mutating func leave(_ chain: consuming DescriptorChain) {
+    precondition(recorder != nil)
+    let sequence = chain.sequence
+    let lease = chain.lease
+    pool.give(back: chain.list)
+    if iotlb.servesOneChain, let used = ranges.removeValue(forKey: sequence) { iotlb.forget(used) }
+    completed &+= 1
+    if isWithdrawn, inFlight == 0 { unresolve() }
+    _ = consume lease
+  }
+
   /// Makes completed chains visible to the driver now. A handler that is about to wait for something slow calls it; the end
   /// of a round does too.
   public mutating func publish() {

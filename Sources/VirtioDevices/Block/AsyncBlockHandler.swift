@@ -39,4 +39,9 @@ final class AsyncBlockHandler: QueueHandler {
     guard queues.isRunning(index) else { return }
     flights.finish(into: &queues[index])
   }
+
+  func handOver(_ index: Int, in queues: inout QueueSet) {
+    guard queues.isRunning(index) else { return }
+    flights.handOver(from: &queues[index])
+  }
 }

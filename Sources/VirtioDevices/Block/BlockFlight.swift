@@ -67,6 +67,15 @@ extension BlockFlight {
     case failed(String, Int32)
     /// The ranges are done; their bytes may have to be made stable.
     case flush
+
+    /// Whether the request has come to its end, and was not cancelled.
+    var isEnd: Bool {
+      switch self {
+      case .done: true
+      case .failed(_, let number): number != ECANCELED
+      case .more, .elsewhere, .flush: false
+      }
+    }
   }
 
   /// Accounts for what the host says of the part under way: bytes, or a negative error number.

@@ -13,6 +13,8 @@ struct BlockFlights: ~Copyable {
   private var completions = CompletionSet()
   private let event: EventFD
   private var shortcut: Shortcut
+  /// Nothing new is begun: what is not done yet is left to whoever takes over.
+  private var isLeaving = false
 
   /// The tag of requests that are no flight: cancellations.
   static var noFlight: UInt64 { .max }
@@ -174,7 +176,9 @@ struct BlockFlights: ~Copyable {
 
   private mutating func advance(_ flight: consuming BlockFlight, _ result: Int32, in queue: inout Virtqueue) {
     let outcome: BlockOutcome
-    switch flight.landed(result) {
+    let landing = flight.landed(result)
+    if isLeaving, !landing.isEnd { return queue.leave(flight.chain) }
+    switch landing {
     case .done: outcome = BlockOutcome(status: .ok, filled: flight.filled)
     case .more: return proceed(flight, in: &queue)
     case .elsewhere: outcome = finishHere(&flight)
@@ -217,6 +221,16 @@ struct BlockFlights: ~Copyable {
       work.disk.faults.report("\(error)")
     }
     drain(into: &queue)
+  }
+
+  /// Cancels what the host has not begun or can be kept from, and leaves it to whoever takes over; waits for the rest.
+  mutating func handOver(from queue: inout Virtqueue) {
+    isLeaving = true
+    for slot in 0..<slots.capacity where slots.update(slot, { _ in }) {
+      if ring.cancel(UInt64(slot), tag: Self.noFlight) == .full { wait(into: &queue) }
+    }
+    while slots.count > 0 { wait(into: &queue) }
+    isLeaving = false
   }
 
   /// Waits until no request is left. After ten seconds those that still can be are cancelled, and fail.
