@@ -231,13 +231,10 @@ public struct Virtqueue: ~Copyable {
   /// for a queue that stops, and that ``canLeave``.
   public mutating func leave(_ chain: consuming DescriptorChain) {
     precondition(recorder != nil)
-    let sequence = chain.sequence
-    let lease = chain.lease
-    pool.give(back: chain.list)
-    if iotlb.servesOneChain, let used = ranges.removeValue(forKey: sequence) { iotlb.forget(used) }
+    if iotlb.servesOneChain, let used = ranges.removeValue(forKey: chain.sequence) { iotlb.forget(used) }
     completed &+= 1
     if isWithdrawn, inFlight == 0 { unresolve() }
-    _ = consume lease
+    pool.give(back: chain.memory)
   }
 
   /// Makes completed chains visible to the driver now. A handler that is about to wait for something slow calls it; the end
