@@ -1,4 +1,5 @@
 import DMA
+import Synchronization
 import Virtio
 import VirtioTestKit
 
@@ -37,9 +38,8 @@ struct FlawedDevice: VirtioDevice {
     }
   }
 
-  private final class Memory: @unchecked Sendable {
-    // One thread at a time uses it: the test's.
-    var configuration = (0..<24).map { UInt8($0 + 1) }
+  private final class Memory: Sendable {
+    let configuration = Mutex((0..<24).map { UInt8($0 + 1) })
   }
   let flaw: Flaw?
   private let memory = Memory()
@@ -64,7 +64,8 @@ struct FlawedDevice: VirtioDevice {
       if overflow || place >= 24 {
         bytes[i] = flaw == .readsPastEnd ? 0xff : 0
       } else {
-        bytes[i] = flaw == .readsShifted && offset % 2 == 1 && place > 0 ? memory.configuration[place - 1] : memory.configuration[place]
+        let shift = flaw == .readsShifted && offset % 2 == 1 && place > 0 ? 1 : 0
+        bytes[i] = memory.configuration.withLock { $0[place - shift] }
       }
     }
   }
@@ -73,7 +74,8 @@ struct FlawedDevice: VirtioDevice {
     for i in bytes.indices {
       let (place, overflow) = offset.addingReportingOverflow(i)
       if overflow || place >= 24 { return }
-      if place < 4 || flaw == .writesReadOnly { memory.configuration[place] = bytes[i] }
+      let byte = bytes[i]
+      if place < 4 || flaw == .writesReadOnly { memory.configuration.withLock { $0[place] = byte } }
     }
   }
 
