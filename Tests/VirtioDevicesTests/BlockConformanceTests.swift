@@ -17,7 +17,7 @@ import VirtioTestKit
         .init(readable: Wire.header(8), writable: 21) { used, bytes in used == 21 && bytes.last == 0 && bytes.first != 0xee },
       ],
       // The write-back field alone, §5.2.4.
-      writableConfiguration: 32..<33
+      writableConfiguration: 32..<33, endsInStatus: true
     ) { try engine.device(file) { $0.serial = "conformance" } }
   }
 

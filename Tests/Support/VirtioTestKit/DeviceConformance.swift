@@ -52,17 +52,21 @@ public struct DeviceConformance {
   let requests: [Request]
   /// Bytes of the configuration space that a driver may write.
   let writableConfiguration: Range<Int>
+  /// Whether a request's last device-writable byte is its status. Where it cannot be written the device needs a reset: given
+  /// back, the chain would pass for whatever that byte holds.
+  let endsInStatus: Bool
   let make: () throws -> any VirtioDevice
 
   /// - Parameters:
   ///   - requests: at least one, with at most 4096 bytes a side.
   ///   - make: a device as if it had just been switched on.
   public init(
-    requests: [Request], writableConfiguration: Range<Int> = 0..<0, make: @escaping () throws -> any VirtioDevice
+    requests: [Request], writableConfiguration: Range<Int> = 0..<0, endsInStatus: Bool = false, make: @escaping () throws -> any VirtioDevice
   ) {
     precondition(!requests.isEmpty && requests.allSatisfy { $0.readable.count <= 4096 && $0.writable <= 4096 })
     self.requests = requests
     self.writableConfiguration = writableConfiguration
+    self.endsInStatus = endsInStatus
     self.make = make
   }
 
@@ -99,4 +103,17 @@ public struct DeviceConformance {
       session.forget()
     }
   }
+
+  /// A chain whose status cannot be written has ended the queue, and a reset makes it well.
+  func expectStopped(_ session: ConformanceSession, by n: Int, _ shape: @autoclosure () -> String) throws {
+    session.expect(session.harness.hasFailed(0), "\(shape()) does not stop the queue")
+    session.expect(session.used(n) == nil, "\(shape()) comes back, without a status")
+    session.harness.reset()
+    session.faulting.heal()
+    session.abandon()
+    try session.startAfresh()
+  }
+
+  /// Whether such a chain has a place for a status.
+  func hasStatus(_ chain: [LiteralDescriptor]) -> Bool { chain.contains { $0.isWritable && $0.length > 0 } }
 }
