@@ -55,7 +55,8 @@ backend_stop() {
   ( sleep 10; kill -KILL "$pid" 2>/dev/null ) &
   local watchdog=$!
   wait "$pid" 2>/dev/null || code=$?
-  kill "$watchdog" 2>/dev/null || true
+  # Not politely: a shell that hears SIGTERM before it has forgotten its parent's EXIT trap runs it, and cleans up under us.
+  kill -KILL "$watchdog" 2>/dev/null || true
   wait "$watchdog" 2>/dev/null || true
   if [ "$code" != 0 ]; then
     echo "the back-end for $name ended with status $code" >>"$folder/$name.log"
