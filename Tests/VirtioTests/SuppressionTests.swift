@@ -122,4 +122,18 @@ struct SuppressionTests {
     #expect(called)
     queue.endRound()
   }
+
+  @Test("What was used before the chain that breaks the queue is called for, once")
+  func callBeforeTheEnd() throws {
+    let rig = try RingRig(RingCase(packed: false, size: 8, eventIndex: false))
+    var queue = try rig.makeQueue()
+    rig.ring.post([LiteralDescriptor(rig.data, 1)])
+    rig.split.offer(8)
+    rig.ring.publish()
+    let error = queue.error()
+    #expect(error == .descriptorIndex(8))
+    let first = queue.takeCall(), second = queue.takeCall()
+    #expect(first && !second)
+    #expect(rig.ring.takeUsed().count == 1)
+  }
 }

@@ -250,7 +250,8 @@ public struct Virtqueue: ~Copyable {
   /// Publishes, and says whether the driver wants to hear of what was used since the last call (§2.7.7, §2.8.10).
   public mutating func takeCall() -> Bool {
     publish()
-    guard usedSinceCall > 0, !isRetired else { return false }
+    // Of a retired queue too: what was used before the chain that broke it is the driver's.
+    guard usedSinceCall > 0 else { return false }
     RingMemory.fence()
     // Where the driver's wish is cannot be read any more if the areas are gone; one call too many does no harm.
     let wanted = !isResolved || (isPacked ? isPackedCallWanted : isSplitCallWanted)
