@@ -26,7 +26,7 @@ struct BlockBench: ParsableCommand {
   @Option(help: "Seconds of one back-end's turn.") var seconds = 0.3
   @Option(help: "MiB of each image.") var imageSize = 256
   @Option(help: "Where images and sockets are.") var directory = "/dev/shm"
-  @Option(help: "More options for `sluice serve blk`, with blanks.") var sluiceOptions = ""
+  @Option(parsing: .unconditional, help: "More options for `sluice serve blk`, with blanks.") var sluiceOptions = ""
   @Flag(help: "Compare Sluice behind a translation (ACCESS_PLATFORM, static mappings) with Sluice without.") var translated = false
   @Option(help: "With --translated: bytes that one UPDATE tells, QEMU's are 4096; 0 for whole mappings.") var granule: UInt64 = 0
   @Flag(help: "The front-end spins instead of asking for calls.") var poll = false
