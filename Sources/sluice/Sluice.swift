@@ -12,7 +12,7 @@ struct Sluice: ParsableCommand {
       VIRTIO_F_ACCESS_PLATFORM negotiated, it reaches only the pages the guest mapped for it.
       """,
     version: "0.1.0",
-    subcommands: [Serve.self, Explain.self])
+    subcommands: [Serve.self, Explain.self, Check.self])
 
   static func main() {
     var words = CommandLine.arguments
