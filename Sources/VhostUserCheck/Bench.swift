@@ -10,7 +10,7 @@ final class Bench {
   /// How long one answer, and one request, may take.
   let patience: Duration
   /// How long to look for something that must not happen.
-  let quiet: Duration = .milliseconds(50)
+  let quiet: Duration = .milliseconds(40)
 
   var offeredFeatures: Features = []
   var offeredProtocol: ProtocolFeatures = []

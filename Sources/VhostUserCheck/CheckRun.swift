@@ -64,7 +64,13 @@ public final class CheckRun {
       let begin = clock.now
       var finding = examine(check)
       bench.closeAll()
-      if finding.verdict != .notOffered, let worse = aftermath() { finding = Finding(verdict: worse.verdict, evidence: join(finding, worse)) }
+      if finding.verdict != .notOffered {
+        if let worse = aftermath() {
+          finding = Finding(verdict: worse.verdict, evidence: join(finding, worse))
+        } else if finding.verdict.isFault, case .ended(let status) = bench.subject.life, status != 0 {
+          finding.evidence += ", and it ended with status \(status)"
+        }
+      }
       report(
         CheckResult(
           name: check.name, rule: check.rule, sentence: check.sentence, verdict: finding.verdict, evidence: finding.evidence,
