@@ -82,7 +82,7 @@ public final class CheckRun {
   }
 
   private func join(_ finding: Finding, _ worse: Finding) -> String {
-    finding.verdict == .kept ? worse.evidence : "\(worse.evidence); before that: \(finding.evidence)"
+    finding.verdict == .kept || finding.evidence == worse.evidence ? worse.evidence : "\(worse.evidence); before that: \(finding.evidence)"
   }
 
   private func examine(_ check: Check) -> Finding {

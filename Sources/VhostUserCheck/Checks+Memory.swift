@@ -16,9 +16,9 @@ extension Check {
       let place = try second(session)
       try again(session)
       try session.start()
-      session.pieces[0] = place
+      session.put(at: place)
       try session.roundTrip()
-      return "a request with a buffer above 4 GiB was served"
+      return "a request with buffers above 4 GiB was served"
     },
     Check("memory-replaced", "SET_MEM_TABLE", "When memory was replaced, the new one is used.") { bench throws(Finding) in
       let session = try bench.session()
@@ -35,10 +35,10 @@ extension Check {
       let place = try second(session)
       let region = session.space.memory.regions[1]
       try judged { () throws(FrontendError) in try session.frontend.add(region) }
-      let before = session.pieces[0]
-      session.pieces[0] = place
+      let before = session.pieces
+      session.put(at: place)
       try session.roundTrip()
-      session.pieces[0] = before
+      session.pieces = before
       try judged { () throws(FrontendError) in try session.frontend.remove(region) }
       try session.roundTrip()
       return "used while the ring ran, and taken away again"
@@ -51,7 +51,7 @@ extension Check {
         try session.frontend.add(region)
         try session.frontend.remove(region)
       }
-      session.pieces[0] = place
+      session.put(at: place)
       try session.submit()
       let used: UsedBuffer?
       do throws(Finding) { used = try unharmed(session) } catch {

@@ -93,7 +93,7 @@ extension Check {
 
   /// A request with a buffer in what is gone.
   private static func useCut(_ session: Session) throws(Finding) -> String {
-    session.pieces[0] = DMAAddress(cutStart + 0x8000)
+    session.put(at: DMAAddress(cutStart + 0x8000))
     try session.submit()
     _ = try unharmed(session)
     try recover(session)

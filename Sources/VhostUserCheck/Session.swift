@@ -83,6 +83,11 @@ final class Session {
   var first: DMAAddress { pieces[0] }
   var landingCount: Int { request.writable.first ?? 0 }
 
+  /// Puts the probe's pieces elsewhere, a page each from `place` on: which of them a device really looks at is its own business.
+  func put(at place: DMAAddress) {
+    for i in pieces.indices { pieces[i] = DMAAddress(place.rawValue + UInt64(i) * DeviceSpace.page) }
+  }
+
   private func layOut() throws(Finding) {
     let tables = setup.features.contains(.indirectDescriptors)
     for index in 0..<bench.device.queueCount {
@@ -180,7 +185,11 @@ final class Session {
 
   /// Waits for the request under way and looks at its answer.
   func finish() throws(Finding) {
-    guard let used = try used() else { throw .wedged("a request came to nothing within \(seconds(bench.patience))") }
+    guard let used = try used() else {
+      let refused = frontend.counts.refusals
+      let misses = refused > 0 ? ", and \(refused) misses were refused, because nothing allows what they asked for" : ""
+      throw .wedged("a request came to nothing within \(seconds(bench.patience))\(misses)")
+    }
     if let fault = fault(used) { throw .broken(fault) }
   }
 

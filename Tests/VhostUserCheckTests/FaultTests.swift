@@ -106,7 +106,7 @@ private let faults: [Fault] = [
   },
 ]
 
-@Suite("A check can fail", .timeLimit(.minutes(2)))
+@Suite("A check can fail", .timeLimit(.minutes(10)))
 struct FaultTests {
   @Test("A back-end that behaves badly is found out", arguments: faults)
   fileprivate func found(fault: Fault) throws {

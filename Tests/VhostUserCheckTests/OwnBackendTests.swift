@@ -3,7 +3,7 @@ import VhostUser
 import VhostUserCheck
 import VirtioDevices
 
-@Suite("Our own back-ends under examination", .serialized, .timeLimit(.minutes(4)))
+@Suite("Our own back-ends under examination", .serialized, .timeLimit(.minutes(10)))
 struct OwnBackendTests {
   private func expectNoFault(_ results: [String: CheckResult], _ summary: CheckSummary) {
     for result in results.values where result.verdict != .kept && result.verdict != .notOffered {
