@@ -60,7 +60,7 @@ struct Check: ParsableCommand {
     guard let path else { throw Failure.usage("no back-end to check; give the path of its socket") }
     guard let type else { throw Failure.usage("what kind of device it is cannot be asked; give --type blk, rng, net, fs or vsock") }
     guard timeout >= 0.1, timeout <= 600 else { throw Failure.usage("--timeout is 0.1 to 600 seconds") }
-    let process = try command.isEmpty ? nil : BackendCommand(command, socket: path)
+    let process = command.isEmpty ? nil : BackendCommand(command, socket: path)
     defer { process?.end() }
     let run: CheckRun
     let summary: CheckSummary
