@@ -5,35 +5,49 @@ internal import Virtio
 extension Check {
   /// The end of translations.
   static let invalidation: [Check] = [
-    Check("invalidate", "R110", "After an INVALIDATE is acknowledged the old translation is used no more.", features: .accessPlatform) { bench throws(Finding) in
+    Check(
+      "invalidate", "R110", "After an INVALIDATE is acknowledged the old translation is used no more.", features: .accessPlatform
+    ) { bench throws(Finding) in
       try remapped(bench) { session, page throws(Finding) in
         try session.translate(IOTLBMessage(kind: .invalidate, address: page.rawValue, size: DeviceSpace.page))
       }
     },
-    Check("invalidate-garbage", "R110", "An INVALIDATE's other fields mean nothing: QEMU sends what was on its stack.", features: .accessPlatform) { bench throws(Finding) in
+    Check(
+      "invalidate-garbage", "R110", "An INVALIDATE's other fields mean nothing: QEMU sends what was on its stack.", features: .accessPlatform
+    ) { bench throws(Finding) in
       try remapped(bench) { session, page throws(Finding) in try session.invalidate(page) }
     },
-    Check("invalidate-all", "R108", "An INVALIDATE of size 0 means everything.", features: .accessPlatform) { bench throws(Finding) in
+    Check(
+      "invalidate-all", "R108", "An INVALIDATE of size 0 means everything.", features: .accessPlatform
+    ) { bench throws(Finding) in
       try remapped(bench) { session, _ throws(Finding) in try session.translate(IOTLBMessage(kind: .invalidate, address: 0, size: 0)) }
     },
-    Check("invalidate-lazy", "R108", "An INVALIDATE that ends at 2^64 is not taken for an empty one: VT-d's lazy flush.", features: .accessPlatform) { bench throws(Finding) in
+    Check(
+      "invalidate-lazy", "R108", "An INVALIDATE that ends at 2^64 is not taken for an empty one: VT-d's lazy flush.", features: .accessPlatform
+    ) { bench throws(Finding) in
       try remapped(bench) { session, _ throws(Finding) in
         // As QEMU sends them: around the window for message-signalled interrupts.
         try session.translate(IOTLBMessage(kind: .invalidate, address: 0, size: 0xfee0_0000))
         try session.translate(IOTLBMessage(kind: .invalidate, address: 0xfef0_0000, size: 0xffff_ffff_0110_0000))
       }
     },
-    Check("invalidate-top", "R108", "An INVALIDATE of all but the last byte of the address space is carried out.", features: .accessPlatform) { bench throws(Finding) in
+    Check(
+      "invalidate-top", "R108", "An INVALIDATE of all but the last byte of the address space is carried out.", features: .accessPlatform
+    ) { bench throws(Finding) in
       try remapped(bench) { session, _ throws(Finding) in try session.translate(IOTLBMessage(kind: .invalidate, address: 0, size: .max)) }
     },
-    Check("invalidate-unknown", "R111", "An INVALIDATE of addresses that were never translated is acknowledged.", features: .accessPlatform) { bench throws(Finding) in
+    Check(
+      "invalidate-unknown", "R111", "An INVALIDATE of addresses that were never translated is acknowledged.", features: .accessPlatform
+    ) { bench throws(Finding) in
       let session = try bench.session(.platform)
       try session.roundTrip()
       try session.invalidate(DMAAddress(0x5000_0000_0000), DMAAddress(0x5000_0000_ffff))
       try session.roundTrip()
       return "acknowledged, and the ring goes on"
     },
-    Check("invalidate-part", "R111", "An INVALIDATE of a part of a translation ends that part at least.", features: .accessPlatform) { bench throws(Finding) in
+    Check(
+      "invalidate-part", "R111", "An INVALIDATE of a part of a translation ends that part at least.", features: .accessPlatform
+    ) { bench throws(Finding) in
       let session = try bench.session(.platform)
       // Four pages in one translation; the second one is used, taken away and led elsewhere.
       let first = DMAAddress(0x3_0000_0000)
@@ -56,13 +70,19 @@ extension Check {
       try session.roundTrip()
       return "the second of four pages was led elsewhere and followed"
     },
-    Check("ring-moved", "R112", "Ring pages that are led elsewhere are followed while the ring is idle (R044).", features: .accessPlatform) { bench throws(Finding) in
+    Check(
+      "ring-moved", "R112", "Ring pages that are led elsewhere are followed while the ring is idle (R044).", features: .accessPlatform
+    ) { bench throws(Finding) in
       try moved(bench, Setup(translated: true, scattered: true))
     },
-    Check("packed-moved", "R112", "Pages of a packed ring that are led elsewhere are followed.", features: [.accessPlatform, .ringPacked]) { bench throws(Finding) in
+    Check(
+      "packed-moved", "R112", "Pages of a packed ring that are led elsewhere are followed.", features: [.accessPlatform, .ringPacked]
+    ) { bench throws(Finding) in
       try moved(bench, Setup(features: .ringPacked, translated: true))
     },
-    Check("invalidate-while-held", "R116", "An INVALIDATE is acknowledged while a miss waits for its answer.", features: .accessPlatform) { bench throws(Finding) in
+    Check(
+      "invalidate-while-held", "R116", "An INVALIDATE is acknowledged while a miss waits for its answer.", features: .accessPlatform
+    ) { bench throws(Finding) in
       let session = try bench.session(.platform)
       try session.roundTrip()
       try holdFirst(session)
@@ -72,7 +92,9 @@ extension Check {
       try session.finish()
       return "acknowledged twice, and the request was served when the miss was answered"
     },
-    Check("unmap-in-flight", "R110", "Translations that end under requests at work end, one way or the other.", features: .accessPlatform) { bench throws(Finding) in
+    Check(
+      "unmap-in-flight", "R110", "Translations that end under requests at work end, one way or the other.", features: .accessPlatform
+    ) { bench throws(Finding) in
       let session = try bench.session(.platform)
       let page = bench.device.writes ? session.landing : session.first
       for _ in 0..<64 {

@@ -29,7 +29,9 @@ extension Check {
       try session.roundTrip()
       return "a request was served in other memory at the same addresses"
     },
-    Check("add-while-running", "ADD_MEM_REG", "A region can be added while a ring runs (R069).", protocolFeatures: .configureMemorySlots) { bench throws(Finding) in
+    Check(
+      "add-while-running", "ADD_MEM_REG", "A region can be added while a ring runs (R069).", protocolFeatures: .configureMemorySlots
+    ) { bench throws(Finding) in
       let session = try bench.session()
       try session.roundTrip()
       let place = try second(session)
@@ -43,7 +45,9 @@ extension Check {
       try session.roundTrip()
       return "used while the ring ran, and taken away again"
     },
-    Check("removed-region", "REM_MEM_REG", "A buffer in a region that was taken away is not reached.", protocolFeatures: .configureMemorySlots) { bench throws(Finding) in
+    Check(
+      "removed-region", "REM_MEM_REG", "A buffer in a region that was taken away is not reached.", protocolFeatures: .configureMemorySlots
+    ) { bench throws(Finding) in
       let session = try bench.session()
       let place = try second(session)
       let region = session.space.memory.regions[1]
@@ -63,7 +67,9 @@ extension Check {
       try recover(session)
       return used == nil ? "the request came to nothing" : "the request was used, and not served"
     },
-    Check("unknown-region", "REM_MEM_REG", "Taking an unknown region away is refused.", protocolFeatures: [.configureMemorySlots, .replyAck]) { bench throws(Finding) in
+    Check(
+      "unknown-region", "REM_MEM_REG", "Taking an unknown region away is refused.", protocolFeatures: [.configureMemorySlots, .replyAck]
+    ) { bench throws(Finding) in
       let session = try bench.session()
       let none = RegionDescription(guestAddress: 0x7_0000_0000, size: 4096, frontendAddress: 0x7700_0000_0000, offset: 0)
       let said = try refusal { () throws(FrontendError) in try session.frontend.send(.removeMemoryRegion(none)) }

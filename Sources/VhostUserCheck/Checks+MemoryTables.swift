@@ -6,7 +6,9 @@ internal import Virtio
 extension Check {
   /// Memory tables that make no sense.
   static let memoryTables: [Check] = [
-    Check("regions-overlap", "ADD_MEM_REG", "A region that overlaps another is refused.", protocolFeatures: [.configureMemorySlots, .replyAck]) { bench throws(Finding) in
+    Check(
+      "regions-overlap", "ADD_MEM_REG", "A region that overlaps another is refused.", protocolFeatures: [.configureMemorySlots, .replyAck]
+    ) { bench throws(Finding) in
       let session = try Session(bench)
       var region = session.space.region
       region.guestAddress += 4096
@@ -20,7 +22,9 @@ extension Check {
       guard let said else { throw .broken("it was acknowledged as a success") }
       return said
     },
-    Check("slots-full", "ADD_MEM_REG", "A region more than there are slots is refused.", protocolFeatures: [.configureMemorySlots, .replyAck]) { bench throws(Finding) in
+    Check(
+      "slots-full", "ADD_MEM_REG", "A region more than there are slots is refused.", protocolFeatures: [.configureMemorySlots, .replyAck]
+    ) { bench throws(Finding) in
       let frontend = try bench.connect()
       let file = try memoryFile(4096)
       let slots = try judged { () throws(FrontendError) in
@@ -38,7 +42,9 @@ extension Check {
       }
       throw .broken("region \(slots + 1) was acknowledged, and there are \(slots) slots")
     },
-    Check("table-too-long", "SET_MEM_TABLE", "A table that says it has four thousand million regions is refused.") { bench throws(Finding) in
+    Check(
+      "table-too-long", "SET_MEM_TABLE", "A table that says it has four thousand million regions is refused."
+    ) { bench throws(Finding) in
       let connection = try bench.negotiatedRaw()
       let file = try memoryFile(4096)
       let payload = BareDescriptor.bytes(0xffff_ffff, 8) + [UInt8](repeating: 0, count: 32)
@@ -50,7 +56,9 @@ extension Check {
       let table = FrontendRequest.setMemoryTable([RegionDescription(guestAddress: 0, size: 4096, frontendAddress: 0x7500_0000_0000, offset: 0)])
       return try connection.mustRefuse(try connection.provoke(table.kind.rawValue, table.payload), "it")
     },
-    Check("region-wraps", "SET_MEM_TABLE", "A region that passes the end of the address space is refused.") { bench throws(Finding) in
+    Check(
+      "region-wraps", "SET_MEM_TABLE", "A region that passes the end of the address space is refused."
+    ) { bench throws(Finding) in
       let connection = try bench.negotiatedRaw()
       let file = try memoryFile(8192)
       let table = FrontendRequest.setMemoryTable([
@@ -59,7 +67,9 @@ extension Check {
       return try connection.mustRefuse(
         try connection.provoke(table.kind.rawValue, table.payload, descriptors: [file.descriptor.rawValue]), "it")
     },
-    Check("short-file", "memory", "A file that is shorter than its region is refused, or what it lacks harms nobody.") { bench throws(Finding) in
+    Check(
+      "short-file", "memory", "A file that is shorter than its region is refused, or what it lacks harms nobody."
+    ) { bench throws(Finding) in
       let session = try Session(bench)
       if let said = try announceCut(session) { return said }
       try session.start()

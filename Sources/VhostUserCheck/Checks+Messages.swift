@@ -74,8 +74,12 @@ extension Check {
     Check("index-beyond", "vring index", "A queue just past the last one is refused.") { bench throws(Finding) in
       try indexes(bench, UInt32(max(bench.device.queueLimit(bench.queueCount), 1)))
     },
-    Check("index-far", "vring index", "A queue far past the last one is refused.") { bench throws(Finding) in try indexes(bench, 0x7fff_fff0) },
-    Check("size-odd", "SET_VRING_NUM", "A ring of no descriptors, of 3 or of 65535 is refused or does no harm.") { bench throws(Finding) in
+    Check(
+      "index-far", "vring index", "A queue far past the last one is refused."
+    ) { bench throws(Finding) in try indexes(bench, 0x7fff_fff0) },
+    Check(
+      "size-odd", "SET_VRING_NUM", "A ring of no descriptors, of 3 or of 65535 is refused or does no harm."
+    ) { bench throws(Finding) in
       var said: [String] = []
       for size in [0, 3, 65535] as [UInt16] {
         let session = try Session(bench)

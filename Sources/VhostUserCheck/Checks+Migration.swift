@@ -59,7 +59,9 @@ extension Check {
 
   /// Requests in flight when a connection ends.
   static let inflight: [Check] = [
-    Check("inflight", "GET_INFLIGHT_FD", "In-flight memory is made, taken and used.", protocolFeatures: .inflightSharedMemory) { bench throws(Finding) in
+    Check(
+      "inflight", "GET_INFLIGHT_FD", "In-flight memory is made, taken and used.", protocolFeatures: .inflightSharedMemory
+    ) { bench throws(Finding) in
       let session = try Session(bench)
       let area = try make(session)
       let asked = UInt16(bench.device.queueCount)
@@ -70,7 +72,9 @@ extension Check {
       if bench.device.queue == 0 { try recorded(area, 3, session.setup.size) }
       return "\(got.mmapSize) bytes for \(got.queueCount) queues of \(got.queueSize)"
     },
-    Check("inflight-kept", "R126", "Requests under way when the connection ended are done once, not more and not less.", protocolFeatures: .inflightSharedMemory) { bench throws(Finding) in
+    Check(
+      "inflight-kept", "R126", "Requests under way when the connection ended are done once, not more and not less.", protocolFeatures: .inflightSharedMemory
+    ) { bench throws(Finding) in
       let session = try Session(bench)
       let area = try make(session)
       try session.start()

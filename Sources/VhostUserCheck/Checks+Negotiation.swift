@@ -53,20 +53,26 @@ extension Check {
       try bench.session().roundTrip()
       return "on the same connection and on the next one"
     },
-    Check("without-protocol-features", "SET_FEATURES", "Without VHOST_USER_F_PROTOCOL_FEATURES rings work without being enabled.") { bench throws(Finding) in
+    Check(
+      "without-protocol-features", "SET_FEATURES", "Without VHOST_USER_F_PROTOCOL_FEATURES rings work without being enabled."
+    ) { bench throws(Finding) in
       let session = try Session(bench, Setup(protocolFeatures: []))
       try judged { () throws(FrontendError) in _ = try session.frontend.setFeatures([.version1]) }
       try session.start()
       try session.roundTrip()
       return "a request was served, and SET_VRING_ENABLE was never sent"
     },
-    Check("all-acknowledged", "REPLY_ACK", "Every request that asks for an acknowledgement gets one.", protocolFeatures: .replyAck) { bench throws(Finding) in
+    Check(
+      "all-acknowledged", "REPLY_ACK", "Every request that asks for an acknowledgement gets one.", protocolFeatures: .replyAck
+    ) { bench throws(Finding) in
       let session = try bench.session()
       try session.roundTrip()
       _ = try session.stop()
       return "every request of a session was acknowledged"
     },
-    Check("unacknowledged", "REPLY_ACK", "Requests that do not ask for an acknowledgement get none.", protocolFeatures: .replyAck) { bench throws(Finding) in
+    Check(
+      "unacknowledged", "REPLY_ACK", "Requests that do not ask for an acknowledgement get none.", protocolFeatures: .replyAck
+    ) { bench throws(Finding) in
       let session = try Session(bench)
       session.frontend.acknowledgeAll(false)
       try session.start()
@@ -74,12 +80,16 @@ extension Check {
       try session.expectAnswer()
       return "a session without acknowledgements held no surprise"
     },
-    Check("queue-count", "GET_QUEUE_NUM", "As many queues are served as the device needs.", protocolFeatures: .multiqueue) { bench throws(Finding) in
+    Check(
+      "queue-count", "GET_QUEUE_NUM", "As many queues are served as the device needs.", protocolFeatures: .multiqueue
+    ) { bench throws(Finding) in
       let count = bench.device.queueLimit(bench.queueCount)
       try expect(count >= bench.device.queueCount, "\(count) queues are too few for a \(bench.device) device")
       return "\(bench.queueCount)"
     },
-    Check("configuration", "GET_CONFIG", "The configuration space can be read, and read again, whole and in parts.", protocolFeatures: .configuration) { bench throws(Finding) in
+    Check(
+      "configuration", "GET_CONFIG", "The configuration space can be read, and read again, whole and in parts.", protocolFeatures: .configuration
+    ) { bench throws(Finding) in
       let frontend = try bench.connect()
       let count = bench.device == .blk ? 60 : 8
       return try judged { () throws(FrontendError) in

@@ -6,21 +6,27 @@ internal import VirtioDrivers
 extension Check {
   /// What a mapping allows, and what happens when it does not.
   static let permissions: [Check] = [
-    Check("read-only-ring", "R053", "A ring whose descriptors and driver area are mapped for reading only works.", features: .accessPlatform) { bench throws(Finding) in
+    Check(
+      "read-only-ring", "R053", "A ring whose descriptors and driver area are mapped for reading only works.", features: .accessPlatform
+    ) { bench throws(Finding) in
       let session = try Session(bench, .platform)
       for page in session.ringPages.descriptor + session.ringPages.driver { try session.space.permit(page, .read) }
       try session.start()
       for _ in 0..<3 { try session.roundTrip() }
       return "three requests were served"
     },
-    Check("write-only-used", "R054", "A ring whose device area is mapped for writing only works.", features: .accessPlatform) { bench throws(Finding) in
+    Check(
+      "write-only-used", "R054", "A ring whose device area is mapped for writing only works.", features: .accessPlatform
+    ) { bench throws(Finding) in
       let session = try Session(bench, .platform)
       for page in session.ringPages.device { try session.space.permit(page, .write) }
       try session.start()
       for _ in 0..<3 { try session.roundTrip() }
       return "three requests were served"
     },
-    Check("least-permissions", "R118", "Buffers that are mapped for what is done with them and nothing more are served.", features: .accessPlatform) { bench throws(Finding) in
+    Check(
+      "least-permissions", "R118", "Buffers that are mapped for what is done with them and nothing more are served.", features: .accessPlatform
+    ) { bench throws(Finding) in
       let session = try Session(bench, .platform)
       let readable = bench.device.request.readable.count
       for (i, page) in session.pieces.enumerated() { try session.space.permit(page, i < readable ? .read : .write) }
@@ -28,7 +34,9 @@ extension Check {
       for _ in 0..<3 { try session.roundTrip() }
       return "three requests were served"
     },
-    Check("read-only-page", "R084", "A page that is mapped for reading is not written.", features: .accessPlatform, needsWrites: true) { bench throws(Finding) in
+    Check(
+      "read-only-page", "R084", "A page that is mapped for reading is not written.", features: .accessPlatform, needsWrites: true
+    ) { bench throws(Finding) in
       let session = try Session(bench, .platform)
       try session.space.permit(session.landing, .read)
       return try refusesToWrite(session, "it was asked for with write permission, and refused")
@@ -42,14 +50,18 @@ extension Check {
       try session.translate(message)
       return try refusesToWrite(session, "the page was known for reading, and not written")
     },
-    Check("upgrade", "R118", "A page that was known for reading is asked for again when it is to be written.", features: .accessPlatform, needsWrites: true) { bench throws(Finding) in
+    Check(
+      "upgrade", "R118", "A page that was known for reading is asked for again when it is to be written.", features: .accessPlatform, needsWrites: true
+    ) { bench throws(Finding) in
       let session = try Session(bench, .platform)
       try session.translate(try session.update(session.landing, .read))
       try session.start()
       try session.roundTrip()
       return "the mapping allowed writing, the first translation did not, and the request was served"
     },
-    Check("write-only-page", "R083", "A page that is mapped for writing is not read.", features: .accessPlatform) { bench throws(Finding) in
+    Check(
+      "write-only-page", "R083", "A page that is mapped for writing is not read.", features: .accessPlatform
+    ) { bench throws(Finding) in
       guard !bench.device.request.readable.isEmpty else { throw .notOffered("a \(bench.device) device reads no buffers") }
       let session = try Session(bench, .platform)
       try session.space.permit(session.first, .write)
@@ -60,7 +72,9 @@ extension Check {
       try recover(session)
       return used == nil ? "the request came to nothing, the back-end lives" : "the request was used, and not served"
     },
-    Check("miss-refused", "R105", "A miss that is refused stops neither the back-end nor, once set up again, the ring.", features: .accessPlatform) { bench throws(Finding) in
+    Check(
+      "miss-refused", "R105", "A miss that is refused stops neither the back-end nor, once set up again, the ring.", features: .accessPlatform
+    ) { bench throws(Finding) in
       let session = try bench.session(.platform)
       try session.roundTrip()
       session.space.hide(session.first)
@@ -72,7 +86,9 @@ extension Check {
       try recover(session)
       return "asked for \(asked) times, answered with a failure, and the ring worked after it was set up again"
     },
-    Check("miss-unanswered", "R105", "A miss that is never answered stops neither messages nor, once set up again, the ring (R064).", features: .accessPlatform) { bench throws(Finding) in
+    Check(
+      "miss-unanswered", "R105", "A miss that is never answered stops neither messages nor, once set up again, the ring (R064).", features: .accessPlatform
+    ) { bench throws(Finding) in
       let session = try bench.session(.platform)
       try session.roundTrip()
       let page = session.first.rawValue
@@ -84,7 +100,9 @@ extension Check {
       try recover(session)
       return "GET_FEATURES and GET_VRING_BASE were answered meanwhile, and the ring worked after it was set up again"
     },
-    Check("empty-success", "R105", "A miss that is acknowledged without any translation is survived.", features: .accessPlatform) { bench throws(Finding) in
+    Check(
+      "empty-success", "R105", "A miss that is acknowledged without any translation is survived.", features: .accessPlatform
+    ) { bench throws(Finding) in
       let session = try bench.session(.platform)
       try session.roundTrip()
       let page = session.first.rawValue
@@ -99,7 +117,9 @@ extension Check {
       try recover(session)
       return "asked for \(count) times, and the ring worked after it was set up again"
     },
-    Check("ring-unmapped", "R041", "A ring that is not mapped does no harm, and works when it is mapped and set up again (R042).", features: .accessPlatform) { bench throws(Finding) in
+    Check(
+      "ring-unmapped", "R041", "A ring that is not mapped does no harm, and works when it is mapped and set up again (R042).", features: .accessPlatform
+    ) { bench throws(Finding) in
       let session = try Session(bench, Setup(translated: true, scattered: true))
       // The second page of each area: a look at the first byte alone does not find it.
       let holes = [session.ringPages.descriptor, session.ringPages.driver, session.ringPages.device].compactMap { $0.count > 1 ? $0.last : nil }
@@ -112,7 +132,9 @@ extension Check {
       try recover(session)
       return "nothing happened with \(holes.count) of its pages missing; then it worked"
     },
-    Check("late-answer", "R064", "The answer to a miss that comes after the ring was stopped does not start it.", features: .accessPlatform) { bench throws(Finding) in
+    Check(
+      "late-answer", "R064", "The answer to a miss that comes after the ring was stopped does not start it.", features: .accessPlatform
+    ) { bench throws(Finding) in
       let session = try bench.session(.platform)
       try session.roundTrip()
       try holdFirst(session)
@@ -125,7 +147,9 @@ extension Check {
       try session.finish()
       return "nothing happened until the ring was started again"
     },
-    Check("zero-length", "R055", "For a descriptor of no bytes nothing is asked for.", features: .accessPlatform) { bench throws(Finding) in
+    Check(
+      "zero-length", "R055", "For a descriptor of no bytes nothing is asked for.", features: .accessPlatform
+    ) { bench throws(Finding) in
       let session = try bench.session(.platform)
       let page = DMAAddress(0x2_0000_0000)
       session.offer([BareDescriptor(page.rawValue, 0, bench.device.request.readable.isEmpty ? .write : [])])

@@ -15,7 +15,9 @@ extension Check {
   static let rings: [Check] = [
     Check("split", "split", "A request over a split ring is served.", one([])),
     Check("indirect", "INDIRECT_DESC", "A request in an indirect table is served.", features: .indirectDescriptors, one(.indirectDescriptors, indirect: true)),
-    Check("event-index", "EVENT_IDX", "With event indexes requests are served and calls come.", features: .eventIndex) { bench throws(Finding) in
+    Check(
+      "event-index", "EVENT_IDX", "With event indexes requests are served and calls come.", features: .eventIndex
+    ) { bench throws(Finding) in
       let session = try bench.session(Setup(features: .eventIndex))
       for _ in 0..<3 { try session.roundTrip() }
       return "three requests were served"
@@ -24,7 +26,9 @@ extension Check {
     Check(
       "packed-indirect", "RING_PACKED", "A packed ring with indirect tables and event indexes serves.",
       features: [.ringPacked, .indirectDescriptors, .eventIndex], one([.ringPacked, .indirectDescriptors, .eventIndex], indirect: true)),
-    Check("in-order", "IN_ORDER", "With IN_ORDER requests are used in the order they were made available.", features: .inOrder) { bench throws(Finding) in
+    Check(
+      "in-order", "IN_ORDER", "With IN_ORDER requests are used in the order they were made available.", features: .inOrder
+    ) { bench throws(Finding) in
       let session = try bench.session(Setup(features: .inOrder))
       for _ in 0..<4 { try session.add() }
       session.publish()
@@ -77,7 +81,9 @@ extension Check {
       try session.roundTrip()
       return "3 after 3 requests, and a fourth was served after the stop"
     },
-    Check("position-packed", "GET_VRING_BASE", "A stopped packed ring tells how far it came, wrap counter and all.", features: .ringPacked) { bench throws(Finding) in
+    Check(
+      "position-packed", "GET_VRING_BASE", "A stopped packed ring tells how far it came, wrap counter and all.", features: .ringPacked
+    ) { bench throws(Finding) in
       let session = try bench.session(Setup(features: .ringPacked, size: 16))
       let pieces = session.pieces.count
       // Past the end of the ring, so that the wrap counter has changed.
@@ -131,7 +137,9 @@ extension Check {
       try session.roundTrip()
       return "eight times"
     },
-    Check("reset-device", "RESET_DEVICE", "After a reset the device can be set up again.", protocolFeatures: .resetDevice) { bench throws(Finding) in
+    Check(
+      "reset-device", "RESET_DEVICE", "After a reset the device can be set up again.", protocolFeatures: .resetDevice
+    ) { bench throws(Finding) in
       let session = try bench.session()
       try session.roundTrip()
       let frontend = session.frontend
@@ -144,7 +152,9 @@ extension Check {
       try session.roundTrip()
       return "a request was served afterwards"
     },
-    Check("status-reset", "SET_STATUS", "A status of 0 resets the device, which can be set up again (R060).", protocolFeatures: .status) { bench throws(Finding) in
+    Check(
+      "status-reset", "SET_STATUS", "A status of 0 resets the device, which can be set up again (R060).", protocolFeatures: .status
+    ) { bench throws(Finding) in
       let session = try bench.session()
       try session.roundTrip()
       let frontend = session.frontend
@@ -160,7 +170,9 @@ extension Check {
       try session.roundTrip()
       return "nothing was served between reset and set-up, and a request after it"
     },
-    Check("drop", "connection", "A front-end that goes in the middle of requests leaves a back-end that serves the next one.") { bench throws(Finding) in
+    Check(
+      "drop", "connection", "A front-end that goes in the middle of requests leaves a back-end that serves the next one."
+    ) { bench throws(Finding) in
       let session = try bench.session()
       for _ in 0..<8 { try session.add() }
       session.publish()
@@ -168,7 +180,9 @@ extension Check {
       try bench.session().roundTrip()
       return "the next front-end was served"
     },
-    Check("never-started", "GET_VRING_BASE", "A queue that never ran can be stopped, or that is refused.") { bench throws(Finding) in
+    Check(
+      "never-started", "GET_VRING_BASE", "A queue that never ran can be stopped, or that is refused."
+    ) { bench throws(Finding) in
       let session = try Session(bench)
       let said = try refusal { () throws(FrontendError) in _ = try session.frontend.stopQueue(bench.device.queue) }
       if session.frontend.failure == nil { try session.expectAnswer() }

@@ -6,24 +6,32 @@ internal import Virtio
 extension Check {
   /// How addresses become memory behind an IOMMU.
   static let translation: [Check] = [
-    Check("no-misses-without", "R006", "Without ACCESS_PLATFORM nothing is asked for.", protocolFeatures: .backendRequests) { bench throws(Finding) in
+    Check(
+      "no-misses-without", "R006", "Without ACCESS_PLATFORM nothing is asked for.", protocolFeatures: .backendRequests
+    ) { bench throws(Finding) in
       let session = try bench.session()
       try session.roundTrip()
       let count = session.frontend.counts.misses
       try expect(count == 0, "\(count) translations were asked for")
       return "no miss while a request was served"
     },
-    Check("translated", "R100", "With ACCESS_PLATFORM ring and buffer addresses are device addresses.", features: .accessPlatform) { bench throws(Finding) in
+    Check(
+      "translated", "R100", "With ACCESS_PLATFORM ring and buffer addresses are device addresses.", features: .accessPlatform
+    ) { bench throws(Finding) in
       let session = try bench.session(.platform)
       for _ in 0..<3 { try session.roundTrip() }
       return "three requests were served, \(session.frontend.counts.misses) translations asked for"
     },
-    Check("miss-names", "R103", "A miss names the byte that is needed and the access.", features: .accessPlatform) { bench throws(Finding) in
+    Check(
+      "miss-names", "R103", "A miss names the byte that is needed and the access.", features: .accessPlatform
+    ) { bench throws(Finding) in
       let session = try bench.session(.platform)
       try session.roundTrip()
       return try missesAreRight(session)
     },
-    Check("empty-at-first", "R102", "A new connection starts without translations (R126).", features: .accessPlatform) { bench throws(Finding) in
+    Check(
+      "empty-at-first", "R102", "A new connection starts without translations (R126).", features: .accessPlatform
+    ) { bench throws(Finding) in
       let session = try bench.session(.platform)
       try session.roundTrip()
       session.frontend.close()
@@ -46,7 +54,9 @@ extension Check {
       try session.finish()
       return "one miss during 45 ms and three kicks"
     },
-    Check("unsolicited", "R106", "A translation that nobody asked for is taken and used.", features: .accessPlatform) { bench throws(Finding) in
+    Check(
+      "unsolicited", "R106", "A translation that nobody asked for is taken and used.", features: .accessPlatform
+    ) { bench throws(Finding) in
       let session = try bench.session(.platform)
       try session.roundTrip()
       let page = try session.space.allocate()
@@ -57,7 +67,9 @@ extension Check {
       try expect(count == 0, "the page was asked for, though it had been told")
       return "a buffer was used without being asked for"
     },
-    Check("update-outside", "R107", "A translation that leads out of the memory table is refused.", features: .accessPlatform) { bench throws(Finding) in
+    Check(
+      "update-outside", "R107", "A translation that leads out of the memory table is refused.", features: .accessPlatform
+    ) { bench throws(Finding) in
       let session = try bench.session(.platform)
       try session.roundTrip()
       let page = try session.space.allocate()
@@ -78,7 +90,9 @@ extension Check {
       guard let said else { throw .broken("it was acknowledged as a success") }
       return said
     },
-    Check("update-wraps", "R108", "A translation that passes the end of the address space is refused (R059).", features: .accessPlatform) { bench throws(Finding) in
+    Check(
+      "update-wraps", "R108", "A translation that passes the end of the address space is refused (R059).", features: .accessPlatform
+    ) { bench throws(Finding) in
       let session = try bench.session(.platform)
       var message = try session.update(session.first)
       message.address = 0xffff_ffff_ffff_f000
@@ -87,7 +101,9 @@ extension Check {
       guard let said else { throw .broken("it was acknowledged as a success") }
       return said
     },
-    Check("update-twice", "R109", "A translation that comes twice does no harm.", features: .accessPlatform) { bench throws(Finding) in
+    Check(
+      "update-twice", "R109", "A translation that comes twice does no harm.", features: .accessPlatform
+    ) { bench throws(Finding) in
       let session = try Session(bench, .platform)
       session.frontend.onMiss { _ in .twice }
       try session.start()
@@ -117,12 +133,16 @@ extension Check {
       let count = try laps(session)
       return "\(count) requests over a ring of 64 whose areas cross pages that are no neighbours"
     },
-    Check("scattered-packed", "R043", "A packed ring may be scattered over pages.", features: [.accessPlatform, .ringPacked]) { bench throws(Finding) in
+    Check(
+      "scattered-packed", "R043", "A packed ring may be scattered over pages.", features: [.accessPlatform, .ringPacked]
+    ) { bench throws(Finding) in
       let session = try bench.session(Setup(features: .ringPacked, translated: true, scattered: true))
       let count = try laps(session)
       return "\(count) requests over a ring of 64 whose pages are no neighbours"
     },
-    Check("scattered-buffer", "R046", "A buffer's pages may be scattered (R119).", features: .accessPlatform, needsWrites: true) { bench throws(Finding) in
+    Check(
+      "scattered-buffer", "R046", "A buffer's pages may be scattered (R119).", features: .accessPlatform, needsWrites: true
+    ) { bench throws(Finding) in
       let session = try bench.session(.platform)
       let pages = try session.space.allocate(2, scattered: true)
       // Half of it on each page.
@@ -130,22 +150,30 @@ extension Check {
       for _ in 0..<2 { try session.roundTrip() }
       return "a buffer across two pages that are no neighbours was served"
     },
-    Check("indirect-translated", "R048", "An indirect table is read through translations, with read permission only (R050).", features: [.accessPlatform, .indirectDescriptors]) { bench throws(Finding) in
+    Check(
+      "indirect-translated", "R048", "An indirect table is read through translations, with read permission only (R050).", features: [.accessPlatform, .indirectDescriptors]
+    ) { bench throws(Finding) in
       let session = try Session(bench, Setup(features: .indirectDescriptors, translated: true))
       for page in session.tablePages { try session.space.permit(page, .read) }
       try session.start()
       for _ in 0..<3 { try session.roundTrip(indirect: true) }
       return "three requests whose table was mapped for reading"
     },
-    Check("packed-translated", "R052", "A packed ring is read and written through translations.", features: [.accessPlatform, .ringPacked]) { bench throws(Finding) in
+    Check(
+      "packed-translated", "R052", "A packed ring is read and written through translations.", features: [.accessPlatform, .ringPacked]
+    ) { bench throws(Finding) in
       let session = try bench.session(Setup(features: .ringPacked, translated: true))
       return "\(try laps(session)) requests over a ring of 64"
     },
-    Check("event-translated", "R045", "With event indexes behind an IOMMU requests are served.", features: [.accessPlatform, .eventIndex]) { bench throws(Finding) in
+    Check(
+      "event-translated", "R045", "With event indexes behind an IOMMU requests are served.", features: [.accessPlatform, .eventIndex]
+    ) { bench throws(Finding) in
       let session = try bench.session(Setup(features: .eventIndex, translated: true))
       return "\(try laps(session)) requests over a ring of 64"
     },
-    Check("big-working-set", "R117", "More pages in use than a cache has room for are served.", features: .accessPlatform) { bench throws(Finding) in
+    Check(
+      "big-working-set", "R117", "More pages in use than a cache has room for are served.", features: .accessPlatform
+    ) { bench throws(Finding) in
       let session = try bench.session(.platform)
       let guests = (0..<8).map { _ in session.space.guestPage() }
       let start = session.pieces[0]
@@ -159,7 +187,9 @@ extension Check {
       try session.roundTrip()
       return "2560 pages one after the other"
     },
-    Check("without-after-with", "R065", "A session without ACCESS_PLATFORM works after one with it.", features: .accessPlatform) { bench throws(Finding) in
+    Check(
+      "without-after-with", "R065", "A session without ACCESS_PLATFORM works after one with it.", features: .accessPlatform
+    ) { bench throws(Finding) in
       let session = try bench.session(.platform)
       try session.roundTrip()
       session.frontend.close()
@@ -168,7 +198,9 @@ extension Check {
       try expect(plain.frontend.counts.misses == 0, "it asked for \(plain.frontend.counts.misses) translations")
       return "a request was served and nothing asked for"
     },
-    Check("memory-replaced-translated", "R113", "When memory was replaced, translations are asked for anew.", features: .accessPlatform) { bench throws(Finding) in
+    Check(
+      "memory-replaced-translated", "R113", "When memory was replaced, translations are asked for anew.", features: .accessPlatform
+    ) { bench throws(Finding) in
       let session = try bench.session(.platform)
       try session.roundTrip()
       _ = try session.stop()
