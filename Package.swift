@@ -38,10 +38,12 @@ var targets: [Target] = [
   module("VirtioDrivers", ["DMA", "Virtio"]),
   // floor 4
   module("VhostUser", ["DMA", "HostIO", "Virtio", "VirtioServing", log]),
+  // floor 5
+  module("VhostUserCheck", ["DMA", "HostIO", "Virtio", "VirtioDrivers", "VhostUser"]),
   // floor 6
   .executableTarget(
     name: "sluice",
-    dependencies: ["DMA", "HostIO", "Virtio", "VirtioServing", "VirtioDevices", "VhostUser", log, arguments],
+    dependencies: ["DMA", "HostIO", "Virtio", "VirtioServing", "VirtioDevices", "VhostUser", "VhostUserCheck", log, arguments],
     path: "Sources/sluice", swiftSettings: checks),
   .executableTarget(
     name: "sluice-bench",
@@ -61,6 +63,7 @@ var targets: [Target] = [
     name: "FrontendKit", dependencies: ["DMA", "HostIO", "Virtio", "VirtioDrivers", "VhostUser"],
     path: "Tests/Support/FrontendKit", swiftSettings: checks),
   tests("FrontendTests", ["DMA", "HostIO", "Virtio", "VirtioDrivers", "VirtioServing", "VirtioDevices", "VhostUser", "FrontendKit", log]),
+  tests("VhostUserCheckTests", ["DMA", "HostIO", "Virtio", "VirtioServing", "VirtioDevices", "VhostUser", "VhostUserCheck", log]),
   // A driver for QEMU's own virtio-pci and VT-d; depends on nothing of ours, so that it can be a referee.
   .target(name: "QTestKit", dependencies: [], path: "Tests/Support/QTestKit", swiftSettings: checks),
   tests("QEMUTests", ["QTestKit"]),
@@ -101,6 +104,7 @@ let package = Package(
     .library(name: "VirtioDevices", targets: ["VirtioDevices"]),
     .library(name: "VirtioDrivers", targets: ["VirtioDrivers"]),
     .library(name: "VhostUser", targets: ["VhostUser"]),
+    .library(name: "VhostUserCheck", targets: ["VhostUserCheck"]),
     .executable(name: "sluice", targets: ["sluice"]),
   ],
   dependencies: [

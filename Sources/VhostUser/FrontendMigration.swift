@@ -13,6 +13,21 @@ public final class FrontendInflight: Sendable {
     self.description = description
     self.file = file
   }
+
+  /// What the memory holds now. ``FrontendError/memory(_:)`` if it cannot be mapped, or is more than 256 MiB.
+  public func bytes() throws(FrontendError) -> [UInt8] {
+    guard description.mmapSize <= 1 << 28 else { throw .memory("\(description.mmapSize) bytes of in-flight memory are too many to copy") }
+    let mapping: HostMapping
+    do throws(MappingError) {
+      mapping = try HostMapping(descriptor: file.descriptor.rawValue, offset: description.mmapOffset, byteCount: Int(clamping: description.mmapSize))
+    } catch {
+      throw .memory("the in-flight memory cannot be mapped, so its file may be shorter than the back-end says")
+    }
+    var bytes = [UInt8](repeating: 0, count: mapping.byteCount)
+    var span = bytes.mutableSpan
+    _ = mapping.copy(from: 0, into: &span)
+    return bytes
+  }
 }
 
 /// A dirty log that a back-end marks: a bit a page of 4096 bytes, from guest address 0 on.
@@ -78,7 +93,10 @@ extension Frontend {
     let log = try FrontendLog(byteCount: byteCount ?? max(4096, Int((end + 32767) / 32768)))
     let answer = try exchange(
       .setLogBase(LogArea(size: UInt64(clamping: log.byteCount), offset: 0)), descriptors: [log.descriptor])
-    guard case .value(0) = answer.reply else { throw .refused("SET_LOG_BASE", code: 1) }
+    // What the answer holds is not defined: libvhost-user sends the request's first word back.
+    guard case .value(let word) = answer.reply, word == 0 || word == UInt64(clamping: log.byteCount) else {
+      throw .refused("SET_LOG_BASE", code: 1)
+    }
     session.withLock { $0.logsUsed = true }
     try setFeatures(features.union(Self.logAllBit))
     return log

@@ -110,8 +110,8 @@ public enum BackendReply: Hashable, Sendable {
       self = .configuration(payload.isEmpty ? nil : try ConfigurationBytes(decoding: payload, of: name))
     case .getInflightDescriptor:
       self = .inflight(try InflightDescription(decoding: payload, of: name, padding: InflightDescription.padding))
-    // Some back-ends answer SET_LOG_BASE with nothing but a header.
-    case .setLogBase where payload.isEmpty: self = .success
+    // What the answer to SET_LOG_BASE holds is not defined: some send nothing, some the request's payload.
+    case .setLogBase where payload.count != 8: self = .success
     default: self = .value(try UInt64(payload: payload, of: name))
     }
   }

@@ -1,16 +1,18 @@
 /// Builds one JSON object, fields in the order they are added. The back-end answers `explain` with it and must start fast, so
 /// it does not load a library for this.
-struct JSONObject {
+package struct JSONObject {
   private var fields: [String] = []
 
-  var text: String { "{" + fields.joined(separator: ",") + "}" }
+  package init() {}
 
-  mutating func add(_ key: String, _ value: String) { put(key, Self.quoted(value)) }
-  mutating func add(_ key: String, _ value: String?) { put(key, value.map(Self.quoted) ?? "null") }
-  mutating func add(_ key: String, _ value: UInt64) { put(key, String(value)) }
-  mutating func add(_ key: String, _ value: Bool) { put(key, value ? "true" : "false") }
+  package var text: String { "{" + fields.joined(separator: ",") + "}" }
+
+  package mutating func add(_ key: String, _ value: String) { put(key, Self.quoted(value)) }
+  package mutating func add(_ key: String, _ value: String?) { put(key, value.map(Self.quoted) ?? "null") }
+  package mutating func add(_ key: String, _ value: UInt64) { put(key, String(value)) }
+  package mutating func add(_ key: String, _ value: Bool) { put(key, value ? "true" : "false") }
   /// Values that are JSON already.
-  mutating func add(_ key: String, _ values: [String]) { put(key, "[" + values.joined(separator: ",") + "]") }
+  package mutating func add(_ key: String, _ values: [String]) { put(key, "[" + values.joined(separator: ",") + "]") }
 
   private mutating func put(_ key: String, _ json: String) { fields.append(Self.quoted(key) + ":" + json) }
 

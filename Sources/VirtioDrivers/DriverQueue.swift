@@ -201,6 +201,17 @@ public struct DriverQueue: ~Copyable {
     self.memory = memory
   }
 
+  /// Goes on in other memory that holds a copy of the areas, and of the tables, as they are: the addresses that the device sees
+  /// stay, and lead there now.
+  public mutating func move(to memory: consuming DriverQueueMemory) throws(DriverQueueError) {
+    let bytes = layout.byteCounts(packed: isPacked, eventIndex: hasEventIndex)
+    try Self.check(memory.descriptorArea.byteCount, bytes.descriptor)
+    try Self.check(memory.driverArea.byteCount, bytes.driver)
+    try Self.check(memory.deviceArea.byteCount, bytes.device)
+    if hasIndirect { try Self.check(memory.tables.byteCount, self.memory.tables.byteCount) }
+    self.memory = memory
+  }
+
   private static func check(_ bytes: Int, _ needed: Int) throws(DriverQueueError) {
     guard bytes >= needed else { throw .area(bytes: bytes, needed: needed) }
   }

@@ -15,7 +15,7 @@ struct Sluice: ParsableCommand {
       says what to do.
       """,
     version: "0.1.0",
-    subcommands: [Serve.self, Explain.self])
+    subcommands: [Serve.self, Explain.self, Check.self])
 
   static func main() {
     var words = CommandLine.arguments

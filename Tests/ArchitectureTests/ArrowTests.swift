@@ -8,7 +8,7 @@ private let floors: [[String]] = [
   ["HostIO", "Virtio"],
   ["VirtioServing", "VirtioDevices", "VirtioDrivers"],
   ["VhostUser"],
-  [],
+  ["VhostUserCheck"],
   ["sluice"],
 ]
 

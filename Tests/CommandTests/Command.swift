@@ -19,7 +19,9 @@ struct Command {
   }()
 
   /// Runs to the end, for at most 30 seconds.
-  static func run(_ words: String...) throws -> Result {
+  static func run(_ words: String...) throws -> Result { try run(words) }
+
+  static func run(_ words: [String]) throws -> Result {
     let running = try Running(words)
     return try running.end(within: 30)
   }

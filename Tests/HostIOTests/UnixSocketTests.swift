@@ -85,7 +85,8 @@ struct UnixSocketTests {
       }
       // Those that did fit were closed again.
       let after = try FileManager.default.contentsOfDirectory(atPath: "/proc/self/fd").count
-      guard after == before else { exit(3) }
+      // What started prlimit may open or close a few of its own meanwhile; a loss would be 97 or so.
+      guard after < before + 50 else { exit(3) }
       exit(0)
     }
   }

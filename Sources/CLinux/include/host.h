@@ -84,6 +84,16 @@ int64_t host_clock_read(int32_t clock);
 int64_t host_clock_process(void);
 int64_t host_clock_monotonic(void);
 
+// Processes
+
+/// Starts a program, looked for in PATH, with nothing to read and `output` as standard output and error. `words` are `count`
+/// strings, each with its NUL, the program's name first.
+int host_process_start(const char *words, size_t count, int output, int32_t *process);
+/// 1 when a process of ours has ended, with its status, or the signal that killed it; 0 while it runs. To be asked once after
+/// the end.
+int host_process_look(int32_t process, int32_t *status, int32_t *signal);
+int host_process_signal(int32_t process, int signal);
+
 // Memory files
 
 int host_memfd(const char *name);

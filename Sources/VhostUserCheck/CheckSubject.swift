@@ -1,0 +1,41 @@
+public import HostIO
+
+/// What became of a back-end's process.
+public enum BackendLife: Hashable, Sendable {
+  /// It runs.
+  case running
+  /// It ended by itself, with this status.
+  case ended(Int32)
+  /// This signal killed it.
+  case killed(Int32)
+  /// Somebody else started it: nobody here knows.
+  case unknown
+}
+
+/// The back-end under examination. One thread uses it.
+public protocol CheckSubject: AnyObject {
+  /// Connects to it, once; ENOENT and ECONNREFUSED mean that nobody listens.
+  func connect(timeout: Duration) throws(HostError) -> UnixSocket
+  /// What its process is doing.
+  var life: BackendLife { get }
+  /// Makes it be there again: ends what is left of it and starts it anew. False if that is not possible.
+  func renew() -> Bool
+}
+
+/// A back-end that somebody else started, known by its socket.
+public final class SocketSubject: CheckSubject {
+  private let path: String
+
+  /// The back-end that listens at `path`.
+  public init(path: String) { self.path = path }
+
+  public func connect(timeout: Duration) throws(HostError) -> UnixSocket { try UnixSocket.connect(to: path, timeout: timeout) }
+  public var life: BackendLife { .unknown }
+  public func renew() -> Bool { false }
+}
+
+/// Waits without anything to wait for: for something that must not happen.
+func pause(_ time: Duration) {
+  guard let nothing = try? EventFD() else { return }
+  _ = try? nothing.wait(timeout: time)
+}

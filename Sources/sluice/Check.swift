@@ -1,0 +1,88 @@
+import ArgumentParser
+import Glibc
+import HostIO
+import VhostUserCheck
+
+/// The words of `--type`.
+enum DeviceArgument: String, CaseIterable, ExpressibleByArgument {
+  case blk, rng, net, fs, vsock
+
+  var device: CheckedDevice {
+    switch self {
+    case .blk: .blk
+    case .rng: .rng
+    case .net: .net
+    case .fs: .fs
+    case .vsock: .vsock
+    }
+  }
+}
+
+/// `sluice check`: whether a back-end, ours or anybody's, keeps the rules.
+struct Check: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    abstract: "Check whether a vhost-user back-end, of any make, keeps the rules.",
+    discussion: """
+      Connects as a front-end and driver would, again and again, and does right and wrong things: negotiation, messages, memory, \
+      rings, translations, migration, garbage. Each check says whether its rule was kept or broken, or the back-end wedged or \
+      crashed, with what was seen. Nothing is written to a disk. A back-end that serves one connection only, or that a check may \
+      kill, is best started by this command: give its command line behind `--`.
+
+      Exit status: 0 nothing broken, 1 something broken, 2 wrong usage, or nobody to check.
+      """)
+
+  @Argument(help: ArgumentHelp("The socket the back-end listens on.", valueName: "socket"))
+  var path: String?
+
+  @Option(help: ArgumentHelp("What the device is: blk, rng, net, fs, vsock.", valueName: "blk|rng|net|fs|vsock"))
+  var type: DeviceArgument?
+
+  @Flag(help: "Answer in JSON: an object and a line a check, then one for the summary.")
+  var json = false
+
+  @Option(help: ArgumentHelp("Make the check of this name only; can be given several times.", valueName: "name"))
+  var only: [String] = []
+
+  @Option(help: ArgumentHelp("How long one answer may take: 0.1 to 600 seconds.", valueName: "seconds"))
+  var timeout = 3.0
+
+  @Flag(help: "Name all checks with their rules, and exit.")
+  var list = false
+
+  @Argument(parsing: .postTerminator, help: ArgumentHelp("How to start the back-end, anew whenever it has ended.", valueName: "command"))
+  var command: [String] = []
+
+  func run() throws {
+    if list {
+      for check in CheckRun.all { StandardStream.output.print("\(check.rule)\t\(check.name)\t\(check.sentence)") }
+      return
+    }
+    guard let path else { throw Failure.usage("no back-end to check; give the path of its socket") }
+    guard let type else { throw Failure.usage("what kind of device it is cannot be asked; give --type blk, rng, net, fs or vsock") }
+    guard timeout >= 0.1, timeout <= 600 else { throw Failure.usage("--timeout is 0.1 to 600 seconds") }
+    let process = command.isEmpty ? nil : BackendCommand(command, socket: path)
+    defer { process?.end() }
+    let run: CheckRun
+    let summary: CheckSummary
+    do throws(CheckError) {
+      run = try CheckRun(process ?? SocketSubject(path: path), type.device, patience: .seconds(timeout), only: only)
+      summary = try run.run { StandardStream.output.print(json ? $0.json : $0.line) }
+    } catch {
+      throw Self.failure(error, path, type, process)
+    }
+    let offer = run.offer
+    StandardStream.output.print(
+      json
+        ? summary.json(device: type.device, features: offer.features, protocolFeatures: offer.protocolFeatures) : summary.line)
+    if !summary.isClean { throw Failure(sentence: "not every rule is kept", status: 1) }
+  }
+
+  private static func failure(_ error: CheckError, _ path: String, _ type: DeviceArgument, _ process: BackendCommand?) -> Failure {
+    switch error {
+    case .noSuchCheck(let name): .usage("there is no check \(name); --list names them")
+    case .servesOneConnection:
+      .usage("the back-end ended with its first connection; let this command start it: sluice check \(path) --type \(type) -- COMMAND")
+    case .unreachable(let reason): .usage("\(path) cannot be checked: \(reason)\(process?.lastWords ?? "")")
+    }
+  }
+}

@@ -1,0 +1,81 @@
+import Foundation
+import Testing
+
+@Suite("sluice check, as typed", .serialized) struct CheckTests {
+  private static let fast = ["--only", "split", "--only", "invalidate-lazy", "--only", "unknown-request"]
+
+  @Test("A back-end that keeps the rules: a line a check, a summary, status 0")
+  func kept() throws {
+    let folder = try Folder()
+    let disk = try folder.serve(try folder.image())
+    let result = try Command.run(["check", folder.path("s.sock"), "--type", "blk"] + Self.fast)
+    #expect(result.status == 0 && result.errors == "")
+    let lines = result.output.split(separator: "\n")
+    #expect(lines.count == 4 && lines.dropLast().allSatisfy { $0.hasPrefix("kept ") })
+    #expect(lines.last?.hasPrefix("3 kept in ") == true)
+    withExtendedLifetime(disk) {}
+  }
+
+  @Test("JSON is an object a line: the checks, then the summary")
+  func json() throws {
+    let folder = try Folder()
+    let disk = try folder.serve(try folder.image())
+    let result = try Command.run(["check", folder.path("s.sock"), "--type", "blk", "--json"] + Self.fast)
+    let objects = try result.output.split(separator: "\n").map { try #require(JSONSerialization.jsonObject(with: Data($0.utf8)) as? [String: Any]) }
+    #expect(objects.map { $0["check"] as? String } == ["split", "invalidate-lazy", "unknown-request", nil])
+    #expect(objects[1]["rule"] as? String == "R108" && objects[1]["verdict"] as? String == "kept")
+    #expect(objects[3]["summary"] as? String == "blk" && objects[3]["kept"] as? Int == 3 && objects[3]["broken"] as? Int == 0)
+    withExtendedLifetime(disk) {}
+  }
+
+  @Test("A broken rule is status 1, with the sentence on standard error")
+  func broken() throws {
+    let folder = try Folder()
+    // A disk examined as a file system answers, but not as one.
+    let disk = try folder.serve(try folder.image())
+    let result = try Command.run("check", folder.path("s.sock"), "--type", "fs", "--only", "queue-count")
+    #expect(result.status == 1)
+    #expect(result.output.hasPrefix("broken "))
+    #expect(result.errors == "sluice: not every rule is kept\n")
+    withExtendedLifetime(disk) {}
+  }
+
+  @Test("A back-end that serves once is started anew for every connection, and ended at the end")
+  func started() throws {
+    let folder = try Folder()
+    let serve = [Command.program.path, "serve", "blk", "--once", "--blk-file", try folder.image(), "--socket-path", folder.path("s.sock")]
+    let result = try Command.run(["check", folder.path("s.sock"), "--type", "blk", "--only", "split", "--only", "features-again", "--"] + serve)
+    #expect(result.status == 0, "\(result.output)\(result.errors)")
+    #expect(result.output.split(separator: "\n").count == 3)
+    #expect(try Command.run("explain", folder.path("s.sock")).status == 1)
+  }
+
+  @Test("A back-end that serves once, started by somebody else, is refused with what to type instead: status 2")
+  func once() throws {
+    let folder = try Folder()
+    let disk = try folder.serve(try folder.image(), socket: "s.sock", "--once")
+    let result = try Command.run("check", folder.path("s.sock"), "--type", "blk")
+    #expect(result.status == 2 && result.output == "")
+    #expect(result.errors.contains("-- COMMAND"))
+    withExtendedLifetime(disk) {}
+  }
+
+  @Test("Nobody there, no type, no such check: status 2 and a sentence each")
+  func usage() throws {
+    let folder = try Folder()
+    let nobody = try Command.run("check", folder.path("none.sock"), "--type", "blk", "--timeout", "0.2")
+    #expect(nobody.status == 2 && nobody.errors.contains("cannot be checked"))
+    #expect(try Command.run("check", folder.path("none.sock")).errors.contains("--type"))
+    #expect(try Command.run("check").errors.contains("socket"))
+    let unknown = try Command.run("check", folder.path("none.sock"), "--type", "blk", "--only", "nonsense")
+    #expect(unknown.status == 2 && unknown.errors.contains("--list"))
+  }
+
+  @Test("The list names every check with its rule")
+  func list() throws {
+    let result = try Command.run("check", "--list")
+    let lines = result.output.split(separator: "\n")
+    #expect(result.status == 0 && lines.count > 100)
+    #expect(lines.contains { $0.hasPrefix("R108\tinvalidate-lazy\t") })
+  }
+}
