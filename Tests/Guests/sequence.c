@@ -7,7 +7,7 @@
 //       standard input. Before that the windows are looked at twice: what changes with no writer is a late write.
 //       One more thread reads fixed blocks behind the windows into ARENA MiB of memory and looks again and again whether they are
 //       still there: what was read before a migration must be in memory after it. "ack disk=NAME T=N ..." says that thread T's
-//       blocks up to N were completed. Status 3: the disk went away (EIO, ENXIO, ENODEV); 1: something is wrong.
+//       blocks up to N were completed. Status 3: the disk went away (EIO, ENXIO, ENODEV, ENOSPC, no byte); 1: something is wrong.
 //   sequence check IMAGE NAME THREADS
 //       Reads those lines on standard input and looks whether the image holds what such writers leave, and nothing older than
 //       what they were told was done.
@@ -78,13 +78,13 @@ static void complain(const char *what, int thread, long number, const char *more
   atomic_store(&failed, 1);
 }
 
-// Whether an error says that the disk is no more.
-static int isGone(int error) { return error == EIO || error == ENXIO || error == ENODEV; }
+// Whether an error says that the disk is no more. One that is being taken away has no sectors left before it is gone.
+static int isGone(int error) { return error == EIO || error == ENXIO || error == ENODEV || error == ENOSPC; }
 
 static int transfer(int fd, void *block, off_t at, int writes, const char *what, int thread, long number) {
   ssize_t done = writes ? pwrite(fd, block, blockSize, at) : pread(fd, block, blockSize, at);
   if (done == blockSize) return 1;
-  if (done < 0 && isGone(errno)) atomic_store(&gone, 1);
+  if (done == 0 || (done < 0 && isGone(errno))) atomic_store(&gone, 1);
   else complain(what, thread, number, done < 0 ? strerror(errno) : "it was cut short");
   return 0;
 }
