@@ -158,7 +158,7 @@ job_memory() {
   adverse_able "$name" "$mode" || return 0
   MACHINE_MORE_MEMORY=,slots=4,maxmem=2G
   adverse_begin "$mode" "sluice.vda=memory sluice.threads=$threads memhp_default_state=online"
-  [ -n "$reason" ] || until_holds 60 more_heard "$folder" "pause=small" 1 || reason="the guest does not come up"
+  [ -n "$reason" ] || until_holds 60 more_heard "$folder" "disk=vda pause=small" 1 || reason="the guest does not come up"
   if [ -z "$reason" ]; then
     backend_explain "$folder" disk "$folder/before.json"
     ask "$folder" object-add '{"qom-type":"memory-backend-memfd","id":"more","size":402653184,"share":true}' >/dev/null \
@@ -195,7 +195,7 @@ job_rebind() {
 # The machine is reset in the middle of writes, again and again. Each time the next guest looks twice whether anything still
 # changes; and every third time the machine is held right after the reset, and its memory must stay as it is.
 job_resets() {
-  local folder=$1 mode=$2 started reason= turn=0 turns=${TURNS:-12} threads=32 held=0 memory before after
+  local folder=$1 mode=$2 started reason= turn=0 turns=${TURNS:-9} threads=32 held=0 memory before after
   local name="$mode resets"
   started=$(date +%s%N)
   adverse_able "$name" "$mode" || return 0
