@@ -175,7 +175,7 @@ job_memory() {
     fi
     tell "$folder" stop
   fi
-  adverse_finish "$name" "$mode" "${high:-0} pages read into are new memory, $(sed -n 's/.*end .*\(arena_reads=\)/\1/p' "$folder/talk.log" | tail -n 1)" $threads
+  adverse_finish "$name" "$mode" "${high:-0} pages read into are new memory" $threads
 }
 
 # The driver is unbound and bound again under writes, by the guest itself.
