@@ -200,6 +200,8 @@ uint64_t host_vectors_bytes(const struct iovec *iov, size_t count) {
 
 int host_file_sync(int fd) { return UNINTERRUPTED(fdatasync(fd)); }
 
+int host_file_forget(int fd) { return -posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED); }
+
 static int allocate(int fd, int mode, uint64_t offset, uint64_t count) {
   if (offset > INT64_MAX || count > INT64_MAX) return -EINVAL;
   return UNINTERRUPTED(fallocate(fd, mode | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)count));

@@ -15,6 +15,26 @@ extension BlockFile {
     static let refusing: UInt64 = 200
   }
 
+  /// Takes the lock, as `Options.locked` does, for as long as the file is open or until ``unlock()``. What others wrote before
+  /// is seen from here on: what the page cache remembers is forgotten, since another host may have written it.
+  ///
+  /// - Throws: EBUSY if somebody uses the image in a way that does not go together; what fcntl(2) says where there are no locks.
+  public func lock() throws(HostError) {
+    try Self.lock(descriptor, writing: !isReadOnly, path)
+    // Only advice: where it does nothing there is nothing to forget.
+    _ = host_file_forget(rawValue)
+  }
+
+  /// Gives the lock back, after everything written is on stable storage.
+  ///
+  /// - Throws: what fdatasync(2) says; the lock is given back all the same.
+  public func unlock() throws(HostError) {
+    var failure: HostError?
+    if !isReadOnly { do throws(HostError) { try flush() } catch { failure = error } }
+    Self.release(descriptor)
+    if let failure { throw failure }
+  }
+
   /// Locks the image for the life of `file`'s description. Waits up to two seconds for one who is on his way out: after a
   /// kill -9 the kernel keeps a process's files, and so its locks, until the io_uring requests it left behind have ended, which
   /// can be after its parent has heard of its death and started a successor.
@@ -25,11 +45,22 @@ extension BlockFile {
       do throws(HostError) {
         return try tryLock(file, writing: writing, path)
       } catch {
+        // Of two that came at once neither may keep the other out while it waits.
+        release(file)
         guard error.errno == EBUSY else { throw error }
         usleep(20_000)
       }
     }
-    try tryLock(file, writing: writing, path)
+    do throws(HostError) {
+      try tryLock(file, writing: writing, path)
+    } catch {
+      release(file)
+      throw error
+    }
+  }
+
+  private static func release(_ file: borrowing FileDescriptor) {
+    for first in [LockByte.doing, LockByte.refusing] { _ = host_lock(file.rawValue, 0, first, LockByte.resize + 1) }
   }
 
   private static func tryLock(_ file: borrowing FileDescriptor, writing: Bool, _ path: String) throws(HostError) {

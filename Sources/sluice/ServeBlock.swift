@@ -11,8 +11,8 @@ struct ServeBlock: DeviceCommand {
     abstract: "Serve a virtio-blk device: a disk whose contents are a file or a block device.",
     usage: "sluice serve blk --blk-file <path> --socket-path <path> [<options>]",
     discussion: """
-      The image is raw. As long as the command runs it is locked, with QEMU's locks: one writer, or any number of readers. A file \
-      that becomes longer or shorter is a disk that does: the guest is told.
+      The image is raw. As long as the command runs it is locked, with QEMU's locks: one writer, or any number of readers. Where \
+      a machine is to migrate live to another back-end with the same image, both are started with --lock running. A file that becomes longer or shorter is a disk that does: the guest is told.
       """)
   static let capabilities = (type: "block", features: ["read-only", "blk-file"])
 
@@ -54,6 +54,12 @@ struct ServeBlock: DeviceCommand {
   @Option(help: ArgumentHelp("How the image is read and written: auto, uring (many requests at once), sync (one after the other).", valueName: "auto|uring|sync"))
   var engine: EngineArgument = .auto
 
+  @Option(
+    help: ArgumentHelp(
+      "When the image is locked: as long as the command runs (always), or while a guest uses the disk (running), so that the back-end a guest migrates to can be started beside the one it leaves.",
+      valueName: "always|running"))
+  var lock: LockArgument = .always
+
   @OptionGroup var socket: SocketOptions
 
   func run() throws {
@@ -69,6 +75,7 @@ struct ServeBlock: DeviceCommand {
       options.logicalBlockSize = logicalBlockSize
       options.writeback = cache == .writeback
       options.engine = engine.engine
+      options.lock = lock == .running ? .running : .always
       options.report = { log.warning("\($0)") }
       let disk: BlockDevice
       do throws(BlockDeviceError) {
@@ -114,6 +121,9 @@ struct ServeBlock: DeviceCommand {
 
 /// The two words of `--cache`.
 enum CacheArgument: String, CaseIterable, ExpressibleByArgument { case writeback, writethrough }
+
+/// The two words of `--lock`.
+enum LockArgument: String, CaseIterable, ExpressibleByArgument { case always, running }
 
 /// The three words of `--engine`.
 enum EngineArgument: String, CaseIterable, ExpressibleByArgument {

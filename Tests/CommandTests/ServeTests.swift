@@ -54,7 +54,7 @@ import Virtio
     ["--num-queues", "-1"], ["--num-queues", "many"], ["--queue-size", "70000"], ["--queue-size", "-1"],
     ["--logical-block-size", "513"], ["--logical-block-size", "0"], ["--fd", "-1"],
     ["--num-queues", "0"], ["--num-queues", "257"], ["--queue-size", "1"], ["--logical-block-size", "1000"],
-    ["--serial", "twenty-one characters"], ["--cache", "none"], ["--access-platform", "maybe"], ["--fd", "x"],
+    ["--serial", "twenty-one characters"], ["--cache", "none"], ["--lock", "sometimes"], ["--access-platform", "maybe"], ["--fd", "x"],
   ])
   func range(_ option: [String]) throws {
     let folder = try Folder()
@@ -111,6 +111,18 @@ import Virtio
     #expect(try Command.run("explain", folder.path("s.sock")).status == 0)
     first.terminate()
     #expect(try first.end(within: 10).status == 0)
+  }
+
+  @Test("With --lock running a second server of the image is there beside the first, as a live migration needs it")
+  func handOver() throws {
+    let folder = try Folder()
+    let image = try folder.image()
+    let first = try folder.serve(image, "--lock", "running")
+    let second = try folder.serve(image, socket: "t.sock", "--lock", "running")
+    for one in [first, second] {
+      one.terminate()
+      #expect(try one.end(within: 10).status == 0)
+    }
   }
 
   @Test("A busy socket is refused, and its server goes on; a stale one is replaced")

@@ -29,6 +29,26 @@ struct ImageLockTests {
     _ = try BlockFile(path: path)
   }
 
+  @Test("A lock that was refused leaves nothing behind, and one that was given back is free")
+  func takenAndGivenBack() throws {
+    let directory = try TemporaryDirectory()
+    let path = try directory.file("disk", pattern(4096))
+    let first = try BlockFile(path: path, options: dontLock)
+    let second = try BlockFile(path: path, options: dontLock)
+    let reader = try BlockFile(path: path, options: .init(readOnly: true, locked: false))
+    try first.lock()
+    #expect(errno { () throws(HostError) in try second.lock() } == EBUSY)
+    #expect(errno { () throws(HostError) in try reader.lock() } == EBUSY)
+    try first.unlock()
+    // The two that were refused are still open.
+    try second.lock()
+    try second.unlock()
+    try reader.lock()
+    #expect(errno { () throws(HostError) in try first.lock() } == EBUSY)
+    try reader.unlock()
+    try first.lock()
+  }
+
   @Test("The error names the step and the image")
   func message() throws {
     let directory = try TemporaryDirectory()

@@ -126,7 +126,7 @@ import VirtioDevices
   func state() throws {
     let file = try ScratchFile(size: 1 << 20)
     var options = options(file)
-    options.locked = false
+    options.lock = .never
     for mode in [0, 1] as [UInt8] {
       let source = try BlockDevice(options)
       let target = try BlockDevice(options)

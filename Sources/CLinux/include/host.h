@@ -192,6 +192,8 @@ int host_file_write_bytes(int fd, const void *bytes, size_t count, uint64_t offs
 int host_vectors_aligned(const struct iovec *iov, size_t count, uint64_t memory, uint64_t length);
 uint64_t host_vectors_bytes(const struct iovec *iov, size_t count);
 int host_file_sync(int fd);
+/// Advises the kernel to drop what it remembers of the file and has written; 0 or -errno.
+int host_file_forget(int fd);
 int host_file_punch(int fd, uint64_t offset, uint64_t count);
 int host_file_zero(int fd, uint64_t offset, uint64_t count);
 int host_block_discard(int fd, uint64_t offset, uint64_t count);

@@ -1,4 +1,5 @@
 internal import DMA
+internal import Glibc
 internal import HostIO
 public import Virtio
 
@@ -20,7 +21,7 @@ public final class BlockDevice: VirtioDevice {
     let file: BlockFile
     do throws(HostError) {
       file = try BlockFile(
-        path: options.path, options: BlockFile.Options(readOnly: options.readOnly, direct: options.direct, locked: options.locked))
+        path: options.path, options: BlockFile.Options(readOnly: options.readOnly, direct: options.direct, locked: options.lock == .always))
     } catch {
       throw .image(error)
     }
@@ -74,10 +75,16 @@ public final class BlockDevice: VirtioDevice {
   }
 
   public func makeHandler(for group: Range<Int>, features: Features) throws(DeviceError) -> sending any QueueHandler {
+    let use: ImageUse?
+    do throws(HostError) {
+      use = try disk.options.lock == .running ? ImageUse(disk.image) : nil
+    } catch {
+      throw DeviceError(error.errno == EBUSY ? "\(disk.file.path) is in use by another process that locked it" : "\(error)")
+    }
     let terms = BlockTerms(features, isReadOnly: disk.file.isReadOnly, writeback: disk.options.writeback)
     // §5.2.5.2: whoever can configure the cache and not flush it starts with one that needs no flush.
     if features.contains(.blockConfigWCE), !features.contains(.blockFlush) { disk.cache.set(writeback: false) }
-    let work = BlockWork(disk: disk, terms: terms)
+    let work = BlockWork(disk: disk, terms: terms, use: use)
     let engine = disk.options.engine
     // Memory has nothing to wait for.
     if engine == .synchronous || engine == .automatic && disk.file.isMemory { return BlockHandler(work) }

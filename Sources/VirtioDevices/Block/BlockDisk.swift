@@ -13,6 +13,7 @@ final class BlockDisk: Sendable {
   let blockSize: Int
   private let capacity: Atomic<UInt64>
   let cache: BlockCacheMode
+  let image: SharedImage
   private let observers = Mutex<[@Sendable () -> Void]>([])
 
   init(_ file: BlockFile, _ options: BlockOptions) {
@@ -22,6 +23,7 @@ final class BlockDisk: Sendable {
     faults = FaultReporter(options.report)
     capacity = Atomic(Self.sectors(file.size, blockSize))
     cache = BlockCacheMode(writeback: options.writeback)
+    image = SharedImage(file, faults)
   }
 
   private static func sectors(_ size: UInt64, _ blockSize: Int) -> UInt64 {

@@ -10,6 +10,18 @@ public enum BlockEngine: String, Hashable, Sendable, CaseIterable {
   case synchronous = "sync"
 }
 
+/// When a block device holds the lock that keeps a second writer out of its image.
+public enum BlockLock: String, Hashable, Sendable, CaseIterable {
+  /// From its making to its end.
+  case always
+  /// As long as a queue runs: taken before the first one starts, which does not if somebody else has it, and given back when
+  /// the last one has stopped and everything written is on stable storage. So the destination of a live migration can be
+  /// there while its source still runs, and no moment has two writers.
+  case running
+  /// Never: whoever uses the image besides is somebody else's care.
+  case never
+}
+
 /// How a block device is to be: everything but the path has a default.
 public struct BlockOptions: Sendable {
   /// The image: a regular file or a block device.
@@ -18,8 +30,8 @@ public struct BlockOptions: Sendable {
   public var readOnly = false
   /// Goes around the host's page cache (O_DIRECT).
   public var direct = false
-  /// Takes the lock that keeps a second writer out.
-  public var locked = true
+  /// When the image is locked.
+  public var lock = BlockLock.always
   /// Request queues, each with a thread of its own: 1...256. With more than one VIRTIO_BLK_F_MQ is offered.
   public var queueCount = 1
   /// Most descriptors a queue may have: 2...32768. Whoever serves the device may make its queues smaller.

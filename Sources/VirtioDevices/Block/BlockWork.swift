@@ -17,10 +17,13 @@ struct BlockWork {
   let disk: BlockDisk
   let terms: BlockTerms
   private let cache: BlockCacheUse
+  private let use: ImageUse?
 
-  init(disk: BlockDisk, terms: BlockTerms) {
+  /// - Parameter use: what is held as long as there is work.
+  init(disk: BlockDisk, terms: BlockTerms, use: ImageUse?) {
     self.disk = disk
     self.terms = terms
+    self.use = use
     cache = BlockCacheUse(disk.cache)
   }
 

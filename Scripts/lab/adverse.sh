@@ -1,0 +1,256 @@
+# Jobs in which the ground moves under a living back-end: migration, hot plug, more memory, unbinding, resets, many disks.
+# As in jobs.sh each gets its folder and what comes after the dash of its name, and reports rows. Sourced after jobs.sh, machine.sh.
+#
+# The witness is Tests/Guests/sequence.c: windows of blocks overwritten in order, so that what is lost, late, torn or done twice
+# shows, and memory that was filled from the disk and is looked at for as long as the guest runs.
+
+# The sequence program of the host, the same source as the guest's.
+witness() { "$(dirname "$("$tree/Scripts/lab/initramfs" 6.1)")/sequence" "$@"; }
+
+# Only vhost-user back-ends, and the peer's knows no IOMMU.
+adverse_able() {
+  if able "$2" && [ "$backend" != qemu ]; then return; fi
+  row skipped "$1" "$backend cannot"
+  return 1
+}
+
+# The end of a job: reason or row, and nothing left behind.    adverse_end NAME REASON DETAILS
+adverse_end() {
+  machines_abandon
+  if [ -z "$2" ]; then row ok "$1" "$3"; else row failed "$1" "$2${3:+ ($3)}"; fi
+  rm -f "$folder"/*.img "$folder"/*.state
+}
+
+# What the guest said went wrong, in all talks of a job.
+complaints() { cat "$folder"/talk.log "$folder"/*/talk.log 2>/dev/null | grep -hE 'SLUICE-GUEST (error|.*verdict=bad)' | head -n 2 | tr '\n' ' ' || true; }
+
+# Does the image hold all that was acknowledged? Prints the figures; fails with what is wrong.    judged NAME IMAGE THREADS TALK...
+judged() {
+  local name=$1 image=$2 threads=$3
+  shift 3
+  cat "$@" | witness check "$image" "$name" "$threads" 2>>"$folder/check.log" | tail -n 2 | tr '\n' ' '
+  return "${PIPESTATUS[1]}"
+}
+
+# A sample of the back-end must show no faults, no lost pages, and the path of the mode.
+sampled() {
+  [ "$backend" = sluice ] || return 0
+  backend_explain "$folder" "$1" "$folder/$1.json" || { echo "sluice explain gave no answer"; return; }
+  jq -r --arg path "$(if [ "$2" = off ]; then echo physical; else echo platform; fi)" '
+    if .address_path != $path then "the address path of \(.name // "the back-end") is \(.address_path)"
+    elif .faults != 0 then "\(.faults) faults" elif .lost_pages != 0 then "\(.lost_pages) pages lost" else empty end' "$folder/$1.json"
+}
+
+# Live migration there and back between two back-ends of one image, under writes: each machine has a back-end of its own, and the
+# image is locked by whichever runs. Then once more through a file.
+job_migrate() {
+  local folder=$1 mode=$2 started reason= hop here=a there=b times= figures=
+  local name="$mode live migration" threads=16
+  started=$(date +%s%N)
+  adverse_able "$name" "$mode" || return 0
+  truncate -s 64M "$folder/disk.img"
+  if [ "$backend" = sluice ]; then SLUICE_OPTIONS="${SLUICE_OPTIONS:-} --lock running"; fi
+  for hop in a b; do backend_start "$folder" $hop "$folder/disk.img" 1 || reason="the back-end $hop did not start"; done
+  local words="sluice.vda=sequence sluice.threads=$threads sluice.arena=48"
+  # boot NAME NUMBER [QEMU-OPTION...]: a machine on the back-end of that name
+  boot() {
+    local machine_options=() side=$1 place=$folder/$2-$1
+    shift 2
+    machine_disk 0 "$folder/$side.sock" "$mode"
+    machine_start "$place" "$mode" "$words" "${machine_options[@]}" "$@"
+  }
+  [ -n "$reason" ] || boot a 0 || reason="the first machine did not start"
+  if [ -z "$reason" ] && ! hear "$folder/0-a" "ack" 20 60; then reason="the guest wrote nothing"; fi
+  local source=$folder/0-a target status
+  for hop in 1 2 3 4; do
+    [ -z "$reason" ] || break
+    target=$folder/$hop-$there
+    if [ $hop -le 2 ]; then
+      boot $there $hop -incoming "unix:$folder/migration.sock" || { reason="hop $hop: the destination did not start"; break; }
+    fi
+    # slow at first, so that the guest goes on writing into memory that was copied already, then as fast as it can
+    ask "$source" migrate-set-parameters '{"max-bandwidth":20000000,"downtime-limit":300}' >/dev/null
+    if [ $hop -le 2 ]; then ask "$source" migrate "{\"uri\":\"unix:$folder/migration.sock\"}" >/dev/null
+    else ask "$source" migrate "{\"uri\":\"exec:cat > $folder/machine.state\"}" >/dev/null; fi
+    migrated() { status=$(ask "$source" query-migrate); case $(jq -r .status <<<"$status") in completed|failed|cancelled) ;; *) ! machine_runs "$source" ;; esac; }
+    if ! until_holds 12 migrated; then
+      ask "$source" migrate-set-parameters '{"max-bandwidth":4000000000,"downtime-limit":3000}' >/dev/null
+      until_holds 60 migrated || true
+    fi
+    if [ "$(jq -r .status <<<"$status")" != completed ]; then reason="hop $hop: migration is $(jq -r '.status, .["error-desc"] // ""' <<<"$status" | tr '\n' ' ')"; break; fi
+    times+="${times:+; }$(jq -r '"\(.downtime) ms down of \(.["total-time"]) ms, \(.ram["dirty-sync-count"]) passes"' <<<"$status")"
+    ask "$source" quit >/dev/null || true
+    machine_ended "$source" 10 || machine_drop "$source"
+    if [ $hop -gt 2 ]; then boot $there $hop -incoming "exec:cat $folder/machine.state" || { reason="hop $hop: the machine of the file did not start"; break; }; fi
+    if ! hear "$target" "ack" 20 60; then reason="hop $hop: the guest does not go on"; break; fi
+    reason=$(sampled $there "$mode")
+    source=$target
+    set -- $there $here; here=$1 there=$2
+  done
+  if [ -z "$reason" ]; then
+    tell "$source" stop
+    machine_ended "$source" 40 || reason="the guest did not end"
+    grep -q 'seconds=.*verdict=ok' "$source/talk.log" || reason=${reason:-the guest says no good verdict}
+    figures="$(sed -n 's/.*end .*\(arena_reads=.*\)/\1/p' "$source/talk.log"), "
+  fi
+  machines_abandon
+  for hop in a b; do backend_stop "$folder" $hop || reason=${reason:-the back-end $hop did not end cleanly}; done
+  figures+=$(judged vda "$folder/disk.img" $threads "$folder"/?-?/talk.log) || reason=${reason:-$figures}
+  reason=${reason:-$(complaints)}
+  adverse_end "$name" "$reason" "$figures; $times"
+}
+
+# One machine with one disk on one back-end, and what to do to it: begin NAME MODE WORDS [QEMU-OPTION...] boots; says why not in `reason`.
+adverse_begin() {
+  local mode=$1 words=$2 machine_options=()
+  shift 2
+  truncate -s 64M "$folder/disk.img"
+  backend_start "$folder" disk "$folder/disk.img" 1 || { reason="the back-end did not start"; return; }
+  machine_disk 0 "$folder/disk.sock" "$mode"
+  machine_start "$folder" "$mode" "$words" "${machine_options[@]}" "$@" || reason="the machine did not start"
+}
+
+# The same at the end: the guest's own verdict, the back-end's figures, the image.    adverse_finish NAME MODE DETAILS THREADS
+adverse_finish() {
+  local figures verdict
+  if [ -z "$reason" ]; then
+    machine_ended "$folder" 60 || reason="the guest did not end"
+    verdict=$(sed -n 's/.*seconds=.*verdict=//p' "$folder/talk.log" | tail -n 1)
+    [ "$verdict" = ok ] || reason=${reason:-the guest\'s verdict is \'$verdict\'}
+  fi
+  machines_abandon
+  backend_stop "$folder" disk || reason=${reason:-the back-end did not end cleanly}
+  figures=$(judged vda "$folder/disk.img" "$4" "$folder/talk.log") || reason=${reason:-$figures}
+  reason=${reason:-$(complaints)}
+  adverse_end "$1" "$reason" "$3; $figures"
+}
+
+# The disk is pulled out and put in again under writes, with a back-end that lives through all of it.
+job_plug() {
+  local folder=$1 mode=$2 started reason= turn=0 turns=${TURNS:-10} threads=16 deleted
+  local name="$mode hot plug"
+  started=$(date +%s%N)
+  adverse_able "$name" "$mode" || return 0
+  adverse_begin "$mode" "sluice.vda=plug sluice.threads=$threads"
+  while [ -z "$reason" ]; do
+    until_holds 60 more_heard "$folder" "begin" $((turn + 1)) && hear "$folder" "ack" 3 60 || { reason="after turn $turn nothing was written"; break; }
+    reason=$(sampled disk "$mode")
+    [ -z "$reason" ] && [ $turn -lt "$turns" ] || break
+    turn=$((turn + 1))
+    ask "$folder" device_del '{"id":"disk0"}' >/dev/null || { reason="turn $turn: the disk cannot be taken out"; break; }
+    deleted() { [ "$(jq -r 'select(.event == "DEVICE_DELETED" and .data.device == "disk0") | .event' "$folder/qmp.log" | grep -c .)" -ge $turn ]; }
+    until_holds 40 deleted || { reason="turn $turn: the guest did not let go of the disk"; break; }
+    ask "$folder" chardev-remove '{"id":"chardev0"}' >/dev/null || { reason="turn $turn: the connection stays"; break; }
+    ask "$folder" chardev-add "{\"id\":\"chardev0\",\"backend\":{\"type\":\"socket\",\"data\":{\"server\":false,\"addr\":{\"type\":\"unix\",\"data\":{\"path\":\"$folder/disk.sock\"}}}}}" >/dev/null \
+      || { reason="turn $turn: no connection"; break; }
+    ask "$folder" human-monitor-command "{\"command-line\":\"device_add vhost-user-blk-pci,id=disk0,chardev=chardev0,$(machine_disk_options 0 "$mode")\"}" >"$folder/added.log" \
+      || { reason="turn $turn: the disk cannot be put in"; break; }
+  done
+  [ -n "$reason" ] || tell "$folder" stop
+  adverse_finish "$name" "$mode" "$turn times out and in" $threads
+}
+
+# Memory is added to the running machine, and the disk reads into it.
+job_memory() {
+  local folder=$1 mode=$2 started reason= threads=8 high
+  local name="$mode memory hot-add"
+  started=$(date +%s%N)
+  adverse_able "$name" "$mode" || return 0
+  MACHINE_MORE_MEMORY=,slots=4,maxmem=2G
+  adverse_begin "$mode" "sluice.vda=memory sluice.threads=$threads memhp_default_state=online"
+  [ -n "$reason" ] || until_holds 60 more_heard "$folder" "disk=vda pause=small" 1 || reason="the guest does not come up"
+  if [ -z "$reason" ]; then
+    backend_explain "$folder" disk "$folder/before.json"
+    ask "$folder" object-add '{"qom-type":"memory-backend-memfd","id":"more","size":402653184,"share":true}' >/dev/null \
+      && ask "$folder" device_add '{"driver":"pc-dimm","id":"dimm","memdev":"more"}' >/dev/null || reason="no memory can be added"
+    tell "$folder" go
+  fi
+  if [ -z "$reason" ]; then
+    hear "$folder" "ack" 20 90 || reason="with more memory the guest writes nothing"
+    reason=${reason:-$(sampled disk "$mode")}
+    high=$(sed -n 's/.*begin .*high_pages=//p' "$folder/talk.log" | tail -n 1)
+    if [ "${high:-0}" -lt 10000 ]; then reason=${reason:-only ${high:-none} of the pages that the disk reads into are new}; fi
+    if [ "$backend" = sluice ]; then
+      reason=${reason:-$(jq -rs 'if .[1].memory_bytes != .[0].memory_bytes + 402653184 then "the back-end knows \(.[1].memory_bytes) bytes of memory after \(.[0].memory_bytes)" else empty end' "$folder/before.json" "$folder/disk.json")}
+    fi
+    tell "$folder" stop
+  fi
+  adverse_finish "$name" "$mode" "${high:-0} pages read into are new memory" $threads
+}
+
+# The driver is unbound and bound again under writes, by the guest itself.
+job_rebind() {
+  local folder=$1 mode=$2 started reason= threads=16
+  local name="$mode unbind and bind"
+  started=$(date +%s%N)
+  adverse_able "$name" "$mode" || return 0
+  adverse_begin "$mode" "sluice.vda=rebind sluice.threads=$threads sluice.turns=${TURNS:-12}"
+  if [ -z "$reason" ]; then
+    until_holds 120 more_heard "$folder" "begin" 6 || reason="the guest is stuck"
+    reason=${reason:-$(sampled disk "$mode")}
+  fi
+  adverse_finish "$name" "$mode" "${TURNS:-12} times unbound" $threads
+}
+
+# The machine is reset in the middle of writes, again and again. Each time the next guest looks twice whether anything still
+# changes; and every third time the machine is held right after the reset, and its memory must stay as it is.
+job_resets() {
+  local folder=$1 mode=$2 started reason= turn=0 turns=${TURNS:-9} threads=32 held=0 memory before after
+  local name="$mode resets"
+  started=$(date +%s%N)
+  adverse_able "$name" "$mode" || return 0
+  # the talk is read by one guest after the other: nothing but the last line may wait in it
+  adverse_begin "$mode" "sluice.vda=sequence sluice.threads=$threads sluice.arena=16"
+  while [ -z "$reason" ]; do
+    until_holds 60 more_heard "$folder" "begin" $((turn + 1)) && hear "$folder" "ack" $((2 + turn % 4)) 30 || { reason="after reset $turn nothing was written"; break; }
+    [ $turn -lt "$turns" ] || break
+    turn=$((turn + 1))
+    # at no particular moment
+    sleep "0.0$((turn * 37 % 100))"
+    ask "$folder" system_reset >/dev/null || { reason="the machine cannot be reset"; break; }
+    [ $((turn % 3)) = 0 ] || continue
+    ask "$folder" stop >/dev/null
+    memory=$(find "/proc/$(pgrep -P "$(cat "$folder/pid")")/fd" -lname '*memfd:memory-backend-memfd*' 2>/dev/null | head -n 1)
+    [ -n "$memory" ] || { reason="the machine's memory is nowhere to be found"; break; }
+    before=$(sum <"$memory")
+    sleep 0.3
+    after=$(sum <"$memory")
+    if [ "$before" != "$after" ]; then reason="reset $turn: guest memory changed while the machine was held"; break; fi
+    held=$((held + 1))
+    ask "$folder" cont >/dev/null
+  done
+  [ -n "$reason" ] || reason=$(sampled disk "$mode")
+  [ -n "$reason" ] || tell "$folder" stop
+  adverse_finish "$name" "$mode" "$turn resets, memory compared after $held" $threads
+}
+
+# As many back-ends as a machine has room for, and one guest with all of the disks.
+job_many() {
+  local folder=$1 mode=$2 started reason= disks=24 n disk words= total=0 done=0 figures machine_options=() peak
+  local name="$mode 24 back-ends"
+  started=$(date +%s%N)
+  adverse_able "$name" "$mode" || return 0
+  for ((n = 0; n < disks; n++)); do
+    disk=vd$(printf "\\x$(printf %x $((97 + n)))")
+    truncate -s 16M "$folder/$disk.img"
+    backend_start "$folder" $disk "$folder/$disk.img" 1 || { reason="back-end $n did not start"; break; }
+    machine_disk $n "$folder/$disk.sock" "$mode"
+    words+=" sluice.$disk=sequence"
+  done
+  [ -n "$reason" ] || machine_start "$folder" "$mode" "sluice.threads=2 sluice.count=400$words" "${machine_options[@]}" || reason="the machine did not start"
+  if [ -z "$reason" ]; then
+    until_holds 150 more_heard "$folder" "begin" $disks || reason="of $disks disks only $(heard "$folder" begin) were written"
+    for disk in vda vdx; do reason=${reason:-$(sampled $disk "$mode")}; done
+    peak=$(for n in "${backend_pid[@]}"; do sed -n 's/^VmHWM:[^0-9]*\([0-9]*\) kB/\1/p' "/proc/$n/status"; done | sort -n | tail -n 1)
+    [ -n "$reason" ] || machine_ended "$folder" 150 || reason="the guest did not end"
+    grep -q 'seconds=.*verdict=ok' "$folder/talk.log" || reason=${reason:-the guest says no good verdict}
+  fi
+  machines_abandon
+  for disk in "${!backend_pid[@]}"; do
+    backend_stop "$folder" $disk || reason=${reason:-the back-end of $disk did not end cleanly}
+    figures=$(judged $disk "$folder/$disk.img" 2 "$folder/talk.log") || reason=${reason:-$disk: $figures}
+    done=$((done + 1)) total=$((total + ${figures%% *}))
+  done
+  reason=${reason:-$(complaints)}
+  adverse_end "$name" "$reason" "$done disks, $total writes acknowledged, none lost; no back-end larger than ${peak:-0} KiB"
+}
