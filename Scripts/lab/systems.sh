@@ -164,7 +164,7 @@ job_lab() {
       if [ $name = rng ] && [ "$entropy" != yes ]; then continue; fi
       lab_clear
       device=blk bytes=$((16 * MiB)) ring=split reason=
-      case $name in vdb) ring=packed ;; rng) device=rng bytes=65536 ;; esac
+      case $name in vdb) ring=packed ;; rng) device=rng bytes=65536 ring=$(said rng ring) ;; esac
       backend_stop "$folder" $name || reason="the back-end did not end cleanly"
       reason=${reason:-$(lab_wrong $name)}
       negotiated=$(said $name features)
