@@ -131,7 +131,8 @@ lab_peer() {
   local peer=qemu what="QEMU's own device" answer name=$1
   if [ "$expected_path" = physical ] && [ "$bit" = off ]; then peer=qsd what=qemu-storage-daemon; fi
   answer=$(
-    backend=$peer BACKEND=$peer
+    # those of the run that failed are not this one's to end
+    backend=$peer BACKEND=$peer backend_pid=()
     lab_boot "$folder-$peer"
     folder=$folder-$peer
     lab_wrong "$name"
