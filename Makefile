@@ -1,5 +1,5 @@
 # A verb a line; `make help` lists them.
-.PHONY: help try test build install guests bench fuzz docs check clean
+.PHONY: help try test build install guests lab bench fuzz docs check clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -20,6 +20,9 @@ install: ## what `make build` made and its descriptors, into PREFIX (/usr/local)
 
 guests: ## the guest matrix alone
 	@Scripts/guests
+
+lab: ## every system of Documentation/lab.md, bit 33 off and on; SYSTEMS="strict smmu ..." for some
+	@Scripts/lab/run $(SYSTEMS)
 
 bench: ## benchmarks, against qemu-storage-daemon; `make bench ARGS=...`
 	@Scripts/bench $(ARGS)

@@ -29,7 +29,18 @@ backend_start() {
     *) die "BACKEND is sluice, qsd or qemu" ;;
   esac
   backend_pid[$name]=$!
-  local tries=0
+  backend_listens "$folder" "$name"
+}
+
+# backend_start_entropy FOLDER NAME    Sluice's virtio-rng; returns when the socket listens
+backend_start_entropy() {
+  "$sluice" serve rng --socket-path "$1/$2.sock" ${SLUICE_OPTIONS:-} </dev/null >>"$1/$2.log" 2>&1 &
+  backend_pid[$2]=$!
+  backend_listens "$1" "$2"
+}
+
+backend_listens() {
+  local folder=$1 name=$2 socket=$1/$2.sock tries=0
   # a killed one leaves the path behind, so ask the kernel who listens
   while ! grep -q "^[^ ]* [0-9A-F]* [0-9A-F]* 00010000 .* $socket\$" /proc/net/unix; do
     if ! kill -0 "${backend_pid[$name]}" 2>/dev/null || [ $((tries += 1)) -gt 500 ]; then

@@ -32,19 +32,29 @@ mirror() {
   echo "${SLUICE_MIRROR:-${found:-http://deb.debian.org/debian}}"
 }
 
-# Sets `apt_options` for a view of one suite that the host's own apt never sees, its lists fresh.
+# Sets `apt_options` for a view of one suite, of any architecture, that the host's own apt never sees, its lists fresh.
+#   apt_view SUITE [ARCHITECTURE]
 apt_view() {
-  local suite=$1 folder=$cache/apt/$1
+  local suite=$1 architecture=${2:-amd64} folder=$cache/apt/$1
+  if [ "$architecture" != amd64 ]; then folder+=-$architecture; fi
   mkdir -p "$folder/lists/partial" "$folder/archives/partial" "$folder/parts"
   echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $(mirror) $suite main" >"$folder/sources.list"
   : >"$folder/status"
   apt_options=(
     -o "Dir::Etc::sourcelist=$folder/sources.list" -o "Dir::Etc::sourceparts=$folder/parts" -o "Dir::Etc::preferencesparts=$folder/parts"
     -o "Dir::State::lists=$folder/lists" -o "Dir::State::status=$folder/status" -o "Dir::Cache=$folder"
-    -o APT::Sandbox::User=root -o Acquire::Languages=none -o APT::Architecture=amd64 -o APT::Architectures=amd64
+    -o APT::Sandbox::User=root -o Acquire::Languages=none -o "APT::Architecture=$architecture" -o "APT::Architectures=$architecture"
   )
   apt-get "${apt_options[@]}" update -qq >"$folder/update.log" 2>&1 \
     || { tail -n 5 "$folder/update.log" >&2; die "apt cannot read the package lists of $suite"; }
+}
+
+# Downloads one package of the view into the folder and unpacks it there, in `root`; apt checks its checksum.
+#   apt_unpack FOLDER PACKAGE
+apt_unpack() {
+  ( cd "$1" && apt-get "${apt_options[@]}" download "$2" ) >"$1/download.log" 2>&1 \
+    || { tail -n 5 "$1/download.log" >&2; die "apt cannot download $2"; }
+  dpkg -x "$1"/*.deb "$1/root"
 }
 
 # The last lines of every log of a run that failed.
