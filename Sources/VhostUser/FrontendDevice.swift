@@ -133,7 +133,7 @@ extension Frontend {
 
   /// Takes mappings away and returns when the back-end says that nothing uses them any more (R110).
   public func unmap(from first: DMAAddress, through last: DMAAddress) throws(FrontendError) {
-    mappings.remove(from: first, through: last)
+    translator.unmap(from: first, through: last)
     try invalidate(from: first, through: last)
   }
 

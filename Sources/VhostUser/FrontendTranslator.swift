@@ -24,6 +24,8 @@ final class FrontendTranslator: FrontendChannelDelegate {
   private let memory: FrontendMemory
   private let mappings: FrontendMappings
   private let state = Mutex(State())
+  /// Held while a mapping is looked up and told, and while one is taken away: no UPDATE of it is sent after its INVALIDATE.
+  private let telling = Mutex(())
   let configurationChanged: EventFD
   /// Signalled for every miss that is held.
   let missHeld: EventFD
@@ -128,7 +130,14 @@ final class FrontendTranslator: FrontendChannelDelegate {
 
   private func reply(_ request: BackendRequest, _ code: UInt64) { connection.answer(request.kind.rawValue, code) }
 
-  private func answer(_ miss: Miss, _ how: MissAnswer) {
+  /// Takes mappings away. What was told of them before was sent before this returns.
+  func unmap(from first: DMAAddress, through last: DMAAddress) {
+    telling.withLock { _ in mappings.remove(from: first, through: last) }
+  }
+
+  private func answer(_ miss: Miss, _ how: MissAnswer) { telling.withLock { _ in tell(miss, how) } }
+
+  private func tell(_ miss: Miss, _ how: MissAnswer) {
     let request = BackendRequest.iotlb(miss.message)
     switch how {
     case .fromMappings, .twice:
