@@ -205,10 +205,27 @@ struct InflightSessionTests {
     try frontend.share()
     let file = try MemoryFile(name: "inflight", size: 4096)
     try frontend.must(
-      .setInflightDescriptor(InflightDescription(mmapSize: 4096, mmapOffset: 0, queueCount: 1, queueSize: 8)), [file.descriptor.rawValue])
+      .setInflightDescriptor(InflightDescription(mmapSize: 64, mmapOffset: 0, queueCount: 1, queueSize: 16)), [file.descriptor.rawValue])
     try frontend.must(.setVringSize(VringState(index: 0, number: 16)))
     try frontend.must(.setVringAddress(frontend.address(RawFrontend.frontend)))
     try frontend.must(.setVringKick(VringDescriptor(index: 0, hasDescriptor: true)), [frontend.kick.rawValue])
     #expect(try frontend.ask(.setVringEnable(VringState(index: 0, number: 1)), ack: true) == .value(1))
+  }
+
+  @Test("A ring larger than its memory was asked for runs without it, and the memory stays as it is")
+  func largerRing() throws {
+    let frontend = try RawFrontend()
+    try frontend.negotiate()
+    try frontend.share()
+    let file = try MemoryFile(name: "inflight", size: 4096)
+    try frontend.must(
+      .setInflightDescriptor(InflightDescription(mmapSize: 4096, mmapOffset: 0, queueCount: 1, queueSize: 8)), [file.descriptor.rawValue])
+    try frontend.startRing(size: 16)
+    #expect(try frontend.read(sector: 1))
+    let mapping = try HostMapping(descriptor: file.descriptor.rawValue, offset: 0, byteCount: 4096)
+    var bytes = [UInt8](repeating: 1, count: 4096)
+    var span = bytes.mutableSpan
+    #expect(mapping.copy(from: 0, into: &span) == 4096)
+    #expect(bytes.allSatisfy { $0 == 0 })
   }
 }
