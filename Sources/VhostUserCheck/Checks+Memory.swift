@@ -22,12 +22,7 @@ extension Check {
     },
     Check("memory-replaced", "SET_MEM_TABLE", "When memory was replaced, the new one is used.") { bench throws(Finding) in
       let session = try bench.session()
-      try session.roundTrip()
-      _ = try session.stop()
-      try replace(session)
-      try session.start()
-      try session.roundTrip()
-      return "a request was served in other memory at the same addresses"
+      return try servesAfterReplacement(session)
     },
     Check(
       "add-while-running", "ADD_MEM_REG", "A region can be added while a ring runs (R069).", protocolFeatures: .configureMemorySlots
@@ -98,8 +93,17 @@ extension Check {
     }
   }
 
+  static func servesAfterReplacement(_ session: Session) throws(Finding) -> String {
+    try session.roundTrip()
+    _ = try session.stop()
+    try replace(session)
+    try session.start()
+    try session.roundTrip()
+    return "a request was served in other memory at the same addresses"
+  }
+
   /// Puts other memory where the old was, at both ends.
-  static func replace(_ session: Session) throws(Finding) {
+  private static func replace(_ session: Session) throws(Finding) {
     let frontend = session.frontend
     let old = session.space.region
     let slots = frontend.protocolFeatures.contains(.configureMemorySlots)

@@ -11,18 +11,14 @@ extension Check {
     ) { bench throws(Finding) in
       let session = try Session(bench, .platform)
       for page in session.ringPages.descriptor + session.ringPages.driver { try session.space.permit(page, .read) }
-      try session.start()
-      for _ in 0..<3 { try session.roundTrip() }
-      return "three requests were served"
+      return try serves(session)
     },
     Check(
       "write-only-used", "R054", "A ring whose device area is mapped for writing only works.", features: .accessPlatform
     ) { bench throws(Finding) in
       let session = try Session(bench, .platform)
       for page in session.ringPages.device { try session.space.permit(page, .write) }
-      try session.start()
-      for _ in 0..<3 { try session.roundTrip() }
-      return "three requests were served"
+      return try serves(session)
     },
     Check(
       "least-permissions", "R118", "Buffers that are mapped for what is done with them and nothing more are served.", features: .accessPlatform
@@ -30,9 +26,7 @@ extension Check {
       let session = try Session(bench, .platform)
       let readable = bench.device.request.readable.count
       for (i, page) in session.pieces.enumerated() { try session.space.permit(page, i < readable ? .read : .write) }
-      try session.start()
-      for _ in 0..<3 { try session.roundTrip() }
-      return "three requests were served"
+      return try serves(session)
     },
     Check(
       "read-only-page", "R084", "A page that is mapped for reading is not written.", features: .accessPlatform, needsWrites: true
@@ -77,9 +71,7 @@ extension Check {
     ) { bench throws(Finding) in
       let session = try bench.session(.platform)
       try session.roundTrip()
-      session.space.hide(session.first)
-      try session.invalidate(session.first)
-      try session.submit()
+      try loseFirst(session)
       let used = try unharmed(session)
       if let used { try expect(!bench.device.writes || session.fault(used) != nil, "the request was served although nothing is mapped") }
       let asked = session.misses(on: session.first).count
@@ -93,9 +85,7 @@ extension Check {
       try session.roundTrip()
       let page = session.first.rawValue
       session.frontend.onMiss { $0.address & ~4095 == page ? .silence : .fromMappings }
-      session.space.hide(session.first)
-      try session.invalidate(session.first)
-      try session.submit()
+      try loseFirst(session)
       _ = try unharmed(session)
       try recover(session)
       return "GET_FEATURES and GET_VRING_BASE were answered meanwhile, and the ring worked after it was set up again"
@@ -107,9 +97,7 @@ extension Check {
       try session.roundTrip()
       let page = session.first.rawValue
       session.frontend.onMiss { $0.address & ~4095 == page ? .emptySuccess : .fromMappings }
-      session.space.hide(session.first)
-      try session.invalidate(session.first)
-      try session.submit()
+      try loseFirst(session)
       _ = try unharmed(session)
       let count = session.misses(on: session.first).count
       try expect(count < 1000, "it asked \(count) times in \(seconds(bench.quiet))")
@@ -161,6 +149,19 @@ extension Check {
       return "no miss, and the ring worked after it was set up again"
     },
   ]
+
+  private static func serves(_ session: Session) throws(Finding) -> String {
+    try session.start()
+    for _ in 0..<3 { try session.roundTrip() }
+    return "three requests were served"
+  }
+
+  /// Takes the page of a request's first buffer away, and asks for the request all the same.
+  private static func loseFirst(_ session: Session) throws(Finding) {
+    session.space.hide(session.first)
+    try session.invalidate(session.first)
+    try session.submit()
+  }
 
   private static func refusesToWrite(_ session: Session, _ evidence: String) throws(Finding) -> String {
     try session.start()

@@ -202,12 +202,7 @@ extension Check {
       "memory-replaced-translated", "R113", "When memory was replaced, translations are asked for anew.", features: .accessPlatform
     ) { bench throws(Finding) in
       let session = try bench.session(.platform)
-      try session.roundTrip()
-      _ = try session.stop()
-      try replace(session)
-      try session.start()
-      try session.roundTrip()
-      return "a request was served in other memory at the same addresses"
+      return try servesAfterReplacement(session)
     },
   ]
 
