@@ -17,7 +17,8 @@ ovmf_boot() {
   if [ "$backend" = sluice ]; then words+=" sluice.rng=rng"; fi
   "$tree/Scripts/lab/bootdisk" "$folder/vda.img" "$ovmf_half" "$folder/file" "$words" >>"$folder/bootdisk.log" 2>&1 \
     || { failure="the boot disk could not be made"; return; }
-  backend_start "$folder" vda "$folder/vda.img" 2 && backend_start "$folder" vdb "$folder/vdb.img" 2 || { failure="the back-end did not start"; return; }
+  backend_start "$folder" vda "$folder/vda.img" 2 && backend_start "$folder" vdb "$folder/vdb.img" 2 \
+    || { failure="the back-end did not start"; return; }
   disks=("$(backend_disk "$folder" vda),workload=raw,ring=split,queues=2" "$(backend_disk "$folder" vdb),workload=raw,ring=packed,queues=2")
   if [ "$backend" = sluice ]; then
     backend_start_entropy "$folder" rng || { failure="the back-end did not start"; return; }

@@ -29,7 +29,8 @@ handed_wrong() {
   elif [ "$(head -c $((8 * MiB)) "$image" | sum)" != "${original[vda]}" ]; then echo "the half that was only read changed"
   elif [ "$(tail -c $((8 * MiB)) "$image" | sum)" != "$(said vda "step=write md5")" ]; then echo "the image does not hold what was written"
   elif [ "$bit" = on ] && ! grep -q 'disk=vda step=handed .*features=.*33' "$folder/talk.log"; then echo "the process did not take bit 33"
-  elif [ "$bit" = off ] && ! grep -q 'disk=vda step=refused why=VIRTIO_F_ACCESS_PLATFORM_is_not_offered' "$folder/talk.log"; then echo "the process did not refuse"
+  elif [ "$bit" = off ] && ! grep -q 'step=refused why=VIRTIO_F_ACCESS_PLATFORM_is_not_offered' "$folder/talk.log"; then
+    echo "the process did not refuse"
   elif [ "$backend" != sluice ]; then return
   elif [ ! -s "$figures" ]; then echo "sluice explain gave no answer"
   else
@@ -47,8 +48,8 @@ handed_outside_wrong() {
   elif [ "$(grep -c 'step=outside .* status=[1-9-].* canary=kept' "$folder/talk.log")" != 4 ]; then echo "one succeeded or wrote"
   elif [ -z "$(said vda "step=iommu faults")" ]; then echo "the IOMMU reported nothing to the guest's kernel"
   elif [ "$backend" = sluice ]; then
-    jq -r 'if .faults != 4 then "\(.faults) faults counted, expected 4" elif .lost_pages != 0 or .failed_sessions != 0 then "something was lost" else empty end' \
-      "$folder/outside.json" 2>&1 || true
+    jq -r 'if .faults != 4 then "\(.faults) faults counted, expected 4"
+      elif .lost_pages != 0 or .failed_sessions != 0 then "something was lost" else empty end' "$folder/outside.json" 2>&1 || true
   fi
 }
 

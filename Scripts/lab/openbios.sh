@@ -6,19 +6,20 @@ openbios_reads=32                     # of 32 KiB: what its heap has room for
 # openbios_boot FOLDER SUITE OPTION    boots it once, from the host's own QEMU (SUITE is empty) or another suite's, with one more
 # option for the device, and reads the disk. Sets `failure`, and `read_first` and `read_all`: CRCs as OpenBIOS computed them.
 openbios_boot() {
-  local folder=$1 suite=$2 option=$3 program=(qemu-system-sparc64) memory=(-m 256M) device line lines=0 pid
+  local folder=$1 suite=$2 disk=bus=pciB,disable-legacy=on,$3 program=(qemu-system-sparc64) memory=(-m 256M) device line lines=0 pid
   failure= read_first= read_all=
   mkdir -p "$folder"
   head -c $MiB /dev/urandom >"$folder/vda.img"
   backend_start "$folder" vda "$folder/vda.img" 1 || { failure="the back-end did not start"; return; }
   if [ -n "$suite" ]; then
-    program=("$tree/Scripts/lab/inside" "$suite" "$folder" "$("$tree/Scripts/lab/package" "$suite" amd64 qemu-system-sparc)/usr/bin/qemu-system-sparc64")
+    program=$("$tree/Scripts/lab/package" "$suite" amd64 qemu-system-sparc)/usr/bin/qemu-system-sparc64
+    program=("$tree/Scripts/lab/inside" "$suite" "$folder" "$program")
     # this machine allocates its memory itself; only newer ones can be told to let others have it
     memory+=(-machine aux-ram-share=on)
   fi
   case $(backend_disk "$folder" vda) in
-    socket=*) device=(-chardev "socket,id=disk,path=$folder/vda.sock" -device "vhost-user-blk-pci,chardev=disk,bus=pciB,disable-legacy=on,$option") ;;
-    *) device=(-drive "file=$folder/vda.img,format=raw,if=none,id=disk" -device "virtio-blk-pci,drive=disk,bus=pciB,disable-legacy=on,$option") ;;
+    socket=*) device=(-chardev "socket,id=disk,path=$folder/vda.sock" -device "vhost-user-blk-pci,chardev=disk,$disk") ;;
+    *) device=(-drive "file=$folder/vda.img,format=raw,if=none,id=disk" -device "virtio-blk-pci,drive=disk,$disk") ;;
   esac
   rm -f "$folder/keys"
   mkfifo "$folder/keys"
@@ -90,7 +91,7 @@ openbios_row() {
   lab_clear
   lab_figures "$folder/vda.json"
   negotiated=$(jq -r '.negotiated_features | map(tostring) | join(",")' "$folder/vda.json") || true
-  ring=$(jq -r '.ring // ""' "$folder/vda.json")  || true
+  ring=$(jq -r '.ring // ""' "$folder/vda.json") || true
   if [ -n "$reason$failure" ]; then lab_row failed "${reason:-$failure}"
   elif openbios_read; then
     bytes=$MiB
@@ -104,10 +105,15 @@ openbios_row() {
     lab_row failed "OpenBIOS read something else than the disk holds; QEMU's own device $(openbios_peer qemu "$suite" "iommu_platform=$bit")"
   elif [ "$bit" = on ] && [ -z "$negotiated" ]; then
     requests= faults=
-    lab_row skipped "$never: OpenBIOS negotiates VIRTIO_F_VERSION_1 alone, so QEMU denies it FEATURES_OK, and OpenBIOS goes on without looking. QEMU starts no vhost-user device then: with qemu-storage-daemon it $(openbios_peer qsd "$suite" "iommu_platform=$bit"). QEMU's own device, which serves without DRIVER_OK, $(openbios_peer qemu "$suite" "iommu_platform=$bit")"
+    reason="$never: OpenBIOS negotiates VIRTIO_F_VERSION_1 alone, so QEMU denies it FEATURES_OK, and OpenBIOS goes on without looking"
+    reason+=". QEMU starts no vhost-user device then: with qemu-storage-daemon it $(openbios_peer qsd "$suite" "iommu_platform=$bit")"
+    reason+=". QEMU's own device, which serves without DRIVER_OK, $(openbios_peer qemu "$suite" "iommu_platform=$bit")"
+    lab_row skipped "$reason"
   elif [ "$(jq .memory_bytes "$folder/vda.json")" = 0 ]; then
     requests= faults=
-    lab_row skipped "$never: this QEMU cannot share the machine's memory with another process (10.0 can, aux-ram-share=on), and its SET_MEM_TABLE names no region; OpenBIOS opens the disk, negotiates and waits. With qemu-storage-daemon it $(openbios_peer qsd "$suite" "iommu_platform=$bit")"
+    reason="$never: this QEMU cannot share the machine's memory with another process (10.0 can, aux-ram-share=on), and its"
+    reason+=" SET_MEM_TABLE names no region; OpenBIOS opens the disk, negotiates and waits. With qemu-storage-daemon it"
+    lab_row skipped "$reason $(openbios_peer qsd "$suite" "iommu_platform=$bit")"
   else lab_row failed "$never; QEMU's own device $(openbios_peer qemu "$suite" "iommu_platform=$bit")"
   fi
   rm -f "$folder"*/vda.img

@@ -16,6 +16,7 @@
 #include <linux/virtio_pci.h>
 #include <linux/virtio_ring.h>
 #include <stdarg.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -111,7 +112,8 @@ static void findStructures(void) {
     if (pread(device, &found, sizeof found, config + at) != sizeof found) end(1, "a capability at %#x", at);
     uint8_t type = found.cap.cfg_type;
     at = found.cap.cap_next;
-    if (found.cap.cap_vndr != 9 || (type != VIRTIO_PCI_CAP_COMMON_CFG && type != VIRTIO_PCI_CAP_NOTIFY_CFG && type != VIRTIO_PCI_CAP_DEVICE_CFG)) continue;
+    if (found.cap.cap_vndr != 9) continue;   // not the vendor's
+    if (type != VIRTIO_PCI_CAP_COMMON_CFG && type != VIRTIO_PCI_CAP_NOTIFY_CFG && type != VIRTIO_PCI_CAP_DEVICE_CFG) continue;
     struct vfio_region_info bar = region(found.cap.bar);
     uint8_t *base = mmap(NULL, bar.size, PROT_READ | PROT_WRITE, MAP_SHARED, device, (off_t)bar.offset);
     if (base == MAP_FAILED) end(1, "mapping BAR %u", found.cap.bar);
@@ -156,7 +158,7 @@ static uint64_t initialise(void) {
   common->queue_select = 0;
   common->queue_size = queueSize;
   common->queue_msix_vector = VIRTIO_MSI_NO_VECTOR;
-  uint64_t areas[] = {ringAddress, ringAddress + ((uint8_t *)&ring->available - (uint8_t *)ring), ringAddress + ((uint8_t *)&ring->used - (uint8_t *)ring)};
+  uint64_t areas[] = {ringAddress, ringAddress + offsetof(typeof(*ring), available), ringAddress + offsetof(typeof(*ring), used)};
   common->queue_desc_lo = (uint32_t)areas[0], common->queue_desc_hi = (uint32_t)(areas[0] >> 32);
   common->queue_avail_lo = (uint32_t)areas[1], common->queue_avail_hi = (uint32_t)(areas[1] >> 32);
   common->queue_used_lo = (uint32_t)areas[2], common->queue_used_hi = (uint32_t)(areas[2] >> 32);
@@ -181,7 +183,7 @@ static int request(uint32_t type, uint64_t sector, uint64_t address, uint32_t le
     uint16_t writable = type == VIRTIO_BLK_T_IN ? VRING_DESC_F_WRITE : 0;
     ring->descriptors[++count] = (struct vring_desc){address, length, VRING_DESC_F_NEXT | writable, 2};
   }
-  ring->descriptors[++count] = (struct vring_desc){headerAddress + ((uint8_t *)&header->status - (uint8_t *)header), 1, VRING_DESC_F_WRITE, 0};
+  ring->descriptors[++count] = (struct vring_desc){headerAddress + offsetof(typeof(*header), status), 1, VRING_DESC_F_WRITE, 0};
   volatile uint16_t *used = &ring->used.index;
   uint16_t before = *used;
   ring->available.ring[ring->available.index % queueSize] = 0;
