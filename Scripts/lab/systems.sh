@@ -2,7 +2,7 @@
 # Each boots once with VIRTIO_F_ACCESS_PLATFORM (bit 33) off and once with it on, with a split and a packed disk and, where the
 # machine has it, the entropy device; every device is a row of $LAB_ROWS, a file of JSON lines.
 
-lab_systems="none strict lazy pt amd virtio swiotlb xen smmu spapr zpci ccw qemu10 qemu11 uml libblkio"
+lab_systems="none strict lazy pt amd virtio swiotlb xen smmu spapr zpci ccw vfio ovmf sun4u qemu10 qemu11 uml libblkio"
 
 # system_traits NAME    sets what the job has to know of it
 system_traits() {
@@ -23,6 +23,9 @@ system_traits() {
     qemu10) title="x86-64, VT-d strict" iommu=strict group=DMA suite=trixie ;;
     qemu11) title="x86-64, VT-d strict" iommu=strict group=DMA suite=sid ;;
     ccw) title="s390x, ccw" ;;
+    vfio) title="x86-64, VT-d, vfio-pci in the guest" ;;
+    ovmf) title="x86-64, OVMF, VT-d strict" group=DMA ;;
+    sun4u) title="SPARC64 sun4u, OpenBIOS" ;;
     uml) title="user-mode Linux 6.1" front_end="user-mode Linux" ;;
     libblkio) title="no machine" front_end="libblkio" ;;
     *) return 1 ;;
@@ -149,7 +152,7 @@ job_lab() {
   system_traits "$system" || { echo "no system '$system'; there are: $lab_systems"; return 1; }
   started=$(date +%s%N) folder=$job_folder
   case $system in
-    uml|libblkio|ccw) "lab_$system"; return ;;
+    uml|libblkio|ccw|vfio|ovmf|sun4u) "lab_$system"; return ;;
   esac
   if [ -n "$suite" ]; then
     if [ "$(id -u)" != 0 ]; then front_end="QEMU of $suite"; lab_clear; device=blk bit= lab_row skipped "a chroot needs root"; return; fi
@@ -192,7 +195,7 @@ lab_ccw() {
   device=blk bit=on front_end="QEMU $(qemu-system-s390x --version | sed -n 's/.*version \([0-9.]*\).*/\1/p')"
   if qemu-system-s390x -device help 2>/dev/null | grep -q '"vhost-user-blk-ccw"'; then
     lab_row failed "this QEMU has vhost-user-blk-ccw: the lab does not know how to use it yet"
-  else lab_row skipped "QEMU has no vhost-user-blk-ccw, for any back-end; zPCI is this machine's other bus"
+  else lab_row skipped "no back-end can be a disk or a source of entropy here: of vhost-user devices, QEMU's channel bus has the file system alone (vhost-user-fs-ccw), in 7.2, 10.0 and 11.1 alike; zPCI is this machine's other bus"
   fi
 }
 
