@@ -121,16 +121,18 @@ check_explained() {
 }
 
 # kill -9 under write load, ten times; afterwards every acknowledged block must be in the image
+#   job_kill FOLDER MODE[-SUITE]      SUITE: with the QEMU of another Debian
 job_kill() {
-  local folder=$1 mode=$2 started ring queues disk guest verdict reason= lines n=0 pid
+  local folder=$1 mode=${2%%-*} suite= started ring queues disk guest verdict reason= lines n=0 pid options=()
+  case $2 in *-*) suite=${2#*-} options=(--qemu "$tree/Scripts/lab/inside $suite $folder qemu-system-x86_64") ;; esac
   started=$(date +%s%N)
   case $mode in off) ring=packed queues=1 ;; *) ring=split queues=2 ;; esac
-  local name="$mode $ring ${queues}q kill"
+  local name="$mode $ring ${queues}q kill${suite:+ $suite}"
   if ! able kill; then row skipped "$name" "$backend cannot"; return; fi
   truncate -s 16G "$folder/vda.img"
   backend_start "$folder" vda "$folder/vda.img" "$queues" || { row failed "$name" "the back-end did not start"; return; }
   set +m
-  "$tree/Scripts/lab/guest" --iommu "$mode" --smp 2 --timeout "$limit" --folder "$folder" \
+  "$tree/Scripts/lab/guest" --iommu "$mode" --smp 2 --timeout "$limit" --folder "$folder" "${options[@]}" \
     "$(backend_disk "$folder" vda),reconnect,workload=seq,ring=$ring,queues=$queues" 2>"$folder/guest.log" &
   guest=$!
   : >"$folder/talk.log"
@@ -269,8 +271,9 @@ libblkio_edits() {
   local copy=$folder/copy.img
   if ! inside qemu-img convert --image-opts "$options" -O raw "$place/copy.img"; then echo "qemu-img cannot read the disk"; return; fi
   if ! cmp "$copy" "$folder/original.img" >>"$folder/tool.log"; then echo "libblkio read other bytes than the image held"; return; fi
+  # it stays a second, for who wants to know what it negotiated
   if ! inside qemu-io -c "write -P 0xa5 1M 1M" -c "write -P 0x5a 4608 1536" -c "write -z 2M 1M" -c "discard 3M 1M" -c flush \
-    -c "read -P 0xa5 1M 1M" -c "read -P 0x5a 4608 1536" -c "read -P 0 2M 1M" --image-opts "$options"; then echo "qemu-io failed"; return; fi
+    -c "read -P 0xa5 1M 1M" -c "read -P 0x5a 4608 1536" -c "read -P 0 2M 1M" -c "sleep 1000" --image-opts "$options"; then echo "qemu-io failed"; return; fi
   # the same edits on a copy, from outside
   head -c $MiB /dev/zero | tr '\0' '\245' | dd of="$copy" bs=1M seek=1 conv=notrunc status=none
   head -c 1536 /dev/zero | tr '\0' '\132' | dd of="$copy" bs=512 seek=9 conv=notrunc status=none
@@ -290,7 +293,8 @@ libblkio_bench() {
 libblkio_nbd() {
   local serve=(nbdkit -U - blkio virtio-blk-vhost-user "path=$place/disk.sock" --run)
   head -c $((16 * MiB)) /dev/urandom >"$folder/new.img"
-  if ! inside "${serve[@]}" "nbdcopy \"\$uri\" $place/copy.img"; then echo "nbdkit cannot read the disk"
+  # several times, so that there is time to ask what it negotiated
+  if ! inside "${serve[@]}" "for n in 1 2 3 4 5 6 7 8; do nbdcopy \"\$uri\" $place/copy.img || exit; done"; then echo "nbdkit cannot read the disk"
   elif ! cmp "$folder/copy.img" "$folder/original.img" >>"$folder/tool.log"; then echo "nbdkit read other bytes than the image held"
   elif ! inside "${serve[@]}" "nbdcopy --flush $place/new.img \"\$uri\""; then echo "nbdkit cannot write the disk"
   elif ! cmp "$folder/new.img" "$image" >>"$folder/tool.log"; then echo "the image does not hold what was written"

@@ -94,9 +94,9 @@ lab_wrong() {
 
 # Asks a back-end five times a second, for as long as it lives: what could be reached when, for the picture, and the last that it
 # said while a front-end was there. Ends with the job.
-#   lab_watch FOLDER NAME
+#   lab_watch FOLDER NAME [SECONDS]
 lab_watch() {
-  while sleep 0.2; do
+  while sleep "${3:-0.2}"; do
     backend_explain "$1" "$2" "$1/now.json" || continue
     jq -c --argjson at "$(date +%s%3N)" '{at: $at, connected, reachable_bytes, memory_bytes, address_path}' "$1/now.json" >>"$1/samples.jsonl"
     if jq -e '.connected and .completions > 0' "$1/now.json" >/dev/null && more_done "$1/now.json" "$1/last.json"; then cp "$1/now.json" "$1/last.json"; fi
@@ -233,7 +233,7 @@ lab_job() {
   lab_clear
   device=blk bit=off
   mkdir -p "$folder"
-  lab_watch "$folder" "$disk" &
+  lab_watch "$folder" "$disk" 0.05 &
   watcher=$!
   "$@"
   kill "$watcher" 2>/dev/null || true
