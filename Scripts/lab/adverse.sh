@@ -4,6 +4,9 @@
 # The witness is Tests/Guests/sequence.c: windows of blocks overwritten in order, so that what is lost, late, torn or done twice
 # shows, and memory that was filled from the disk and is looked at for as long as the guest runs.
 
+# The longest first, so that none of them is left alone at the end.
+adverse_jobs="migrate-strict many-strict migrate-off plug-strict plug-off restart-strict restart-off toggle-strict resets-strict resets-off many-off memory-strict memory-off rebind-strict rebind-off"
+
 # The sequence program of the host, the same source as the guest's.
 witness() { "$(dirname "$("$tree/Scripts/lab/initramfs" 6.1)")/sequence" "$@"; }
 
@@ -11,14 +14,31 @@ witness() { "$(dirname "$("$tree/Scripts/lab/initramfs" 6.1)")/sequence" "$@"; }
 adverse_able() {
   if able "$2" && [ "$backend" != qemu ]; then return; fi
   row skipped "$1" "$backend cannot"
+  ground_row "not run" "$1" "" "$backend cannot"
   return 1
 }
 
-# The end of a job: reason or row, and nothing left behind.    adverse_end NAME REASON DETAILS
+# The end of a job: reason or row, and nothing left behind.    adverse_end NAME REASON DONE FIGURES
 adverse_end() {
   machines_abandon
-  if [ -z "$2" ]; then row ok "$1" "$3"; else row failed "$1" "$2${3:+ ($3)}"; fi
+  if [ -z "$2" ]; then row ok "$1" "$3; $4"; else row failed "$1" "$2 ($3; $4)"; fi
+  ground_row "$(if [ -z "$2" ]; then echo ok; else echo failed; fi)" "$1" "$3" "$2"
   rm -f "$folder"/*.img "$folder"/*.state
+}
+
+# What the table says of a job, as a line of $LAB_GROUND.    ground_row VERDICT NAME DONE REASON
+# Acknowledged writes are those that the host looked for in the image at the end, looks those of the guest at what it had read into
+# its memory, faults those of the back-end and of the guest's IOMMU, wrong all that the witness complained of, here and there.
+ground_row() {
+  local talk=() log
+  for log in "$folder"/talk.log "$folder"/*/talk.log; do if [ -e "$log" ]; then talk+=("$log"); fi; done
+  jq -nc --arg job "${folder##*/}" --arg title "${2#"$mode" }" --arg iommu "$mode" --arg done "$3" \
+    --argjson acknowledged "$(grep -ohE '^[0-9]+ writes acknowledged' "$folder/checked.log" 2>/dev/null | awk '{ n += $1 } END { print n + 0 }')" \
+    --argjson looks "$(cat "${talk[@]}" /dev/null | sed -n 's/.* arena_looks=//p' | awk '{ n += $1 } END { print n + 0 }')" \
+    --argjson faults "$({ jq '.faults // 0' "$folder"/*.json /dev/null; cat "${talk[@]}" /dev/null | sed -n 's/.* faults=\([0-9]*\) .*/\1/p'; } 2>/dev/null | sort -n | tail -n 1 | grep . || echo 0)" \
+    --argjson wrong "$(cat "${talk[@]}" "$folder/checked.log" 2>/dev/null | grep -c 'SLUICE-GUEST error' || true)" \
+    --argjson seconds "$(( ($(date +%s%N) - started) / 100000000 ))" --arg backend "$backend" --arg verdict "$1" --arg reason "$4" '
+    $ARGS.named | .seconds /= 10' >>"${LAB_GROUND:-$work/ground.jsonl}"
 }
 
 # What the guest said went wrong, in all talks of a job.
@@ -28,7 +48,7 @@ complaints() { cat "$folder"/talk.log "$folder"/*/talk.log 2>/dev/null | grep -h
 judged() {
   local name=$1 image=$2 threads=$3
   shift 3
-  cat "$@" | witness check "$image" "$name" "$threads" 2>>"$folder/check.log" | tail -n 2 | tr '\n' ' '
+  cat "$@" | witness check "$image" "$name" "$threads" 2>>"$folder/check.log" | tee -a "$folder/checked.log" | tail -n 2 | tr '\n' ' '
   return "${PIPESTATUS[1]}"
 }
 
@@ -43,6 +63,7 @@ sampled() {
 
 # Live migration there and back between two back-ends of one image, under writes: each machine has a back-end of its own, and the
 # image is locked by whichever runs. Then once more through a file.
+# (R132–R135, R138, R141)
 job_migrate() {
   local folder=$1 mode=$2 started reason= hop here=a there=b times= figures=
   local name="$mode live migration" threads=16
@@ -97,7 +118,7 @@ job_migrate() {
   for hop in a b; do backend_stop "$folder" $hop || reason=${reason:-the back-end $hop did not end cleanly}; done
   figures+=$(judged vda "$folder/disk.img" $threads "$folder"/?-?/talk.log) || reason=${reason:-$figures}
   reason=${reason:-$(complaints)}
-  adverse_end "$name" "$reason" "$figures; $times"
+  adverse_end "$name" "$reason" "twice live, twice through a file: $times" "$figures"
 }
 
 # One machine with one disk on one back-end, and what to do to it: begin NAME MODE WORDS [QEMU-OPTION...] boots; says why not in `reason`.
@@ -122,16 +143,22 @@ adverse_finish() {
   backend_stop "$folder" disk || reason=${reason:-the back-end did not end cleanly}
   figures=$(judged vda "$folder/disk.img" "$4" "$folder/talk.log") || reason=${reason:-$figures}
   reason=${reason:-$(complaints)}
-  adverse_end "$1" "$reason" "$3; $figures"
+  adverse_end "$1" "$reason" "$3" "$figures"
 }
 
-# The disk is pulled out and put in again under writes, with a back-end that lives through all of it.
-job_plug() {
-  local folder=$1 mode=$2 started reason= turn=0 turns=${TURNS:-10} threads=16 deleted
-  local name="$mode hot plug"
+# The disk is pulled out and put in again under writes, with a back-end that lives through all of it. (R066)
+job_plug() { plug "$1" "$2" "$2 hot plug" lives; }
+# The same, and each time the back-end is killed while the disk is being pulled out: it is there again before the guest lets go, or
+# only when the guest has long been waiting for the requests in flight to end. (R066)
+job_restart() { plug "$1" "$2" "$2 hot plug and a killed back-end" dies; }
+
+# plug FOLDER MODE NAME lives|dies
+plug() {
+  local folder=$1 mode=$2 started reason= turn=0 turns=${TURNS:-10} threads=16 deleted name=$3 back_end=$4 killed=0 again=
   started=$(date +%s%N)
   adverse_able "$name" "$mode" || return 0
-  adverse_begin "$mode" "sluice.vda=plug sluice.threads=$threads"
+  if [ "$back_end" = dies ]; then again=,reconnect=1; fi
+  machine_socket_more=$again adverse_begin "$mode" "sluice.vda=plug sluice.threads=$threads"
   while [ -z "$reason" ]; do
     until_holds 60 more_heard "$folder" "begin" $((turn + 1)) && hear "$folder" "ack" 3 60 || { reason="after turn $turn nothing was written"; break; }
     reason=$(sampled disk "$mode")
@@ -139,43 +166,71 @@ job_plug() {
     turn=$((turn + 1))
     ask "$folder" device_del '{"id":"disk0"}' >/dev/null || { reason="turn $turn: the disk cannot be taken out"; break; }
     deleted() { [ "$(jq -r 'select(.event == "DEVICE_DELETED" and .data.device == "disk0") | .event' "$folder/qmp.log" | grep -c .)" -ge $turn ]; }
+    if [ "$back_end" = dies ]; then
+      kill -KILL "${backend_pid[disk]}"
+      wait "${backend_pid[disk]}" 2>/dev/null || true
+      killed=$((killed + 1))
+      # the guest lets go five seconds after the button
+      if [ $((turn % 2)) = 0 ]; then sleep 7; fi
+      backend_start "$folder" disk "$folder/disk.img" 1 || { reason="the back-end did not start again after turn $turn"; break; }
+    fi
     until_holds 40 deleted || { reason="turn $turn: the guest did not let go of the disk"; break; }
     ask "$folder" chardev-remove '{"id":"chardev0"}' >/dev/null || { reason="turn $turn: the connection stays"; break; }
-    ask "$folder" chardev-add "{\"id\":\"chardev0\",\"backend\":{\"type\":\"socket\",\"data\":{\"server\":false,\"addr\":{\"type\":\"unix\",\"data\":{\"path\":\"$folder/disk.sock\"}}}}}" >/dev/null \
+    ask "$folder" chardev-add "{\"id\":\"chardev0\",\"backend\":{\"type\":\"socket\",\"data\":{\"server\":false,${again:+\"reconnect\":1,}\"addr\":{\"type\":\"unix\",\"data\":{\"path\":\"$folder/disk.sock\"}}}}}" >/dev/null \
       || { reason="turn $turn: no connection"; break; }
     ask "$folder" human-monitor-command "{\"command-line\":\"device_add vhost-user-blk-pci,id=disk0,chardev=chardev0,$(machine_disk_options 0 "$mode")\"}" >"$folder/added.log" \
       || { reason="turn $turn: the disk cannot be put in"; break; }
   done
   [ -n "$reason" ] || tell "$folder" stop
-  adverse_finish "$name" "$mode" "$turn times out and in" $threads
+  adverse_finish "$name" "$mode" "$turn times out and in${again:+, $killed times killed}" $threads
 }
 
-# Memory is added to the running machine, and the disk reads into it.
+# Memory is added to the running machine, and the disk reads into it; then it is taken away while the disk reads into it. (R069)
 job_memory() {
-  local folder=$1 mode=$2 started reason= threads=8 high
-  local name="$mode memory hot-add"
+  local folder=$1 mode=$2 started reason= threads=8 high left more=402653184
+  local name="$mode memory added and removed"
   started=$(date +%s%N)
   adverse_able "$name" "$mode" || return 0
   MACHINE_MORE_MEMORY=,slots=4,maxmem=2G
-  adverse_begin "$mode" "sluice.vda=memory sluice.threads=$threads memhp_default_state=online"
+  # what is to go again may hold nothing that cannot be moved
+  adverse_begin "$mode" "sluice.vda=memory sluice.threads=$threads memhp_default_state=online_movable"
   [ -n "$reason" ] || until_holds 60 more_heard "$folder" "disk=vda pause=small" 1 || reason="the guest does not come up"
+  # memory_is WHEN BYTES    what the back-end says, against what it said before and these
+  memory_is() {
+    reason=$(sampled disk "$mode")
+    [ "$backend" = sluice ] || return 0
+    reason=${reason:-$(jq -rs --argjson more "$2" --arg when "$1" 'if .[1].memory_bytes != .[0].memory_bytes + $more then "\($when) the back-end knows \(.[1].memory_bytes) bytes of memory, before it was \(.[0].memory_bytes)" else empty end' "$folder/before.json" "$folder/disk.json")}
+  }
+  high() { sed -n 's/.*begin .*high_pages=//p' "$folder/talk.log" | tail -n 1; }
   if [ -z "$reason" ]; then
     backend_explain "$folder" disk "$folder/before.json"
-    ask "$folder" object-add '{"qom-type":"memory-backend-memfd","id":"more","size":402653184,"share":true}' >/dev/null \
+    ask "$folder" object-add "{\"qom-type\":\"memory-backend-memfd\",\"id\":\"more\",\"size\":$more,\"share\":true}" >/dev/null \
       && ask "$folder" device_add '{"driver":"pc-dimm","id":"dimm","memdev":"more"}' >/dev/null || reason="no memory can be added"
     tell "$folder" go
   fi
   if [ -z "$reason" ]; then
     hear "$folder" "ack" 20 90 || reason="with more memory the guest writes nothing"
-    reason=${reason:-$(sampled disk "$mode")}
-    high=$(sed -n 's/.*begin .*high_pages=//p' "$folder/talk.log" | tail -n 1)
+    [ -n "$reason" ] || memory_is "with more memory" $more
+    high=$(high)
     if [ "${high:-0}" -lt 10000 ]; then reason=${reason:-only ${high:-none} of the pages that the disk reads into are new}; fi
-    if [ "$backend" = sluice ]; then
-      reason=${reason:-$(jq -rs 'if .[1].memory_bytes != .[0].memory_bytes + 402653184 then "the back-end knows \(.[1].memory_bytes) bytes of memory after \(.[0].memory_bytes)" else empty end' "$folder/before.json" "$folder/disk.json")}
-    fi
-    tell "$folder" stop
   fi
-  adverse_finish "$name" "$mode" "${high:-0} pages read into are new memory" $threads
+  if [ -z "$reason" ]; then
+    tell "$folder" less
+    until_holds 60 more_heard "$folder" "begin" 2 && hear "$folder" "ack" 5 60 || reason="with less in use the guest writes nothing"
+    left=$(high)
+    if [ "${left:-0}" -lt 1000 ]; then reason=${reason:-only ${left:-none} of the pages in use are of the memory that is to go}; fi
+  fi
+  if [ -z "$reason" ]; then
+    ask "$folder" device_del '{"id":"dimm"}' >/dev/null || reason="the memory cannot be taken away"
+    taken() { [ "$(jq -r 'select((.event == "DEVICE_DELETED" and .data.device == "dimm") or .event == "MEM_UNPLUG_ERROR") | .event' "$folder/qmp.log" | grep -c .)" -ge 1 ]; }
+    until_holds 60 taken || reason=${reason:-the guest does not let go of the memory}
+    [ "$(events "$folder" MEM_UNPLUG_ERROR)" = 0 ] || reason="the guest says that the memory cannot go"
+    [ -n "$reason" ] || ask "$folder" object-del '{"id":"more"}' >/dev/null || reason="the memory stays after its device went"
+    [ -n "$reason" ] || hear "$folder" "ack" 20 60 || reason="after the memory went the guest writes nothing"
+    [ -n "$reason" ] || memory_is "after the memory went" 0
+  fi
+  [ -n "$reason" ] || tell "$folder" stop
+  adverse_finish "$name" "$mode" "384 MiB added, ${high:-0} pages of it read into, taken away with ${left:-0} in use" $threads
 }
 
 # The driver is unbound and bound again under writes, by the guest itself.
@@ -252,5 +307,5 @@ job_many() {
     done=$((done + 1)) total=$((total + ${figures%% *}))
   done
   reason=${reason:-$(complaints)}
-  adverse_end "$name" "$reason" "$done disks, $total writes acknowledged, none lost; no back-end larger than ${peak:-0} KiB"
+  adverse_end "$name" "$reason" "$done disks at once, no back-end larger than ${peak:-0} KiB" "$total writes acknowledged, none lost"
 }
