@@ -154,7 +154,7 @@ job_restart() { plug "$1" "$2" "$2 hot plug and a killed back-end" dies; }
 
 # plug FOLDER MODE NAME lives|dies
 plug() {
-  local folder=$1 mode=$2 started reason= turn=0 turns=${TURNS:-10} threads=16 deleted name=$3 back_end=$4 killed=0 again=
+  local folder=$1 mode=$2 started reason= turn=0 turns=${TURNS:-10} threads=16 deleted name=$3 back_end=$4 killed=0 waited=0 again=
   started=$(date +%s%N)
   adverse_able "$name" "$mode" || return 0
   if [ "$back_end" = dies ]; then again=,reconnect=1; fi
@@ -171,7 +171,10 @@ plug() {
       wait "${backend_pid[disk]}" 2>/dev/null || true
       killed=$((killed + 1))
       # the guest lets go five seconds after the button
-      if [ $((turn % 2)) = 0 ]; then sleep 7; fi
+      if [ $((turn % 2)) = 0 ]; then
+        sleep 7
+        deleted || waited=$((waited + 1))
+      fi
       backend_start "$folder" disk "$folder/disk.img" 1 || { reason="the back-end did not start again after turn $turn"; break; }
     fi
     until_holds 40 deleted || { reason="turn $turn: the guest did not let go of the disk"; break; }
@@ -182,7 +185,7 @@ plug() {
       || { reason="turn $turn: the disk cannot be put in"; break; }
   done
   [ -n "$reason" ] || tell "$folder" stop
-  adverse_finish "$name" "$mode" "$turn times out and in${again:+, $killed times killed}" $threads
+  adverse_finish "$name" "$mode" "$turn times out and in${again:+, $killed times killed, $waited times while the guest waited}" $threads
 }
 
 # Memory is added to the running machine, and the disk reads into it; then it is taken away while the disk reads into it. (R069)
@@ -248,7 +251,7 @@ job_rebind() {
 }
 
 # The machine is reset in the middle of writes, again and again. Each time the next guest looks twice whether anything still
-# changes; and every third time the machine is held right after the reset, and its memory must stay as it is.
+# changes; and every third time the machine is held right after the reset, and its memory and its image must stay as they are. (R060)
 job_resets() {
   local folder=$1 mode=$2 started reason= turn=0 turns=${TURNS:-9} threads=32 held=0 memory before after
   local name="$mode resets"
@@ -267,16 +270,17 @@ job_resets() {
     ask "$folder" stop >/dev/null
     memory=$(find "/proc/$(pgrep -P "$(cat "$folder/pid")")/fd" -lname '*memfd:memory-backend-memfd*' 2>/dev/null | head -n 1)
     [ -n "$memory" ] || { reason="the machine's memory is nowhere to be found"; break; }
-    before=$(sum <"$memory")
+    before="$(sum <"$memory") $(sum <"$folder/disk.img")"
     sleep 0.3
-    after=$(sum <"$memory")
-    if [ "$before" != "$after" ]; then reason="reset $turn: guest memory changed while the machine was held"; break; fi
+    after="$(sum <"$memory") $(sum <"$folder/disk.img")"
+    if [ "${before% *}" != "${after% *}" ]; then reason="reset $turn: guest memory changed while the machine was held"; break; fi
+    if [ "$before" != "$after" ]; then reason="reset $turn: the image changed while the machine was held"; break; fi
     held=$((held + 1))
     ask "$folder" cont >/dev/null
   done
   [ -n "$reason" ] || reason=$(sampled disk "$mode")
   [ -n "$reason" ] || tell "$folder" stop
-  adverse_finish "$name" "$mode" "$turn resets, memory compared after $held" $threads
+  adverse_finish "$name" "$mode" "$turn resets in the middle of writes, memory and image compared after $held" $threads
 }
 
 # As many back-ends as a machine has room for, and one guest with all of the disks.
