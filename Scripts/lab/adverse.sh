@@ -20,7 +20,10 @@ adverse_able() {
 
 # The end of a job: reason or row, and nothing left behind.    adverse_end NAME REASON DONE FIGURES
 adverse_end() {
+  local said
   machines_abandon
+  said=$(complaints)
+  set -- "$1" "$2${said:+${2:+: }$said}" "$3" "$4"
   if [ -z "$2" ]; then row ok "$1" "$3; $4"; else row failed "$1" "$2 ($3; $4)"; fi
   ground_row "$(if [ -z "$2" ]; then echo ok; else echo failed; fi)" "$1" "$3" "$2"
   rm -f "$folder"/*.img "$folder"/*.state
@@ -117,7 +120,6 @@ job_migrate() {
   machines_abandon
   for hop in a b; do backend_stop "$folder" $hop || reason=${reason:-the back-end $hop did not end cleanly}; done
   figures+=$(judged vda "$folder/disk.img" $threads "$folder"/?-?/talk.log) || reason=${reason:-$figures}
-  reason=${reason:-$(complaints)}
   adverse_end "$name" "$reason" "twice live, twice through a file: $times" "$figures"
 }
 
@@ -142,7 +144,6 @@ adverse_finish() {
   machines_abandon
   backend_stop "$folder" disk || reason=${reason:-the back-end did not end cleanly}
   figures=$(judged vda "$folder/disk.img" "$4" "$folder/talk.log") || reason=${reason:-$figures}
-  reason=${reason:-$(complaints)}
   adverse_end "$1" "$reason" "$3" "$figures"
 }
 
@@ -310,6 +311,5 @@ job_many() {
     figures=$(judged $disk "$folder/$disk.img" 2 "$folder/talk.log") || reason=${reason:-$disk: $figures}
     done=$((done + 1)) total=$((total + ${figures%% *}))
   done
-  reason=${reason:-$(complaints)}
   adverse_end "$name" "$reason" "$done disks at once, no back-end larger than ${peak:-0} KiB" "$total writes acknowledged, none lost"
 }
