@@ -5,7 +5,8 @@
 # shows, and memory that was filled from the disk and is looked at for as long as the guest runs.
 
 # The longest first, so that none of them is left alone at the end.
-adverse_jobs="migrate-strict many-strict migrate-off plug-strict plug-off restart-strict restart-off toggle-strict resets-strict resets-off many-off memory-strict memory-off rebind-strict rebind-off"
+adverse_jobs="migrate-strict many-strict migrate-off plug-strict plug-off restart-strict restart-off toggle-strict resets-strict"
+adverse_jobs+=" resets-off many-off memory-strict memory-off rebind-strict rebind-off"
 
 # The sequence program of the host, the same source as the guest's.
 witness() { "$(dirname "$("$tree/Scripts/lab/initramfs" 6.1)")/sequence" "$@"; }
@@ -33,14 +34,17 @@ adverse_end() {
 # Acknowledged writes are those that the host looked for in the image at the end, looks those of the guest at what it had read into
 # its memory, faults those of the back-end and of the guest's IOMMU, wrong all that the witness complained of, here and there.
 ground_row() {
-  local talk=() log
-  for log in "$folder"/talk.log "$folder"/*/talk.log; do if [ -e "$log" ]; then talk+=("$log"); fi; done
-  jq -nc --arg job "${folder##*/}" --arg title "${2#"$mode" }" --arg iommu "$mode" --arg done "$3" \
-    --argjson acknowledged "$(grep -ohE '^[0-9]+ writes acknowledged' "$folder/checked.log" 2>/dev/null | awk '{ n += $1 } END { print n + 0 }')" \
-    --argjson looks "$(cat "${talk[@]}" /dev/null | sed -n 's/.* arena_looks=//p' | awk '{ n += $1 } END { print n + 0 }')" \
-    --argjson faults "$({ jq '.faults // 0' "$folder"/*.json /dev/null; cat "${talk[@]}" /dev/null | sed -n 's/.* faults=\([0-9]*\) .*/\1/p'; } 2>/dev/null | sort -n | tail -n 1 | grep . || echo 0)" \
-    --argjson wrong "$(cat "${talk[@]}" "$folder/checked.log" 2>/dev/null | grep -c 'SLUICE-GUEST error' || true)" \
-    --argjson seconds "$(( ($(date +%s%N) - started) / 100000000 ))" --arg backend "$backend" --arg verdict "$1" --arg reason "$4" '
+  local log talk acknowledged looks faults
+  talk=$(for log in "$folder"/talk.log "$folder"/*/talk.log; do if [ -e "$log" ]; then cat "$log"; fi; done)
+  touch "$folder/checked.log"
+  total() { awk '{ n += $1 } END { print n + 0 }'; }
+  acknowledged=$(sed -n 's/ writes acknowledged.*//p' "$folder/checked.log" | total)
+  looks=$(sed -n 's/.* arena_looks=//p' <<<"$talk" | total)
+  faults=$({ echo 0; sed -n 's/.* faults=\([0-9]*\) .*/\1/p' <<<"$talk"; find "$folder" -maxdepth 1 -name '*.json' -exec jq '.faults // 0' {} +; } | sort -n | tail -n 1)
+  jq -nc --arg job "${folder##*/}" --arg title "${2#"$mode" }" --arg iommu "$mode" --arg done "$3" --arg reason "$4" \
+    --argjson acknowledged "$acknowledged" --argjson looks "$looks" --argjson faults "$faults" \
+    --argjson wrong "$({ cat "$folder/checked.log"; echo "$talk"; } | grep -c 'SLUICE-GUEST error' || true)" \
+    --argjson seconds "$(( ($(date +%s%N) - started) / 100000000 ))" --arg backend "$backend" --arg verdict "$1" '
     $ARGS.named | .seconds /= 10' >>"${LAB_GROUND:-$work/ground.jsonl}"
 }
 
@@ -64,11 +68,10 @@ sampled() {
     elif .faults != 0 then "\(.faults) faults" elif .lost_pages != 0 then "\(.lost_pages) pages lost" else empty end' "$folder/$1.json"
 }
 
-# Live migration there and back between two back-ends of one image, under writes: each machine has a back-end of its own, and the
-# image is locked by whichever runs. Then once more through a file.
-# (R132–R135, R138, R141)
+# Live migration there and back under writes, and through a file: no write is lost, no fault invented. (R132–R135, R138, R141)
+# Each machine has a back-end of its own; the image is one, and locked by whichever runs.
 job_migrate() {
-  local folder=$1 mode=$2 started reason= hop here=a there=b times= figures=
+  local folder=$1 mode=$2 started reason= hop here=a there=b times= down= figures=
   local name="$mode live migration" threads=16
   started=$(date +%s%N)
   adverse_able "$name" "$mode" || return 0
@@ -102,6 +105,7 @@ job_migrate() {
       until_holds 60 migrated || true
     fi
     if [ "$(jq -r .status <<<"$status")" != completed ]; then reason="hop $hop: migration is $(jq -r '.status, .["error-desc"] // ""' <<<"$status" | tr '\n' ' ')"; break; fi
+    down+="${down:+, }$(jq -r .downtime <<<"$status")"
     times+="${times:+; }$(jq -r '"\(.downtime) ms down of \(.["total-time"]) ms, \(.ram["dirty-sync-count"]) passes"' <<<"$status")"
     ask "$source" quit >/dev/null || true
     machine_ended "$source" 10 || machine_drop "$source"
@@ -120,7 +124,7 @@ job_migrate() {
   machines_abandon
   for hop in a b; do backend_stop "$folder" $hop || reason=${reason:-the back-end $hop did not end cleanly}; done
   figures+=$(judged vda "$folder/disk.img" $threads "$folder"/?-?/talk.log) || reason=${reason:-$figures}
-  adverse_end "$name" "$reason" "twice live, twice through a file: $times" "$figures"
+  adverse_end "$name" "$reason" "twice live, twice through a file, $down ms down" "$times; $figures"
 }
 
 # One machine with one disk on one back-end, and what to do to it: begin NAME MODE WORDS [QEMU-OPTION...] boots; says why not in `reason`.
@@ -150,7 +154,7 @@ adverse_finish() {
 # The disk is pulled out and put in again under writes, with a back-end that lives through all of it. (R066)
 job_plug() { plug "$1" "$2" "$2 hot plug" lives; }
 # The same, and each time the back-end is killed while the disk is being pulled out: it is there again before the guest lets go, or
-# only when the guest has long been waiting for the requests in flight to end. (R066)
+# only when the guest has long been waiting for the requests in flight to end.
 job_restart() { plug "$1" "$2" "$2 hot plug and a killed back-end" dies; }
 
 # plug FOLDER MODE NAME lives|dies
@@ -203,7 +207,8 @@ job_memory() {
   memory_is() {
     reason=$(sampled disk "$mode")
     [ "$backend" = sluice ] || return 0
-    reason=${reason:-$(jq -rs --argjson more "$2" --arg when "$1" 'if .[1].memory_bytes != .[0].memory_bytes + $more then "\($when) the back-end knows \(.[1].memory_bytes) bytes of memory, before it was \(.[0].memory_bytes)" else empty end' "$folder/before.json" "$folder/disk.json")}
+    reason=${reason:-$(jq -rs --argjson more "$2" --arg when "$1" 'map(.memory_bytes) | if .[1] != .[0] + $more
+      then "\($when) the back-end knows \(.[1]) bytes of memory, before it was \(.[0])" else empty end' "$folder/before.json" "$folder/disk.json")}
   }
   high() { sed -n 's/.*begin .*high_pages=//p' "$folder/talk.log" | tail -n 1; }
   if [ -z "$reason" ]; then
@@ -251,8 +256,9 @@ job_rebind() {
   adverse_finish "$name" "$mode" "${TURNS:-12} times unbound" $threads
 }
 
-# The machine is reset in the middle of writes, again and again. Each time the next guest looks twice whether anything still
-# changes; and every third time the machine is held right after the reset, and its memory and its image must stay as they are. (R060)
+# The machine is reset in the middle of writes, again and again, and nothing of them reaches memory or the image afterwards. (R060)
+# The next guest looks twice whether anything still changes; and every third time the machine is held right after the reset, and
+# its memory and the image must stay as they are.
 job_resets() {
   local folder=$1 mode=$2 started reason= turn=0 turns=${TURNS:-9} threads=32 held=0 memory before after
   local name="$mode resets"

@@ -33,8 +33,8 @@ boot_words() {
   printf 'linux %s %s\ninitrd %s\nboot\n%*s' "${boot_files% *}" "$2" "${boot_files#* }" $size "" | head -c $size | boot_sectors "$1" $boot_words_at
 }
 
-# The IOMMU is off and on in turn: a driver that translates, one that does not, and so on, each with what the one before wrote. Every
-# second time the guest shuts itself down, and in between it is reset in the middle of its writes. (R015, R016, R060, R065)
+# A driver that translates, one that does not, and so on, of one machine: each finds what the one before wrote. (R015, R016, R114)
+# Two resets of four are in the middle of writes, the other two are the guest's own reboot.
 job_toggle() {
   local folder=$1 mode=$2 started reason= turn=0 turns=${TURNS:-4} threads=16 state=on seen group accepted
   local name="$mode IOMMU toggled by reboots" words="$machine_words sluice.vda=sequence sluice.threads=16 sluice.arena=16"
@@ -47,7 +47,8 @@ job_toggle() {
     MACHINE_BOOT=$folder/boot.img adverse_begin "$mode" ""
   fi
   while [ -z "$reason" ]; do
-    until_holds 120 more_heard "$folder" "begin" $((turn + 1)) && hear "$folder" "ack" $((3 + turn % 4)) 30 || { reason="with the IOMMU $state, boot $turn: nothing was written"; break; }
+    until_holds 120 more_heard "$folder" "begin" $((turn + 1)) && hear "$folder" "ack" $((3 + turn % 4)) 30 \
+      || { reason="with the IOMMU $state, boot $turn: nothing was written"; break; }
     group=$(said vda group) accepted=$(said vda access_platform)
     case $state-$group in on-DMA|off-none) ;; *) reason="boot $turn: told to have the IOMMU $state, the guest's disk has the group $group" ;; esac
     [ "$accepted" = yes ] || reason=${reason:-boot $turn: the driver did not take bit 33}
