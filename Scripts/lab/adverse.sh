@@ -8,8 +8,9 @@
 adverse_jobs="migrate-strict many-strict migrate-off plug-strict plug-off restart-strict restart-off toggle-strict resets-strict"
 adverse_jobs+=" resets-off many-off memory-strict memory-off rebind-strict rebind-off"
 
-# The sequence program of the host, the same source as the guest's.
-witness() { "$(dirname "$("$tree/Scripts/lab/initramfs" 6.1)")/sequence" "$@"; }
+# The sequence program of the host, the same source as the guest's. A job that wants it often looks once where it is.
+witness() { "${witness_path:-$(witness_found)}" "$@"; }
+witness_found() { echo "$(dirname "$("$tree/Scripts/lab/initramfs" 6.1)")/sequence"; }
 
 # Only vhost-user back-ends, and the peer's knows no IOMMU.
 adverse_able() {
@@ -312,6 +313,8 @@ job_many() {
     grep -q 'seconds=.*verdict=ok' "$folder/talk.log" || reason=${reason:-the guest says no good verdict}
   fi
   machines_abandon
+  local witness_path
+  witness_path=$(witness_found)
   for disk in "${!backend_pid[@]}"; do
     backend_stop "$folder" $disk || reason=${reason:-the back-end of $disk did not end cleanly}
     figures=$(judged $disk "$folder/$disk.img" 2 "$folder/talk.log") || reason=${reason:-$disk: $figures}
