@@ -266,10 +266,12 @@ job_resets() {
   local name="$mode resets"
   started=$(date +%s%N)
   adverse_able "$name" "$mode" || return 0
+  # a boot for each turn
+  local MACHINE_SECONDS=$((limit + turns * limit / 5))
   # the talk is read by one guest after the other: nothing but the last line may wait in it
   adverse_begin "$mode" "sluice.vda=sequence sluice.threads=$threads sluice.arena=16"
   while [ -z "$reason" ]; do
-    until_holds 60 more_heard "$folder" "begin" $((turn + 1)) && hear "$folder" "ack" $((2 + turn % 4)) 30 || { reason="after reset $turn nothing was written"; break; }
+    until_holds 120 more_heard "$folder" "begin" $((turn + 1)) && hear "$folder" "ack" $((2 + turn % 4)) 60 || { reason="after reset $turn nothing was written"; break; }
     [ $turn -lt "$turns" ] || break
     turn=$((turn + 1))
     # at no particular moment
@@ -305,12 +307,13 @@ job_many() {
     machine_disk $n "$folder/$disk.sock" "$mode"
     words+=" sluice.$disk=sequence"
   done
+  local MACHINE_SECONDS=$((limit * 2))
   [ -n "$reason" ] || machine_start "$folder" "$mode" "sluice.threads=2 sluice.count=400$words" "${machine_options[@]}" || reason="the machine did not start"
   if [ -z "$reason" ]; then
-    until_holds 150 more_heard "$folder" "begin" $disks || reason="of $disks disks only $(heard "$folder" begin) were written"
+    until_holds 240 more_heard "$folder" "begin" $disks || reason="of $disks disks only $(heard "$folder" begin) were written"
     for disk in vda vdx; do reason=${reason:-$(sampled $disk "$mode")}; done
     peak=$(for n in "${backend_pid[@]}"; do sed -n 's/^VmHWM:[^0-9]*\([0-9]*\) kB/\1/p' "/proc/$n/status"; done | sort -n | tail -n 1)
-    [ -n "$reason" ] || machine_ended "$folder" 150 || reason="the guest did not end"
+    [ -n "$reason" ] || machine_ended "$folder" 240 || reason="the guest did not end"
     grep -q 'seconds=.*verdict=ok' "$folder/talk.log" || reason=${reason:-the guest says no good verdict}
   fi
   machines_abandon

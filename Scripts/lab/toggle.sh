@@ -41,13 +41,15 @@ job_toggle() {
   declare -A tell_kernel=([on]="intel_iommu=on iommu.strict=1" [off]="intel_iommu=off") booted=([on]=0 [off]=0)
   started=$(date +%s%N)
   adverse_able "$name" "$mode" || return 0
+  # a boot for each turn, from a BIOS disk
+  local MACHINE_SECONDS=$((limit + turns * limit / 3))
   boot_disk "$folder/boot.img" || reason="no disk to boot from"
   if [ -z "$reason" ]; then
     boot_words "$folder/boot.img" "$words ${tell_kernel[on]}"
     MACHINE_BOOT=$folder/boot.img adverse_begin "$mode" ""
   fi
   while [ -z "$reason" ]; do
-    until_holds 120 more_heard "$folder" "begin" $((turn + 1)) && hear "$folder" "ack" $((3 + turn % 4)) 30 \
+    until_holds 180 more_heard "$folder" "begin" $((turn + 1)) && hear "$folder" "ack" $((3 + turn % 4)) 60 \
       || { reason="with the IOMMU $state, boot $turn: nothing was written"; break; }
     group=$(said vda group) accepted=$(said vda access_platform)
     case $state-$group in on-DMA|off-none) ;; *) reason="boot $turn: told to have the IOMMU $state, the guest's disk has the group $group" ;; esac
