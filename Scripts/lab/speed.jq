@@ -20,6 +20,8 @@ def ratio(a; b; f): [a[] as $x | b[] | select(.round == $x.round) | ($x | f) / f
 | def of($mode; $target): [$turns[] | select(.mode == $mode and .target == $target)];
   {
     turns: $turns,
+    processors: $processors,
+    stalls: [$stalls | split("\n")[] | select(. != "") | split(" ") | {mode: .[0], target: .[1], pattern: .[2]}],
     waiting: ([$turns[] | .waiting_s / .wall_s] | spread),
     foreign: ([$turns[] | .foreign] | spread),
     rows: [
