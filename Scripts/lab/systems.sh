@@ -193,7 +193,7 @@ job_lab() {
       rm -f "$folder/$name.img"
     done
     if [ -n "${LAB_SAMPLES:-}" ] && [ -s "$folder/samples.jsonl" ]; then
-      jq -c --arg system "$system" --arg title "$title" --arg bit "$bit" '{system: $system, title: $title, bit: $bit} + .' \
+      jq -c --arg system "$system" --arg title "$title${suite:+, $front_end}" --arg bit "$bit" '{system: $system, title: $title, bit: $bit} + .' \
         "$folder/samples.jsonl" >>"$LAB_SAMPLES"
     fi
   done
