@@ -9,7 +9,7 @@ ovmf_boot() {
   local folder=$1 words disks=() watcher=
   failure=
   mkdir -p "$folder"
-  words="console=ttyS0 loglevel=5 tsc=reliable mitigations=off intel_iommu=on iommu.strict=1 panic=-1 sluice.vda=raw sluice.vdb=raw"
+  words="console=ttyS0 loglevel=5 tsc=reliable no_timer_check mitigations=off intel_iommu=on iommu.strict=1 panic=-1 sluice.vda=raw sluice.vdb=raw"
   head -c $((2 * MiB)) /dev/urandom >"$folder/file"
   head -c $((8 * MiB)) /dev/urandom >"$folder/vdb.img"
   original[vdb]=$(sum <"$folder/vdb.img")

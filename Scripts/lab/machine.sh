@@ -7,7 +7,7 @@ declare -A machine_pid=()
 # It clears their dirty bits there by the word and leaves the translated code's cache as it is; the guest then wakes up with
 # pages of some seconds ago, whichever back-end it has. Page by page it does it right.
 machine_memory=393224K
-machine_words="console=ttyS0 loglevel=5 mitigations=off tsc=reliable panic=0"
+machine_words="console=ttyS0 loglevel=5 mitigations=off tsc=reliable no_timer_check panic=0"
 
 # machine_start FOLDER IOMMU WORDS [QEMU-OPTION...]    IOMMU is off or strict; WORDS go to the kernel; returns when the monitor answers
 # With MACHINE_BOOT, a disk that starts a kernel with words of its own, WORDS go nowhere.

@@ -49,7 +49,7 @@ platform_boot() {
           -drive "if=pflash,format=raw,file=$folder/variables.fd")
         return
       fi
-      boot+=(-kernel "$1" -initrd "$2" -append "console=ttyS0 loglevel=5 tsc=reliable $3")
+      boot+=(-kernel "$1" -initrd "$2" -append "console=ttyS0 loglevel=5 tsc=reliable no_timer_check $3")
       return ;;
     arm64) console=ttyAMA0 ;;
     ppc64el) console=hvc0 ;;
