@@ -17,6 +17,8 @@ struct ProbeRequest {
   var readable: [[UInt8]]
   /// Bytes of each device-writable piece.
   var writable: [Int]
+  /// How many buffers it consists of.
+  var pieces: Int { readable.count + writable.count }
 }
 
 extension CheckedDevice {
