@@ -21,7 +21,7 @@ install: ## what `make build` made and its descriptors, into PREFIX (/usr/local)
 guests: ## the guest matrix alone
 	@Scripts/guests
 
-lab: ## every system of Documentation/lab.md, bit 33 off and on; SYSTEMS="strict smmu ..." for some
+lab: ## every system and every adverse job of Documentation/lab.md; SYSTEMS="strict smmu plug-off ..." for some
 	@Scripts/lab/run $(SYSTEMS)
 
 bench: ## benchmarks, against qemu-storage-daemon; `make bench ARGS=...`

@@ -4,12 +4,14 @@
 amount() { awk -v n="$1" 'BEGIN { split("bytes KiB MiB GiB", u); i = 1; while (n >= 1024 && i < 4) { n /= 1024; i++ }
   printf(n == int(n) ? "%d %s" : "%.1f %s", n, u[i]) }'; }
 
-# wrong_figures FILE IOMMU    prints what is wrong with a sample, nothing if all is as it must be
+# wrong_figures FILE IOMMU [withheld]    prints what is wrong with a sample, nothing if all is as it must be; `withheld` says
+# that the back-end was told to keep the bit to itself
 wrong_figures() {
-  local accepted=true path=platform
+  local accepted=true path=platform offered=true
+  if [ "${3:-}" = withheld ]; then offered=false; fi
   if [ "$2" = off ]; then accepted=false path=physical; fi
-  jq -r --argjson accepted "$accepted" --arg path "$path" '
-    if .access_platform_offered != true then "ACCESS_PLATFORM was not offered"
+  jq -r --argjson accepted "$accepted" --arg path "$path" --argjson offered "$offered" '
+    if .access_platform_offered != $offered then "ACCESS_PLATFORM was \(if $offered then "not " else "" end)offered"
     elif .access_platform_accepted != $accepted then "ACCESS_PLATFORM accepted: \(.access_platform_accepted), expected \($accepted)"
     elif .address_path != $path then "the address path is \(.address_path), expected \($path)"
     elif .faults != 0 then "\(.faults) faults"

@@ -121,16 +121,18 @@ check_explained() {
 }
 
 # kill -9 under write load, ten times; afterwards every acknowledged block must be in the image
+#   job_kill FOLDER MODE[-SUITE]      SUITE: with the QEMU of another Debian
 job_kill() {
-  local folder=$1 mode=$2 started ring queues disk guest verdict reason= lines n=0 pid
+  local folder=$1 mode=${2%%-*} suite= started ring queues disk guest verdict reason= lines n=0 pid options=()
+  case $2 in *-*) suite=${2#*-} options=(--qemu "$tree/Scripts/lab/inside $suite $folder qemu-system-x86_64") ;; esac
   started=$(date +%s%N)
   case $mode in off) ring=packed queues=1 ;; *) ring=split queues=2 ;; esac
-  local name="$mode $ring ${queues}q kill"
+  local name="$mode $ring ${queues}q kill${suite:+ $suite}"
   if ! able kill; then row skipped "$name" "$backend cannot"; return; fi
   truncate -s 16G "$folder/vda.img"
   backend_start "$folder" vda "$folder/vda.img" "$queues" || { row failed "$name" "the back-end did not start"; return; }
   set +m
-  "$tree/Scripts/lab/guest" --iommu "$mode" --smp 2 --timeout "$limit" --folder "$folder" \
+  "$tree/Scripts/lab/guest" --iommu "$mode" --smp 2 --timeout "$limit" --folder "$folder" "${options[@]}" \
     "$(backend_disk "$folder" vda),reconnect,workload=seq,ring=$ring,queues=$queues" 2>"$folder/guest.log" &
   guest=$!
   : >"$folder/talk.log"
@@ -220,41 +222,81 @@ job_uml() {
   rm -f "$folder/vda.img"
 }
 
-# libblkio, through trixie's qemu-io and qemu-img: a front-end without a machine.
+# libblkio, through what uses it: front-ends without a machine. `qemu-io` (with qemu-img's convert), `bench` (qemu-img's) and
+# `nbdkit` (its blkio plugin), each with a back-end of its own.
+#   job_libblkio FOLDER [CLIENT]
 job_libblkio() {
-  local folder=$1 started reason= chroot image place
+  local folder=$1 clients="qemu-io bench nbdkit" client started chroot
   started=$(date +%s%N)
+  case ${2:-} in qemu-io|bench|nbdkit) clients=$2 ;; esac
   if ! able libblkio; then row skipped libblkio "$backend cannot"; return; fi
   if [ "$(id -u)" != 0 ]; then row skipped libblkio "a chroot needs root"; return; fi
   chroot=$("$tree/Scripts/lab/chroot") || { row failed libblkio "no trixie"; return; }
-  place=/tmp/libblkio.$$
-  mkdir -p "$chroot$place"
-  # inside a mount namespace of its own, so nothing stays mounted whatever happens
+  for client in $clients; do
+    started=$(date +%s%N)
+    libblkio_client "$client"
+  done
+}
+
+# libblkio_client CLIENT    one of them, with the caller's `folder` and `chroot`
+libblkio_client() {
+  local reason= image=$folder/disk.img place options
+  place=$(mktemp -d "$chroot/tmp/libblkio.XXXXXX")
+  place=${place#"$chroot"}
+  options="driver=virtio-blk-vhost-user,path=$place/disk.sock,cache.direct=on"
+  # in a mount namespace of its own, so nothing stays mounted whatever happens
   inside() {
     timeout --foreground -s KILL 120 unshare -m sh -c '
       mount --bind /proc "$1/proc" && mount --bind /dev "$1/dev" && mount -t tmpfs shm "$1/dev/shm" && mount --bind "$2" "$1$3" || exit 125
       root=$1; shift 3; exec chroot "$root" "$@"' sh "$chroot" "$folder" "$place" "$@" >>"$folder/tool.log" 2>&1
   }
-  head -c $((16 * MiB)) /dev/urandom >"$folder/disk.img"
-  image=$(sum <"$folder/disk.img")
-  backend_start "$folder" disk "$folder/disk.img" 2 || { row failed libblkio "the back-end did not start"; return; }
-  local options="driver=virtio-blk-vhost-user,path=$place/disk.sock,cache.direct=on"
-  if ! inside qemu-img convert --image-opts "$options" -O raw "$place/copy.img"; then reason="qemu-img cannot read the disk"
-  elif [ "$(sum <"$folder/copy.img")" != "$image" ]; then reason="libblkio read other bytes than the image held"
-  elif ! inside qemu-io -c "write -P 0xa5 1M 1M" -c "write -P 0x5a 4608 1536" -c "write -z 2M 1M" -c "discard 3M 1M" -c flush \
-    -c "read -P 0xa5 1M 1M" -c "read -P 0x5a 4608 1536" -c "read -P 0 2M 1M" --image-opts "$options"; then reason="qemu-io failed"
+  head -c $((16 * MiB)) /dev/urandom >"$image"
+  cp "$image" "$folder/original.img"
+  rm -f "$folder/copy.img"
+  if ! backend_start "$folder" disk "$image" 2; then reason="the back-end did not start"
   else
-    # the same edits on a copy, from outside
-    head -c $MiB /dev/zero | tr '\0' '\245' | dd of="$folder/copy.img" bs=1M seek=1 conv=notrunc status=none
-    head -c 1536 /dev/zero | tr '\0' '\132' | dd of="$folder/copy.img" bs=512 seek=9 conv=notrunc status=none
-    head -c $((2 * MiB)) /dev/zero | dd of="$folder/copy.img" bs=1M seek=2 conv=notrunc status=none
-    if ! cmp "$folder/copy.img" "$folder/disk.img" >>"$folder/tool.log"; then reason="the image does not hold what was written"
-    elif ! inside qemu-img bench -c 20000 -d 32 -s 4096 --image-opts "$options"; then reason="qemu-img bench failed"
-    elif ! inside qemu-img bench -w -c 20000 -d 32 -s 4096 --flush-interval=1000 --image-opts "$options"; then reason="qemu-img bench -w failed"
-    fi
+    case $1 in
+      qemu-io) reason=$(libblkio_edits) ;;
+      bench) reason=$(libblkio_bench) ;;
+      nbdkit) reason=$(libblkio_nbd) ;;
+    esac
   fi
   backend_stop "$folder" disk || reason=${reason:-the back-end did not end cleanly}
-  if [ -z "$reason" ]; then row ok libblkio; else row failed libblkio "$reason"; fi
+  if [ -z "$reason" ]; then row ok "libblkio $1"; else row failed "libblkio $1" "$reason"; fi
   rm -f "$folder"/*.img
   rmdir "$chroot$place" 2>/dev/null || true
+}
+
+libblkio_edits() {
+  local copy=$folder/copy.img
+  if ! inside qemu-img convert --image-opts "$options" -O raw "$place/copy.img"; then echo "qemu-img cannot read the disk"; return; fi
+  if ! cmp "$copy" "$folder/original.img" >>"$folder/tool.log"; then echo "libblkio read other bytes than the image held"; return; fi
+  # it stays a second, for who wants to know what it negotiated
+  if ! inside qemu-io -c "write -P 0xa5 1M 1M" -c "write -P 0x5a 4608 1536" -c "write -z 2M 1M" -c "discard 3M 1M" -c flush \
+    -c "read -P 0xa5 1M 1M" -c "read -P 0x5a 4608 1536" -c "read -P 0 2M 1M" -c "sleep 1000" --image-opts "$options"; then echo "qemu-io failed"; return; fi
+  # the same edits on a copy, from outside
+  head -c $MiB /dev/zero | tr '\0' '\245' | dd of="$copy" bs=1M seek=1 conv=notrunc status=none
+  head -c 1536 /dev/zero | tr '\0' '\132' | dd of="$copy" bs=512 seek=9 conv=notrunc status=none
+  head -c $((2 * MiB)) /dev/zero | dd of="$copy" bs=1M seek=2 conv=notrunc status=none
+  cmp "$copy" "$image" >>"$folder/tool.log" || echo "the image does not hold what was written"
+}
+
+# What it reads nobody looks at; what it writes is a pattern, and it goes over the whole disk several times.
+libblkio_bench() {
+  if ! inside qemu-img bench -c 20000 -d 32 -s 4096 --image-opts "$options"; then echo "qemu-img bench failed"
+  elif ! cmp "$image" "$folder/original.img" >>"$folder/tool.log"; then echo "reading changed the image"
+  elif ! inside qemu-img bench -w -c 20000 -d 32 -s 4096 --pattern=165 --flush-interval=1000 --image-opts "$options"; then echo "qemu-img bench -w failed"
+  elif [ "$(sum <"$image")" != "$(head -c $((16 * MiB)) /dev/zero | tr '\0' '\245' | sum)" ]; then echo "the image does not hold what was written"
+  fi
+}
+
+libblkio_nbd() {
+  local serve=(nbdkit -U - blkio virtio-blk-vhost-user "path=$place/disk.sock" --run)
+  head -c $((16 * MiB)) /dev/urandom >"$folder/new.img"
+  # several times, so that there is time to ask what it negotiated
+  if ! inside "${serve[@]}" "for n in 1 2 3 4 5 6 7 8; do nbdcopy \"\$uri\" $place/copy.img || exit; done"; then echo "nbdkit cannot read the disk"
+  elif ! cmp "$folder/copy.img" "$folder/original.img" >>"$folder/tool.log"; then echo "nbdkit read other bytes than the image held"
+  elif ! inside "${serve[@]}" "nbdcopy --flush $place/new.img \"\$uri\""; then echo "nbdkit cannot write the disk"
+  elif ! cmp "$folder/new.img" "$image" >>"$folder/tool.log"; then echo "the image does not hold what was written"
+  fi
 }

@@ -7,8 +7,10 @@ declare -A machine_pid=()
 # It clears their dirty bits there by the word and leaves the translated code's cache as it is; the guest then wakes up with
 # pages of some seconds ago, whichever back-end it has. Page by page it does it right.
 machine_memory=393224K
+machine_words="console=ttyS0 loglevel=5 mitigations=off tsc=reliable panic=0"
 
 # machine_start FOLDER IOMMU WORDS [QEMU-OPTION...]    IOMMU is off or strict; WORDS go to the kernel; returns when the monitor answers
+# With MACHINE_BOOT, a disk that starts a kernel with words of its own, WORDS go nowhere.
 machine_start() {
   local folder=$1 iommu=$2 words=$3 channel
   shift 3
@@ -18,6 +20,11 @@ machine_start() {
     strict) machine+=(-device intel-iommu,intremap=off,device-iotlb=on); words+=" intel_iommu=on iommu.strict=1" ;;
     *) die "a machine's IOMMU is off or strict, not '$iommu'" ;;
   esac
+  if [ -n "${MACHINE_BOOT:-}" ]; then
+    machine+=(-drive "if=none,id=boot,format=raw,file=$MACHINE_BOOT,file.locking=off" -device ide-hd,drive=boot,bootindex=0)
+  else
+    machine+=(-kernel "$("$tree/Scripts/lab/kernel" 6.1)/image" -initrd "$("$tree/Scripts/lab/initramfs" 6.1)" -append "$machine_words $words")
+  fi
   mkdir -p "$folder"
   for channel in talk qmp; do
     rm -f "$folder/$channel.in" "$folder/$channel.out"
@@ -30,8 +37,7 @@ machine_start() {
       -machine q35,memory-backend=mem -m "$machine_memory${MACHINE_MORE_MEMORY:-}" -object "memory-backend-memfd,id=mem,size=$machine_memory,share=on" \
       -serial "file:$folder/console.log" -chardev "pipe,id=talk,path=$folder/talk" -serial chardev:talk \
       -chardev "pipe,id=qmp,path=$folder/qmp" -mon chardev=qmp,mode=control \
-      -kernel "$("$tree/Scripts/lab/kernel" 6.1)/image" -initrd "$("$tree/Scripts/lab/initramfs" 6.1)" \
-      -append "console=ttyS0 loglevel=5 mitigations=off tsc=reliable panic=0 $words" "$@" </dev/null >>"$folder/qemu.log" 2>&1 &
+      "$@" </dev/null >>"$folder/qemu.log" 2>&1 &
     child=$!
     echo "$child" >"$folder/pid"
     # what runs QEMU passes this on to it
@@ -53,7 +59,7 @@ machine_start() {
 # The options for a disk behind a root port of its own.    machine_disk NUMBER SOCKET IOMMU [MORE]
 machine_disk() {
   machine_port "$1"
-  machine_options+=(-chardev "socket,id=chardev$1,path=$2" -device "vhost-user-blk-pci,id=disk$1,chardev=chardev$1,$(machine_disk_options "$1" "$3")${4:-}")
+  machine_options+=(-chardev "socket,id=chardev$1,path=$2${machine_socket_more:-}" -device "vhost-user-blk-pci,id=disk$1,chardev=chardev$1,$(machine_disk_options "$1" "$3")${4:-}")
 }
 machine_port() { machine_options+=(-device "pcie-root-port,id=port$1,chassis=$(($1 + 1)),slot=$(($1 + 1))"); }
 machine_disk_options() {

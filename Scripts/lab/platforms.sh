@@ -40,6 +40,15 @@ platform_boot() {
           -initrd "$1 console=hvc0 loglevel=5 ${3//,/,,},$2")
         return
       fi
+      if [ -n "$firmware" ]; then
+        # it writes to its variables, so they are a copy
+        local ovmf
+        ovmf=$("$tree/Scripts/lab/package" bookworm amd64 ovmf)/usr/share/OVMF
+        cp "$ovmf/OVMF_VARS_4M.fd" "$folder/variables.fd"
+        boot+=(-drive "if=pflash,format=raw,readonly=on,file=$ovmf/OVMF_CODE_4M.fd"
+          -drive "if=pflash,format=raw,file=$folder/variables.fd")
+        return
+      fi
       boot+=(-kernel "$1" -initrd "$2" -append "console=ttyS0 loglevel=5 tsc=reliable $3")
       return ;;
     arm64) console=ttyAMA0 ;;

@@ -2,7 +2,7 @@
 # Each boots once with VIRTIO_F_ACCESS_PLATFORM (bit 33) off and once with it on, with a split and a packed disk and, where the
 # machine has it, the entropy device; every device is a row of $LAB_ROWS, a file of JSON lines.
 
-lab_systems="none strict lazy pt amd virtio swiotlb xen smmu spapr zpci ccw qemu10 qemu11 uml libblkio"
+lab_systems="none strict lazy pt amd virtio swiotlb xen smmu spapr zpci ccw vfio ovmf sun4u qemu10 qemu11 uml libblkio dpdk"
 
 # system_traits NAME    sets what the job has to know of it
 system_traits() {
@@ -23,8 +23,12 @@ system_traits() {
     qemu10) title="x86-64, VT-d strict" iommu=strict group=DMA suite=trixie ;;
     qemu11) title="x86-64, VT-d strict" iommu=strict group=DMA suite=sid ;;
     ccw) title="s390x, ccw" ;;
+    vfio) title="x86-64, VT-d, vfio-pci in the guest" ;;
+    ovmf) title="x86-64, OVMF, VT-d strict" group=DMA ;;
+    sun4u) title="SPARC64 sun4u, OpenBIOS" ;;
     uml) title="user-mode Linux 6.1" front_end="user-mode Linux" ;;
     libblkio) title="no machine" front_end="libblkio" ;;
+    dpdk) title="no machine" front_end="DPDK" ;;
     *) return 1 ;;
   esac
 }
@@ -62,6 +66,10 @@ compare_features() {
   if [ "$inside" != "$outside" ]; then echo "the guest reads the features $inside, the back-end tells $outside"; fi
 }
 
+# QEMU 10 and 11 pass on to the guest all that an entropy back-end offers, bit 33 too, and without iommu_platform then do not
+# translate what the guest's IOMMU was told: there the back-end has to keep the bit to itself.
+entropy_withholds() { [ -n "$suite" ] && [ "$bit" = off ]; }
+
 # lab_wrong NAME    prints what is wrong with a device after its boot, nothing if all is as it must be
 lab_wrong() {
   local name=$1 platform=no image=$folder/$1.img
@@ -80,7 +88,8 @@ lab_wrong() {
   elif [ ! -s "$folder/$name.json" ]; then echo "sluice explain gave no answer"
   else
     local wrong
-    wrong=$(wrong_figures "$folder/$name.json" "$([ "$expected_path" = physical ] && echo off || echo "$iommu")")
+    wrong=$(wrong_figures "$folder/$name.json" "$([ "$expected_path" = physical ] && echo off || echo "$iommu")" \
+      "$(if [ "$name" = rng ] && entropy_withholds; then echo withheld; fi)")
     if [ -z "$wrong" ]; then wrong=$(compare_features "$(said "$name" features)" "$folder/$name.json"); fi
     echo "$wrong"
   fi
@@ -88,14 +97,17 @@ lab_wrong() {
 
 # Asks a back-end five times a second, for as long as it lives: what could be reached when, for the picture, and the last that it
 # said while a front-end was there. Ends with the job.
-#   lab_watch FOLDER NAME
+#   lab_watch FOLDER NAME [SECONDS]
 lab_watch() {
-  while sleep 0.2; do
+  while sleep "${3:-0.2}"; do
     backend_explain "$1" "$2" "$1/now.json" || continue
     jq -c --argjson at "$(date +%s%3N)" '{at: $at, connected, reachable_bytes, memory_bytes, address_path}' "$1/now.json" >>"$1/samples.jsonl"
-    if jq -e '.connected and .completions > 0' "$1/now.json" >/dev/null; then cp "$1/now.json" "$1/last.json"; fi
+    if jq -e '.connected and .completions > 0' "$1/now.json" >/dev/null && more_done "$1/now.json" "$1/last.json"; then cp "$1/now.json" "$1/last.json"; fi
   done 2>/dev/null
 }
+
+# Of several connections to one back-end the figures are those of the one that did most.
+more_done() { [ ! -s "$2" ] || jq -es '.[0].completions >= .[1].completions' "$1" "$2" >/dev/null; }
 
 # Boots a system once. Sets `failure`; the logs, images and samples are in the folder.
 #   lab_boot FOLDER
@@ -111,7 +123,8 @@ lab_boot() {
   done
   disks=("$(backend_disk "$folder" vda),workload=raw,ring=split,queues=2" "$(backend_disk "$folder" vdb),workload=raw,ring=packed,queues=2")
   if [ "$entropy$backend" = yessluice ]; then
-    backend_start_entropy "$folder" rng || { failure="the back-end did not start"; return; }
+    SLUICE_OPTIONS="${SLUICE_OPTIONS:-}$(if entropy_withholds; then echo " --access-platform off"; fi)" \
+      backend_start_entropy "$folder" rng || { failure="the back-end did not start"; return; }
     disks+=("rng=$folder/rng.sock,workload=rng")
   fi
   if [ -n "$suite" ]; then options=(--qemu "$tree/Scripts/lab/inside $suite $folder qemu-system-x86_64"); fi
@@ -127,9 +140,10 @@ lab_boot() {
 }
 
 # What a failed disk does on a back-end that is not ours: one of vhost-user where that can be, else QEMU's own device.
+# qemu-storage-daemon knows no IOMMU and no packed ring.
 lab_peer() {
   local peer=qemu what="QEMU's own device" answer name=$1
-  if [ "$expected_path" = physical ] && [ "$bit" = off ]; then peer=qsd what=qemu-storage-daemon; fi
+  if [ "$expected_path-$bit-$ring" = physical-off-split ]; then peer=qsd what=qemu-storage-daemon; fi
   answer=$(
     # those of the run that failed are not this one's to end
     backend=$peer BACKEND=$peer backend_pid=()
@@ -149,7 +163,7 @@ job_lab() {
   system_traits "$system" || { echo "no system '$system'; there are: $lab_systems"; return 1; }
   started=$(date +%s%N) folder=$job_folder
   case $system in
-    uml|libblkio|ccw) "lab_$system"; return ;;
+    uml|libblkio|ccw|vfio|ovmf|sun4u|dpdk) "lab_$system"; return ;;
   esac
   if [ -n "$suite" ]; then
     if [ "$(id -u)" != 0 ]; then front_end="QEMU of $suite"; lab_clear; device=blk bit= lab_row skipped "a chroot needs root"; return; fi
@@ -179,7 +193,7 @@ job_lab() {
       rm -f "$folder/$name.img"
     done
     if [ -n "${LAB_SAMPLES:-}" ] && [ -s "$folder/samples.jsonl" ]; then
-      jq -c --arg system "$system" --arg title "$title" --arg bit "$bit" '{system: $system, title: $title, bit: $bit} + .' \
+      jq -c --arg system "$system" --arg title "$title${suite:+, $front_end}" --arg bit "$bit" '{system: $system, title: $title, bit: $bit} + .' \
         "$folder/samples.jsonl" >>"$LAB_SAMPLES"
     fi
   done
@@ -192,26 +206,43 @@ lab_ccw() {
   device=blk bit=on front_end="QEMU $(qemu-system-s390x --version | sed -n 's/.*version \([0-9.]*\).*/\1/p')"
   if qemu-system-s390x -device help 2>/dev/null | grep -q '"vhost-user-blk-ccw"'; then
     lab_row failed "this QEMU has vhost-user-blk-ccw: the lab does not know how to use it yet"
-  else lab_row skipped "QEMU has no vhost-user-blk-ccw, for any back-end; zPCI is this machine's other bus"
+  else lab_row skipped "no back-end can be a disk or a source of entropy here: of vhost-user devices, QEMU's channel bus has the file system alone (vhost-user-fs-ccw), in 7.2, 10.0 and 11.1 alike; zPCI is this machine's other bus"
   fi
 }
 
 # The front-ends without a machine of QEMU's are jobs of their own; here they become rows.
-lab_uml() { lab_job uml vda split; }
-lab_libblkio() { lab_job libblkio disk split; }
-# lab_job JOB DISK RING
-lab_job() {
-  local kind=$1 watcher last
+lab_uml() { lab_job uml vda job_uml "$folder"; }
+lab_libblkio() {
+  local client place=$folder
+  for client in qemu-io bench nbdkit; do
+    started=$(date +%s%N) folder=$place/$client
+    case $client in bench) front_end="libblkio, qemu-img bench" ;; *) front_end="libblkio, $client" ;; esac
+    lab_job "libblkio $client" disk job_libblkio "$folder" "$client"
+  done
+  : >"$place/reported"
+}
+
+# DPDK drives vhost-user devices too, but none that the lab has: Debian's DPDK 22.11 to 25.11 were looked through.
+lab_dpdk() {
   lab_clear
-  device=blk bit=off ring=$3
+  device=blk bit=
+  lab_row skipped "its virtio drivers are for net and crypto: none for a disk, none for entropy"
+}
+
+# lab_job ROW DISK COMMAND...    COMMAND reports ROW of a disk whose back-end works in the folder; ring and bit are what they are
+lab_job() {
+  local name=$1 watcher last disk=$2
+  shift 2
+  lab_clear
+  device=blk bit=off
   mkdir -p "$folder"
-  lab_watch "$folder" "$2" &
+  lab_watch "$folder" "$disk" 0.05 &
   watcher=$!
-  "job_$kind" "$folder"
+  "$@"
   kill "$watcher" 2>/dev/null || true
   wait "$watcher" 2>/dev/null || true
   took=$(( ($(date +%s%N) - started) / 100000000 ))
-  last=$(grep -E "^(ok|failed|skipped) $kind" "$work/results" | tail -n 1)
+  last=$(grep -E "^(ok|failed|skipped) $name" "$work/results" | tail -n 1)
   lab_figures "$folder/last.json"
   if [ -s "$folder/last.json" ]; then
     negotiated=$(jq -r '.negotiated_features | map(tostring) | join(",")' "$folder/last.json")
@@ -220,6 +251,6 @@ lab_job() {
   fi
   case $last in
     ok*) bytes=$((16 * MiB)); lab_row ok ;;
-    *) lab_row "${last%% *}" "${last#* $kind: }" ;;
+    *) lab_row "${last%% *}" "${last#*: }" ;;
   esac
 }

@@ -41,15 +41,18 @@ extension BackendSession {
     }
     // Before features are set either format may come: packed needs more.
     let isPacked = featureWord == 0 ? device.features.contains(.ringPacked) : isPacked
-    let size = InflightRegion.byteCount(count: wanted.queueCount, size: wanted.queueSize, packed: isPacked)
+    // The front-end tells what it was configured with, and the driver may still be offered larger rings (QEMU 10.0.13).
+    let largest = device.maxQueueSizes.prefix(Int(wanted.queueCount)).max() ?? 0
+    let shape = InflightShape(capacity: max(wanted.queueSize, largest), packed: isPacked)
     do throws(HostError) {
-      let file = try MemoryFile(name: "sluice-inflight", size: UInt64(size), seals: [.shrink, .grow])
-      outgoing.append(file.intoDescriptor())
+      outgoing.append(try shape.makeFile(queueCount: wanted.queueCount).intoDescriptor())
     } catch {
       throw ProtocolError("GET_INFLIGHT_FD", "\(error)")
     }
     return .inflight(
-      InflightDescription(mmapSize: UInt64(size), mmapOffset: 0, queueCount: wanted.queueCount, queueSize: wanted.queueSize))
+      InflightDescription(
+        mmapSize: UInt64(shape.byteCount(queueCount: wanted.queueCount)), mmapOffset: 0, queueCount: wanted.queueCount,
+        queueSize: shape.capacity))
   }
 
   func setInflight(_ area: InflightDescription, _ files: inout FileDescriptorList) throws(ProtocolError) {

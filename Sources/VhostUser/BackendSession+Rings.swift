@@ -168,10 +168,10 @@ extension BackendSession {
     let piece: InflightPiece?
     do throws(ProtocolError) {
       layout = try resolver.layout(address, size: size, packed: isPacked, eventIndex: features.contains(.eventIndex))
-      if let inflight, size > inflight.description.queueSize {
-        // QEMU 10 asks for memory for 128 and runs rings of 256. A disk that works, and forgets what was in flight when this
-        // process dies, is better than none.
-        log.warning("virtqueue \(index) runs without in-flight memory: there is room for \(inflight.description.queueSize) of its \(size) descriptors")
+      if let inflight, size > inflight.capacity {
+        // Memory that another back-end made for what the front-end asked. A disk that works, and forgets what was in flight
+        // when this process dies, is better than none.
+        log.warning("virtqueue \(index) runs without in-flight memory: there is room for \(inflight.capacity) of its \(size) descriptors")
         piece = nil
       } else {
         piece = try inflight?.piece(index, size: size, packed: isPacked)

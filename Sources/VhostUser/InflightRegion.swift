@@ -7,10 +7,17 @@ internal import Virtio
 ///
 /// One piece per virtqueue, each a multiple of 64 bytes, in the layout for its ring's format. What it holds may be anybody's:
 /// indices are checked before use, and loops are bounded.
+///
+/// A region made here has room for the device's largest rings, whatever the front-end asked for, and says so in a block of its
+/// own behind the pieces: a front-end may hand it to the next process as what it asked for. Without such a block, the pieces
+/// lie as the description says.
 final class InflightRegion: Sendable {
-  /// What the front-end was told, or told us.
+  /// What the front-end told us.
   let description: InflightDescription
   private let mapping: HostMapping
+  private let shape: InflightShape?
+  /// Descriptors of a ring that there is room for.
+  var capacity: UInt16 { shape?.capacity ?? description.queueSize }
 
   /// Maps what SET_INFLIGHT_FD brought.
   init(_ description: InflightDescription, _ file: consuming FileDescriptor) throws(ProtocolError) {
@@ -37,16 +44,7 @@ final class InflightRegion: Sendable {
       throw ProtocolError(message, "it cannot be mapped: \(HostError("mmap", errno: error.code))")
     }
     _ = consume memory
-  }
-
-  /// Bytes for `count` virtqueues of `size` descriptors.
-  static func byteCount(count: UInt16, size: UInt16, packed: Bool) -> Int {
-    Int(count) * pieceSize(size, packed)
-  }
-
-  private static func pieceSize(_ size: UInt16, _ packed: Bool) -> Int {
-    let bytes = packed ? 32 + 32 * Int(size) : 16 + 16 * Int(size)
-    return (bytes + 63) & ~63
+    shape = InflightShape(noted: mapping, queueCount: description.queueCount)
   }
 
   /// The memory of virtqueue `index`, whose ring has `size` descriptors: the queue's thread makes a recorder of it.
@@ -54,14 +52,15 @@ final class InflightRegion: Sendable {
     guard index < Int(description.queueCount) else {
       throw ProtocolError("SET_INFLIGHT_FD", "it has no room for virtqueue \(index)")
     }
-    guard size <= description.queueSize else {
-      throw ProtocolError("SET_INFLIGHT_FD", "virtqueue \(index) has \(size) descriptors, and there is room for \(description.queueSize)")
+    guard size <= capacity else {
+      throw ProtocolError("SET_INFLIGHT_FD", "virtqueue \(index) has \(size) descriptors, and there is room for \(capacity)")
     }
-    let bytes = Self.pieceSize(description.queueSize, packed)
-    guard (index + 1) * bytes <= mapping.byteCount else {
+    let bytes = InflightShape.pieceSize(capacity, packed: packed)
+    let stride = shape?.stride ?? bytes
+    guard bytes <= stride, index * stride + bytes <= mapping.byteCount else {
       throw ProtocolError("SET_INFLIGHT_FD", "\(mapping.byteCount) bytes have no room for virtqueue \(index)")
     }
-    return InflightPiece(mapping: mapping, offset: index * bytes, byteCount: bytes, size: size, capacity: description.queueSize)
+    return InflightPiece(mapping: mapping, offset: index * stride, byteCount: bytes, size: size, capacity: capacity)
   }
 }
 

@@ -56,11 +56,9 @@ struct Command {
       let isLate = ended.wait(timeout: .now() + seconds) == .timedOut
       if isLate { kill(process.processIdentifier, SIGKILL) }
       process.waitUntilExit()
-      let result = Result(
+      return Result(
         status: isLate ? -1 : process.terminationStatus,
         output: try String(contentsOf: output, encoding: .utf8), errors: try String(contentsOf: errors, encoding: .utf8))
-      for file in [output, errors] { try? FileManager.default.removeItem(at: file) }
-      return result
     }
 
     func terminate() { kill(process.processIdentifier, SIGTERM) }
@@ -70,6 +68,7 @@ struct Command {
         kill(process.processIdentifier, SIGKILL)
         process.waitUntilExit()
       }
+      for file in [output, errors] { try? FileManager.default.removeItem(at: file) }
     }
   }
 }

@@ -163,6 +163,8 @@ static void *readAlong(void *argument) {
   while (fd >= 0 && !atomic_load(&stopping) && !atomic_load(&failed) && !atomic_load(&gone)) {
     random ^= random << 13, random ^= random >> 7, random ^= random << 17;
     long place = (long)(random % (uint64_t)arenaBlocks), number = (long)((random >> 32) % fixedBlocks);
+    // what is overwritten unseen could have been wrong for as long as it was there
+    lookAt(place);
     if (!transfer(fd, arena + place * words, fixedOffset(number), 0, "read", fixedThread, number)) {
       lastRead[place] = 0;
       break;

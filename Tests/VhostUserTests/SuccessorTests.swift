@@ -53,13 +53,19 @@ struct SuccessorTests {
     return bytes
   }
 
-  @Test("The requests that a back-end has in its hands when it dies are done by its successor, once each (R126)", arguments: [false, true])
-  func takeOver(_ packed: Bool) throws {
+  @Test(
+    "The requests that a back-end has in its hands when it dies are done by its successor, once each (R126)", arguments: [false, true],
+    // descriptors that memory was asked for; the ring has 16
+    [16, 4] as [UInt16])
+  func takeOver(_ packed: Bool, _ asked: UInt16) throws {
     let memory = try FrontendMemory(byteCount: 1 << 16)
     let guest = memory.guest
     let first = try Holding(memory, packed: packed)
-    let inflight = try first.frontend.makeInflight(queueCount: 1, queueSize: 16)
-    try first.frontend.install(inflight)
+    let inflight = try first.frontend.makeInflight(queueCount: 1, queueSize: asked)
+    // QEMU hands the memory back as what it asked for, not as what it was told.
+    var description = inflight.description
+    description.queueSize = asked
+    try first.frontend.send(.setInflightDescriptor(description), descriptors: [inflight.file.descriptor.rawValue])
     guard
       let areas = DriverQueueMemory(
         guest, size: 16, features: first.frontend.features, descriptorArea: GuestAddress(0x1000), driverArea: GuestAddress(0x2000),
@@ -100,7 +106,7 @@ struct SuccessorTests {
     _ = record.copy(recordBytes.span, to: 0)
 
     let second = try Holding(memory, packed: packed)
-    try second.frontend.install(inflight)
+    try second.frontend.send(.setInflightDescriptor(description), descriptors: [inflight.file.descriptor.rawValue])
     // A front-end whose back-end died knows the used index at best.
     events = try second.frontend.startQueue(
       0, layout: Self.layout, resumingAt: packed ? .initial : QueueState(available: 12, used: nil))

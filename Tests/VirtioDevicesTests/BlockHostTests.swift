@@ -146,7 +146,8 @@ private final class Mount {
   }
 
   deinit {
-    _ = output("umount", directory)
+    // Lazily: a descriptor that closes a moment later must not leave it mounted for ever.
+    _ = output("umount", "--lazy", directory)
     try? FileManager.default.removeItem(atPath: directory)
   }
 }
