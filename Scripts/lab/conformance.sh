@@ -41,16 +41,19 @@ job_check() {
   started=$(date +%s%N)
   if ! peer_traits "$peer" "$folder"; then row failed "check $peer" "no such peer; there are: $check_peers"; return; fi
   if [ "${command[0]}" = "$tree/Scripts/lab/inside" ] && [ "$(id -u)" != 0 ]; then check_absent "its chroot needs root"; return; fi
+  # Whatever becomes of the one who started it: a testpmd that is left over polls a processor for ever. The bound holds if `sluice
+  # check` dies, and the other word if it kills the bound because the peer did not go when it was asked to.
+  command=(timeout --foreground -s KILL "$((limit + 10))" setpriv --pdeathsig KILL "${command[@]}")
   mkdir "$folder/shared"
   # of ours nothing comes to nothing, however busy the machine is
   case $peer in sluice-*) patience=20 ;; esac
   head -c $MiB /dev/urandom >"$folder/disk.img"
-  if ! version=$(timeout 600 "${program[@]}" 2>>"$folder/peer.log" | grep -oE '[0-9]+\.[0-9]+(\.[0-9]+)?' | head -n 1) || [ -z "$version" ]; then
+  if ! version=$(timeout --foreground -s KILL 600 "${program[@]}" 2>>"$folder/peer.log" | grep -oE '[0-9]+\.[0-9]+(\.[0-9]+)?' | head -n 1) || [ -z "$version" ]; then
     check_absent "it is not there: $(tail -n 1 "$folder/peer.log")"
     return
   fi
   for try in 1 2 3; do
-    timeout -k 5 "$limit" "$sluice" check "$folder/peer.sock" --type "$type" --json --timeout "$patience" "${only[@]}" -- "${command[@]}" \
+    timeout --foreground -k 5 "$limit" "$sluice" check "$folder/peer.sock" --type "$type" --json --timeout "$patience" "${only[@]}" -- "${command[@]}" \
       >"$folder/try.$try" 2>>"$folder/peer.log" && status=0 || status=$?
     if [ "$status" -gt 1 ]; then row failed "check $peer" "sluice check ended with status $status: $(tail -n 1 "$folder/peer.log")"; return; fi
     jq -c --arg peer "$peer" --arg title "$title" --arg version "$version" --arg type "$type" --argjson try "$try" \

@@ -9,15 +9,20 @@ extension Check {
     Check(
       "pass-through", "R005", "One translation of all memory to itself, as an IOMMU in pass-through gives it, is enough.", features: .accessPlatform
     ) { bench throws(Finding) in
-      let session = try Session(bench, Setup(translated: true, identity: true))
+      let session = try bench.session(Setup(translated: true, identity: true))
+      try session.roundTrip()
+      // The ring runs: what is told before that may be forgotten with its start.
       var all = try session.update(DMAAddress(DeviceSpace.guestStart))
       all.size = DeviceSpace.byteCount
       try session.translate(all)
-      try session.start()
-      for _ in 0..<3 { try session.roundTrip() }
-      let count = session.frontend.counts.misses
+      let before = session.frontend.counts.misses
+      for _ in 0..<3 {
+        for i in session.pieces.indices { session.pieces[i] = try session.space.allocate() }
+        try session.roundTrip()
+      }
+      let count = session.frontend.counts.misses - before
       try expect(count == 0, "\(count) translations were asked for, and all memory had been told")
-      return "three requests were served, and nothing was asked for"
+      return "three requests, whose buffers were on other pages each time, were served, and nothing was asked for"
     },
     Check(
       "guest-addresses-unused", "R101", "With ACCESS_PLATFORM a device address that happens to be a guest address is translated all the same.",
@@ -65,6 +70,7 @@ extension Check {
       "buffer-anywhere", "R047", "Buffers may start and end anywhere in scattered pages, those that are read as well.", features: .accessPlatform
     ) { bench throws(Finding) in
       let session = try bench.session(.platform)
+      try session.roundTrip()
       var starts: [DMAAddress] = []
       for _ in session.pieces.indices { starts.append(try session.space.allocate(2, scattered: true)) }
       let leads: [Int] = [1, 2, 7, 15, 16, 63, 255, 511]

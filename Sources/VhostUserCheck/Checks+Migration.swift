@@ -47,7 +47,7 @@ extension Check {
     if bench.device.writes { written.append(page(session.landing)) }
     try expect(marked(log, written), "pages \(written) were written, and \(log.pages) are marked")
     // Everything that the driver gave nobody to write.
-    let possible = Set(written + session.rings.map { page($0.layout.deviceArea) } + session.pieces.map { page($0) })
+    let possible = Set(written + session.rings.flatMap { session.pages(of: $0).device.map { page($0) } } + session.pieces.map { page($0) })
     let wrong = log.pages.filter { !possible.contains($0) }
     try expect(wrong.isEmpty, "pages \(wrong.prefix(8)) are marked, and nothing was written there")
     return "\(log.pages.count) pages are marked, those of the used ring and the buffers"

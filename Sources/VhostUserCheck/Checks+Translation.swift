@@ -144,6 +144,8 @@ extension Check {
       "scattered-buffer", "R046", "A buffer's pages may be scattered (R119).", features: .accessPlatform, needsWrites: true
     ) { bench throws(Finding) in
       let session = try bench.session(.platform)
+      // What it has to bring is known from one whose buffers are in one piece.
+      try session.roundTrip()
       let pages = try session.space.allocate(2, scattered: true)
       // Half of it on each page.
       session.landing = DMAAddress(pages.rawValue + 4096 - UInt64(session.landingCount / 2))

@@ -111,15 +111,15 @@ final class Session {
     try run { _ in .initial }
   }
 
-  /// Goes on with the rings as they are.
-  func resume(at states: [QueueState]) throws(Finding) { try run { states[$0] } }
+  /// Goes on with the rings as they are. `kicked`: their kick descriptors are readable before they are passed.
+  func resume(at states: [QueueState], kicked: Bool = false) throws(Finding) { try run(kicked: kicked) { states[$0] } }
 
-  private func run(_ state: (Int) -> QueueState) throws(Finding) {
+  private func run(kicked: Bool = false, _ state: (Int) -> QueueState) throws(Finding) {
     for (index, ring) in rings.enumerated() {
       let place = state(index)
       let polled = setup.polled
       ring.events = try judged { () throws(FrontendError) in
-        try frontend.startQueue(index, layout: ring.layout, resumingAt: place, polled: polled)
+        try frontend.startQueue(index, layout: ring.layout, resumingAt: place, polled: polled, kicked: kicked)
       }
     }
     if frontend.protocolFeatures.contains(.status) {

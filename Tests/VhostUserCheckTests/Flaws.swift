@@ -145,7 +145,7 @@ extension Flaw {
       ], verdict: .wedged
     ) { $0.asks(.setVringKick) ? .success : .pass },
     Flaw(name: "never calls", checks: ["call", "event-index", "call-replaced"], verdict: .wedged) { $0.asks(.setVringCall) ? .success : .pass },
-    Flaw(name: "takes the first kick descriptor for the only one", checks: ["kick-replaced"], verdict: .wedged) {
+    Flaw(name: "takes the first kick descriptor for the only one", checks: ["kick-early"], verdict: .wedged) {
       $0.asks(.setVringKick) && $0.earlier > 0 ? .success : .pass
     },
     Flaw(name: "passes in-band kicks over", checks: ["in-band"], verdict: .wedged) { $0.asks(.vringKick) ? .swallow(answer: nil) : .pass },
@@ -170,9 +170,9 @@ extension Flaw {
       if $0.answers(.getStatus) { $0[0] = 0 }
       return .pass
     },
-    Flaw(name: "starts nothing after a reset", checks: ["reset-device", "reset-owner"], verdict: .wedged) {
-      if $0.asks(.resetDevice) || $0.asks(.resetOwner) { $0.connection.mark("reset") }
-      return $0.asks(.setVringKick) && $0.connection.has("reset") ? .success : .pass
+    Flaw(name: "starts nothing after a reset", checks: ["reset-device", "reset-owner"], verdict: .wedged) { letter in
+      if letter.asks(.resetDevice) || letter.asks(.resetOwner) { letter.connection.subject.memory.withLock { $0[1] = 1 } }
+      return letter.asks(.setVringKick) && letter.connection.subject.memory.withLock { $0[1] == 1 } ? .success : .pass
     },
     Flaw(name: "maps every file from its start", checks: ["file-offset"], verdict: .wedged) {
       if $0.asks(region) { $0[RegionField.offset] = 0 }
@@ -214,7 +214,10 @@ extension Flaw {
       $0.translates(.invalidate) ? .swallow(answer: nil) : .pass
     },
     Flaw(name: "refuses to forget what it never knew", checks: ["invalidate-unknown"]) {
-      $0.translates(.invalidate) && $0[0] >= 0x5000_0000_0000 ? .swallow(answer: Letter.bytes(1)) : .pass
+      // In its turn: an answer that came at once would pass for that to an UPDATE which is still on its way.
+      if $0.translates(.invalidate), $0[0] >= 0x5000_0000_0000 { $0.connection.mark("unknown \($0.earlier)") }
+      if $0.answers(.iotlb), $0.connection.has("unknown \($0.earlier)") { $0.payload = Letter.bytes(1) }
+      return .pass
     },
     Flaw(asking: "asks for everything twice", checks: ["asked-once"], channel: { $0.fromFrontend ? .pass : .twice }),
     Flaw(name: "asks where there is nothing", checks: ["no-misses-without", "zero-length"], injected: [
@@ -253,7 +256,7 @@ extension Flaw {
         if $0.translates(.update) { $0.payload[24] = 3 }
         return .pass
       }),
-    Flaw(asking: "does not ask for more than it has", checks: ["upgrade"], verdict: .wedged, channel: {
+    Flaw(asking: "does not ask for more than it has", checks: ["upgrade"], channel: {
       // The page of the answer, behind those of the ring and of the request's header.
       !$0.fromFrontend && $0.connection.subject.memory.withLock { [page = $0[0] & ~4095] in $0[page] != nil } ? .swallow(answer: Letter.bytes(1)) : .pass
     }, twist: { letter in
@@ -274,13 +277,27 @@ extension Flaw {
     Flaw(name: "refuses the second translation of an address", checks: ["update-twice"]) { letter in
       letter.translates(.update) && letter.connection.subject.memory.withLock { $0.updateValue(1, forKey: letter[0]) != nil } ? .close : .pass
     },
+    // It has one translation for a run of neighbouring pages and, instead of asking for the next page, lengthens it.
     Flaw(
-      name: "takes neighbouring device pages for neighbouring memory",
-      checks: ["scattered-ring", "scattered-packed", "scattered-buffer", "event-scattered", "buffer-anywhere", "indirect-scattered", "partly-mapped"], verdict: nil
-    ) {
-      if $0.translates(.update) { $0[8] = 8192 }
-      return .pass
-    },
+      asking: "takes neighbouring device pages for neighbouring memory",
+      checks: ["scattered-ring", "scattered-packed", "scattered-buffer", "event-scattered", "buffer-anywhere", "indirect-scattered", "partly-mapped"],
+      verdict: nil,
+      channel: { letter in
+        guard !letter.fromFrontend, letter.payload.count > 25, letter.payload[25] == IOTLBMessage.Kind.miss.rawValue else { return .pass }
+        let page = letter[0] & ~4095
+        // A page's number leads to the first page of its run; that one's number plus one to how many pages the run has.
+        letter[0] = letter.connection.subject.memory.withLock { known in
+          let first = known[page] ?? known[page &- 4096] ?? page
+          known[page] = first
+          known[first + 1] = max(known[first + 1] ?? 1, (page - first) / 4096 + 1)
+          return first
+        }
+        return .pass
+      },
+      twist: { letter in
+        if letter.translates(.update), let count = letter.connection.subject.memory.withLock({ [first = letter[0]] in $0[first + 1] }) { letter[8] = 4096 * count }
+        return .pass
+      }),
     Flaw(asking: "has room for two thousand translations", checks: ["big-working-set"], verdict: nil, channel: {
       !$0.fromFrontend && $0.earlier > 2000 ? .swallow(answer: Letter.bytes(1)) : .pass
     }),
