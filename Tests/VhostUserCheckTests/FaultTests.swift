@@ -13,7 +13,7 @@ struct FaultTests {
     let disk = try ServedDisk()
     let subject = TwistedSubject(disk.served.path, wire: flaw.wire, channel: flaw.channel, injected: flaw.injected, flaw.twist)
     // Waiting for what never comes is the point of some of these.
-    let patience: Duration = flaw.verdict == .wedged || flaw.verdict == nil ? .seconds(1) : .seconds(20)
+    let patience: Duration = flaw.verdict == .wedged || flaw.verdict == nil ? .milliseconds(400) : .seconds(20)
     for name in flaw.checks {
       subject.memory.withLock { $0 = [:] }
       let (results, summary) = try results(subject, .blk, only: [name], patience: patience)
@@ -31,7 +31,7 @@ struct FaultTests {
     device.outcry.withLock { $0 = { [weak subject] in if temper == .dies { subject?.die() } else if temper == .closes { subject?.closeAll() } } }
     subject.onConnect.withLock { $0 = { [weak device] in device?.sulks.store(false, ordering: .sequentiallyConsistent) } }
     let names = Self.brokenRings
-    let (results, _) = try results(subject, .blk, only: names + ["split"], patience: temper == .sulks ? .milliseconds(500) : .seconds(20))
+    let (results, _) = try results(subject, .blk, only: names + ["split"], patience: temper == .sulks ? .milliseconds(250) : .seconds(20))
     let verdict: Verdict = switch temper {
     case .dies: .crashed
     case .closes: .broken
