@@ -311,7 +311,9 @@ extension Flaw {
       if $0.asks(.setFeatures), $0[0] & 1 << 33 == 0, $0.earlier > 0 {
         $0.connection.mark("dropped")
         $0.connection.tell(.iotlb(IOTLBMessage(kind: .invalidate, address: 0)))
-        return .success
+        // It goes on, with the bit, so that its answer comes when the translations are gone.
+        $0[0] |= 1 << 33
+        return .pass
       }
       if $0.connection.has("dropped"), $0.translates(.update) { asGuestAddress(&$0) }
       return .pass
