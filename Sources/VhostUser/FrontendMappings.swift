@@ -133,6 +133,8 @@ public struct FrontendCounts: Hashable, Sendable {
   public var invalidations: UInt64 = 0
   /// ACCESS_FAILs that came.
   public var accessFailures: UInt64 = 0
+  /// UPDATEs and INVALIDATEs that came, which only a front-end may send (R124).
+  public var strays: UInt64 = 0
   /// Configuration changes announced.
   public var configurationChanges: UInt64 = 0
   /// The device addresses of the first misses (1024 at most), for tests of what is asked and how often.

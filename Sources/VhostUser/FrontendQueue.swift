@@ -80,8 +80,10 @@ extension Frontend {
   ///   - state: where to go on, `QueueState.initial` for a new ring.
   ///   - enabled: false leaves the queue without effects until ``enable(_:_:)``.
   ///   - polled: the back-end is given no kick, and so has to poll.
+  ///   - kicked: the kick is signalled before it is passed, for what is available already; means nothing with `polled`.
   public func startQueue(
-    _ index: Int, layout: QueueLayout, resumingAt state: QueueState = .initial, enabled: Bool = true, polled: Bool = false
+    _ index: Int, layout: QueueLayout, resumingAt state: QueueState = .initial, enabled: Bool = true, polled: Bool = false,
+    kicked: Bool = false
   ) throws(FrontendError) -> FrontendQueue {
     guard index >= 0, index < 256 else { throw .misuse("a queue's index is 0 to 255, not \(index)") }
     let (features, common, logs) = session.withLock { ($0.features, $0.protocolFeatures, $0.logsUsed) }
@@ -110,6 +112,7 @@ extension Frontend {
       try send(.setVringCall(VringDescriptor(index: small, hasDescriptor: true)), descriptors: [queue.call.rawValue])
       try send(.setVringError(VringDescriptor(index: small, hasDescriptor: true)), descriptors: [queue.error.rawValue])
     }
+    if kicked, !inband { queue.kick() }
     // Last, because it starts the queue.
     if inband, !polled {
       try send(.vringKick(VringState(index: number, number: 0)))

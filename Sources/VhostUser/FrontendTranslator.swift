@@ -88,6 +88,7 @@ final class FrontendTranslator: FrontendChannelDelegate {
       if needsReply { reply(request, 0) }
     case .iotlb:
       // Only the front-end gives and takes translations (R124).
+      state.withLock { $0.counts.strays += 1 }
       if needsReply { reply(request, 1) }
     case .configurationChange:
       state.withLock { $0.counts.configurationChanges += 1 }

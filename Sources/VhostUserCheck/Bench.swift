@@ -75,9 +75,9 @@ final class Bench {
   /// Before a connection is tried again: starts a back-end that ended with the last one.
   private func again() throws(Finding) {
     switch subject.life {
-    case .killed(let signal): throw .broken("signal \(signal) killed it")
+    case .killed(let signal): throw .broken("\(name(ofSignal: signal)) killed it")
     case .ended where endsWithConnection: _ = subject.renew()
-    case .ended(let status): throw .broken("it ended with status \(status)")
+    case .ended(let status): throw .broken("its process ended with status \(status)")
     case .running, .unknown: pause(.milliseconds(5))
     }
   }
@@ -98,6 +98,13 @@ final class Bench {
     let session = try Session(self, setup)
     try session.start()
     return session
+  }
+
+  /// A request on a connection of its own, which ends with it: many back-ends serve one front-end at a time.
+  func oneRequest(_ setup: Setup) throws(Finding) {
+    let session = try session(setup)
+    try session.roundTrip()
+    session.frontend.close()
   }
 
   /// Ends all connections of the check.

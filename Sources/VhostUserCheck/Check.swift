@@ -55,6 +55,6 @@ struct Check: Sendable {
 
   /// All checks, in the order in which they are made: what kills a back-end comes last.
   static let all: [Check] =
-    negotiation + rings + stopping + memory + translation + permissions + invalidation + log + inflight + messages + memoryTables
+    negotiation + rings + stopping + lifetime + memory + translation + addressing + permissions + invalidation + log + inflight + messages + memoryTables
     + brokenRings + garbage
 }

@@ -68,7 +68,7 @@ public final class CheckRun {
         if let worse = aftermath() {
           finding = Finding(verdict: worse.verdict, evidence: join(finding, worse))
         } else if finding.verdict.isFault, case .ended(let status) = bench.subject.life, status != 0 {
-          finding.evidence += ", and it ended with status \(status)"
+          finding.evidence += ", and its process ended with status \(status)"
         }
       }
       report(
@@ -151,9 +151,9 @@ public final class CheckRun {
   private func aftermath() -> Finding? {
     let presence = presence()
     switch (presence, bench.subject.life) {
-    case (_, .killed(let signal)): return Finding(verdict: .crashed, evidence: "signal \(signal) killed it")
+    case (_, .killed(let signal)): return Finding(verdict: .crashed, evidence: "\(name(ofSignal: signal)) killed it")
     case (.gone, .ended(let status)) where !bench.endsWithConnection:
-      return Finding(verdict: .crashed, evidence: "it ended with status \(status)")
+      return Finding(verdict: .crashed, evidence: "its process ended with status \(status)")
     case (.gone, .ended): return nil
     case (.gone, _):
       mustRenew = true
@@ -164,6 +164,12 @@ public final class CheckRun {
     case (.answers, _): return nil
     }
   }
+}
+
+/// As people know it: SIGSEGV and not 11.
+func name(ofSignal number: Int32) -> String {
+  let names: [Int32: String] = [4: "SIGILL", 6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE", 9: "SIGKILL", 11: "SIGSEGV", 13: "SIGPIPE", 15: "SIGTERM", 31: "SIGSYS"]
+  return names[number] ?? "signal \(number)"
 }
 
 func milliseconds(_ time: Duration) -> Int {

@@ -17,6 +17,8 @@ struct ProbeRequest {
   var readable: [[UInt8]]
   /// Bytes of each device-writable piece.
   var writable: [Int]
+  /// How many buffers it consists of.
+  var pieces: Int { readable.count + writable.count }
 }
 
 extension CheckedDevice {
@@ -86,7 +88,11 @@ extension CheckedDevice {
       return "the read brought other bytes than the first one did"
     case .rng:
       guard written > 0, written <= 512 else { return "\(written) bytes were written into a buffer of 512" }
-      return written >= 32 && pieces[0].prefix(Int(written)).allSatisfy { $0 == Self.blank } ? "nothing was written" : nil
+      // Of 32 random bytes not all are the same.
+      let written = Int(written) & ~31
+      let holes = stride(from: 0, to: written, by: 32).filter { start in pieces[0][start..<start + 32].allSatisfy { $0 == Self.blank } }
+      guard let hole = holes.first else { return nil }
+      return holes.count == written / 32 ? "nothing was written" : "nothing was written to the bytes from \(hole) on, of \(written)"
     case .fs:
       guard written >= 16, pieces[0][8...].prefix(8).elementsEqual([1, 0, 0, 0, 0, 0, 0, 0]) else {
         return "the answer is not one to FUSE_INIT"

@@ -10,11 +10,13 @@ extension Check {
     _ name: String, _ sentence: String, _ features: Features = [], rule: String = "R091",
     _ place: @escaping @Sendable (Session, BareDescriptor.Flags) throws(Finding) -> Void
   ) -> Check {
-    Check(name, rule, sentence, features: features) { bench throws(Finding) in
+    Check(name, rule, sentence.dropLast() + ": the connection lives, and the ring works when it is set up again.", features: features) { bench throws(Finding) in
       let session = try bench.session(Setup(features: features))
       try place(session, bench.device.request.readable.isEmpty ? .write : [])
       session.settle()
-      try session.expectAnswer()
+      if let end = try refusal({ () throws(FrontendError) in _ = try session.frontend.ask(.getFeatures) }) {
+        throw .broken("the driver broke its ring, and the back-end gave up the whole device for it: \(end)")
+      }
       try recover(session)
       return "it lives, answers, and served the ring after it was set up again"
     }

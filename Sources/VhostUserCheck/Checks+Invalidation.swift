@@ -37,6 +37,13 @@ extension Check {
       try remapped(bench) { session, _ throws(Finding) in try session.translate(IOTLBMessage(kind: .invalidate, address: 0, size: .max)) }
     },
     Check(
+      "restart-forgets", "R114", "A ring that is stopped takes its translations with it: what changes until it is started again is not told.",
+      features: .accessPlatform
+    ) { bench throws(Finding) in
+      // QEMU listens to the IOMMU only while the device runs.
+      try remapped(bench) { session, _ throws(Finding) in try session.startOver() }
+    },
+    Check(
       "invalidate-unknown", "R111", "An INVALIDATE of addresses that were never translated is acknowledged.", features: .accessPlatform
     ) { bench throws(Finding) in
       let session = try bench.session(.platform)
@@ -96,7 +103,7 @@ extension Check {
       "unmap-in-flight", "R110", "Translations that end under requests at work end, one way or the other.", features: .accessPlatform
     ) { bench throws(Finding) in
       let session = try bench.session(.platform)
-      let page = bench.device.writes ? session.landing : session.first
+      let page = session.probed
       for _ in 0..<64 {
         // A miss that comes between the old page and the new one waits for the new one.
         session.frontend.onMiss { _ in .hold }
@@ -109,7 +116,7 @@ extension Check {
         // The first one may have been served before or after; the second one has to find the new page.
         try session.submit()
         for _ in 0..<2 {
-          guard try session.used() != nil else { throw .wedged("a request came to nothing within \(seconds(bench.patience))") }
+          guard try session.used() != nil else { throw session.nothingCame() }
         }
         try expect(session.space.isBlank(old), "the old page was written after the INVALIDATE was acknowledged")
         session.space.reuse(old)
@@ -123,13 +130,13 @@ extension Check {
   private static func remapped(_ bench: Bench, _ tell: (Session, DMAAddress) throws(Finding) -> Void) throws(Finding) -> String {
     let session = try bench.session(.platform)
     try session.roundTrip()
-    let page = bench.device.writes ? session.landing : session.first
+    let page = session.probed
     let misses = session.misses(on: page).count
     let old = try session.space.move(page)
     session.space.blank(old)
     try tell(session, page)
     try session.submit()
-    guard let used = try session.used() else { throw .wedged("a request came to nothing within \(seconds(bench.patience))") }
+    guard let used = try session.used() else { throw session.nothingCame() }
     try notStale(session, old, misses: misses, page)
     if let fault = session.fault(used) { throw .broken(fault) }
     return bench.device.writes ? "the answer landed where the address leads now" : "the address was asked for again"
@@ -139,7 +146,7 @@ extension Check {
   private static func notStale(_ session: Session, _ old: GuestAddress, misses: Int, _ page: DMAAddress? = nil) throws(Finding) {
     if !session.space.isBlank(old) { throw .broken("the device wrote to the old page, which the address leads to no more") }
     if let page, !session.bench.device.writes, session.misses(on: page).count == misses {
-      throw .broken("\(hex(page)) was read without being asked for again")
+      throw .broken("device address \(hex(page)) was used without another MISS: its old translation is still in use")
     }
   }
 

@@ -19,7 +19,7 @@ extension Check {
       let said = try refusal { () throws(FrontendError) in
         try session.frontend.send(message, descriptors: [file.descriptor.rawValue])
       }
-      guard let said else { throw .broken("it was acknowledged as a success") }
+      guard let said else { throw .broken(Check.tookIt) }
       return said
     },
     Check(
@@ -49,12 +49,12 @@ extension Check {
       let file = try memoryFile(4096)
       let payload = BareDescriptor.bytes(0xffff_ffff, 8) + [UInt8](repeating: 0, count: 32)
       let reaction = try connection.provoke(FrontendRequest.Kind.setMemoryTable.rawValue, payload, descriptors: [file.descriptor.rawValue])
-      return try connection.mustRefuse(reaction, "it")
+      return try connection.mustRefuse(reaction, "the message")
     },
     Check("region-without-file", "SET_MEM_TABLE", "A region without its file is refused.") { bench throws(Finding) in
       let connection = try bench.negotiatedRaw()
       let table = FrontendRequest.setMemoryTable([RegionDescription(guestAddress: 0, size: 4096, frontendAddress: 0x7500_0000_0000, offset: 0)])
-      return try connection.mustRefuse(try connection.provoke(table.kind.rawValue, table.payload), "it")
+      return try connection.mustRefuse(try connection.provoke(table.kind.rawValue, table.payload), "the message")
     },
     Check(
       "region-wraps", "SET_MEM_TABLE", "A region that passes the end of the address space is refused."
@@ -65,7 +65,7 @@ extension Check {
         RegionDescription(guestAddress: .max - 4095, size: 8192, frontendAddress: 0x7500_0000_0000, offset: 0)
       ])
       return try connection.mustRefuse(
-        try connection.provoke(table.kind.rawValue, table.payload, descriptors: [file.descriptor.rawValue]), "it")
+        try connection.provoke(table.kind.rawValue, table.payload, descriptors: [file.descriptor.rawValue]), "the message")
     },
     Check(
       "short-file", "memory", "A file that is shorter than its region is refused, or what it lacks harms nobody."

@@ -10,7 +10,7 @@ extension Check {
   private static func refused(_ name: String, _ rule: String, _ sentence: String, _ kind: FrontendRequest.Kind, _ payload: [UInt8]) -> Check {
     Check(name, rule, sentence) { bench throws(Finding) in
       let connection = try bench.negotiatedRaw()
-      return try connection.mustRefuse(try connection.provoke(kind.rawValue, payload), "it")
+      return try connection.mustRefuse(try connection.provoke(kind.rawValue, payload), "the message")
     }
   }
 
@@ -48,11 +48,11 @@ extension Check {
     },
     Check("unknown-request", "header", "An unknown request is refused.") { bench throws(Finding) in
       let connection = try bench.negotiatedRaw()
-      return try connection.mustRefuse(try connection.provoke(200, []), "it")
+      return try connection.mustRefuse(try connection.provoke(200, []), "the message")
     },
     Check("too-large", "header", "A payload of 4 GiB is not waited for.") { bench throws(Finding) in
       let connection = try bench.negotiatedRaw()
-      return try connection.mustRefuse(try connection.provoke(Kind.setOwner.rawValue, [], size: 0xffff_ffff), "it")
+      return try connection.mustRefuse(try connection.provoke(Kind.setOwner.rawValue, [], size: 0xffff_ffff), "the message")
     },
     survived("version", "header", "A message of another version does no harm.") { connection throws(Finding) in
       try connection.provoke(Kind.setOwner.rawValue, [], flags: 2 | MessageHeader.needReply)
@@ -69,7 +69,7 @@ extension Check {
     Check("no-descriptor", "SET_VRING_CALL", "A message whose descriptor is missing is refused.") { bench throws(Finding) in
       let connection = try bench.negotiatedRaw()
       let call = FrontendRequest.setVringCall(VringDescriptor(index: 0, hasDescriptor: true))
-      return try connection.mustRefuse(try connection.provoke(call.kind.rawValue, call.payload), "it")
+      return try connection.mustRefuse(try connection.provoke(call.kind.rawValue, call.payload), "the message")
     },
     Check("index-beyond", "vring index", "A queue just past the last one is refused.") { bench throws(Finding) in
       try indexes(bench, UInt32(max(bench.device.queueLimit(bench.queueCount), 1)))

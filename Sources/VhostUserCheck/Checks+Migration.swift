@@ -15,6 +15,10 @@ extension Check {
       features: [Frontend.logAllBit, .accessPlatform], protocolFeatures: .logSharedMemory
     ) { bench throws(Finding) in try logged(bench, .platform) },
     Check(
+      "log-scattered", "R135", "A used ring over several pages is marked page by page.",
+      features: [Frontend.logAllBit, .accessPlatform], protocolFeatures: .logSharedMemory
+    ) { bench throws(Finding) in try logged(bench, Setup(translated: true, scattered: true)) },
+    Check(
       "log-switched", "SET_FEATURES", "Logging can be switched on and off while a ring runs.",
       features: Frontend.logAllBit, protocolFeatures: .logSharedMemory
     ) { bench throws(Finding) in
@@ -37,13 +41,13 @@ extension Check {
     let session = try Session(bench, setup)
     let log = try judged { () throws(FrontendError) in try session.frontend.startLogging() }
     try session.start()
-    for _ in 0..<3 { try session.roundTrip() }
+    _ = try laps(session)
     func page(_ address: DMAAddress) -> UInt64 { session.space.guest(address).rawValue / DeviceSpace.page }
-    var written = [page(session.ring.layout.deviceArea)]
+    var written = session.ringPages.device.map { page($0) }
     if bench.device.writes { written.append(page(session.landing)) }
     try expect(marked(log, written), "pages \(written) were written, and \(log.pages) are marked")
     // Everything that the driver gave nobody to write.
-    let possible = Set(session.rings.map { page($0.layout.deviceArea) } + session.pieces.map { page($0) })
+    let possible = Set(written + session.rings.flatMap { session.pages(of: $0).device.map { page($0) } } + session.pieces.map { page($0) })
     let wrong = log.pages.filter { !possible.contains($0) }
     try expect(wrong.isEmpty, "pages \(wrong.prefix(8)) are marked, and nothing was written there")
     return "\(log.pages.count) pages are marked, those of the used ring and the buffers"

@@ -9,6 +9,8 @@ final class DeviceSpace {
   let memory = FrontendMemory()
   let mappings = FrontendMappings()
   let isTranslated: Bool
+  /// Device addresses equal guest addresses, until something is mapped otherwise.
+  let isIdentity: Bool
   /// The driver's own view.
   private let view: Domain
   private(set) var region = RegionDescription(guestAddress: 0, size: 0, frontendAddress: 0, offset: 0)
@@ -22,8 +24,9 @@ final class DeviceSpace {
   static let byteCount: UInt64 = 8 << 20
 
   /// - Parameter offset: where in its file the memory starts.
-  init(translated: Bool, offset: UInt64 = 0) throws(Finding) {
+  init(translated: Bool, identity: Bool = false, offset: UInt64 = 0) throws(Finding) {
     isTranslated = translated
+    isIdentity = identity
     view = Domain(memory.guest)
     // The first page stays untouched: what writes to the region's start by mistake is found out.
     nextGuest = Self.guestStart + Self.page
@@ -52,6 +55,11 @@ final class DeviceSpace {
       let first = guestPage()
       for _ in 1..<max(1, count) { _ = guestPage() }
       return DMAAddress(first.rawValue)
+    }
+    if isIdentity {
+      let run = (0..<max(1, count)).map { _ in guestPage() }
+      for page in run { try map(DMAAddress(page.rawValue), to: page, permission: permission) }
+      return DMAAddress(run[0].rawValue)
     }
     let first = nextDevice
     // A hole after each run: whoever reads on finds nothing.

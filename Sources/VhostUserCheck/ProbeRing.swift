@@ -14,7 +14,10 @@ final class ProbeRing {
   /// Pieces of an indirect table, at most.
   static let tableCapacity = 4
 
-  init(_ index: Int, _ space: DeviceSpace, _ size: UInt16, _ features: Features, scattered: Bool, tables wanted: Bool) throws(Finding) {
+  init(
+    _ index: Int, _ space: DeviceSpace, _ size: UInt16, _ features: Features, scattered: Bool, tables wanted: Bool,
+    scatteredTables: Bool = false
+  ) throws(Finding) {
     self.index = index
     let bytes = QueueLayout(size: size, descriptorArea: DMAAddress(0), driverArea: DMAAddress(0), deviceArea: DMAAddress(0))
       .byteCounts(packed: features.contains(.ringPacked), eventIndex: features.contains(.eventIndex))
@@ -27,7 +30,9 @@ final class ProbeRing {
     let layout = QueueLayout(
       size: size, descriptorArea: try area(bytes.descriptor), driverArea: try area(bytes.driver), deviceArea: try area(bytes.device))
     self.layout = layout
-    tables = wanted ? try space.allocate((Int(size) * Self.tableCapacity * 16 + 4095) / 4096, scattered: scattered) : nil
+    let lead = scatteredTables ? 4096 - 16 : 0
+    let room = try wanted ? space.allocate((lead + Int(size) * Self.tableCapacity * 16 + 4095) / 4096, scattered: scattered || scatteredTables) : nil
+    tables = room.map { DMAAddress($0.rawValue + UInt64(lead)) }
     queue = try Self.driver(layout, features, try Self.memory(layout, tables, space, features))
   }
 

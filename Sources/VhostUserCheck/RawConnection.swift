@@ -117,10 +117,10 @@ final class RawConnection {
     case .closed: return "it closed the connection"
     case .silent:
       if !acknowledges { return "it ignored \(what)" }
-      throw .broken("\(what) asked for an acknowledgement and got none")
+      throw .broken("\(what) asked for an acknowledgement (NEED_REPLY) and got none")
     case .answered:
       guard let code = reaction.code else { throw .broken("\(what) was answered with something that is no acknowledgement") }
-      if code == 0 { throw .broken("\(what) was acknowledged as a success") }
+      if code == 0 { throw .broken("\(what) was acknowledged with 0, which says that it was carried out") }
       return "it was refused with \(code)"
     }
   }

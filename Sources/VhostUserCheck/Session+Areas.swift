@@ -54,7 +54,10 @@ extension Session {
   }
 
   /// The pages of the probe ring's descriptor, driver and device area.
-  var ringPages: (descriptor: [DMAAddress], driver: [DMAAddress], device: [DMAAddress]) {
+  var ringPages: (descriptor: [DMAAddress], driver: [DMAAddress], device: [DMAAddress]) { pages(of: ring) }
+
+  /// The pages of a ring's descriptor, driver and device area.
+  func pages(of ring: ProbeRing) -> (descriptor: [DMAAddress], driver: [DMAAddress], device: [DMAAddress]) {
     let layout = ring.layout
     let bytes = layout.byteCounts(packed: frontend.features.contains(.ringPacked), eventIndex: frontend.features.contains(.eventIndex))
     return (pages(layout.descriptorArea, bytes.descriptor), pages(layout.driverArea, bytes.driver), pages(layout.deviceArea, bytes.device))

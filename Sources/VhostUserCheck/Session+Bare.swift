@@ -57,6 +57,17 @@ extension Session {
     ring.events?.kick()
   }
 
+  /// Waits for the first used buffer of a split ring that was offered bare. Returns how much was written, or nil.
+  func bareUsed() -> UInt32? {
+    let end = ContinuousClock.now + bench.patience
+    while ring.usedIndex(space) == 0 {
+      guard ContinuousClock.now < end else { return nil }
+      pause(.milliseconds(1))
+    }
+    let bytes = space.bytes(DMAAddress(ring.layout.deviceArea.rawValue + 8), count: 4)
+    return bytes.reversed().reduce(0) { $0 << 8 | UInt32($1) }
+  }
+
   /// Gives the back-end time to do what it does about it. A call says nothing: libvhost-user makes one when a queue is set up.
   func settle() { pause(bench.quiet) }
 }

@@ -18,6 +18,10 @@ struct Setup {
   var fileOffset: UInt64 = 0
   /// No kick: the back-end has to look by itself.
   var polled = false
+  /// Device addresses equal guest addresses, as a pass-through IOMMU has it. Needs `translated`.
+  var identity = false
+  /// The first entry of the first indirect table is on another page than the rest of it. Needs `translated`.
+  var scatteredTables = false
 
   static var platform: Setup { Setup(translated: true) }
 }
@@ -38,7 +42,7 @@ final class Session {
     self.bench = bench
     self.setup = setup
     request = bench.device.request
-    let space = try DeviceSpace(translated: setup.translated, offset: setup.fileOffset)
+    let space = try DeviceSpace(translated: setup.translated, identity: setup.identity, offset: setup.fileOffset)
     self.space = space
     let frontend = try bench.connect(memory: space.memory, mappings: space.mappings)
     self.frontend = frontend
@@ -82,16 +86,22 @@ final class Session {
   /// The first page the device reads or, where it reads nothing, writes.
   var first: DMAAddress { pieces[0] }
   var landingCount: Int { request.writable.first ?? 0 }
+  /// What shows where the device goes: where its answer lands or, of a device that does not write, what it reads first.
+  var probed: DMAAddress { bench.device.writes ? landing : first }
+  /// The page of ``probed``.
+  var probedPage: DMAAddress { DMAAddress(probed.rawValue & ~(DeviceSpace.page - 1)) }
 
   /// Puts the probe's pieces elsewhere, a page each from `place` on: which of them a device really looks at is its own business.
   func put(at place: DMAAddress) {
     for i in pieces.indices { pieces[i] = DMAAddress(place.rawValue + UInt64(i) * DeviceSpace.page) }
   }
 
-  private func layOut() throws(Finding) {
+  /// Gives every queue fresh memory, at addresses that were not in use before. Nothing is started.
+  func layOut() throws(Finding) {
+    rings = []
     let tables = setup.features.contains(.indirectDescriptors)
     for index in 0..<bench.device.queueCount {
-      rings.append(try ProbeRing(index, space, setup.size, frontend.features, scattered: setup.scattered, tables: tables))
+      rings.append(try ProbeRing(index, space, setup.size, frontend.features, scattered: setup.scattered, tables: tables, scatteredTables: setup.scatteredTables))
     }
   }
 
@@ -101,15 +111,15 @@ final class Session {
     try run { _ in .initial }
   }
 
-  /// Goes on with the rings as they are.
-  func resume(at states: [QueueState]) throws(Finding) { try run { states[$0] } }
+  /// Goes on with the rings as they are. `kicked`: their kick descriptors are readable before they are passed.
+  func resume(at states: [QueueState], kicked: Bool = false) throws(Finding) { try run(kicked: kicked) { states[$0] } }
 
-  private func run(_ state: (Int) -> QueueState) throws(Finding) {
+  private func run(kicked: Bool = false, _ state: (Int) -> QueueState) throws(Finding) {
     for (index, ring) in rings.enumerated() {
       let place = state(index)
       let polled = setup.polled
       ring.events = try judged { () throws(FrontendError) in
-        try frontend.startQueue(index, layout: ring.layout, resumingAt: place, polled: polled)
+        try frontend.startQueue(index, layout: ring.layout, resumingAt: place, polled: polled, kicked: kicked)
       }
     }
     if frontend.protocolFeatures.contains(.status) {
@@ -140,19 +150,20 @@ final class Session {
     publish()
   }
 
+  /// Writes a request's bytes where its pieces are, and blanks the room for its answer.
+  func fill() throws(Finding) {
+    for (i, bytes) in request.readable.enumerated() { space.write(bytes, to: pieces[i]) }
+    for (i, count) in request.writable.enumerated() {
+      space.write([UInt8](repeating: CheckedDevice.blank, count: count), to: pieces[request.readable.count + i])
+    }
+  }
+
   /// Puts a request into the ring, not yet to be seen.
   func add(indirect: Bool = false) throws(Finding) {
-    var readable: [DriverBuffer] = []
-    var writable: [DriverBuffer] = []
-    for (i, bytes) in request.readable.enumerated() {
-      space.write(bytes, to: pieces[i])
-      readable.append(DriverBuffer(pieces[i], count: UInt32(bytes.count)))
-    }
-    for (i, count) in request.writable.enumerated() {
-      let place = pieces[request.readable.count + i]
-      space.write([UInt8](repeating: CheckedDevice.blank, count: count), to: place)
-      writable.append(DriverBuffer(place, count: UInt32(count)))
-    }
+    try fill()
+    let buffers = pieces.indices.map { DriverBuffer(pieces[$0], count: UInt32(pieceCount($0))) }
+    let readable = Array(buffers.prefix(request.readable.count))
+    let writable = Array(buffers.dropFirst(request.readable.count))
     do throws(DriverQueueError) {
       _ = try ring.queue.add(readable: readable.span, writable: writable.span, indirect: indirect)
     } catch {
@@ -169,7 +180,7 @@ final class Session {
       do throws(DriverQueueError) {
         if let used = try ring.queue.reap() { return used }
       } catch {
-        throw .broken("the device broke its ring: \(error)")
+        throw .broken(Self.words(error))
       }
       if ring.queue.armCall() { continue }
       let now = ContinuousClock.now
@@ -183,20 +194,36 @@ final class Session {
     }
   }
 
+  /// What the device did wrong in the used ring.
+  private static func words(_ error: DriverQueueError) -> String {
+    switch error {
+    case .usedIndex(let index, let expected): "the device moved the used index to \(index), and no more than \(expected) was made available"
+    case .usedID(let id): "the device used buffer \(id), which it was not given, or used already"
+    case .usedLength(let length, let room): "the device says that it wrote \(length) bytes into a buffer with room for \(room)"
+    default: "the device broke its ring: \(error)"
+    }
+  }
+
   /// Waits for the request under way and looks at its answer.
   func finish() throws(Finding) {
-    guard let used = try used() else {
-      let refused = frontend.counts.refusals
-      let misses = refused > 0 ? ", and \(refused) misses were refused, because nothing allows what they asked for" : ""
-      throw .wedged("a request came to nothing within \(seconds(bench.patience))\(misses)")
-    }
+    guard let used = try used() else { throw nothingCame() }
     if let fault = fault(used) { throw .broken(fault) }
   }
 
+  /// Says of a request that it was not used in the time.
+  func nothingCame() -> Finding {
+    let refused = frontend.counts.refusals
+    let misses = refused > 0 ? "; \(refused) translations that it asked for were refused, because nothing allows that access" : ""
+    return .wedged("a request was not used within \(seconds(bench.patience))\(misses)")
+  }
+
   /// What is wrong with an answer, or nil.
-  func fault(_ used: UsedBuffer) -> String? {
+  func fault(_ used: UsedBuffer) -> String? { fault(written: used.written) }
+
+  /// As ``fault(_:)``, for an answer of so many bytes.
+  func fault(written: UInt32) -> String? {
     let answers = request.writable.enumerated().map { i, count in space.bytes(pieces[request.readable.count + i], count: count) }
-    let fault = bench.device.fault(written: used.written, answers, reference: bench.reference)
+    let fault = bench.device.fault(written: written, answers, reference: bench.reference)
     if fault == nil, bench.device == .blk, bench.reference == nil { bench.reference = answers[0] }
     return fault
   }

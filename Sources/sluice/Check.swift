@@ -24,9 +24,18 @@ struct Check: ParsableCommand {
     abstract: "Check whether a vhost-user back-end, of any make, keeps the rules.",
     discussion: """
       Connects as a front-end and driver would, again and again, and does right and wrong things: negotiation, messages, memory, \
-      rings, translations, migration, garbage. Each check says whether its rule was kept or broken, or the back-end wedged or \
-      crashed, with what was seen. Nothing is written to a disk. A back-end that serves one connection only, or that a check may \
-      kill, is best started by this command: give its command line behind `--`.
+      rings, translations, migration, garbage. Nothing is written to a disk. A line a check says its verdict, the rule or message \
+      that it is about, its name, and what was seen:
+
+      kept: it did what the rule says. broken: it did something else, and lives. wedged: an answer or a request did not come \
+      in the time. crashed: its process died, or nobody listens any more. not offered: it does not have what the rule is about.
+
+      Connect nothing else to the back-end meanwhile. One that serves a single connection, or that a check may kill, is best \
+      started by this command, as often as it takes: give its command line behind `--`.
+
+      sluice check /tmp/disk.sock --type blk
+
+      sluice check /tmp/fs.sock --type fs -- virtiofsd --socket-path=/tmp/fs.sock --shared-dir=/srv
 
       Exit status: 0 nothing broken, 1 something broken, 2 wrong usage, or nobody to check.
       """)
@@ -34,19 +43,19 @@ struct Check: ParsableCommand {
   @Argument(help: ArgumentHelp("The socket the back-end listens on.", valueName: "socket"))
   var path: String?
 
-  @Option(help: ArgumentHelp("What the device is: blk, rng, net, fs, vsock.", valueName: "blk|rng|net|fs|vsock"))
+  @Option(help: ArgumentHelp("What the device is; it cannot be asked.", valueName: "blk|rng|net|fs|vsock"))
   var type: DeviceArgument?
 
   @Flag(help: "Answer in JSON: an object and a line a check, then one for the summary.")
   var json = false
 
-  @Option(help: ArgumentHelp("Make the check of this name only; can be given several times.", valueName: "name"))
+  @Option(help: ArgumentHelp("Make the check of this name only, as --list has it; can be given several times.", valueName: "name"))
   var only: [String] = []
 
-  @Option(help: ArgumentHelp("How long one answer may take: 0.1 to 600 seconds.", valueName: "seconds"))
+  @Option(help: ArgumentHelp("How long one answer, or one request, may take: 0.1 to 600 seconds. More on a busy machine.", valueName: "seconds"))
   var timeout = 3.0
 
-  @Flag(help: "Name all checks with their rules, and exit.")
+  @Flag(help: "Name all checks, each with its rule and a sentence, and exit.")
   var list = false
 
   @Argument(parsing: .postTerminator, help: ArgumentHelp("How to start the back-end, anew whenever it has ended.", valueName: "command"))

@@ -1,117 +1,317 @@
 import HostIO
+import Synchronization
 import VhostUser
 import VhostUserCheck
+
+/// A message that passes between a front-end and a back-end.
+struct Letter {
+  var request: UInt32
+  var flags: UInt32
+  var payload: [UInt8]
+  /// How many descriptors come along.
+  var descriptors: Int
+  var fromFrontend: Bool
+  /// How many of this kind went the same way on this connection before.
+  var earlier: Int
+  /// The connection it belongs to.
+  let connection: Correspondence
+
+  /// From the front-end, and of this kind.
+  func asks(_ kind: FrontendRequest.Kind) -> Bool { fromFrontend && request == kind.rawValue }
+  /// The back-end's answer to this kind.
+  func answers(_ kind: FrontendRequest.Kind) -> Bool { !fromFrontend && request == kind.rawValue }
+  /// The front-end's IOTLB message of this kind.
+  func translates(_ kind: IOTLBMessage.Kind) -> Bool { asks(.iotlb) && payload.count >= 26 && payload[25] == kind.rawValue }
+
+  /// 64 bits of the payload; 0 where there are none.
+  subscript(_ offset: Int) -> UInt64 {
+    get { offset + 8 <= payload.count ? (0..<8).reduce(0) { $0 | UInt64(payload[offset + $1]) << (8 * UInt64($1)) } : 0 }
+    set { if offset + 8 <= payload.count { payload.replaceSubrange(offset..<offset + 8, with: Letter.bytes(newValue)) } }
+  }
+  /// 32 bits of the payload.
+  func half(_ offset: Int) -> UInt32 { offset + 4 <= payload.count ? (0..<4).reduce(0) { $0 | UInt32(payload[offset + $1]) << (8 * UInt32($1)) } : 0 }
+
+  static func bytes(_ word: UInt64) -> [UInt8] { (0..<8).map { UInt8(truncatingIfNeeded: word >> (8 * UInt64($0))) } }
+}
 
 /// What a twist does with a message.
 enum Passage {
   case pass
-  /// It goes no further; the front-end gets this as the answer, or nothing.
+  /// It goes no further; whoever sent it gets this as the answer, or nothing.
   case swallow(answer: [UInt8]?)
+  /// It goes twice; the second answer is dropped.
+  case twice
+  /// The back-end ends the connection.
+  case close
+  /// The back-end's process ends by a signal.
+  case die
+  static let success = Passage.swallow(answer: Letter.bytes(0))
 }
 
-/// Makes a good back-end a bad one: looks at each message that passes, on either way, and may change it.
-typealias Twist = @Sendable (_ request: UInt32, _ payload: inout [UInt8], _ fromFrontend: Bool) -> Passage
+/// Makes a good back-end a bad one: looks at each message that passes, either way, and may change it.
+typealias Twist = @Sendable (inout Letter) -> Passage
+
+/// How the bytes themselves are taken badly.
+enum Wire: Sendable {
+  case well
+  /// A header has to come at once.
+  case wholeHeadersOnly
+  /// It waits for whatever a header promises.
+  case patient
+  /// It dies when a connection ends in the middle of a message, or brings nonsense.
+  case fragile
+  /// It dies when a front-end goes whose rings run.
+  case clinging
+}
+
+/// What is remembered of one connection, and of all.
+final class Correspondence: Sendable {
+  let server: UnixSocket
+  let client: UnixSocket
+  let subject: TwistedSubject
+  /// Marks that twists leave for themselves.
+  let marks = Mutex<Set<String>>([])
+  private let numbers = Mutex<[UInt64: Int]>([:])
+  /// Misses without an answer.
+  let openMisses = Atomic<Int>(0)
+  /// Answers to messages of our own, which the front-end must not see.
+  let unwanted = Mutex<[UInt32: Int]>([:])
+
+  init(server: UnixSocket, client: UnixSocket, subject: TwistedSubject) {
+    self.server = server
+    self.client = client
+    self.subject = subject
+  }
+
+  func has(_ mark: String) -> Bool { marks.withLock { $0.contains(mark) } }
+  func mark(_ mark: String) { marks.withLock { _ = $0.insert(mark) } }
+
+  func count(_ request: UInt32, _ fromFrontend: Bool) -> Int {
+    numbers.withLock { numbers in
+      let key = UInt64(request) << 1 | (fromFrontend ? 1 : 0)
+      defer { numbers[key, default: 0] += 1 }
+      return numbers[key, default: 0]
+    }
+  }
+
+  /// Says something to the back-end that the front-end does not know of.
+  func tell(_ message: FrontendRequest) {
+    unwanted.withLock { $0[message.kind.rawValue, default: 0] += 1 }
+    try? server.send(message.encoded(needsReply: true).span, timeout: .seconds(5))
+  }
+
+  func isUnwanted(_ request: UInt32) -> Bool {
+    unwanted.withLock { unwanted in
+      guard let count = unwanted[request], count > 0 else { return false }
+      unwanted[request] = count - 1
+      return true
+    }
+  }
+}
 
 /// A back-end behind somebody who falsifies its messages.
 final class TwistedSubject: CheckSubject, Sendable {
   private let path: String
+  private let wire: Wire
   private let twist: Twist
-  private let doublesMisses: Bool
+  private let channel: Twist?
+  private let injected: [IOTLBMessage]
+  private let dead = Atomic<Bool>(false)
+  private let open = Mutex<[Correspondence]>([])
+  /// What twists remember beyond a connection.
+  let memory = Mutex<[UInt64: UInt64]>([:])
+  /// Called for each new connection.
+  let onConnect = Mutex<(@Sendable () -> Void)?>(nil)
 
-  init(_ path: String, doublesMisses: Bool = false, _ twist: @escaping Twist = { _, _, _ in .pass }) {
+  /// - Parameters:
+  ///   - channel: as `twist`, for the back-end's own channel.
+  ///   - injected: messages that are put into that channel when it opens.
+  init(
+    _ path: String, wire: Wire = .well, channel: Twist? = nil, injected: [IOTLBMessage] = [], _ twist: @escaping Twist
+  ) {
     self.path = path
+    self.wire = wire
     self.twist = twist
-    self.doublesMisses = doublesMisses
+    self.channel = channel
+    self.injected = injected
   }
 
-  var life: BackendLife { .unknown }
-  func renew() -> Bool { false }
+  var life: BackendLife { dead.load(ordering: .acquiring) ? .killed(11) : .running }
+  func renew() -> Bool {
+    dead.store(false, ordering: .releasing)
+    return true
+  }
+
+  /// The back-end's process ends by a signal, as far as anybody can see.
+  func die() {
+    dead.store(true, ordering: .releasing)
+    closeAll()
+  }
+
+  func closeAll() {
+    for connection in open.withLock({ $0 }) {
+      connection.client.shutdown()
+      connection.server.shutdown()
+    }
+  }
 
   func connect(timeout: Duration) throws(HostError) -> UnixSocket {
+    if dead.load(ordering: .acquiring) { throw HostError("connect", errno: 111) }
+    onConnect.withLock { $0 }?()
     let (near, far) = try UnixSocket.pair()
     let server = try UnixSocket.connect(to: path, timeout: timeout)
+    let connection = Correspondence(server: server, client: far, subject: self)
+    open.withLock { $0.append(connection) }
     // A thread each way: nothing is ever waited for while the other way stands still.
-    try start { [twist] subject in
-      Self.relay(far, server) { request, flags, payload, files in
-        var payload = payload
-        switch twist(request, &payload, true) {
-        case .pass: break
-        case .swallow(let answer):
-          if let answer { try? far.send(Self.frame(request, 5, answer).span, timeout: .seconds(5)) }
-          return
-        }
+    _ = try WorkerThread(name: "twist") { [self] in
+      relay(far, server, connection, fromFrontend: true) { letter, files in
+        guard pass(&letter, from: far, twist) else { return }
         var passed = files.rawValues
         var mine: UnixSocket?
-        if request == FrontendRequest.Kind.setBackendRequestDescriptor.rawValue, subject.doublesMisses {
-          mine = subject.doubleMisses(&files)
+        if letter.asks(.setBackendRequestDescriptor), channel != nil || !injected.isEmpty {
+          mine = interpose(&files, connection)
           if let mine { passed = [mine.rawValue] }
         }
-        try? server.send(Self.frame(request, flags, payload).span, descriptors: passed, timeout: .seconds(5))
+        try? server.send(Self.frame(letter).span, descriptors: passed, timeout: .seconds(5))
         withExtendedLifetime(mine) {}
       }
+      if wire == .clinging, connection.has("runs") { die() }
+      open.withLock { $0.removeAll { $0 === connection } }
     }
-    try start { [twist] _ in
-      Self.relay(server, far) { request, flags, payload, files in
-        var payload = payload
-        guard case .pass = twist(request, &payload, false) else { return }
-        try? far.send(Self.frame(request, flags, payload).span, descriptors: files.rawValues, timeout: .seconds(5))
+    _ = try WorkerThread(name: "twist") { [self] in
+      relay(server, far, connection, fromFrontend: false) { letter, files in
+        if connection.isUnwanted(letter.request) { return }
+        guard pass(&letter, from: server, twist) else { return }
+        try? far.send(Self.frame(letter).span, descriptors: files.rawValues, timeout: .seconds(5))
       }
     }
     return near
   }
 
-  private func start(_ body: @escaping @Sendable (TwistedSubject) -> Void) throws(HostError) {
-    // Ends with its connection.
-    _ = try WorkerThread(name: "twist") { body(self) }
+  /// Whether a letter goes on after a twist; what else is to be done is done.
+  private func pass(_ letter: inout Letter, from source: UnixSocket, _ twist: Twist) -> Bool {
+    if letter.asks(.setVringKick) { letter.connection.mark("runs") }
+    if letter.asks(.getVringBase) { letter.connection.marks.withLock { _ = $0.remove("runs") } }
+    switch twist(&letter) {
+    case .pass, .twice: return true
+    case .swallow(let answer):
+      if let answer { try? source.send(Self.frame(letter.request, 5, answer).span, timeout: .seconds(5)) }
+    case .close:
+      letter.connection.client.shutdown()
+      letter.connection.server.shutdown()
+    case .die: die()
+    }
+    return false
   }
 
-  /// Puts itself into the back-end's channel: every miss goes on twice, its answer comes back once. Returns the end for the
-  /// back-end.
-  private func doubleMisses(_ files: inout FileDescriptorList) -> UnixSocket? {
+  /// Puts itself into the back-end's channel. Returns the end for the back-end.
+  private func interpose(_ files: inout FileDescriptorList, _ connection: Correspondence) -> UnixSocket? {
     guard let file = files.takeFirst(), let front = try? UnixSocket(adopting: file), let (ours, theirs) = try? UnixSocket.pair() else { return nil }
-    try? start { _ in
-      Self.relay(ours, front) { request, flags, payload, _ in
-        let message = Self.frame(request, flags, payload)
-        try? front.send(message.span, timeout: .seconds(5))
-        guard payload.count > 25, payload[25] == IOTLBMessage.Kind.miss.rawValue else { return }
-        try? front.send(message.span, timeout: .seconds(5))
+    let channel = channel ?? { _ in .pass }
+    for message in injected {
+      var frame = FrontendRequest.iotlb(message).encoded()
+      // On the channel it is request 1.
+      frame[0] = 1
+      try? front.send(frame.span, timeout: .seconds(5))
+    }
+    let drops = Mutex(0)
+    let shared = Shared(drops)
+    _ = try? WorkerThread(name: "twist") { [self] in
+      relay(ours, front, connection, fromFrontend: false) { letter, _ in
+        let passage = channel(&letter)
+        if letter.payload.count > 25, letter.payload[25] == IOTLBMessage.Kind.miss.rawValue { connection.openMisses.add(1, ordering: .sequentiallyConsistent) }
+        switch passage {
+        case .pass: try? front.send(Self.frame(letter).span, timeout: .seconds(5))
+        case .twice:
+          shared.drops.withLock { $0 += 1 }
+          for _ in 0..<2 { try? front.send(Self.frame(letter).span, timeout: .seconds(5)) }
+        case .swallow(let answer):
+          if let answer { try? ours.send(Self.frame(letter.request, 5, answer).span, timeout: .seconds(5)) }
+        case .close: connection.client.shutdown()
+        case .die: die()
+        }
       }
     }
-    try? start { _ in
-      var isSecond = false
-      Self.relay(front, ours) { request, flags, payload, _ in
-        // Answers come in pairs.
-        defer { isSecond.toggle() }
-        if !isSecond { try? ours.send(Self.frame(request, flags, payload).span, timeout: .seconds(5)) }
+    _ = try? WorkerThread(name: "twist") { [self] in
+      relay(front, ours, connection, fromFrontend: true) { letter, _ in
+        let isSecond = shared.drops.withLock { drops in
+          defer { if drops > 0 { drops -= 1 } }
+          return drops > 0
+        }
+        if isSecond { return }
+        connection.openMisses.subtract(1, ordering: .sequentiallyConsistent)
+        switch channel(&letter) {
+        case .die: die()
+        case .swallow: break
+        default: try? ours.send(Self.frame(letter).span, timeout: .seconds(5))
+        }
       }
     }
     return theirs
   }
 
+  private final class Shared: Sendable {
+    let drops: Mutex<Int>
+    init(_ drops: consuming Mutex<Int>) { self.drops = drops }
+  }
+
+  static func frame(_ letter: Letter) -> [UInt8] { frame(letter.request, letter.flags, letter.payload) }
   static func frame(_ request: UInt32, _ flags: UInt32, _ payload: [UInt8]) -> [UInt8] {
     MessageHeader(request: request, flags: flags, size: UInt32(payload.count)).encoded + payload
   }
 
+  private static func half(_ bytes: [UInt8], _ offset: Int) -> UInt32 { bytes[offset..<offset + 4].reversed().reduce(0) { $0 << 8 | UInt32($1) } }
+
   /// Takes messages from `source` until either socket ends, and then ends both.
-  private static func relay(
-    _ source: UnixSocket, _ sink: UnixSocket, _ body: (UInt32, UInt32, [UInt8], inout FileDescriptorList) -> Void
+  private func relay(
+    _ source: UnixSocket, _ sink: UnixSocket, _ connection: Correspondence, fromFrontend: Bool, _ body: (inout Letter, inout FileDescriptorList) -> Void
   ) {
+    defer {
+      source.shutdown()
+      sink.shutdown()
+    }
     while true {
       var files = FileDescriptorList()
-      guard let head = take(source, MessageHeader.byteCount, &files), let header = try? MessageHeader(decoding: head),
-        let payload = take(source, Int(header.size), &files)
-      else { break }
-      body(header.request, header.flags, payload, &files)
+      var isWhole = true
+      guard let head = take(source, MessageHeader.byteCount, &files, atOnce: wire == .wholeHeadersOnly, &isWhole) else {
+        if wire == .fragile, fromFrontend, !isWhole { die() }
+        return
+      }
+      // Of any version: who reads on whatever it says has its flaw behind this.
+      let header = MessageHeader(request: Self.half(head, 0), flags: Self.half(head, 4), size: Self.half(head, 8))
+      guard header.size <= MessageHeader.payloadLimit else {
+        // More than a message has: the back-end itself is to judge.
+        if wire == .patient, fromFrontend { while take(source, 1, &files, &isWhole) != nil {} ; return }
+        if wire == .fragile, fromFrontend { die() }
+        try? sink.send(head.span, timeout: .seconds(5))
+        while take(source, 1, &files, &isWhole) != nil {}
+        return
+      }
+      guard let payload = take(source, Int(header.size), &files, &isWhole) else {
+        if wire == .fragile, fromFrontend { die() }
+        return
+      }
+      var letter = Letter(
+        request: header.request, flags: header.flags, payload: payload, descriptors: files.count, fromFrontend: fromFrontend,
+        earlier: connection.count(header.request, fromFrontend), connection: connection)
+      body(&letter, &files)
     }
-    source.shutdown()
-    sink.shutdown()
   }
 
-  private static func take(_ socket: UnixSocket, _ count: Int, _ files: inout FileDescriptorList) -> [UInt8]? {
+  private func take(_ socket: UnixSocket, _ count: Int, _ files: inout FileDescriptorList, atOnce: Bool = false, _ isWhole: inout Bool) -> [UInt8]? {
     var bytes = [UInt8](repeating: 0, count: count)
     guard count > 0 else { return bytes }
     var span = bytes.mutableSpan
-    guard (try? socket.receiveAll(into: &span, descriptors: &files)) == true else { return nil }
+    if atOnce {
+      guard (try? socket.waitReadable()) == true, case .bytes(count)? = try? socket.receive(into: &span, descriptors: &files) else { return nil }
+      return bytes
+    }
+    do throws(HostError) {
+      guard try socket.receiveAll(into: &span, descriptors: &files) else { return nil }
+    } catch {
+      isWhole = false
+      return nil
+    }
     return bytes
   }
 }

@@ -41,10 +41,12 @@ struct UpstreamTests {
     let rig = try Rig()
     let mapping = FrontendMapping(address: DMAAddress(0x50_0000), byteCount: 0x4000, guestAddress: GuestAddress(0x8000))
     #expect(rig.mappings.insert(mapping))
-    let before = rig.translator.counts
+    var counts = rig.translator.counts
     rig.translator.take(
       .iotlb(IOTLBMessage(kind: kind, address: 0x50_0000, size: 0x4000, frontendAddress: FrontendMemory.frontendBase, permission: [.read, .write])),
       needsReply: false)
-    #expect(rig.mappings.all == [mapping] && rig.translator.counts == before)
+    // It is counted as what it is, for whoever examines a back-end.
+    counts.strays += 1
+    #expect(rig.mappings.all == [mapping] && rig.translator.counts == counts)
   }
 }
