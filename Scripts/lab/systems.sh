@@ -193,7 +193,9 @@ job_lab() {
       rm -f "$folder/$name.img"
     done
     if [ -n "${LAB_SAMPLES:-}" ] && [ -s "$folder/samples.jsonl" ]; then
-      jq -c --arg system "$system" --arg title "$title${suite:+, $front_end}" --arg bit "$bit" '{system: $system, title: $title, bit: $bit} + .' \
+      local picture=$title
+      if [ -n "$suite" ]; then picture="${title#*, }, $front_end"; fi
+      jq -c --arg system "$system" --arg title "$picture" --arg bit "$bit" '{system: $system, title: $title, bit: $bit} + .' \
         "$folder/samples.jsonl" >>"$LAB_SAMPLES"
     fi
   done
