@@ -57,6 +57,7 @@ var targets: [Target] = [
   tests("HostIOTests", ["DMA", "HostIO"]),
   tests("DMATests", ["DMA", "HostIO", "VirtioTestKit"]),
   tests("VirtioTests", ["DMA", "Virtio", "VirtioDrivers", "VirtioTestKit"]),
+  tests("VirtioDriversTests", ["DMA", "HostIO", "Virtio", "VirtioDevices", "VirtioDrivers", "VirtioTestKit"]),
   tests("VhostUserTests", ["DMA", "HostIO", "Virtio", "VirtioServing", "VirtioDevices", "VirtioDrivers", "VhostUser", "VirtioTestKit", log]),
   // Drivers at the other end of a connection, for tests and benchmarks.
   .target(
