@@ -31,6 +31,7 @@ var targets: [Target] = [
   module("DMA", ["CLinux"]),
   // floor 2
   module("HostIO", ["CLinux", "DMA"]),
+  module("PCI", ["DMA"]),
   module("Virtio", ["DMA"]),
   // floor 3
   module("VirtioServing", ["DMA", "HostIO", "Virtio", log]),
@@ -56,6 +57,7 @@ var targets: [Target] = [
   tests("VirtioDevicesTests", ["CLinux", "DMA", "HostIO", "Virtio", "VirtioDevices", "VirtioTestKit"]),
   tests("HostIOTests", ["DMA", "HostIO"]),
   tests("DMATests", ["DMA", "HostIO", "VirtioTestKit"]),
+  tests("PCITests", ["DMA", "PCI", "VirtioTestKit"]),
   tests("VirtioTests", ["DMA", "Virtio", "VirtioDrivers", "VirtioTestKit"]),
   tests("VhostUserTests", ["DMA", "HostIO", "Virtio", "VirtioServing", "VirtioDevices", "VirtioDrivers", "VhostUser", "VirtioTestKit", log]),
   // Drivers at the other end of a connection, for tests and benchmarks.
@@ -99,6 +101,7 @@ let package = Package(
   products: [
     .library(name: "DMA", targets: ["DMA"]),
     .library(name: "HostIO", targets: ["HostIO"]),
+    .library(name: "PCI", targets: ["PCI"]),
     .library(name: "Virtio", targets: ["Virtio"]),
     .library(name: "VirtioServing", targets: ["VirtioServing"]),
     .library(name: "VirtioDevices", targets: ["VirtioDevices"]),

@@ -5,7 +5,7 @@ import Testing
 private let floors: [[String]] = [
   ["CLinux"],
   ["DMA"],
-  ["HostIO", "Virtio"],
+  ["HostIO", "PCI", "Virtio"],
   ["VirtioServing", "VirtioDevices", "VirtioDrivers"],
   ["VhostUser"],
   ["VhostUserCheck"],
