@@ -36,8 +36,9 @@ var targets: [Target] = [
   // floor 3
   module("VirtioServing", ["DMA", "HostIO", "Virtio", log]),
   module("VirtioDevices", ["DMA", "HostIO", "Virtio"]),
-  module("VirtioDrivers", ["DMA", "Virtio"]),
+  module("VirtioDrivers", ["DMA", "PCI", "Virtio"]),
   // floor 4
+  module("VirtioPCI", ["DMA", "HostIO", "PCI", "Virtio", "VirtioServing", log]),
   module("VhostUser", ["DMA", "HostIO", "Virtio", "VirtioServing", log]),
   // floor 5
   module("VhostUserCheck", ["DMA", "HostIO", "Virtio", "VirtioDrivers", "VhostUser"]),
@@ -58,6 +59,9 @@ var targets: [Target] = [
   tests("HostIOTests", ["DMA", "HostIO"]),
   tests("DMATests", ["DMA", "HostIO", "VirtioTestKit"]),
   tests("PCITests", ["DMA", "PCI", "VirtioTestKit"]),
+  tests(
+    "VirtioPCITests",
+    ["DMA", "HostIO", "PCI", "Virtio", "VirtioServing", "VirtioDevices", "VirtioDrivers", "VirtioPCI", "VirtioTestKit", log]),
   tests("VirtioTests", ["DMA", "Virtio", "VirtioDrivers", "VirtioTestKit"]),
   tests("VhostUserTests", ["DMA", "HostIO", "Virtio", "VirtioServing", "VirtioDevices", "VirtioDrivers", "VhostUser", "VirtioTestKit", log]),
   // Drivers at the other end of a connection, for tests and benchmarks.
@@ -106,6 +110,7 @@ let package = Package(
     .library(name: "VirtioServing", targets: ["VirtioServing"]),
     .library(name: "VirtioDevices", targets: ["VirtioDevices"]),
     .library(name: "VirtioDrivers", targets: ["VirtioDrivers"]),
+    .library(name: "VirtioPCI", targets: ["VirtioPCI"]),
     .library(name: "VhostUser", targets: ["VhostUser"]),
     .library(name: "VhostUserCheck", targets: ["VhostUserCheck"]),
     .executable(name: "sluice", targets: ["sluice"]),
