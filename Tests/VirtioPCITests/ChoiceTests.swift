@@ -35,8 +35,9 @@ import VirtioTestKit
     let transport = try rig.driver()
     #expect(rig.negotiate(transport, .platform))
     let place = rig.place(16, packed: false, scattered: false)
+    let ring = place.ring(.platform, .literal)
     rig.start(transport, place)
-    #expect(rig.echo(transport, place, place.ring(.platform, .literal)))
+    #expect(rig.echo(transport, place, ring))
     #expect(device.seen == [.plain])
     // An IOMMU that comes later cannot be served: the device says so, and moves nothing.
     rig.bus.setIOMMU(PageIOMMU())
@@ -132,8 +133,9 @@ import VirtioTestKit
       let features: Features = platform == .on ? .platform : .plain
       #expect(rig.negotiate(transport, features))
       let place = rig.place(16, packed: false, scattered: platform == .on)
+      let ring = place.ring(features, .literal)
       rig.start(transport, place)
-      #expect(rig.echo(transport, place, place.ring(features, .literal)))
+      #expect(rig.echo(transport, place, ring))
       #expect((rig.iommu?.lookUps(by: rig.requester) ?? 0 > 0) == (platform == .on))
     }
   }

@@ -39,6 +39,16 @@ final class Platform: MessageInterrupts, LineInterrupts {
     }
     return true
   }
+
+  /// Waits until `condition` holds, for what nothing tells of.
+  func poll(_ condition: () -> Bool) -> Bool {
+    let end = ContinuousClock.now + .seconds(20)
+    while !condition() {
+      guard ContinuousClock.now < end else { return false }
+      _ = try? arrived.wait(timeout: .milliseconds(1))
+    }
+    return true
+  }
 }
 
 /// A function as its driver reaches it: through the bus, at the addresses that firmware gave it.
@@ -177,6 +187,7 @@ final class FunctionRig {
     let chain = [
       LiteralDescriptor(place.data, 120), LiteralDescriptor(place.data + 120, 80), LiteralDescriptor(answer, 300, writable: true),
     ]
+    ring.wantCalls()
     _ = ring.post(chain, table: indirect ? place.tables : nil)
     ring.publish()
     transport.notify(0, data: 0)
