@@ -48,7 +48,9 @@ struct PCIStructures {
       common: common.location, notify: notify.location, isr: isr.location, device: found[.device]?.location, notifyMultiplier: multiplier)
   }
 
-  private func required(_ structure: PCITransport.Structure, length: UInt64) throws(PCITransportError) -> (at: Int, location: PCIDriverTransport.Location) {
+  private func required(
+    _ structure: PCITransport.Structure, length: UInt64
+  ) throws(PCITransportError) -> (at: Int, location: PCIDriverTransport.Location) {
     guard let one = found[structure], one.location.length >= length else { throw .missing(structure) }
     return one
   }

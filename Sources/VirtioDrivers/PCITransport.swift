@@ -56,8 +56,8 @@ public final class PCIDriverTransport: DriverTransport {
   /// How often a register is read that should change soon.
   static var patience: Int { 1_000_000 }
 
-  private typealias Common = PCITransport.CommonRegister
-  private typealias Legacy = PCITransport.LegacyRegister
+  private typealias CommonRegister = PCITransport.CommonRegister
+  private typealias LegacyRegister = PCITransport.LegacyRegister
 
   /// Finds the device's interface (§4.1.5.1.1), and enables the function's memory, I/O and bus mastering.
   ///
@@ -87,8 +87,8 @@ public final class PCIDriverTransport: DriverTransport {
   public var status: DeviceStatus {
     get {
       switch interface {
-      case .modern(let modern): DeviceStatus(rawValue: UInt8(truncatingIfNeeded: read(modern.common, Common.deviceStatus, 1)))
-      case .legacy: DeviceStatus(rawValue: UInt8(truncatingIfNeeded: readLegacy(Legacy.deviceStatus, 1)))
+      case .modern(let modern): DeviceStatus(rawValue: UInt8(truncatingIfNeeded: read(modern.common, CommonRegister.deviceStatus, 1)))
+      case .legacy: DeviceStatus(rawValue: UInt8(truncatingIfNeeded: readLegacy(LegacyRegister.deviceStatus, 1)))
       }
     }
     set {
@@ -97,18 +97,18 @@ public final class PCIDriverTransport: DriverTransport {
         doorbells = [:]
       }
       switch interface {
-      case .modern(let modern): write(modern.common, Common.deviceStatus, 1, UInt32(newValue.rawValue))
-      case .legacy: writeLegacy(Legacy.deviceStatus, 1, UInt32(newValue.rawValue))
+      case .modern(let modern): write(modern.common, CommonRegister.deviceStatus, 1, UInt32(newValue.rawValue))
+      case .legacy: writeLegacy(LegacyRegister.deviceStatus, 1, UInt32(newValue.rawValue))
       }
     }
   }
 
   public var deviceFeatures: Features {
-    guard case .modern(let modern) = interface else { return Features(word: UInt64(readLegacy(Legacy.deviceFeatures, 4))) }
+    guard case .modern(let modern) = interface else { return Features(word: UInt64(readLegacy(LegacyRegister.deviceFeatures, 4))) }
     var features = Features()
     for word in 0..<UInt32(4) {
-      write(modern.common, Common.deviceFeatureSelect, 4, word)
-      features.rawValue |= UInt128(read(modern.common, Common.deviceFeature, 4)) << UInt128(32 * word)
+      write(modern.common, CommonRegister.deviceFeatureSelect, 4, word)
+      features.rawValue |= UInt128(read(modern.common, CommonRegister.deviceFeature, 4)) << UInt128(32 * word)
     }
     return features
   }
@@ -116,17 +116,17 @@ public final class PCIDriverTransport: DriverTransport {
   public func accept(_ features: Features) {
     accepted = features
     guard case .modern(let modern) = interface else {
-      return writeLegacy(Legacy.driverFeatures, 4, UInt32(truncatingIfNeeded: features.rawValue))
+      return writeLegacy(LegacyRegister.driverFeatures, 4, UInt32(truncatingIfNeeded: features.rawValue))
     }
     for word in 0..<UInt32(4) {
-      write(modern.common, Common.driverFeatureSelect, 4, word)
-      write(modern.common, Common.driverFeature, 4, UInt32(truncatingIfNeeded: features.rawValue >> UInt128(32 * word)))
+      write(modern.common, CommonRegister.driverFeatureSelect, 4, word)
+      write(modern.common, CommonRegister.driverFeature, 4, UInt32(truncatingIfNeeded: features.rawValue >> UInt128(32 * word)))
     }
   }
 
   public var configurationGeneration: UInt32 {
     guard case .modern(let modern) = interface else { return 0 }
-    return read(modern.common, Common.configurationGeneration, 1)
+    return read(modern.common, CommonRegister.configurationGeneration, 1)
   }
 
   public func readConfiguration(at offset: Int, into bytes: inout MutableSpan<UInt8>) {
@@ -149,8 +149,8 @@ public final class PCIDriverTransport: DriverTransport {
   public func maxQueueSize(_ index: Int) -> UInt16 {
     select(index)
     switch interface {
-    case .modern(let modern): return UInt16(truncatingIfNeeded: read(modern.common, Common.queueSize, 2))
-    case .legacy: return UInt16(truncatingIfNeeded: readLegacy(Legacy.queueSize, 2))
+    case .modern(let modern): return UInt16(truncatingIfNeeded: read(modern.common, CommonRegister.queueSize, 2))
+    case .legacy: return UInt16(truncatingIfNeeded: readLegacy(LegacyRegister.queueSize, 2))
     }
   }
 
@@ -159,30 +159,32 @@ public final class PCIDriverTransport: DriverTransport {
   public func enableQueue(_ index: Int, _ layout: QueueLayout) {
     select(index)
     guard case .modern(let modern) = interface else {
-      doorbells[index] = (0, UInt64(Legacy.queueNotify), UInt16(truncatingIfNeeded: index))
-      return writeLegacy(Legacy.queueAddress, 4, UInt32(truncatingIfNeeded: layout.descriptorArea.rawValue / PCITransport.legacyPageSize))
+      doorbells[index] = (0, UInt64(LegacyRegister.queueNotify), UInt16(truncatingIfNeeded: index))
+      return writeLegacy(LegacyRegister.queueAddress, 4, UInt32(truncatingIfNeeded: layout.descriptorArea.rawValue / PCITransport.legacyPageSize))
     }
-    write(modern.common, Common.queueSize, 2, UInt32(layout.size))
+    write(modern.common, CommonRegister.queueSize, 2, UInt32(layout.size))
     for (at, address) in [
-      (Common.queueDescriptor, layout.descriptorArea), (Common.queueDriver, layout.driverArea), (Common.queueDevice, layout.deviceArea),
+      (CommonRegister.queueDescriptor, layout.descriptorArea), (CommonRegister.queueDriver, layout.driverArea),
+      (CommonRegister.queueDevice, layout.deviceArea),
     ] {
       write(modern.common, at, 4, UInt32(truncatingIfNeeded: address.rawValue))
       write(modern.common, at + 4, 4, UInt32(truncatingIfNeeded: address.rawValue >> 32))
     }
-    let place = read(modern.common, Common.queueNotifyOffset, 2)
-    let name = accepted.contains(.notificationConfigurationData) ? read(modern.common, Common.queueNotificationData, 2) : UInt32(truncatingIfNeeded: index)
+    let place = read(modern.common, CommonRegister.queueNotifyOffset, 2)
+    let isNamed = accepted.contains(.notificationConfigurationData)
+    let name = isNamed ? read(modern.common, CommonRegister.queueNotificationData, 2) : UInt32(truncatingIfNeeded: index)
     doorbells[index] = (
       modern.notify.bar, modern.notify.offset &+ UInt64(place) &* UInt64(modern.notifyMultiplier), UInt16(truncatingIfNeeded: name)
     )
-    write(modern.common, Common.queueEnable, 2, 1)
+    write(modern.common, CommonRegister.queueEnable, 2, 1)
   }
 
   public func resetQueue(_ index: Int) {
     guard case .modern(let modern) = interface else { return }
     select(index)
     doorbells[index] = nil
-    write(modern.common, Common.queueReset, 2, 1)
-    for _ in 0..<Self.patience where read(modern.common, Common.queueReset, 2) == 0 { return }
+    write(modern.common, CommonRegister.queueReset, 2, 1)
+    for _ in 0..<Self.patience where read(modern.common, CommonRegister.queueReset, 2) == 0 { return }
   }
 
   public func notify(_ index: Int, data: UInt16) {
@@ -200,7 +202,7 @@ public final class PCIDriverTransport: DriverTransport {
   public func takeISR() -> UInt8 {
     switch interface {
     case .modern(let modern): UInt8(truncatingIfNeeded: read(modern.isr, 0, 1))
-    case .legacy: UInt8(truncatingIfNeeded: readLegacy(Legacy.isrStatus, 1))
+    case .legacy: UInt8(truncatingIfNeeded: readLegacy(LegacyRegister.isrStatus, 1))
     }
   }
 
@@ -227,11 +229,11 @@ public final class PCIDriverTransport: DriverTransport {
     select(index)
     switch interface {
     case .modern(let modern):
-      write(modern.common, Common.queueVector, 2, UInt32(vector))
-      return read(modern.common, Common.queueVector, 2) == vector
+      write(modern.common, CommonRegister.queueVector, 2, UInt32(vector))
+      return read(modern.common, CommonRegister.queueVector, 2) == vector
     case .legacy:
-      writeLegacy(Legacy.queueVector, 2, UInt32(vector))
-      return readLegacy(Legacy.queueVector, 2) == vector
+      writeLegacy(LegacyRegister.queueVector, 2, UInt32(vector))
+      return readLegacy(LegacyRegister.queueVector, 2) == vector
     }
   }
 
@@ -239,11 +241,11 @@ public final class PCIDriverTransport: DriverTransport {
   public func setConfigurationVector(_ vector: UInt16) -> Bool {
     switch interface {
     case .modern(let modern):
-      write(modern.common, Common.configurationVector, 2, UInt32(vector))
-      return read(modern.common, Common.configurationVector, 2) == vector
+      write(modern.common, CommonRegister.configurationVector, 2, UInt32(vector))
+      return read(modern.common, CommonRegister.configurationVector, 2) == vector
     case .legacy:
-      writeLegacy(Legacy.configurationVector, 2, UInt32(vector))
-      return readLegacy(Legacy.configurationVector, 2) == vector
+      writeLegacy(LegacyRegister.configurationVector, 2, UInt32(vector))
+      return readLegacy(LegacyRegister.configurationVector, 2) == vector
     }
   }
 
@@ -251,8 +253,8 @@ public final class PCIDriverTransport: DriverTransport {
 
   private func select(_ index: Int) {
     switch interface {
-    case .modern(let modern): write(modern.common, Common.queueSelect, 2, UInt32(truncatingIfNeeded: index))
-    case .legacy: writeLegacy(Legacy.queueSelect, 2, UInt32(truncatingIfNeeded: index))
+    case .modern(let modern): write(modern.common, CommonRegister.queueSelect, 2, UInt32(truncatingIfNeeded: index))
+    case .legacy: writeLegacy(LegacyRegister.queueSelect, 2, UInt32(truncatingIfNeeded: index))
     }
   }
 
@@ -274,14 +276,14 @@ public final class PCIDriverTransport: DriverTransport {
   private func readDevice(_ offset: Int, _ width: Int) -> UInt32 {
     switch interface {
     case .modern(let modern): modern.device.map { read($0, offset, width) } ?? 0
-    case .legacy: readLegacy(Legacy.deviceConfiguration(isMSIXEnabled: isMSIXEnabled) &+ offset, width)
+    case .legacy: readLegacy(LegacyRegister.deviceConfiguration(isMSIXEnabled: isMSIXEnabled) &+ offset, width)
     }
   }
 
   private func writeDevice(_ offset: Int, _ width: Int, _ value: UInt32) {
     switch interface {
     case .modern(let modern): if let device = modern.device { write(device, offset, width, value) }
-    case .legacy: writeLegacy(Legacy.deviceConfiguration(isMSIXEnabled: isMSIXEnabled) &+ offset, width, value)
+    case .legacy: writeLegacy(LegacyRegister.deviceConfiguration(isMSIXEnabled: isMSIXEnabled) &+ offset, width, value)
     }
   }
 

@@ -58,15 +58,16 @@ extension VirtioPCIFunction {
     case (Register.queueVector, 2): interrupts.setVector(half, ofQueue: index)
     case (Register.queueEnable, 2): if half == 1 { control.enableQueue(index) }
     case (Register.queueReset, 2): if half == 1, control.resetQueue(index) { interrupts.setVector(PCITransport.noVector, ofQueue: index) }
-    case (Register.queueDescriptor..<Register.queueDescriptor + 8, 4...8): setArea(.descriptor, index, offset - Register.queueDescriptor, width, value)
-    case (Register.queueDriver..<Register.queueDriver + 8, 4...8): setArea(.driver, index, offset - Register.queueDriver, width, value)
-    case (Register.queueDevice..<Register.queueDevice + 8, 4...8): setArea(.device, index, offset - Register.queueDevice, width, value)
+    case (Register.queueDescriptor..<Register.queueDescriptor + 8, _):
+      setArea(.descriptor, index, offset - Register.queueDescriptor, width, value)
+    case (Register.queueDriver..<Register.queueDriver + 8, _): setArea(.driver, index, offset - Register.queueDriver, width, value)
+    case (Register.queueDevice..<Register.queueDevice + 8, _): setArea(.device, index, offset - Register.queueDevice, width, value)
     default: break
     }
   }
 
   private func setArea(_ area: DeviceControl.Area, _ index: Int, _ at: Int, _ width: Int, _ value: UInt64) {
-    guard at % width == 0, width == 4 || width == 8 else { return }
+    guard width == 4 || width == 8, at % width == 0 else { return }
     let shift = UInt64(8 * at)
     control.set(area, ofQueue: index, bits: value << shift, mask: (width == 8 ? .max : 0xffff_ffff) << shift)
   }

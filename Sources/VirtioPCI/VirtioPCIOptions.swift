@@ -70,8 +70,8 @@ public struct VirtioPCIChoices: Hashable, Sendable {
     case .on:
       if wantsLegacy {
         throw ConfigurationError(
-          option: "iommu_platform=on",
-          why: "a legacy driver cannot see feature bit 33, and the device has a legacy interface because of \(options.disableModern ? "disable-modern=on" : "disable-legacy=off")",
+          option: "iommu_platform=on,\(options.disableModern ? "disable-modern=on" : "disable-legacy=off")",
+          why: "a legacy driver cannot see feature bit 33",
           hint: options.disableModern ? "leave disable-modern out" : "use disable-legacy=on")
       }
       if isBehindIOMMU, !options.backendTranslates {
