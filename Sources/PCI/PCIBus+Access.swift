@@ -14,9 +14,16 @@ extension PCIBus {
   /// Writes 1, 2 or 4 bytes of a function's configuration space. What follows from it has happened when it returns.
   public func writeConfiguration(of requester: RequesterID, at offset: Int, width: Int, _ value: UInt32) {
     guard isConfiguration(offset, width), let function = function(requester) else { return }
-    let before = function.configuration.decoding
     function.writeConfiguration(at: offset, width: width, value)
-    if function.configuration.decoding != before { refresh() }
+    guard offset < PCIRegister.firstCapability else { return }
+    let now = function.configuration.decoding
+    let known = topology.withLock { topology in topology.plugged.first { $0.function === function }?.decoding }
+    if known != now {
+      refresh()
+    } else {
+      // Another processor may have written the same and be at work on it.
+      changes.withLock { _ in }
+    }
   }
 
   /// Reads through the enhanced configuration access mechanism: 4 KiB for each function, 1 MiB for each bus (PCI Express base
