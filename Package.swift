@@ -33,6 +33,7 @@ var targets: [Target] = [
   module("HostIO", ["CLinux", "DMA"]),
   module("PCI", ["DMA"]),
   module("Virtio", ["DMA"]),
+  module("IOMMUs", ["DMA"]),
   // floor 3
   module("VirtioServing", ["DMA", "HostIO", "Virtio", log]),
   module("VirtioDevices", ["DMA", "HostIO", "Virtio"]),
@@ -57,6 +58,7 @@ var targets: [Target] = [
     path: "Tests/Support/VirtioTestKit", swiftSettings: checks),
   tests("VirtioDevicesTests", ["CLinux", "DMA", "HostIO", "Virtio", "VirtioDevices", "VirtioTestKit"]),
   tests("HostIOTests", ["DMA", "HostIO"]),
+  tests("IOMMUsTests", ["DMA", "IOMMUs"]),
   tests("DMATests", ["DMA", "HostIO", "VirtioTestKit"]),
   tests("PCITests", ["DMA", "PCI", "VirtioTestKit"]),
   tests(
@@ -108,6 +110,7 @@ let package = Package(
     .library(name: "HostIO", targets: ["HostIO"]),
     .library(name: "PCI", targets: ["PCI"]),
     .library(name: "Virtio", targets: ["Virtio"]),
+    .library(name: "IOMMUs", targets: ["IOMMUs"]),
     .library(name: "VirtioServing", targets: ["VirtioServing"]),
     .library(name: "VirtioDevices", targets: ["VirtioDevices"]),
     .library(name: "VirtioDrivers", targets: ["VirtioDrivers"]),
