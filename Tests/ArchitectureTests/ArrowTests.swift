@@ -5,7 +5,7 @@ import Testing
 private let floors: [[String]] = [
   ["CLinux"],
   ["DMA"],
-  ["HostIO", "PCI", "Virtio"],
+  ["HostIO", "PCI", "Virtio", "IOMMUs"],
   ["VirtioServing", "VirtioDevices", "VirtioDrivers"],
   ["VhostUser", "VirtioPCI"],
   ["VhostUserCheck"],

@@ -363,12 +363,13 @@ struct VTdQueueTests {
     bench.unit.write(16, at: 0x88, width: 8)
     #expect(bench.unit.read(at: 0x34, width: 4) & 0x10 != 0)
     // Every descriptor of a page, and round to the first.
-    bench.unit.write(0x10, at: 0x34, width: 4)
     bench.unit.write(1 << 31, at: 0x18, width: 4)
+    bench.unit.write(0x10, at: 0x34, width: 4)
     bench.unit.write(queue, at: 0x90, width: 8)
     for i in 0..<256 { bench.store(2 | 1 << 4, at: queue + UInt64(i) * 16) }
     bench.unit.write(1 << 31 | 1 << 26, at: 0x18, width: 4)
     bench.unit.write(255 * 16, at: 0x88, width: 8)
+    #expect(bench.unit.read(at: 0x80, width: 8) == 255 * 16)
     bench.unit.write(0, at: 0x88, width: 8)
     #expect(bench.unit.read(at: 0x80, width: 8) == 0 && bench.unit.read(at: 0x34, width: 4) == 0)
   }
