@@ -31,12 +31,15 @@ var targets: [Target] = [
   module("DMA", ["CLinux"]),
   // floor 2
   module("HostIO", ["CLinux", "DMA"]),
+  module("PCI", ["DMA"]),
   module("Virtio", ["DMA"]),
+  module("IOMMUs", ["DMA"]),
   // floor 3
   module("VirtioServing", ["DMA", "HostIO", "Virtio", log]),
   module("VirtioDevices", ["DMA", "HostIO", "Virtio"]),
-  module("VirtioDrivers", ["DMA", "Virtio"]),
+  module("VirtioDrivers", ["DMA", "PCI", "Virtio"]),
   // floor 4
+  module("VirtioPCI", ["DMA", "HostIO", "PCI", "Virtio", "VirtioServing", log]),
   module("VhostUser", ["DMA", "HostIO", "Virtio", "VirtioServing", log]),
   // floor 5
   module("VhostUserCheck", ["DMA", "HostIO", "Virtio", "VirtioDrivers", "VhostUser"]),
@@ -55,8 +58,14 @@ var targets: [Target] = [
     path: "Tests/Support/VirtioTestKit", swiftSettings: checks),
   tests("VirtioDevicesTests", ["CLinux", "DMA", "HostIO", "Virtio", "VirtioDevices", "VirtioTestKit"]),
   tests("HostIOTests", ["DMA", "HostIO"]),
+  tests("IOMMUsTests", ["DMA", "IOMMUs"]),
   tests("DMATests", ["DMA", "HostIO", "VirtioTestKit"]),
+  tests("PCITests", ["DMA", "PCI", "VirtioTestKit"]),
+  tests(
+    "VirtioPCITests",
+    ["DMA", "HostIO", "PCI", "Virtio", "VirtioServing", "VirtioDevices", "VirtioDrivers", "VirtioPCI", "VirtioTestKit", log]),
   tests("VirtioTests", ["DMA", "Virtio", "VirtioDrivers", "VirtioTestKit"]),
+  tests("VirtioDriversTests", ["DMA", "HostIO", "Virtio", "VirtioDevices", "VirtioDrivers", "VirtioTestKit"]),
   tests("VhostUserTests", ["DMA", "HostIO", "Virtio", "VirtioServing", "VirtioDevices", "VirtioDrivers", "VhostUser", "VirtioTestKit", log]),
   // Drivers at the other end of a connection, for tests and benchmarks.
   .target(
@@ -99,10 +108,13 @@ let package = Package(
   products: [
     .library(name: "DMA", targets: ["DMA"]),
     .library(name: "HostIO", targets: ["HostIO"]),
+    .library(name: "PCI", targets: ["PCI"]),
     .library(name: "Virtio", targets: ["Virtio"]),
+    .library(name: "IOMMUs", targets: ["IOMMUs"]),
     .library(name: "VirtioServing", targets: ["VirtioServing"]),
     .library(name: "VirtioDevices", targets: ["VirtioDevices"]),
     .library(name: "VirtioDrivers", targets: ["VirtioDrivers"]),
+    .library(name: "VirtioPCI", targets: ["VirtioPCI"]),
     .library(name: "VhostUser", targets: ["VhostUser"]),
     .library(name: "VhostUserCheck", targets: ["VhostUserCheck"]),
     .executable(name: "sluice", targets: ["sluice"]),

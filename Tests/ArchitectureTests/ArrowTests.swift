@@ -5,16 +5,16 @@ import Testing
 private let floors: [[String]] = [
   ["CLinux"],
   ["DMA"],
-  ["HostIO", "Virtio"],
+  ["HostIO", "PCI", "Virtio", "IOMMUs"],
   ["VirtioServing", "VirtioDevices", "VirtioDrivers"],
-  ["VhostUser"],
+  ["VhostUser", "VirtioPCI"],
   ["VhostUserCheck"],
   ["sluice"],
 ]
 
 /// Modules of other packages, and who may use them.
 private let outside: [String: Set<String>] = [
-  "Logging": ["VirtioServing", "VhostUser", "sluice"],
+  "Logging": ["VirtioServing", "VhostUser", "VirtioPCI", "sluice"],
   "ArgumentParser": ["sluice"],
 ]
 

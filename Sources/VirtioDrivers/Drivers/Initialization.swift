@@ -1,0 +1,68 @@
+public import Virtio
+
+// What every driver does with its device before the first request (§3.1.1).
+extension DriverTransport {
+  /// Resets the device and waits until it is done (§2.4.2).
+  public func reset(waiting wait: BoundedWait) throws(DriverError) {
+    status = []
+    var last = DeviceStatus()
+    let isDone = try wait.until { () throws(DriverError) in
+      last = self.status
+      return last.isEmpty
+    }
+    guard isDone else { throw .reset(last) }
+  }
+
+  /// Takes the device over and agrees on features: steps 1 to 6. Queues and DRIVER_OK are the caller's.
+  ///
+  /// - Parameters:
+  ///   - wanted: what the driver can use. What the platform needs is added, see ``DriverPlatform/features(_:of:)``.
+  ///   - withheld: not accepted, though it is offered: for whoever tests what comes of that.
+  /// - Returns: what was negotiated.
+  /// - Throws: whatever makes the driver give up; the device's status is FAILED then, unless the device is beyond that.
+  public func initialize(
+    accepting wanted: Features, on platform: DriverPlatform, withholding withheld: Features = [], waiting wait: BoundedWait = BoundedWait()
+  ) throws(DriverError) -> Features {
+    try reset(waiting: wait)
+    status = .acknowledge
+    status = [.acknowledge, .driver]
+    let offeredFeatures = deviceFeatures
+    do throws(DriverError) {
+      try platform.check(offeredFeatures: offeredFeatures)
+    } catch {
+      giveUp()
+      throw error
+    }
+    let features = platform.features(wanted, of: offeredFeatures).subtracting(withheld)
+    accept(features)
+    // The legacy interface knows no FEATURES_OK (§3.1.2).
+    guard features.contains(.version1) else { return features }
+    status = [.acknowledge, .driver, .featuresOK]
+    guard status.contains(.featuresOK) else {
+      giveUp()
+      throw .features(features)
+    }
+    return features
+  }
+
+  /// Sets DRIVER_OK: the device is live (step 8).
+  public func begin() throws(DriverError) {
+    status = status.union(.driverOK)
+    let now = status
+    if now.contains(.needsReset) { throw .needsReset }
+  }
+
+  /// Tells the device that the driver has given up on it (§2.1).
+  public func giveUp() { status = status.union(.failed) }
+
+  /// An integer of the configuration space, little-endian (§2.5). Fields that belong together: compare the generation.
+  public func readConfiguration<T: FixedWidthInteger>(_ type: T.Type, at offset: Int) -> T {
+    var bytes = InlineArray<8, UInt8>(repeating: 0)
+    var span = bytes.mutableSpan
+    var part = span.extracting(..<MemoryLayout<T>.size)
+    readConfiguration(at: offset, into: &part)
+    var value: T = 0
+    for i in 0..<MemoryLayout<T>.size { value |= T(truncatingIfNeeded: bytes[i]) << T(truncatingIfNeeded: 8 * i) }
+    return value
+  }
+}

@@ -1,0 +1,121 @@
+public import PCI
+public import Virtio
+
+/// How a virtio device appears as a PCI function.
+public struct VirtioPCIOptions: Sendable {
+  /// How a driver's notifications are laid out (§4.1.4.4).
+  public enum NotifyLayout: Hashable, Sendable {
+    /// One address for all queues: the value written says which.
+    case single
+    /// A page for each queue, as one that is to be mapped into a guest by itself needs: the address says which.
+    case pagePerQueue
+  }
+  /// `iommu_platform`: whether VIRTIO_F_ACCESS_PLATFORM is offered. Off, as the seed has it, unless asked for.
+  public var iommuPlatform = OnOffAuto.off
+  /// `disable-legacy`: whether the legacy interface is missing. Automatically it is there where it can be.
+  public var disableLegacy = OnOffAuto.auto
+  /// `disable-modern`: a legacy device, without the interface of virtio 1.
+  public var disableModern = false
+  /// Whether the device's back-end can work with addresses that an IOMMU translates.
+  public var backendTranslates = true
+  /// The guest's memory is protected from this process but for what it shares (a confidential guest): its drivers insist on the bit.
+  public var isRestricted = false
+  public var notifyLayout = NotifyLayout.single
+  /// MSI-X vectors, at most 2048; nil: one for each queue and one for the configuration; 0: interrupts by pin only.
+  public var vectors: Int?
+  /// Whether VIRTIO_F_SUSPEND is offered.
+  public var offersSuspend = true
+  /// Whether VIRTIO_F_NOTIF_CONFIG_DATA is offered.
+  public var offersNotificationData = false
+  /// Changes what the function is called. Nothing else follows from it (R012).
+  public var rename: (@Sendable (inout PCIIdentity) -> Void)?
+
+  /// The defaults.
+  public init() {}
+}
+
+/// What was made of the options, and why: for whoever asks what a device does.
+public struct VirtioPCIChoices: Hashable, Sendable {
+  /// The interfaces a function has (§4.1).
+  public enum Interface: String, Hashable, Sendable { case modern, transitional, legacy }
+  /// Whether VIRTIO_F_ACCESS_PLATFORM is offered.
+  public var offersAccessPlatform: Bool
+  public var interface: Interface
+  /// VIRTIO_F_ACCESS_PLATFORM is offered for the platform's sake, and the back-end never hears of it (R019).
+  public var hidesAccessPlatform: Bool
+  /// A sentence for each choice.
+  public var reasons: [String]
+
+  /// What a device of kind `id` is to be in a slot.
+  ///
+  /// - Parameter isBehindIOMMU: whether there is an IOMMU in front of the slot now.
+  public init(_ options: VirtioPCIOptions, id: DeviceID, isBehindIOMMU: Bool) throws(ConfigurationError) {
+    var reasons: [String] = []
+    let canBeLegacy = PCITransport.transitionalDeviceID(id) != nil
+    if options.disableModern, options.disableLegacy == .on {
+      throw ConfigurationError(
+        option: "disable-modern=on,disable-legacy=on", why: "no interface would be left", hint: "leave one of them out")
+    }
+    if options.disableLegacy == .off || options.disableModern, !canBeLegacy {
+      throw ConfigurationError(
+        option: options.disableModern ? "disable-modern=on" : "disable-legacy=off",
+        why: "a device of type \(id.rawValue) has no legacy interface", hint: "leave it out")
+    }
+    let wantsLegacy = options.disableLegacy == .off || options.disableModern
+
+    switch options.iommuPlatform {
+    case .off:
+      offersAccessPlatform = false
+      reasons.append("VIRTIO_F_ACCESS_PLATFORM is not offered: iommu_platform is off")
+    case .on:
+      if wantsLegacy {
+        throw ConfigurationError(
+          option: "iommu_platform=on,\(options.disableModern ? "disable-modern=on" : "disable-legacy=off")",
+          why: "a legacy driver cannot see feature bit 33",
+          hint: options.disableModern ? "leave disable-modern out" : "use disable-legacy=on")
+      }
+      if isBehindIOMMU, !options.backendTranslates {
+        throw ConfigurationError(
+          option: "iommu_platform=on", why: "the device's back-end cannot translate addresses, and an IOMMU is in front of it",
+          hint: "use a back-end that can, or put the device where it bypasses the IOMMU")
+      }
+      offersAccessPlatform = true
+      reasons.append("VIRTIO_F_ACCESS_PLATFORM is offered: iommu_platform is on")
+    case .auto:
+      let isNeeded = isBehindIOMMU || options.isRestricted
+      let obstacle =
+        wantsLegacy ? "the legacy interface is asked for" : isBehindIOMMU && !options.backendTranslates ? "the back-end cannot translate" : nil
+      offersAccessPlatform = isNeeded && obstacle == nil
+      if !isNeeded {
+        reasons.append("VIRTIO_F_ACCESS_PLATFORM is not offered: there is no IOMMU in front of the device, and memory is not restricted")
+      } else if let obstacle {
+        reasons.append("VIRTIO_F_ACCESS_PLATFORM is not offered: \(obstacle)")
+      } else {
+        reasons.append("VIRTIO_F_ACCESS_PLATFORM is offered: \(isBehindIOMMU ? "an IOMMU is in front of the device" : "memory is restricted")")
+      }
+    }
+    hidesAccessPlatform = offersAccessPlatform && !options.backendTranslates
+    if hidesAccessPlatform { reasons.append("the back-end is not told of it: nothing translates") }
+
+    if options.disableModern {
+      interface = .legacy
+      reasons.append("the device is a legacy one: disable-modern is on")
+    } else if options.disableLegacy == .on {
+      interface = .modern
+      reasons.append("there is no legacy interface: disable-legacy is on")
+    } else if options.disableLegacy == .off {
+      interface = .transitional
+      reasons.append("there is a legacy interface: disable-legacy is off")
+    } else if offersAccessPlatform || options.isRestricted {
+      interface = .modern
+      reasons.append("there is no legacy interface: its drivers could not accept VIRTIO_F_ACCESS_PLATFORM")
+    } else if !canBeLegacy {
+      interface = .modern
+      reasons.append("there is no legacy interface for a device of this type")
+    } else {
+      interface = .transitional
+      reasons.append("there is a legacy interface: nothing speaks against it")
+    }
+    self.reasons = reasons
+  }
+}

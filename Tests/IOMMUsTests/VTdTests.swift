@@ -1,0 +1,390 @@
+import DMA
+import IOMMUs
+import Testing
+
+private let disk = RequesterID(bus: 1, device: 3)
+private let network = RequesterID(bus: 0, device: 5, function: 1)
+
+/// The fault a device met, or nil.
+private func fault(_ result: Result<UInt64, DMAFault>) -> DMAFault? { if case .failure(let fault) = result { fault } else { nil } }
+
+@Suite("VT-d, programmed by its registers and tables")
+struct VTdTests {
+  /// A unit with one translated endpoint whose page 0x40_0000 is guest page 0x20_0000, which holds `stamp`.
+  private func bench(_ options: VTdOptions = VTdOptions(), width: UInt64 = 2) throws -> (VTdBench, EndpointSpace, table: UInt64) {
+    let bench = try VTdBench(options)
+    let table = bench.page()
+    let endpoint = bench.endpoint(disk)
+    bench.setContext(disk, table: table, width: width)
+    bench.store(0x5EED, at: 0x20_0000)
+    bench.map(0x40_0000, to: 0x20_0000, in: table, levels: width == 1 ? 3 : 4)
+    return (bench, endpoint, table)
+  }
+
+  @Test("The capability registers say what the options say")
+  func capabilities() throws {
+    let (bench, _, _) = try bench(VTdOptions(addressWidth: 39, hasLargePages: false, hasCachingMode: true, hasDeviceIOTLB: false, hasPassThrough: false, faultRecords: 8))
+    let capability = bench.unit.read(at: 0x08, width: 8)
+    #expect(capability >> 7 & 1 == 1 && capability >> 8 & 31 == 2 && capability >> 16 & 63 == 38 && capability >> 34 & 15 == 0 && capability >> 40 & 255 == 7)
+    #expect(bench.unit.read(at: 0x10, width: 8) & 0b100_0110 == 0b10)
+    let all = try self.bench().0
+    #expect(all.unit.read(at: 0x08, width: 8) >> 8 & 31 == 6 && all.unit.read(at: 0x08, width: 8) >> 34 & 15 == 3)
+    #expect(all.unit.read(at: 0x10, width: 8) & 0b100_0110 == 0b100_0110)
+    // Two halves read as the whole does, and an unaligned read as nothing.
+    #expect(all.unit.read(at: 0x0C, width: 4) == all.unit.read(at: 0x08, width: 8) >> 32)
+    #expect(all.unit.read(at: 0x0A, width: 4) == 0 && all.unit.read(at: 1 << 40, width: 4) == 0 && all.unit.read(at: -4, width: 4) == 0)
+  }
+
+  @Test("Until it is turned on every address is physical, afterwards only what the tables map", arguments: [UInt64(1), 2])
+  func translationOnAndOff(width: UInt64) throws {
+    let (bench, endpoint, _) = try bench(width: width)
+    var device = Device(endpoint)
+    #expect(device.read(0x20_0000) == .success(0x5EED))
+    bench.enable()
+    #expect(bench.unit.read(at: 0x1C, width: 4) == 0xC000_0000)
+    #expect(device.read(0x40_0000) == .success(0x5EED))
+    #expect(fault(device.read(0x20_0000)) == DMAFault(address: DMAAddress(0x20_0000), access: .read, reason: .unmapped))
+    bench.unit.write(0, at: 0x18, width: 4)
+    #expect(device.read(0x20_0000) == .success(0x5EED))
+  }
+
+  @Test("Pages of 4 KiB, 2 MiB and 1 GiB lead where their entries say, from their first byte to their last", arguments: [1, 2])
+  func largePages(level: Int) throws {
+    let (bench, endpoint, table) = try bench()
+    bench.enable()
+    let size = UInt64(4096) << UInt64(9 * (level - 1))
+    let address = UInt64(7) << 30
+    bench.map(address, to: 0x80_0000, in: table, level: level)
+    bench.store(1, at: 0x80_0000)
+    bench.store(2, at: 0x80_0000 + size - 8)
+    var device = Device(endpoint)
+    #expect(device.read(address) == .success(1))
+    #expect(device.read(address + size - 8) == .success(2))
+    #expect(fault(device.read(address + size)) != nil)
+    #expect(fault(device.read(address - 8)) != nil)
+  }
+
+  @Test("An entry of 1 GiB covers all memory there is")
+  func gigabytePage() throws {
+    let (bench, endpoint, table) = try bench()
+    bench.enable()
+    bench.map(3 << 30, to: 0, in: table, level: 3)
+    var device = Device(endpoint)
+    #expect(device.read(3 << 30 + 0x20_0000) == .success(0x5EED))
+    #expect(fault(device.read(3 << 30 + 16 << 20))?.reason == .unmapped)
+  }
+
+  @Test("A permission missing at any level is missing, and write-only memory cannot be read (R083, R084)")
+  func permissions() throws {
+    let (bench, endpoint, table) = try bench()
+    bench.enable()
+    bench.map(0x1000, to: 0x20_0000, in: table, permissions: 1)
+    bench.map(0x2000, to: 0x20_0000, in: table, permissions: 2)
+    var device = Device(endpoint)
+    #expect(device.read(0x1000) == .success(0x5EED))
+    #expect(device.asksToWrite(0x1000) == DMAFault(address: DMAAddress(0x1000), access: .write, reason: .permission))
+    #expect(device.asksToWrite(0x2000) == nil)
+    #expect(fault(device.read(0x2000))?.reason == .permission)
+    // The first table's entry loses its write bit: everything below it is read-only then, once the driver says so.
+    bench.store(bench.load(table) & ~2, at: table)
+    bench.unit.write(1 << 63 | 1 << 60, at: 0x208, width: 8)
+    #expect(device.asksToWrite(0x2000)?.reason == .permission)
+  }
+
+  @Test("What was translated stays until the driver invalidates it, by page, domain or all (R110)", arguments: [UInt64(1), 2, 3])
+  func invalidationByRegister(granularity: UInt64) throws {
+    let (bench, endpoint, table) = try bench()
+    bench.enable()
+    var device = Device(endpoint)
+    #expect(device.read(0x40_0000) == .success(0x5EED))
+    bench.map(0x40_0000, to: 0x30_0000, in: table)
+    bench.store(0xFEED, at: 0x30_0000)
+    #expect(device.read(0x40_0000) == .success(0x5EED))
+    bench.unit.write(0x40_0000, at: 0x200, width: 8)
+    bench.unit.write(1 << 63 | granularity << 60 | 1 << 32, at: 0x208, width: 8)
+    let done = bench.unit.read(at: 0x208, width: 8)
+    #expect(done >> 63 == 0 && done >> 57 & 3 == granularity)
+    #expect(device.read(0x40_0000) == .success(0xFEED))
+  }
+
+  @Test("An invalidation of another domain, or of other pages, is none of this one's")
+  func foreignInvalidation() throws {
+    let (bench, endpoint, table) = try bench()
+    bench.enable()
+    var device = Device(endpoint)
+    #expect(device.read(0x40_0000) == .success(0x5EED))
+    bench.map(0x40_0000, to: 0x30_0000, in: table)
+    bench.unit.write(1 << 63 | 2 << 60 | 9 << 32, at: 0x208, width: 8)
+    bench.unit.write(0x50_0000, at: 0x200, width: 8)
+    bench.unit.write(1 << 63 | 3 << 60 | 1 << 32, at: 0x208, width: 8)
+    #expect(device.read(0x40_0000) == .success(0x5EED))
+  }
+
+  @Test("A context entry counts again when the context cache is invalidated: by source, domain or all", arguments: [UInt64(1), 2, 3])
+  func contextInvalidation(granularity: UInt64) throws {
+    let (bench, endpoint, _) = try bench()
+    bench.enable()
+    var device = Device(endpoint)
+    #expect(device.read(0x40_0000) == .success(0x5EED))
+    bench.setContext(disk, table: 0, kind: 2)
+    #expect(fault(device.read(0x20_0000)) != nil)
+    bench.unit.write(1 << 63 | granularity << 61 | UInt64(disk.rawValue) << 16 | 1, at: 0x28, width: 8)
+    #expect(bench.unit.read(at: 0x28, width: 8) >> 63 == 0 && bench.unit.read(at: 0x28, width: 8) >> 59 & 3 == granularity)
+    #expect(device.read(0x20_0000) == .success(0x5EED))
+  }
+
+  @Test("A function mask leaves out the function's bits")
+  func functionMask() throws {
+    let (bench, endpoint, _) = try bench()
+    bench.enable()
+    var device = Device(endpoint)
+    #expect(device.read(0x40_0000) == .success(0x5EED))
+    bench.setContext(disk, table: 0, kind: 2)
+    let other = UInt64(disk.rawValue) + 6
+    bench.unit.write(1 << 63 | 3 << 61 | other << 16 | 1, at: 0x28, width: 8)
+    #expect(fault(device.read(0x20_0000)) != nil)
+    bench.unit.write(1 << 63 | 3 << 61 | 2 << 32 | other << 16 | 1, at: 0x28, width: 8)
+    #expect(device.read(0x20_0000) == .success(0x5EED))
+  }
+
+  @Test("Two requesters with tables of their own reach each their own pages by the same address (R077)")
+  func twoDomains() throws {
+    let (bench, endpoint, _) = try bench()
+    let second = bench.endpoint(network)
+    let table = bench.page()
+    bench.setContext(network, table: table, domain: 2)
+    bench.map(0x40_0000, to: 0x30_0000, in: table)
+    bench.store(0xFEED, at: 0x30_0000)
+    bench.enable()
+    var a = Device(endpoint)
+    var b = Device(second)
+    #expect(a.read(0x40_0000) == .success(0x5EED))
+    #expect(b.read(0x40_0000) == .success(0xFEED))
+  }
+
+  @Test("A requester that goes and another that comes at its number start from the tables, not from what was remembered (R066)")
+  func hotUnplug() throws {
+    let (bench, endpoint, _) = try bench()
+    bench.enable()
+    var device = Device(endpoint)
+    #expect(device.read(0x40_0000) == .success(0x5EED))
+    bench.unit.release(endpoint)
+    #expect(fault(device.read(0x40_0000))?.reason == .stopped)
+    bench.setContext(disk, table: bench.page())
+    var next = Device(bench.endpoint(disk))
+    #expect(fault(next.read(0x40_0000))?.reason == .unmapped)
+  }
+
+  @Test("A reset turns translation off and forgets")
+  func reset() throws {
+    let (bench, endpoint, _) = try bench()
+    bench.enable()
+    var device = Device(endpoint)
+    #expect(device.read(0x40_0000) == .success(0x5EED))
+    bench.unit.reset()
+    #expect(bench.unit.read(at: 0x1C, width: 4) == 0)
+    #expect(device.read(0x20_0000) == .success(0x5EED))
+  }
+}
+
+@Suite("VT-d's faults")
+struct VTdFaultTests {
+  /// Each way in which tables can be wrong, and the unit's reason for it.
+  static let mistakes: [(name: String, reason: UInt64, breakIt: @Sendable (VTdBench, UInt64) -> UInt64)] = [
+    ("no root entry", 1, { bench, _ in bench.store(0, at: bench.root + UInt64(disk.bus) * 16); return 0x40_0000 }),
+    ("no context entry", 2, { bench, _ in bench.store(0, at: (bench.load(bench.root + UInt64(disk.bus) * 16) & ~0xFFF) + UInt64(disk.rawValue & 255) * 16); return 0x40_0000 }),
+    ("a width that is none", 3, { bench, table in bench.setContext(disk, table: table, width: 5); return 0x40_0000 }),
+    ("a kind that is none", 3, { bench, table in bench.setContext(disk, table: table, kind: 3); return 0x40_0000 }),
+    ("an address past the tables' reach", 4, { _, _ in 1 << 48 }),
+    ("nothing mapped", 6, { _, _ in 0x50_0000 }),
+    ("a table outside memory", 7, { bench, _ in bench.setContext(disk, table: 1 << 40); return 0x40_0000 }),
+    ("a context table outside memory", 9, { bench, _ in bench.store(1 << 40 | 1, at: bench.root + UInt64(disk.bus) * 16); return 0x40_0000 }),
+    ("a root table outside memory", 8, { bench, _ in
+      bench.unit.write(1 << 40, at: 0x20, width: 8)
+      bench.unit.write(3 << 30, at: 0x18, width: 4)
+      return 0x40_0000
+    }),
+    ("a large page at the top", 12, { bench, table in bench.store(0x20_0083, at: table); return 0x40_0000 }),
+  ]
+
+  private func bench(_ options: VTdOptions = VTdOptions()) throws -> (VTdBench, EndpointSpace, UInt64) {
+    let bench = try VTdBench(options)
+    let table = bench.page()
+    let endpoint = bench.endpoint(disk)
+    bench.setContext(disk, table: table)
+    bench.map(0x40_0000, to: 0x20_0000, in: table)
+    bench.enable()
+    return (bench, endpoint, table)
+  }
+
+  @Test("Each mistake in the tables is a refusal, with the reason in the first fault record (R092, R094)", arguments: mistakes.indices)
+  func reasons(index: Int) throws {
+    let (bench, endpoint, table) = try bench()
+    let mistake = Self.mistakes[index]
+    let address = mistake.breakIt(bench, table)
+    var device = Device(endpoint)
+    #expect(fault(device.read(address + 0x18)) != nil, "\(mistake.name)")
+    let high = bench.unit.read(at: 0x228, width: 8)
+    #expect(high >> 32 & 255 == mistake.reason, "\(mistake.name)")
+    #expect(high >> 63 == 1 && high >> 62 & 1 == 1 && high & 0xFFFF == UInt64(disk.rawValue))
+    #expect(bench.unit.read(at: 0x220, width: 8) == address & ~0xFFF)
+    #expect(bench.unit.read(at: 0x34, width: 4) == 2)
+  }
+
+  @Test("A fault interrupts once, where the driver said; masked it waits for the mask to go")
+  func interrupts() throws {
+    let (bench, endpoint, _) = try bench()
+    bench.unit.write(0x41, at: 0x3C, width: 4)
+    bench.unit.write(0x1_FEE0_0000, at: 0x40, width: 8)
+    var device = Device(endpoint)
+    #expect(device.asksToWrite(0x50_0000) != nil)
+    #expect(bench.messages.all.isEmpty)
+    #expect(bench.unit.read(at: 0x38, width: 4) == 0xC000_0000)
+    bench.unit.write(0, at: 0x38, width: 4)
+    #expect(bench.messages.all == [MessageInterrupt(address: 0x1_FEE0_0000, data: 0x41)])
+    #expect(bench.unit.read(at: 0x228, width: 8) >> 62 & 1 == 0)
+    // Another while the first waits to be read: recorded, without another interrupt.
+    #expect(fault(device.read(0x60_0000)) != nil)
+    #expect(bench.messages.all.count == 1)
+    for record in [0x22C, 0x23C] { bench.unit.write(1 << 31, at: record, width: 4) }
+    #expect(bench.unit.read(at: 0x34, width: 4) & 3 == 0)
+    #expect(fault(device.read(0x70_0000)) != nil)
+    #expect(bench.messages.all.count == 2)
+  }
+
+  @Test("More faults than records are an overflow and nothing else, however many (R093)")
+  func storm() throws {
+    let (bench, endpoint, _) = try bench(VTdOptions(faultRecords: 2))
+    var device = Device(endpoint)
+    for i in 0..<1000 { #expect(fault(device.read(0x100_0000 + UInt64(i) << 12)) != nil) }
+    #expect(bench.unit.read(at: 0x34, width: 4) == 3)
+    #expect(bench.unit.read(at: 0x220, width: 8) == 0x100_0000 && bench.unit.read(at: 0x230, width: 8) == 0x100_1000)
+    bench.unit.write(1, at: 0x34, width: 4)
+    #expect(bench.unit.read(at: 0x34, width: 4) == 2)
+  }
+
+  @Test("A context entry that hides faults hides them from the driver, not from the device")
+  func hiddenFaults() throws {
+    let (bench, endpoint, table) = try bench()
+    bench.setContext(disk, table: table, hidesFaults: true)
+    var device = Device(endpoint)
+    #expect(fault(device.read(0x50_0000)) != nil)
+    #expect(bench.unit.read(at: 0x34, width: 4) == 0)
+  }
+
+  @Test("While bus mastering is off nothing is reachable and the unit hears of nothing (R039)")
+  func busMasterOff() throws {
+    let (bench, endpoint, _) = try bench()
+    var device = Device(endpoint)
+    #expect(device.read(0x40_0000) == .success(0))
+    endpoint.setOpen(false)
+    #expect(fault(device.read(0x40_0000))?.reason == .busMasterDisabled)
+    #expect(bench.unit.read(at: 0x34, width: 4) == 0)
+    endpoint.setOpen(true)
+    #expect(device.read(0x40_0000) == .success(0))
+  }
+}
+
+@Suite("VT-d's invalidation queue")
+struct VTdQueueTests {
+  private func bench() throws -> (VTdBench, EndpointSpace, table: UInt64, queue: UInt64) {
+    let bench = try VTdBench()
+    let table = bench.page()
+    let endpoint = bench.endpoint(disk)
+    bench.setContext(disk, table: table)
+    bench.store(0x5EED, at: 0x20_0000)
+    bench.store(0xFEED, at: 0x30_0000)
+    bench.map(0x40_0000, to: 0x20_0000, in: table)
+    bench.enable()
+    return (bench, endpoint, table, bench.enableQueue())
+  }
+
+  /// Puts descriptors into the queue from its start and moves the tail.
+  private func submit(_ bench: VTdBench, _ queue: UInt64, _ descriptors: [(UInt64, UInt64)]) {
+    for (i, descriptor) in descriptors.enumerated() {
+      bench.store(descriptor.0, at: queue + UInt64(i) * 16)
+      bench.store(descriptor.1, at: queue + UInt64(i) * 16 + 8)
+    }
+    bench.unit.write(UInt64(descriptors.count) * 16, at: 0x88, width: 8)
+  }
+
+  static let descriptors: [(UInt64, UInt64)] = [
+    (2 | 1 << 4, 0), (2 | 2 << 4 | 1 << 16, 0), (2 | 3 << 4 | 1 << 16, 0x40_0000), (2 | 3 << 4 | 1 << 16, 0x40_0000 | 3),
+    (3 | UInt64(disk.rawValue) << 32, 0x40_0000), (3 | UInt64(disk.rawValue) << 32, 0x40_7000 | 1),
+    (1 | 1 << 4, 0), (1 | 2 << 4 | 1 << 16, 0), (1 | 3 << 4 | UInt64(disk.rawValue) << 32, 0),
+  ]
+
+  @Test("Each kind of descriptor ends what it names before the wait after it is answered (R110, R159)", arguments: descriptors.indices)
+  func everyKind(index: Int) throws {
+    let (bench, endpoint, table, queue) = try bench()
+    var device = Device(endpoint)
+    #expect(device.read(0x40_0000) == .success(0x5EED))
+    bench.map(0x40_0000, to: 0x30_0000, in: table)
+    submit(bench, queue, [Self.descriptors[index], (5 | 1 << 5 | 0xD0E << 32, 0x30_0100)])
+    #expect(bench.load(0x30_0100) == 0xD0E)
+    #expect(bench.unit.read(at: 0x80, width: 8) == 32)
+    #expect(device.read(0x40_0000) == .success(0xFEED))
+  }
+
+  @Test("A wait that asks for an interrupt gets it")
+  func waitInterrupt() throws {
+    let (bench, _, _, queue) = try bench()
+    bench.unit.write(0x51, at: 0xA4, width: 4)
+    bench.unit.write(0xFEE0_1000, at: 0xA8, width: 4)
+    bench.unit.write(0, at: 0xA0, width: 4)
+    submit(bench, queue, [(5 | 1 << 4, 0)])
+    #expect(bench.messages.all == [MessageInterrupt(address: 0xFEE0_1000, data: 0x51)])
+    #expect(bench.unit.read(at: 0x9C, width: 4) == 1)
+    bench.unit.write(1, at: 0x9C, width: 4)
+    #expect(bench.unit.read(at: 0x9C, width: 4) == 0)
+  }
+
+  @Test("A descriptor that is none stops the queue where it stands until the driver has seen the error", arguments: [UInt64(0), 4, 15, 1, 2])
+  func invalidDescriptor(descriptor: UInt64) throws {
+    let (bench, _, _, queue) = try bench()
+    submit(bench, queue, [(descriptor, 0), (5 | 1 << 5 | 7 << 32, 0x30_0100)])
+    #expect(bench.unit.read(at: 0x80, width: 8) == 0 && bench.unit.read(at: 0x34, width: 4) & 0x10 != 0)
+    #expect(bench.load(0x30_0100) == 0)
+    bench.store(2 | 1 << 4, at: queue)
+    bench.unit.write(0x10, at: 0x34, width: 4)
+    #expect(bench.load(0x30_0100) == 7 && bench.unit.read(at: 0x80, width: 8) == 32)
+  }
+
+  @Test("A queue outside memory, a tail past its end and a full turn end in an error or at the tail, never in a hang (R091)")
+  func hostileQueue() throws {
+    let (bench, _, _, queue) = try bench()
+    bench.unit.write(0x7FFF0, at: 0x88, width: 8)
+    #expect(bench.unit.read(at: 0x34, width: 4) & 0x10 != 0)
+    bench.unit.write(0, at: 0x88, width: 8)
+    bench.unit.write(0x10, at: 0x34, width: 4)
+    bench.unit.write(1 << 31, at: 0x18, width: 4)
+    bench.unit.write(1 << 50, at: 0x90, width: 8)
+    bench.unit.write(1 << 31 | 1 << 26, at: 0x18, width: 4)
+    bench.unit.write(16, at: 0x88, width: 8)
+    #expect(bench.unit.read(at: 0x34, width: 4) & 0x10 != 0)
+    // Every descriptor of a page, and round to the first.
+    bench.unit.write(1 << 31, at: 0x18, width: 4)
+    bench.unit.write(0x10, at: 0x34, width: 4)
+    bench.unit.write(queue, at: 0x90, width: 8)
+    for i in 0..<256 { bench.store(2 | 1 << 4, at: queue + UInt64(i) * 16) }
+    bench.unit.write(1 << 31 | 1 << 26, at: 0x18, width: 4)
+    bench.unit.write(255 * 16, at: 0x88, width: 8)
+    #expect(bench.unit.read(at: 0x80, width: 8) == 255 * 16)
+    bench.unit.write(0, at: 0x88, width: 8)
+    #expect(bench.unit.read(at: 0x80, width: 8) == 0 && bench.unit.read(at: 0x34, width: 4) == 0)
+  }
+
+  @Test("Any sequence of register writes leaves a unit that answers (R091)")
+  func randomWrites() throws {
+    let (bench, endpoint, _, _) = try bench()
+    var random = SystemRandomNumberGenerator()
+    var device = Device(endpoint)
+    for _ in 0..<20_000 {
+      let offset = Int.random(in: -8...0x2B0, using: &random)
+      bench.unit.write(random.next() & (Bool.random() ? .max : 0xFF_FFFF), at: offset, width: [1, 4, 8][Int.random(in: 0...2)])
+      if Int.random(in: 0..<64) == 0 { _ = device.read(UInt64.random(in: 0...0x50_0000, using: &random) & ~7) }
+    }
+    bench.unit.reset()
+    #expect(device.read(0x20_0000) == .success(0x5EED))
+  }
+}

@@ -1,0 +1,103 @@
+import DMA
+import PCI
+import Synchronization
+
+/// A function whose BARs remember what is written: 0 is I/O, 1 holds the MSI-X table, 2 and 3 are 64-bit memory, 4 is 32-bit memory.
+final class ScratchFunction: PCIFunction {
+  let configuration: ConfigurationSpace
+  let master: BusMaster
+  let msix: MSIX
+  let intx: INTx
+  let writes = Mutex<[Int: [UInt64: UInt64]]>([:])
+  let resets = Atomic<Int>(0)
+  static let wideSize: UInt64 = 1 << 16
+
+  init(_ master: BusMaster, pin: PCIInterruptPin = .a, vectors: Int = 4) {
+    self.master = master
+    msix = MSIX(count: vectors, master)
+    intx = INTx(pin, of: master)
+    var layout = ConfigurationLayout(
+      PCIIdentity(vendorID: 0x1234, deviceID: 0x5678, revisionID: 3, classCode: 0x01_02_03, subsystemVendorID: 0xabcd, subsystemID: 0xef01),
+      pin: pin)
+    layout.add(BAR(index: 0, kind: .io, size: 32))
+    layout.add(BAR(index: 1, kind: .memory32, size: 4096))
+    layout.add(BAR(index: 2, kind: .memory64(prefetchable: true), size: Self.wideSize))
+    layout.add(BAR(index: 4, kind: .memory32, size: 4096))
+    layout.addCapability(PCICapabilityID.vendorSpecific, [6, 0xaa, 0xbb, 0xcc], writable: [0, 0, 0xf0])
+    layout.addMSIX(count: vectors, table: (1, 0), pending: (1, 2048))
+    configuration = ConfigurationSpace(layout, msix: msix, intx: intx)
+  }
+
+  func readBAR(_ index: Int, at offset: UInt64, width: Int) -> UInt64 {
+    if index == 1 { return offset < 2048 ? msix.readTable(at: offset, width: width) : msix.readPending(at: offset - 2048, width: width) }
+    return writes.withLock { $0[index]?[offset] ?? 0 }
+  }
+
+  func writeBAR(_ index: Int, at offset: UInt64, width: Int, _ value: UInt64) {
+    if index == 1 { return msix.writeTable(at: offset, width: width, value) }
+    writes.withLock { $0[index, default: [:]][offset] = value }
+  }
+
+  func reset() {
+    configuration.reset()
+    intx.setWanted(false)
+    resets.add(1, ordering: .relaxed)
+  }
+
+  /// Whether the function reaches memory under an address now.
+  func reaches(_ address: UInt64, through space: any DMASpace, for access: DMAAccess = .read) -> Bool {
+    do {
+      _ = try space.translate(DMAAddress(address), for: access, waking: nil)
+      return true
+    } catch {
+      return false
+    }
+  }
+}
+
+/// Messages and pins as the platform sees them.
+final class Interrupts: MessageInterrupts, LineInterrupts {
+  struct Message: Hashable, Sendable {
+    var address: UInt64
+    var data: UInt32
+    var requester: RequesterID
+  }
+  private let log = Mutex<[Message]>([])
+  private let pins = Mutex<[String: Bool]>([:])
+
+  var messages: [Message] { log.withLock { $0 } }
+  /// The pins that are asserted, as "device pin".
+  var asserted: [String] { pins.withLock { $0.filter(\.value).keys.sorted() } }
+
+  func deliver(_ message: InterruptMessage, from requester: RequesterID) {
+    log.withLock { $0.append(Message(address: message.address, data: message.data, requester: requester)) }
+  }
+  func set(_ pin: PCIInterruptPin, ofDevice device: UInt8, asserted: Bool) {
+    pins.withLock { $0["\(device) \(pin)"] = asserted }
+  }
+}
+
+/// A bus over a little memory.
+struct BusRig {
+  let memory: GuestMemory
+  let interrupts = Interrupts()
+  let bus: PCIBus
+
+  init() throws {
+    memory = try GuestMemory(byteCount: 1 << 20)
+    bus = PCIBus(memory, messages: interrupts, lines: interrupts)
+  }
+
+  func plug(_ device: UInt8, function: UInt8 = 0, behind bridge: PCIBridge? = nil, bypassing: Bool = false, pin: PCIInterruptPin = .a) -> ScratchFunction {
+    bus.add(at: PCISlot(device, function: function), behind: bridge, bypassingIOMMU: bypassing) { ScratchFunction($0, pin: pin) }
+  }
+
+  func read(_ requester: RequesterID, _ at: Int, _ width: Int = 4) -> UInt32 { bus.readConfiguration(of: requester, at: at, width: width) }
+  func write(_ requester: RequesterID, _ at: Int, _ width: Int, _ value: UInt32) { bus.writeConfiguration(of: requester, at: at, width: width, value) }
+  func command(_ requester: RequesterID, _ command: PCICommand) { write(requester, PCIRegister.command, 2, UInt32(command.rawValue)) }
+
+  @discardableResult func enumerate() -> [PCIEnumerator.Found] {
+    var firmware = PCIEnumerator(bus, memory: 0xe000_0000..<0xf000_0000, highMemory: 0x40_0000_0000..<0x50_0000_0000, io: 0x1000..<0x1_0000)
+    return firmware.enumerate()
+  }
+}

@@ -1,0 +1,71 @@
+public import DMA
+import Synchronization
+
+/// The least that is an IOMMU: for each requester a list of mappings made by hand, and nothing for requesters without one.
+public final class PageIOMMU: IOMMU, AddressTranslation {
+  private struct State {
+    var endpoints: [RequesterID: EndpointSpace] = [:]
+    var mappings: [RequesterID: [GuestRun]] = [:]
+    var lookUps: [RequesterID: Int] = [:]
+    var faults: [(requester: RequesterID, fault: DMAFault)] = []
+    var adoptions: [RequesterID] = []
+    var releases: [RequesterID] = []
+  }
+  private let state = Mutex(State())
+
+  public init() {}
+
+  /// Requesters in the order in which they were adopted, those that have gone again too.
+  public var adoptions: [RequesterID] { state.withLock { $0.adoptions } }
+  public var releases: [RequesterID] { state.withLock { $0.releases } }
+  /// Who is here now.
+  public var requesters: [RequesterID] { state.withLock { $0.endpoints.keys.sorted() } }
+  public var faults: [(requester: RequesterID, fault: DMAFault)] { state.withLock { $0.faults } }
+  public func lookUps(by requester: RequesterID) -> Int { state.withLock { $0.lookUps[requester] ?? 0 } }
+
+  /// Lets a requester reach `byteCount` bytes at `guest` under `address`.
+  public func map(_ requester: RequesterID, _ address: DMAAddress, byteCount: UInt64, to guest: GuestAddress, _ permissions: DMAPermissions = .readWrite) {
+    let run = GuestRun(first: address, last: DMAAddress(address.rawValue + (byteCount - 1)), guest: guest, permissions: permissions)
+    state.withLock { $0.mappings[requester, default: []].append(run) }
+  }
+
+  /// Takes everything of a requester away, and returns when nothing uses it any more.
+  public func unmapAll(_ requester: RequesterID) {
+    let endpoint = state.withLock { state in
+      state.mappings[requester] = nil
+      return state.endpoints[requester]
+    }
+    endpoint?.invalidate(from: DMAAddress(0), through: DMAAddress(.max))
+  }
+
+  public func adopt(_ endpoint: EndpointSpace) {
+    let requester = endpoint.requester
+    state.withLock { state in
+      precondition(state.endpoints[requester] == nil, "two endpoints under one number")
+      state.endpoints[requester] = endpoint
+      state.adoptions.append(requester)
+    }
+    endpoint.setRoute(.translated(self))
+  }
+
+  public func release(_ endpoint: EndpointSpace) {
+    let requester = endpoint.requester
+    state.withLock { state in
+      precondition(state.endpoints[requester] === endpoint, "an endpoint is given up that is not here")
+      state.endpoints[requester] = nil
+      state.releases.append(requester)
+    }
+    endpoint.setRoute(.blocked(.stopped))
+  }
+
+  public func lookUp(_ address: DMAAddress, for access: DMAAccess, by requester: RequesterID) throws(DMAFault) -> GuestRun {
+    let run: GuestRun? = state.withLock { state in
+      state.lookUps[requester, default: 0] += 1
+      return state.mappings[requester]?.first { $0.first <= address && address <= $0.last }
+    }
+    guard let run else { throw DMAFault(address: address, access: access, reason: .unmapped) }
+    return run
+  }
+
+  public func report(_ fault: DMAFault, by requester: RequesterID) { state.withLock { $0.faults.append((requester, fault)) } }
+}
