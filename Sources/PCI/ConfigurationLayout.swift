@@ -74,7 +74,7 @@ public struct ConfigurationLayout: Sendable {
   ///
   /// - Parameters:
   ///   - body: what follows its ID and the pointer to the next.
-  ///   - writable: the bits of `body` that software may write; missing ones are read-only.
+  ///   - mask: the bits of `body` that software may write; missing ones are read-only.
   /// - Returns: where it is.
   @discardableResult
   public mutating func addCapability(_ id: UInt8, _ body: [UInt8], writable mask: [UInt8] = []) -> Int {

@@ -9,7 +9,7 @@ public import VirtioServing
 /// A virtio device as a PCI function (§4.1): modern, transitional or legacy.
 ///
 /// Its registers are accessed by processors' threads, which may wait for queue threads; its queues reach memory through the
-/// function's ``BusMaster``, by the path that the negotiated features select. The legacy interface is little-endian, so a machine
+/// function's `BusMaster`, by the path that the negotiated features select. The legacy interface is little-endian, so a machine
 /// whose guests are not must disable it.
 public final class VirtioPCIFunction: PCIFunction {
   /// What the driver selects, and where notifications go by the device's own numbers.

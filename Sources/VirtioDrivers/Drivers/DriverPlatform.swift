@@ -2,7 +2,7 @@ import DMA
 public import Virtio
 
 /// What a driver knows of the machine it runs on, and the rule that chooses how its devices reach memory: the driver's half of what
-/// ``AddressPath`` is for devices (§6.1).
+/// `AddressPath` is for devices (§6.1).
 ///
 /// The rule, from the mail that VIRTIO_F_ACCESS_PLATFORM began with: a device that has the bit gets the platform's addresses;
 /// so does every device of a Xen guest, whose physical addresses mean nothing outside; any other gets physical
