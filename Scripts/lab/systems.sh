@@ -224,7 +224,7 @@ lab_libblkio() {
   : >"$place/reported"
 }
 
-# DPDK drives vhost-user devices too, but none that the lab has: Debian's DPDK 22.11 to 25.11 were looked through.
+# DPDK drives vhost-user devices too, but none that the lab has: the virtio drivers that Debian packages are for net and crypto.
 lab_dpdk() {
   lab_clear
   device=blk bit=
