@@ -60,18 +60,13 @@ ovmf_firmware_wrong() {
 
 # Linux on the disk it came from.
 ovmf_linux_wrong() {
-  local image=$folder/vda.img half=$((ovmf_half * MiB)) wrong
+  local image=$folder/vda.img half=$((ovmf_half * MiB))
   if [ "$(said vda verdict)" != ok ]; then echo "${failure:-no verdict}"
   elif [ "$(said vda group)" != DMA ]; then echo "the IOMMU group is $(said vda group), expected DMA"
   elif [ "$(said vda access_platform)" != "$([ "$bit" = on ] && echo yes || echo no)" ]; then echo "bit 33 is '$(said vda access_platform)' in the guest"
   elif [ "$(said vda "step=read md5")" != "$(head -c "$half" "$image" | sum)" ]; then echo "the guest read other bytes than the image holds"
   elif [ "$(tail -c "$half" "$image" | sum)" != "$(said vda "step=write md5")" ]; then echo "the image does not hold what the guest wrote"
-  elif [ "$backend" != sluice ]; then return
-  elif [ ! -s "$folder/vda.json" ]; then echo "sluice explain gave no answer"
-  else
-    wrong=$(wrong_figures "$folder/vda.json" "$([ "$bit" = off ] && echo off || echo strict)")
-    if [ -z "$wrong" ]; then wrong=$(compare_features "$(said vda features)" "$folder/vda.json"); fi
-    echo "$wrong"
+  else account_wrong vda "$folder/vda.json" "$([ "$bit" = off ] && echo off || echo strict)"
   fi
 }
 

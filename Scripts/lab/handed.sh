@@ -21,7 +21,7 @@ handed_boot() {
 
 # handed_wrong    prints what is wrong with the data and with what the back-end says, nothing if all is as it must be
 handed_wrong() {
-  local image=$folder/vda.img figures=$folder/handed.json wrong
+  local image=$folder/vda.img figures=$folder/handed.json
   if [ "$bit" = off ]; then figures=$folder/done.json; fi
   if [ -n "$failure" ]; then echo "$failure"
   elif [ "$(said vda "step=kernel-read md5")" != "${original[vda]}" ]; then echo "the kernel read other bytes than the image held"
@@ -31,12 +31,7 @@ handed_wrong() {
   elif [ "$bit" = on ] && ! grep -q 'disk=vda step=handed .*features=.*33' "$folder/talk.log"; then echo "the process did not take bit 33"
   elif [ "$bit" = off ] && ! grep -q 'step=refused why=VIRTIO_F_ACCESS_PLATFORM_is_not_offered' "$folder/talk.log"; then
     echo "the process did not refuse"
-  elif [ "$backend" != sluice ]; then return
-  elif [ ! -s "$figures" ]; then echo "sluice explain gave no answer"
-  else
-    wrong=$(wrong_figures "$figures" "$([ "$bit" = off ] && echo off || echo strict)")
-    if [ -z "$wrong" ]; then wrong=$(compare_features "$(said vda features)" "$figures"); fi
-    echo "$wrong"
+  else account_wrong vda "$figures" "$([ "$bit" = off ] && echo off || echo strict)"
   fi
 }
 

@@ -70,6 +70,17 @@ compare_features() {
 # translate what the guest's IOMMU was told: there the back-end has to keep the bit to itself.
 entropy_withholds() { [ -n "$suite" ] && [ "$bit" = off ]; }
 
+# account_wrong NAME FILE IOMMU [withheld]    what is wrong with what the back-end said of itself: its figures, and the features beside
+# those that the guest reads. Of a peer nothing is known.
+account_wrong() {
+  local wrong
+  if [ "$backend" != sluice ]; then return; fi
+  if [ ! -s "$2" ]; then echo "sluice explain gave no answer"; return; fi
+  wrong=$(wrong_figures "$2" "$3" "${4:-}")
+  if [ -z "$wrong" ]; then wrong=$(compare_features "$(said "$1" features)" "$2"); fi
+  echo "$wrong"
+}
+
 # lab_wrong NAME    prints what is wrong with a device after its boot, nothing if all is as it must be
 lab_wrong() {
   local name=$1 platform=no image=$folder/$1.img
@@ -84,14 +95,9 @@ lab_wrong() {
   elif [ "$name" != rng ] && [ "$(said "$name" "step=read md5")" != "${original[$name]}" ]; then echo "the guest read other bytes than the image held"
   elif [ "$name" != rng ] && [ "$(head -c $((8 * MiB)) "$image" | sum)" != "${original[$name]}" ]; then echo "the half that was only read changed"
   elif [ "$name" != rng ] && [ "$(tail -c $((8 * MiB)) "$image" | sum)" != "$(said "$name" "step=write md5")" ]; then echo "the image does not hold what the guest wrote"
-  elif [ "$backend" != sluice ]; then return
-  elif [ ! -s "$folder/$name.json" ]; then echo "sluice explain gave no answer"
   else
-    local wrong
-    wrong=$(wrong_figures "$folder/$name.json" "$([ "$expected_path" = physical ] && echo off || echo "$iommu")" \
-      "$(if [ "$name" = rng ] && entropy_withholds; then echo withheld; fi)")
-    if [ -z "$wrong" ]; then wrong=$(compare_features "$(said "$name" features)" "$folder/$name.json"); fi
-    echo "$wrong"
+    account_wrong "$name" "$folder/$name.json" "$([ "$expected_path" = physical ] && echo off || echo "$iommu")" \
+      "$(if [ "$name" = rng ] && entropy_withholds; then echo withheld; fi)"
   fi
 }
 

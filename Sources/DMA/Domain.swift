@@ -112,15 +112,11 @@ public final class Domain: DMASpace {
       guard mapping.permissions.allows(access) else {
         return .failure(.fault(DMAFault(address: address, access: access, reason: .permission)))
       }
-      // As much of the mapping as one region of memory backs, around the address.
-      let guest = mapping.guest + (a - mapping.first)
-      guard let region = memory.run(at: GuestAddress(guest)) else {
+      let whole = GuestRun(
+        first: DMAAddress(mapping.first), last: DMAAddress(mapping.last), guest: GuestAddress(mapping.guest), permissions: mapping.permissions)
+      guard let run = memory.run(behind: whole, around: address) else {
         return .failure(.fault(DMAFault(address: address, access: access, reason: .unmapped)))
       }
-      let before = min(a - mapping.first, guest - region.start)
-      let after = min(mapping.last - a, region.last - guest)
-      let run = HostRun(
-        start: a - before, last: a + after, host: region.host &+ (guest - region.start - before), permissions: mapping.permissions)
       // A run that is not made of whole pages stays with the queue that asked.
       _ = cache.insert(run)
       return .success(run)

@@ -85,7 +85,7 @@ public final class EndpointSpace: DMASpace {
         do throws(DMAFault) { run = try translation.lookUp(address, for: access, by: state.requester) } catch { return .failure(error) }
       }
       guard run.permissions.allows(access) else { return .failure(DMAFault(address: address, access: access, reason: .permission)) }
-      guard let host = hostRun(run, around: address) else {
+      guard let host = memory.run(behind: run, around: address) else {
         return .failure(DMAFault(address: address, access: access, reason: .unmapped))
       }
       // Under the lock that a change takes: what goes cannot be put back. A run not made of whole pages stays with the queue.
@@ -96,18 +96,6 @@ public final class EndpointSpace: DMASpace {
     case .success(let run): return run
     case .failure(let fault): throw .fault(fault)
     }
-  }
-
-  /// As much of a run as one region of memory backs, around the address.
-  private func hostRun(_ run: GuestRun, around address: DMAAddress) -> HostRun? {
-    guard run.first <= address, address <= run.last else { return nil }
-    let a = address.rawValue
-    let (guest, wraps) = run.guest.rawValue.addingReportingOverflow(a - run.first.rawValue)
-    guard !wraps, let region = memory.run(at: GuestAddress(guest)) else { return nil }
-    let before = min(a - run.first.rawValue, guest - region.start)
-    let after = min(run.last.rawValue - a, region.last - guest)
-    return HostRun(
-      start: a - before, last: a + after, host: region.host &+ (guest - region.start - before), permissions: run.permissions)
   }
 
   public func record(hits: UInt64, misses: UInt64) {

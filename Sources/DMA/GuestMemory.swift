@@ -190,6 +190,18 @@ public final class GuestMemory: Sendable {
       host: region.hostStart, permissions: .readWrite)
   }
 
+  /// As much of a run of guest memory as one region backs, around a device address inside the run; nil where there is no memory.
+  func run(behind run: GuestRun, around address: DMAAddress) -> HostRun? {
+    guard run.first <= address, address <= run.last else { return nil }
+    let a = address.rawValue
+    let (guest, wraps) = run.guest.rawValue.addingReportingOverflow(a - run.first.rawValue)
+    guard !wraps, let region = self.run(at: GuestAddress(guest)) else { return nil }
+    let before = min(a - run.first.rawValue, guest - region.start)
+    let after = min(run.last.rawValue - a, region.last - guest)
+    return HostRun(
+      start: a - before, last: a + after, host: region.host &+ (guest - region.start - before), permissions: run.permissions)
+  }
+
   /// `count` bytes of host memory at a front-end address as a run that starts at `start`, or nil when they are not all in
   /// one region.
   public func run(at address: FrontendAddress, count: UInt64, seenFrom start: DMAAddress, permissions: DMAPermissions) -> HostRun? {

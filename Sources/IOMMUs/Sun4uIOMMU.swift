@@ -18,28 +18,19 @@ public final class Sun4uIOMMU: IOMMU {
   private struct State {
     var control: UInt64 = 0
     var base: UInt64 = 0
-    var endpoints: [RequesterID: EndpointSpace] = [:]
-    var faults: UInt64 = 0
   }
   public let memory: GuestMemory
   private let state = Mutex(State())
+  private let endpoints = BridgeEndpoints()
 
   public init(_ memory: GuestMemory) { self.memory = memory }
 
   /// Accesses refused, of all endpoints.
-  public var faults: UInt64 { state.withLock { $0.faults } }
+  public var faults: UInt64 { endpoints.faults }
 
-  public func adopt(_ endpoint: EndpointSpace) {
-    let requester = endpoint.requester
-    state.withLock { $0.endpoints[requester] = endpoint }
-    endpoint.setRoute(.translated(self))
-  }
+  public func adopt(_ endpoint: EndpointSpace) { endpoints.adopt(endpoint, by: self) }
 
-  public func release(_ endpoint: EndpointSpace) {
-    let requester = endpoint.requester
-    state.withLock { if $0.endpoints[requester] === endpoint { $0.endpoints[requester] = nil } }
-    endpoint.setRoute(.blocked(.stopped))
-  }
+  public func release(_ endpoint: EndpointSpace) { endpoints.release(endpoint) }
 
   /// What a processor reads from a register.
   public func read(_ register: Register) -> UInt64 {
@@ -54,18 +45,17 @@ public final class Sun4uIOMMU: IOMMU {
 
   /// What a processor writes. Returns when no device uses what the write took away.
   public func write(_ value: UInt64, to register: Register) {
-    let (users, first, last): ([EndpointSpace], UInt64, UInt64) = state.withLock { state in
-      let users = Array(state.endpoints.values)
+    let (first, last): (UInt64, UInt64) = state.withLock { state in
       switch register {
       case .control: state.control = value & 0x7_0005
       case .base: state.base = value & ~0x1FFF
       case .flush:
         let page = Window(state.control).pageSize
-        return (users, value & ~(page - 1), value | (page - 1))
+        return (value & ~(page - 1), value | (page - 1))
       }
-      return (users, 0, .max)
+      return (0, .max)
     }
-    for endpoint in users { endpoint.invalidate(from: DMAAddress(first), through: DMAAddress(last)) }
+    endpoints.invalidate(from: first, through: last)
   }
 
   /// What the control register says of the device addresses that are translated: the highest ones below 4 GiB.
@@ -101,5 +91,5 @@ extension Sun4uIOMMU: AddressTranslation {
     return GuestRun(page: window.pageSize, around: address.rawValue, at: entry & 0x7FF_FFFF_E000, permissions: permissions)
   }
 
-  public func report(_ fault: DMAFault, by requester: RequesterID) { state.withLock { $0.faults &+= 1 } }
+  public func report(_ fault: DMAFault, by requester: RequesterID) { endpoints.countFault() }
 }

@@ -11,16 +11,12 @@ public final class TCETable: IOMMU {
     /// H_PARAMETER: an address outside the window, or between pages.
     case parameter
   }
-  private struct State {
-    var entries: [UInt64]
-    var endpoints: [RequesterID: EndpointSpace] = [:]
-    var faults: UInt64 = 0
-  }
   /// Where the window begins.
   public let start: DMAAddress
   /// Bytes of a page, a power of two and at least 4096.
   public let pageSize: UInt64
-  private let state: Mutex<State>
+  private let entries: Mutex<[UInt64]>
+  private let endpoints = BridgeEndpoints()
 
   /// A window of `pages` pages, all empty.
   ///
@@ -32,23 +28,15 @@ public final class TCETable: IOMMU {
     self.start = start
     pageSize = 1 << UInt64(pageShift)
     precondition(start.rawValue & (pageSize - 1) == 0 && !start.rawValue.addingReportingOverflow(pageSize * UInt64(pages) - 1).overflow)
-    state = Mutex(State(entries: [UInt64](repeating: 0, count: pages)))
+    entries = Mutex([UInt64](repeating: 0, count: pages))
   }
 
   /// Accesses refused, of all endpoints. The bridge would freeze the slot; here the refusal is the device's to handle.
-  public var faults: UInt64 { state.withLock { $0.faults } }
+  public var faults: UInt64 { endpoints.faults }
 
-  public func adopt(_ endpoint: EndpointSpace) {
-    let requester = endpoint.requester
-    state.withLock { $0.endpoints[requester] = endpoint }
-    endpoint.setRoute(.translated(self))
-  }
+  public func adopt(_ endpoint: EndpointSpace) { endpoints.adopt(endpoint, by: self) }
 
-  public func release(_ endpoint: EndpointSpace) {
-    let requester = endpoint.requester
-    state.withLock { if $0.endpoints[requester] === endpoint { $0.endpoints[requester] = nil } }
-    endpoint.setRoute(.blocked(.stopped))
-  }
+  public func release(_ endpoint: EndpointSpace) { endpoints.release(endpoint) }
 
   /// H_PUT_TCE: the entry of one page. Bit 0 lets devices read, bit 1 lets them write, the page's address is above; 0 takes it away.
   public func put(_ address: DMAAddress, _ entry: UInt64) throws(HypercallError) { try put(address, [entry]) }
@@ -67,33 +55,31 @@ public final class TCETable: IOMMU {
     let offset = address.rawValue &- start.rawValue
     let index = offset / pageSize
     // Checked without adding: the guest chose every one of these numbers.
-    let users: [EndpointSpace]? = state.withLock { state in
-      let pages = UInt64(state.entries.count)
+    let narrowed: Bool? = entries.withLock { entries in
+      let pages = UInt64(entries.count)
       guard offset & (pageSize - 1) == 0, count >= 0, index < pages, UInt64(count) <= pages - index else { return nil }
       var narrows = false
       for i in 0..<count {
         let at = Int(index) + i
-        narrows = narrows || state.entries[at] & 3 != 0
-        state.entries[at] = entry(i)
+        narrows = narrows || entries[at] & 3 != 0
+        entries[at] = entry(i)
       }
-      return narrows ? Array(state.endpoints.values) : []
+      return narrows
     }
-    guard let users else { throw .parameter }
-    for endpoint in users where count > 0 {
-      endpoint.invalidate(from: address, through: DMAAddress(address.rawValue + pageSize * UInt64(count) - 1))
-    }
+    guard let narrowed else { throw .parameter }
+    if narrowed { endpoints.invalidate(from: address.rawValue, through: address.rawValue + pageSize * UInt64(count) - 1) }
   }
 }
 
 extension TCETable: AddressTranslation {
   public func lookUp(_ address: DMAAddress, for access: DMAAccess, by requester: RequesterID) throws(DMAFault) -> GuestRun {
     let index = (address.rawValue &- start.rawValue) / pageSize
-    let entry = state.withLock { state in index < UInt64(state.entries.count) ? state.entries[Int(index)] : 0 }
+    let entry = entries.withLock { entries in index < UInt64(entries.count) ? entries[Int(index)] : 0 }
     let permissions = DMAPermissions(rawValue: UInt8(truncatingIfNeeded: entry & 3))
     guard !permissions.isEmpty else { throw DMAFault(address: address, access: access, reason: .unmapped) }
     guard permissions.allows(access) else { throw DMAFault(address: address, access: access, reason: .permission) }
     return GuestRun(page: pageSize, around: address.rawValue, at: entry & ~0xFFF, permissions: permissions)
   }
 
-  public func report(_ fault: DMAFault, by requester: RequesterID) { state.withLock { $0.faults &+= 1 } }
+  public func report(_ fault: DMAFault, by requester: RequesterID) { endpoints.countFault() }
 }

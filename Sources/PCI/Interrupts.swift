@@ -1,18 +1,6 @@
 public import DMA
 import Synchronization
 
-/// A message signalled interrupt: a memory write that the platform understands.
-public struct InterruptMessage: Hashable, Sendable {
-  /// Where it goes: a multiple of 4.
-  public var address: UInt64
-  public var data: UInt32
-  /// The write of `data` at `address`.
-  public init(address: UInt64, data: UInt32) {
-    self.address = address
-    self.data = data
-  }
-}
-
 /// Where messages of functions go. Called on queue threads and under the function's MSI-X lock: must not wait for either, and
 /// must not call back.
 public protocol MessageInterrupts: Sendable {

@@ -1,3 +1,4 @@
+public import DMA
 import Synchronization
 
 /// A function's MSI-X table and pending bits (PCI local bus specification 3.0, 6.8.2).

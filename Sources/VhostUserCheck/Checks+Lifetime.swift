@@ -190,10 +190,7 @@ extension Check {
     _ = try session.stop()
     let frontend = session.frontend
     return try refusal { () throws(FrontendError) in
-      if frontend.protocolFeatures.contains(.status) {
-        try frontend.setStatus([])
-        try frontend.setStatus([.acknowledge, .driver, .featuresOK])
-      }
+      try restartStatus(frontend)
       _ = try frontend.setFeatures(features)
     }
   }

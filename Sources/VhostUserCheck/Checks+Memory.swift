@@ -119,16 +119,18 @@ extension Check {
     return used
   }
 
+  /// Where there is a status: resets the device, and is ready for its rings again.
+  static func restartStatus(_ frontend: Frontend) throws(FrontendError) {
+    guard frontend.protocolFeatures.contains(.status) else { return }
+    try frontend.setStatus([])
+    try frontend.setStatus([.acknowledge, .driver, .featuresOK])
+  }
+
   /// The ring works after it was set up again with buffers that are there.
   static func recover(_ session: Session) throws(Finding) {
     _ = try session.stop()
     for i in session.pieces.indices { session.pieces[i] = try session.space.allocate() }
-    if session.frontend.protocolFeatures.contains(.status) {
-      try judged { () throws(FrontendError) in
-        try session.frontend.setStatus([])
-        try session.frontend.setStatus([.acknowledge, .driver, .featuresOK])
-      }
-    }
+    try judged { () throws(FrontendError) in try restartStatus(session.frontend) }
     try session.start()
     do throws(Finding) { try session.roundTrip() } catch {
       throw Finding(verdict: error.verdict, evidence: "after the ring was set up again: \(error.evidence)")

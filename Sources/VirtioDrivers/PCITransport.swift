@@ -1,4 +1,4 @@
-import DMA
+public import DMA
 public import PCI
 public import Virtio
 
@@ -85,21 +85,13 @@ public final class PCIDriverTransport: DriverTransport {
   // MARK: DriverTransport
 
   public var status: DeviceStatus {
-    get {
-      switch interface {
-      case .modern(let modern): DeviceStatus(rawValue: UInt8(truncatingIfNeeded: read(modern.common, CommonRegister.deviceStatus, 1)))
-      case .legacy: DeviceStatus(rawValue: UInt8(truncatingIfNeeded: readLegacy(LegacyRegister.deviceStatus, 1)))
-      }
-    }
+    get { DeviceStatus(rawValue: UInt8(truncatingIfNeeded: readRegister(CommonRegister.deviceStatus, LegacyRegister.deviceStatus, 1))) }
     set {
       if newValue.isEmpty {
         accepted = []
         doorbells = [:]
       }
-      switch interface {
-      case .modern(let modern): write(modern.common, CommonRegister.deviceStatus, 1, UInt32(newValue.rawValue))
-      case .legacy: writeLegacy(LegacyRegister.deviceStatus, 1, UInt32(newValue.rawValue))
-      }
+      writeRegister(CommonRegister.deviceStatus, LegacyRegister.deviceStatus, 1, UInt32(newValue.rawValue))
     }
   }
 
@@ -148,10 +140,7 @@ public final class PCIDriverTransport: DriverTransport {
 
   public func maxQueueSize(_ index: Int) -> UInt16 {
     select(index)
-    switch interface {
-    case .modern(let modern): return UInt16(truncatingIfNeeded: read(modern.common, CommonRegister.queueSize, 2))
-    case .legacy: return UInt16(truncatingIfNeeded: readLegacy(LegacyRegister.queueSize, 2))
-    }
+    return UInt16(truncatingIfNeeded: readRegister(CommonRegister.queueSize, LegacyRegister.queueSize, 2))
   }
 
   /// The legacy interface has no choice of size or of the areas' distance: the layout is that of
@@ -210,7 +199,7 @@ public final class PCIDriverTransport: DriverTransport {
   ///
   /// - Returns: false: there are not as many, or there is no MSI-X; nothing has changed then.
   public func enableMSIX(_ messages: [InterruptMessage]) -> Bool {
-    guard let at = PCIStructures.capabilities(access).first(where: { $0.id == PCICapabilityID.msix })?.at else { return false }
+    guard let at = msixAt else { return false }
     let control = access.readConfiguration(at: at + 2, width: 2)
     let table = access.readConfiguration(at: at + 4, width: 4)
     guard messages.count <= Int(control & 0x7ff) + 1, table & 7 < 6 else { return false }
@@ -227,35 +216,20 @@ public final class PCIDriverTransport: DriverTransport {
   /// Maps a queue's used buffer notifications to a vector, and says whether the device could.
   public func setVector(_ vector: UInt16, ofQueue index: Int) -> Bool {
     select(index)
-    switch interface {
-    case .modern(let modern):
-      write(modern.common, CommonRegister.queueVector, 2, UInt32(vector))
-      return read(modern.common, CommonRegister.queueVector, 2) == vector
-    case .legacy:
-      writeLegacy(LegacyRegister.queueVector, 2, UInt32(vector))
-      return readLegacy(LegacyRegister.queueVector, 2) == vector
-    }
+    writeRegister(CommonRegister.queueVector, LegacyRegister.queueVector, 2, UInt32(vector))
+    return readRegister(CommonRegister.queueVector, LegacyRegister.queueVector, 2) == vector
   }
 
   /// Maps configuration change notifications to a vector, and says whether the device could.
   public func setConfigurationVector(_ vector: UInt16) -> Bool {
-    switch interface {
-    case .modern(let modern):
-      write(modern.common, CommonRegister.configurationVector, 2, UInt32(vector))
-      return read(modern.common, CommonRegister.configurationVector, 2) == vector
-    case .legacy:
-      writeLegacy(LegacyRegister.configurationVector, 2, UInt32(vector))
-      return readLegacy(LegacyRegister.configurationVector, 2) == vector
-    }
+    writeRegister(CommonRegister.configurationVector, LegacyRegister.configurationVector, 2, UInt32(vector))
+    return readRegister(CommonRegister.configurationVector, LegacyRegister.configurationVector, 2) == vector
   }
 
   // MARK: Registers
 
   private func select(_ index: Int) {
-    switch interface {
-    case .modern(let modern): write(modern.common, CommonRegister.queueSelect, 2, UInt32(truncatingIfNeeded: index))
-    case .legacy: writeLegacy(LegacyRegister.queueSelect, 2, UInt32(truncatingIfNeeded: index))
-    }
+    writeRegister(CommonRegister.queueSelect, LegacyRegister.queueSelect, 2, UInt32(truncatingIfNeeded: index))
   }
 
   /// As wide as one field that is read or written alone (§4.1.3.1); anything else goes byte by byte.
@@ -268,8 +242,11 @@ public final class PCIDriverTransport: DriverTransport {
     }
   }
 
+  /// Where the MSI-X capability is.
+  private var msixAt: Int? { PCIStructures.capabilities(access).first(where: { $0.id == PCICapabilityID.msix })?.at }
+
   private var isMSIXEnabled: Bool {
-    guard let at = PCIStructures.capabilities(access).first(where: { $0.id == PCICapabilityID.msix })?.at else { return false }
+    guard let at = msixAt else { return false }
     return access.readConfiguration(at: at + 2, width: 2) & 0x8000 != 0
   }
 
@@ -285,6 +262,14 @@ public final class PCIDriverTransport: DriverTransport {
     case .modern(let modern): if let device = modern.device { write(device, offset, width, value) }
     case .legacy: writeLegacy(LegacyRegister.deviceConfiguration(isMSIXEnabled: isMSIXEnabled) &+ offset, width, value)
     }
+  }
+
+  /// A register that both interfaces have, each at a place of its own.
+  private func readRegister(_ modern: Int, _ legacy: Int, _ width: Int) -> UInt32 {
+    if case .modern(let structures) = interface { read(structures.common, modern, width) } else { readLegacy(legacy, width) }
+  }
+  private func writeRegister(_ modern: Int, _ legacy: Int, _ width: Int, _ value: UInt32) {
+    if case .modern(let structures) = interface { write(structures.common, modern, width, value) } else { writeLegacy(legacy, width, value) }
   }
 
   private func read(_ location: Location, _ at: Int, _ width: Int) -> UInt32 {

@@ -11,9 +11,9 @@ final class VTdBench {
   let root: UInt64
 
   final class Messages: Sendable {
-    private let list = Mutex<[MessageInterrupt]>([])
-    var all: [MessageInterrupt] { list.withLock { $0 } }
-    func append(_ message: MessageInterrupt) { list.withLock { $0.append(message) } }
+    private let list = Mutex<[InterruptMessage]>([])
+    var all: [InterruptMessage] { list.withLock { $0 } }
+    func append(_ message: InterruptMessage) { list.withLock { $0.append(message) } }
   }
 
   init(_ options: VTdOptions = VTdOptions(), bytes: Int = 16 << 20) throws {

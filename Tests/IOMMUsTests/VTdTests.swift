@@ -241,7 +241,7 @@ struct VTdFaultTests {
     #expect(bench.messages.all.isEmpty)
     #expect(bench.unit.read(at: 0x38, width: 4) == 0xC000_0000)
     bench.unit.write(0, at: 0x38, width: 4)
-    #expect(bench.messages.all == [MessageInterrupt(address: 0x1_FEE0_0000, data: 0x41)])
+    #expect(bench.messages.all == [InterruptMessage(address: 0x1_FEE0_0000, data: 0x41)])
     #expect(bench.unit.read(at: 0x228, width: 8) >> 62 & 1 == 0)
     // Another while the first waits to be read: recorded, without another interrupt.
     #expect(fault(device.read(0x60_0000)) != nil)
@@ -333,7 +333,7 @@ struct VTdQueueTests {
     bench.unit.write(0xFEE0_1000, at: 0xA8, width: 4)
     bench.unit.write(0, at: 0xA0, width: 4)
     submit(bench, queue, [(5 | 1 << 4, 0)])
-    #expect(bench.messages.all == [MessageInterrupt(address: 0xFEE0_1000, data: 0x51)])
+    #expect(bench.messages.all == [InterruptMessage(address: 0xFEE0_1000, data: 0x51)])
     #expect(bench.unit.read(at: 0x9C, width: 4) == 1)
     bench.unit.write(1, at: 0x9C, width: 4)
     #expect(bench.unit.read(at: 0x9C, width: 4) == 0)

@@ -1,3 +1,4 @@
+import DMA
 import PCI
 import Testing
 import Virtio

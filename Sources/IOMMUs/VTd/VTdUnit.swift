@@ -1,18 +1,6 @@
 public import DMA
 import Synchronization
 
-/// A message-signalled interrupt: what is written where.
-public struct MessageInterrupt: Hashable, Sendable {
-  /// Where the message goes, as the driver programmed it.
-  public var address: UInt64
-  /// The message.
-  public var data: UInt32
-  public init(address: UInt64, data: UInt32) {
-    self.address = address
-    self.data = data
-  }
-}
-
 /// Intel VT-d in legacy mode, at the level its driver programs it: registers, root, context and second-level tables in guest
 /// memory, invalidation by register and by queue, fault records with an interrupt. Interrupts are not remapped.
 ///
@@ -36,10 +24,10 @@ public final class VTdUnit: IOMMU {
   let state: Mutex<State>
   /// Register writes, one after the other: what they start ends before the next.
   private let writes = Mutex(())
-  private let interrupt: @Sendable (MessageInterrupt) -> Void
+  private let interrupt: @Sendable (InterruptMessage) -> Void
 
   /// - Parameter interrupt: delivers a message to the machine. Called on any thread, queue threads included: it must not wait.
-  public init(_ memory: GuestMemory, options: VTdOptions = VTdOptions(), interrupt: @escaping @Sendable (MessageInterrupt) -> Void) {
+  public init(_ memory: GuestMemory, options: VTdOptions = VTdOptions(), interrupt: @escaping @Sendable (InterruptMessage) -> Void) {
     self.memory = memory
     self.options = options
     self.interrupt = interrupt
@@ -155,7 +143,7 @@ public final class VTdUnit: IOMMU {
 
   /// Sends what a pair of event registers says, or keeps it for the day on which it is not masked any more.
   func raise(event offset: Int) {
-    let message: MessageInterrupt? = state.withLock { state in
+    let message: InterruptMessage? = state.withLock { state in
       guard state[offset] & 1 << 31 == 0 else {
         state[offset] |= 1 << 30
         return nil
@@ -166,7 +154,7 @@ public final class VTdUnit: IOMMU {
   }
 
   private func setEventControl(_ value: UInt32, at offset: Int) {
-    let message: MessageInterrupt? = state.withLock { state in
+    let message: InterruptMessage? = state.withLock { state in
       let isPending = state[offset] & 1 << 30 != 0
       let isMasked = value & 1 << 31 != 0
       state[offset] = (isMasked ? 1 << 31 : 0) | (isPending && isMasked ? 1 << 30 : 0)
@@ -198,8 +186,8 @@ extension VTdUnit.State {
   /// Two of them as one.
   func word(_ offset: Int) -> UInt64 { UInt64(self[offset]) | UInt64(self[offset + 4]) << 32 }
 
-  func message(of event: Int) -> MessageInterrupt {
-    MessageInterrupt(address: word(event + 8), data: self[event + 4])
+  func message(of event: Int) -> InterruptMessage {
+    InterruptMessage(address: word(event + 8), data: self[event + 4])
   }
 
   mutating func reset(_ options: VTdOptions) {
