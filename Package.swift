@@ -39,6 +39,7 @@ var targets: [Target] = [
   module("VirtioDevices", ["DMA", "HostIO", "Virtio"]),
   module("VirtioDrivers", ["DMA", "PCI", "Virtio"]),
   // floor 4
+  module("IOMMUDrivers", ["DMA", "VirtioDrivers"]),
   module("VirtioPCI", ["DMA", "HostIO", "PCI", "Virtio", "VirtioServing", log]),
   module("VhostUser", ["DMA", "HostIO", "Virtio", "VirtioServing", log]),
   // floor 5
@@ -59,6 +60,12 @@ var targets: [Target] = [
   tests("VirtioDevicesTests", ["CLinux", "DMA", "HostIO", "Virtio", "VirtioDevices", "VirtioTestKit"]),
   tests("HostIOTests", ["DMA", "HostIO"]),
   tests("IOMMUsTests", ["DMA", "IOMMUs"]),
+  tests(
+    "IOMMUDriversTests",
+    [
+      "DMA", "HostIO", "IOMMUs", "IOMMUDrivers", "PCI", "Virtio", "VirtioServing", "VirtioDevices", "VirtioDrivers", "VirtioPCI",
+      "VirtioTestKit", log,
+    ]),
   tests("DMATests", ["DMA", "HostIO", "VirtioTestKit"]),
   tests("PCITests", ["DMA", "PCI", "VirtioTestKit"]),
   tests(
@@ -114,6 +121,7 @@ let package = Package(
     .library(name: "VirtioServing", targets: ["VirtioServing"]),
     .library(name: "VirtioDevices", targets: ["VirtioDevices"]),
     .library(name: "VirtioDrivers", targets: ["VirtioDrivers"]),
+    .library(name: "IOMMUDrivers", targets: ["IOMMUDrivers"]),
     .library(name: "VirtioPCI", targets: ["VirtioPCI"]),
     .library(name: "VhostUser", targets: ["VhostUser"]),
     .library(name: "VhostUserCheck", targets: ["VhostUserCheck"]),

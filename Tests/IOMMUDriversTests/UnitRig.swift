@@ -1,0 +1,160 @@
+import DMA
+public import IOMMUDrivers
+public import IOMMUs
+import Synchronization
+import VirtioDrivers
+
+extension VTdUnit: RegisterAccess {}
+
+/// The three registers of a sun4u unit, by their offsets.
+final class Sun4uRegisters: RegisterAccess {
+  let unit: Sun4uIOMMU
+  init(_ unit: Sun4uIOMMU) { self.unit = unit }
+  func read(at offset: Int, width: Int) -> UInt64 { Sun4uIOMMU.Register(rawValue: offset).map(unit.read) ?? 0 }
+  func write(_ value: UInt64, at offset: Int, width: Int) {
+    if let register = Sun4uIOMMU.Register(rawValue: offset) { unit.write(value, to: register) }
+  }
+}
+
+/// A TCE table's hypercalls, which can be told to fail.
+final class Hypercalls: TCEHypercalls {
+  let table: TCETable
+  /// Calls that still succeed; nil: all.
+  var left: Int?
+  private(set) var calls = 0
+  init(_ table: TCETable) { self.table = table }
+
+  private func call(_ body: () throws(TCETable.HypercallError) -> Void) -> Bool {
+    calls += 1
+    if let left {
+      guard left > 0 else { return false }
+      self.left = left - 1
+    }
+    do throws(TCETable.HypercallError) { try body() } catch { return false }
+    return true
+  }
+  func putTCE(_ address: DMAAddress, _ entry: UInt64) -> Bool { call { () throws(TCETable.HypercallError) in try table.put(address, entry) } }
+  func putTCEs(_ address: DMAAddress, _ entries: [UInt64]) -> Bool {
+    entries.count <= 512 && call { () throws(TCETable.HypercallError) in try table.put(address, entries) }
+  }
+  func stuffTCE(_ address: DMAAddress, _ entry: UInt64, count: Int) -> Bool {
+    call { () throws(TCETable.HypercallError) in try table.stuff(address, entry, count: count) }
+  }
+}
+
+/// Messages of a unit's events.
+final class Messages: Sendable {
+  private let list = Mutex<[InterruptMessage]>([])
+  var all: [InterruptMessage] { list.withLock { $0 } }
+  func append(_ message: InterruptMessage) { list.withLock { $0.append(message) } }
+}
+
+/// What a device sees: looks addresses up through a cache of its own, as queues do.
+struct Device: ~Copyable {
+  private var cache: IOTLB
+  private var pool = SegmentPool()
+
+  init(_ endpoint: EndpointSpace) { cache = IOTLB(endpoint) }
+
+  /// Eight bytes, or nil where a read faults; a fault is reported as a queue reports it.
+  mutating func read(_ address: UInt64) -> UInt64? {
+    var value: UInt64?
+    reach(address, .read) { value = $0.readable.read(UInt64.self, at: 0) }
+    return value
+  }
+  mutating func canWrite(_ address: UInt64) -> Bool {
+    var can = false
+    reach(address, .write) { _ in can = true }
+    return can
+  }
+
+  private mutating func reach(_ address: UInt64, _ access: DMAAccess, _ body: (borrowing SegmentList) -> Void) {
+    _ = cache.beginRound()
+    defer { cache.endRound() }
+    var segments = pool.take()
+    do throws(DMAInterruption) {
+      try cache.resolve(DMAAddress(address), count: 8, for: access, into: &segments)
+      body(segments)
+    } catch {
+      if case .fault(let fault) = error { cache.space.report(fault) }
+    }
+    pool.give(back: segments)
+  }
+}
+
+extension GuestMemory {
+  func word(_ address: UInt64) -> UInt64? {
+    guard let cell = cells(at: GuestAddress(address), byteCount: 8) else { return nil }
+    return cell.load64(at: 0)
+  }
+  func setWord(_ address: UInt64, _ value: UInt64) { cells(at: GuestAddress(address), byteCount: 8)?.store64(value, at: 0) }
+
+  /// Writes to each page its own number.
+  func numberPages(from first: UInt64, count: UInt64) { for page in first..<first + count { setWord(page << 12, page) } }
+}
+
+/// A unit with its driver, in every way they come.
+enum UnitKind: String, CaseIterable, CustomStringConvertible {
+  case vtd39, vtd48, vtdSmallPages, vtdCachingMode, vtdDeviceIOTLB, tce, sun4uSmall, sun4uLarge
+  var description: String { rawValue }
+  var isStrict: Bool { [.tce, .sun4uSmall, .sun4uLarge].contains(self) }
+}
+
+/// Guest memory, a unit, its driver with one domain, and a requester in it.
+final class UnitRig {
+  static let requester = RequesterID(bus: 0, device: 3)
+  let kind: UnitKind
+  let memory: GuestMemory
+  /// The driver's memory: 16 MiB from 1 MiB on. From 32 MiB on is memory for tests to map, each page with its number in it.
+  let pages: GuestPages
+  let unit: any IOMMU
+  let domain: any IOMMUDriver
+  let aperture: ClosedRange<UInt64>
+  let granule: UInt64
+  let endpoint: EndpointSpace
+  private(set) var vtd: VTdDriver?
+  static let data: UInt64 = 32 << 20
+  static let dataBytes: UInt64 = 32 << 20
+
+  init(_ kind: UnitKind, memory given: GuestMemory? = nil, endpoint isMade: Bool = true) throws {
+    self.kind = kind
+    let memory = try given ?? GuestMemory(byteCount: 64 << 20)
+    self.memory = memory
+    memory.numberPages(from: Self.data >> 12, count: Self.dataBytes >> 12)
+    let pages = GuestPages(memory, at: GuestAddress(1 << 20), byteCount: 16 << 20)
+    self.pages = pages
+    endpoint = EndpointSpace(memory, requester: Self.requester, isOpen: true)
+    switch kind {
+    case .tce:
+      let table = TCETable(start: DMAAddress(0x8000_0000), pages: 16384)
+      let driver = try TCEDriver(Hypercalls(table), start: DMAAddress(0x8000_0000), pages: 16384)
+      (unit, domain, aperture, granule) = (table, driver, driver.aperture, driver.pageSize)
+    case .sun4uSmall, .sun4uLarge:
+      let iommu = Sun4uIOMMU(memory)
+      let driver = try Sun4uDriver(Sun4uRegisters(iommu), pages: pages, order: kind == .sun4uSmall ? 4 : 1, largePages: kind == .sun4uLarge)
+      try driver.enable()
+      (unit, domain, aperture, granule) = (iommu, driver, driver.aperture, driver.pageSize)
+    default:
+      var options = VTdOptions(addressWidth: kind == .vtd39 ? 39 : 48)
+      options.hasLargePages = kind != .vtdSmallPages
+      options.hasCachingMode = kind == .vtdCachingMode
+      let iommu = VTdUnit(memory, options: options, interrupt: { _ in })
+      let driver = try VTdDriver(iommu, pages: pages)
+      let domain = try driver.makeDomain()
+      try driver.attach(Self.requester, to: domain, deviceIOTLB: kind == .vtdDeviceIOTLB)
+      try driver.enable()
+      vtd = driver
+      (unit, self.domain, aperture, granule) = (iommu, domain, domain.aperture, 4096)
+    }
+    if isMade { unit.adopt(endpoint) }
+  }
+
+  func makeMapper(_ flush: IOMMUMapper.Flush, limit: UInt64 = .max) -> IOMMUMapper {
+    IOMMUMapper(domain, addresses: makeAddresses(), pages: pages, limit: limit, flush: flush)
+  }
+
+  /// All that the domain has, but for interrupts and the first page.
+  func makeAddresses() -> IOVAAllocator {
+    IOVAAllocator(granule: granule, aperture: aperture, reserved: VTdDriver.reserved.filter { _ in vtd != nil } + [0...(granule - 1)])
+  }
+}
