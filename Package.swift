@@ -41,6 +41,7 @@ var targets: [Target] = [
   // floor 4
   module("IOMMUDrivers", ["DMA", "VirtioDrivers"]),
   module("VirtioPCI", ["DMA", "HostIO", "PCI", "Virtio", "VirtioServing", log]),
+  module("VirtioMMIO", ["DMA", "HostIO", "Virtio", "VirtioServing", log]),
   module("VhostUser", ["DMA", "HostIO", "Virtio", "VirtioServing", log]),
   // floor 5
   module("VhostUserCheck", ["DMA", "HostIO", "Virtio", "VirtioDrivers", "VhostUser"]),
@@ -71,6 +72,9 @@ var targets: [Target] = [
   tests(
     "VirtioPCITests",
     ["DMA", "HostIO", "PCI", "Virtio", "VirtioServing", "VirtioDevices", "VirtioDrivers", "VirtioPCI", "VirtioTestKit", log]),
+  tests(
+    "VirtioMMIOTests",
+    ["DMA", "HostIO", "IOMMUs", "Virtio", "VirtioServing", "VirtioDevices", "VirtioDrivers", "VirtioMMIO", "VirtioTestKit", log]),
   tests("VirtioTests", ["DMA", "Virtio", "VirtioDrivers", "VirtioTestKit"]),
   tests("VirtioDriversTests", ["DMA", "HostIO", "Virtio", "VirtioDevices", "VirtioDrivers", "VirtioTestKit"]),
   tests("VhostUserTests", ["DMA", "HostIO", "Virtio", "VirtioServing", "VirtioDevices", "VirtioDrivers", "VhostUser", "VirtioTestKit", log]),
@@ -123,6 +127,7 @@ let package = Package(
     .library(name: "VirtioDrivers", targets: ["VirtioDrivers"]),
     .library(name: "IOMMUDrivers", targets: ["IOMMUDrivers"]),
     .library(name: "VirtioPCI", targets: ["VirtioPCI"]),
+    .library(name: "VirtioMMIO", targets: ["VirtioMMIO"]),
     .library(name: "VhostUser", targets: ["VhostUser"]),
     .library(name: "VhostUserCheck", targets: ["VhostUserCheck"]),
     .executable(name: "sluice", targets: ["sluice"]),

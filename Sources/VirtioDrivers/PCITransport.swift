@@ -122,20 +122,11 @@ public final class PCIDriverTransport: DriverTransport {
   }
 
   public func readConfiguration(at offset: Int, into bytes: inout MutableSpan<UInt8>) {
-    let width = accessWidth(offset, bytes.count)
-    for i in bytes.indices where i % width == 0 {
-      let value = readDevice(offset &+ i, width)
-      for j in 0..<width { bytes[i + j] = UInt8(truncatingIfNeeded: value >> UInt32(8 * j)) }
-    }
+    ConfigurationFields.read(at: offset, into: &bytes) { readDevice($0, $1) }
   }
 
   public func writeConfiguration(at offset: Int, from bytes: Span<UInt8>) {
-    let width = accessWidth(offset, bytes.count)
-    for i in bytes.indices where i % width == 0 {
-      var value: UInt32 = 0
-      for j in 0..<width { value |= UInt32(bytes[i + j]) << UInt32(8 * j) }
-      writeDevice(offset &+ i, width, value)
-    }
+    ConfigurationFields.write(at: offset, from: bytes) { writeDevice($0, $1, $2) }
   }
 
   public func maxQueueSize(_ index: Int) -> UInt16 {
@@ -230,16 +221,6 @@ public final class PCIDriverTransport: DriverTransport {
 
   private func select(_ index: Int) {
     writeRegister(CommonRegister.queueSelect, LegacyRegister.queueSelect, 2, UInt32(truncatingIfNeeded: index))
-  }
-
-  /// As wide as one field that is read or written alone (§4.1.3.1); anything else goes byte by byte.
-  private func accessWidth(_ offset: Int, _ count: Int) -> Int {
-    switch count {
-    case 8 where offset % 4 == 0: 4
-    case 4 where offset % 4 == 0: 4
-    case 2 where offset % 2 == 0: 2
-    default: 1
-    }
   }
 
   /// Where the MSI-X capability is.

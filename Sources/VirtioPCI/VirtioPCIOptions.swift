@@ -1,5 +1,6 @@
 public import PCI
 public import Virtio
+import VirtioServing
 
 /// How a virtio device appears as a PCI function.
 public struct VirtioPCIOptions: Sendable {
@@ -50,7 +51,6 @@ public struct VirtioPCIChoices: Hashable, Sendable {
   ///
   /// - Parameter isBehindIOMMU: whether there is an IOMMU in front of the slot now.
   public init(_ options: VirtioPCIOptions, id: DeviceID, isBehindIOMMU: Bool) throws(ConfigurationError) {
-    var reasons: [String] = []
     let canBeLegacy = PCITransport.transitionalDeviceID(id) != nil
     if options.disableModern, options.disableLegacy == .on {
       throw ConfigurationError(
@@ -61,42 +61,18 @@ public struct VirtioPCIChoices: Hashable, Sendable {
         option: options.disableModern ? "disable-modern=on" : "disable-legacy=off",
         why: "a device of type \(id.rawValue) has no legacy interface", hint: "leave it out")
     }
-    let wantsLegacy = options.disableLegacy == .off || options.disableModern
-
-    switch options.iommuPlatform {
-    case .off:
-      offersAccessPlatform = false
-      reasons.append("VIRTIO_F_ACCESS_PLATFORM is not offered: iommu_platform is off")
-    case .on:
-      if wantsLegacy {
-        throw ConfigurationError(
-          option: "iommu_platform=on,\(options.disableModern ? "disable-modern=on" : "disable-legacy=off")",
-          why: "a legacy driver cannot see feature bit 33",
-          hint: options.disableModern ? "leave disable-modern out" : "use disable-legacy=on")
-      }
-      if isBehindIOMMU, !options.backendTranslates {
-        throw ConfigurationError(
-          option: "iommu_platform=on", why: "the device's back-end cannot translate addresses, and an IOMMU is in front of it",
-          hint: "use a back-end that can, or put the device where it bypasses the IOMMU")
-      }
-      offersAccessPlatform = true
-      reasons.append("VIRTIO_F_ACCESS_PLATFORM is offered: iommu_platform is on")
-    case .auto:
-      let isNeeded = isBehindIOMMU || options.isRestricted
-      let obstacle =
-        wantsLegacy ? "the legacy interface is asked for" : isBehindIOMMU && !options.backendTranslates ? "the back-end cannot translate" : nil
-      offersAccessPlatform = isNeeded && obstacle == nil
-      if !isNeeded {
-        reasons.append("VIRTIO_F_ACCESS_PLATFORM is not offered: there is no IOMMU in front of the device, and memory is not restricted")
-      } else if let obstacle {
-        reasons.append("VIRTIO_F_ACCESS_PLATFORM is not offered: \(obstacle)")
-      } else {
-        reasons.append("VIRTIO_F_ACCESS_PLATFORM is offered: \(isBehindIOMMU ? "an IOMMU is in front of the device" : "memory is restricted")")
-      }
+    var wish: AccessPlatformChoice.LegacyWish?
+    if options.disableModern {
+      wish = AccessPlatformChoice.LegacyWish(option: "disable-modern=on", hint: "leave disable-modern out")
+    } else if options.disableLegacy == .off {
+      wish = AccessPlatformChoice.LegacyWish(option: "disable-legacy=off", hint: "use disable-legacy=on")
     }
-    hidesAccessPlatform = offersAccessPlatform && !options.backendTranslates
-    if hidesAccessPlatform { reasons.append("the back-end is not told of it: nothing translates") }
-
+    let bit = try AccessPlatformChoice(
+      options.iommuPlatform, legacy: wish, isBehindIOMMU: isBehindIOMMU, isRestricted: options.isRestricted,
+      backendTranslates: options.backendTranslates)
+    offersAccessPlatform = bit.isOffered
+    hidesAccessPlatform = bit.isHidden
+    var reasons = bit.reasons
     if options.disableModern {
       interface = .legacy
       reasons.append("the device is a legacy one: disable-modern is on")

@@ -33,6 +33,16 @@ extension DeviceControl {
     }
   }
 
+  /// How many descriptors a legacy queue has, where the interface lets the driver choose: a power of two, before the queue is used.
+  public func setLegacySize(_ size: UInt16, ofQueue index: Int) {
+    state.withLock { state in
+      guard state.queues.indices.contains(index), !state.queues[index].isEnabled, !state.negotiation.status.contains(.featuresOK),
+        size > 0, size <= device.maxQueueSizes[index], size & (size - 1) == 0
+      else { return }
+      state.queues[index].size = size
+    }
+  }
+
   /// Where a legacy queue is, in pages; 0 takes it away.
   ///
   /// - Parameters:

@@ -82,8 +82,10 @@ public final class DeviceControl: Sendable {
 
   private static func initialQueues(_ device: any VirtioDevice) -> [QueueRegisters] {
     // A split queue's size is a power of two, and which format it will be nobody knows yet.
-    device.maxQueueSizes.map { QueueRegisters(size: $0 == 0 ? 0 : 1 << UInt16(15 - $0.leadingZeroBitCount)) }
+    device.maxQueueSizes.map { QueueRegisters(size: splitSize($0)) }
   }
+
+  private static func splitSize(_ most: UInt16) -> UInt16 { most == 0 ? 0 : 1 << UInt16(15 - most.leadingZeroBitCount) }
 
   /// What each queue has done.
   public var counts: [QueueStatistics.Counts] { runner.counts }
@@ -176,6 +178,13 @@ public final class DeviceControl: Sendable {
     state.withLock { $0.queues.indices.contains(index) ? $0.queues[index] : nil }
   }
 
+  /// The most descriptors that a queue of the negotiated format may have; 0 where there is no such queue.
+  public func maxQueueSize(_ index: Int) -> UInt16 {
+    guard device.maxQueueSizes.indices.contains(index) else { return 0 }
+    let most = device.maxQueueSizes[index]
+    return negotiatedFeatures.contains(.ringPacked) ? most : Self.splitSize(most)
+  }
+
   /// Fewer descriptors than the most. What no queue of the negotiated format may have is ignored.
   public func setSize(_ size: UInt16, ofQueue index: Int) {
     changeQueue(index) { queue, isPacked in
@@ -211,6 +220,17 @@ public final class DeviceControl: Sendable {
       else { return }
       state.queues[index].isEnabled = true
       if state.negotiation.status.contains(.driverOK) { start(index, &state) }
+    }
+  }
+
+  /// Takes a queue back from the device, where a transport has a register for that (§4.2.2, QueueReady), and returns when it has let go.
+  /// What the driver has programmed stays; where the queue was is forgotten.
+  public func disableQueue(_ index: Int) {
+    state.withLock { state in
+      guard state.queues.indices.contains(index), state.queues[index].isEnabled, !state.negotiation.isLegacy else { return }
+      _ = runner.stop(index)
+      state.suspended[index] = nil
+      state.queues[index].isEnabled = false
     }
   }
 

@@ -7,14 +7,14 @@ private let floors: [[String]] = [
   ["DMA"],
   ["HostIO", "PCI", "Virtio", "IOMMUs"],
   ["VirtioServing", "VirtioDevices", "VirtioDrivers"],
-  ["VhostUser", "VirtioPCI", "IOMMUDrivers"],
+  ["VhostUser", "VirtioPCI", "IOMMUDrivers", "VirtioMMIO"],
   ["VhostUserCheck"],
   ["sluice"],
 ]
 
 /// Modules of other packages, and who may use them.
 private let outside: [String: Set<String>] = [
-  "Logging": ["VirtioServing", "VhostUser", "VirtioPCI", "sluice"],
+  "Logging": ["VirtioServing", "VhostUser", "VirtioPCI", "VirtioMMIO", "sluice"],
   "ArgumentParser": ["sluice"],
 ]
 

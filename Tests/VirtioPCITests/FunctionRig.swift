@@ -136,37 +136,10 @@ final class FunctionRig {
 
   /// Memory for a queue and its buffers: where the device sees it, page by page elsewhere in guest memory if `isScattered`.
   func place(_ size: UInt16, packed: Bool, scattered isScattered: Bool) -> Place {
-    let base: UInt64 = isScattered ? 0x7f_1000_0000 : 0x10_0000
-    let (layout, end) = literalLayout(size: size, packed: packed, at: base)
-    let literal = LiteralMemory(memory)
-    let count = Int((end + 0x2_0000 - base) / 4096)
-    let paged = PagedSpace(memory)
-    for page in 0..<count where isScattered {
-      let (address, guest) = (DMAAddress(base) + 4096 * page, GuestAddress(0x10_0000) + 4096 * (count - page))
-      literal.map(address, byteCount: 4096, to: guest)
-      paged.map(address, byteCount: 4096, to: guest)
-      iommu?.map(requester, address, byteCount: 4096, to: guest)
-    }
-    return Place(
-      layout: layout, tables: DMAAddress(end), data: DMAAddress(end + 0x1_0000), literal: literal,
-      space: isScattered ? paged : PhysicalSpace(memory))
+    Place(memory, size: size, packed: packed, scattered: isScattered) { iommu?.map(requester, $0, byteCount: 4096, to: $1) }
   }
 
-  struct Place {
-    var layout: QueueLayout
-    /// Room for indirect tables of 8 descriptors.
-    var tables: DMAAddress
-    var data: DMAAddress
-    var literal: LiteralMemory
-    var space: any DMASpace
-
-    func ring(_ features: Features, _ kind: RingCase.Driver) -> any LiteralRing {
-      switch kind {
-      case .literal: makeLiteralRing(layout, features: features, in: literal)
-      case .driverQueue: DriverQueueRing(layout, features: features, space: space, tables: tables, tableCapacity: 8, in: literal)
-      }
-    }
-  }
+  typealias Place = QueuePlace
 
   /// Sets DRIVER_OK with queue 0 enabled at a place, its calls on vector 1.
   func start(_ transport: PCIDriverTransport, _ place: Place, vectors: Bool = true) {
