@@ -44,6 +44,7 @@ public final class VirtioPCIFunction: PCIFunction {
     let intx = INTx(.a, of: master)
     let interrupts = VirtioInterrupts(queues: device.maxQueueSizes.count, msix, intx)
     let translates = options.backendTranslates
+    let isHardware = options.isHardware
     do throws(HostError) {
       control = try DeviceControl(
         device, name: name, offering: Self.features(device, options, choices), hiding: choices.hidesAccessPlatform ? [.accessPlatform] : [],
@@ -51,7 +52,7 @@ public final class VirtioPCIFunction: PCIFunction {
       ) { path in
         switch path {
         case .platform: translates || !master.isBehindIOMMU ? master.translated : nil
-        case .physical: master.physical
+        case .physical: isHardware ? master.translated : master.physical
         }
       }
     } catch {

@@ -21,6 +21,8 @@ public struct VirtioPCIOptions: Sendable {
   public var backendTranslates = true
   /// The guest's memory is protected from this process but for what it shares (a confidential guest): its drivers insist on the bit.
   public var isRestricted = false
+  /// The function stands for a physical one: its accesses go the way of all hardware behind an IOMMU, whatever was negotiated.
+  public var isHardware = false
   public var notifyLayout = NotifyLayout.single
   /// MSI-X vectors, at most 2048; nil: one for each queue and one for the configuration; 0: interrupts by pin only.
   public var vectors: Int?
