@@ -58,7 +58,7 @@ var targets: [Target] = [
   .target(
     name: "VirtioTestKit", dependencies: ["DMA", "HostIO", "Virtio", "VirtioDrivers"],
     path: "Tests/Support/VirtioTestKit", swiftSettings: checks),
-  tests("VirtioDevicesTests", ["CLinux", "DMA", "HostIO", "Virtio", "VirtioDevices", "VirtioTestKit"]),
+  tests("VirtioDevicesTests", ["CLinux", "DMA", "HostIO", "Virtio", "VirtioDevices", "VirtioDrivers", "VirtioTestKit"]),
   tests("HostIOTests", ["DMA", "HostIO"]),
   tests("IOMMUsTests", ["DMA", "IOMMUs"]),
   tests(
@@ -102,6 +102,7 @@ if ProcessInfo.processInfo.environment["SLUICE_FUZZ"] != nil {
   let fuzzed: [(String, [Target.Dependency])] = [
     ("SplitChain", ["VirtioTestKit"]),
     ("PackedChain", ["VirtioTestKit"]),
+    ("IOMMURequests", ["DMA", "Virtio", "VirtioDevices", "VirtioTestKit"]),
     ("VhostUserMessages", ["DMA", "HostIO", "VirtioDevices", "VhostUser", log]),
   ]
   for (name, imports) in fuzzed {

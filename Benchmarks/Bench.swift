@@ -5,5 +5,5 @@ struct Bench: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "sluice-bench",
     abstract: "Measures Sluice: its queues alone, and its disk against qemu-storage-daemon's.",
-    subcommands: [RingBench.self, BlockBench.self, LibblkioBench.self])
+    subcommands: [RingBench.self, DomainBench.self, BlockBench.self, LibblkioBench.self])
 }

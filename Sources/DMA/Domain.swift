@@ -12,49 +12,66 @@ public enum DomainError: Error, Hashable, Sendable {
   case full
 }
 
-/// An IOMMU domain in this process: mappings from device addresses to guest-physical addresses with permissions, as a space
-/// that devices attached to it see (§5.13).
+/// An IOMMU domain in this process: mappings from device addresses to guest-physical addresses with permissions, which every
+/// endpoint attached to it sees (§5.13).
 ///
-/// Mapping and unmapping are a control thread's; queues look things up at any time. ``unmap(from:through:)`` returns when
-/// nothing, input and output in flight included, can still use what went.
-public final class Domain: DMASpace {
-  struct Mapping {
-    var first: UInt64
-    var last: UInt64
-    var guest: UInt64
-    var permissions: DMAPermissions
+/// Mapping, unmapping, attaching and detaching are control threads'; queues look things up at any time. What takes something
+/// away returns when no endpoint, input and output in flight included, can still use it.
+///
+/// A domain is a ``DMASpace`` too, as a device sees it that is attached all its life and whose bus mastering nobody switches.
+public final class Domain: AddressTranslation {
+  /// A refused access that was reported to the domain.
+  public struct FaultRecord: Hashable, Sendable {
+    /// What was refused, and why.
+    public var fault: DMAFault
+    /// Who tried; nil for a device that uses the domain itself as its space.
+    public var requester: RequesterID?
   }
-  private struct State {
-    /// By first address, ascending, without overlap.
-    var mappings: [Mapping] = []
+  fileprivate struct WeakEndpoint {
+    weak var endpoint: EndpointSpace?
+  }
+  fileprivate struct State {
+    var mappings = MappingList()
+    /// Whoever may remember something of the mappings. Weak: an endpoint that is gone remembers nothing.
+    var endpoints: [WeakEndpoint] = []
     var hits: UInt64 = 0
     var misses: UInt64 = 0
-    var faults: [DMAFault] = []
+    var faults: [FaultRecord] = []
+    var faultCount: UInt64 = 0
   }
   public let fence = TranslationFence()
   public let memory: GuestMemory
-  /// What queues have looked up; filled from the mappings, emptied before them.
+  /// What queues that use the domain itself have looked up; filled from the mappings, emptied before them.
   private let cache = TranslationTable()
   private let state = Mutex(State())
+  /// Mappings that the domain takes at most.
   public let maxMappings: Int
+  private let onFault: (@Sendable (DMAFault, RequesterID) -> Void)?
+  static var keptFaults: Int { 64 }
 
-  public init(_ memory: GuestMemory, maxMappings: Int = 1 << 20) {
+  /// An empty domain over `memory`.
+  ///
+  /// - Parameter onFault: hears of each fault of an attached endpoint, on queue threads; it must not wait for them.
+  public init(_ memory: GuestMemory, maxMappings: Int = 1 << 20, onFault: (@Sendable (DMAFault, RequesterID) -> Void)? = nil) {
     self.memory = memory
     self.maxMappings = maxMappings
+    self.onFault = onFault
     memory.register(fence, cache: cache)
   }
-
-  public var table: TranslationTable? { cache }
-  public var dirtyLog: DirtyLog? { memory.dirtyLog }
 
   /// Mappings in force.
   public var mappings: Int { state.withLock { $0.mappings.count } }
   /// Bytes of device addresses that are mapped.
-  public var byteCount: UInt64 { state.withLock { $0.mappings.reduce(0) { $0 &+ ($1.last - $1.first) &+ 1 } } }
-  /// Look-ups that a queue answered itself, and those that came here.
-  public var lookUps: (hits: UInt64, misses: UInt64) { state.withLock { ($0.hits, $0.misses) } }
+  public var byteCount: UInt64 { state.withLock { $0.mappings.byteCount } }
+  /// Whether some byte of `first` through `last` is mapped.
+  public func isMapped(from first: DMAAddress, through last: DMAAddress) -> Bool {
+    first <= last && state.withLock { $0.mappings.overlaps(first.rawValue, last.rawValue) }
+  }
 
-  /// Makes `byteCount` bytes of guest memory visible from `address` on. Guest memory need not exist yet: until it does, accesses fault.
+  // MARK: Mappings
+
+  /// Makes `byteCount` bytes of guest memory visible from `address` on, to all endpoints at once. Guest memory need not exist
+  /// yet: until it does, accesses fault.
   public func map(_ address: DMAAddress, byteCount: UInt64, to guest: GuestAddress, permissions: DMAPermissions) throws(DomainError) {
     let mask = TranslationTable.granule - 1
     guard byteCount > 0, byteCount & mask == 0, address.rawValue & mask == 0, guest.rawValue & mask == 0,
@@ -63,60 +80,108 @@ public final class Domain: DMASpace {
     let new = Mapping(first: address.rawValue, last: address.rawValue + (byteCount - 1), guest: guest.rawValue, permissions: permissions)
     let error: DomainError? = state.withLock { state in
       guard state.mappings.count < maxMappings else { return .full }
-      let at = Self.firstIndex(state.mappings, endingAtOrAfter: new.first)
-      if at < state.mappings.count, state.mappings[at].first <= new.last { return .overlap }
-      state.mappings.insert(new, at: at)
-      return nil
+      return state.mappings.insert(new) ? nil : .overlap
     }
     if let error { throw error }
   }
 
   /// Removes the mappings inside `first` through `last`. Holes are fine; a mapping that is only partly inside makes the call
-  /// fail and change nothing. Returns how many went.
+  /// fail and change nothing. Returns how many went, when no endpoint uses them any more.
   @discardableResult public func unmap(from first: DMAAddress, through last: DMAAddress) throws(DomainError) -> Int {
-    let (first, last) = (first.rawValue, last.rawValue)
     guard first <= last else { throw .range }
-    let result: Result<Int, DomainError> = state.withLock { state in
-      let low = Self.firstIndex(state.mappings, endingAtOrAfter: first)
-      var high = low
-      while high < state.mappings.count, state.mappings[high].first <= last { high += 1 }
-      guard low < high else { return .success(0) }
-      if state.mappings[low].first < first || state.mappings[high - 1].last > last { return .failure(.split) }
-      state.mappings.removeSubrange(low..<high)
+    let (count, endpoints): (Int?, [EndpointSpace]) = state.withLock { state in
+      let count = state.mappings.remove(first.rawValue, last.rawValue)
+      guard let count, count > 0 else { return (count, []) }
       // Under the same lock as translate(_:for:waking:) fills the cache: no look-up can put back what goes.
-      cache.remove(from: first, through: last)
-      return .success(high - low)
+      cache.remove(from: first.rawValue, through: last.rawValue)
+      return (count, state.endpoints.compactMap(\.endpoint))
     }
-    let count = try result.get()
-    if count > 0 { fence.drain() }
+    guard let count else { throw .split }
+    if count > 0 {
+      for endpoint in endpoints { endpoint.invalidate(from: first, through: last) }
+      fence.drain()
+    }
     return count
   }
 
-  /// Removes every mapping.
+  /// Removes every mapping, and returns when no endpoint uses one any more.
   public func removeAll() {
-    state.withLock { state in
+    let endpoints = state.withLock { state in
       state.mappings.removeAll()
       cache.remove(from: 0, through: .max)
+      return state.endpoints.compactMap(\.endpoint)
     }
+    for endpoint in endpoints { endpoint.invalidate(from: DMAAddress(0), through: DMAAddress(.max)) }
     fence.drain()
   }
 
+  // MARK: Endpoints
+
+  /// Endpoints attached now.
+  public var endpoints: [EndpointSpace] { state.withLock { $0.endpoints.compactMap(\.endpoint) } }
+
+  /// Routes an endpoint through this domain, whose mappings it sees at once. It has left every other domain when this returns.
+  public func attach(_ endpoint: EndpointSpace) {
+    let old = endpoint.route
+    state.withLock { state in
+      state.endpoints.removeAll { $0.endpoint == nil || $0.endpoint === endpoint }
+      state.endpoints.append(WeakEndpoint(endpoint: endpoint))
+    }
+    endpoint.setRoute(.translated(self))
+    if case .translated(let translation) = old, let domain = translation as? Domain, domain !== self { domain.forget(endpoint) }
+  }
+
+  /// Routes an endpoint elsewhere, and returns when nothing uses this domain through it any more.
+  public func detach(_ endpoint: EndpointSpace, to route: EndpointSpace.Route) {
+    endpoint.setRoute(route)
+    forget(endpoint)
+  }
+
+  private func forget(_ endpoint: EndpointSpace) {
+    state.withLock { $0.endpoints.removeAll { $0.endpoint == nil || $0.endpoint === endpoint } }
+  }
+
+  public func lookUp(_ address: DMAAddress, for access: DMAAccess, by requester: RequesterID) throws(DMAFault) -> GuestRun {
+    guard let found = state.withLock({ $0.mappings.mapping(at: address.rawValue) }) else {
+      throw DMAFault(address: address, access: access, reason: .unmapped)
+    }
+    return GuestRun(found)
+  }
+
+  public func report(_ fault: DMAFault, by requester: RequesterID) {
+    state.withLock { $0.keep(FaultRecord(fault: fault, requester: requester)) }
+    onFault?(fault, requester)
+  }
+
+  /// The last faults, oldest first: at most 64 are kept.
+  public var faultRecords: [FaultRecord] { state.withLock { $0.faults } }
+  /// What was refused last, oldest first: at most 64 are kept.
+  public var faults: [DMAFault] { faultRecords.map(\.fault) }
+  /// Faults so far, those not kept included.
+  public var faultCount: UInt64 { state.withLock { $0.faultCount } }
+}
+
+extension GuestRun {
+  init(_ mapping: Mapping) {
+    self.init(
+      first: DMAAddress(mapping.first), last: DMAAddress(mapping.last), guest: GuestAddress(mapping.guest), permissions: mapping.permissions)
+  }
+}
+
+extension Domain: DMASpace {
+  public var table: TranslationTable? { cache }
+  public var dirtyLog: DirtyLog? { memory.dirtyLog }
+  /// Look-ups that a queue answered itself, and those that came here.
+  public var lookUps: (hits: UInt64, misses: UInt64) { state.withLock { ($0.hits, $0.misses) } }
+
   public func translate(_ address: DMAAddress, for access: DMAAccess, waking waiter: (any TranslationWaiter)?) throws(DMAInterruption) -> HostRun {
-    let a = address.rawValue
     let result: Result<HostRun, DMAInterruption> = state.withLock { state in
-      let at = Self.firstIndex(state.mappings, endingAtOrAfter: a)
-      guard at < state.mappings.count, state.mappings[at].first <= a else {
-        return .failure(.fault(DMAFault(address: address, access: access, reason: .unmapped)))
+      func refused(_ reason: DMAFault.Reason) -> Result<HostRun, DMAInterruption> {
+        .failure(.fault(DMAFault(address: address, access: access, reason: reason)))
       }
-      let mapping = state.mappings[at]
-      guard mapping.permissions.allows(access) else {
-        return .failure(.fault(DMAFault(address: address, access: access, reason: .permission)))
-      }
-      let whole = GuestRun(
-        first: DMAAddress(mapping.first), last: DMAAddress(mapping.last), guest: GuestAddress(mapping.guest), permissions: mapping.permissions)
-      guard let run = memory.run(behind: whole, around: address) else {
-        return .failure(.fault(DMAFault(address: address, access: access, reason: .unmapped)))
-      }
+      guard let mapping = state.mappings.mapping(at: address.rawValue) else { return refused(.unmapped) }
+      guard mapping.permissions.allows(access) else { return refused(.permission) }
+      guard let run = memory.run(behind: GuestRun(mapping), around: address) else { return refused(.unmapped) }
       // A run that is not made of whole pages stays with the queue that asked.
       _ = cache.insert(run)
       return .success(run)
@@ -131,23 +196,15 @@ public final class Domain: DMASpace {
     }
   }
 
-  /// The last faults, oldest first: at most 64 are kept.
-  public var faults: [DMAFault] { state.withLock { $0.faults } }
-
   public func report(_ fault: DMAFault) {
-    state.withLock { state in
-      if state.faults.count == 64 { state.faults.removeFirst() }
-      state.faults.append(fault)
-    }
+    state.withLock { $0.keep(FaultRecord(fault: fault, requester: nil)) }
   }
+}
 
-  private static func firstIndex(_ mappings: [Mapping], endingAtOrAfter address: UInt64) -> Int {
-    var low = 0
-    var high = mappings.count
-    while low < high {
-      let middle = (low + high) / 2
-      if mappings[middle].last < address { low = middle + 1 } else { high = middle }
-    }
-    return low
+extension Domain.State {
+  fileprivate mutating func keep(_ record: Domain.FaultRecord) {
+    if faults.count == Domain.keptFaults { faults.removeFirst() }
+    faults.append(record)
+    faultCount &+= 1
   }
 }

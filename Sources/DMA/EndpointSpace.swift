@@ -27,14 +27,17 @@ public final class EndpointSpace: DMASpace {
   }
   public let fence = TranslationFence()
   public let memory: GuestMemory
-  private let cache = TranslationTable()
+  private let cache: TranslationTable
   private let state: Mutex<State>
 
   /// An endpoint over `memory`, physical until an IOMMU adopts it.
   ///
-  /// - Parameter isOpen: whether bus mastering is enabled from the start, as for a device that is no PCI function.
-  public init(_ memory: GuestMemory, requester: RequesterID, isOpen: Bool = false) {
+  /// - Parameters:
+  ///   - isOpen: whether bus mastering is enabled from the start, as for a device that is no PCI function.
+  ///   - maxTableNodes: 4 KiB each, of the table in which queues look.
+  public init(_ memory: GuestMemory, requester: RequesterID, isOpen: Bool = false, maxTableNodes: Int = 1 << 15) {
     self.memory = memory
+    cache = TranslationTable(maxNodes: maxTableNodes)
     state = Mutex(State(requester: requester, isOpen: isOpen))
     memory.register(fence, cache: cache)
   }
@@ -62,16 +65,18 @@ public final class EndpointSpace: DMASpace {
   /// Drops what is remembered of the bytes `first` through `last`, and returns when nothing uses it any more. The IOMMU calls it
   /// after it has taken a mapping away or narrowed it.
   public func invalidate(from first: DMAAddress, through last: DMAAddress) {
-    state.withLock { _ in _ = cache.remove(from: first.rawValue, through: last.rawValue) }
-    fence.drain()
+    let isFull = state.withLock { _ in
+      cache.remove(from: first.rawValue, through: last.rawValue)
+      return cache.isFull
+    }
+    // A driver that maps here and there, and never comes back to an address, would otherwise leave the table full for ever.
+    if isFull { cache.removeAll(drained: fence) } else { fence.drain() }
   }
 
   private func change(_ body: (inout State) -> Void) {
-    state.withLock { state in
-      body(&state)
-      _ = cache.remove(from: 0, through: .max)
-    }
-    fence.drain()
+    // What a look-up finds from here on is new, whether the table loses it again or not.
+    state.withLock { body(&$0) }
+    cache.removeAll(drained: fence)
   }
 
   public func translate(_ address: DMAAddress, for access: DMAAccess, waking waiter: (any TranslationWaiter)?) throws(DMAInterruption) -> HostRun {

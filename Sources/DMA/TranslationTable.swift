@@ -19,6 +19,7 @@ import Synchronization
     var mappings = 0
     var pages: UInt64 = 0
     var peak: UInt64 = 0
+    var isFull = false
   }
   private let counts = Mutex(Counts())
   /// How many nodes of 4 KiB the tree may have. A peer that maps sparsely enough to need more makes ``insert(_:)`` refuse.
@@ -44,6 +45,8 @@ import Synchronization
   public var peakByteCount: UInt64 { counts.withLock { Self.bytes($0.peak) } }
   /// All 2^64 bytes are one more than can be said.
   private static func bytes(_ pages: UInt64) -> UInt64 { pages >> 52 == 0 ? pages << 12 : .max }
+  /// Whether an entry was refused for want of a node. Nodes stay when their entries go: only ``removeAll(drained:)`` helps.
+  public var isFull: Bool { counts.withLock { $0.isFull } }
   /// Entries in force.
   public var mappings: Int { counts.withLock { $0.mappings } }
 
@@ -90,6 +93,7 @@ import Synchronization
       let old = unsafe load64(root)
       unsafe storeRelease64(root, 0)
       counts.nodes = 0
+      counts.isFull = false
       counts.mappings = 0
       counts.pages = 0
       return old
@@ -143,7 +147,10 @@ import Synchronization
   // MARK: Writing, under the mutex
 
   private func newNode(_ counts: inout Counts) -> UInt64? {
-    guard counts.nodes < maxNodes else { return nil }
+    guard counts.nodes < maxNodes else {
+      counts.isFull = true
+      return nil
+    }
     counts.nodes += 1
     // Safe: 512 zeroed words, page-aligned so that the low bits are free; freed by free(_:height:).
     let p = UnsafeMutableRawPointer.allocate(byteCount: 4096, alignment: 4096)

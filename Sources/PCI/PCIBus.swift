@@ -134,7 +134,7 @@ public final class PCIBus: Sendable {
 
   /// The platform's reset: every function as after power-on.
   public func reset() {
-    for one in topology.withLock({ $0.plugged }) { one.function.reset() }
+    for one in topology.withLock({ $0.plugged }) { one.function.systemReset() }
     configurationAddress.withLock { $0 = 0 }
     refresh()
   }

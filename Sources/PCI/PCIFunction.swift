@@ -13,9 +13,12 @@ public protocol PCIFunction: AnyObject, Sendable {
   func writeBAR(_ index: Int, at offset: UInt64, width: Int, _ value: UInt64)
   /// Back to power-on: the bus was reset, or the function is being taken out. Afterwards it accesses no memory.
   func reset()
+  /// The machine was reset: ``reset()``, and what a reset of the bus alone leaves as it is.
+  func systemReset()
 }
 
 extension PCIFunction {
+  public func systemReset() { reset() }
   public func readConfiguration(at offset: Int, width: Int) -> UInt32 { configuration.read(at: offset, width: width) }
   public func writeConfiguration(at offset: Int, width: Int, _ value: UInt32) { configuration.write(at: offset, width: width, value) }
 }

@@ -104,6 +104,7 @@ extension BackendSession {
     if path != AddressPath(negotiated: features) { iotlb.flush() }
     features = new
     featureWord = word
+    device.accepted(new)
     applyLog()
     if word & VhostFeature.protocolFeatures == 0 {
       // There is no SET_VRING_ENABLE then.
@@ -179,6 +180,7 @@ extension BackendSession {
     // A reset of the device (§2.4). Where the rings were stays known: QEMU asks for it afterwards.
     if value == 0 {
       for index in vrings.indices { stop(index) }
+      device.reset()
       iotlb.flush()
     }
   }
@@ -192,6 +194,7 @@ extension BackendSession {
       vrings[index] = Vring()
       updateCall(index)
     }
+    device.reset()
     iotlb.flush()
     features = Features(word: 0)
     featureWord = 0

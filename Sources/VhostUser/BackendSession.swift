@@ -304,7 +304,8 @@ final class BackendSession {
 
   private func end() {
     for index in vrings.indices { runner.setCall(index, nil as EventFD?) }
-    runner.reset()
+    // Not a reset: whoever connects next may go on with the rings where they are.
+    runner.stopAll()
     table.memory.setDirtyLog(nil)
     settle(dropChannel())
     logEvent.set(nil)

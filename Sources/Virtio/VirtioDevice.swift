@@ -23,6 +23,14 @@ public protocol VirtioDevice: Sendable {
   func readConfiguration(at offset: Int, into bytes: inout MutableSpan<UInt8>)
   /// A driver's write. Fields that are read-only ignore it.
   func writeConfiguration(at offset: Int, from bytes: Span<UInt8>)
+  /// What the driver has accepted, heard when FEATURES_OK stays set (§3.1.1), before any queue starts. Whoever serves the device
+  /// calls it; a device for which it makes a difference before that learns it from ``makeHandler(for:features:)`` at the latest.
+  func accepted(_ features: Features)
+  /// The driver has reset the device (§2.4): its queues have stopped, and what it negotiated is forgotten. Configuration that a
+  /// reset leaves alone stays.
+  func reset()
+  /// The machine is reset: what only power-on sets is as it was then. ``reset()`` has come before.
+  func systemReset()
   /// The work of one group of queues, for a driver that negotiated `features`. The handler lives on one thread.
   func makeHandler(for group: Range<Int>, features: Features) throws(DeviceError) -> sending any QueueHandler
   /// Called once by whoever serves the device; `changed` is to be called whenever the configuration space changed by itself.
@@ -40,6 +48,9 @@ extension VirtioDevice {
     for i in bytes.indices { bytes[i] = 0 }
   }
   public func writeConfiguration(at offset: Int, from bytes: Span<UInt8>) {}
+  public func accepted(_ features: Features) {}
+  public func reset() {}
+  public func systemReset() {}
   public func observeConfiguration(_ changed: @escaping @Sendable () -> Void) {}
   public func saveState() -> [UInt8] { [] }
   public func restoreState(_ bytes: [UInt8]) throws(DeviceError) {

@@ -120,6 +120,11 @@ public final class VirtioPCIFunction: PCIFunction {
     interrupts.refresh()
   }
 
+  public func systemReset() {
+    reset()
+    control.device.systemReset()
+  }
+
   // MARK: The window in configuration space (§4.1.4.9)
 
   private var dataAt: Int { (layout.accessAt ?? 0) + PCITransport.Capability.accessData }

@@ -78,7 +78,7 @@ public final class DeviceControl: Sendable {
     device.observeConfiguration { alarm.configurationChanged() }
   }
 
-  deinit { runner.reset() }
+  deinit { runner.stopAll() }
 
   private static func initialQueues(_ device: any VirtioDevice) -> [QueueRegisters] {
     // A split queue's size is a power of two, and which format it will be nobody knows yet.
@@ -127,7 +127,8 @@ public final class DeviceControl: Sendable {
 
   func take(_ step: DeviceNegotiation.Step, _ state: inout State) {
     switch step {
-    case .none, .featuresAccepted, .featuresRefused: break
+    case .none, .featuresRefused: break
+    case .featuresAccepted: hearFeatures(state)
     case .reset:
       alarm.silence()
       runner.reset()
@@ -137,11 +138,13 @@ public final class DeviceControl: Sendable {
       alarm.forget()
       interrupts.reset()
     case .driverReady:
+      // FEATURES_OK may have come with the same write, and the legacy interface has none.
+      hearFeatures(state)
       alarm.goLive(isLegacy: state.negotiation.isLegacy)
       for index in state.queues.indices where state.queues[index].isEnabled { start(index, &state) }
     case .driverFailed:
       alarm.silence()
-      runner.reset()
+      runner.stopAll()
     case .suspend:
       alarm.suspend()
       for index in state.queues.indices { state.suspended[index] = runner.stop(index) }
@@ -151,6 +154,10 @@ public final class DeviceControl: Sendable {
       state.suspended = [:]
       for index in suspended.keys.sorted() { start(index, &state, at: suspended[index]) }
     }
+  }
+
+  private func hearFeatures(_ state: borrowing State) {
+    device.accepted(state.negotiation.negotiated.subtracting(hiddenFeatures))
   }
 
   /// Starts a queue; one that cannot start makes the device need a reset.

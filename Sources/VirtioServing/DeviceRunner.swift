@@ -122,9 +122,15 @@ public final class DeviceRunner: Sendable {
     }
   }
 
-  /// Stops every queue and forgets where they were. Afterwards nothing of them touches memory (§2.4.1).
-  public func reset() {
+  /// Stops every queue and forgets where they were. Afterwards nothing of them touches memory.
+  public func stopAll() {
     for index in device.maxQueueSizes.indices { _ = stop(index) }
+  }
+
+  /// As ``stopAll()``, and resets the device itself (§2.4.1).
+  public func reset() {
+    stopAll()
+    device.reset()
   }
 
   private func worker(of index: Int) -> Worker? {

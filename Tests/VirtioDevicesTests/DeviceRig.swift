@@ -166,6 +166,12 @@ final class DeviceRig {
     }
   }
 
+  /// Serves what is ready now, and waits for nothing.
+  func serveReady() throws {
+    var ready = ReadySet()
+    while try poller.wait(into: &ready, timeout: .zero) > 0 { for i in ready.indices { try rounds(ready.token(i)) } }
+  }
+
   /// Chains that the device took and did not give back, as its queue counts them.
   var lent: Int { queues[index].inFlight }
 

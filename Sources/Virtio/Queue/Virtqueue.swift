@@ -31,6 +31,8 @@ public struct Virtqueue: ~Copyable {
   var isRetired = false
   /// Mappings are being taken away: this round must end before more is resolved.
   var mustRenew = false
+  /// The handler has nothing to do for what is still available.
+  private var isResting = false
   /// Chains this round may still pop: a driver that adds as fast as we take must not keep the thread from its commands.
   var budget = 0
   static var chainsPerRound: Int { 4096 }
@@ -127,6 +129,7 @@ public struct Virtqueue: ~Copyable {
       }
     }
     mustRenew = false
+    isResting = false
     budget = Self.chainsPerRound
     isPending = false
     guard !isResolved else { return }
@@ -273,6 +276,10 @@ public struct Virtqueue: ~Copyable {
     suppressed = true
   }
 
+  /// Leaves what is available where it is, until a kick or something watched begins another round: for queues whose buffers wait
+  /// for something to say, such as events.
+  public mutating func rest() { isResting = true }
+
   /// Asks for kicks again. True when something is available already, or the round must be renewed: run another. False while
   /// pending: the translation's arrival kicks.
   public mutating func armKick() -> Bool {
@@ -283,6 +290,7 @@ public struct Virtqueue: ~Copyable {
     if isPacked { armPacked() } else { armSplit() }
     suppressed = false
     markDeviceAreaDirty()
+    if isResting { return false }
     RingMemory.fence()
     return isPacked ? isPackedAvailable : driverArea.loadAcquire16(at: 2) != available.littleEndian
   }

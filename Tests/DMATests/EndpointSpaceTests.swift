@@ -1,0 +1,234 @@
+import DMA
+import Synchronization
+import Testing
+import VirtioTestKit
+
+/// What one requester reaches, and what a change of that waits for.
+@Suite("Endpoint space")
+struct EndpointSpaceTests {
+  private static let page: UInt64 = 4096
+  private static let me = RequesterID(bus: 1, device: 2, function: 3)
+
+  /// 16 pages, each full of its own number plus 1.
+  private func makeMemory() throws -> GuestMemory {
+    let memory = try GuestMemory(byteCount: 16 * 4096)
+    for page in 0..<UInt64(16) {
+      let bytes = [UInt8](repeating: UInt8(page + 1), count: 4096)
+      #expect(memory.copy(bytes.span, to: GuestAddress(page * Self.page)) == 4096)
+    }
+    return memory
+  }
+
+  private func fault(_ address: UInt64, _ reason: DMAFault.Reason, _ access: DMAAccess = .read) -> Result<UInt8, DMAInterruption> {
+    .failure(.fault(DMAFault(address: DMAAddress(address), access: access, reason: reason)))
+  }
+
+  /// One byte in a round of its own.
+  private func byte(_ cache: inout IOTLB, _ address: UInt64, _ access: DMAAccess = .read) -> Result<UInt8, DMAInterruption> {
+    _ = cache.beginRound()
+    defer { cache.endRound() }
+    return firstByte(&cache, address, access)
+  }
+
+  @Test("A requester ID is a bus, a device and a function, and reads as lspci writes it")
+  func requester() {
+    let id = RequesterID(bus: 0xab, device: 0x1f, function: 7)
+    #expect(id.rawValue == 0xabff && id.bus == 0xab && id.device == 31 && id.function == 7 && id.description == "ab:1f.7")
+    #expect(RequesterID(rawValue: 8).description == "00:01.0" && RequesterID(bus: 0, device: 32, function: 8).rawValue == 0)
+    #expect(RequesterID(rawValue: 1) < RequesterID(rawValue: 2))
+  }
+
+  @Test("Without bus mastering nothing is reached by any route, and no IOMMU hears of it (R039)")
+  func gate() throws {
+    let memory = try makeMemory()
+    let domain = Domain(memory)
+    try domain.map(DMAAddress(0), byteCount: 4096, to: GuestAddress(4096), permissions: .readWrite)
+    let endpoint = EndpointSpace(memory, requester: Self.me)
+    var cache = IOTLB(endpoint)
+    for attached in [false, true] {
+      if attached { domain.attach(endpoint) }
+      #expect(byte(&cache, 0) == fault(0, .busMasterDisabled))
+      endpoint.report(DMAFault(address: DMAAddress(0), access: .read, reason: .busMasterDisabled))
+      endpoint.setOpen(true)
+      #expect(byte(&cache, 0) == .success(attached ? 2 : 1))
+      #expect(endpoint.isOpen)
+      endpoint.setOpen(false)
+      #expect(byte(&cache, 0) == fault(0, .busMasterDisabled), "what was remembered is forgotten")
+    }
+    #expect(domain.faultRecords.isEmpty && endpoint.counts.faults == 2)
+  }
+
+  @Test("Each route leads where it says, and a turn takes effect at once, whatever was remembered (R110)")
+  func routes() throws {
+    let memory = try makeMemory()
+    let domain = Domain(memory)
+    try domain.map(DMAAddress(0), byteCount: 2 * Self.page, to: GuestAddress(5 * Self.page), permissions: .read)
+    let endpoint = EndpointSpace(memory, requester: Self.me, isOpen: true)
+    var awake = IOTLB(endpoint)
+    for _ in 0..<3 {
+      endpoint.setRoute(.physical)
+      #expect(byte(&awake, 4096) == .success(2))
+      #expect(byte(&awake, 16 * Self.page) == fault(16 * Self.page, .unmapped))
+      endpoint.setRoute(.translated(domain))
+      #expect(byte(&awake, 4096) == .success(7))
+      #expect(byte(&awake, 4096, .write) == fault(4096, .permission, .write))
+      #expect(byte(&awake, 2 * Self.page) == fault(2 * Self.page, .unmapped))
+      endpoint.setRoute(.blocked(.stopped))
+      #expect(byte(&awake, 4096) == fault(4096, .stopped))
+    }
+    let counts = endpoint.counts
+    #expect(counts.misses > 0 && counts.faults == 0, "faults are counted when they are reported")
+  }
+
+  @Test("A turn and an invalidation wait for rounds under way and for chains in flight, and for nothing younger (R110)", arguments: [false, true])
+  func drains(turning: Bool) throws {
+    let memory = try makeMemory()
+    let domain = Domain(memory)
+    try domain.map(DMAAddress(0), byteCount: 4096, to: GuestAddress(4096), permissions: .readWrite)
+    let endpoint = EndpointSpace(memory, requester: Self.me, isOpen: true)
+    domain.attach(endpoint)
+    var user = IOTLB(endpoint)
+    var other = IOTLB(endpoint)
+    _ = user.beginRound()
+    #expect(firstByte(&user, 0, .read) == .success(2))
+    var chain: ChainLease? = user.chainLease()
+    user.endRound()
+    let generation = endpoint.fence.generation
+    let control = WorkThread {
+      if turning { endpoint.setRoute(.blocked(.stopped)) } else { _ = try? domain.unmap(from: DMAAddress(0), through: DMAAddress(4095)) }
+    }
+    while endpoint.fence.generation == generation { control.pause() }
+    for _ in 0..<20 { #expect(byte(&other, 0) == fault(0, turning ? .stopped : .unmapped)) }
+    control.pause()
+    #expect(!control.isDone, "a chain that uses the mapping is in flight")
+    _ = user.beginRound()
+    let held = chain.take()
+    _ = consume held
+    user.endRound()
+    #expect(control.join())
+  }
+
+  @Test("Memory that goes is not reached any more by any route, and memory that comes is", arguments: [false, true])
+  func memoryGoes(translated: Bool) throws {
+    let memory = try makeMemory()
+    let high = UInt64(1) << 32
+    let domain = Domain(memory)
+    try domain.map(DMAAddress(high), byteCount: 4096, to: GuestAddress(high), permissions: .readWrite)
+    let endpoint = EndpointSpace(memory, requester: Self.me, isOpen: true)
+    if translated { domain.attach(endpoint) }
+    var cache = IOTLB(endpoint)
+    for n in 1...3 as ClosedRange<UInt8> {
+      #expect(byte(&cache, high) == fault(high, .unmapped))
+      let mapping = try HostMapping(anonymous: 4096)
+      try memory.add(MemoryRegion(guestAddress: GuestAddress(high), frontendAddress: FrontendAddress(high), byteCount: 4096, mapping: mapping))
+      #expect(memory.copy([n].span, to: GuestAddress(high)) == 1)
+      #expect(byte(&cache, high) == .success(n))
+      try memory.remove(guestAddress: GuestAddress(high), frontendAddress: FrontendAddress(high), byteCount: 4096)
+    }
+    #expect(byte(&cache, high) == fault(high, .unmapped))
+  }
+
+  @Test("A fault is told once to whoever translates, with the requester's number, and to nobody by another route (R092)")
+  func reports() throws {
+    let memory = try makeMemory()
+    let heard = Mutex<[RequesterID]>([])
+    let domain = Domain(memory) { _, requester in heard.withLock { $0.append(requester) } }
+    let endpoint = EndpointSpace(memory, requester: Self.me, isOpen: true)
+    let fault = DMAFault(address: DMAAddress(77), access: .write, reason: .unmapped)
+    endpoint.report(fault)
+    endpoint.setRoute(.blocked(.stopped))
+    endpoint.report(fault)
+    #expect(domain.faultRecords.isEmpty)
+    domain.attach(endpoint)
+    endpoint.report(fault)
+    #expect(domain.faults == [fault] && domain.faultRecords.map(\.requester) == [Self.me] && domain.faultCount == 1)
+    domain.detach(endpoint, to: .physical)
+    endpoint.requester = RequesterID(rawValue: 9)
+    domain.attach(endpoint)
+    endpoint.report(fault)
+    #expect(domain.faultRecords.map(\.requester) == [Self.me, RequesterID(rawValue: 9)])
+    #expect(heard.withLock { $0 } == [Self.me, RequesterID(rawValue: 9)] && endpoint.counts.faults == 4)
+  }
+
+  @Test("While routes turn, a queue sees the new one from the moment the turn returns", .timeLimit(.minutes(2)))
+  func concurrentTurns() throws {
+    let memory = try makeMemory()
+    let domains = [Domain(memory), Domain(memory)]
+    for (i, domain) in domains.enumerated() {
+      try domain.map(DMAAddress(0), byteCount: 4096, to: GuestAddress(UInt64(i) * Self.page), permissions: .readWrite)
+    }
+    let endpoint = EndpointSpace(memory, requester: Self.me, isOpen: true)
+    domains[0].attach(endpoint)
+    // Turn n leads to domain n % 2.
+    let begun = SharedCount(), done = SharedCount(), wrong = SharedCount(), looked = SharedCount(), stop = SharedCount()
+    let readers = (0..<2).map { _ in
+      WorkThread {
+        var cache = IOTLB(endpoint)
+        while stop.value == 0 {
+          _ = cache.beginRound()
+          let earliest = done.value
+          let found = firstByte(&cache, 0, .read)
+          let latest = begun.value
+          cache.endRound()
+          if case .success(let byte) = found, (earliest...latest).contains(where: { UInt8($0 % 2) + 1 == byte }) {} else { wrong.add() }
+          looked.add()
+        }
+      }
+    }
+    for n in 1...400 {
+      begun.add()
+      domains[n % 2].attach(endpoint)
+      done.add()
+      // Both get their turn, however few processors there are.
+      if n % 20 == 0 {
+        let before = looked.value
+        while looked.value < before + 4 { readers[0].pause() }
+      }
+    }
+    stop.add()
+    for reader in readers { #expect(reader.join()) }
+    #expect(wrong.value == 0 && looked.value > 0)
+    #expect(domains[0].endpoints.count + domains[1].endpoints.count == 1)
+  }
+
+  @Test("A driver that maps all over the place fills the table, and it works again after an unmap")
+  func fullTable() throws {
+    let memory = try makeMemory()
+    let domain = Domain(memory)
+    let endpoint = EndpointSpace(memory, requester: Self.me, isOpen: true, maxTableNodes: 8)
+    domain.attach(endpoint)
+    var cache = IOTLB(endpoint)
+    let table = try #require(endpoint.table)
+    for n in 0..<UInt64(64) {
+      let address = n << 30
+      try domain.map(DMAAddress(address), byteCount: 4096, to: GuestAddress(n % 16 * Self.page), permissions: .read)
+      #expect(byte(&cache, address) == .success(UInt8(n % 16 + 1)), "a page that the table has no room for")
+    }
+    #expect(table.isFull)
+    for n in 0..<UInt64(64) { #expect(try domain.unmap(from: DMAAddress(n << 30), through: DMAAddress(n << 30 | 4095)) == 1) }
+    #expect(!table.isFull)
+    try domain.map(DMAAddress(0), byteCount: 4096, to: GuestAddress(0), permissions: .read)
+    #expect(byte(&cache, 0) == .success(1) && table.mappings == 1)
+  }
+}
+
+/// The byte at an address, in a round that has begun.
+func firstByte(_ cache: inout IOTLB, _ address: UInt64, _ access: DMAAccess) -> Result<UInt8, DMAInterruption> {
+  var pool = SegmentPool()
+  var list = pool.take()
+  do throws(DMAInterruption) {
+    try cache.resolve(DMAAddress(address), count: 1, for: access, into: &list)
+  } catch { return .failure(error) }
+  var bytes: [UInt8] = [0]
+  var span = bytes.mutableSpan
+  _ = list.readable.copy(from: 0, into: &span)
+  pool.give(back: list)
+  return .success(bytes[0])
+}
+
+/// A number that any thread may raise and read.
+final class SharedCount: Sendable {
+  private let count = Atomic<Int>(0)
+  var value: Int { count.load(ordering: .sequentiallyConsistent) }
+  func add() { count.add(1, ordering: .sequentiallyConsistent) }
+}
