@@ -8,7 +8,7 @@ internal import Synchronization
 /// then writes are stable when they complete, which is right whatever the driver believes.
 ///
 /// Any thread may use it.
-final class BlockCacheMode: Sendable {
+package final class BlockCacheMode: Sendable {
   /// The lowest bit says whether writes may be volatile.
   private enum Mode {
     static let writethrough: UInt8 = 0
@@ -25,7 +25,7 @@ final class BlockCacheMode: Sendable {
   init(writeback: Bool) { mode = Atomic(writeback ? Mode.untold : Mode.writethrough) }
 
   /// Whether a write may be volatile when it completes.
-  var isWriteback: Bool { mode.load(ordering: .relaxed) & 1 != 0 }
+  package var isWriteback: Bool { mode.load(ordering: .relaxed) & 1 != 0 }
 
   /// What the driver reads. Before any queue runs, what it reads holds from then on.
   func tell() -> Bool {
@@ -36,7 +36,7 @@ final class BlockCacheMode: Sendable {
   }
 
   /// The driver's choice, or a predecessor's state.
-  func set(writeback: Bool) { mode.store(writeback ? Mode.writeback : Mode.writethrough, ordering: .relaxed) }
+  package func set(writeback: Bool) { mode.store(writeback ? Mode.writeback : Mode.writethrough, ordering: .relaxed) }
 
   /// A queue goes on where another process stopped, so that what was told here was told to somebody else.
   fileprivate func takeOver() {

@@ -76,7 +76,7 @@ extension BlockDevice {
 
 extension BlockDisk {
   /// Whether the driver is to see discards.
-  var canDiscard: Bool { options.discard && file.supportsDiscard }
+  package var canDiscard: Bool { options.discard && file.supportsDiscard }
 }
 
 extension Int {

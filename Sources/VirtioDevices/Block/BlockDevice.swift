@@ -16,30 +16,13 @@ public final class BlockDevice: VirtioDevice {
   /// Opens the image.
   ///
   /// - Throws: `BlockDeviceError.image`, EBUSY (`lock`) among others, see `BlockFile`; `BlockDeviceError.option`.
-  public convenience init(_ options: BlockOptions) throws(BlockDeviceError) {
-    try Self.check(options)
-    let file: BlockFile
-    do throws(HostError) {
-      file = try BlockFile(
-        path: options.path, options: BlockFile.Options(readOnly: options.readOnly, direct: options.direct, locked: options.lock == .always))
-    } catch {
-      throw .image(error)
-    }
-    try self.init(file, options)
-  }
-
-  private init(_ file: BlockFile, _ options: BlockOptions) throws(BlockDeviceError) {
-    if let size = options.logicalBlockSize, file.kind == .blockDevice, size < file.geometry.logicalBlock {
-      throw .option("logicalBlockSize", "is smaller than the \(file.geometry.logicalBlock) bytes of \(file.path)")
-    }
-    let disk = BlockDisk(file, options)
+  public init(_ options: BlockOptions) throws(BlockDeviceError) {
+    let disk = try BlockDisk(opening: options)
     self.disk = disk
     fixed = Self.configuration(disk)
     features = Self.features(disk)
     maxQueueSizes = Array(repeating: options.queueSize, count: options.queueCount)
     watcher = options.sizePollInterval.map { SizeWatcher(disk, every: $0) }
-    let rest = file.size - disk.sectorCount << 9
-    if rest > 0 { options.report("\(file.path): its last \(rest) bytes are no whole block, and not part of the disk") }
   }
 
   public var id: DeviceID { .block }

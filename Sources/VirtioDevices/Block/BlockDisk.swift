@@ -1,22 +1,42 @@
-internal import HostIO
+package import HostIO
 internal import Synchronization
 internal import Virtio
 
-/// What all queues of a block device share: the image, its size now, the cache mode, where failures are told.
+/// What all queues of a disk share, whatever they are queues of: the image, its size now, the cache mode, where failures are told.
 ///
 /// Any thread may use it.
-final class BlockDisk: Sendable {
-  let file: BlockFile
-  let options: BlockOptions
-  let faults: FaultReporter
+package final class BlockDisk: Sendable {
+  package let file: BlockFile
+  package let options: BlockOptions
+  package let faults: FaultReporter
   /// Bytes in a block as the driver sees them.
-  let blockSize: Int
+  package let blockSize: Int
   private let capacity: Atomic<UInt64>
-  let cache: BlockCacheMode
-  let image: SharedImage
+  package let cache: BlockCacheMode
+  package let image: SharedImage
   private let observers = Mutex<[@Sendable () -> Void]>([])
 
-  init(_ file: BlockFile, _ options: BlockOptions) {
+  /// Opens the image.
+  ///
+  /// - Throws: `BlockDeviceError.image`, EBUSY (`lock`) among others, see `BlockFile`; `BlockDeviceError.option`.
+  package convenience init(opening options: BlockOptions) throws(BlockDeviceError) {
+    try BlockDevice.check(options)
+    let file: BlockFile
+    do throws(HostError) {
+      file = try BlockFile(
+        path: options.path, options: BlockFile.Options(readOnly: options.readOnly, direct: options.direct, locked: options.lock == .always))
+    } catch {
+      throw .image(error)
+    }
+    if let size = options.logicalBlockSize, file.kind == .blockDevice, size < file.geometry.logicalBlock {
+      throw .option("logicalBlockSize", "is smaller than the \(file.geometry.logicalBlock) bytes of \(file.path)")
+    }
+    self.init(file, options)
+    let rest = file.size - sectorCount << 9
+    if rest > 0 { options.report("\(file.path): its last \(rest) bytes are no whole block, and not part of the disk") }
+  }
+
+  private init(_ file: BlockFile, _ options: BlockOptions) {
     self.file = file
     self.options = options
     blockSize = options.logicalBlockSize ?? file.geometry.logicalBlock
@@ -31,10 +51,10 @@ final class BlockDisk: Sendable {
   }
 
   /// The disk's size in sectors: whole blocks only.
-  var sectorCount: UInt64 { capacity.load(ordering: .relaxed) }
+  package var sectorCount: UInt64 { capacity.load(ordering: .relaxed) }
 
   /// Looks at the image's size, and tells the observers if the disk's has changed.
-  func refreshSize() {
+  package func refreshSize() {
     do throws(HostError) {
       try file.refreshSize()
     } catch {
@@ -45,6 +65,12 @@ final class BlockDisk: Sendable {
     let before = capacity.exchange(now, ordering: .relaxed)
     guard before != now else { return }
     for observer in observers.withLock({ $0 }) { observer() }
+  }
+
+  /// A read came to the image's end before the disk's: it is looked at again, and reported.
+  package func endedEarly(_ position: UInt64) {
+    refreshSize()
+    faults.report("\(file.path) ends at byte \(position): it has become smaller")
   }
 
   func observe(_ changed: @escaping @Sendable () -> Void) {

@@ -44,7 +44,7 @@ struct BlockWork {
       return BlockOutcome(status: .ioError, filled: filled)
     }
     if filled == count { return BlockOutcome(status: .ok, filled: filled) }
-    endedEarly(position + UInt64(filled))
+    disk.endedEarly(position + UInt64(filled))
     return BlockOutcome(status: .ioError, filled: filled)
   }
 
@@ -81,11 +81,6 @@ struct BlockWork {
     }
     let room = min(id.count, chain.writable.byteCount - 1)
     return BlockOutcome(status: .ok, filled: chain.writable.copy(id.span.extracting(..<room), to: 0))
-  }
-
-  func endedEarly(_ position: UInt64) {
-    disk.refreshSize()
-    disk.faults.report("\(disk.file.path) ends at byte \(position): it has become smaller")
   }
 
   /// Writes the status where it belongs and gives the chain back.

@@ -3,7 +3,7 @@ internal import Synchronization
 /// Passes lines about failures on, at most one a second: a failing disk under load fails thousands of times.
 ///
 /// Any thread may use it.
-final class FaultReporter: Sendable {
+package final class FaultReporter: Sendable {
   private struct State {
     var next: ContinuousClock.Instant?
     var withheld = 0
@@ -18,7 +18,7 @@ final class FaultReporter: Sendable {
   }
 
   /// `text` is evaluated only for a line that is passed on.
-  func report(_ text: @autoclosure () -> String) {
+  package func report(_ text: @autoclosure () -> String) {
     let now = ContinuousClock.now
     let withheld: Int? = state.withLock { state in
       if let next = state.next, now < next {

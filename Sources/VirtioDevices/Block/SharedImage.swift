@@ -1,10 +1,10 @@
-internal import HostIO
+package import HostIO
 internal import Synchronization
 
 /// An image that is locked only while queues use it (`BlockLock.running`).
 ///
 /// Any thread may use it.
-final class SharedImage: Sendable {
+package final class SharedImage: Sendable {
   private let file: BlockFile
   private let faults: FaultReporter
   /// Held while the lock is taken or given back: who comes second finds it taken.
@@ -32,11 +32,11 @@ final class SharedImage: Sendable {
 }
 
 /// One queue's use of an image, as long as the object lives: with the last one the lock goes.
-final class ImageUse {
+package final class ImageUse {
   private let image: SharedImage
 
   /// - Throws: EBUSY (`lock`) if another process uses it, see `BlockFile`.
-  init(_ image: SharedImage) throws(HostError) {
+  package init(_ image: SharedImage) throws(HostError) {
     // First: once everything is set, throwing would run deinit.
     try image.begin()
     self.image = image
