@@ -250,6 +250,9 @@ struct VTdFaultTests {
     #expect(bench.unit.read(at: 0x34, width: 4) & 3 == 0)
     #expect(fault(device.read(0x70_0000)) != nil)
     #expect(bench.messages.all.count == 2)
+    bench.unit.write(1 << 31, at: 0x24C, width: 4)
+    #expect(fault(device.read(0x70_0000)) != nil)
+    #expect(bench.messages.all.count == 3)
   }
 
   @Test("More faults than records are an overflow and nothing else, however many (R093)")
