@@ -99,6 +99,7 @@ final class VTdBench {
   init(_ options: VTdOptions = VTdOptions(), tableBytes: UInt64 = 8 << 20, prepare: (WatchedRegisters) -> Void = { _ in }) throws {
     memory = try GuestMemory(byteCount: 48 << 20)
     memory.numberPages(from: 8192, count: 4096)
+    memory.setWord(0x5000, 5)
     pages = GuestPages(memory, at: GuestAddress(1 << 20), byteCount: tableBytes)
     unit = VTdUnit(memory, options: options, interrupt: { [messages] in messages.append($0) })
     registers = WatchedRegisters(unit)
