@@ -30,6 +30,7 @@ struct PCIPathTests {
 
   private func faults(_ rig: UnitRig) -> UInt64 {
     if let vtd = rig.vtd { return UInt64(vtd.takeFaults().faults.count) }
+    if let amdvi = rig.amdvi { return (try? amdvi.takeEvents()).map { UInt64($0.events.count) } ?? .max }
     return (rig.unit as? TCETable)?.faults ?? (rig.unit as? Sun4uIOMMU)?.faults ?? .max
   }
 
@@ -45,7 +46,7 @@ struct PCIPathTests {
     #expect(faults(rig.rig) == 0 && mapper.lostBytes == 0)
   }
 
-  @Test("Without the bit the disk goes past the unit, which translates nothing of it (R006, R172)", arguments: [UnitKind.vtd48, .tce, .sun4uSmall])
+  @Test("Without the bit the disk goes past the unit, which translates nothing of it (R006, R172)", arguments: [UnitKind.vtd48, .amdvi64, .tce, .sun4uSmall])
   func bypass(kind: UnitKind) throws {
     let rig = try PCIRig(kind, iommuPlatform: false)
     let mapper = rig.rig.makeMapper(.strict)
@@ -55,7 +56,7 @@ struct PCIPathTests {
     #expect(mapper.cacheCounts.all == 0 && faults(rig.rig) == 0)
   }
 
-  @Test("A unit that is there after the function translates for it (R032)", arguments: [UnitKind.vtd48, .tce, .sun4uSmall])
+  @Test("A unit that is there after the function translates for it (R032)", arguments: [UnitKind.vtd48, .amdvi64, .tce, .sun4uSmall])
   func late(kind: UnitKind) throws {
     let rig = try PCIRig(kind, isUnitLate: true)
     let mapper = rig.rig.makeMapper(.strict)
