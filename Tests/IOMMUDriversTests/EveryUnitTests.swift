@@ -6,7 +6,7 @@ import VirtioDrivers
 import VirtioTestKit
 
 @Suite("A domain, whatever the unit")
-struct DomainTests {
+struct EveryUnitTests {
   @Test("What is mapped is reachable with its permissions, and its neighbours are not; after unmap and flush nothing is (R083, R084, R110)", arguments: UnitKind.allCases)
   func mapAndUnmap(kind: UnitKind) throws {
     let rig = try UnitRig(kind)
