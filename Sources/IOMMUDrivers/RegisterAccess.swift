@@ -24,6 +24,10 @@ public enum UnitError: Error, Hashable, Sendable {
     case passThrough
     /// Requesters with translation caches of their own.
     case deviceIOTLB
+    /// One command that invalidates everything.
+    case invalidateAll
+    /// A place for the requester in the unit's table.
+    case requester
   }
   /// The unit does not have it.
   case missing(Capability)

@@ -5,6 +5,7 @@ import Synchronization
 import VirtioDrivers
 
 extension VTdUnit: RegisterAccess {}
+extension AMDViUnit: RegisterAccess {}
 
 /// The three registers of a sun4u unit, by their offsets.
 final class Sun4uRegisters: RegisterAccess {
@@ -95,7 +96,7 @@ extension GuestMemory {
 
 /// A unit with its driver, in every way they come.
 enum UnitKind: String, CaseIterable, CustomStringConvertible {
-  case vtd39, vtd48, vtdSmallPages, vtdCachingMode, vtdDeviceIOTLB, tce, sun4uSmall, sun4uLarge
+  case vtd39, vtd48, vtdSmallPages, vtdCachingMode, vtdDeviceIOTLB, amdvi39, amdvi64, amdviDeviceIOTLB, tce, sun4uSmall, sun4uLarge
   var description: String { rawValue }
   var isStrict: Bool { [.tce, .sun4uSmall, .sun4uLarge].contains(self) }
 }
@@ -113,6 +114,7 @@ final class UnitRig {
   let granule: UInt64
   let endpoint: EndpointSpace
   private(set) var vtd: VTdDriver?
+  private(set) var amdvi: AMDViDriver?
   static let data: UInt64 = 32 << 20
   static let dataBytes: UInt64 = 32 << 20
 
@@ -134,6 +136,14 @@ final class UnitRig {
       let driver = try Sun4uDriver(Sun4uRegisters(iommu), pages: pages, order: kind == .sun4uSmall ? 4 : 1, largePages: kind == .sun4uLarge)
       try driver.enable()
       (unit, domain, aperture, granule) = (iommu, driver, driver.aperture, driver.pageSize)
+    case .amdvi39, .amdvi64, .amdviDeviceIOTLB:
+      let iommu = AMDViUnit(memory, levels: kind == .amdvi39 ? 4 : 6, interrupt: { _ in })
+      let driver = try AMDViDriver(iommu, pages: pages, buses: 1)
+      let domain = try driver.makeDomain(levels: kind == .amdvi39 ? 3 : kind == .amdvi64 ? 6 : 4)
+      try driver.attach(Self.requester, to: domain, deviceIOTLB: kind == .amdviDeviceIOTLB)
+      try driver.enable()
+      amdvi = driver
+      (unit, self.domain, aperture, granule) = (iommu, domain, domain.aperture, 4096)
     default:
       var options = VTdOptions(addressWidth: kind == .vtd39 ? 39 : 48)
       options.hasLargePages = kind != .vtdSmallPages
@@ -155,6 +165,7 @@ final class UnitRig {
 
   /// All that the domain has, but for interrupts and the first page.
   func makeAddresses() -> IOVAAllocator {
-    IOVAAllocator(granule: granule, aperture: aperture, reserved: VTdDriver.reserved.filter { _ in vtd != nil } + [0...(granule - 1)])
+    let reserved = vtd != nil ? VTdDriver.reserved : amdvi != nil ? AMDViDriver.reserved : []
+    return IOVAAllocator(granule: granule, aperture: aperture, reserved: reserved + [0...(granule - 1)])
   }
 }

@@ -250,6 +250,9 @@ struct VTdFaultTests {
     #expect(bench.unit.read(at: 0x34, width: 4) & 3 == 0)
     #expect(fault(device.read(0x70_0000)) != nil)
     #expect(bench.messages.all.count == 2)
+    bench.unit.write(1 << 31, at: 0x24C, width: 4)
+    #expect(fault(device.read(0x70_0000)) != nil)
+    #expect(bench.messages.all.count == 3)
   }
 
   @Test("More faults than records are an overflow and nothing else, however many (R093)")
@@ -317,12 +320,41 @@ struct VTdQueueTests {
   @Test("Each kind of descriptor ends what it names before the wait after it is answered (R110, R159)", arguments: descriptors.indices)
   func everyKind(index: Int) throws {
     let (bench, endpoint, table, queue) = try bench()
+    if Self.descriptors[index].0 & 15 == 3 { bench.setContext(disk, table: table, kind: 1) }
     var device = Device(endpoint)
     #expect(device.read(0x40_0000) == .success(0x5EED))
     bench.map(0x40_0000, to: 0x30_0000, in: table)
     submit(bench, queue, [Self.descriptors[index], (5 | 1 << 5 | 0xD0E << 32, 0x30_0100)])
     #expect(bench.load(0x30_0100) == 0xD0E)
     #expect(bench.unit.read(at: 0x80, width: 8) == 32)
+    #expect(device.read(0x40_0000) == .success(0xFEED))
+  }
+
+  @Test("A device with a cache of its own forgets when it is told so, and not when the unit is; one without, the other way round (R131)",
+    arguments: [false, true], [UInt64(1), 2, 3])
+  func deviceIOTLB(isAllowed: Bool, granularity: UInt64) throws {
+    let (bench, endpoint, table, queue) = try bench()
+    bench.setContext(disk, table: table, kind: isAllowed ? 1 : 0)
+    var device = Device(endpoint)
+    #expect(device.read(0x40_0000) == .success(0x5EED))
+    bench.map(0x40_0000, to: 0x30_0000, in: table)
+    let (unit, own): ((UInt64, UInt64), (UInt64, UInt64)) = (
+      (2 | granularity << 4 | 1 << 16, granularity == 3 ? 0x40_0000 : 0), (3 | UInt64(disk.rawValue) << 32, 0x40_0000)
+    )
+    submit(bench, queue, [isAllowed ? unit : own])
+    #expect(device.read(0x40_0000) == .success(0x5EED))
+    if isAllowed {
+      bench.unit.write(1 << 63 | granularity << 60 | 1 << 32, at: 0x208, width: 8)
+      #expect(device.read(0x40_0000) == .success(0x5EED))
+    }
+    // The queue goes on where it was.
+    let (low, high) = isAllowed ? own : unit
+    bench.store(low, at: queue + 16)
+    bench.store(high, at: queue + 24)
+    bench.store(5 | 1 << 5 | 0xD0E << 32, at: queue + 32)
+    bench.store(0x30_0100, at: queue + 40)
+    bench.unit.write(48, at: 0x88, width: 8)
+    #expect(bench.load(0x30_0100) == 0xD0E)
     #expect(device.read(0x40_0000) == .success(0xFEED))
   }
 

@@ -6,7 +6,7 @@ import VirtioDrivers
 
 /// A way for devices to reach memory, as a platform may have it.
 enum MapperKind: String, CaseIterable {
-  case direct, strict, deferred, bounce, bounceBehindIOMMU, grants, premapped, premappedBounce, debugging
+  case direct, strict, deferred, bounce, bounceBehindIOMMU, grants, premapped, premappedBounce, debugging, xen
 }
 
 /// A ring format and the way requests are laid out in it.
@@ -36,6 +36,7 @@ final class DriverRig {
   let iommu: ModelIOMMU
   let grants: ModelGrants
   let addresses: IOVAAllocator
+  let xen: XenMachine
   let mapper: any DMAMapper
   private var taken: [(GuestAddress, UInt64)] = []
 
@@ -50,6 +51,8 @@ final class DriverRig {
     domain = Domain(memory)
     iommu = ModelIOMMU(domain, isLazy: kind == .deferred)
     grants = ModelGrants(domain)
+    // A Xen guest's pages are scattered, but for those that it asked to have in one piece.
+    xen = try XenMachine(memory, scattered: 1 << 20..<Self.sharedStart)
     addresses = IOVAAllocator(aperture: 0x1_0000...0xffff_ffff, reserved: [0xfee0_0000...0xfeef_ffff])
     let strict = IOMMUMapper(iommu, addresses: addresses, pages: pages)
     let (domain, shared) = (domain, shared)
@@ -68,12 +71,19 @@ final class DriverRig {
     case .premapped: mapper = try PremappedMapper(over: strict, pages: pages, toDevice: 64, fromDevice: 64, bufferSize: 8192)
     case .premappedBounce:
       mapper = try PremappedMapper(over: confined(), pages: pages, toDevice: 64, fromDevice: 64, bufferSize: 8192)
+    case .xen: mapper = try XenMapper(xen, contiguous: shared, poolSize: poolSize)
     case .debugging: mapper = DebuggingMapper(over: strict, pages: pages)
     }
   }
 
   /// What the device reaches through the platform.
-  var platformSpace: any DMASpace { kind == .direct ? PhysicalSpace(memory) : domain }
+  var platformSpace: any DMASpace {
+    switch kind {
+    case .direct: PhysicalSpace(memory)
+    case .xen: PhysicalSpace(xen.machine)
+    default: domain
+    }
+  }
 
   func platform(isXen: Bool = false, isRestricted: Bool = false, mismatch: DriverPlatform.Mismatch = .bypass) -> DriverPlatform {
     DriverPlatform(pages: pages, mapper: mapper, isXen: isXen, isRestricted: isRestricted, mismatch: mismatch)

@@ -7,86 +7,36 @@ public import VirtioDrivers
 /// A single unmap before a flush invalidates its pages, several the whole domain. Used by the unit's thread.
 public final class VTdDomain: IOMMUDriver {
   let unit: VTdDriver
-  let number: UInt16
-  private var tables: PageTables<VTdFormat>
-  private var waiting = WaitingRanges()
-  private var hasEnded = false
+  private var mappings: DomainMappings<VTdFormat>
   /// Bits of its device addresses.
   public let addressWidth: Int
 
   init(_ unit: VTdDriver, number: UInt16, levels: Int) throws(DMAError) {
     self.unit = unit
-    self.number = number
     addressWidth = min(12 + 9 * levels, unit.capabilities.addressWidth)
-    tables = try PageTables(in: unit.memory, levels: levels, largest: unit.capabilities.largestPage)
+    mappings = try DomainMappings(
+      number, in: unit.memory, levels: levels, largest: unit.capabilities.largestPage, lastAddress: 1 << UInt64(addressWidth) - 1)
   }
 
-  var root: UInt64 { tables.root }
-  var levels: Int { tables.levels }
+  var number: UInt16 { mappings.number }
+  var root: UInt64 { mappings.tables.root }
+  var levels: Int { mappings.tables.levels }
 
   /// The device addresses that can be mapped. Those of ``VTdDriver/reserved`` among them lead to interrupts.
   public var aperture: ClosedRange<UInt64> { 0...(1 << UInt64(addressWidth) - 1) }
   /// Pages of memory that its tables take.
-  public var tablePages: Int { tables.tableCount }
+  public var tablePages: Int { mappings.tables.tableCount }
 
   /// Gives the memory back; false if that was done before.
-  func end() -> Bool {
-    guard !hasEnded else { return false }
-    hasEnded = true
-    tables.freeAll()
-    return true
-  }
+  func end() -> Bool { mappings.end() }
 
   public func map(_ address: DMAAddress, to guest: GuestAddress, count: UInt64, permissions: DMAPermissions) throws(DMAError) {
-    try check(address, count)
-    guard guest.rawValue & 4095 == 0, guest.rawValue < 1 << 52, count <= 1 << 52 - guest.rawValue, !permissions.isEmpty else {
-      throw .range(guest, count: count)
-    }
-    let tablesChanged: Bool
-    do throws(DMAError) {
-      tablesChanged = try tables.map(address.rawValue, to: guest.rawValue, count: count, permissions: permissions)
-    } catch {
-      // Part of it was visible for a moment.
-      waiting.add(address.rawValue, count)
-      try? flush()
-      throw error
-    }
-    guard unit.capabilities.hasCachingMode || tables.hasRetired else { return }
-    let last = address.rawValue + (count - 1)
-    unit.postIOTLB(domain: number, first: address.rawValue, last: last, keepsTables: !tablesChanged)
-    guard unit.complete() else {
-      try? tables.unmap(address.rawValue, count: count)
-      throw .iommu(address)
-    }
-    tables.freeRetired()
+    try mappings.map(address, to: guest, count: count, permissions: permissions, by: unit)
   }
 
-  public func unmap(_ address: DMAAddress, count: UInt64) throws(DMAError) {
-    try check(address, count)
-    try tables.unmap(address.rawValue, count: count)
-    waiting.add(address.rawValue, count)
-  }
+  public func unmap(_ address: DMAAddress, count: UInt64) throws(DMAError) { try mappings.unmap(address, count: count) }
 
-  public func flush() throws(DMAError) {
-    guard waiting.count > 0 else { return }
-    let (first, last) = (waiting.first, waiting.last)
-    if waiting.count == 1 {
-      unit.postIOTLB(domain: number, first: first, last: last, keepsTables: !tables.hasRetired)
-    } else {
-      unit.postIOTLB(2, domain: number)
-    }
-    // After the unit's own: a device could ask it anew meanwhile.
-    for requester in unit.deviceIOTLBs(of: number) { unit.postDeviceIOTLB(requester, first: first, last: last) }
-    waiting = WaitingRanges()
-    guard unit.complete() else { throw .iommu(DMAAddress(first)) }
-    tables.freeRetired()
-  }
-
-  private func check(_ address: DMAAddress, _ count: UInt64) throws(DMAError) {
-    guard !hasEnded, (address.rawValue | count) & 4095 == 0, count > 0, aperture.contains(address.rawValue),
-      count - 1 <= aperture.upperBound - address.rawValue
-    else { throw .iommu(address) }
-  }
+  public func flush() throws(DMAError) { try mappings.flush(by: unit) }
 }
 
 /// Second-level entries (chapter "Translation Structure Formats"): bit 0 lets devices read, bit 1 lets them write, bit 7 ends the walk.

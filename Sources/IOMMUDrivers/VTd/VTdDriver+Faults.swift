@@ -8,6 +8,14 @@ public struct VTdFault: Hashable, Sendable {
   public var access: DMAAccess
   /// The unit's reason (chapter "Fault Reason Encodings").
   public var reason: UInt8
+
+  /// As the unit recorded it.
+  public init(requester: RequesterID, page: DMAAddress, access: DMAAccess, reason: UInt8) {
+    self.requester = requester
+    self.page = page
+    self.access = access
+    self.reason = reason
+  }
 }
 
 extension VTdDriver {

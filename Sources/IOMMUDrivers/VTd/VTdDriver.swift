@@ -25,11 +25,8 @@ public final class VTdDriver {
   let wait: BoundedWait
   private let root: UInt64
   private var contextTables: [UInt8: UInt64] = [:]
-  private var domains: [RequesterID: UInt16] = [:]
-  private var deviceIOTLBs: [UInt16: [RequesterID]] = [:]
-  private var freeNumbers: [UInt16] = []
-  private var nextNumber: UInt16 = 2
-  var queue: VTdQueue
+  private(set) var roster: DomainRoster
+  var queue: DescriptorRing
 
   /// Domain 0 means "whichever" to a unit in caching mode, so it is nobody's; 1 is of all that pass.
   private static var passing: UInt16 { 1 }
@@ -43,6 +40,7 @@ public final class VTdDriver {
     capabilities = VTdCapabilities(
       capability: registers.read(at: VTdRegister.capability, width: 8),
       extendedCapability: registers.read(at: VTdRegister.extendedCapability, width: 8))
+    roster = DomainRoster(from: 2, to: capabilities.domains)
     guard !capabilities.levels.isEmpty else { throw .missing(.addressWidth) }
     guard capabilities.hasCoherentWalks else { throw .missing(.coherentWalks) }
     guard capabilities.hasQueuedInvalidation else { throw .missing(.queuedInvalidation) }
@@ -50,7 +48,7 @@ public final class VTdDriver {
     do throws(DMAError) {
       memory = try TableMemory(pages)
       root = try memory.allocate()
-      queue = try VTdQueue(in: memory)
+      queue = try DescriptorRing(in: memory)
     } catch {
       throw .memory(error)
     }
@@ -90,27 +88,19 @@ public final class VTdDriver {
   public func makeDomain(addressWidth: Int? = nil) throws(UnitError) -> VTdDomain {
     let wanted = addressWidth.map { ($0 - 12) / 9 }
     guard let levels = wanted ?? capabilities.levels.last, capabilities.levels.contains(levels) else { throw .missing(.addressWidth) }
-    let number: UInt16
-    if let free = freeNumbers.popLast() {
-      number = free
-    } else {
-      guard Int(nextNumber) < min(capabilities.domains, 0xFFFF) else { throw .outOfDomains }
-      number = nextNumber
-      nextNumber += 1
-    }
+    guard let number = roster.take() else { throw .outOfDomains }
     do throws(DMAError) {
       return try VTdDomain(self, number: number, levels: levels)
     } catch {
-      freeNumbers.append(number)
+      roster.give(back: number)
       throw .memory(error)
     }
   }
 
   /// Ends a domain that nobody is attached to, and gives its memory back.
   public func remove(_ domain: VTdDomain) throws(UnitError) {
-    guard domain.unit === self, !domains.values.contains(domain.number) else { throw .domainInUse }
-    guard domain.end() else { return }
-    freeNumbers.append(domain.number)
+    guard domain.unit === self, !roster.isUsed(domain.number) else { throw .domainInUse }
+    if domain.end() { roster.give(back: domain.number) }
   }
 
   // MARK: Requesters
@@ -142,32 +132,22 @@ public final class VTdDriver {
 
   private func setContext(_ requester: RequesterID, low: UInt64, high: UInt64, domain: UInt16?, deviceIOTLB: Bool = false) throws(UnitError) {
     let entry = try contextTable(of: requester) + UInt64(requester.rawValue & 255) * 16
-    let old = domains[requester]
     // Not present while it is neither one thing nor the other.
     memory.store(0, at: entry)
-    try forget(requester, in: old ?? 0, isNew: old == nil)
-    domains[requester] = nil
-    if let old { deviceIOTLBs[old]?.removeAll { $0 == requester } }
+    try forget(requester, in: roster.domain(of: requester))
     memory.store(high, at: entry + 8)
     memory.store(low, at: entry)
-    if let domain {
-      domains[requester] = domain
-      if deviceIOTLB { deviceIOTLBs[domain, default: []].append(requester) }
-    }
-    // The unit may remember that there was nothing.
-    if capabilities.hasCachingMode { try forget(requester, in: 0, isNew: true) }
+    roster.set(requester, domain, keepsTranslations: deviceIOTLB)
+    if remembersNothing { try forget(requester, in: nil) }
   }
 
   /// Ends what the unit and the requester know of its context entry and of the domain that it names.
-  private func forget(_ requester: RequesterID, in domain: UInt16, isNew: Bool) throws(UnitError) {
-    postContext(3, domain: domain, requester: requester)
-    if !isNew { postIOTLB(2, domain: domain) }
-    if deviceIOTLBs[domain]?.contains(requester) == true { postDeviceIOTLB(requester, first: 0, last: .max) }
+  private func forget(_ requester: RequesterID, in domain: UInt16?) throws(UnitError) {
+    postContext(3, domain: domain ?? 0, requester: requester)
+    if let domain { postDomain(domain) }
+    if domain != nil, roster.keepsTranslations(requester) { postDeviceIOTLB(requester, first: 0, last: .max) }
     guard complete() else { throw .timeout(register: VTdRegister.queueTail) }
   }
-
-  /// The requesters of a domain that keep translations themselves.
-  func deviceIOTLBs(of domain: UInt16) -> [RequesterID] { deviceIOTLBs[domain] ?? [] }
 
   private func contextTable(of requester: RequesterID) throws(UnitError) -> UInt64 {
     if let table = contextTables[requester.bus] { return table }

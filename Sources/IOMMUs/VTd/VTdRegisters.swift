@@ -63,7 +63,8 @@ public struct VTdOptions: Hashable, Sendable {
   public var hasLargePages: Bool
   /// Whether the driver must invalidate what it adds as well as what it takes away (caching mode).
   public var hasCachingMode: Bool
-  /// Whether context entries may allow devices translation caches of their own, with device-IOTLB invalidation.
+  /// Whether context entries may allow devices translation caches of their own (ATS): such a device forgets a translation at a
+  /// device-IOTLB invalidation and at no other.
   public var hasDeviceIOTLB: Bool
   /// Whether context entries may let a device pass untranslated.
   public var hasPassThrough: Bool

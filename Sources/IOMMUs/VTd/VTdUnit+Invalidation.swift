@@ -40,12 +40,14 @@ extension VTdUnit {
   }
 
   private func invalidateIOTLB(_ granularity: UInt64, domain: UInt16, address: UInt64, order: UInt64) {
+    // What a device keeps itself it forgets only when it is told so.
+    func isConcerned(_ context: VTdContext?) -> Bool { context?.domain == domain && context?.hasDeviceIOTLB == false }
     switch granularity {
-    case 1: forget(isContext: false) { _, _ in true }
-    case 2: forget(isContext: false) { _, context in context?.domain == domain }
+    case 1: forget(isContext: false) { _, context in context?.hasDeviceIOTLB != true }
+    case 2: forget(isContext: false) { _, context in isConcerned(context) }
     case 3:
       let (first, last) = pages(address, order)
-      forget(isContext: false, { _, context in context?.domain == domain }, first: first, last: last)
+      forget(isContext: false, { _, context in isConcerned(context) }, first: first, last: last)
     default: break
     }
   }
@@ -99,7 +101,7 @@ extension VTdUnit {
       // With the S bit the lowest clear bit of the address says how many pages.
       let order = high & 1 == 0 ? 0 : UInt64((~(high >> 12)).trailingZeroBitCount) + 1
       let (first, last) = pages(high & ~0xFFF, order)
-      forget(isContext: false, { one, _ in one == requester }, first: first, last: last)
+      forget(isContext: false, { one, context in one == requester && context?.hasDeviceIOTLB == true }, first: first, last: last)
     case 5:
       // Everything before it is done: descriptors are worked off one by one, each to its end.
       if low & 1 << 5 != 0 {

@@ -38,7 +38,8 @@ extension VTdUnit: AddressTranslation {
       reason = error.reason
     }
     let isFirst: Bool = state.withLock { state in
-      let pending = VTdFaultStatus(rawValue: state[VTdRegister.faultStatus])
+      // Without the index of a record that is among these bits: it stays when all of them are cleared.
+      let pending = VTdFaultStatus(rawValue: state[VTdRegister.faultStatus]).intersection(VTdFaultStatus.clearable.union(.pending))
       let at = VTdRegister.faultRecord + 16 * state.nextRecord
       guard state[at + 12] & 1 << 31 == 0 else {
         // No room: the driver learns that there were more, not which (R093).

@@ -10,6 +10,8 @@ struct VTdContext {
   }
   var domain: UInt16
   var target: Target
+  /// The requester keeps translations itself: its endpoint's cache is a device-TLB, which no IOTLB invalidation reaches.
+  var hasDeviceIOTLB = false
   /// The driver does not want to hear of this requester's faults.
   var hidesFaults: Bool
 }
@@ -46,6 +48,7 @@ struct VTdWalk {
       throw VTdRefusal(reason: .contextInvalid, hidesFault: context.hidesFaults)
     }
     context.target = .tables(low & ~0xFFF, levels: levels)
+    context.hasDeviceIOTLB = kind == 1
     return context
   }
 
