@@ -18,6 +18,8 @@ public protocol DriverTransport: AnyObject {
   func writeConfiguration(at offset: Int, from bytes: Span<UInt8>)
   /// The most descriptors a queue may have; 0 where there is no such queue.
   func maxQueueSize(_ index: Int) -> UInt16
+  /// Whether a queue has to be as large as ``maxQueueSize(_:)`` says: the legacy interface of PCI has no way to choose (§4.1.5.1.3.1).
+  var hasFixedQueueSizes: Bool { get }
   /// Gives a queue to the device. What its addresses mean follows from the negotiated features: see ``AddressPath``.
   func enableQueue(_ index: Int, _ layout: QueueLayout)
   /// Takes one queue back (§2.6.1), where VIRTIO_F_RING_RESET is negotiated; returns when the device has let go of it.
@@ -27,4 +29,8 @@ public protocol DriverTransport: AnyObject {
   /// - Parameter data: where VIRTIO_F_NOTIFICATION_DATA is negotiated, what goes into the upper half: see
   ///   `DriverQueue.notificationData`.
   func notify(_ index: Int, data: UInt16)
+}
+
+extension DriverTransport {
+  public var hasFixedQueueSizes: Bool { false }
 }

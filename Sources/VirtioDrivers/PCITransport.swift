@@ -129,6 +129,8 @@ public final class PCIDriverTransport: DriverTransport {
     ConfigurationFields.write(at: offset, from: bytes) { writeDevice($0, $1, $2) }
   }
 
+  public var hasFixedQueueSizes: Bool { isLegacy }
+
   public func maxQueueSize(_ index: Int) -> UInt16 {
     select(index)
     return UInt16(truncatingIfNeeded: readRegister(CommonRegister.queueSize, LegacyRegister.queueSize, 2))

@@ -75,7 +75,8 @@ public struct MappedQueue: ~Copyable {
     _ transport: any DriverTransport, index: Int, features: Features, mapper: any DMAMapper, pages: GuestPages, options: QueueOptions,
     extra: Int = 0, sizeMax: UInt32 = .max, perRequest: Int = 0
   ) throws(DriverError) {
-    let limit = min(transport.maxQueueSize(index), options.size)
+    let isFixed = transport.hasFixedQueueSizes
+    let limit = isFixed ? transport.maxQueueSize(index) : min(transport.maxQueueSize(index), options.size)
     guard limit > 0 else { throw .noQueue(index) }
     var size = UInt16(1) << UInt16(15 - limit.leadingZeroBitCount)
     let indirect = options.indirect && features.contains(.indirectDescriptors)
@@ -85,7 +86,7 @@ public struct MappedQueue: ~Copyable {
       pieces = min(max(options.segments, 0) + extra, Int(size))
       let needed = UInt64(size) * UInt64(max(indirect ? 16 * pieces : 0, perRequest))
       if needed <= mapper.maxMappingSize, pieces > extra || options.segments == 0 { break }
-      guard size > 1, needed > mapper.maxMappingSize else {
+      guard size > 1, !isFixed, needed > mapper.maxMappingSize else {
         throw needed > mapper.maxMappingSize
           ? .noRoom(bytes: needed, maximum: mapper.maxMappingSize) : .segments(extra + 1, maximum: pieces)
       }
