@@ -40,6 +40,12 @@ final class Platform: MessageInterrupts, LineInterrupts {
     return true
   }
 
+  /// Waits until something arrives, and no longer than a moment.
+  func pause() {
+    _ = try? arrived.wait(timeout: .milliseconds(1))
+    _ = try? arrived.drain()
+  }
+
   /// Waits until `condition` holds, for what nothing tells of.
   func poll(_ condition: () -> Bool) -> Bool {
     let end = ContinuousClock.now + .seconds(20)
