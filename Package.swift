@@ -44,6 +44,11 @@ var targets: [Target] = [
   module("VirtioMMIO", ["DMA", "HostIO", "Virtio", "VirtioServing", log]),
   module("VhostUser", ["DMA", "HostIO", "Virtio", "VirtioServing", log]),
   // floor 5
+  module(
+    "Machine",
+    [
+      "DMA", "HostIO", "PCI", "Virtio", "IOMMUs", "VirtioDevices", "VirtioDrivers", "VirtioPCI", "VirtioMMIO", "IOMMUDrivers", log,
+    ]),
   module("VhostUserCheck", ["DMA", "HostIO", "Virtio", "VirtioDrivers", "VhostUser"]),
   // floor 6
   .executableTarget(
@@ -59,6 +64,7 @@ var targets: [Target] = [
     name: "VirtioTestKit", dependencies: ["DMA", "HostIO", "Virtio", "VirtioDrivers"],
     path: "Tests/Support/VirtioTestKit", swiftSettings: checks),
   tests("VirtioDevicesTests", ["CLinux", "DMA", "HostIO", "Virtio", "VirtioDevices", "VirtioDrivers", "VirtioTestKit"]),
+  tests("MachineTests", ["Machine"]),
   tests("HostIOTests", ["DMA", "HostIO"]),
   tests("IOMMUsTests", ["DMA", "IOMMUs"]),
   tests(
@@ -129,6 +135,7 @@ let package = Package(
     .library(name: "IOMMUDrivers", targets: ["IOMMUDrivers"]),
     .library(name: "VirtioPCI", targets: ["VirtioPCI"]),
     .library(name: "VirtioMMIO", targets: ["VirtioMMIO"]),
+    .library(name: "Machine", targets: ["Machine"]),
     .library(name: "VhostUser", targets: ["VhostUser"]),
     .library(name: "VhostUserCheck", targets: ["VhostUserCheck"]),
     .executable(name: "sluice", targets: ["sluice"]),

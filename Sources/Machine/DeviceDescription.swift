@@ -1,0 +1,29 @@
+/// A device of a machine, as it is to be.
+public struct DeviceDescription: Hashable, Sendable {
+  /// What it is called in reports.
+  public var name: String
+  public var kind: DeviceKind
+  public var interface = Interface.modern
+  /// `iommu_platform`; for what is not virtio, nothing (R080).
+  public var property = Property.off
+  /// A host from before the property.
+  public var host = HostAge.new
+  /// What the driver accepts.
+  public var acknowledgement = Acknowledgement.all
+  /// What the platform's IOMMU is told of it.
+  public var state = UnitState.none
+  public var ring = RingKind.split
+  public var descriptors = DescriptorKind.indirect
+  /// The image of a disk; nil: memory of ``byteCount`` bytes.
+  public var image: String?
+  /// Bytes of a disk without an image.
+  public var byteCount = 16 << 20
+  /// When the IOMMU forgets what was unmapped: at each unmap, or after so many.
+  public var flushBatch = 1
+
+  public init(name: String, kind: DeviceKind) {
+    self.name = name
+    self.kind = kind
+    if kind == .nvme { interface = .nvme }
+  }
+}

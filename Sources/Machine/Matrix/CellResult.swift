@@ -1,0 +1,14 @@
+/// What became of a cell.
+public struct CellResult: Sendable {
+  public enum Verdict: Hashable, Sendable {
+    case passed
+    /// There is no such case, and why.
+    case skipped(String)
+    /// What was seen instead of what has to be.
+    case failed(String)
+  }
+  public var cell: Cell
+  public var verdict: Verdict
+  /// What happened, a line each: for whoever wants it explained.
+  public var story: [String]
+}

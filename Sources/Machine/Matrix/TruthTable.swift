@@ -1,0 +1,167 @@
+/// The truth table: what has to come of a decision, written from the rules and from nothing that implements them.
+///
+///     offered  accepted  through             the device uses           the driver uses
+///     no       -         any interface       physical addresses        physical ones; the platform's in a Xen guest
+///     yes      yes       virtio 1            the platform's            the platform's
+///     yes      no        virtio 1            nothing: FEATURES_OK is refused
+///     yes      -         a legacy interface  nothing: there is no such device
+///
+/// Hardware uses the platform's addresses in every row, and so does what is not virtio.
+extension Decision {
+  /// Why there is no such case, or nil.
+  public var impossibility: String? {
+    if device == .nvme {
+      guard platform.hasNVMe else { return "no such controller can be plugged in there" }
+      guard interface == .nvme else { return "what is not virtio has no virtio interface" }
+      guard property == .off, acknowledgement == .all else { return "what is not virtio has no property iommu_platform and negotiates nothing (R080)" }
+    } else {
+      guard interface != .nvme else { return "a virtio device is no NVMe controller" }
+      guard platform.buses.contains(interface.bus) else { return "virtio devices of this platform are not on \(interface.bus.rawValue)" }
+      if host == .old {
+        guard property == .off else { return "a host from before the bit has no property iommu_platform" }
+        if let why = platform.excludesOldHosts { return why }
+      }
+      if interface.isLegacy, platform.isBigEndian { return "legacy rings are big-endian there, and the legacy interface here is little-endian" }
+      guard interface.isLegacy == (acknowledgement == .legacy) else {
+        return interface.isLegacy ? "a legacy driver sees 32 bits, and accepts no others" : "this interface has all the bits"
+      }
+    }
+    return impossibleState
+  }
+
+  private var impossibleState: String? {
+    switch (platform.unit, state) {
+    case (.none, .none): nil
+    case (.none, _): "there is no IOMMU to be in that state"
+    case (_, .none): "the platform's IOMMU cannot be taken out; that it lets everything pass is another case"
+    case (.tce, .bypass): "the bridge translates every address"
+    case (.grants, .bypass): "an address that is no grant leads nowhere"
+    default: nil
+    }
+  }
+
+  /// Whether bit 33 is offered.
+  public var offersPlatform: Bool {
+    guard device != .nvme, host == .new else { return false }
+    switch property {
+    case .off: return false
+    case .on: return true
+    // Where it is needed, and can be accepted.
+    case .auto: return (platform.unit != .none || platform.isRestricted) && (interface == .modern || interface == .mmio)
+    }
+  }
+
+  /// What has to come of it before data: nil where data moves.
+  public var refusal: Outcome? {
+    if let impossibility { return .impossible(impossibility) }
+    if device == .nvme { return nil }
+    if property == .on, interface != .modern, interface != .mmio { return .refusedAtCreation }
+    if platform.isRestricted, !offersPlatform { return .refusedByDriver }
+    if acknowledgement == .neither || acknowledgement == .notPlatform && offersPlatform { return .refusedByDevice }
+    return nil
+  }
+
+  /// Whose addresses the device uses.
+  public var path: PathTaken {
+    device == .nvme || platform.devicesAreHardware || offersPlatform ? .platform : .physical
+  }
+
+  /// Whether the driver asks the platform for addresses.
+  public var usesPlatformMapper: Bool { device == .nvme || offersPlatform || platform.isXen }
+
+  /// Whether what the driver tells the device leads to memory at all.
+  public var reachesMemory: Bool {
+    guard path == .platform else { return true }
+    switch state {
+    case .none, .bypass: return true
+    case .unattached: return false
+    // Hardware without the bit: physical addresses, where nothing is mapped under them.
+    case .attached: return usesPlatformMapper
+    }
+  }
+
+  /// Whether an IOMMU's tables decide about each page.
+  public var isTranslated: Bool { path == .platform && state == .attached }
+}
+
+extension Cell {
+  /// What has to come of it.
+  public var expected: Outcome {
+    if let refusal = decision.refusal { return refusal }
+    guard let data else { return .impossible("nothing refuses it, so data moves") }
+    if let why = impossibility(data) { return .impossible(why) }
+    let path = decision.path
+    guard decision.reachesMemory else { return .fault(path) }
+    switch data.shape {
+    case .contiguous, .scattered, .top: return .data(path)
+    case .hole: return .fault(path)
+    case .readOnly: return .oneWay(path, allowed: .fromMemory)
+    case .writeOnly: return .oneWay(path, allowed: .toMemory)
+    }
+  }
+
+  private func impossibility(_ data: DataAxes) -> String? {
+    if decision.interface.isLegacy, data.ring == .packed { return "a legacy driver cannot accept VIRTIO_F_RING_PACKED" }
+    if (decision.device == .nvme) != (data.ring == nil) { return "only virtqueues are split or packed" }
+    guard decision.reachesMemory else {
+      return data.shape == .contiguous ? nil : "nothing is reachable, whatever its shape"
+    }
+    switch data.shape {
+    case .contiguous, .scattered, .hole: return nil
+    case .readOnly:
+      guard decision.isTranslated else { return "on this path memory has no permissions" }
+    case .writeOnly:
+      guard decision.isTranslated else { return "on this path memory has no permissions" }
+      if decision.platform.unit == .sun4u { return "an entry of this IOMMU always allows reading" }
+      if decision.platform.unit == .grants { return "a grant always allows reading" }
+    case .top:
+      if decision.platform.reach == .pool { return "the pool is where the platform put it" }
+      if decision.platform.unit == .grants, decision.isTranslated { return "references are the other domain's to choose" }
+    }
+    return nil
+  }
+}
+
+/// Every cell there is.
+public enum Matrix {
+  /// The cells of a platform, the impossible ones included; what is refused, or impossible whatever the data, is one cell.
+  public static func cells(of platform: Platform) -> [Cell] {
+    var cells: [Cell] = []
+    for device in DeviceKind.allCases {
+      for host in HostAge.allCases {
+        for property in Property.allCases {
+          for acknowledgement in Acknowledgement.allCases {
+            for interface in Interface.allCases where (interface == .nvme) == (device == .nvme) {
+              for state in UnitState.allCases {
+                let decision = Decision(
+                  platform: platform, host: host, property: property, acknowledgement: acknowledgement, interface: interface, state: state,
+                  device: device)
+                if decision.refusal == nil { cells += dataCells(decision) } else { cells.append(Cell(decision: decision, data: nil)) }
+              }
+            }
+          }
+        }
+      }
+    }
+    return cells
+  }
+
+  private static func dataCells(_ decision: Decision) -> [Cell] {
+    let rings: [RingKind?] = decision.device == .nvme ? [nil] : RingKind.allCases
+    var cells: [Cell] = []
+    for ring in rings {
+      for descriptors in DescriptorKind.allCases {
+        for shape in Shape.allCases {
+          cells.append(Cell(decision: decision, data: DataAxes(ring: ring, descriptors: descriptors, shape: shape)))
+        }
+      }
+    }
+    return cells
+  }
+
+  /// The cell of a name, as it is printed.
+  public static func cell(named name: String) -> Cell? {
+    guard let platform = Platform.named(String(name.prefix { $0 != "/" })) else { return nil }
+    return cells(of: platform).first { $0.name == name }
+  }
+}

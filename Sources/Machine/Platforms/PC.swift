@@ -1,0 +1,9 @@
+extension Platform {
+  /// Physical addresses match bus addresses: it does not matter which of the two a driver uses.
+  public static let pc: Platform = {
+    let platform = Platform(
+      name: "pc", summary: "a PC without an IOMMU",
+      origin: "Physical addresses match bus addresses: it does not matter which of the two a driver uses.")
+    return platform
+  }()
+}

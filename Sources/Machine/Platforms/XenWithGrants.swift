@@ -1,0 +1,13 @@
+extension Platform {
+  /// A back-end in another domain reaches what was granted to it, so its devices must know of the bit.
+  public static let xenGrants: Platform = {
+    var platform = Platform(
+      name: "xen-grants", summary: "a Xen guest that grants its pages",
+      origin: "A back-end in another domain reaches what was granted to it, so its devices must know of the bit.")
+    platform.unit = .grants
+    platform.isXen = true
+    platform.isRestricted = true
+    platform.hasNVMe = false
+    return platform
+  }()
+}
