@@ -148,8 +148,7 @@ final class ControllerState: Sendable {
   func didReset(_ ticket: UInt64) {
     state.withLock { state in
       state.resets = ticket
-      if state.orders.reset == ticket { state.registers.status.subtract([.ready, .fatal]) }
-      if !state.registers.configuration.isEnabled { state.registers.status.subtract(.shutdown) }
+      if state.orders.reset == ticket { state.registers.status.subtract([.ready, .fatal, .shutdown]) }
     }
     acknowledged.signal()
   }
