@@ -1,9 +1,11 @@
 import DMA
+import Foundation
 import HostIO
 import IOMMUs
 import NVMe
 import PCI
 import Testing
+import VirtioDevices
 import VirtioDrivers
 import VirtioTestKit
 
@@ -79,6 +81,40 @@ import VirtioTestKit
     }
     #expect(throws: NVMeDriverError.request) { try driver.read(Rig.diskBytes / 512, into: [GuestSegment(GuestAddress(0x10_0000), count: 512)].span) }
     #expect(throws: NVMeDriverError.request) { try driver.read(0, into: [GuestSegment(GuestAddress(0x10_0000), count: 500)].span) }
+  }
+
+  @Test("Through a pool that alone is shared with the controller, data is copied, and comes back whole", arguments: [NVMeDataFormat.prp, .sgl])
+  func bounce(_ format: NVMeDataFormat) throws {
+    let iommu = MapIOMMU()
+    let rig = try Rig(iommu: iommu)
+    let pages = GuestPages(rig.memory, at: GuestAddress(0x40_0000), byteCount: 8 << 20)
+    let shared = IOMMUMapper(iommu, addresses: IOVAAllocator(aperture: 0x1_0000_0000...0x1_ffff_ffff), pages: pages)
+    let mapper = try BounceMapper(over: shared, poolSize: 2 << 20)
+    let looksBefore = iommu.lookUps
+    let driver = try driver(rig, mapper, format)
+    rig.store(pattern(8192), at: 0x10_0000)
+    try driver.write(5, from: [GuestSegment(GuestAddress(0x10_0000), count: 8192)].span)
+    try driver.read(5, into: [GuestSegment(GuestAddress(0x12_0000), count: 8192)].span)
+    #expect(rig.load(8192, at: 0x12_0000) == pattern(8192) && iommu.faults.isEmpty && iommu.lookUps > looksBefore)
+    try driver.stop()
+  }
+
+  @Test("An image that is locked while it is used is locked from enabling to reset, and a second controller fails meanwhile")
+  func lock() throws {
+    let host = FileManager.default.temporaryDirectory.appendingPathComponent("sluice-nvme-\(UUID().uuidString).img").path
+    try #require(FileManager.default.createFile(atPath: host, contents: Data(count: 1 << 20)))
+    defer { try? FileManager.default.removeItem(atPath: host) }
+    func rig() throws -> Rig {
+      try Rig {
+        $0.disk = BlockOptions(path: host)
+        $0.disk.lock = .running
+      }
+    }
+    let (first, second) = (LiteralDriver(try rig()), LiteralDriver(try rig()))
+    #expect(first.enable() && !second.enable() && second.rig.read32(0x1c) == 2)
+    #expect(first.disable() && second.disable())
+    #expect(second.rig.platform.wait { second.rig.read32(0x1c) == 0 })
+    #expect(second.enable() && !first.enable())
   }
 
   @Test("Several queues with many commands under way, round after round: each gets its own bytes")

@@ -161,6 +161,33 @@ import VirtioTestKit
     }
   }
 
+  @Test("Processors that write registers and ring doorbells at random, all at once, change nothing about the controller's health after a reset")
+  func crowd() throws {
+    let rig = try Rig()
+    let driver = ready(rig)
+    for i in 0..<7 { driver.post(1, 2, namespace: 1, pointer1: data, pointer2: data + 0x1000, [(10, UInt32(i)), (12, 15)]) }
+    let (bus, base) = (rig.bus, rig.access.base(0))
+    let threads = (0..<3).map { thread in
+      WorkThread {
+        for i in UInt64(0)..<3000 {
+          let random = ((i &* 3 &+ UInt64(thread)) &* 0x9e37_79b9_7f4a_7c15) >> 40
+          switch random % 8 {
+          case 0: bus.write(memory: base + 0x14, width: 4, random % 16 == 0 ? 0x0046_0000 : 0x0046_0001)
+          case 1: bus.write(memory: base + (random & 1 == 0 ? 0x0c : 0x10), width: 4, random >> 8)
+          case 2: bus.write(memory: base + 0x24 + (random >> 4) % 4 * 4, width: 4, random)
+          case 3: _ = bus.read(memory: base + (random >> 4) % 0x400 * 4, width: 4)
+          default: bus.write(memory: base + 0x1000 + (random >> 4) % 8 * 4, width: 4, (random >> 8) % 10)
+          }
+        }
+      }
+    }
+    for thread in threads { #expect(thread.join(seconds: 60)) }
+    #expect(driver.disable())
+    rig.write32(0x14, 0)
+    #expect(rig.platform.wait { rig.read32(0x1c) == 0 })
+    #expect(ready(rig).transfer(2, block: 0, blocks: 1, data) == 0)
+  }
+
   @Test("A controller is unplugged under load, and reaches nothing afterwards")
   func unplug() throws {
     for _ in 0..<10 {

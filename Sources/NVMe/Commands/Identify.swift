@@ -94,7 +94,9 @@ extension ControllerWorker {
       for byte in disk.file.path.utf8 { h = (h ^ UInt64(byte)) &* 0x100_0000_01b3 }
       return h
     }
-    return [hash(0xcbf2_9ce4_8422_2325), hash(0x8422_2325_cbf2_9ce4)].flatMap { h in (0..<8).map { UInt8(truncatingIfNeeded: h >> (8 * UInt64($0))) } }
+    return [hash(0xcbf2_9ce4_8422_2325), hash(0x8422_2325_cbf2_9ce4)].flatMap { h in
+      (0..<8).map { UInt8(truncatingIfNeeded: h >> (8 * UInt64($0))) }
+    }
   }
 
   private var uuid: String {
