@@ -42,6 +42,7 @@ var targets: [Target] = [
   module("IOMMUDrivers", ["DMA", "VirtioDrivers"]),
   module("VirtioPCI", ["DMA", "HostIO", "PCI", "Virtio", "VirtioServing", log]),
   module("VirtioMMIO", ["DMA", "HostIO", "Virtio", "VirtioServing", log]),
+  module("NVMe", ["DMA", "HostIO", "PCI", "VirtioDevices", "VirtioDrivers"]),
   module("VhostUser", ["DMA", "HostIO", "Virtio", "VirtioServing", log]),
   // floor 5
   module(
@@ -81,6 +82,7 @@ var targets: [Target] = [
   tests(
     "VirtioMMIOTests",
     ["DMA", "HostIO", "IOMMUs", "Virtio", "VirtioServing", "VirtioDevices", "VirtioDrivers", "VirtioMMIO", "VirtioTestKit", log]),
+  tests("NVMeTests", ["DMA", "HostIO", "IOMMUs", "NVMe", "PCI", "VirtioDevices", "VirtioDrivers", "VirtioTestKit"]),
   tests("VirtioTests", ["DMA", "Virtio", "VirtioDrivers", "VirtioTestKit"]),
   tests("VirtioDriversTests", ["DMA", "HostIO", "Virtio", "VirtioDevices", "VirtioDrivers", "VirtioTestKit"]),
   tests("VhostUserTests", ["DMA", "HostIO", "Virtio", "VirtioServing", "VirtioDevices", "VirtioDrivers", "VhostUser", "VirtioTestKit", log]),
@@ -136,6 +138,7 @@ let package = Package(
     .library(name: "VirtioPCI", targets: ["VirtioPCI"]),
     .library(name: "VirtioMMIO", targets: ["VirtioMMIO"]),
     .library(name: "Machine", targets: ["Machine"]),
+    .library(name: "NVMe", targets: ["NVMe"]),
     .library(name: "VhostUser", targets: ["VhostUser"]),
     .library(name: "VhostUserCheck", targets: ["VhostUserCheck"]),
     .executable(name: "sluice", targets: ["sluice"]),

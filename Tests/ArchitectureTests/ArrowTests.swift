@@ -7,7 +7,7 @@ private let floors: [[String]] = [
   ["DMA"],
   ["HostIO", "PCI", "Virtio", "IOMMUs"],
   ["VirtioServing", "VirtioDevices", "VirtioDrivers"],
-  ["VhostUser", "VirtioPCI", "IOMMUDrivers", "VirtioMMIO"],
+  ["VhostUser", "VirtioPCI", "IOMMUDrivers", "VirtioMMIO", "NVMe"],
   ["VhostUserCheck"],
   ["sluice"],
 ]

@@ -1,0 +1,104 @@
+import DMA
+
+/// A submission queue as the controller keeps it.
+struct SubmissionQueue: ~Copyable {
+  let address: DMAAddress
+  /// Entries.
+  let size: Int
+  /// The completion queue of its commands.
+  let completion: Int
+  /// The next entry to take.
+  var head = 0
+  /// Its memory, if it was found in this generation of mappings.
+  private(set) var memory = RingMemory.none
+  var isReached = false
+
+  init(_ address: DMAAddress, size: Int, completion: Int) {
+    self.address = address
+    self.size = size
+    self.completion = completion
+  }
+
+  /// No queue.
+  static var none: Self { Self(DMAAddress(0), size: 0, completion: 0) }
+  var isOpen: Bool { size > 0 }
+
+  mutating func reach(_ memory: consuming RingMemory) {
+    self.memory = memory
+    isReached = true
+  }
+
+  /// Takes the next entry; its memory is there.
+  mutating func fetch() -> NVMeCommand {
+    let at = head * NVMeCommand.byteCount
+    let dwords = InlineArray<16, UInt32> { i in UInt32(littleEndian: memory.load32(at: at + 4 * i)) }
+    head = head + 1 == size ? 0 : head + 1
+    return NVMeCommand(dwords: dwords)
+  }
+}
+
+/// A completion queue as the controller keeps it.
+struct CompletionQueue: ~Copyable {
+  static var entryBytes: Int { 16 }
+  let address: DMAAddress
+  let size: Int
+  /// IV and IEN.
+  let vector: Int
+  let isInterrupting: Bool
+  /// The first entry that the driver has not taken.
+  var head = 0
+  /// The next entry to write, and the phase it gets.
+  var tail = 0
+  var phase: UInt32 = 1
+  /// Whether entries were written that no message has told of.
+  var hasNews = false
+  private(set) var memory = RingMemory.none
+  var isReached = false
+
+  init(_ address: DMAAddress, size: Int, vector: Int, isInterrupting: Bool) {
+    self.address = address
+    self.size = size
+    self.vector = vector
+    self.isInterrupting = isInterrupting
+  }
+
+  /// No queue.
+  static var none: Self { Self(DMAAddress(0), size: 0, vector: 0, isInterrupting: false) }
+  var isOpen: Bool { size > 0 }
+
+  mutating func reach(_ memory: consuming RingMemory) {
+    self.memory = memory
+    isReached = true
+  }
+
+  var isFull: Bool { (tail + 1 == size ? 0 : tail + 1) == head }
+  /// Whether the driver has something to take.
+  var isOccupied: Bool { head != tail }
+
+  /// The driver took entries up to `new`. False: there are none.
+  mutating func take(upTo new: Int) -> Bool {
+    let written = tail >= head ? tail - head : tail + size - head
+    let taken = new >= head ? new - head : new + size - head
+    guard new < size, taken <= written else { return false }
+    head = new
+    return true
+  }
+
+  /// Writes an entry, its phase last; its memory is there, and it is not full.
+  mutating func post(_ result: UInt32, queue: Int, head submissionHead: Int, _ identifier: UInt16, _ status: NVMeStatus, _ log: DirtyLog?) {
+    let at = tail * Self.entryBytes
+    memory.store32(result.littleEndian, at: at)
+    memory.store32(0, at: at + 4)
+    memory.store32((UInt32(submissionHead) | UInt32(queue) << 16).littleEndian, at: at + 8)
+    // Do Not Retry: nothing that fails here would fare better as it is.
+    let retry: UInt32 = status.isSuccess ? 0 : 1 << 31
+    memory.storeRelease32((UInt32(identifier) | phase << 16 | UInt32(status.rawValue & 0x7ff) << 17 | retry).littleEndian, at: at + 12)
+    if let log { memory.markDirty(log, at: at, count: Self.entryBytes) }
+    hasNews = true
+    tail += 1
+    if tail == size {
+      tail = 0
+      phase ^= 1
+    }
+  }
+}
