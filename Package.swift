@@ -50,12 +50,20 @@ var targets: [Target] = [
     path: "Sources/sluice", swiftSettings: checks),
   .executableTarget(
     name: "sluice-bench",
-    dependencies: ["DMA", "HostIO", "Virtio", "VirtioServing", "VirtioDevices", "VirtioDrivers", "VhostUser", "FrontendKit", "VirtioTestKit", arguments],
+    dependencies: ["DMA", "HostIO", "Virtio", "VirtioServing", "VirtioDevices", "VirtioDrivers", "VhostUser", "FrontendKit", "VirtioTestKit", "MemoryModel", arguments],
     path: "Benchmarks", swiftSettings: checks),
   // tests
   .target(
     name: "VirtioTestKit", dependencies: ["DMA", "HostIO", "Virtio", "VirtioDrivers"],
     path: "Tests/Support/VirtioTestKit", swiftSettings: checks),
+  // Random machines against a naive model of their memory: for a test, and for hours by a command.
+  .target(
+    name: "MemoryModel",
+    dependencies: [
+      "DMA", "HostIO", "PCI", "Virtio", "IOMMUs", "VirtioServing", "VirtioDrivers", "VirtioPCI", "VirtioTestKit", log,
+    ],
+    path: "Tests/Support/MemoryModel", swiftSettings: checks),
+  tests("MemoryModelTests", ["MemoryModel"]),
   tests("VirtioDevicesTests", ["CLinux", "DMA", "HostIO", "Virtio", "VirtioDevices", "VirtioTestKit"]),
   tests("HostIOTests", ["DMA", "HostIO"]),
   tests("IOMMUsTests", ["DMA", "IOMMUs"]),
