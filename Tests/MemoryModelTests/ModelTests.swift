@@ -28,4 +28,22 @@ struct ModelTests {
     print("model: \(flaw) found after \(run.sums.steps) steps: \(found?.what ?? "not at all")")
     #expect(found != nil)
   }
+
+  @Test("What is unmapped, reset or unplugged while drivers on other threads use it does not change afterwards, and nothing hangs")
+  func concurrent() throws {
+    var run = ModelRun(seed: 7, concurrent: true)
+    for _ in 0..<10 { try run.next() }
+    #expect(run.sums.steps > 100)
+  }
+
+  @Test("An invalidation that is not heeded is found while drivers on other threads use what is gone")
+  func plantedConcurrently() {
+    var run = ModelRun(seed: 1, flaw: .ignoresInvalidation, concurrent: true)
+    var found: ModelRun.Mismatch?
+    for _ in 0..<40 where found == nil {
+      do throws(ModelRun.Mismatch) { try run.next() } catch { found = error }
+    }
+    print("model: \(Flaw.ignoresInvalidation) found by threads after \(run.sums.steps) steps: \(found?.what ?? "not at all")")
+    #expect(found != nil)
+  }
 }

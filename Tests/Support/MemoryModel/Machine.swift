@@ -19,8 +19,12 @@ final class Machine {
   private var places: [(slot: PCISlot, bridge: PCIBridge?)] = []
   private let log = Logger(label: "model") { _ in SwiftLogNoOpLogHandler() }
 
-  init(_ kind: Kind, flaw: Flaw?, _ random: inout SeededGenerator) throws {
+  /// Whether drivers run on threads of their own; then all of them accept VIRTIO_F_ACCESS_PLATFORM, and start themselves.
+  let isConcurrent: Bool
+
+  init(_ kind: Kind, flaw: Flaw?, concurrent isConcurrent: Bool = false, _ random: inout SeededGenerator) throws {
     self.kind = kind
+    self.isConcurrent = isConcurrent
     self.flaw = flaw
     let bases: [UInt64] = [0x80_0000, 0x1_4000_0000, 0x3f_c000_0000]
     world = try World(base: bases[Int.random(in: 0..<3, using: &random)], &random)
@@ -46,10 +50,10 @@ final class Machine {
     for i in 0..<count { places.append((PCISlot(UInt8(10 + i)), random.chance(1, in: 2) ? bridges.randomElement(using: &random) : nil)) }
     // The numbers of buses are there before the functions are looked for.
     _ = enumerate()
-    for i in 0..<count { try plug(i, starting: !isLate, &random) }
-    guard isLate else { return }
-    setUnit()
-    for function in functions { try start(function) }
+    for i in 0..<count { try plug(i, starting: !isLate && !isConcurrent, &random) }
+    if isLate { setUnit() }
+    for function in functions where isLate && !isConcurrent { try start(function) }
+    mapWindow(&random)
   }
 
   private func setUnit() {
@@ -63,8 +67,11 @@ final class Machine {
   }
 
   /// Plugs a function in where number `index` is.
-  func plug(_ index: Int, starting starts: Bool = true, _ random: inout SeededGenerator) throws {
+  ///
+  /// - Parameter windows: where its predecessor's BARs were, if others run on and firmware must not search the bus.
+  func plug(_ index: Int, starting starts: Bool = true, at windows: [BARWindow]? = nil, _ random: inout SeededGenerator) throws {
     var shape = FunctionShape(&random)
+    if isConcurrent { shape.translates = true }
     shape.acceptsWhatIsOffered = flaw != .bypassesTheUnit
     var options = VirtioPCIOptions()
     options.iommuPlatform = shape.translates && flaw != .bypassesTheUnit ? .on : .off
@@ -76,15 +83,13 @@ final class Machine {
       master = found
       return try VirtioPCIFunction(device, options, name: "model", on: found, log: log)
     }
-    let found = enumerate()
-    guard let master, let requester = bus.functions.first(where: { $0.function === function })?.requester,
-      let own = found.first(where: { $0.requester == requester })
-    else { throw ModelFailure("the function in slot \(place.slot) is not found") }
-    // The others' windows may be elsewhere now.
-    for other in functions { if let new = found.first(where: { $0.requester == other.access.requester }) { other.access.windows = new.windows } }
+    guard let master, let requester = bus.functions.first(where: { $0.function === function })?.requester else {
+      throw ModelFailure("the function in slot \(place.slot) has no number")
+    }
+    let windows = try windows.map { program(requester, $0) } ?? placeAll(findingBARsOf: requester)
     let unit = shape.translates ? unit : nil
     let one = try ModelFunction(
-      index, shape, device, function, master, ModelAccess(bus, own), control: unit?.control(index), table: unit?.table(index), in: world)
+      index, shape, device, function, master, ModelAccess(bus, requester, windows), control: unit?.control(index), table: unit?.table(index), in: world)
     if let unit {
       unit.attach(index, requester)
       mapControl(one, unit, present: true, &random)
@@ -95,8 +100,41 @@ final class Machine {
     if starts { try start(one) }
   }
 
+  /// Has firmware place everything, and says where a function is.
+  private func placeAll(findingBARsOf requester: RequesterID) throws -> [BARWindow] {
+    let found = enumerate()
+    guard let own = found.first(where: { $0.requester == requester }) else { throw ModelFailure("\(requester) is not found") }
+    // The others' windows may be elsewhere now.
+    for other in functions { if let new = found.first(where: { $0.requester == other.access.requester }) { other.access.windows = new.windows } }
+    return own.windows
+  }
+
+  private func program(_ requester: RequesterID, _ windows: [BARWindow]) -> [BARWindow] {
+    for window in windows {
+      let at = PCIRegister.bar(window.index)
+      let isWide = bus.readConfiguration(of: requester, at: at, width: 4) & 6 == 4
+      bus.writeConfiguration(of: requester, at: at, width: 4, UInt32(truncatingIfNeeded: window.base))
+      if isWide { bus.writeConfiguration(of: requester, at: at + 4, width: 4, UInt32(truncatingIfNeeded: window.base >> 32)) }
+    }
+    return windows
+  }
+
   private func start(_ function: ModelFunction) throws {
     if let wrong = function.start() { throw ModelFailure("function \(function.index) does not start: \(wrong)") }
+  }
+
+  /// Most of the window leads somewhere from the start, so that requests get through.
+  private func mapWindow(_ random: inout SeededGenerator) {
+    guard let unit, !isConcurrent else { return }
+    for table in Set(functions.compactMap { if case .table(let table) = $0.view { table } else { nil } }).sorted() {
+      for page in stride(from: unit.window.lowerBound, through: unit.window.upperBound, by: Int(unit.span)) where random.chance(9, in: 10) {
+        let target = (world.data.randomElement(using: &random) ?? 0) & ~(unit.span - 1)
+        set(unit, table, page, NaiveModel.Entry(page: target, permissions: .readWrite))
+      }
+      setLarge(unit, table, VTdModelUnit.large, NaiveModel.Entry(page: world.base >> 12 + 512, permissions: .readWrite))
+      invalidate(unit, table, unit.window, &random)
+      if kind == .vtd { invalidate(unit, table, VTdModelUnit.large...VTdModelUnit.large + 511, &random) }
+    }
   }
 
   /// The first byte that differs from a model's, rings' device areas left out.

@@ -29,7 +29,7 @@ struct FunctionShape {
   }
 
   var features: Features {
-    var features: Features = [.version1]
+    var features: Features = [.version1, .ringReset]
     if translates, acceptsWhatIsOffered { features.insert(.accessPlatform) }
     if isPacked { features.insert(.ringPacked) }
     if hasIndirect { features.insert(.indirectDescriptors) }
@@ -71,16 +71,16 @@ final class ModelFunction {
     self.control = control ?? World.rings >> 12 + 16 * UInt64(index)
     view = table.map { .table($0) } ?? .physical
     transport = try PCIDriverTransport(access)
-    ring = LiteralSplitRing(Self.layout(self.control, shape), in: Self.literal(world, self.control, index))
+    ring = LiteralSplitRing(Self.layout(self.control, shape), in: Self.literal(world.memory, self.control, index))
   }
 
-  private static func literal(_ world: World, _ control: UInt64, _ index: Int) -> LiteralMemory {
-    let literal = LiteralMemory(world.memory)
+  static func literal(_ memory: GuestMemory, _ control: UInt64, _ index: Int) -> LiteralMemory {
+    let literal = LiteralMemory(memory)
     literal.map(DMAAddress(control << 12), byteCount: 16 * 4096, to: GuestAddress(World.rings + UInt64(index) * 16 * 4096))
     return literal
   }
 
-  private static func layout(_ control: UInt64, _ shape: FunctionShape) -> QueueLayout {
+  static func layout(_ control: UInt64, _ shape: FunctionShape) -> QueueLayout {
     literalLayout(size: shape.size, packed: shape.isPacked, at: control << 12).layout
   }
 
@@ -98,10 +98,10 @@ final class ModelFunction {
     transport.accept(shape.features)
     transport.status = [.acknowledge, .driver, .featuresOK]
     guard transport.status.contains(.featuresOK) else { return "features \(shape.features.bits) are refused" }
-    guard transport.enableMSIX([InterruptMessage(address: 0xfee0_0000, data: 1), InterruptMessage(address: 0xfee0_0000, data: 2)]),
+    guard transport.enableMSIX(Array(repeating: InterruptMessage(address: 0xfee0_0000, data: UInt32(index)), count: 2)),
       transport.setConfigurationVector(0), transport.setVector(1, ofQueue: 0)
     else { return "no messages" }
-    ring = makeLiteralRing(Self.layout(control, shape), features: shape.features, in: Self.literal(world, control, index))
+    ring = makeLiteralRing(Self.layout(control, shape), features: shape.features, in: Self.literal(world.memory, control, index))
     adoptRing()
     transport.enableQueue(0, ring.layout)
     transport.status = [.acknowledge, .driver, .featuresOK, .driverOK]

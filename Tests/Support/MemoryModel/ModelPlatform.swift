@@ -4,21 +4,28 @@ import PCI
 import Synchronization
 import VirtioDrivers
 
-/// Where messages arrive, each of which wakes whoever waits.
+/// Where messages arrive: each wakes whoever waits for the function whose number is its data.
 final class ModelPlatform: MessageInterrupts {
-  private let arrived: EventFD
-  init() throws { arrived = try EventFD() }
+  private let arrived: [EventFD]
+  /// Whom nobody's message wakes: the one who watches the others.
+  static let watcher = World.functions
 
-  func deliver(_ message: InterruptMessage, from requester: RequesterID) { arrived.signal() }
-  func wake() { arrived.signal() }
+  init() throws {
+    var arrived: [EventFD] = []
+    for _ in 0...Self.watcher { arrived.append(try EventFD()) }
+    self.arrived = arrived
+  }
+
+  func deliver(_ message: InterruptMessage, from requester: RequesterID) { wake(Int(message.data)) }
+  func wake(_ number: Int) { if arrived.indices.contains(number) { arrived[number].signal() } }
 
   /// Waits until `condition` holds. False after 20 seconds: something hangs.
-  func wait(_ condition: () -> Bool) -> Bool {
+  func wait(_ number: Int, _ condition: () -> Bool) -> Bool {
     let end = ContinuousClock.now + .seconds(20)
     while !condition() {
       guard ContinuousClock.now < end else { return false }
       // A function that may not write memory sends no message, so what it does is looked for now and then.
-      if (try? arrived.wait(timeout: .milliseconds(2))) == true { _ = try? arrived.drain() }
+      if (try? arrived[number].wait(timeout: .milliseconds(2))) == true { _ = try? arrived[number].drain() }
     }
     return true
   }
@@ -30,10 +37,10 @@ final class ModelAccess: PCIFunctionAccess {
   let requester: RequesterID
   var windows: [BARWindow]
 
-  init(_ bus: PCIBus, _ found: PCIEnumerator.Found) {
+  init(_ bus: PCIBus, _ requester: RequesterID, _ windows: [BARWindow]) {
     self.bus = bus
-    requester = found.requester
-    windows = found.windows
+    self.requester = requester
+    self.windows = windows
   }
 
   func readConfiguration(at offset: Int, width: Int) -> UInt32 { bus.readConfiguration(of: requester, at: offset, width: width) }

@@ -65,7 +65,10 @@ final class World {
 
   func write(_ bytes: [UInt8], at guest: UInt64) {
     _ = memory.copy(bytes.span, to: GuestAddress(guest))
-    model.write(bytes[...], guest)
+    // Page by page: regions that adjoin are two for the model.
+    for at in stride(from: 0, to: bytes.count, by: 4096 - Int(guest & 4095)) {
+      model.write(bytes[at..<min(bytes.count, at + 4096 - Int(guest & 4095))], guest + UInt64(at))
+    }
   }
 
   func write(_ word: UInt64, bigEndian: Bool = false, at guest: UInt64) {
