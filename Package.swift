@@ -58,7 +58,7 @@ var targets: [Target] = [
     path: "Sources/sluice", swiftSettings: checks),
   .executableTarget(
     name: "sluice-bench",
-    dependencies: ["DMA", "HostIO", "Virtio", "VirtioServing", "VirtioDevices", "VirtioDrivers", "VhostUser", "FrontendKit", "VirtioTestKit", arguments],
+    dependencies: ["DMA", "HostIO", "Virtio", "VirtioServing", "VirtioDevices", "VirtioDrivers", "VhostUser", "FrontendKit", "VirtioTestKit", "MemoryModel", arguments],
     path: "Benchmarks", swiftSettings: checks),
   // tests
   .target(
@@ -66,6 +66,15 @@ var targets: [Target] = [
     path: "Tests/Support/VirtioTestKit", swiftSettings: checks),
   tests("VirtioDevicesTests", ["CLinux", "DMA", "HostIO", "Virtio", "VirtioDevices", "VirtioDrivers", "VirtioTestKit"]),
   tests("MachineTests", ["Machine"]),
+  // Random machines against a naive model of their memory: for a test, and for hours by a command.
+  .target(
+    name: "MemoryModel",
+    dependencies: [
+      "DMA", "HostIO", "PCI", "Virtio", "IOMMUs", "VirtioServing", "VirtioDrivers", "VirtioPCI", "VirtioTestKit", log,
+    ],
+    path: "Tests/Support/MemoryModel", swiftSettings: checks),
+  tests("MemoryModelTests", ["MemoryModel"]),
+  tests("VirtioDevicesTests", ["CLinux", "DMA", "HostIO", "Virtio", "VirtioDevices", "VirtioTestKit"]),
   tests("HostIOTests", ["DMA", "HostIO"]),
   tests("IOMMUsTests", ["DMA", "IOMMUs"]),
   tests(

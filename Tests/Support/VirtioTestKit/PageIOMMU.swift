@@ -38,6 +38,15 @@ public final class PageIOMMU: IOMMU, AddressTranslation {
     endpoint?.invalidate(from: DMAAddress(0), through: DMAAddress(.max))
   }
 
+  /// Puts other mappings in the place of all that a requester has, and returns when nothing uses the old ones any more.
+  public func replaceAll(_ requester: RequesterID, with mappings: [GuestRun]) {
+    let endpoint = state.withLock { state in
+      state.mappings[requester] = mappings
+      return state.endpoints[requester]
+    }
+    endpoint?.invalidate(from: DMAAddress(0), through: DMAAddress(.max))
+  }
+
   public func adopt(_ endpoint: EndpointSpace) {
     let requester = endpoint.requester
     state.withLock { state in
