@@ -48,7 +48,7 @@ var targets: [Target] = [
   module(
     "Machine",
     [
-      "DMA", "HostIO", "PCI", "Virtio", "IOMMUs", "VirtioDevices", "VirtioDrivers", "VirtioPCI", "VirtioMMIO", "IOMMUDrivers", log,
+      "DMA", "HostIO", "PCI", "Virtio", "IOMMUs", "VirtioDevices", "VirtioDrivers", "VirtioPCI", "VirtioMMIO", "IOMMUDrivers", "NVMe", log,
     ]),
   module("VhostUserCheck", ["DMA", "HostIO", "Virtio", "VirtioDrivers", "VhostUser"]),
   // floor 6
@@ -74,7 +74,6 @@ var targets: [Target] = [
     ],
     path: "Tests/Support/MemoryModel", swiftSettings: checks),
   tests("MemoryModelTests", ["MemoryModel"]),
-  tests("VirtioDevicesTests", ["CLinux", "DMA", "HostIO", "Virtio", "VirtioDevices", "VirtioTestKit"]),
   tests("HostIOTests", ["DMA", "HostIO"]),
   tests("IOMMUsTests", ["DMA", "IOMMUs"]),
   tests(

@@ -1,4 +1,6 @@
 import DMA
+import NVMe
+import Virtio
 import VirtioDrivers
 
 /// A disk as the guest uses it, whatever drives it.
@@ -32,6 +34,35 @@ final class VirtioDisk: GuestDisk {
   }
   func stop() throws(MachineError) {
     do throws(DriverError) { try driver.stop() } catch { throw .driver(error) }
+  }
+}
+
+/// A disk behind the NVMe driver.
+final class NVMeDisk: GuestDisk {
+  private let driver: NVMeDriver
+
+  init(_ access: any PCIFunctionAccess, _ mapper: any DMAMapper, _ description: DeviceDescription, _ wait: BoundedWait) throws(MachineError) {
+    let format: NVMeDataFormat = description.descriptors == .indirect ? .sgl : .prp
+    let messages = (0..<2).map { InterruptMessage(address: 0xFEE0_0000, data: 0x40 + UInt32($0)) }
+    do throws(NVMeDriverError) {
+      driver = try NVMeDriver(access, mapper: mapper, options: NVMeDriverOptions(queueSize: 32, format: format, messages: messages, wait: wait))
+    } catch {
+      throw .nvme(error)
+    }
+  }
+
+  var capacity: UInt64 { driver.blockCount }
+  func read(_ sector: UInt64, into data: [GuestSegment]) throws(MachineError) {
+    do throws(NVMeDriverError) { try driver.read(sector, into: data.span) } catch { throw .nvme(error) }
+  }
+  func write(_ sector: UInt64, from data: [GuestSegment]) throws(MachineError) {
+    do throws(NVMeDriverError) { try driver.write(sector, from: data.span) } catch { throw .nvme(error) }
+  }
+  func flush() throws(MachineError) {
+    do throws(NVMeDriverError) { try driver.flush() } catch { throw .nvme(error) }
+  }
+  func stop() throws(MachineError) {
+    do throws(NVMeDriverError) { try driver.stop() } catch { throw .nvme(error) }
   }
 }
 
@@ -81,8 +112,8 @@ extension PluggedDevice {
     let direct = ShapedMapper(over: platform.direct, domain: nil, window: 0)
     platform.mapper = byPlatform
     platform.direct = direct
-    if case .nvme(let controller, _) = attachment {
-      let disk = try NVMeDisk(controller, try machine.functionAccess(requester), byPlatform, platform.pages, description, machine)
+    if case .nvme = attachment {
+      let disk = try NVMeDisk(try machine.functionAccess(requester), byPlatform, description, machine.wait {})
       return GuestDriver(driver: .disk(disk), mapper: byPlatform, domain: domain)
     }
     let (transport, wait) = try connect()

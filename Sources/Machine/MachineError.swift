@@ -1,5 +1,5 @@
 public import DMA
-//NVME public import NVMe
+public import NVMe
 public import Virtio
 public import VirtioDrivers
 
@@ -12,7 +12,7 @@ public enum MachineError: Error, Sendable, CustomStringConvertible {
   /// A driver gave up.
   case driver(DriverError)
   /// The driver of the NVMe controller gave up.
-  case nvme(NVMeError)
+  case nvme(NVMeDriverError)
   /// The driver of the platform's IOMMU gave up.
   case unit(String)
   /// Memory could not be mapped.

@@ -10,6 +10,8 @@ public struct Platform: Hashable, Sendable {
     case none
     /// Intel VT-d, legacy mode.
     case vtd = "vt-d"
+    /// AMD-Vi.
+    case amdvi = "amd-vi"
     /// virtio-iommu (§5.13).
     case virtioIOMMU = "virtio-iommu"
     /// The translation control entries of a PPC64 host bridge.
@@ -68,7 +70,7 @@ public struct Platform: Hashable, Sendable {
 
   /// All platforms, in the order of tables.
   public static let all: [Platform] = [
-    .pc, .pcVTd, .pcVirtioIOMMU, .pcHardware, .xenPV, .xenGrants, .confidential, .sparc64, .ppc64, .s390,
+    .pc, .pcVTd, .pcAMDVi, .pcVirtioIOMMU, .pcHardware, .xenPV, .xenGrants, .confidential, .sparc64, .ppc64, .s390,
   ]
 
   /// The platform of a name, or nil.

@@ -1,6 +1,6 @@
 import DMA
 import HostIO
-//NVME import NVMe
+import NVMe
 import PCI
 import Virtio
 import VirtioDevices
@@ -37,7 +37,7 @@ public final class PluggedDevice {
           return try NVMeController(NVMeOptions(options), on: master)
         }
       } catch {
-        throw .nvme(error)
+        throw .host("\(error)")
       }
       guard let kept else { throw .missing("the bus made no way to memory") }
       attachment = .nvme(controller, kept)
@@ -92,7 +92,7 @@ public final class PluggedDevice {
         return
       }
       let memory: MemoryFile
-      do throws(HostError) { memory = try MemoryFile(name: "disk", size: description.byteCount) } catch { throw .host("\(error)") }
+      do throws(HostError) { memory = try MemoryFile(name: "disk", size: UInt64(description.byteCount)) } catch { throw .host("\(error)") }
       let descriptor = memory.descriptor.rawValue
       do throws(MappingError) {
         contents = try HostMapping(descriptor: descriptor, offset: 0, byteCount: description.byteCount)
@@ -103,7 +103,7 @@ public final class PluggedDevice {
       options.lock = .never
       options.sizePollInterval = nil
       self.options = options
-      file = memory
+      file = .some(consume memory)
     }
   }
 

@@ -41,6 +41,7 @@ public final class RunningMachine {
     switch platform.unit {
     case .none, .grants: unit = nil
     case .vtd: unit = VTdWithDriver(deviceMemory, guest.pages, interrupts: interrupts)
+    case .amdvi: unit = AMDViWithDriver(deviceMemory, guest.pages, interrupts: interrupts)
     case .tce: unit = TCEWithDriver()
     case .sun4u: unit = Sun4uWithDriver(deviceMemory, guest.pages)
     case .virtioIOMMU: unit = try VirtioIOMMUWithDriver(deviceMemory)
@@ -77,7 +78,7 @@ public final class RunningMachine {
   }
 
   func endpoint(_ number: UInt8) -> MMIOEndpoint {
-    let endpoint = MMIOEndpoint(deviceMemory, requester: RequesterID(bus: 0xFE, device: number, function: 0))
+    let endpoint = MMIOEndpoint(deviceMemory, requester: RequesterID(bus: 0, device: number, function: 0))
     if let frontUnit { endpoint.setIOMMU(frontUnit) }
     return endpoint
   }

@@ -70,6 +70,52 @@ final class VTdWithDriver: UnitWithDriver, RegisterAccess {
   }
 }
 
+/// AMD-Vi and its driver.
+final class AMDViWithDriver: UnitWithDriver, RegisterAccess {
+  private let amdvi: AMDViUnit
+  private let pages: GuestPages
+  private var driver: AMDViDriver?
+  var unit: any IOMMU { amdvi }
+
+  init(_ memory: GuestMemory, _ pages: GuestPages, interrupts: InterruptController) {
+    self.pages = pages
+    amdvi = AMDViUnit(memory) { interrupts.deliver($0, from: RequesterID(bus: 0, device: 0, function: 0)) }
+  }
+
+  func read(at offset: Int, width: Int) -> UInt64 { amdvi.read(at: offset, width: width) }
+  func write(_ value: UInt64, at offset: Int, width: Int) { amdvi.write(value, at: offset, width: width) }
+
+  private func takeOver() throws(UnitError) -> AMDViDriver {
+    if let driver { return driver }
+    // One bus is all that a machine here has.
+    let new = try AMDViDriver(self, pages: pages, buses: 1)
+    try new.enable()
+    driver = new
+    return new
+  }
+
+  func set(_ state: UnitState, of requester: RequesterID) throws(MachineError) -> UnitDomain? {
+    do throws(UnitError) {
+      let driver = try takeOver()
+      switch state {
+      case .none: return nil
+      case .bypass:
+        try driver.attach(requester, to: .passThrough)
+        return nil
+      case .unattached:
+        try driver.detach(requester)
+        return nil
+      case .attached:
+        let domain = try driver.makeDomain()
+        try driver.attach(requester, to: domain)
+        return UnitDomain(driver: domain, granule: 4096, aperture: domain.aperture, reserved: AMDViDriver.reserved)
+      }
+    } catch {
+      throw .unit(error)
+    }
+  }
+}
+
 /// A TCE window and its driver: one domain for everything behind the bridge.
 final class TCEWithDriver: UnitWithDriver, TCEHypercalls {
   private let table = TCETable(start: DMAAddress(0x8000_0000), pages: 4096)

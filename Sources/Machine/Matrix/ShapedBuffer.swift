@@ -44,7 +44,7 @@ struct ShapedBuffer {
       } else if usesPlatform, platform.reach != .everything || platform.unit == .grants {
         // What the driver would have to translate, copy or grant, and did not.
         segments = whole([0, 1])
-        self.places = places([0, 1])
+        self.places = [Place(address: page(0), count: 2 * Int(granule))]
         plan = .unmapped(platform.unit == .grants ? DMAAddress(GrantMapper.marker | 0x1FF0 << 12) : DMAAddress(page(0).rawValue))
       } else {
         let hole = GuestAddress(MemoryPlan.hole)
@@ -53,13 +53,13 @@ struct ShapedBuffer {
       }
     case .readOnly, .writeOnly:
       segments = whole([0, 1])
-      self.places = places([0, 1])
+      self.places = [Place(address: page(0), count: 2 * Int(granule))]
       let permissions: DMAPermissions = shape == .readOnly ? .read : .write
       plan = domain == nil ? .given(.toDevice) : .pages([page(0), page(1)], permissions: permissions, endsAperture: false)
     case .top:
       if domain != nil {
         segments = whole([0, 1])
-        self.places = places([0, 1])
+        self.places = [Place(address: page(0), count: 2 * Int(granule))]
         plan = .pages([page(0), page(1)], permissions: nil, endsAperture: true)
       } else {
         let start = GuestAddress(MemoryPlan.top.start + (MemoryPlan.top.byteCount - 8192))
