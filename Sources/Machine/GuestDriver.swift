@@ -73,6 +73,8 @@ struct GuestDriver {
     case entropy(EntropyDriver)
   }
   var driver: Driver
+  /// What was negotiated; nil for what is not virtio.
+  var features: Features?
   /// The mapper that its requests go through.
   var mapper: ShapedMapper
   /// The domain behind that mapper, if there is one.
@@ -114,7 +116,7 @@ extension PluggedDevice {
     platform.direct = direct
     if case .nvme = attachment {
       let disk = try NVMeDisk(try machine.functionAccess(requester), byPlatform, description, machine.wait {})
-      return GuestDriver(driver: .disk(disk), mapper: byPlatform, domain: domain)
+      return GuestDriver(driver: .disk(disk), features: nil, mapper: byPlatform, domain: domain)
     }
     let (transport, wait) = try connect()
     var options = DriverOptions(queue: QueueOptions(size: 32, segments: 8, indirect: description.descriptors == .indirect), wait: wait)
@@ -122,16 +124,16 @@ extension PluggedDevice {
     if description.acknowledgement == .notPlatform { options.withheld.insert(.accessPlatform) }
     do throws(DriverError) {
       let driver: GuestDriver.Driver
-      let used: any DMAMapper
+      let features: Features
       if description.kind == .entropy {
         let entropy = try EntropyDriver(transport, on: platform, options: options)
-        (driver, used) = (.entropy(entropy), platform.mapper(negotiated: entropy.features))
+        (driver, features) = (.entropy(entropy), entropy.features)
       } else {
         let block = try BlockDriver(transport, on: platform, options: options)
-        (driver, used) = (.disk(VirtioDisk(block)), platform.mapper(negotiated: block.features))
+        (driver, features) = (.disk(VirtioDisk(block)), block.features)
       }
-      let isDirect = used === direct
-      return GuestDriver(driver: driver, mapper: isDirect ? direct : byPlatform, domain: isDirect ? nil : domain)
+      let isDirect = platform.mapper(negotiated: features) === direct
+      return GuestDriver(driver: driver, features: features, mapper: isDirect ? direct : byPlatform, domain: isDirect ? nil : domain)
     } catch {
       throw .driver(error)
     }

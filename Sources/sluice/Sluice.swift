@@ -15,7 +15,7 @@ struct Sluice: ParsableCommand {
       says what to do.
       """,
     version: "0.1.0",
-    subcommands: [Serve.self, Explain.self, Check.self])
+    subcommands: [Serve.self, Explain.self, Check.self, MatrixCommand.self, MachineCommand.self])
 
   static func main() {
     var words = CommandLine.arguments

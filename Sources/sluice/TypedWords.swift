@@ -8,8 +8,9 @@ struct TypedWords {
   init(_ words: [String]) {
     self.words = words
     var commands: [String] = []
-    if let first = words.first, ["serve", "explain", "check"].contains(first) { commands.append(first) }
+    if let first = words.first, ["serve", "explain", "check", "matrix", "machine"].contains(first) { commands.append(first) }
     if commands == ["serve"], words.count > 1, words[1] == "blk" || words[1] == "rng" { commands.append(words[1]) }
+    if commands == ["machine"], words.count > 1, words[1] == "run" { commands.append(words[1]) }
     self.commands = commands
   }
 
@@ -28,7 +29,7 @@ struct TypedWords {
     let next = words[commands.count]
     // Words with a dash are options, or how a shell asks for completions.
     guard !next.isEmpty, !next.hasPrefix("-"), next != "help" else { return }
-    let there = commands.isEmpty ? "`sluice serve`, `sluice explain` and `sluice check`" : "`sluice serve blk` and `sluice serve rng`"
+    let there = commands.isEmpty ? "`sluice serve`, `sluice explain`, `sluice check`, `sluice matrix` and `sluice machine`" : "`sluice serve blk` and `sluice serve rng`"
     throw Failure.usage("there is no `\(Self.line(commands + [next]))`; there are \(there)")
   }
 
