@@ -63,7 +63,8 @@ extension DeviceControl {
       state.queues[index].driverArea = layout.driverArea.rawValue
       state.queues[index].deviceArea = layout.deviceArea.rawValue
       state.queues[index].isEnabled = true
-      if state.negotiation.status.contains(.driverOK) { start(index, &state) }
+      // DRIVER_OK stays set when FAILED comes to it.
+      if state.negotiation.status.contains(.driverOK), !state.negotiation.status.contains(.failed) { start(index, &state) }
     }
   }
 

@@ -70,6 +70,21 @@ import VirtioTestKit
     #expect(!rig.function.control.isRunning(0))
   }
 
+  @Test("A driver that has given up starts no queue without a reset")
+  func failed() throws {
+    let rig = try FunctionRig(CounterDevice())
+    let transport = try rig.driver(legacy: true)
+    transport.status = [.acknowledge, .driver]
+    let place = place(rig, transport.maxQueueSize(0))
+    transport.enableQueue(0, place.layout)
+    transport.status = [.acknowledge, .driver, .driverOK]
+    #expect(rig.function.control.isRunning(0))
+    transport.status = [.acknowledge, .driver, .driverOK, .failed]
+    transport.enableQueue(0, place.layout)
+    transport.notify(0, data: 0)
+    #expect(!rig.function.control.isRunning(0))
+  }
+
   @Test("The device's configuration moves when MSI-X is enabled, and is read in any width")
   func configuration() throws {
     let rig = try FunctionRig(CounterDevice())
