@@ -8,7 +8,7 @@ public import Virtio
 /// Addresses are always guest-physical: bit 33 cannot be accepted here (R025, R027).
 extension DeviceControl {
   /// The 32 bits that a legacy driver is offered (R026).
-  public var legacyFeatures: UInt32 { deviceFeatures(word: 0) }
+  public var legacyFeatures: UInt32 { UInt32(truncatingIfNeeded: offeredFeatures.union(.anyLayout).rawValue) }
 
   /// What a legacy driver accepts. Queues it uses already go on with that.
   public func acceptLegacy(_ bits: UInt32) {
