@@ -48,7 +48,7 @@ func assess(_ front: Front, _ preparation: Preparation, _ body: (Life, Victim) t
       if let at = victim.touched { throw Failure("the device wrote at 0x\(String(at, radix: 16))") }
       if isSpinning(victim.name) { throw Failure("a queue thread spins") }
     }
-    try recover(victim)
+    if verdict != .wedged { try recover(victim) }
   } catch let failure as Failure {
     (verdict, why) = (.fail, failure.description)
   } catch let wedged as Wedged {
@@ -74,6 +74,8 @@ private func judge(_ outcome: Outcome, _ life: Life) -> (Verdict, String) {
 private func recover(_ victim: Victim) throws {
   victim.transport.status = []
   guard victim.watch.wait({ victim.transport.status.isEmpty }) else { throw Wedged("the device does not come out of its reset") }
+  // Whatever was still under way is over.
+  if let at = victim.touched { throw Failure("the device wrote at 0x\(String(at, radix: 16)) before the reset was over") }
   victim.forbidEverything()
   var features = Life.features(victim)
   if victim.front.isPacked { features.insert(.ringPacked) }

@@ -13,15 +13,15 @@ struct Clause {
   }
 }
 
-/// The clauses for drivers of chapters 2, 3, 4.1, 4.2, 5.2, 5.4 and 6; those of legacy sections too. Which test attacks which is in the
-/// tests: `attack("2.7.6.1-1", …)`. §5.13 has a suite of its own, beside its device's.
+/// The clauses for drivers of chapters 2, 3, 4.1, 4.2, 5.2, 5.4, 5.13 and 6; those of legacy sections too. Which test attacks which is in
+/// the tests: `attack("2.7.6.1-1", …)`.
 enum ClauseTable {
-  static let chapters = ["2", "3", "4.1", "4.2", "5.2", "5.4", "6"]
+  static let chapters = ["2", "3", "4.1", "4.2", "5.2", "5.4", "5.13", "6"]
   static func chapter(of id: String) -> String? { chapters.first { id.hasPrefix($0 + ".") } }
-  static let all = facilities + splitRing + packedRing + operation + pci + mmio + devices
+  static let all = facilities + splitRing + packedRing + operation + pci + mmio + devices + iommu
 
   /// Reasons that several clauses share.
-  private static let inside = "What a driver thinks of what it read stays inside the driver: no access follows from it that a device could see."
+  static let inside = "What a driver thinks of what it read stays inside the driver: no access follows from it that a device could see."
   private static let administration = "There is no administration virtqueue: neither the feature nor the queue is offered."
   private static let zones = "VIRTIO_BLK_F_ZONED is not offered, and accepting it is refused (5.2.5.1-2): zones never come to be."
 

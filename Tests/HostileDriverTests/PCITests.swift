@@ -158,12 +158,20 @@ import VirtioTestKit
   @Test("An event is mapped to a vector that does not exist, and nobody looks", arguments: Front.pci + pciLegacy)
   func vectors(_ front: Front) throws {
     try attack("4.1.5.1.2.2-2", "4.1.5.1.2.2-3", on: front) { _, victim in
-      // A legacy function shows its vectors only while MSI-X is enabled, and this driver is interrupted by the pin.
+      // A legacy function shows its vectors only while MSI-X is enabled; there are two.
+      if front.isLegacy {
+        let messages = [InterruptMessage](repeating: InterruptMessage(address: 0xfee0_0000, data: 0), count: 2)
+        guard (victim.transport as? PCIDriverTransport)?.enableMSIX(messages) == true else { throw Failure("there is no MSI-X") }
+      }
+      let (queue, configuration): (UInt64, UInt64) = front.isLegacy ? (22, 20) : (26, 16)
       victim.select(0)
-      for vector in [2, 3, 0x7ff, 0x800, 0xfffe] as [UInt64] where !front.isLegacy {
-        victim.poke(26, 2, vector)
-        victim.poke(16, 2, vector)
-        guard victim.peek(26, 2) == 0xffff, victim.peek(16, 2) == 0xffff else { throw Failure("a vector that does not exist was taken") }
+      for vector in [2, 3, 0x7ff, 0x800, 0xfffe] as [UInt64] {
+        for at in [queue, configuration] {
+          victim.poke(at, 2, 1)
+          guard victim.peek(at, 2) == 1 else { throw Failure("a vector that exists was not taken") }
+          victim.poke(at, 2, vector)
+          guard victim.peek(at, 2) == 0xffff else { throw Failure("a vector that does not exist was taken") }
+        }
       }
       return .untouched
     }

@@ -1,6 +1,5 @@
 import DMA
 import HostIO
-import Logging
 import PCI
 import Synchronization
 import Testing
@@ -11,54 +10,6 @@ import VirtioMMIO
 import VirtioPCI
 import VirtioServing
 import VirtioTestKit
-
-/// Everything the platform and the log hear of a device.
-final class Watch: MessageInterrupts, LineInterrupts, LogHandler, @unchecked Sendable {
-  // Safe (unchecked Sendable): the protocols want mutable properties that nobody sets; what changes is behind the lock.
-  private let stops = Mutex(0)
-  private let changed: EventFD
-  /// How long an answer may take: much longer than it does, on a machine that is busy with other things.
-  let patience: Duration
-
-  init(patience: Duration) throws {
-    self.patience = patience
-    changed = try EventFD()
-  }
-
-  /// Queues that the device gave up.
-  var stopped: Int { stops.withLock { $0 } }
-  func deliver(_ message: InterruptMessage, from requester: RequesterID) { changed.signal() }
-  func set(_ pin: PCIInterruptPin, ofDevice device: UInt8, asserted: Bool) { changed.signal() }
-  func lineChanged() { changed.signal() }
-
-  subscript(metadataKey key: String) -> Logger.Metadata.Value? {
-    get { nil }
-    set {}
-  }
-  var metadata: Logger.Metadata {
-    get { [:] }
-    set {}
-  }
-  var logLevel: Logger.Level {
-    get { .warning }
-    set {}
-  }
-  func log(event: LogEvent) {
-    let text = event.message.description
-    if text.contains("queue stopped") || text.contains("queue cannot start") { stops.withLock { $0 += 1 } }
-    changed.signal()
-  }
-
-  /// Waits until `condition` holds, looking whenever something happens, and every millisecond for what nothing tells of.
-  func wait(_ condition: () -> Bool) -> Bool {
-    let end = ContinuousClock.now + patience
-    while !condition() {
-      guard ContinuousClock.now < end else { return false }
-      if (try? changed.wait(timeout: .milliseconds(1))) == true { _ = try? changed.drain() }
-    }
-    return true
-  }
-}
 
 /// A device under attack, with its machine.
 final class Victim {
@@ -104,7 +55,7 @@ final class Victim {
     for one in [memory, shadow] { _ = one.copy(Self.noise.span, to: GuestAddress(Self.memoryStart)) }
     // One of the faulty devices never answers.
     let watch = try Watch(patience: kind == .faulty(.mute) || kind == .faulty(.keeps) ? .seconds(2) : .seconds(30))
-    let logger = Logger(label: "hostile") { _ in watch }
+    let logger = watch.log
     self.watch = watch
     name = "hd\(Self.count.withLock { count in count += 1; return count })-"
     iommu = platform ? PageIOMMU() : nil
