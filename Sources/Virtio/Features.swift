@@ -14,6 +14,9 @@
   // Reserved feature bits (§6).
   /// Legacy: the device notifies when the ring runs empty. Never offered here.
   @inlinable public static var notifyOnEmpty: Self { Self(bit: 24) }
+  /// Legacy: a request's descriptors are cut anywhere (§6.3), as every device of virtio 1 takes them. Offered through the legacy
+  /// interface only.
+  @inlinable public static var anyLayout: Self { Self(bit: 27) }
   @inlinable public static var indirectDescriptors: Self { Self(bit: 28) }
   @inlinable public static var eventIndex: Self { Self(bit: 29) }
   @inlinable public static var version1: Self { Self(bit: 32) }

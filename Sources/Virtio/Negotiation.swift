@@ -110,7 +110,7 @@ public struct DeviceNegotiation: Sendable {
   /// What the driver accepts through the legacy interface: 32 bits, and of them what was offered (§2.2.3).
   public mutating func acceptLegacy(_ bits: UInt32) {
     isLegacy = true
-    driverFeatures = Features(word: UInt64(bits)).intersection(offeredFeatures)
+    driverFeatures = Features(word: UInt64(bits)).intersection(offeredFeatures.union(.anyLayout))
   }
 
   private mutating func forget() -> Step {

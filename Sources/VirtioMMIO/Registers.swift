@@ -12,7 +12,9 @@ extension VirtioMMIODevice {
     case Register.version: return choices.isLegacy ? MMIOTransport.legacyVersion : MMIOTransport.version
     case Register.deviceID: return control.device.id.rawValue
     case Register.vendorID: return vendorID
-    case Register.deviceFeatures: return control.deviceFeatures(word: selection.withLock { $0.deviceFeatures })
+    case Register.deviceFeatures:
+      let word = selection.withLock { $0.deviceFeatures }
+      return choices.isLegacy && word == 0 ? control.legacyFeatures : control.deviceFeatures(word: word)
     case Register.queueSizeMax: return UInt32(control.maxQueueSize(selectedQueue))
     case Register.interruptStatus: return interrupts.pending
     case Register.status: return UInt32(control.status.rawValue)

@@ -8,7 +8,7 @@ public import Virtio
 /// Addresses are always guest-physical: bit 33 cannot be accepted here (R025, R027).
 extension DeviceControl {
   /// The 32 bits that a legacy driver is offered (R026).
-  public var legacyFeatures: UInt32 { deviceFeatures(word: 0) }
+  public var legacyFeatures: UInt32 { UInt32(truncatingIfNeeded: offeredFeatures.union(.anyLayout).rawValue) }
 
   /// What a legacy driver accepts. Queues it uses already go on with that.
   public func acceptLegacy(_ bits: UInt32) {
@@ -63,7 +63,8 @@ extension DeviceControl {
       state.queues[index].driverArea = layout.driverArea.rawValue
       state.queues[index].deviceArea = layout.deviceArea.rawValue
       state.queues[index].isEnabled = true
-      if state.negotiation.status.contains(.driverOK) { start(index, &state) }
+      // DRIVER_OK stays set when FAILED comes to it.
+      if state.negotiation.status.contains(.driverOK), !state.negotiation.status.contains(.failed) { start(index, &state) }
     }
   }
 

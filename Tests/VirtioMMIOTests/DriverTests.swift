@@ -58,6 +58,7 @@ private final class TCEDriver: IOMMUDriver {
     let driver = try BlockDriver(rig.driver(), on: platform, options: options(rig, packed: packed))
     #expect(driver.capacity == 2048)
     #expect(driver.features.contains(.accessPlatform) == (way == .translated || way == .flat))
+    #expect(driver.features.contains(.anyLayout) == (way == .legacy))
     let buffer = try platform.pages.allocate(8192)
     let bytes = (0..<8192).map { UInt8(truncatingIfNeeded: $0 &* 7 &+ $0 / 256) }
     for round in 0..<20 {

@@ -48,7 +48,8 @@ extension DeviceRig {
   func features() throws {
     let rig = try DeviceRig(CounterDevice(), .old)
     rig.window[0x014] = 0
-    #expect(rig.window[0x010] >> 28 & 1 == 1)
+    // Indirect descriptors, and ANY_LAYOUT, which has to be offered (§6.3).
+    #expect(rig.window[0x010] >> 27 & 3 == 3)
     for word in [UInt32(1), 2, 3, .max] {
       rig.window[0x014] = word
       #expect(rig.window[0x010] == 0)
@@ -59,6 +60,8 @@ extension DeviceRig {
     rig.window[0x024] = 0
     rig.window[0x020] = .max
     #expect(rig.mmio.control.negotiatedFeatures == (try rig.driver().deviceFeatures))
+    let modern = try DeviceRig(CounterDevice()).driver().deviceFeatures
+    #expect(!modern.contains(.anyLayout))
   }
 
   @Test("The page size counts the page number, the alignment places the used ring, and what is no power of two is ignored (R025)",

@@ -42,7 +42,9 @@ import VirtioTestKit
     let rig = try FunctionRig(CounterDevice())
     let modern = try rig.driver().deviceFeatures
     let legacy = try rig.driver(legacy: true).deviceFeatures
-    #expect(legacy.rawValue == modern.rawValue & 0xffff_ffff)
+    // ANY_LAYOUT is a legacy driver's only, and has to be offered (§6.3).
+    #expect(!modern.contains(.anyLayout) && legacy.contains(.anyLayout))
+    #expect(legacy.subtracting(.anyLayout).rawValue == modern.rawValue & 0xffff_ffff)
     #expect(legacy.contains(.indirectDescriptors))
     // Bits that were not offered are not accepted.
     let transport = try rig.driver(legacy: true)
@@ -67,6 +69,21 @@ import VirtioTestKit
     transport.status = [.acknowledge, .driver, .driverOK]
     #expect(rig.echo(transport, place, ring, indirect: true, seed: 3))
     transport.enableQueue(0, QueueLayout(legacyAt: 0, size: 32))
+    #expect(!rig.function.control.isRunning(0))
+  }
+
+  @Test("A driver that has given up starts no queue without a reset")
+  func failed() throws {
+    let rig = try FunctionRig(CounterDevice())
+    let transport = try rig.driver(legacy: true)
+    transport.status = [.acknowledge, .driver]
+    let place = place(rig, transport.maxQueueSize(0))
+    transport.enableQueue(0, place.layout)
+    transport.status = [.acknowledge, .driver, .driverOK]
+    #expect(rig.function.control.isRunning(0))
+    transport.status = [.acknowledge, .driver, .driverOK, .failed]
+    transport.enableQueue(0, place.layout)
+    transport.notify(0, data: 0)
     #expect(!rig.function.control.isRunning(0))
   }
 

@@ -46,7 +46,9 @@ public struct DriverPlatform {
   /// What to accept of what a device offers, for a driver that can use `wanted`: those, and what belongs to the platform and
   /// not to the driver (R171).
   public func features(_ wanted: Features, of offeredFeatures: Features) -> Features {
-    offeredFeatures.intersection(wanted.union([.version1, .accessPlatform, .orderPlatform]))
+    // Of a device that is not virtio 1's, ANY_LAYOUT has to be accepted, too (§6.3).
+    let old: Features = offeredFeatures.contains(.version1) ? [] : .anyLayout
+    return offeredFeatures.intersection(wanted.union([.version1, .accessPlatform, .orderPlatform]).union(old))
   }
 
   /// The mapper for a device, by what was negotiated with it.

@@ -8,7 +8,13 @@ public final class LiteralMemory {
   /// Device page number → guest page number; nil: the device's addresses are guest-physical.
   private var pages: [UInt64: UInt64]?
 
-  public init(_ memory: GuestMemory) { self.memory = memory }
+  /// Memory that everything is written to as well, and nothing else: what ``memory`` would be if no device had touched it.
+  public let shadow: GuestMemory?
+
+  public init(_ memory: GuestMemory, shadow: GuestMemory? = nil) {
+    self.memory = memory
+    self.shadow = shadow
+  }
 
   /// From here on, 4 KiB pages have to be named with this.
   public func map(_ address: DMAAddress, byteCount: Int, to guest: GuestAddress) {
@@ -28,6 +34,7 @@ public final class LiteralMemory {
     while done < bytes.count {
       let at = address + done
       let part = Array(bytes[done..<min(bytes.count, done + 4096 - Int(at.rawValue % 4096))])
+      _ = shadow?.copy(part.span, to: guestAddress(at))
       let n = memory.copy(part.span, to: guestAddress(at))
       precondition(n == part.count, "a test writes where there is no memory")
       done += n
@@ -64,6 +71,7 @@ public final class LiteralMemory {
   /// A 16-bit field that a device on another thread waits for: everything written before is seen first.
   public func publish(le16 value: UInt16, at address: DMAAddress) {
     guard let cell = memory.cells(at: guestAddress(address), byteCount: 2) else { fatalError("no memory at \(address)") }
+    shadow?.cells(at: guestAddress(address), byteCount: 2)?.storeRelease16(value.littleEndian, at: 0)
     RingMemory.fence()
     cell.storeRelease16(value.littleEndian, at: 0)
     RingMemory.fence()

@@ -1,0 +1,113 @@
+import DMA
+import Foundation
+import Testing
+import Virtio
+import VirtioPCI
+import VirtioServing
+import VirtioTestKit
+
+/// How an attack is prepared: everything before the violation is as it should be.
+struct Preparation {
+  /// How far the driver has come.
+  enum Stage { case found, negotiated, enabled, live }
+  var kind = Victim.Kind.block
+  var stage = Stage.live
+  var features: Features = []
+  var without: Features = []
+  var platform = false
+  var options: (inout VirtioPCIOptions) -> Void = { _ in }
+}
+
+/// Lets a driver break a rule, and judges what comes of it: the device answers in time, touches nothing that it was not given, does not
+/// spin, and serves the next driver after a reset.
+///
+/// - Parameters:
+///   - clauses: the rules of `ClauseTable` that are broken.
+///   - body: the violation.
+func attack(
+  _ clauses: String..., on front: Front, _ preparation: Preparation = Preparation(), sourceLocation: SourceLocation = #_sourceLocation,
+  _ body: (Life, Victim) throws -> Outcome
+) throws {
+  let (verdict, why) = try assess(front, preparation, body)
+  for clause in clauses { Ledger.shared.record(clause, front, verdict) }
+  #expect(verdict == .pass || verdict == .reject, "\(clauses) on \(front): \(verdict.rawValue): \(why)", sourceLocation: sourceLocation)
+}
+
+/// An attack's verdict, and what speaks against the device.
+func assess(_ front: Front, _ preparation: Preparation, _ body: (Life, Victim) throws -> Outcome) throws -> (Verdict, String) {
+  let victim = try Victim(front, preparation.kind, platform: preparation.platform, preparation.options)
+  let life = Life(victim, Life.features(victim, adding: preparation.features, leavingOut: preparation.without))
+  var verdict: Verdict
+  var why = ""
+  do {
+    if preparation.stage != .found { try life.negotiate() }
+    if preparation.stage == .enabled || preparation.stage == .live { life.enable() }
+    if preparation.stage == .live { life.goLive() }
+    (verdict, why) = judge(try body(life, victim), life)
+    if verdict == .pass || verdict == .reject {
+      if let at = victim.touched { throw Failure("the device wrote at 0x\(String(at, radix: 16))") }
+      if isSpinning(victim.name) { throw Failure("a queue thread spins") }
+    }
+    if verdict != .wedged { try recover(victim) }
+  } catch let failure as Failure {
+    (verdict, why) = (.fail, failure.description)
+  } catch let wedged as Wedged {
+    (verdict, why) = (.wedged, wedged.description)
+  }
+  return (verdict, why)
+}
+
+private func judge(_ outcome: Outcome, _ life: Life) -> (Verdict, String) {
+  switch outcome {
+  case .untouched:
+    if life.works() { return (.pass, "") }
+    return life.victim.transport.status.contains(.needsReset)
+      ? (.reject, "") : (.wedged, "a correct request is not served afterwards, and the device does not say that it needs a reset")
+  case .served: return life.works() ? (.pass, "") : (.wedged, "a correct request is not served afterwards")
+  case .requestRefused: return life.works() ? (.reject, "") : (.wedged, "a correct request is not served after the one that was refused")
+  case .stopped, .refused: return (.reject, "")
+  case .noAnswer: return (.wedged, "no answer")
+  }
+}
+
+/// The next driver resets the device, and is served elsewhere; where the last one's queue was, nothing happens any more.
+private func recover(_ victim: Victim) throws {
+  victim.transport.status = []
+  guard victim.watch.wait({ victim.transport.status.isEmpty }) else { throw Wedged("the device does not come out of its reset") }
+  // Whatever was still under way is over.
+  if let at = victim.touched { throw Failure("the device wrote at 0x\(String(at, radix: 16)) before the reset was over") }
+  victim.forbidEverything()
+  var features = Life.features(victim)
+  if victim.front.isPacked { features.insert(.ringPacked) }
+  let life = Life(victim, features, at: Life.secondBase)
+  if let iommu = victim.iommu {
+    let start = Victim.memoryStart
+    iommu.map(Victim.requester, DMAAddress(start), byteCount: UInt64(Victim.memorySize), to: GuestAddress(start))
+  }
+  try life.begin()
+  guard life.works(), life.works() else { throw Wedged("the next driver is not served") }
+  if let at = victim.touched { throw Failure("after the reset the device wrote at 0x\(String(at, radix: 16))") }
+}
+
+/// Whether threads of this name never sleep although nobody wants anything of them. Three looks in a row at which all sleep show that they
+/// do.
+private func isSpinning(_ name: String) -> Bool {
+  let tasks = "/proc/self/task"
+  let ours = ((try? FileManager.default.contentsOfDirectory(atPath: tasks)) ?? []).filter { task in
+    (try? String(contentsOfFile: "\(tasks)/\(task)/comm", encoding: .utf8))?.hasPrefix(name) == true
+  }
+  /// The letter behind the name says what the scheduler thinks of a thread: S is asleep.
+  func allSleep() -> Bool {
+    ours.allSatisfy { task in
+      guard let stat = try? String(contentsOfFile: "\(tasks)/\(task)/stat", encoding: .utf8), let end = stat.lastIndex(of: ")") else { return true }
+      return stat[end...].dropFirst(2).first == "S"
+    }
+  }
+  var quiet = 0
+  for _ in 0..<2000 {
+    quiet = allSleep() ? quiet + 1 : 0
+    if quiet == 3 { return false }
+    if quiet == 0 { usleep(1000) }
+  }
+  return true
+}

@@ -1,0 +1,209 @@
+import DMA
+import Synchronization
+import Testing
+import Virtio
+import VirtioDrivers
+import VirtioTestKit
+
+/// One life of a device, from reset to reset: where its queue and its buffers are, each alone on its page.
+final class Life {
+  let victim: Victim
+  let features: Features
+  let layout: QueueLayout
+  var ring: any LiteralRing
+  /// A page each, with pages around it that are nobody's.
+  let header: DMAAddress
+  let data: DMAAddress
+  let status: DMAAddress
+  let table: DMAAddress
+  /// A page that the device is never given.
+  let foreign: DMAAddress
+  private var round: UInt8 = 0
+  /// Queues given up in earlier lives.
+  private let stoppedBefore: Int
+
+  static let firstBase: UInt64 = 0x2_0000
+  static let secondBase: UInt64 = 0x8_0000
+
+  /// What a well-behaved driver accepts of this device.
+  static func features(_ victim: Victim, adding extra: Features = [], leavingOut left: Features = []) -> Features {
+    var wanted: Features = [.version1, .blockFlush, .blockDiscard, .blockWriteZeroes, .blockConfigWCE, .accessPlatform]
+    if victim.front.isPacked { wanted.insert(.ringPacked) }
+    return victim.transport.deviceFeatures.intersection(wanted.union(extra)).subtracting(left)
+  }
+
+  /// A queue that exists in memory only, so far.
+  init(_ victim: Victim, _ features: Features, at base: UInt64 = firstBase) {
+    self.victim = victim
+    self.features = features
+    stoppedBefore = victim.watch.stopped
+    if victim.front.isLegacy {
+      layout = QueueLayout(legacyAt: base, size: victim.transport.maxQueueSize(0))
+    } else {
+      layout = QueueLayout(
+        size: 16, descriptorArea: DMAAddress(base + 0x1000), driverArea: DMAAddress(base + 0x3000), deviceArea: DMAAddress(base + 0x5000))
+    }
+    ring = makeLiteralRing(layout, features: features, in: victim.literal)
+    let buffers = DMAAddress(base + 0x1_0000)
+    header = buffers + 0x1000
+    data = buffers + 0x3000
+    status = buffers + 0x6000
+    table = buffers + 0x8000
+    foreign = buffers + 0xa000
+    let bytes = layout.byteCounts(packed: victim.front.isPacked, eventIndex: features.contains(.eventIndex))
+    victim.allow(layout.deviceArea, bytes.device)
+    if victim.front.isPacked { victim.allow(layout.descriptorArea, bytes.descriptor) }
+  }
+
+  var split: LiteralSplitRing { get throws { try #require(ring as? LiteralSplitRing) } }
+  var packed: LiteralPackedRing { get throws { try #require(ring as? LiteralPackedRing) } }
+
+  /// A packed ring whose first slots were filled by hand, and used, goes on behind them.
+  func goOn(atSlot slot: Int) {
+    ring = LiteralPackedRing(layout, eventIndex: features.contains(.eventIndex), startingAt: slot, in: victim.literal)
+  }
+
+  // MARK: Steps of §3.1.1
+
+  /// A correct initialization up to the point where the device is live.
+  func begin() throws {
+    try negotiate()
+    enable()
+    goLive()
+  }
+
+  func negotiate() throws {
+    let transport = victim.transport
+    transport.status = []
+    guard victim.watch.wait({ transport.status.isEmpty }) else { throw Wedged("the device does not come out of its reset") }
+    transport.status = [.acknowledge]
+    transport.status = [.acknowledge, .driver]
+    transport.accept(features)
+    guard !victim.front.isLegacy else { return }
+    transport.status = [.acknowledge, .driver, .featuresOK]
+    guard transport.status.contains(.featuresOK) else { throw Wedged("the device refuses features that are right") }
+  }
+
+  func enable() { victim.transport.enableQueue(0, layout) }
+
+  func goLive() {
+    victim.transport.status = victim.front.isLegacy ? [.acknowledge, .driver, .driverOK] : [.acknowledge, .driver, .featuresOK, .driverOK]
+  }
+
+  func notify() { victim.transport.notify(0, data: 0) }
+
+  // MARK: Requests
+
+  /// What the device did about what it was shown.
+  enum Answer {
+    case used([LiteralUsed])
+    /// It gave the queue up, and says so: DEVICE_NEEDS_RESET, or for drivers that know no such bit the log.
+    case stopped
+    case nothing
+  }
+
+  /// Waits for the device's answer.
+  func answer() -> Answer {
+    var used: [LiteralUsed] = []
+    var stopped = false
+    let transport = victim.transport
+    _ = victim.watch.wait {
+      used += ring.takeUsed()
+      stopped = transport.status.contains(.needsReset) || victim.front.isLegacy && victim.watch.stopped > stoppedBefore
+      return stopped || !used.isEmpty
+    }
+    return stopped ? .stopped : used.isEmpty ? .nothing : .used(used)
+  }
+
+  /// Writes a block request's header (§5.2.6) and a status that is none.
+  func writeHeader(_ type: UInt32, sector: UInt64) {
+    victim.literal.write(le32: type, at: header)
+    victim.literal.write(le32: 0, at: header + 4)
+    victim.literal.write(le64: sector, at: header + 8)
+    victim.literal.write([0xff], at: status)
+    victim.allow(status, 1)
+  }
+
+  /// Posts a block request whose data are at ``data``.
+  @discardableResult
+  func post(_ type: UInt32, sector: UInt64 = 0, data pieces: [LiteralDescriptor], table: DMAAddress? = nil) -> UInt16 {
+    writeHeader(type, sector: sector)
+    for piece in pieces where piece.isWritable { victim.allow(piece.address, Int(piece.length)) }
+    return ring.post([LiteralDescriptor(header, 16)] + pieces + [LiteralDescriptor(status, 1, writable: true)], table: table)
+  }
+
+  /// Shows what was posted, notifies, and waits.
+  func show() -> Answer {
+    ring.publish()
+    notify()
+    return answer()
+  }
+
+  /// The status byte that a block request left: 0xff if none.
+  var statusByte: UInt8 { victim.literal.read(1, at: status)[0] }
+
+  /// The outcome of a block request that was answered.
+  func outcome(_ answer: Answer) throws -> Outcome {
+    switch answer {
+    case .stopped: return .stopped
+    case .nothing: return .noAnswer
+    case .used:
+      switch statusByte {
+      case 0: return .served
+      case 1, 2: return .requestRefused
+      case let other: throw Failure("a request is used, and its status is \(other)")
+      }
+    }
+  }
+
+  /// Whether correct requests are served correctly.
+  func works() -> Bool {
+    round &+= 1
+    ring.wantCalls()
+    switch victim.kind {
+    case .entropy, .faulty:
+      victim.literal.write([UInt8](repeating: 0, count: 256), at: data)
+      victim.allow(data + 64, 128)
+      _ = ring.post([LiteralDescriptor(data + 64, 128, writable: true)])
+      guard case .used(let used) = show(), used.count == 1, used[0].length == 128 else { return false }
+      return victim.literal.read(128, at: data + 64).contains { $0 != 0 }
+    case .block:
+      let bytes = (0..<1024).map { UInt8(truncatingIfNeeded: $0 &* 5 &+ $0 / 256) &+ round }
+      victim.literal.write(bytes, at: data)
+      let sector = UInt64(8 + round)
+      post(1, sector: sector, data: [LiteralDescriptor(data, 1024)])
+      guard case .used(let written) = show(), written.count == 1, statusByte == 0 else { return false }
+      victim.literal.write([UInt8](repeating: 0, count: 1024), at: data)
+      post(0, sector: sector, data: [LiteralDescriptor(data, 512, writable: true), LiteralDescriptor(data + 512, 512, writable: true)])
+      guard case .used(let read) = show(), read.count == 1, statusByte == 0, read[0].length == 1025 || victim.front.isLegacy else { return false }
+      return victim.literal.read(1024, at: data) == bytes
+    }
+  }
+}
+
+/// What an attack came to, as the attacker sees it.
+enum Outcome {
+  /// Nothing had to happen: a correct request in the same life decides.
+  case untouched
+  /// The device did what can be made of it, correctly, and goes on.
+  case served
+  /// The request ended with an error, and the device goes on.
+  case requestRefused
+  /// The queue or the device gave up and said so.
+  case stopped
+  /// The driver was not let in.
+  case refused
+  case noAnswer
+}
+
+/// The device did something that it must not.
+struct Failure: Error, CustomStringConvertible {
+  var description: String
+  init(_ description: String) { self.description = description }
+}
+
+/// The device does not answer as it must.
+struct Wedged: Error, CustomStringConvertible {
+  var description: String
+  init(_ description: String) { self.description = description }
+}
