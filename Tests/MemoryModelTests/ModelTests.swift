@@ -32,7 +32,7 @@ struct ModelTests {
   @Test("What is unmapped, reset or unplugged while drivers on other threads use it does not change afterwards, and nothing hangs")
   func concurrent() throws {
     var run = ModelRun(seed: 7, concurrent: true)
-    for _ in 0..<10 { try run.next() }
+    for _ in 0..<4 { try run.next() }
     #expect(run.sums.steps > 100)
   }
 

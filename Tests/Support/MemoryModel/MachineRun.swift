@@ -128,7 +128,7 @@ final class MachineRun {
 
   private func changeMapping(_ function: ModelFunction) {
     guard let unit = machine.unit, case .table(let table) = function.view else { return }
-    let permissions: [DMAPermissions] = machine.kind == .sun4u ? [.readWrite, .read] : [.readWrite, .readWrite, .readWrite, .read, .write]
+    let permissions: [DMAPermissions] = [.readWrite, .readWrite, .readWrite, .readWrite, .readWrite, .read, machine.kind == .sun4u ? .read : .write]
     let isLarge = machine.kind == .vtd && random.chance(1, in: 10)
     let page: UInt64
     var entry: NaiveModel.Entry?
@@ -143,7 +143,7 @@ final class MachineRun {
       let target = random.chance(1, in: 20) ? world.base >> 12 + 0x100 : world.data.randomElement(using: &random) ?? 0
       entry = NaiveModel.Entry(page: target & ~(unit.span - 1), permissions: permissions.randomElement(using: &random) ?? .readWrite)
     }
-    if random.chance(1, in: 8) { entry = nil }
+    if random.chance(1, in: 10) { entry = nil }
     let pages = page...page + (isLarge ? 511 : unit.span - 1)
     if isLarge { machine.setLarge(unit, table, page, entry) } else { machine.set(unit, table, page, entry) }
     let invalidates = random.chance(3, in: 5)
