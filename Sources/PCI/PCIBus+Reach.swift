@@ -17,8 +17,12 @@ extension PCIBus {
   }
 
   /// Looks at what the guest has programmed, and makes it so.
-  func refresh() {
+  ///
+  /// - Parameter function: one that is reset first, by itself (PCI Express base specification, 6.6.2). Its mappings are the
+  ///   IOMMU's, and stay (R061).
+  func refresh(resetting function: (any PCIFunction)? = nil) {
     changes.withLock { _ in
+      function?.reset()
       let held: [any PCIFunction] = topology.withLock { topology in
         var resetting: Set<Int> = []
         for i in topology.plugged.indices {
