@@ -16,7 +16,19 @@ struct ModelBench: ParsableCommand {
   @Option(help: "Seconds to run.") var seconds = 60.0
   @Option(help: "The first machine's seed; drawn unless given.") var seed: UInt64?
   @Option(help: "End after so many machines, whatever the time.") var machines: Int?
+  @Option(help: "Which machines have their drivers on threads: some, all (threads) or none.") var drivers = Drivers.some
   @Option(help: "Plant a defect: \(Flaw.allCases.map(\.rawValue).joined(separator: ", ")).") var flaw: String?
+
+  enum Drivers: String, ExpressibleByArgument {
+    case some, threads, none
+    var concurrent: Bool? {
+      switch self {
+      case .some: nil
+      case .threads: true
+      case .none: false
+      }
+    }
+  }
 
   mutating func run() throws {
     let first = seed ?? UInt64.random(in: 0..<1 << 40)
@@ -25,7 +37,7 @@ struct ModelBench: ParsableCommand {
       return flaw
     }
     say("model: seed \(first)")
-    var run = ModelRun(seed: first, flaw: planted)
+    var run = ModelRun(seed: first, flaw: planted, concurrent: drivers.concurrent)
     let began = ContinuousClock.now
     var minutes = 1
     while machines.map({ run.sums.machines < $0 }) ?? (ContinuousClock.now < began + .seconds(seconds)) {

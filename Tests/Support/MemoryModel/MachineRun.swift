@@ -38,7 +38,8 @@ final class MachineRun {
     case 52..<56: processorWrites()
     case 56..<85: changeMapping(function)
     case 85..<91: invalidateSome(function)
-    case 91..<94: try restart(function)
+    case 91..<93: try restart(function)
+    case 93..<94: try resetAlone(function)
     case 94..<95: try closeGate(function)
     case 95..<96: try takeRing(function)
     case 96..<97: try breakRule(function)
@@ -109,7 +110,7 @@ final class MachineRun {
       if other !== function, case let used = other.ring.takeUsed(), !used.isEmpty { throw ModelFailure("function \(other.index) used \(used) unasked") }
     }
     let expected = function.shape.translates && fault?.reason != .busMasterDisabled ? fault : nil
-    if let wrong = machine.unit?.complaint(expecting: expected, from: function.access.requester) { throw ModelFailure(wrong) }
+    if let wrong = machine.unit?.complaint(expecting: expected, from: function.master.requester) { throw ModelFailure(wrong) }
   }
 
   /// Nothing but device areas has changed.
@@ -165,6 +166,15 @@ final class MachineRun {
     try checkMemory()
   }
 
+  private func resetAlone(_ function: ModelFunction) throws {
+    note("function \(function.index) is reset alone")
+    machine.resetAlone(function)
+    guard !function.function.control.isRunning(0) else { throw ModelFailure("function \(function.index) runs on after its reset") }
+    try checkMemory()
+    machine.restore(function)
+    try restart(function)
+  }
+
   /// A request that must end the queue: nothing is used, nothing is written, the device asks for a reset.
   private func broken(_ function: ModelFunction, _ chain: [LiteralDescriptor], _ fault: DMAFault?) throws {
     _ = function.ring.post(chain)
@@ -214,7 +224,7 @@ final class MachineRun {
     function.function.control.kick(0)
     try checkMemory()
     // Faults are not counted here: a queue that was just started may look for its ring only now, in vain, and nobody hears of it.
-    if let wrong = function.complaintOfPath() ?? machine.unit?.complaint(expecting: nil, from: function.access.requester) {
+    if let wrong = function.complaintOfPath() ?? machine.unit?.complaint(expecting: nil, from: function.master.requester) {
       throw ModelFailure(wrong)
     }
     try machine.plug(function.index, &random)
