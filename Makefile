@@ -1,5 +1,5 @@
 # A verb a line; `make help` lists them.
-.PHONY: help try test build install guests lab bench fuzz docs check clean
+.PHONY: help try test build install guests lab bench fuzz model docs check clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -7,7 +7,7 @@ help: ## this list
 try: ## boot a Debian guest with a disk from Sluice; IOMMU=off|strict|lazy|pt|amd|virtio RING=split|packed
 	@Scripts/try
 
-test: ## everything CI runs: units, guests, fuzzers, thread sanitizer
+test: ## everything CI runs: units, guests, fuzzers, the memory model, thread sanitizer
 	@Scripts/test
 
 build: ## the release build, its manual and its completions
@@ -29,6 +29,9 @@ bench: ## benchmarks, against qemu-storage-daemon; `make bench ARGS=...`
 
 fuzz: ## the fuzzers, 60 seconds each
 	@Scripts/fuzz
+
+model: ## random machines against a model of their memory, 60 seconds; SECONDS=3600 for longer, SEED=... again
+	@Scripts/model $(or $(SECONDS),60) $(SEED)
 
 docs: ## the documentation with its diagrams, the manual, completions
 	@Scripts/docs

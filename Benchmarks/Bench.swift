@@ -6,4 +6,6 @@ struct Bench: ParsableCommand {
     commandName: "sluice-bench",
     abstract: "Measures Sluice: its queues alone, and its disk against qemu-storage-daemon's.",
     subcommands: [RingBench.self, DomainBench.self, BlockBench.self, LibblkioBench.self])
+    abstract: "Measures Sluice: its queues alone, and its disk against qemu-storage-daemon's; and tries it against a model of memory.",
+    subcommands: [RingBench.self, BlockBench.self, LibblkioBench.self, ModelBench.self])
 }

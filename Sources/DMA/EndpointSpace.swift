@@ -29,6 +29,8 @@ public final class EndpointSpace: DMASpace {
   public let memory: GuestMemory
   private let cache: TranslationTable
   private let state: Mutex<State>
+  /// Endpoints under the same number. Held while they change, so that they change together.
+  private let followers = Mutex<[EndpointSpace]>([])
 
   /// An endpoint over `memory`, physical until an IOMMU adopts it.
   ///
@@ -48,7 +50,12 @@ public final class EndpointSpace: DMASpace {
   /// Its number on the bus now. Set it only between an IOMMU's `release` and `adopt`.
   public var requester: RequesterID {
     get { state.withLock { $0.requester } }
-    set { state.withLock { $0.requester = newValue } }
+    set {
+      followers.withLock { followers in
+        state.withLock { $0.requester = newValue }
+        for follower in followers { follower.requester = newValue }
+      }
+    }
   }
   /// Where its addresses lead now, bus mastering aside.
   public var route: Route { state.withLock { $0.route } }
@@ -58,7 +65,12 @@ public final class EndpointSpace: DMASpace {
   public var counts: (hits: UInt64, misses: UInt64, faults: UInt64) { state.withLock { ($0.hits, $0.misses, $0.faults) } }
 
   /// Turns the switch.
-  public func setRoute(_ route: Route) { change { $0.route = route } }
+  public func setRoute(_ route: Route) {
+    followers.withLock { followers in
+      change { $0.route = route }
+      for follower in followers { follower.setRoute(route) }
+    }
+  }
   /// Sets what the bus master enable bit says.
   public func setOpen(_ isOpen: Bool) { change { $0.isOpen = isOpen } }
 
@@ -71,7 +83,27 @@ public final class EndpointSpace: DMASpace {
     }
     // A driver that maps here and there, and never comes back to an address, would otherwise leave the table full for ever.
     if isFull { cache.removeAll(drained: fence) } else { fence.drain() }
+    followers.withLock { followers in
+      state.withLock { _ in _ = cache.remove(from: first.rawValue, through: last.rawValue) }
+      fence.drain()
+      for follower in followers { follower.invalidate(from: first, through: last) }
+    }
   }
+
+  // MARK: Several under one number
+
+  /// Another requester's transactions arrive under this one's number, so an IOMMU cannot tell them apart (R081): the other
+  /// endpoint has this one's number and route from now on, and loses what this one loses. Its bus master enable bit is its own.
+  public func lead(_ endpoint: EndpointSpace) {
+    followers.withLock { followers in
+      followers.append(endpoint)
+      endpoint.requester = requester
+      endpoint.setRoute(route)
+    }
+  }
+
+  /// Ends ``lead(_:)``: the other keeps its route until it is given one.
+  public func leave(_ endpoint: EndpointSpace) { followers.withLock { $0.removeAll { $0 === endpoint } } }
 
   private func change(_ body: (inout State) -> Void) {
     // What a look-up finds from here on is new, whether the table loses it again or not.

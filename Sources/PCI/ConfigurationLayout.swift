@@ -12,6 +12,10 @@ public struct ConfigurationLayout: Sendable {
   /// Whether it is a bridge's (header type 1).
   public let isBridge: Bool
   var msixAt: Int?
+  /// Where the PCI Express capability is, and whether it has a function level reset.
+  var express: (at: Int, resets: Bool)?
+  var nextExtended = firstExtendedCapability
+  var lastExtended: Int?
   private var next = PCIRegister.firstCapability
   private var last: Int?
 
@@ -109,7 +113,7 @@ public struct ConfigurationLayout: Sendable {
     return at
   }
 
-  private mutating func put(_ value: UInt64, at: Int, width: Int, into which: WritableKeyPath<Self, [UInt8]> = \.bytes) {
+  mutating func put(_ value: UInt64, at: Int, width: Int, into which: WritableKeyPath<Self, [UInt8]> = \.bytes) {
     for i in 0..<width { self[keyPath: which][at + i] = UInt8(truncatingIfNeeded: value >> UInt64(8 * i)) }
   }
 }

@@ -1,6 +1,7 @@
 import Synchronization
 
-/// A function's configuration space: 256 bytes that software reads and writes in any width, of which it changes what it may.
+/// A function's configuration space: 256 bytes, or 4096 with a PCI Express capability, that software reads and writes in any width,
+/// of which it changes what it may.
 ///
 /// Any thread may use it. Reads past the end are all ones, writes there are dropped. What a write changes about MSI-X and the
 /// interrupt pin takes effect before it returns.
@@ -18,12 +19,16 @@ public final class ConfigurationSpace: Sendable {
     var bytes: [UInt8]
     let initial: [UInt8]
     let writable: [UInt8]
+    /// Software has asked for a function level reset, and the bus has not done it yet.
+    var wantsReset = false
   }
   private let state: Mutex<State>
   public let bars: [BAR]
   /// Whether it is a bridge's (header type 1).
   public let isBridge: Bool
   private let msixAt: Int?
+  /// Where a write of bit 7 starts a function level reset.
+  private let resetAt: Int?
   private let msix: MSIX?
   private let intx: INTx?
 
@@ -35,6 +40,7 @@ public final class ConfigurationSpace: Sendable {
     bars = layout.bars
     isBridge = layout.isBridge
     msixAt = layout.msixAt
+    resetAt = layout.express.flatMap { $0.resets ? $0.at + PCIExpress.deviceControl + 1 : nil }
     self.msix = msix
     self.intx = intx
   }
@@ -63,8 +69,17 @@ public final class ConfigurationSpace: Sendable {
         guard state.bytes.indices.contains(at) else { continue }
         let byte = UInt8(truncatingIfNeeded: value >> UInt32(8 * i))
         state.bytes[at] = state.bytes[at] & ~state.writable[at] | byte & state.writable[at]
+        if at == resetAt, byte & 0x80 != 0 { state.wantsReset = true }
       }
       apply(state)
+    }
+  }
+
+  /// Whether software has asked for a function level reset since the last question.
+  func takeResetRequest() -> Bool {
+    state.withLock { state in
+      defer { state.wantsReset = false }
+      return state.wantsReset
     }
   }
 

@@ -3,12 +3,25 @@
 ///
 /// It forwards what its windows say, once its command register allows that; and it lets those behind it reach memory when its
 /// own bus master enable bit does (PCI-to-PCI bridge specification, 3.2.4.3).
+///
+/// One from PCI Express to a conventional bus is different: on that bus nobody says who he is, so the bridge sends everything under
+/// a number of its own, device 0 function 0 of its secondary bus (PCI Express to PCI bridge specification, 2.3). To an IOMMU all
+/// functions behind it are one endpoint, and cannot be kept apart (R081); see ``PCIBus/endpoints``.
 public final class PCIBridge: PCIFunction {
   public let configuration: ConfigurationSpace
+  /// Whether the functions behind it share a number.
+  let sharesNumber: Bool
 
-  /// - Parameter identity: what software sees; the class code of a bridge is 0x060400.
-  public init(_ identity: PCIIdentity = PCIIdentity(vendorID: 0x1b36, deviceID: 0x0001, classCode: 0x06_04_00)) {
-    configuration = ConfigurationSpace(ConfigurationLayout(bridge: identity))
+  /// - Parameters:
+  ///   - identity: what software sees; the class code of a bridge is 0x060400.
+  ///   - kind: what its PCI Express capability says; nil: it has none, and forwards requester IDs all the same.
+  public init(
+    _ identity: PCIIdentity = PCIIdentity(vendorID: 0x1b36, deviceID: 0x0001, classCode: 0x06_04_00), express kind: PCIExpressKind? = nil
+  ) {
+    var layout = ConfigurationLayout(bridge: identity)
+    if let kind { layout.addExpress(kind) }
+    configuration = ConfigurationSpace(layout)
+    sharesNumber = kind == .bridgeToPCI
   }
 
   public func readBAR(_ index: Int, at offset: UInt64, width: Int) -> UInt64 { allOnes(width) }

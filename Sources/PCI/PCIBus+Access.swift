@@ -15,6 +15,7 @@ extension PCIBus {
   public func writeConfiguration(of requester: RequesterID, at offset: Int, width: Int, _ value: UInt32) {
     guard isConfiguration(offset, width), let function = function(requester) else { return }
     function.writeConfiguration(at: offset, width: width, value)
+    if function.configuration.takeResetRequest() { return refresh(resetting: function) }
     guard offset < PCIRegister.firstCapability else { return }
     let now = function.configuration.decoding
     let known = topology.withLock { topology in topology.plugged.first { $0.function === function }?.decoding }

@@ -24,6 +24,14 @@ public final class PCIBus: Sendable {
     var adopter: (any IOMMU)?
     var isOpen = false
     var isBlocked = false
+    /// Of a bridge to a conventional bus: what those behind it are to an IOMMU.
+    var shared: Shared?
+  }
+  /// The one endpoint of several functions; their own endpoints follow it.
+  struct Shared: Sendable {
+    var endpoint: EndpointSpace
+    var adopter: (any IOMMU)?
+    var isBlocked = false
   }
   struct Topology: Sendable {
     /// In the order in which buses are searched: by slot.
@@ -80,12 +88,16 @@ public final class PCIBus: Sendable {
       endpoint: EndpointSpace(memory, requester: requester), direct: EndpointSpace(memory, requester: requester), isBehindIOMMU: isBehind,
       messages: messages, wire: { wires.set($0, asserted: $1, path: path, by: id) })
     let function = try make(master)
-    topology.withLock { topology in
-      let new = Plugged(id: id, function: function, slot: slot, bridge: parent, master: master, bypassesIOMMU: bypassesIOMMU)
+    let sharesNumber = (function as? PCIBridge)?.sharesNumber ?? false
+    let leader: EndpointSpace? = topology.withLock { topology in
+      var new = Plugged(id: id, function: function, slot: slot, bridge: parent, master: master, bypassesIOMMU: bypassesIOMMU)
+      if sharesNumber { new.shared = Shared(endpoint: EndpointSpace(memory, requester: requester)) }
       let index = topology.plugged.firstIndex { $0.slot > slot } ?? topology.plugged.endIndex
       topology.plugged.insert(new, at: index)
       topology.markMultifunction(slot.device, parent)
+      return topology.conventional(new)?.shared?.endpoint
     }
+    leader?.lead(master.endpoint)
     refresh()
     return function
   }
@@ -93,8 +105,8 @@ public final class PCIBus: Sendable {
   /// Takes a function out, with everything behind it if it is a bridge, and returns when none of it reaches memory any more.
   public func remove(_ function: any PCIFunction) {
     changes.withLock { _ in
-      let gone: [Plugged] = topology.withLock { topology in
-        guard let first = topology.plugged.first(where: { $0.function === function }) else { return [] }
+      let (gone, leaders): ([Plugged], [EndpointSpace?]) = topology.withLock { topology in
+        guard let first = topology.plugged.first(where: { $0.function === function }) else { return ([], []) }
         var ids: Set<Int> = [first.id]
         while true {
           let more = topology.plugged.filter { $0.bridge.map(ids.contains) == true && !ids.contains($0.id) }
@@ -102,11 +114,14 @@ public final class PCIBus: Sendable {
           ids.formUnion(more.map(\.id))
         }
         let gone = topology.plugged.filter { ids.contains($0.id) }
+        let leaders = gone.map { topology.conventional($0)?.shared?.endpoint }
         topology.plugged.removeAll { ids.contains($0.id) }
         topology.markMultifunction(first.slot.device, first.bridge)
-        return gone
+        return (gone, leaders)
       }
-      for one in gone {
+      for (one, leader) in zip(gone, leaders) {
+        leader?.leave(one.master.endpoint)
+        if let shared = one.shared { shared.adopter?.release(shared.endpoint) }
         one.adopter?.release(one.master.endpoint)
         one.master.endpoint.setRoute(.blocked(.stopped))
         one.master.direct.setRoute(.blocked(.stopped))
@@ -129,6 +144,16 @@ public final class PCIBus: Sendable {
   public var functions: [(requester: RequesterID, function: any PCIFunction)] {
     topology.withLock { topology in
       topology.plugged.compactMap { one in topology.requester(of: one).map { ($0, one.function) } }.sorted { $0.0 < $1.0 }
+    }
+  }
+
+  /// What an IOMMU can tell apart: each number that transactions arrive under now, and the functions behind it. More than one are
+  /// behind a bridge to a conventional bus, and in the same domain or in none (R081). Functions that bypass the IOMMU are left out.
+  public var endpoints: [(requester: RequesterID, functions: [any PCIFunction])] {
+    topology.withLock { topology in
+      var found: [RequesterID: [any PCIFunction]] = [:]
+      for one in topology.plugged where !one.bypassesIOMMU { if let number = topology.number(of: one) { found[number, default: []].append(one.function) } }
+      return found.sorted { $0.key < $1.key }.map { ($0.key, $0.value) }
     }
   }
 
@@ -175,6 +200,24 @@ extension PCIBus.Topology {
   func requester(of one: PCIBus.Plugged) -> RequesterID? {
     bus(behind: one.bridge).map { RequesterID(bus: $0, device: one.slot.device, function: one.slot.function) }
   }
+
+  /// The bridge under whose number a function's transactions arrive: of several, the one closest to memory. nil: under its own.
+  func conventional(_ one: PCIBus.Plugged) -> PCIBus.Plugged? {
+    guard !one.bypassesIOMMU else { return nil }
+    var found: PCIBus.Plugged?
+    var up = one.bridge
+    while let id = up, let bridge = with(id: id) {
+      if bridge.shared != nil { found = bridge }
+      up = bridge.bridge
+    }
+    return found
+  }
+
+  /// The number under which what is behind a bridge to a conventional bus arrives.
+  func sharedNumber(of bridge: PCIBus.Plugged) -> RequesterID? { bus(behind: bridge.id).map { RequesterID(bus: $0, device: 0) } }
+
+  /// The number under which a function's transactions arrive, its own or its bridge's.
+  func number(of one: PCIBus.Plugged) -> RequesterID? { conventional(one).map { sharedNumber(of: $0) } ?? requester(of: one) }
 
   /// Whether a function's own bus master enable bit, and that of every bridge above it, let it reach memory.
   func isBusMaster(_ one: PCIBus.Plugged) -> Bool {

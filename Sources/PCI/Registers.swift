@@ -43,6 +43,7 @@ public enum PCIRegister {
 /// Capability IDs (PCI code and ID assignment specification).
 public enum PCICapabilityID {
   public static let vendorSpecific: UInt8 = 0x09
+  public static let express: UInt8 = 0x10
   public static let msix: UInt8 = 0x11
 }
 

@@ -57,6 +57,7 @@ struct VirtioPCILayout {
         .configurationAccess, 0, 0, [0, 0, 0, 0],
         writable: [0, 0, 0xff, 0, 0, 0] + [UInt8](repeating: 0xff, count: 12))
     }
+    if let kind = options.express { layout.addExpress(kind) }
     configuration = layout
   }
 

@@ -26,6 +26,9 @@ public struct VirtioPCIOptions: Sendable {
   public var notifyLayout = NotifyLayout.single
   /// MSI-X vectors, at most 2048; nil: one for each queue and one for the configuration; 0: interrupts by pin only.
   public var vectors: Int?
+  /// The PCI Express capability that the function has, with function level reset and extended configuration space; nil: it is a
+  /// conventional function.
+  public var express: PCIExpressKind?
   /// Whether VIRTIO_F_SUSPEND is offered.
   public var offersSuspend = true
   /// Whether VIRTIO_F_NOTIF_CONFIG_DATA is offered.

@@ -12,7 +12,7 @@ final class ScratchFunction: PCIFunction {
   let resets = Atomic<Int>(0)
   static let wideSize: UInt64 = 1 << 16
 
-  init(_ master: BusMaster, pin: PCIInterruptPin = .a, vectors: Int = 4) {
+  init(_ master: BusMaster, pin: PCIInterruptPin = .a, vectors: Int = 4, express: PCIExpressKind? = nil) {
     self.master = master
     msix = MSIX(count: vectors, master)
     intx = INTx(pin, of: master)
@@ -25,6 +25,11 @@ final class ScratchFunction: PCIFunction {
     layout.add(BAR(index: 4, kind: .memory32, size: 4096))
     layout.addCapability(PCICapabilityID.vendorSpecific, [6, 0xaa, 0xbb, 0xcc], writable: [0, 0, 0xf0])
     layout.addMSIX(count: vectors, table: (1, 0), pending: (1, 2048))
+    if let express {
+      layout.addExpress(express)
+      layout.addExtendedCapability(0x0003, [1, 2, 3, 4, 5, 6, 7, 8])
+      layout.addExtendedCapability(0x000b, version: 2, [0xaa, 0xbb, 0xcc], writable: [0, 0xf0])
+    }
     configuration = ConfigurationSpace(layout, msix: msix, intx: intx)
   }
 
@@ -88,8 +93,10 @@ struct BusRig {
     bus = PCIBus(memory, messages: interrupts, lines: interrupts)
   }
 
-  func plug(_ device: UInt8, function: UInt8 = 0, behind bridge: PCIBridge? = nil, bypassing: Bool = false, pin: PCIInterruptPin = .a) -> ScratchFunction {
-    bus.add(at: PCISlot(device, function: function), behind: bridge, bypassingIOMMU: bypassing) { ScratchFunction($0, pin: pin) }
+  func plug(_ device: UInt8, function: UInt8 = 0, behind bridge: PCIBridge? = nil, bypassing: Bool = false, pin: PCIInterruptPin = .a, express: PCIExpressKind? = nil)
+    -> ScratchFunction
+  {
+    bus.add(at: PCISlot(device, function: function), behind: bridge, bypassingIOMMU: bypassing) { ScratchFunction($0, pin: pin, express: express) }
   }
 
   func read(_ requester: RequesterID, _ at: Int, _ width: Int = 4) -> UInt32 { bus.readConfiguration(of: requester, at: at, width: width) }

@@ -22,6 +22,7 @@ final class TCEModelUnit: ModelUnit {
 
   var iommu: any IOMMU & AddressTranslation { unit }
   func control(_ function: Int) -> UInt64 { first + 16 * UInt64(function) }
+  var sharesTable: Bool { true }
   func table(_ function: Int) -> Int { 0 }
   func set(_ table: Int, _ page: UInt64, _ entry: NaiveModel.Entry?) {
     try? unit.put(DMAAddress(page << 12), entry.map { $0.page << 12 | UInt64($0.permissions.rawValue) } ?? 0)
@@ -56,6 +57,7 @@ final class Sun4uModelUnit: ModelUnit {
   var iommu: any IOMMU & AddressTranslation { unit }
   var remembers: Bool { true }
   func control(_ function: Int) -> UInt64 { first + 16 * UInt64(function) }
+  var sharesTable: Bool { true }
   func table(_ function: Int) -> Int { 0 }
   func set(_ table: Int, _ page: UInt64, _ entry: NaiveModel.Entry?) {
     let word = entry.map { 1 << 63 | $0.page << 12 | ($0.permissions.contains(.write) ? 2 : 0) } ?? 0
@@ -91,6 +93,7 @@ final class PageModelUnit: ModelUnit {
   var iommu: any IOMMU & AddressTranslation { unit }
   var span: UInt64 { 1 }
   func control(_ function: Int) -> UInt64 { first + 16 * UInt64(function) }
+  var sharesTable: Bool { false }
   func table(_ function: Int) -> Int { function }
   func attach(_ function: Int, _ requester: RequesterID) {
     if let old = requesters[function], old != requester { unit.unmapAll(old) }

@@ -107,7 +107,8 @@ final class ConcurrentRun {
     switch Int.random(in: 0..<12, using: &random) {
     case 0..<6: if machine.unit != nil { try unmap() }
     case 6: try machine.world.toggleHotRegion(&random)
-    case 7, 8: try stop(function, "reset") { self.transport(function).status = [] }
+    case 7: try stop(function, "reset") { self.transport(function).status = [] }
+    case 8: try stop(function, "reset alone") { self.machine.resetAlone(function) } before: { self.machine.restore(function) }
     case 9: try stop(function, "taken away its queue") { self.transport(function).resetQueue(0) }
     case 10: try stop(function, "no bus master") { function.setBusMaster(false) } before: { function.setBusMaster(true) }
     default:

@@ -44,7 +44,11 @@ final class Machine {
     var bridges: [PCIBridge] = []
     for i in 0..<Int.random(in: 0...2, using: &random) {
       let parent = random.chance(1, in: 2) ? bridges.last : nil
-      bridges.append(bus.add(at: PCISlot(UInt8(1 + i)), behind: parent) { _ in PCIBridge() })
+      // Behind a bridge to a conventional bus all have one number, and so one table.
+      var kinds: [PCIExpressKind?] = [nil, .rootPort]
+      if unit?.sharesTable ?? true { kinds.append(.bridgeToPCI) }
+      let kind = kinds[Int.random(in: 0..<kinds.count, using: &random)]
+      bridges.append(bus.add(at: PCISlot(UInt8(1 + i)), behind: parent) { _ in PCIBridge(express: kind) })
     }
     let count = Int.random(in: 1...World.functions, using: &random)
     for i in 0..<count { places.append((PCISlot(UInt8(10 + i)), random.chance(1, in: 2) ? bridges.randomElement(using: &random) : nil)) }
@@ -76,6 +80,7 @@ final class Machine {
     var options = VirtioPCIOptions()
     options.iommuPlatform = shape.translates && flaw != .bypassesTheUnit ? .on : .off
     options.disableLegacy = .on
+    options.express = places[index].bridge == nil ? .rootComplexEndpoint : .endpoint
     let device = KeyedDevice(key: shape.key, lies: flaw == .givesAWrongLength)
     var master: BusMaster?
     let place = places[index]
@@ -91,7 +96,7 @@ final class Machine {
     let one = try ModelFunction(
       index, shape, device, function, master, ModelAccess(bus, requester, windows), control: unit?.control(index), table: unit?.table(index), in: world)
     if let unit {
-      unit.attach(index, requester)
+      unit.attach(index, master.requester)
       mapControl(one, unit, present: true, &random)
     }
     functions.removeAll { $0.index == index }
@@ -108,6 +113,15 @@ final class Machine {
     for other in functions { if let new = found.first(where: { $0.requester == other.access.requester }) { other.access.windows = new.windows } }
     return own.windows
   }
+
+  /// Resets a function alone (PCI Express base specification, 6.6.2).
+  func resetAlone(_ function: ModelFunction) {
+    guard let at = function.express else { return }
+    function.access.writeConfiguration(at: at + PCIExpress.deviceControl, width: 2, UInt32(PCIExpress.initiateFunctionLevelReset))
+  }
+
+  /// Gives a function its windows back.
+  func restore(_ function: ModelFunction) { _ = program(function.access.requester, function.access.windows) }
 
   private func program(_ requester: RequesterID, _ windows: [BARWindow]) -> [BARWindow] {
     for window in windows {

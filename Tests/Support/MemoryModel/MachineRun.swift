@@ -38,7 +38,8 @@ final class MachineRun {
     case 52..<56: processorWrites()
     case 56..<85: changeMapping(function)
     case 85..<91: invalidateSome(function)
-    case 91..<94: try restart(function)
+    case 91..<93: try restart(function)
+    case 93..<94: try resetAlone(function)
     case 94..<95: try closeGate(function)
     case 95..<96: try takeRing(function)
     case 96..<97: try breakRule(function)
@@ -109,7 +110,7 @@ final class MachineRun {
       if other !== function, case let used = other.ring.takeUsed(), !used.isEmpty { throw ModelFailure("function \(other.index) used \(used) unasked") }
     }
     let expected = function.shape.translates && fault?.reason != .busMasterDisabled ? fault : nil
-    if let wrong = machine.unit?.complaint(expecting: expected, from: function.access.requester) { throw ModelFailure(wrong) }
+    if let wrong = machine.unit?.complaint(expecting: expected, from: function.master.requester) { throw ModelFailure(wrong) }
   }
 
   /// Nothing but device areas has changed.
@@ -128,7 +129,7 @@ final class MachineRun {
 
   private func changeMapping(_ function: ModelFunction) {
     guard let unit = machine.unit, case .table(let table) = function.view else { return }
-    let permissions: [DMAPermissions] = machine.kind == .sun4u ? [.readWrite, .read] : [.readWrite, .readWrite, .readWrite, .read, .write]
+    let permissions: [DMAPermissions] = [.readWrite, .readWrite, .readWrite, .readWrite, .readWrite, .read, machine.kind == .sun4u ? .read : .write]
     let isLarge = machine.kind == .vtd && random.chance(1, in: 10)
     let page: UInt64
     var entry: NaiveModel.Entry?
@@ -143,7 +144,7 @@ final class MachineRun {
       let target = random.chance(1, in: 20) ? world.base >> 12 + 0x100 : world.data.randomElement(using: &random) ?? 0
       entry = NaiveModel.Entry(page: target & ~(unit.span - 1), permissions: permissions.randomElement(using: &random) ?? .readWrite)
     }
-    if random.chance(1, in: 8) { entry = nil }
+    if random.chance(1, in: 10) { entry = nil }
     let pages = page...page + (isLarge ? 511 : unit.span - 1)
     if isLarge { machine.setLarge(unit, table, page, entry) } else { machine.set(unit, table, page, entry) }
     let invalidates = random.chance(3, in: 5)
@@ -163,6 +164,15 @@ final class MachineRun {
     note("function \(function.index) is reset")
     if let wrong = function.start() { throw ModelFailure("function \(function.index): \(wrong)") }
     try checkMemory()
+  }
+
+  private func resetAlone(_ function: ModelFunction) throws {
+    note("function \(function.index) is reset alone")
+    machine.resetAlone(function)
+    guard !function.function.control.isRunning(0) else { throw ModelFailure("function \(function.index) runs on after its reset") }
+    try checkMemory()
+    machine.restore(function)
+    try restart(function)
   }
 
   /// A request that must end the queue: nothing is used, nothing is written, the device asks for a reset.
@@ -214,7 +224,7 @@ final class MachineRun {
     function.function.control.kick(0)
     try checkMemory()
     // Faults are not counted here: a queue that was just started may look for its ring only now, in vain, and nobody hears of it.
-    if let wrong = function.complaintOfPath() ?? machine.unit?.complaint(expecting: nil, from: function.access.requester) {
+    if let wrong = function.complaintOfPath() ?? machine.unit?.complaint(expecting: nil, from: function.master.requester) {
       throw ModelFailure(wrong)
     }
     try machine.plug(function.index, &random)

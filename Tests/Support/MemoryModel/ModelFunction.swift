@@ -89,10 +89,10 @@ final class ModelFunction {
 
   /// Resets the device, negotiates, and starts its queue with an empty ring. What is wrong, if anything.
   func start() -> String? {
-    transport.status = []
-    guard transport.status == [] else { return "the device is not reset when its status says so: \(transport.status)" }
     // Its configuration was reset as well, if it was reset as a function.
     do throws(PCITransportError) { transport = try PCIDriverTransport(access) } catch { return "no driver: \(error)" }
+    transport.status = []
+    guard transport.status == [] else { return "the device is not reset when its status says so: \(transport.status)" }
     transport.status = [.acknowledge]
     transport.status = [.acknowledge, .driver]
     transport.accept(shape.features)
@@ -147,6 +147,16 @@ final class ModelFunction {
     let translated = counts.translated.hits + counts.translated.misses, physical = counts.physical.hits + counts.physical.misses
     if shape.translates ? physical != 0 : translated != 0 { return "the wrong path was taken: \(counts)" }
     if requests > 0, shape.translates ? translated == 0 : physical == 0 { return "no path was taken for \(requests) requests: \(counts)" }
+    return nil
+  }
+
+  /// Where its PCI Express capability is.
+  var express: Int? {
+    var at = Int(access.readConfiguration(at: PCIRegister.capabilitiesPointer, width: 1))
+    for _ in 0..<48 where at != 0 {
+      if access.readConfiguration(at: at, width: 1) == UInt32(PCICapabilityID.express) { return at }
+      at = Int(access.readConfiguration(at: at + 1, width: 1))
+    }
     return nil
   }
 

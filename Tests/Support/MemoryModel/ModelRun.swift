@@ -19,7 +19,7 @@ public struct ModelRun {
     /// What was done last, first what was last.
     public var journal: [String]
     /// Repeats it.
-    public var command: String { "sluice-bench model --seed \(seed) --machines 1" }
+    public var command: String
     public var description: String { "seed \(seed), step \(steps): \(what)\n  " + journal.joined(separator: "\n  ") + "\nagain: \(command)" }
   }
   /// Steps of a machine.
@@ -68,8 +68,13 @@ public struct ModelRun {
       sums.steps += steps
     } catch {
       sums.steps += steps
-      throw Mismatch(seed: own, steps: steps, what: "\(error)", journal: journal)
+      throw Mismatch(seed: own, steps: steps, what: "\(error)", journal: journal, command: command(own))
     }
+  }
+
+  private func command(_ seed: UInt64) -> String {
+    "sluice-bench model --seed \(seed) --machines 1\(onlyConcurrent.map { $0 ? " --drivers threads" : " --drivers none" } ?? "")"
+      + (flaw.map { " --flaw \($0)" } ?? "")
   }
 
   /// One machine of eight has its drivers on threads.

@@ -14,6 +14,8 @@ protocol ModelUnit: AnyObject {
   /// Whether what tables say may be remembered until it is invalidated, and that they say nothing.
   var remembers: Bool { get }
   var remembersAbsence: Bool { get }
+  /// Whether one table is everybody's.
+  var sharesTable: Bool { get }
   /// The model's table for a function.
   func table(_ function: Int) -> Int
   /// A function appears under a number: tables are prepared for it.

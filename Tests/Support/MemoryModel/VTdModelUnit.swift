@@ -9,7 +9,7 @@ final class VTdModelUnit: ModelUnit {
   private let levels: Int
   private let hasLargePages: Bool
   let remembersAbsence: Bool
-  private let sharesTable: Bool
+  let sharesTable: Bool
   let window: ClosedRange<UInt64>
   /// Pages of the region that large pages may be mapped in.
   static let large: UInt64 = 1 << 18
