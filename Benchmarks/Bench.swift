@@ -4,8 +4,6 @@ import ArgumentParser
 struct Bench: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "sluice-bench",
-    abstract: "Measures Sluice: its queues alone, and its disk against qemu-storage-daemon's.",
-    subcommands: [RingBench.self, DomainBench.self, BlockBench.self, LibblkioBench.self])
     abstract: "Measures Sluice: its queues alone, and its disk against qemu-storage-daemon's; and tries it against a model of memory.",
-    subcommands: [RingBench.self, BlockBench.self, LibblkioBench.self, ModelBench.self])
+    subcommands: [RingBench.self, DomainBench.self, BlockBench.self, LibblkioBench.self, ModelBench.self])
 }

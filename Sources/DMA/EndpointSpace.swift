@@ -84,8 +84,6 @@ public final class EndpointSpace: DMASpace {
     // A driver that maps here and there, and never comes back to an address, would otherwise leave the table full for ever.
     if isFull { cache.removeAll(drained: fence) } else { fence.drain() }
     followers.withLock { followers in
-      state.withLock { _ in _ = cache.remove(from: first.rawValue, through: last.rawValue) }
-      fence.drain()
       for follower in followers { follower.invalidate(from: first, through: last) }
     }
   }

@@ -58,6 +58,7 @@ public enum DeviceKind: String, Hashable, Sendable, CaseIterable {
   case nvme
 }
 
+/// The format of a virtqueue (§2.6).
 public enum RingKind: String, Hashable, Sendable, CaseIterable { case split, packed }
 
 /// Whether descriptors are in the ring or in tables; for NVMe, whether data is described by PRPs or by SGLs.
@@ -96,6 +97,19 @@ public struct Decision: Hashable, Sendable {
   public var interface: Interface
   public var state: UnitState
   public var device: DeviceKind
+
+  public init(
+    platform: Platform, host: HostAge, property: Property, acknowledgement: Acknowledgement, interface: Interface, state: UnitState,
+    device: DeviceKind
+  ) {
+    self.platform = platform
+    self.host = host
+    self.property = property
+    self.acknowledgement = acknowledgement
+    self.interface = interface
+    self.state = state
+    self.device = device
+  }
 
   /// The parts of its name, as they are typed: `pc-vtd/new/on/all/modern/attached/blk`.
   public var name: String {

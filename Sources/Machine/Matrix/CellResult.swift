@@ -1,5 +1,6 @@
 /// What became of a cell.
 public struct CellResult: Sendable {
+  /// How it ended.
   public enum Verdict: Hashable, Sendable {
     case passed
     /// There is no such case, and why.

@@ -91,9 +91,9 @@ struct CellRun {
     transport.status = []
     transport.status = .acknowledge
     transport.status = [.acknowledge, .driver]
-    let offered = transport.deviceFeatures
-    guard offered.contains(.accessPlatform) == decision.offersPlatform else { throw Failure("bit 33 is\(decision.offersPlatform ? " not" : "") offered") }
-    transport.accept(offered.subtracting(withheld))
+    let offeredFeatures = transport.deviceFeatures
+    guard offeredFeatures.contains(.accessPlatform) == decision.offersPlatform else { throw Failure("bit 33 is\(decision.offersPlatform ? " not" : "") offered") }
+    transport.accept(offeredFeatures.subtracting(withheld))
     transport.status = [.acknowledge, .driver, .featuresOK]
     guard !transport.status.contains(.featuresOK) else { throw Failure("FEATURES_OK sticks without \(withheld)") }
     story.append("FEATURES_OK does not stick without \(withheld)")

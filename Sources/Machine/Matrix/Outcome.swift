@@ -7,7 +7,7 @@ public enum PathTaken: String, Hashable, Sendable {
 }
 
 /// What has to come of a cell.
-public enum Outcome: Hashable, Sendable {
+public enum CellOutcome: Hashable, Sendable {
   /// There is no such case, and why.
   case impossible(String)
   /// The device is not made, and a message says what to do.

@@ -35,6 +35,7 @@ extension Decision {
     case (.none, _): "there is no IOMMU to be in that state"
     case (_, .none): "the platform's IOMMU cannot be taken out; that it lets everything pass is another case"
     case (.tce, .bypass): "the bridge translates every address"
+    case (.grants, .unattached): "what a guest grants needs no attaching"
     case (.grants, .bypass): "an address that is no grant leads nowhere"
     default: nil
     }
@@ -52,7 +53,7 @@ extension Decision {
   }
 
   /// What has to come of it before data: nil where data moves.
-  public var refusal: Outcome? {
+  public var refusal: CellOutcome? {
     if let impossibility { return .impossible(impossibility) }
     if device == .nvme { return nil }
     if property == .on, interface != .modern, interface != .mmio { return .refusedAtCreation }
@@ -86,7 +87,7 @@ extension Decision {
 
 extension Cell {
   /// What has to come of it.
-  public var expected: Outcome {
+  public var expected: CellOutcome {
     if let refusal = decision.refusal { return refusal }
     guard let data else { return .impossible("nothing refuses it, so data moves") }
     if let why = impossibility(data) { return .impossible(why) }

@@ -64,7 +64,7 @@ struct RunMachine: ParsableCommand {
   var json = false
 
   func run() throws {
-    let description = try file.map { try MachineFile.description(Self.read($0), path: $0) } ?? .embedded
+    let description = try file.map { try MachineFile.description(at: $0) } ?? .embedded
     let reports: [DeviceReport]
     do throws(MachineError) {
       reports = try description.run()
@@ -78,22 +78,6 @@ struct RunMachine: ParsableCommand {
     for report in reports { StandardStream.output.print(json ? Self.object(report) : Self.words(report)) }
     let bad = reports.filter { !$0.isGood }
     if !bad.isEmpty { throw Failure(sentence: "\(bad.map(\.work.device).joined(separator: ", ")): not all went well", status: 1) }
-  }
-
-  /// A description is small: what is longer than 1 MiB is none.
-  private static func read(_ path: String) throws -> [UInt8] {
-    let descriptor = open(path, O_RDONLY | O_CLOEXEC)
-    guard descriptor >= 0 else { throw Failure.usage("\(path) cannot be read: \(HostError("open", errno: errno).reason)") }
-    defer { close(descriptor) }
-    var bytes: [UInt8] = []
-    var block = [UInt8](repeating: 0, count: 4096)
-    while bytes.count <= 1 << 20 {
-      let count = unsafe block.withUnsafeMutableBytes { unsafe Glibc.read(descriptor, $0.baseAddress, $0.count) }
-      guard count >= 0 else { throw Failure.usage("\(path) cannot be read: \(HostError("read", errno: errno).reason)") }
-      if count == 0 { return bytes }
-      bytes += block.prefix(count)
-    }
-    throw Failure.usage("\(path) is larger than a description is (1 MiB)")
   }
 
   private static func words(_ report: DeviceReport) -> String {

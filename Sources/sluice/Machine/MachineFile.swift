@@ -23,11 +23,24 @@ struct MachineFile {
     }
   }
 
-  /// The description in a file's bytes.
-  static func description(_ bytes: [UInt8], path: String) throws -> MachineDescription {
+  /// A description is small: what is longer is none.
+  private static let mostBytes: UInt64 = 1 << 20
+
+  /// A file's bytes. Pipes and devices, which may have no end, are refused.
+  private static func read(_ path: String) throws -> Data {
+    guard let attributes = try? FileManager.default.attributesOfItem(atPath: path) else { throw Failure.usage("there is no file \(path)") }
+    guard attributes[.type] as? FileAttributeType == .typeRegular else { throw Failure.usage("\(path) is no regular file") }
+    guard let size = attributes[.size] as? UInt64, size <= mostBytes else { throw Failure.usage("\(path) is larger than a description is (1 MiB)") }
+    guard let data = FileManager.default.contents(atPath: path) else { throw Failure.usage("\(path) cannot be read by this user") }
+    return data
+  }
+
+  /// The description in a file.
+  static func description(at path: String) throws -> MachineDescription {
+    let data = try read(path)
     let value: Value
     do {
-      value = try JSONDecoder().decode(Value.self, from: Data(bytes))
+      value = try JSONDecoder().decode(Value.self, from: data)
     } catch {
       throw Failure.usage("\(path) is no JSON: a machine is an object like {\"platform\":\"pc-vtd\",\"devices\":[{\"kind\":\"blk\"}]}")
     }
@@ -58,7 +71,7 @@ struct MachineFile {
     if let value = try fields.word("ring", RingKind.self) { device.ring = value }
     if let value = try fields.word("descriptors", DescriptorKind.self) { device.descriptors = value }
     if let value = try fields.text("image") { device.image = value }
-    if let value = try fields.number("size", 1 << 20...1 << 30) { device.byteCount = Int(value) & ~511 }
+    if let value = try fields.number("size", 1_048_576...1_073_741_824) { device.byteCount = Int(value) & ~511 }
     if let value = try fields.number("flush_batch", 1...4096) { device.flushBatch = Int(value) }
     try fields.refuseOthers()
     let decision = Decision(

@@ -30,7 +30,7 @@ struct MatrixTable {
   private enum Mark: Character, CaseIterable {
     case platform = "T", physical = "P", fault = "!", creation = "c", device = "d", driver = "g"
 
-    init?(_ outcome: Outcome) {
+    init?(_ outcome: CellOutcome) {
       switch outcome {
       case .impossible: return nil
       case .refusedAtCreation: self = .creation
