@@ -25,6 +25,8 @@ public final class RunningMachine {
   private var access: [RequesterID: BusAccess] = [:]
   private var unitFunction: VirtioPCIFunction?
   private let log: Logger
+  /// How often a driver looks for an answer, a millisecond apart without interrupts.
+  var patience = 5000
 
   /// A machine with nothing plugged in.
   public init(_ platform: Platform, log: Logger? = nil) throws(MachineError) {
@@ -104,12 +106,13 @@ public final class RunningMachine {
     do throws(PCITransportError) { return try PCIDriverTransport(access, legacy: legacy) } catch { throw .missing("\(error)") }
   }
 
-  /// Waits for a device with the processor asleep between its interrupts, five seconds at most.
+  /// Waits for a device with the processor asleep between its interrupts, for as long as ``patience`` allows.
   func wait(_ acknowledge: @escaping () -> Void) -> BoundedWait {
     let interrupts = interrupts
-    return BoundedWait(attempts: 5000) {
-      acknowledge()
+    return BoundedWait(attempts: patience) {
+      // In this order: what comes between the two is found by whoever looks next.
       interrupts.wait()
+      acknowledge()
     }
   }
 
