@@ -38,7 +38,7 @@ struct DomainMappings<Format: PageTableFormat>: ~Copyable {
   private(set) var tables: PageTables<Format>
   private let lastAddress: UInt64
   private let memory: TableMemory
-  private var hasEnded = false
+  private(set) var hasEnded = false
   private var waiting = 0
   private var first: UInt64 = .max
   private var last: UInt64 = 0

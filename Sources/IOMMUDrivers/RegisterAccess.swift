@@ -37,6 +37,8 @@ public enum UnitError: Error, Hashable, Sendable {
   case memory(DMAError)
   /// It has no number left for another domain.
   case outOfDomains
+  /// The domain is another unit's, or has ended.
+  case noDomain
   /// A requester is still attached to the domain.
   case domainInUse
 }

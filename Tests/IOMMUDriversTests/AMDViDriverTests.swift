@@ -165,6 +165,7 @@ struct AMDViDriverTests {
     #expect(!bench.driver.isEnabled && device.read(guest) == guest >> 12)
     #expect(throws: UnitError.missing(.addressWidth)) { _ = try bench.driver.makeDomain(levels: 7) }
     try bench.driver.remove(a)
+    #expect(throws: UnitError.noDomain) { try bench.driver.attach(disk, to: a) }
     #expect(throws: DMAError.self) { try a.map(DMAAddress(0), to: GuestAddress(0), count: 4096, permissions: .read) }
   }
 

@@ -91,7 +91,7 @@ struct EveryUnitTests {
         do throws(DMAError) {
           try rig.domain.map(DMAAddress(base + first * g), to: GuestAddress(guest), count: count * g, permissions: permissions)
         } catch { wasTaken = true }
-        #expect(wasTaken == !isFree, "step \(step)")
+        try #require(wasTaken == !isFree, "step \(step)")
         if isFree {
           mappings.append(Mapping(first: first, count: count, guest: guest, permissions: permissions))
           maps += 1
@@ -114,8 +114,8 @@ struct EveryUnitTests {
         let found = mappings.first { address >= base + $0.first * g && address < base + ($0.first + $0.count) * g }
         let canRead = found.map { $0.permissions.contains(.read) || g > 4096 } ?? false
         let expected = canRead ? found.map { ($0.guest + (address - base - $0.first * g)) >> 12 } : nil
-        #expect(device.read(address) == expected, "step \(step), page \(page)")
-        #expect(device.canWrite(address) == (found?.permissions.contains(.write) ?? false), "step \(step), page \(page)")
+        try #require(device.read(address) == expected, "step \(step), page \(page)")
+        try #require(device.canWrite(address) == (found?.permissions.contains(.write) ?? false), "step \(step), page \(page)")
       }
     }
     #expect(maps > 400)
@@ -133,14 +133,14 @@ struct EveryUnitTests {
         let count = UInt64.random(in: 8...30000, using: &random)
         let guest = UnitRig.data + UInt64.random(in: 0..<7000, using: &random) << 12
         let range = try mapper.mapRange(GuestAddress(guest), count: count, random.chance(1, in: 2) ? .toDevice : .fromDevice)
-        if range.direction == .toDevice { #expect(device.read(range.address.rawValue) == guest >> 12) }
-        #expect(device.canWrite(range.address.rawValue) == (range.direction == .fromDevice))
+        if range.direction == .toDevice { try #require(device.read(range.address.rawValue) == guest >> 12) }
+        try #require(device.canWrite(range.address.rawValue) == (range.direction == .fromDevice))
         held.append(range)
       } else if !held.isEmpty {
         let one = held.remove(at: Int.random(in: held.indices, using: &random))
         try mapper.unmapRange(one)
         if !isDeferred || kind.isStrict {
-          #expect(device.read(one.address.rawValue) == nil && !device.canWrite(one.address.rawValue))
+          try #require(device.read(one.address.rawValue) == nil && !device.canWrite(one.address.rawValue))
         }
       }
     }

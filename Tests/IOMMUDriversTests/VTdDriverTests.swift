@@ -138,7 +138,8 @@ struct VTdDriverTests {
     #expect(throws: UnitError.domainInUse) { try bench.driver.remove(domain) }
     try bench.driver.detach(disk)
     try bench.driver.remove(domain)
-    try bench.driver.remove(domain)
+    #expect(throws: UnitError.noDomain) { try bench.driver.remove(domain) }
+    #expect(throws: UnitError.noDomain) { try bench.driver.attach(disk, to: domain) }
     #expect(bench.pages.freeBytes == free)
     #expect(throws: DMAError.self) { try domain.map(DMAAddress(0x5000), to: GuestAddress(VTdBench.data), count: 4096, permissions: .read) }
     let (next, after) = (try bench.driver.makeDomain(), try bench.driver.makeDomain())

@@ -24,6 +24,7 @@ public final class AMDViDomain: IOMMUDriver {
   /// Pages of memory that its tables take.
   public var tablePages: Int { mappings.tables.tableCount }
 
+  var hasEnded: Bool { mappings.hasEnded }
   /// Gives the memory back; false if that was done before.
   func end() -> Bool { mappings.end() }
 

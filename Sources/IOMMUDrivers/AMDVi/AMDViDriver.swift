@@ -97,7 +97,8 @@ public final class AMDViDriver {
 
   /// Ends a domain that nobody is attached to, and gives its memory back.
   public func remove(_ domain: AMDViDomain) throws(UnitError) {
-    guard domain.unit === self, !roster.isUsed(domain.number) else { throw .domainInUse }
+    guard domain.unit === self, !domain.hasEnded else { throw .noDomain }
+    guard !roster.isUsed(domain.number) else { throw .domainInUse }
     if domain.end() { roster.give(back: domain.number) }
   }
 
@@ -107,6 +108,7 @@ public final class AMDViDriver {
   ///
   /// - Parameter deviceIOTLB: whether the requester may keep translations itself, until it is told to forget them (ATS).
   public func attach(_ requester: RequesterID, to domain: AMDViDomain, deviceIOTLB: Bool = false) throws(UnitError) {
+    guard domain.unit === self, !domain.hasEnded else { throw .noDomain }
     try setEntry(
       requester, low: domain.root | 3 << 61 | UInt64(domain.levels) << 9 | 3, high: UInt64(domain.number) | (deviceIOTLB ? 1 << 32 : 0),
       domain: domain.number, deviceIOTLB: deviceIOTLB)

@@ -86,8 +86,7 @@ public final class VTdDriver {
   ///
   /// - Parameter addressWidth: bits of its device addresses: 39, or 48; nil for as many as the unit has.
   public func makeDomain(addressWidth: Int? = nil) throws(UnitError) -> VTdDomain {
-    let wanted = addressWidth.map { ($0 - 12) / 9 }
-    guard let levels = wanted ?? capabilities.levels.last, capabilities.levels.contains(levels) else { throw .missing(.addressWidth) }
+    guard let levels = capabilities.levels.last(where: { addressWidth == nil || addressWidth == 12 + 9 * $0 }) else { throw .missing(.addressWidth) }
     guard let number = roster.take() else { throw .outOfDomains }
     do throws(DMAError) {
       return try VTdDomain(self, number: number, levels: levels)
@@ -99,7 +98,8 @@ public final class VTdDriver {
 
   /// Ends a domain that nobody is attached to, and gives its memory back.
   public func remove(_ domain: VTdDomain) throws(UnitError) {
-    guard domain.unit === self, !roster.isUsed(domain.number) else { throw .domainInUse }
+    guard domain.unit === self, !domain.hasEnded else { throw .noDomain }
+    guard !roster.isUsed(domain.number) else { throw .domainInUse }
     if domain.end() { roster.give(back: domain.number) }
   }
 
@@ -109,6 +109,7 @@ public final class VTdDriver {
   ///
   /// - Parameter deviceIOTLB: whether the requester may keep translations itself, until it is told to forget them (ATS).
   public func attach(_ requester: RequesterID, to domain: VTdDomain, deviceIOTLB: Bool = false) throws(UnitError) {
+    guard domain.unit === self, !domain.hasEnded else { throw .noDomain }
     guard !deviceIOTLB || capabilities.hasDeviceIOTLB else { throw .missing(.deviceIOTLB) }
     let width = UInt64(domain.levels - 2)
     try setContext(
