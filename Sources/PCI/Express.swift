@@ -80,7 +80,10 @@ extension ConfigurationLayout {
     put(UInt64(id) | UInt64(version) << 16, at: at, width: 4)
     for (i, byte) in body.enumerated() { bytes[at + 4 + i] = byte }
     for (i, byte) in mask.prefix(body.count).enumerated() { writable[at + 4 + i] = byte }
-    if let lastExtended { bytes[lastExtended + 2] |= UInt8(at << 4 & 0xf0); bytes[lastExtended + 3] = UInt8(at >> 4) }
+    if let lastExtended {
+      bytes[lastExtended + 2] |= UInt8(at << 4 & 0xf0)
+      bytes[lastExtended + 3] = UInt8(at >> 4)
+    }
     lastExtended = at
     nextExtended = (at + 4 + body.count + 3) & ~3
     return at

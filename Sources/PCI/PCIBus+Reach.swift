@@ -91,7 +91,7 @@ extension PCIBus.Topology {
       let translates = iommu != nil && !one.bypassesIOMMU
       plugged[i].isOpen = isBusMaster(one)
       // A function whose bridge speaks for it follows the bridge's endpoint: for itself there is only the gate.
-      let follows = conventional(one)
+      let follows = one.bypassesIOMMU ? nil : conventional(one.bridge)
       let number = follows.map { sharedNumber(of: $0) } ?? claim(requester(of: one))
       let isOwn = translates && follows == nil
       plugged[i].adopter = isOwn && number != nil ? iommu : nil

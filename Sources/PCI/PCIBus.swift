@@ -77,10 +77,11 @@ public final class PCIBus: Sendable {
     _ make: (BusMaster) throws(E) -> Function
   ) throws(E) -> Function {
     precondition(isFree(slot, behind: bridge), "the slot is taken, or its bridge is not there")
-    let (id, parent, path, isBehind) = topology.withLock { topology in
+    let (id, parent, path, isBehind, leader) = topology.withLock { topology in
       topology.nextID += 1
       let parent = topology.id(of: bridge)
-      return (topology.nextID, parent, topology.path(slot, parent), topology.iommu != nil && !bypassesIOMMU)
+      let leader = bypassesIOMMU ? nil : topology.conventional(parent)?.shared?.endpoint
+      return (topology.nextID, parent, topology.path(slot, parent), topology.iommu != nil && !bypassesIOMMU, leader)
     }
     let requester = RequesterID(bus: 0, device: slot.device, function: slot.function)
     let wires = wires
@@ -89,15 +90,15 @@ public final class PCIBus: Sendable {
       messages: messages, wire: { wires.set($0, asserted: $1, path: path, by: id) })
     let function = try make(master)
     let sharesNumber = (function as? PCIBridge)?.sharesNumber ?? false
-    let leader: EndpointSpace? = topology.withLock { topology in
+    // Before software can find the function and open its gate.
+    leader?.lead(master.endpoint)
+    topology.withLock { topology in
       var new = Plugged(id: id, function: function, slot: slot, bridge: parent, master: master, bypassesIOMMU: bypassesIOMMU)
       if sharesNumber { new.shared = Shared(endpoint: EndpointSpace(memory, requester: requester)) }
       let index = topology.plugged.firstIndex { $0.slot > slot } ?? topology.plugged.endIndex
       topology.plugged.insert(new, at: index)
       topology.markMultifunction(slot.device, parent)
-      return topology.conventional(new)?.shared?.endpoint
     }
-    leader?.lead(master.endpoint)
     refresh()
     return function
   }
@@ -114,7 +115,7 @@ public final class PCIBus: Sendable {
           ids.formUnion(more.map(\.id))
         }
         let gone = topology.plugged.filter { ids.contains($0.id) }
-        let leaders = gone.map { topology.conventional($0)?.shared?.endpoint }
+        let leaders = gone.map { topology.conventional($0.bridge)?.shared?.endpoint }
         topology.plugged.removeAll { ids.contains($0.id) }
         topology.markMultifunction(first.slot.device, first.bridge)
         return (gone, leaders)
@@ -152,7 +153,9 @@ public final class PCIBus: Sendable {
   public var endpoints: [(requester: RequesterID, functions: [any PCIFunction])] {
     topology.withLock { topology in
       var found: [RequesterID: [any PCIFunction]] = [:]
-      for one in topology.plugged where !one.bypassesIOMMU { if let number = topology.number(of: one) { found[number, default: []].append(one.function) } }
+      for one in topology.plugged where !one.bypassesIOMMU {
+        if let number = topology.number(of: one) { found[number, default: []].append(one.function) }
+      }
       return found.sorted { $0.key < $1.key }.map { ($0.key, $0.value) }
     }
   }
@@ -201,11 +204,11 @@ extension PCIBus.Topology {
     bus(behind: one.bridge).map { RequesterID(bus: $0, device: one.slot.device, function: one.slot.function) }
   }
 
-  /// The bridge under whose number a function's transactions arrive: of several, the one closest to memory. nil: under its own.
-  func conventional(_ one: PCIBus.Plugged) -> PCIBus.Plugged? {
-    guard !one.bypassesIOMMU else { return nil }
+  /// The bridge under whose number the transactions from behind a bridge arrive: of several, the one closest to memory. nil: each
+  /// arrives under its own.
+  func conventional(_ parent: Int?) -> PCIBus.Plugged? {
     var found: PCIBus.Plugged?
-    var up = one.bridge
+    var up = parent
     while let id = up, let bridge = with(id: id) {
       if bridge.shared != nil { found = bridge }
       up = bridge.bridge
@@ -217,7 +220,7 @@ extension PCIBus.Topology {
   func sharedNumber(of bridge: PCIBus.Plugged) -> RequesterID? { bus(behind: bridge.id).map { RequesterID(bus: $0, device: 0) } }
 
   /// The number under which a function's transactions arrive, its own or its bridge's.
-  func number(of one: PCIBus.Plugged) -> RequesterID? { conventional(one).map { sharedNumber(of: $0) } ?? requester(of: one) }
+  func number(of one: PCIBus.Plugged) -> RequesterID? { conventional(one.bridge).map { sharedNumber(of: $0) } ?? requester(of: one) }
 
   /// Whether a function's own bus master enable bit, and that of every bridge above it, let it reach memory.
   func isBusMaster(_ one: PCIBus.Plugged) -> Bool {

@@ -87,7 +87,7 @@ import VirtioTestKit
     let transport = try PCIDriverTransport(access)
     let features: Features = isTranslated ? .platform : .plain
     #expect(rig.negotiate(transport, features))
-    #expect(transport.enableMSIX([InterruptMessage(address: FunctionRig.messageAddress, data: 0x20), InterruptMessage(address: FunctionRig.messageAddress, data: 0x21)]))
+    #expect(transport.enableMSIX([0x20, 0x21].map { InterruptMessage(address: FunctionRig.messageAddress, data: $0) }))
     let place = rig.place(16, packed: false, scattered: isTranslated)
     let ring = place.ring(features, .literal)
     rig.start(transport, place)

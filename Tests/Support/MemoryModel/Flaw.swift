@@ -44,7 +44,9 @@ final class FlawedUnit: IOMMU, AddressTranslation {
   func release(_ endpoint: EndpointSpace) { inner.release(endpoint) }
 
   func lookUp(_ address: DMAAddress, for access: DMAAccess, by requester: RequesterID) throws(DMAFault) -> GuestRun {
-    if flaw == .ignoresInvalidation, let run = known.withLock({ $0[requester]?[address.rawValue >> 12] }), run.permissions.allows(access) { return run }
+    if flaw == .ignoresInvalidation, let run = known.withLock({ $0[requester]?[address.rawValue >> 12] }), run.permissions.allows(access) {
+      return run
+    }
     do throws(DMAFault) {
       var run = try inner.lookUp(address, for: access, by: requester)
       if flaw == .goesPastThePage, run.last.rawValue != .max { run.last.rawValue += 1 }

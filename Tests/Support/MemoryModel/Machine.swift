@@ -94,7 +94,8 @@ final class Machine {
     let windows = try windows.map { program(requester, $0) } ?? placeAll(findingBARsOf: requester)
     let unit = shape.translates ? unit : nil
     let one = try ModelFunction(
-      index, shape, device, function, master, ModelAccess(bus, requester, windows), control: unit?.control(index), table: unit?.table(index), in: world)
+      index, shape, device, function, master, ModelAccess(bus, requester, windows), control: unit?.control(index),
+      table: unit?.table(index), in: world)
     if let unit {
       unit.attach(index, master.requester)
       mapControl(one, unit, present: true, &random)

@@ -60,7 +60,9 @@ final class MachineRun {
     let indirect = function.shape.hasIndirect && random.chance(1, in: 2)
     let pieces = machine.decidableChain(for: function, most: indirect ? 8 : min(6, function.ring.free), &random)
     guard machine.ways(pieces, function.view) <= 64 else { return }
-    note("function \(function.index), \(function.shape.translates ? "translated" : "physical"), \(function.shape.isPacked ? "packed" : "split")\(indirect ? ", indirect" : ""): \(pieces.map { "\($0.access) \(String($0.address.rawValue, radix: 16))+\($0.length)" })")
+    let shape = "\(function.shape.translates ? "translated" : "physical"), \(function.shape.isPacked ? "packed" : "split")\(indirect ? ", indirect" : "")"
+    let text = pieces.map { "\($0.access) \(String($0.address.rawValue, radix: 16))+\($0.length)" }
+    note("function \(function.index), \(shape): \(text.joined(separator: ", "))")
     let outcomes = world.model.outcomes(of: pieces, function.view, key: function.shape.key)
     let chain = pieces.map { LiteralDescriptor($0.address, $0.length, writable: $0.access == .write) }
     function.ring.wantCalls()
@@ -84,7 +86,8 @@ final class MachineRun {
   private func judge(_ function: ModelFunction, _ outcomes: [NaiveModel.Outcome], written: UInt32) throws {
     let seen = function.device.takeSeen()
     guard seen.count == 1 else { throw ModelFailure("the device saw \(seen.count) chains instead of one") }
-    var complaint = "the fault was \(seen[0].map { "\($0)" } ?? "none"), where it may have been \(outcomes.map { $0.fault.map { "\($0)" } ?? "none" })"
+    let allowed = outcomes.map { $0.fault.map { "\($0)" } ?? "none" }
+    var complaint = "the fault was \(seen[0].map { "\($0)" } ?? "none"), where it may have been \(allowed.joined(separator: " or "))"
     for outcome in outcomes where outcome.fault == seen[0] {
       guard outcome.written == Int(written) else {
         complaint = "\(written) bytes were written, and not \(outcome.written)"
@@ -106,8 +109,12 @@ final class MachineRun {
   /// A fault was counted and reported once, on the right path; nobody else met one, and nobody else used anything.
   private func check(_ function: ModelFunction, _ fault: DMAFault?) throws {
     for other in machine.functions {
-      if let wrong = other.complaintOfCounts(expecting: other === function && fault != nil) { throw ModelFailure("function \(other.index): \(wrong)") }
-      if other !== function, case let used = other.ring.takeUsed(), !used.isEmpty { throw ModelFailure("function \(other.index) used \(used) unasked") }
+      if let wrong = other.complaintOfCounts(expecting: other === function && fault != nil) {
+        throw ModelFailure("function \(other.index): \(wrong)")
+      }
+      if other !== function, case let used = other.ring.takeUsed(), !used.isEmpty {
+        throw ModelFailure("function \(other.index) used \(used) unasked")
+      }
     }
     let expected = function.shape.translates && fault?.reason != .busMasterDisabled ? fault : nil
     if let wrong = machine.unit?.complaint(expecting: expected, from: function.master.requester) { throw ModelFailure(wrong) }
@@ -149,7 +156,8 @@ final class MachineRun {
     if isLarge { machine.setLarge(unit, table, page, entry) } else { machine.set(unit, table, page, entry) }
     let invalidates = random.chance(3, in: 5)
     if invalidates { machine.invalidate(unit, table, pages, &random) }
-    note("page \(String(page, radix: 16)) of table \(table) is \(entry.map { "\(String($0.page, radix: 16)) \($0.permissions.rawValue)" } ?? "nothing")\(invalidates ? ", invalidated" : "")")
+    let target = entry.map { "\(String($0.page, radix: 16)) with permissions \($0.permissions.rawValue)" } ?? "nothing"
+    note("page \(String(page, radix: 16)) of table \(table) is \(target)\(invalidates ? ", invalidated" : "")")
   }
 
   private func invalidateSome(_ function: ModelFunction) {
@@ -191,7 +199,9 @@ final class MachineRun {
     try check(function, fault)
   }
 
-  private var aChain: [LiteralDescriptor] { [LiteralDescriptor(DMAAddress(world.base), 8), LiteralDescriptor(DMAAddress(world.base), 8, writable: true)] }
+  private var aChain: [LiteralDescriptor] {
+    [LiteralDescriptor(DMAAddress(world.base), 8), LiteralDescriptor(DMAAddress(world.base), 8, writable: true)]
+  }
 
   private func closeGate(_ function: ModelFunction) throws {
     note("function \(function.index) is no bus master")
