@@ -8,13 +8,13 @@ private let floors: [[String]] = [
   ["HostIO", "PCI", "Virtio", "IOMMUs"],
   ["VirtioServing", "VirtioDevices", "VirtioDrivers"],
   ["VhostUser", "VirtioPCI", "IOMMUDrivers", "VirtioMMIO", "NVMe"],
-  ["VhostUserCheck"],
+  ["Machine", "VhostUserCheck"],
   ["sluice"],
 ]
 
 /// Modules of other packages, and who may use them.
 private let outside: [String: Set<String>] = [
-  "Logging": ["VirtioServing", "VhostUser", "VirtioPCI", "VirtioMMIO", "sluice"],
+  "Logging": ["VirtioServing", "VhostUser", "VirtioPCI", "VirtioMMIO", "Machine", "sluice"],
   "ArgumentParser": ["sluice"],
 ]
 

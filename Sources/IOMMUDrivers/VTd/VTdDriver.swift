@@ -4,7 +4,7 @@ public import VirtioDrivers
 /// The driver of an Intel VT-d unit in legacy mode: its tables in the driver's memory, domains to map in, and who is in which.
 ///
 /// One thread uses it, its domains included; not a thread of a device's queue, which the unit may wait for. No call waits
-/// for the unit longer than its ``BoundedWait``.
+/// for the unit longer than its `BoundedWait`.
 public final class VTdDriver {
   /// Where the addresses of a requester lead.
   public enum Target {

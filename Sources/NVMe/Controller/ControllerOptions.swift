@@ -6,7 +6,7 @@ public import VirtioDevices
 /// There is no option for the way its addresses take, and none may come: the bus's IOMMU alone governs a device that is not
 /// virtio (R080).
 public struct NVMeOptions: Sendable {
-  /// The disk of namespace 1: the same back-end as a virtio disk's. What concerns virtqueues (``BlockOptions/queueCount`` and so on)
+  /// The disk of namespace 1: the same back-end as a virtio disk's. What concerns virtqueues (`BlockOptions.queueCount` and so on)
   /// and the engine has no meaning here.
   public var disk: BlockOptions
   /// Pairs of I/O queues a driver may have: 1...64.

@@ -20,7 +20,7 @@ public final class NVMeDriver {
   public private(set) var maxTransfer = 2 << 20
   /// Whether nothing can be written.
   public private(set) var isReadOnly = false
-  /// Whether the controller serves ``deallocate(_:)``, and ``writeZeroes(_:)``.
+  /// Whether the controller serves ``deallocate(_:using:)``, and ``writeZeroes(_:)``.
   public private(set) var canDeallocate = false
   public private(set) var canWriteZeroes = false
   /// SN and MN, without padding.

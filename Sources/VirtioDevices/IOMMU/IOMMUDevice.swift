@@ -5,7 +5,7 @@ public import Virtio
 
 /// virtio-iommu: decides what each endpoint behind it reaches, as its driver says (§5.13).
 ///
-/// It edits ``Domain`` objects and turns the switches of the ``EndpointSpace``s that it was given, and knows no device. Requests
+/// It edits `Domain` objects and turns the switches of the `EndpointSpace`s that it was given, and knows no device. Requests
 /// are served on the request queue's thread, which is a control thread for the endpoints: a request that takes something away
 /// waits there until no endpoint uses it, before its status is written (R159). Queue threads of endpoints wait for nobody, so
 /// that ends. Everything that waits does so under one lock, which no queue thread of an endpoint ever takes; reading the
