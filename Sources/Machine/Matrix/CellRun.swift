@@ -10,16 +10,22 @@ struct CellRun {
     init(_ why: String) { self.why = why }
   }
   private let decision: Decision
+  private let platform: Platform
   private var story: [String] = []
 
-  /// - Parameter cells: of one decision, with one ring and one kind of descriptors.
-  static func run(_ cells: [Cell]) -> [CellResult] {
+  /// - Parameters:
+  ///   - cells: of one decision, with one ring and one kind of descriptors.
+  ///   - platform: what machines are made from; nil: the decision's.
+  static func run(_ cells: [Cell], on platform: Platform? = nil) -> [CellResult] {
     guard let first = cells.first else { return [] }
-    var run = CellRun(decision: first.decision)
+    var run = CellRun(decision: first.decision, platform: platform ?? first.decision.platform)
     return run.results(cells)
   }
 
-  private init(decision: Decision) { self.decision = decision }
+  private init(decision: Decision, platform: Platform) {
+    self.decision = decision
+    self.platform = platform
+  }
 
   private mutating func results(_ cells: [Cell]) -> [CellResult] {
     guard let refusal = decision.refusal else { return dataResults(cells) }
@@ -55,7 +61,7 @@ struct CellRun {
   // MARK: Refusals
 
   private mutating func checkCreation() throws {
-    let machine = try RunningMachine(decision.platform)
+    let machine = try RunningMachine(platform)
     do {
       _ = try machine.plug(description)
     } catch MachineError.configuration(let error) {
@@ -66,7 +72,7 @@ struct CellRun {
   }
 
   private mutating func checkDriver() throws {
-    let machine = try RunningMachine(decision.platform)
+    let machine = try RunningMachine(platform)
     let device = try machine.plug(description)
     story += device.reasons
     try machine.boot()
@@ -81,7 +87,7 @@ struct CellRun {
   }
 
   private mutating func checkDevice() throws {
-    let machine = try RunningMachine(decision.platform)
+    let machine = try RunningMachine(platform)
     let device = try machine.plug(description)
     story += device.reasons
     try machine.boot()
@@ -127,7 +133,7 @@ struct CellRun {
     guard let axes = running.first?.data else { return results }
     var made: [CellResult] = []
     do {
-      let machine = try RunningMachine(decision.platform)
+      let machine = try RunningMachine(platform)
       var description = description
       description.ring = axes.ring ?? .split
       description.descriptors = axes.descriptors
