@@ -4,6 +4,6 @@ import ArgumentParser
 struct Bench: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "sluice-bench",
-    abstract: "Measures Sluice: its queues alone, and its disk against qemu-storage-daemon's.",
-    subcommands: [RingBench.self, DomainBench.self, BlockBench.self, LibblkioBench.self])
+    abstract: "Measures Sluice: its queues and IOMMUs alone, a machine in one process, and its disk against qemu-storage-daemon's.",
+    subcommands: [RingBench.self, DomainBench.self, MachineBench.self, BlockBench.self, LibblkioBench.self])
 }
