@@ -29,12 +29,15 @@ struct MachineBench: ParsableCommand {
     let platform: Platform
     let mapping: RequestLoad.Mapping
     let load: RequestLoad
+    /// What it is compared with; its own, so that both are run as often and find the caches alike.
+    let base: RequestLoad
     var times: [Double] = [], cpus: [Double] = [], timeRatios: [Double] = [], cpuRatios: [Double] = []
 
     init(_ platform: Platform, _ mapping: RequestLoad.Mapping, _ depth: Int) throws {
       self.platform = platform
       self.mapping = mapping
       load = try RequestLoad(platform, mapping, depth: depth)
+      base = try RequestLoad(.pc, .physical, depth: depth)
     }
   }
 
@@ -59,12 +62,11 @@ struct MachineBench: ParsableCommand {
         for variant in variants { try variant.load.run(batches: batches) }
         continue
       }
-      let base = try RequestLoad(.pc, .physical, depth: depth)
       for round in 0...rounds {
         for variant in variants {
           // Each of the two goes first in every other round.
-          let first = try turn(round % 2 == 0 ? base : variant.load, batches)
-          let second = try turn(round % 2 == 0 ? variant.load : base, batches)
+          let first = try turn(round % 2 == 0 ? variant.base : variant.load, batches)
+          let second = try turn(round % 2 == 0 ? variant.load : variant.base, batches)
           guard round > 0 else { continue }
           let (mine, other) = round % 2 == 0 ? (second, first) : (first, second)
           let count = Double(batches * depth)
@@ -96,7 +98,7 @@ struct MachineBench: ParsableCommand {
 
   /// Nanoseconds of a turn, by the clock and of this process's processors.
   private func turn(_ load: RequestLoad, _ batches: Int) throws -> (time: Double, cpu: Double) {
-    // All the disk once before: what ran in between has left the caches to itself, and less so to whoever's turn is more often.
+    // All the disk once before: what ran in between has left the caches to itself.
     try load.run(batches: max(1, batches / 4))
     let (start, used) = (now(), clock())
     try load.run(batches: batches)
