@@ -58,7 +58,7 @@ var targets: [Target] = [
     path: "Sources/sluice", swiftSettings: checks),
   .executableTarget(
     name: "sluice-bench",
-    dependencies: ["DMA", "HostIO", "Virtio", "VirtioServing", "VirtioDevices", "VirtioDrivers", "VhostUser", "FrontendKit", "VirtioTestKit", "MemoryModel", arguments],
+    dependencies: ["DMA", "HostIO", "Virtio", "VirtioServing", "VirtioDevices", "VirtioDrivers", "VhostUser", "FrontendKit", "VirtioTestKit", "MemoryModel", "Machine", arguments],
     path: "Benchmarks", swiftSettings: checks),
   // tests
   .target(

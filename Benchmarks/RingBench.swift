@@ -97,45 +97,18 @@ struct RingBench: ParsableCommand {
 
   /// Instructions per request: the difference of two runs under callgrind, so that what happens once does not count.
   private func countInstructions(_ shape: RingShape, _ path: RingPath) throws -> Double? {
-    let valgrind = "/usr/bin/valgrind"
-    guard FileManager.default.isExecutableFile(atPath: valgrind) else {
-      throw ValidationError("--instructions needs \(valgrind): apt-get install valgrind")
-    }
-    let me = try withoutDebugInformation()
-    defer { try? FileManager.default.removeItem(atPath: me) }
+    let callgrind = try Callgrind()
     func total(_ requests: Int) throws -> Double? {
-      let process = Process()
-      let output = Pipe()
-      process.executableURL = URL(fileURLWithPath: valgrind)
-      process.arguments = [
-        "--tool=callgrind", "--callgrind-out-file=/dev/null", me, "ring", "--rounds", "1", "--requests", "\(requests)",
-        "--descriptors", "\(shape.descriptors)", "--formats", shape.format, "--paths", path.rawValue,
-        shape.indirect ? "--indirect-only" : "--direct-only",
-      ]
-      process.standardOutput = FileHandle.nullDevice
-      process.standardError = output
-      try process.run()
-      let text = String(decoding: output.fileHandleForReading.readDataToEndOfFile(), as: UTF8.self)
-      process.waitUntilExit()
-      // "==123== Collected : 4711"
-      guard let line = text.split(separator: "\n").first(where: { $0.contains("Collected :") }) else { return nil }
-      return line.split(separator: " ").last.flatMap { Double($0) }
+      try callgrind.count([
+        "ring", "--rounds", "1", "--requests", "\(requests)", "--descriptors", "\(shape.descriptors)", "--formats", shape.format,
+        "--paths", path.rawValue, shape.indirect ? "--indirect-only" : "--direct-only",
+      ])
     }
     let (few, many) = (8192, 16384)
     guard let less = try total(few), let more = try total(many) else { return nil }
     // A round to warm up and one more; long chains do fewer requests.
     let difference = 2 * (batches(many, shape) - batches(few, shape)) * RingFixture.batch
     return (more - less) / Double(difference)
-  }
-
-  /// A copy of this program that valgrind can read: it gives up on some compilers' debug information.
-  private func withoutDebugInformation() throws -> String {
-    let me = try FileManager.default.destinationOfSymbolicLink(atPath: "/proc/self/exe")
-    let copy = FileManager.default.temporaryDirectory.appending(path: "sluice-bench-\(UUID().uuidString)").path
-    let strip = try Process.run(URL(filePath: "/usr/bin/strip"), arguments: ["--strip-debug", "-o", copy, me])
-    strip.waitUntilExit()
-    guard strip.terminationStatus == 0 else { throw ValidationError("strip \(me): exit status \(strip.terminationStatus)") }
-    return copy
   }
 
   /// Long chains do fewer requests, so that a round takes about as long.

@@ -61,6 +61,8 @@ public final class Domain: AddressTranslation {
 
   /// Mappings in force.
   public var mappings: Int { state.withLock { $0.mappings.count } }
+  /// Every mapping in force, ascending: what a saved state has to hold of a domain (R139).
+  public var runs: [GuestRun] { state.withLock { $0.mappings.all }.map(GuestRun.init) }
   /// Bytes of device addresses that are mapped.
   public var byteCount: UInt64 { state.withLock { $0.mappings.byteCount } }
   /// Whether some byte of `first` through `last` is mapped.

@@ -17,7 +17,7 @@
   @usableFromInline var lastEnd: UInt64 = 0
   @usableFromInline var lastDelta: UInt64 = 0
   @usableFromInline var lastPermissions = DMAPermissions()
-  /// 128 pairs: the number of a 2 MiB block plus 1, and the table's node for it. A node lives until a drain.
+  /// 256 pairs, at ``leafIndex(_:)``: the number of a 2 MiB block plus 1, and the table's node for it. A node lives until a drain.
   @usableFromInline let leaves: UnsafeMutablePointer<UInt64>
   /// The last run that was neither larger than the largest nor next to it.
   private var other = HostRun(start: 1, last: 0, host: 0, permissions: [])
@@ -43,11 +43,11 @@
     unsafe self.root = table?.root
     self.lease = space.fence.lease()
     self.waiter = waiter
-    // Safe: 512 and 256 words, initialised here, freed in deinit.
+    // Safe: 512 words each, initialised here, freed in deinit.
     unsafe slots = .allocate(capacity: 512)
     unsafe slots.initialize(repeating: 0, count: 512)
-    unsafe leaves = .allocate(capacity: 256)
-    unsafe leaves.initialize(repeating: 0, count: 256)
+    unsafe leaves = .allocate(capacity: 512)
+    unsafe leaves.initialize(repeating: 0, count: 512)
   }
 
   deinit {
@@ -107,11 +107,18 @@
 
   /// What the table's node for a page says of it, if the node is among those remembered; else 0.
   @inlinable @inline(__always) func pageWord(_ a: UInt64) -> UInt64 {
-    // Safe: the index is below 256; a node is 4096 bytes, the index in it below 512, and it lives until a drain.
-    let leaf = unsafe leaves + Int(truncatingIfNeeded: (a &>> 21) & 127) &* 2
-    guard unsafe leaf[0] == (a &>> 21) &+ 1 else { return 0 }
+    let block = (a &>> 21) &+ 1
+    // Safe: the index is below 512; a node is 4096 bytes, the index in it below 512, and it lives until a drain.
+    let leaf = unsafe leaves + Self.leafIndex(block)
+    guard unsafe leaf[0] == block else { return 0 }
     let node = unsafe UnsafeMutableRawPointer(bitPattern: UInt(leaf[1])).unsafelyUnwrapped
     return unsafe loadAcquire64(node + Int(truncatingIfNeeded: (a &>> 12) & 511) &* 8)
+  }
+
+  /// Where in `leaves` a block belongs, which is named by its number plus 1. Blocks at any regular distance spread over all
+  /// pairs, as their number's lowest bits would not: the top bits of a multiple of the golden ratio's fraction do (Knuth 6.4).
+  @inlinable @inline(__always) static func leafIndex(_ block: UInt64) -> Int {
+    Int(truncatingIfNeeded: (block &* 0x9E37_79B9_7F4A_7C15) &>> 56) &* 2
   }
 
   /// A mapping (bit 1) that allows the access (bits 2 and 3).
@@ -166,8 +173,8 @@
         if run.permissions.allows(access) {
           hits &+= 1
           if entry.shift == 12 {
-            // Safe: the index is below 256.
-            let leaf = unsafe leaves + Int(truncatingIfNeeded: (a >> 21) & 127) * 2
+            // Safe: the index is below 512.
+            let leaf = unsafe leaves + Self.leafIndex((a >> 21) + 1)
             unsafe leaf[0] = (a >> 21) + 1
             unsafe leaf[1] = entry.node
           } else {
@@ -321,8 +328,8 @@
     lastEnd = 0
     other = HostRun(start: 1, last: 0, host: 0, permissions: [])
     probes = 1024
-    unsafe slots.update(repeating: 0, count: 512)
-    unsafe leaves.update(repeating: 0, count: 256)
+    // Whichever of the two is in use.
+    if unsafe root == nil { unsafe slots.update(repeating: 0, count: 512) } else { unsafe leaves.update(repeating: 0, count: 512) }
     dirtyLog = space.dirtyLog
   }
 }

@@ -104,6 +104,9 @@ struct MappingList {
     return before - count
   }
 
+  /// Every mapping, ascending.
+  var all: [Mapping] { Array(chunks.joined()) }
+
   /// Takes out everything.
   mutating func removeAll() { self = MappingList() }
 

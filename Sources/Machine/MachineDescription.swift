@@ -66,7 +66,7 @@ public struct DeviceReport: Sendable {
   init(_ device: PluggedDevice, _ driver: GuestDriver, _ work: WorkloadReport, stopping error: String?) {
     description = device.description
     reasons = device.reasons
-    isPlatformNegotiated = driver.features.map { $0.contains(.accessPlatform) }
+    isPlatformNegotiated = driver.features.map { AddressPath(negotiated: $0) == .platform }
     let counts = device.counts
     (platform, physical) = (counts.platform, counts.physical)
     path = counts.platform.isUsed ? .platform : counts.physical.isUsed ? .physical : nil

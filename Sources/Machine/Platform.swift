@@ -53,8 +53,6 @@ public struct Platform: Hashable, Sendable {
   public var buses: [Bus] = [.pci, .mmio]
   /// Whether a controller that is not virtio can be plugged in.
   public var hasNVMe = true
-  /// Why hosts older than the feature bit are none of this platform; nil: there are such hosts.
-  public var excludesOldHosts: String?
   /// The processors, and with them the rings of legacy devices, are big-endian. The legacy interface here is little-endian and left
   /// out of such machines.
   public var isBigEndian = false

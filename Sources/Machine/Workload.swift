@@ -3,6 +3,7 @@ import VirtioDrivers
 
 /// What the guest of a machine does with its disks.
 public struct Workload: Hashable, Sendable {
+  /// What each request is.
   public enum Kind: String, Hashable, Sendable, CaseIterable {
     case read, write
     /// Writes a pattern, reads it back, and compares each byte.

@@ -22,7 +22,7 @@ private let outside: [String: Set<String>] = [
 private let toolchain: Set<String> = ["Swift", "Synchronization", "Testing", "Dispatch"]
 
 /// Modules of the toolchain for the top floor, tests, benchmarks and snippets only.
-private let upstairs: Set<String> = ["Foundation", "Glibc", "RegexBuilder"]
+private let upstairs: Set<String> = ["Foundation", "FoundationEssentials", "Glibc", "RegexBuilder"]
 
 /// Who may import the system: the target that wraps it, and devices for the names of error numbers.
 private let system = ["HostIO": "Glibc", "VirtioDevices": "Glibc"]

@@ -78,7 +78,7 @@ import Virtio
   }
 
   @Test("A word that is no command is answered with those that are, status 2", arguments: [
-    (["serv", "blk"], "`sluice serve`, `sluice explain` and `sluice check`"), (["serve", "net"], "`sluice serve blk` and"),
+    (["serv", "blk"], "`sluice serve`, `sluice explain`, `sluice check`, `sluice matrix` and `sluice machine`"), (["serve", "net"], "`sluice serve blk` and"),
   ])
   func noCommand(_ words: [String], _ there: String) throws {
     expectSentence(try Command.Running(words).end(within: 30), status: 2, saying: there)

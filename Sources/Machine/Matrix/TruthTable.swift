@@ -19,7 +19,6 @@ extension Decision {
       guard platform.buses.contains(interface.bus) else { return "virtio devices of this platform are not on \(interface.bus.rawValue)" }
       if host == .old {
         guard property == .off else { return "a host from before the bit has no property iommu_platform" }
-        if let why = platform.excludesOldHosts { return why }
       }
       if interface.isLegacy, platform.isBigEndian { return "legacy rings are big-endian there, and the legacy interface here is little-endian" }
       guard interface.isLegacy == (acknowledgement == .legacy) else {

@@ -37,7 +37,8 @@ extension IOMMUDevice {
   /// Ends an attachment; a domain without endpoints ends with it.
   func detach(_ requester: RequesterID, _ state: inout State) {
     guard let endpoint = state.endpoints[requester], let number = endpoint.domain, let entry = state.domains[number] else { return }
-    state.endpoints[requester]?.domain = nil
+    // One that a saved state spoke of, and that never came, is forgotten with its domain.
+    state.endpoints[requester] = endpoint.spaces.isEmpty ? nil : Endpoint(spaces: endpoint.spaces)
     for space in endpoint.spaces { turn(space, from: entry, to: nil, state) }
     leave(number, requester, &state)
   }

@@ -39,8 +39,25 @@ extension IOMMUDevice {
     return RequesterID(rawValue: number)
   }
 
-  private func reserved(_ requester: RequesterID) -> [IOMMUReservedMemory] {
+  func reserved(_ requester: RequesterID) -> [IOMMUReservedMemory] {
     options.reservedMemoryOf[requester] ?? options.reservedMemory
+  }
+
+  /// A domain with nothing in it.
+  func makeDomain() -> Domain {
+    let faults = faults
+    return Domain(memory, maxMappings: options.maxMappingsPerDomain) { fault, requester in
+      let reason: IOMMUFault.Reason = fault.reason == .unmapped || fault.reason == .permission ? .mapping : .unknown
+      faults.report(IOMMUFault(fault, by: requester, reason: reason))
+    }
+  }
+
+  /// Whether a mapping's addresses are ones that can be mapped, to where they are to lead (§5.13.6.5.2).
+  func isMappable(_ first: UInt64, _ last: UInt64, _ physical: UInt64) -> Bool {
+    let granule = options.pageSizeMask & (~options.pageSizeMask &+ 1)
+    // All 2^64 bytes are one more than can be said in one mapping, and no physical address leads to the last of them.
+    return last > first && last - first != .max && (first | physical | (last &+ 1)) & (granule - 1) == 0
+      && options.inputRange.contains(first) && options.inputRange.contains(last) && !physical.addingReportingOverflow(last - first).overflow
   }
 
   private func attach(_ number: UInt32, _ endpoint: UInt32, _ flags: IOMMUAttachFlags, _ state: inout State) -> IOMMUStatus {
@@ -64,12 +81,7 @@ extension IOMMUDevice {
       // A domain that ends with this makes room for the new one.
       let ends = old.flatMap { state.domains[$0] }?.endpoints.count == 1
       guard state.domains.count - (ends ? 1 : 0) < options.maxDomains else { return .noMemory }
-      let faults = faults
-      let domain = Domain(memory, maxMappings: options.maxMappingsPerDomain) { fault, requester in
-        let reason: IOMMUFault.Reason = fault.reason == .unmapped || fault.reason == .permission ? .mapping : .unknown
-        faults.report(IOMMUFault(fault, by: requester, reason: reason))
-      }
-      entry = DomainEntry(domain: flags.contains(.bypass) ? nil : domain)
+      entry = DomainEntry(domain: flags.contains(.bypass) ? nil : makeDomain())
       state.domains[number] = entry
     }
     state.domains[number]?.endpoints.insert(requester)
@@ -95,10 +107,7 @@ extension IOMMUDevice {
     guard known.isSuperset(of: flags) else { return .invalid }
     guard let entry = state.domains[number] else { return .noEntry }
     guard let domain = entry.domain else { return .invalid }
-    let granule = options.pageSizeMask & (~options.pageSizeMask &+ 1)
-    guard last > first, (first | physical | (last &+ 1)) & (granule - 1) == 0, options.inputRange.contains(first), options.inputRange.contains(last),
-      !physical.addingReportingOverflow(last - first).overflow
-    else { return .range }
+    guard isMappable(first, last, physical) else { return .range }
     for requester in entry.endpoints {
       for memory in reserved(requester) where memory.range.overlaps(first...last) { return .invalid }
     }
@@ -106,8 +115,6 @@ extension IOMMUDevice {
     var permissions: DMAPermissions = []
     if flags.contains(.read) { permissions.insert(.read) }
     if flags.contains(.write) { permissions.insert(.write) }
-    // All 2^64 bytes are one more than can be said in one mapping, and no physical address leads to the last of them.
-    guard last - first != .max else { return .range }
     do throws(DomainError) {
       try domain.map(DMAAddress(first), byteCount: last - first + 1, to: GuestAddress(physical), permissions: permissions)
     } catch {

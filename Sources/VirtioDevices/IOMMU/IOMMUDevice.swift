@@ -39,7 +39,7 @@ public final class IOMMUDevice: VirtioDevice, IOMMU {
   let nowhere: Domain
   let state = Mutex(State())
   /// The field `bypass`.
-  private let bypass: Atomic<Bool>
+  let bypass: Atomic<Bool>
   private let configuration: IOMMUConfiguration
 
   /// - Parameter memory: what guest-physical addresses mean.

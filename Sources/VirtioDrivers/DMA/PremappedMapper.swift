@@ -11,13 +11,22 @@ public final class PremappedMapper: DMAMapper {
     var direction: DMADirection
     /// One mapping each, of so many bytes; the last may be shorter.
     var chunk: UInt64
-    var addresses: [DMAAddress]
-    /// Indices of buffers that nobody has.
-    var free: [Int]
+    var ranges: [MappedRange]
+
+    /// Which mapping an offset into the pool is in, and where. Most pools are one: a division costs as much as the rest of mapping.
+    @inline(__always) func place(_ offset: UInt64) -> (chunk: Int, at: UInt64) {
+      offset < chunk ? (0, offset) : (Int(offset / chunk), offset % chunk)
+    }
   }
   private let inner: any DMAMapper
   private let pages: GuestPages
-  private var pools: [Pool] = []
+  /// Never change: requests look at them several times each, and a variable's every look would be checked for exclusivity.
+  private let pools: [Pool]
+  /// All pools lie in these addresses; most of what is synchronized does not.
+  private let first: UInt64
+  private let beyond: UInt64
+  /// Of each pool, the indices of buffers that nobody has.
+  private var free: [[Int]]
   /// A buffer, in bytes: a multiple of 4096.
   public let bufferSize: UInt64
   /// Maps that went to the mapper underneath since the pools were made.
@@ -30,19 +39,27 @@ public final class PremappedMapper: DMAMapper {
   public init(over inner: any DMAMapper, pages: GuestPages, toDevice: Int, fromDevice: Int, bufferSize: UInt64) throws(DMAError) {
     self.inner = inner
     self.pages = pages
-    self.bufferSize = (max(bufferSize, 1) + 4095) & ~4095
+    let size = (max(bufferSize, 1) + 4095) & ~4095
+    self.bufferSize = size
+    var pools: [Pool] = []
     do throws(DMAError) {
-      try addPool(toDevice, .toDevice)
-      try addPool(fromDevice, .fromDevice)
+      try Self.add(toDevice, .toDevice, size, to: &pools, inner, pages)
+      try Self.add(fromDevice, .fromDevice, size, to: &pools, inner, pages)
     } catch {
-      close()
+      Self.close(pools, inner, pages)
       throw error
     }
+    self.pools = pools
+    first = pools.map(\.guest.rawValue).min() ?? .max
+    beyond = (pools.map { $0.guest.rawValue + ($0.byteCount - 1) }.max() ?? first) - first
+    free = pools.map { Array((0..<Int($0.byteCount / size)).reversed()) }
   }
 
-  deinit { close() }
+  deinit { Self.close(pools, inner, pages) }
 
-  private func addPool(_ count: Int, _ direction: DMADirection) throws(DMAError) {
+  private static func add(
+    _ count: Int, _ direction: DMADirection, _ bufferSize: UInt64, to pools: inout [Pool], _ inner: any DMAMapper, _ pages: GuestPages
+  ) throws(DMAError) {
     guard count > 0 else { return }
     // Whole buffers: none of them may straddle two mappings.
     let chunk = inner.maxMappingSize / bufferSize * bufferSize
@@ -51,37 +68,27 @@ public final class PremappedMapper: DMAMapper {
     guard !overflow else { throw .outOfMemory(.max) }
     let guest = try pages.allocate(byteCount)
     // Entered before it is filled, so that an error on the way finds what to undo.
-    pools.append(Pool(guest: guest, byteCount: byteCount, direction: direction, chunk: chunk, addresses: [], free: []))
+    pools.append(Pool(guest: guest, byteCount: byteCount, direction: direction, chunk: chunk, ranges: []))
     let at = pools.count - 1
     var done: UInt64 = 0
     while done < byteCount {
       let size = min(chunk, byteCount - done)
-      let range = try inner.mapRange(GuestAddress(guest.rawValue + done), count: size, direction)
-      pools[at].addresses.append(range.address)
+      pools[at].ranges.append(try inner.mapRange(GuestAddress(guest.rawValue + done), count: size, direction))
       done += size
     }
-    pools[at].free = Array((0..<count).reversed())
   }
 
-  private func close() {
+  private static func close(_ pools: [Pool], _ inner: any DMAMapper, _ pages: GuestPages) {
     for pool in pools {
-      for i in pool.addresses.indices { try? inner.unmapRange(chunk(i, of: pool)) }
+      for range in pool.ranges { try? inner.unmapRange(range) }
       pages.free(pool.guest, byteCount: pool.byteCount)
     }
-    pools = []
-  }
-
-  private func chunk(_ i: Int, of pool: Pool) -> MappedRange {
-    let start = UInt64(i) * pool.chunk
-    return MappedRange(
-      address: pool.addresses[i], guest: GuestAddress(pool.guest.rawValue + start), count: min(pool.chunk, pool.byteCount - start),
-      direction: pool.direction)
   }
 
   /// A buffer for one direction, or nil when all of them are taken.
   public func take(_ direction: DMADirection) -> GuestAddress? {
     for i in pools.indices where pools[i].direction == direction {
-      return pools[i].free.popLast().map { GuestAddress(pools[i].guest.rawValue + UInt64($0) * bufferSize) }
+      return free[i].popLast().map { GuestAddress(pools[i].guest.rawValue + UInt64($0) * bufferSize) }
     }
     return nil
   }
@@ -89,10 +96,11 @@ public final class PremappedMapper: DMAMapper {
   /// Gives back what ``take(_:)`` returned.
   public func give(_ buffer: GuestAddress) {
     guard let i = pool(of: buffer) else { return }
-    pools[i].free.append(Int((buffer.rawValue - pools[i].guest.rawValue) / bufferSize))
+    free[i].append(Int((buffer.rawValue - pools[i].guest.rawValue) / bufferSize))
   }
 
   private func pool(of guest: GuestAddress) -> Int? {
+    guard guest.rawValue &- first <= beyond else { return nil }
     for i in pools.indices where guest.rawValue &- pools[i].guest.rawValue < pools[i].byteCount { return i }
     return nil
   }
@@ -112,16 +120,19 @@ public final class PremappedMapper: DMAMapper {
     }
     guard pools[i].direction == direction else { throw .direction(guest) }
     let offset = guest.rawValue - pools[i].guest.rawValue
-    guard count <= bufferSize - offset % bufferSize else { throw .tooLarge(count, maximum: bufferSize - offset % bufferSize) }
-    let address = pools[i].addresses[Int(offset / pools[i].chunk)].rawValue + offset % pools[i].chunk
-    let range = MappedRange(address: DMAAddress(address), guest: guest, count: count, direction: direction)
-    synchronizeForDevice(range, at: 0, count: count)
-    return range
+    let left = bufferSize - (bufferSize & (bufferSize - 1) == 0 ? offset & (bufferSize - 1) : offset % bufferSize)
+    guard count <= left else { throw .tooLarge(count, maximum: left) }
+    let (chunk, at) = pools[i].place(offset)
+    let whole = pools[i].ranges[chunk]
+    inner.synchronizeForDevice(whole, at: at, count: count)
+    return MappedRange(address: DMAAddress(whole.address.rawValue + at), guest: guest, count: count, direction: direction)
   }
 
   public func unmapRange(_ range: MappedRange) throws(DMAError) {
-    guard !range.isCoherent, pool(of: range.guest) != nil else { return try inner.unmapRange(range) }
-    synchronizeForDriver(range, at: 0, count: range.count)
+    guard !range.isCoherent, let i = pool(of: range.guest) else { return try inner.unmapRange(range) }
+    guard range.direction.comesBack else { return }
+    let (chunk, at) = pools[i].place(range.guest.rawValue - pools[i].guest.rawValue)
+    inner.synchronizeForDriver(pools[i].ranges[chunk], at: at, count: range.count)
   }
 
   public func synchronizeForDevice(_ range: MappedRange, at offset: UInt64, count: UInt64) {
@@ -138,7 +149,7 @@ public final class PremappedMapper: DMAMapper {
   /// The range that the mapper underneath knows, and where in it a part is.
   private func innerRange(_ range: MappedRange, _ offset: UInt64) -> (MappedRange, UInt64) {
     guard !range.isCoherent, let i = pool(of: range.guest) else { return (range, offset) }
-    let start = range.guest.rawValue - pools[i].guest.rawValue
-    return (chunk(Int(start / pools[i].chunk), of: pools[i]), start % pools[i].chunk + offset)
+    let (chunk, at) = pools[i].place(range.guest.rawValue - pools[i].guest.rawValue)
+    return (pools[i].ranges[chunk], at + offset)
   }
 }

@@ -30,7 +30,7 @@ struct MachineFile {
   private static func read(_ path: String) throws -> Data {
     guard let attributes = try? FileManager.default.attributesOfItem(atPath: path) else { throw Failure.usage("there is no file \(path)") }
     guard attributes[.type] as? FileAttributeType == .typeRegular else { throw Failure.usage("\(path) is no regular file") }
-    guard let size = attributes[.size] as? UInt64, size <= mostBytes else { throw Failure.usage("\(path) is larger than a description is (1 MiB)") }
+    guard let size = attributes[.size] as? any BinaryInteger, UInt64(clamping: size) <= mostBytes else { throw Failure.usage("\(path) is larger than a description is (1 MiB)") }
     guard let data = FileManager.default.contents(atPath: path) else { throw Failure.usage("\(path) cannot be read by this user") }
     return data
   }

@@ -5,10 +5,10 @@ struct MatrixTable {
   /// A kind of decision: how the host was set, and what the driver made of it.
   enum Column: String, CaseIterable {
     case old, off, on, auto
-    case withoutBit = "on -33"
-    case neither
+    case withoutBit = "on-33"
+    case neither = "none"
     case legacy
-    case legacyOn = "leg. on"
+    case legacyOn = "leg.on"
     case nvme
 
     /// Where a cell belongs.
@@ -58,7 +58,7 @@ struct MatrixTable {
 
   /// - Parameter results: of whole platforms.
   func text(_ results: [CellResult]) -> String {
-    var lines = [Self.padded("platform", 16) + Column.allCases.map { Self.padded($0.rawValue, 8) }.joined() + "  passed failed  not"]
+    var lines = [Self.padded("platform", 16) + Column.allCases.map { Self.padded($0.rawValue, 7) }.joined() + " passed failed    not"]
     var boxes: [String: [Column: Box]] = [:]
     var sums: [String: MatrixSum] = [:]
     for result in results {
@@ -81,10 +81,10 @@ struct MatrixTable {
   }
 
   private func drawn(_ box: Box) -> String {
-    if box.hasFailed { return painted("FAILED", 31) + "  " }
+    if box.hasFailed { return painted("FAILED", 31) + " " }
     let marks = Mark.allCases.filter(box.marks.contains)
-    if marks.isEmpty { return Self.padded("-", 8) }
-    return marks.map { painted(String($0.rawValue), $0.colour) }.joined() + String(repeating: " ", count: max(8 - marks.count, 1))
+    if marks.isEmpty { return Self.padded("-", 7) }
+    return marks.map { painted(String($0.rawValue), $0.colour) }.joined() + String(repeating: " ", count: max(7 - marks.count, 1))
   }
 
   private func painted(_ text: String, _ colour: Int) -> String { isColoured ? "\u{1B}[\(colour)m\(text)\u{1B}[0m" : text }
@@ -93,11 +93,13 @@ struct MatrixTable {
     func mark(_ mark: Mark) -> String { painted(String(mark.rawValue), mark.colour) }
     return [
       "",
-      "columns  old: a host from before the bit. off, on, auto: iommu_platform of a new one.  on -33: the driver leaves bit 33",
-      "         out.  neither: VERSION_1 too.  legacy, leg. on: through the legacy interface.  nvme: what is not virtio.",
-      "marks    \(mark(.platform)) the bytes arrive by the platform's addresses   \(mark(.physical)) by physical ones   \(mark(.fault)) refused, and not a byte moves",
-      "         \(mark(.creation)) no such device is made   \(mark(.device)) the device refuses FEATURES_OK   \(mark(.driver)) the guest refuses the device   - impossible",
-      "         \"not\": cells that cannot be; --json names each with its reason, --explain CELL runs one and tells what it saw.",
+      "columns  old: a host from before the bit. off, on, auto: iommu_platform of a new one.",
+      "         on-33: the driver leaves bit 33 out. none: VERSION_1 too.",
+      "         legacy, leg.on: through the legacy interface. nvme: what is not virtio.",
+      "marks    \(mark(.platform)) the bytes arrive by the platform's addresses   \(mark(.physical)) by physical ones",
+      "         \(mark(.fault)) refused, and not a byte moves   - impossible",
+      "         \(mark(.creation)) no such device is made   \(mark(.device)) the device refuses FEATURES_OK   \(mark(.driver)) the guest refuses the device",
+      "\"not\": cells that cannot be; --json names each with its reason. --explain CELL runs one, and tells.",
     ]
   }
 
