@@ -2,6 +2,7 @@ import DMA
 import Foundation
 import Testing
 import Virtio
+import VirtioDevices
 import VirtioPCI
 import VirtioServing
 import VirtioTestKit
@@ -77,6 +78,12 @@ private func recover(_ victim: Victim) throws {
   // Whatever was still under way is over.
   if let at = victim.touched { throw Failure("the device wrote at 0x\(String(at, radix: 16)) before the reset was over") }
   victim.forbidEverything()
+  if let unit = victim.unit {
+    guard unit.domains.isEmpty else { throw Failure("a domain outlives the reset") }
+    for number in victim.endpoints.keys where victim.look(number, IOMMUSite.mapped.virtual) != nil || victim.look(number, IOMMUSite.bypassed) != nil {
+      throw Failure("endpoint \(number) reaches memory after the reset")
+    }
+  }
   var features = Life.features(victim)
   if victim.front.isPacked { features.insert(.ringPacked) }
   let life = Life(victim, features, at: Life.secondBase)

@@ -1,4 +1,4 @@
-/// A "driver MUST" or "driver MUST NOT" of virtio 1.4 in our own words.
+/// A "driver MUST" or "driver MUST NOT" of virtio 1.4 in our own words; of §5.13 more than those.
 struct Clause {
   /// The section of the normative text, and a number within it.
   var id: String

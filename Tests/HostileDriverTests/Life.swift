@@ -11,6 +11,9 @@ final class Life {
   let features: Features
   let layout: QueueLayout
   var ring: any LiteralRing
+  /// The event queue of a virtio-iommu.
+  let eventLayout: QueueLayout
+  let events: (any LiteralRing)?
   /// A page each, with pages around it that are nobody's.
   let header: DMAAddress
   let data: DMAAddress
@@ -18,7 +21,9 @@ final class Life {
   let table: DMAAddress
   /// A page that the device is never given.
   let foreign: DMAAddress
-  private var round: UInt8 = 0
+  /// Where a virtio-iommu reports a fault.
+  let report: DMAAddress
+  private(set) var round: UInt8 = 0
   /// Queues given up in earlier lives.
   private let stoppedBefore: Int
 
@@ -27,7 +32,10 @@ final class Life {
 
   /// What a well-behaved driver accepts of this device.
   static func features(_ victim: Victim, adding extra: Features = [], leavingOut left: Features = []) -> Features {
-    var wanted: Features = [.version1, .blockFlush, .blockDiscard, .blockWriteZeroes, .blockConfigWCE, .accessPlatform]
+    var wanted: Features =
+      victim.kind == .iommu
+      ? [.version1, .iommuInputRange, .iommuDomainRange, .iommuMapUnmap, .iommuProbe, .iommuMMIO, .iommuBypassConfig]
+      : [.version1, .blockFlush, .blockDiscard, .blockWriteZeroes, .blockConfigWCE, .accessPlatform]
     if victim.front.isPacked { wanted.insert(.ringPacked) }
     return victim.transport.deviceFeatures.intersection(wanted.union(extra)).subtracting(left)
   }
@@ -44,15 +52,21 @@ final class Life {
         size: 16, descriptorArea: DMAAddress(base + 0x1000), driverArea: DMAAddress(base + 0x3000), deviceArea: DMAAddress(base + 0x5000))
     }
     ring = makeLiteralRing(layout, features: features, in: victim.literal)
+    eventLayout = QueueLayout(
+      size: 16, descriptorArea: DMAAddress(base + 0x7000), driverArea: DMAAddress(base + 0x9000), deviceArea: DMAAddress(base + 0xb000))
+    events = victim.kind == .iommu ? makeLiteralRing(eventLayout, features: features, in: victim.literal) : nil
     let buffers = DMAAddress(base + 0x1_0000)
     header = buffers + 0x1000
     data = buffers + 0x3000
     status = buffers + 0x6000
     table = buffers + 0x8000
     foreign = buffers + 0xa000
-    let bytes = layout.byteCounts(packed: victim.front.isPacked, eventIndex: features.contains(.eventIndex))
-    victim.allow(layout.deviceArea, bytes.device)
-    if victim.front.isPacked { victim.allow(layout.descriptorArea, bytes.descriptor) }
+    report = buffers + 0xc000
+    for layout in events == nil ? [layout] : [layout, eventLayout] {
+      let bytes = layout.byteCounts(packed: victim.front.isPacked, eventIndex: features.contains(.eventIndex))
+      victim.allow(layout.deviceArea, bytes.device)
+      if victim.front.isPacked { victim.allow(layout.descriptorArea, bytes.descriptor) }
+    }
   }
 
   var split: LiteralSplitRing { get throws { try #require(ring as? LiteralSplitRing) } }
@@ -84,7 +98,10 @@ final class Life {
     guard transport.status.contains(.featuresOK) else { throw Wedged("the device refuses features that are right") }
   }
 
-  func enable() { victim.transport.enableQueue(0, layout) }
+  func enable() {
+    victim.transport.enableQueue(0, layout)
+    if events != nil { victim.transport.enableQueue(1, eventLayout) }
+  }
 
   func goLive() {
     victim.transport.status = victim.front.isLegacy ? [.acknowledge, .driver, .driverOK] : [.acknowledge, .driver, .featuresOK, .driverOK]
@@ -161,6 +178,7 @@ final class Life {
     round &+= 1
     ring.wantCalls()
     switch victim.kind {
+    case .iommu: return iommuWorks()
     case .entropy, .faulty:
       victim.literal.write([UInt8](repeating: 0, count: 256), at: data)
       victim.allow(data + 64, 128)

@@ -13,7 +13,7 @@ import VirtioTestKit
 
 /// A device under attack, with its machine.
 final class Victim {
-  enum Kind: Hashable, Sendable { case block, entropy, faulty(FaultyDevice.Vice) }
+  enum Kind: Hashable, Sendable { case block, entropy, iommu, faulty(FaultyDevice.Vice) }
   /// Memory begins above 0, so that what was never programmed leads nowhere.
   static let memoryStart: UInt64 = 0x1_0000
   static let memorySize = 1 << 20
@@ -29,6 +29,10 @@ final class Victim {
   let control: DeviceControl
   let transport: any DriverTransport
   let iommu: PageIOMMU?
+  /// What is under attack, if it is a virtio-iommu: then it is the bus's IOMMU too, and its own function is not behind it (R036).
+  let unit: IOMMUDevice?
+  /// Endpoints behind ``unit``, by their numbers.
+  let endpoints: [UInt32: EndpointSpace]
   /// Reads and writes the control registers raw: the common configuration, the legacy structure or the MMIO window, wherever a
   /// transport has its own.
   let peek: (_ at: UInt64, _ width: Int) -> UInt64
@@ -61,7 +65,13 @@ final class Victim {
     iommu = platform ? PageIOMMU() : nil
 
     let device: any VirtioDevice
+    var unit: IOMMUDevice?
     switch kind {
+    case .iommu:
+      let one = try IOMMUDevice(memory, options: IOMMUSite.options)
+      unit = one
+      device = one
+      file = nil
     case .entropy:
       device = EntropyDevice()
       file = nil
@@ -77,15 +87,17 @@ final class Victim {
       device = try BlockDevice(options)
       file = consume disk
     }
+    self.unit = unit
+    endpoints = if let unit { IOMMUSite.plug(into: unit, memory) } else { [:] }
     if front.isPCI {
       var options = VirtioPCIOptions()
       options.iommuPlatform = platform ? .on : .off
       options.disableLegacy = front.isLegacy ? .off : .on
       change(&options)
       let bus = PCIBus(memory, messages: watch, lines: watch)
-      if let iommu { bus.setIOMMU(iommu) }
+      if let inFront: any IOMMU = unit ?? iommu { bus.setIOMMU(inFront) }
       let (name, chosen) = (name, options)
-      let function = try bus.add(at: PCISlot(3)) { master throws(ConfigurationError) in
+      let function = try bus.add(at: PCISlot(3), bypassingIOMMU: unit != nil) { master throws(ConfigurationError) in
         try VirtioPCIFunction(device, chosen, name: name, on: master, log: logger)
       }
       let bar = front.isLegacy ? 0 : 4
