@@ -13,14 +13,9 @@ struct DomainBench: ParsableCommand {
     discussion: """
       Mappings are pages with a hole after each. A pair maps and unmaps a page in a hole; one endpoint is attached, whose queue \
       sleeps. Pairs go to the domain, and as two requests of virtio-iommu's driver to the device, in one thread. A walk looks a page \
-<<<<<<< HEAD
-      up in the mappings; a hit is a queue's look-up of one of 64 pages, anywhere among them, that it has seen. Times are medians over the rounds, in \
-      nanoseconds.
-=======
       up in the mappings; a hit is a queue's look-up of one of 64 pages that it has seen, which are the same distance apart all over the domain \
       (strided) or anywhere in it (random, others in each round). Times are medians over the rounds, in nanoseconds; growth is the \
       median of each round's ratio, in rounds of which both domains have a part.
->>>>>>> growth
       """)
 
   @Option(help: "Rounds.") var rounds = 21
@@ -110,8 +105,6 @@ struct DomainBench: ParsableCommand {
     var load = HitLoad(domain, count)
     var pairs: [Double] = [], walks: [Double] = [], strided: [Double] = [], randoms: [Double] = []
     var random = Scatter(count)
-    let hot = (0..<min(64, count)).map { count <= 64 ? $0 << 13 : random.next() << 13 }
-    let laps = 32_768 / hot.count
     for _ in 0..<rounds {
       let n: UInt64 = 2000
       var start = now()
@@ -124,24 +117,8 @@ struct DomainBench: ParsableCommand {
       start = now()
       for _ in 0..<n { _ = try domain.lookUp(DMAAddress(random.next() << 13), for: .read, by: load.requester) }
       walks.append(Double(now() - start) / Double(n))
-<<<<<<< HEAD
-      // Pages anywhere in the domain, seen once before.
-      _ = cache.beginRound()
-      var taken: UInt64 = 0
-      for lap in 0...laps {
-        if lap == 1 { taken = now() }
-        for page in hot {
-          var list = pool.take()
-          try cache.resolve(DMAAddress(page), count: 64, for: .read, into: &list)
-          pool.give(back: list)
-        }
-      }
-      hits.append(Double(now() - taken) / Double(laps * hot.count))
-      cache.endRound()
-=======
       strided.append(try load.strided())
       randoms.append(try load.random())
->>>>>>> growth
     }
     return (median(pairs), median(walks), median(strided), median(randoms))
   }
