@@ -150,7 +150,7 @@ struct EndpointSpaceTests {
     #expect(heard.withLock { $0 } == [Self.me, RequesterID(rawValue: 9)] && endpoint.counts.faults == 4)
   }
 
-  @Test("While routes turn, a queue sees the new one from the moment the turn returns", .timeLimit(.minutes(2)))
+  @Test("While routes turn, a queue sees the new one from the moment the turn returns", .timeLimit(.minutes(10)))
   func concurrentTurns() throws {
     let memory = try makeMemory()
     let domains = [Domain(memory), Domain(memory)]

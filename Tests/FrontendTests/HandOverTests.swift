@@ -8,7 +8,7 @@ import VhostUser
 import Virtio
 import VirtioDevices
 
-@Suite("A disk that hands over what is in flight", .timeLimit(.minutes(2)))
+@Suite("A disk that hands over what is in flight", .timeLimit(.minutes(10)))
 struct HandOverTests {
   @Test("Stopped again and again in the middle of its work, with GET_VRING_BASE_INFLIGHT, a disk does every request once in the end", arguments: [false, true])
   func underLoad(_ packed: Bool) throws {

@@ -3,7 +3,7 @@ import Testing
 import Virtio
 import VirtioTestKit
 
-@Suite("A hostile driver: block devices", .timeLimit(.minutes(5))) struct BlockTests {
+@Suite("A hostile driver: block devices", .timeLimit(.minutes(10))) struct BlockTests {
   /// A request with data of `count` bytes, which the device has to refuse or may serve.
   private func request(
     _ clause: String, _ front: Front, _ type: UInt32, sector: UInt64 = 0, count: UInt32, writable: Bool = false, bytes: [UInt8] = [],

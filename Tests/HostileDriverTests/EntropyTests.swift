@@ -3,7 +3,7 @@ import Testing
 import Virtio
 import VirtioTestKit
 
-@Suite("A hostile driver: entropy devices", .timeLimit(.minutes(5))) struct EntropyTests {
+@Suite("A hostile driver: entropy devices", .timeLimit(.minutes(10))) struct EntropyTests {
   private static var entropy: Preparation { Preparation(kind: .entropy) }
 
   @Test("Buffers are device-readable", arguments: Front.all)

@@ -3,7 +3,7 @@ import Testing
 import Virtio
 import VirtioTestKit
 
-@Suite("A hostile driver: configuration and queue resets", .timeLimit(.minutes(5))) struct FacilityTests {
+@Suite("A hostile driver: configuration and queue resets", .timeLimit(.minutes(10))) struct FacilityTests {
   @Test("Fields are read in halves, across each other and all at once, and the generation is not looked at", arguments: Front.all)
   func torn(_ front: Front) throws {
     try attack("2.5.1-1", on: front) { _, victim in

@@ -1,7 +1,7 @@
 import Testing
 import VirtioTestKit
 
-@Suite("An attack finds what is wrong with a device", .timeLimit(.minutes(2))) struct HarnessTests {
+@Suite("An attack finds what is wrong with a device", .timeLimit(.minutes(10))) struct HarnessTests {
   private func verdict(_ vice: FaultyDevice.Vice, _ front: Front) throws -> (Verdict, String) {
     // The violation itself is none: a correct request decides.
     try assess(front, Preparation(kind: .faulty(vice))) { _, _ in .untouched }

@@ -4,7 +4,7 @@ import Virtio
 import VirtioDevices
 import VirtioTestKit
 
-@Suite("A hostile driver: an IOMMU's event queue", .timeLimit(.minutes(5))) struct IOMMUEventTests {
+@Suite("A hostile driver: an IOMMU's event queue", .timeLimit(.minutes(10))) struct IOMMUEventTests {
   private static let clause = "5.13.6.9-1"
   private static let endpoint = IOMMUSite.working.endpoint
 

@@ -4,7 +4,7 @@ import Virtio
 import VirtioDevices
 import VirtioTestKit
 
-@Suite("A hostile driver: an IOMMU's requests", .timeLimit(.minutes(5))) struct IOMMURequestTests {
+@Suite("A hostile driver: an IOMMU's requests", .timeLimit(.minutes(10))) struct IOMMURequestTests {
   private typealias Site = IOMMUSite
   private typealias Bytes = IOMMUBytes
   private static var endpoint: UInt32 { IOMMUSite.attacked.endpoint }

@@ -5,7 +5,7 @@ import VirtioDevices
 import VirtioServing
 import VirtioTestKit
 
-@Suite("A hostile driver: an IOMMU's features, configuration and framing", .timeLimit(.minutes(5))) struct IOMMUTests {
+@Suite("A hostile driver: an IOMMU's features, configuration and framing", .timeLimit(.minutes(10))) struct IOMMUTests {
   private typealias Site = IOMMUSite
   private static func preparation(_ stage: Preparation.Stage, without: Features = []) -> Preparation {
     Preparation(kind: .iommu, stage: stage, without: without)

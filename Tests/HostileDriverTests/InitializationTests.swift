@@ -4,7 +4,7 @@ import Virtio
 import VirtioServing
 import VirtioTestKit
 
-@Suite("A hostile driver: initialization, cleanup and suspension", .timeLimit(.minutes(5))) struct InitializationTests {
+@Suite("A hostile driver: initialization, cleanup and suspension", .timeLimit(.minutes(10))) struct InitializationTests {
   @Test("A device that is live is initialized again without a reset", arguments: Front.all)
   func again(_ front: Front) throws {
     try attack("3.1.1-1", on: front) { life, victim in

@@ -5,7 +5,7 @@ import VirtioDrivers
 import VirtioServing
 import VirtioTestKit
 
-@Suite("A hostile driver: virtio-mmio", .timeLimit(.minutes(5))) struct MMIOTests {
+@Suite("A hostile driver: virtio-mmio", .timeLimit(.minutes(10))) struct MMIOTests {
   private static let both = Front.mmio + [Front(bus: .mmioLegacy)]
   private static let legacy = [Front(bus: .mmioLegacy)]
   /// Status, queue control, InterruptACK and notifications are a driver's right.

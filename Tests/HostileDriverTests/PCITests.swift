@@ -7,7 +7,7 @@ import VirtioPCI
 import VirtioServing
 import VirtioTestKit
 
-@Suite("A hostile driver: virtio-pci", .timeLimit(.minutes(5))) struct PCITests {
+@Suite("A hostile driver: virtio-pci", .timeLimit(.minutes(10))) struct PCITests {
   private static let pciLegacy = [Front(bus: .pciLegacy)]
 
   @Test("The device's configuration is accessed in widths that are not its fields'", arguments: Front.pci + pciLegacy)

@@ -3,7 +3,7 @@ import Testing
 import Virtio
 import VirtioTestKit
 
-@Suite("A hostile driver: packed rings", .timeLimit(.minutes(5))) struct PackedRingTests {
+@Suite("A hostile driver: packed rings", .timeLimit(.minutes(10))) struct PackedRingTests {
   private static let next: UInt16 = 1
   private static let write: UInt16 = 2
   private static let indirect: UInt16 = 4

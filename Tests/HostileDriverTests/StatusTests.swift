@@ -4,7 +4,7 @@ import Virtio
 import VirtioServing
 import VirtioTestKit
 
-@Suite("A hostile driver: status and features", .timeLimit(.minutes(5))) struct StatusTests {
+@Suite("A hostile driver: status and features", .timeLimit(.minutes(10))) struct StatusTests {
   @Test("DRIVER_OK without ACKNOWLEDGE and DRIVER", arguments: Front.all)
   func skipped(_ front: Front) throws {
     try attack("2.1.1-1", on: front, Preparation(stage: .found)) { life, victim in

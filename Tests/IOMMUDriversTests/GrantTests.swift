@@ -11,7 +11,7 @@ extension XenGrantTable: GrantTable {
   }
 }
 
-@Suite("Grants, from both sides", .timeLimit(.minutes(1)))
+@Suite("Grants, from both sides", .timeLimit(.minutes(10)))
 struct GrantTests {
   private func bench(capacity: Int = 8192) throws -> (GuestMemory, GuestPages, XenGrantTable, EndpointSpace) {
     let memory = try GuestMemory(byteCount: 8 << 20)

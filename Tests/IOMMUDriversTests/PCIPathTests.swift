@@ -6,7 +6,7 @@ import Virtio
 import VirtioDrivers
 import VirtioTestKit
 
-@Suite("A disk on the PCI bus behind each unit, with its driver", .timeLimit(.minutes(2)))
+@Suite("A disk on the PCI bus behind each unit, with its driver", .timeLimit(.minutes(10)))
 struct PCIPathTests {
   private func pattern(_ seed: Int) -> [UInt8] { (0..<20480).map { UInt8(truncatingIfNeeded: $0 &* 131 &+ seed &* 7919 ^ ($0 >> 8)) } }
 

@@ -62,7 +62,7 @@ import Testing
   }
 }
 
-@Suite("Machines", .timeLimit(.minutes(2))) struct MachineTests {
+@Suite("Machines", .timeLimit(.minutes(10))) struct MachineTests {
   @Test("The embedded machine runs, each device by its own path")
   func embedded() throws {
     let reports = try MachineDescription.embedded.run()

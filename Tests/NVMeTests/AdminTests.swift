@@ -5,7 +5,7 @@ import Testing
 import VirtioDevices
 import VirtioTestKit
 
-@Suite("Admin commands, as the figures draw them", .timeLimit(.minutes(2))) struct AdminTests {
+@Suite("Admin commands, as the figures draw them", .timeLimit(.minutes(10))) struct AdminTests {
   private func enabled(_ change: (inout NVMeOptions) -> Void = { _ in }) throws -> LiteralDriver {
     let driver = LiteralDriver(try Rig(change))
     #expect(driver.enable())

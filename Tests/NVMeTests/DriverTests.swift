@@ -9,7 +9,7 @@ import VirtioDevices
 import VirtioDrivers
 import VirtioTestKit
 
-@Suite("Our driver and our controller", .timeLimit(.minutes(2))) struct DriverTests {
+@Suite("Our driver and our controller", .timeLimit(.minutes(10))) struct DriverTests {
   struct Case: CustomStringConvertible, Sendable {
     var format: NVMeDataFormat
     var isTranslated: Bool

@@ -8,7 +8,7 @@ import VirtioDevices
 import VirtioDrivers
 import VirtioTestKit
 
-@Suite("The IOMMU alone governs the controller", .timeLimit(.minutes(2))) struct GovernedTests {
+@Suite("The IOMMU alone governs the controller", .timeLimit(.minutes(10))) struct GovernedTests {
   private let data = LiteralDriver.data
   private let offset: UInt64 = 0x20_0000_0000
 

@@ -6,7 +6,7 @@ import Synchronization
 import Testing
 import VirtioTestKit
 
-@Suite("Hostile drivers of the controller", .timeLimit(.minutes(3))) struct HostileTests {
+@Suite("Hostile drivers of the controller", .timeLimit(.minutes(10))) struct HostileTests {
   private let data = LiteralDriver.data
   private func ready(_ rig: Rig) -> LiteralDriver {
     let driver = LiteralDriver(rig)

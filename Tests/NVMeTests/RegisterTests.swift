@@ -4,7 +4,7 @@ import PCI
 import Testing
 import VirtioTestKit
 
-@Suite("Registers of the controller, as the figures draw them", .timeLimit(.minutes(2))) struct RegisterTests {
+@Suite("Registers of the controller, as the figures draw them", .timeLimit(.minutes(10))) struct RegisterTests {
   @Test("Class code, BAR and MSI-X are those of an NVMe controller")
   func identity() throws {
     let rig = try Rig { $0.vectors = 5 }

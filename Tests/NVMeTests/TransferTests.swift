@@ -6,7 +6,7 @@ import Testing
 import VirtioDevices
 import VirtioTestKit
 
-@Suite("I/O commands and their data, as the figures draw them", .timeLimit(.minutes(2))) struct TransferTests {
+@Suite("I/O commands and their data, as the figures draw them", .timeLimit(.minutes(10))) struct TransferTests {
   private let data = LiteralDriver.data
   private func ready(_ change: (inout NVMeOptions) -> Void = { _ in }) throws -> LiteralDriver {
     let driver = LiteralDriver(try Rig(change))

@@ -218,7 +218,7 @@ struct IOTLBSpaceTests {
     #expect(rig.outcome(Self.iova + 4096, .read, bell) == .pending, "asked anew, not refused for an old answer")
   }
 
-  @Test("Where chains give their pages back, an invalidation waits for those that still use a page another one gave back (R110)", .timeLimit(.minutes(1)))
+  @Test("Where chains give their pages back, an invalidation waits for those that still use a page another one gave back (R110)", .timeLimit(.minutes(10)))
   func givenBack() throws {
     let rig = try Rig()
     let space = IOTLBSpace(memory: rig.memory, servesOneChain: true, ask: { _, _ in true }, unanswered: { [] })
@@ -271,7 +271,7 @@ struct IOTLBSpaceTests {
     #expect(rig.space.statistics.faults == 1)
   }
 
-  @Test("Misses go out without waiting: a front-end that reads nothing does not hold up its own updates (R116)", .timeLimit(.minutes(1)))
+  @Test("Misses go out without waiting: a front-end that reads nothing does not hold up its own updates (R116)", .timeLimit(.minutes(10)))
   func deafFrontend() throws {
     let (ours, theirs) = try UnixSocket.pair()
     let channel = try BackendChannel()

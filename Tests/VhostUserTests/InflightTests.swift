@@ -216,7 +216,7 @@ struct InflightShapeTests {
   }
 }
 
-@Suite("In-flight memory over the wire", .timeLimit(.minutes(2)))
+@Suite("In-flight memory over the wire", .timeLimit(.minutes(10)))
 struct InflightSessionTests {
   @Test("The back-end makes the memory, takes it back, and a successor does what was in flight, once (R126)")
   func successor() throws {

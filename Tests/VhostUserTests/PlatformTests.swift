@@ -97,7 +97,7 @@ private final class Client {
   }
 }
 
-@Suite("ACCESS_PLATFORM between a front-end and the back-end", .timeLimit(.minutes(1)))
+@Suite("ACCESS_PLATFORM between a front-end and the back-end", .timeLimit(.minutes(10)))
 struct PlatformTests {
   static let shift: UInt64 = 0x40_0000_0000
   static let platform: Features = [.version1, .accessPlatform]

@@ -6,7 +6,7 @@ import Virtio
 import VirtioTestKit
 
 /// What the protocol says between the lines: whose answer is whose, who waits for whom, what outlives what.
-@Suite("Turns of a vhost-user session", .timeLimit(.minutes(2)))
+@Suite("Turns of a vhost-user session", .timeLimit(.minutes(10)))
 struct ProtocolTests {
   private static func ring(_ index: UInt32, _ number: UInt32) -> VringState { VringState(index: index, number: number) }
 

@@ -4,7 +4,7 @@ import Testing
 import VhostUser
 import Virtio
 
-@Suite("Rings of a vhost-user session", .timeLimit(.minutes(2)))
+@Suite("Rings of a vhost-user session", .timeLimit(.minutes(10)))
 struct VhostRingTests {
   @Test("Without bit 33, ring addresses are the front-end's own and buffers guest-physical (R100, R006)")
   func physical() throws {

@@ -5,7 +5,7 @@ import Testing
 import VhostUser
 import Virtio
 
-@Suite("A vhost-user session, message by message", .timeLimit(.minutes(2)))
+@Suite("A vhost-user session, message by message", .timeLimit(.minutes(10)))
 struct SessionTests {
   @Test("Offers: vhost's bits, the device's, and bit 33 unless told not to (R001, R002, R003)", arguments: AccessPlatformPolicy.allCases)
   func offers(_ policy: AccessPlatformPolicy) throws {

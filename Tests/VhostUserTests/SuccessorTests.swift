@@ -41,7 +41,7 @@ private final class Holding {
   }
 }
 
-@Suite("Back-ends that take over", .timeLimit(.minutes(1)))
+@Suite("Back-ends that take over", .timeLimit(.minutes(10)))
 struct SuccessorTests {
   private static let layout = QueueLayout(
     size: 16, descriptorArea: DMAAddress(0x1000), driverArea: DMAAddress(0x2000), deviceArea: DMAAddress(0x3000))

@@ -4,7 +4,7 @@ import Testing
 import VhostUser
 import Virtio
 
-@Suite("IOTLB messages of a vhost-user session", .timeLimit(.minutes(2)))
+@Suite("IOTLB messages of a vhost-user session", .timeLimit(.minutes(10)))
 struct TranslationTests {
   private func translated(nodes: Int = 1 << 15) throws -> RawFrontend {
     let frontend = try RawFrontend(nodes: nodes)

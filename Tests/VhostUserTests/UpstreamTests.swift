@@ -4,7 +4,7 @@ import Testing
 @testable import VhostUser
 import Virtio
 
-@Suite("What a front-end makes of a back-end's translation messages", .timeLimit(.minutes(1)))
+@Suite("What a front-end makes of a back-end's translation messages", .timeLimit(.minutes(10)))
 struct UpstreamTests {
   /// A front-end's translator whose connection leads nowhere in particular.
   private struct Rig {

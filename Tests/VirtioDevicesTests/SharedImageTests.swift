@@ -4,7 +4,7 @@ import Testing
 import Virtio
 import VirtioDevices
 
-@Suite("virtio-blk: an image that is handed over", .timeLimit(.minutes(1))) struct SharedImageTests {
+@Suite("virtio-blk: an image that is handed over", .timeLimit(.minutes(10))) struct SharedImageTests {
   private func device(_ file: ScratchFile, _ lock: BlockLock, _ engine: EngineKind, queues: Int = 1) throws -> BlockDevice {
     try engine.device(file) {
       $0.lock = lock

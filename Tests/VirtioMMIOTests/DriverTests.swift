@@ -23,7 +23,7 @@ private final class TCEDriver: IOMMUDriver {
   }
 }
 
-@Suite("Drivers of memory-mapped devices", .timeLimit(.minutes(3))) struct DriverTests {
+@Suite("Drivers of memory-mapped devices", .timeLimit(.minutes(10))) struct DriverTests {
   enum Way: Sendable, CaseIterable { case translated, flat, physical, legacy }
 
   private func rig(_ device: any VirtioDevice, _ way: Way) throws -> (DeviceRig, DriverPlatform, TCETable) {

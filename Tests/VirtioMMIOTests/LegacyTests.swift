@@ -27,7 +27,7 @@ extension DeviceRig {
 }
 
 /// Offsets are written out here as the table of §4.2.4 has them.
-@Suite("The legacy interface of memory-mapped devices", .timeLimit(.minutes(2))) struct LegacyTests {
+@Suite("The legacy interface of memory-mapped devices", .timeLimit(.minutes(10))) struct LegacyTests {
   @Test("A queue is where its page number says in physical memory, and no IOMMU hears of it (R025, R027)", arguments: [false, true])
   func data(_ smaller: Bool) throws {
     let iommu = PageIOMMU()

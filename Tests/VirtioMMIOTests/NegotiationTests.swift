@@ -5,7 +5,7 @@ import VirtioMMIO
 import VirtioServing
 import VirtioTestKit
 
-@Suite("Negotiation over MMIO, and what options make of a device", .timeLimit(.minutes(2))) struct NegotiationTests {
+@Suite("Negotiation over MMIO, and what options make of a device", .timeLimit(.minutes(10))) struct NegotiationTests {
   private func choices(_ options: VirtioMMIOOptions, id: DeviceID = .entropy, behind: Bool = false) throws(ConfigurationError) -> VirtioMMIOChoices {
     try VirtioMMIOChoices(options, id: id, isBehindIOMMU: behind)
   }

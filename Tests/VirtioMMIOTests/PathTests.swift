@@ -29,7 +29,7 @@ struct RingWay: CustomStringConvertible, Sendable {
   }
 }
 
-@Suite("Which memory a memory-mapped device's queues reach", .timeLimit(.minutes(3))) struct PathTests {
+@Suite("Which memory a memory-mapped device's queues reach", .timeLimit(.minutes(10))) struct PathTests {
   private func run(_ rig: DeviceRig, _ way: RingWay, _ base: Features, scattered: Bool) throws -> Bool {
     let transport = try rig.driver()
     let features = way.features(base)

@@ -7,7 +7,7 @@ import VirtioDrivers
 import VirtioPCI
 import VirtioTestKit
 
-@Suite("A disk as a PCI function", .timeLimit(.minutes(2))) struct BlockTests {
+@Suite("A disk as a PCI function", .timeLimit(.minutes(10))) struct BlockTests {
   /// How driver and disk meet.
   enum Way: Sendable, CaseIterable { case translated, physical, legacy }
 

@@ -7,7 +7,7 @@ import VirtioDrivers
 import VirtioPCI
 import VirtioTestKit
 
-@Suite("What a device's options make of it", .timeLimit(.minutes(2))) struct ChoiceTests {
+@Suite("What a device's options make of it", .timeLimit(.minutes(10))) struct ChoiceTests {
   private func choices(_ options: VirtioPCIOptions, id: DeviceID = .entropy, behind: Bool = false) throws(ConfigurationError) -> VirtioPCIChoices {
     try VirtioPCIChoices(options, id: id, isBehindIOMMU: behind)
   }

@@ -8,7 +8,7 @@ import VirtioPCI
 import VirtioServing
 import VirtioTestKit
 
-@Suite("A virtio function of PCI Express", .timeLimit(.minutes(2))) struct VirtioExpressTests {
+@Suite("A virtio function of PCI Express", .timeLimit(.minutes(10))) struct VirtioExpressTests {
   private var express: VirtioPCIOptions {
     .with {
       $0.iommuPlatform = .on

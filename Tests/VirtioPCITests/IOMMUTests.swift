@@ -8,7 +8,7 @@ import VirtioPCI
 import VirtioTestKit
 
 /// The whole way: a driver maps by virtio-iommu's driver, over PCI, what a device behind it reaches, over PCI.
-@Suite("virtio-iommu on a bus", .timeLimit(.minutes(2))) struct IOMMUTests {
+@Suite("virtio-iommu on a bus", .timeLimit(.minutes(10))) struct IOMMUTests {
   private func mapped(_ rig: IOMMURig, _ driver: VirtioIOMMUDriver, _ endpoint: RequesterID, flush: IOMMUMapper.Flush = .strict)
     throws -> (domain: WitnessedDomain, mapper: IOMMUMapper)
   {

@@ -8,7 +8,7 @@ import VirtioPCI
 import VirtioServing
 import VirtioTestKit
 
-@Suite("The legacy interface", .timeLimit(.minutes(2))) struct LegacyTests {
+@Suite("The legacy interface", .timeLimit(.minutes(10))) struct LegacyTests {
   /// A legacy queue's memory: one address, the used ring on the next page.
   private func place(_ rig: FunctionRig, _ size: UInt16) -> FunctionRig.Place {
     let layout = QueueLayout(legacyAt: 0x10_0000, size: size)

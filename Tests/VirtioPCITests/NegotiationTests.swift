@@ -6,7 +6,7 @@ import VirtioPCI
 import VirtioServing
 import VirtioTestKit
 
-@Suite("Negotiation over PCI", .timeLimit(.minutes(2))) struct NegotiationTests {
+@Suite("Negotiation over PCI", .timeLimit(.minutes(10))) struct NegotiationTests {
   @Test("The bit is bit 1 of feature word 1, offered when asked for and bit 34 is not its doing (R001, R002, R003, R004)")
   func offer() throws {
     for platform in [OnOffAuto.off, .on] {

@@ -24,7 +24,7 @@ struct PathCase: CustomStringConvertible, Sendable {
   }
 }
 
-@Suite("Which memory a function's queues reach", .timeLimit(.minutes(3))) struct PathTests {
+@Suite("Which memory a function's queues reach", .timeLimit(.minutes(10))) struct PathTests {
   private func run(_ rig: FunctionRig, _ kind: PathCase, _ base: Features, scattered: Bool) throws -> Bool {
     let transport = try rig.driver()
     let features = kind.features(base)

@@ -10,7 +10,7 @@ import VirtioPCI
 import VirtioServing
 import VirtioTestKit
 
-@Suite("Virtio functions that come, go and are renumbered", .timeLimit(.minutes(2))) struct PluggingTests {
+@Suite("Virtio functions that come, go and are renumbered", .timeLimit(.minutes(10))) struct PluggingTests {
   private let log = Logger(label: "test") { _ in SwiftLogNoOpLogHandler() }
 
   @Test("A function that is taken out while its queues run stops and reaches nothing; a successor starts afresh (R066, R067)")

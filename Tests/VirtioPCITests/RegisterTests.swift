@@ -7,7 +7,7 @@ import VirtioPCI
 import VirtioServing
 import VirtioTestKit
 
-@Suite("Registers of a function", .timeLimit(.minutes(2))) struct RegisterTests {
+@Suite("Registers of a function", .timeLimit(.minutes(10))) struct RegisterTests {
   @Test("A driver that lets the pin interrupt it reads why from ISR status, which lets the pin go")
   func pin() throws {
     let rig = try FunctionRig(CounterDevice())

@@ -7,7 +7,7 @@ import Virtio
 import VirtioServing
 import VirtioTestKit
 
-@Suite("Running a device", .timeLimit(.minutes(2))) struct DeviceRunnerTests {
+@Suite("Running a device", .timeLimit(.minutes(10))) struct DeviceRunnerTests {
   /// A holding device behind a domain, with a literal driver: ring pages at 1 MiB, buffers from 2 MiB on, mapped one to one.
   final class Rig {
     let memory: GuestMemory

@@ -5,7 +5,7 @@ import Virtio
 import VirtioTestKit
 
 /// A ring whose own mappings are taken away while chains are under way.
-@Suite("Rings that are taken away", .timeLimit(.minutes(1)))
+@Suite("Rings that are taken away", .timeLimit(.minutes(10)))
 struct WithdrawnTests {
   @Test(
     "A chain that holds up the end of the ring's mappings is in the used ring before they end, and the driver is called (R064, R110)",

@@ -48,12 +48,14 @@ struct MachineFile {
     let name = try top.text("platform") ?? "pc"
     let platform = try MachineCommand.platform(name)
     var devices: [DeviceDescription] = []
-    for (i, device) in try top.list("devices").enumerated() { devices.append(try Self.device(Fields(device, "device \(i)", path), i, platform)) }
+    let list = try top.list("devices")
+    let work = top.value("workload")
+    try top.refuseOthers()
+    for (i, device) in list.enumerated() { devices.append(try Self.device(Fields(device, "device \(i)", path), i, platform)) }
     guard !devices.isEmpty else { throw Failure.usage("\(path): a machine needs a device: \"devices\":[{\"kind\":\"blk\"}]") }
     guard devices.count <= 30 else { throw Failure.usage("\(path): a machine has room for 30 devices, not \(devices.count)") }
     var workload = Workload()
-    if let value = top.value("workload") { workload = try Self.workload(Fields(value, "workload", path)) }
-    try top.refuseOthers()
+    if let work { workload = try Self.workload(Fields(work, "workload", path)) }
     return MachineDescription(platform: platform, devices: devices, workload: workload)
   }
 

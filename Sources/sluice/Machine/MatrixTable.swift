@@ -98,7 +98,7 @@ struct MatrixTable {
       "         legacy, leg.on: through the legacy interface. nvme: what is not virtio.",
       "marks    \(mark(.platform)) the bytes arrive by the platform's addresses   \(mark(.physical)) by physical ones",
       "         \(mark(.fault)) refused, and not a byte moves   - impossible",
-      "         \(mark(.creation)) no such device is made   \(mark(.device)) the device refuses FEATURES_OK   \(mark(.driver)) the guest refuses the device",
+      "         \(mark(.creation)) no such device is made   \(mark(.device)) the device refuses FEATURES_OK  \(mark(.driver)) the guest refuses the device",
       "\"not\": cells that cannot be; --json names each with its reason. --explain CELL runs one, and tells.",
     ]
   }
