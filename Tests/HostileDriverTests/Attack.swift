@@ -80,8 +80,10 @@ private func recover(_ victim: Victim) throws {
   victim.forbidEverything()
   if let unit = victim.unit {
     guard unit.domains.isEmpty else { throw Failure("a domain outlives the reset") }
-    for number in victim.endpoints.keys where victim.look(number, IOMMUSite.mapped.virtual) != nil || victim.look(number, IOMMUSite.bypassed) != nil {
-      throw Failure("endpoint \(number) reaches memory after the reset")
+    for number in victim.endpoints.keys {
+      for address in [IOMMUSite.mapped.virtual, IOMMUSite.prey.virtual, IOMMUSite.bypassed] where victim.look(number, address) != nil {
+        throw Failure("endpoint \(number) reaches memory after the reset")
+      }
     }
   }
   var features = Life.features(victim)

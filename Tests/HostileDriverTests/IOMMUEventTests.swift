@@ -69,7 +69,9 @@ import VirtioTestKit
       life.offer(chains[way])
       guard try collect(life, 1) == [24] else { return .noAnswer }
       guard victim.literal.read(24, at: life.table) == life.record(Self.endpoint, 0x6000_0000) else { throw Failure("that is no report") }
-      guard victim.literal.read(4072, at: life.table + 24).allSatisfy({ $0 == 0xee }) else { throw Failure("more than a report was written") }
+      guard victim.literal.read(4072, at: life.table + 24).allSatisfy({ $0 == 0xee }) else {
+        throw Failure("more than a report was written")
+      }
       return .served
     }
   }

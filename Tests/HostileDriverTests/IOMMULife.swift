@@ -54,7 +54,9 @@ extension Life {
         guard bytes.allSatisfy({ $0 == 0xee }) else { throw Failure("the device wrote, and says that it did not") }
         return .untouched
       }
-      guard used[0].length == UInt32(tail + 4), bytes.count >= tail + 4 else { throw Failure("\(used[0].length) bytes are said to be written") }
+      guard used[0].length == UInt32(tail + 4), bytes.count >= tail + 4 else {
+        throw Failure("\(used[0].length) bytes are said to be written")
+      }
       guard bytes[(tail + 1)..<(tail + 4)].allSatisfy({ $0 == 0 }) else { throw Failure("the tail's reserved bytes are not 0") }
       guard bytes[(tail + 4)...].allSatisfy({ $0 == 0xee }) else { throw Failure("the device wrote behind the tail") }
       return .status(bytes[tail])
@@ -102,9 +104,9 @@ extension Life {
         }
       }
     }
-    guard maps == victim.reaches(one, site.readOnly.virtual, site.readOnly.physical), victim.look(one, site.readOnly.virtual, .write) == nil,
-      victim.look(one, site.mapped.virtual - 1) == nil, victim.look(one, site.mapped.virtual + 0x2000) == nil,
-      victim.look(one, site.prey.virtual) == nil, victim.look(one, site.bypassed) == nil
+    guard maps == victim.reaches(one, site.readOnly.virtual, site.readOnly.physical),
+      victim.look(one, site.readOnly.virtual, .write) == nil, victim.look(one, site.mapped.virtual - 1) == nil,
+      victim.look(one, site.mapped.virtual + 0x2000) == nil, victim.look(one, site.prey.virtual) == nil, victim.look(one, site.bypassed) == nil
     else { throw Failure("another domain's endpoint reaches something else than it did") }
     guard features.contains(.iommuBypassConfig) == victim.reaches(other, site.bypassed, site.bypassed) else {
       throw Failure("a bypass domain's endpoint reaches something else than it did")
@@ -120,9 +122,12 @@ extension Life {
     let (virtual, physical) = IOMMUSite.trial
     let room = IOMMUSite.probeSize + 4
     do {
-      guard try ask(IOMMUBytes.probe(endpoint), room: room, tail: room - 4) == .ok, try ask(IOMMUBytes.attach(domain, endpoint)) == .ok else { return false }
+      guard try ask(IOMMUBytes.probe(endpoint), room: room, tail: room - 4) == .ok,
+        try ask(IOMMUBytes.attach(domain, endpoint)) == .ok
+      else { return false }
       if features.contains(.iommuMapUnmap) {
-        guard try ask(IOMMUBytes.map(domain, virtual, virtual + 0x1fff, physical)) == .ok, victim.reaches(endpoint, virtual + 0x1000, physical + 0x1000),
+        guard try ask(IOMMUBytes.map(domain, virtual, virtual + 0x1fff, physical)) == .ok,
+          victim.reaches(endpoint, virtual + 0x1000, physical + 0x1000),
           try ask(IOMMUBytes.unmap(domain, virtual, virtual + 0x1fff)) == .ok
         else { return false }
       }
@@ -179,9 +184,9 @@ extension Life {
         guard let more = usedEvents(1) else { return false }
         lengths += more
       }
-      guard lengths.count(where: { $0 != 0 }) == 1, lengths.contains(24), victim.literal.read(8, at: report + 24).allSatisfy({ $0 == 0xee }) else {
-        return false
-      }
+      guard lengths.count(where: { $0 != 0 }) == 1, lengths.contains(24),
+        victim.literal.read(8, at: report + 24).allSatisfy({ $0 == 0xee })
+      else { return false }
       if victim.literal.read(24, at: report) == record(endpoint, address) { return true }
     }
     return false

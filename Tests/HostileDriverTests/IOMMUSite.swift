@@ -31,6 +31,7 @@ enum IOMMUSite {
     options.reservedMemory = [IOMMUReservedMemory(reserved, .msi)]
     options.maxDomains = 4
     options.maxMappingsPerDomain = 16
+    options.maxMappings = 20
     options.ownRequester = Victim.requester
     return options
   }
@@ -48,7 +49,9 @@ enum IOMMUSite {
 
 /// The device-readable parts of §5.13.6's requests, byte by byte.
 enum IOMMUBytes {
-  static func le<T: FixedWidthInteger>(_ value: T) -> [UInt8] { (0..<MemoryLayout<T>.size).map { UInt8(truncatingIfNeeded: value >> T(8 * $0)) } }
+  static func le<T: FixedWidthInteger>(_ value: T) -> [UInt8] {
+    (0..<MemoryLayout<T>.size).map { UInt8(truncatingIfNeeded: value >> T(8 * $0)) }
+  }
   static func attach(_ domain: UInt32, _ endpoint: UInt32, flags: UInt32 = 0, reserved: UInt32 = 0) -> [UInt8] {
     [1, 0, 0, 0] + le(domain) + le(endpoint) + le(flags) + le(reserved)
   }
@@ -61,7 +64,9 @@ enum IOMMUBytes {
   static func unmap(_ domain: UInt32, _ first: UInt64, _ last: UInt64, reserved: UInt32 = 0) -> [UInt8] {
     [4, 0, 0, 0] + le(domain) + le(first) + le(last) + le(reserved)
   }
-  static func probe(_ endpoint: UInt32, reserved: UInt8 = 0) -> [UInt8] { [5, 0, 0, 0] + le(endpoint) + [UInt8](repeating: reserved, count: 64) }
+  static func probe(_ endpoint: UInt32, reserved: UInt8 = 0) -> [UInt8] {
+    [5, 0, 0, 0] + le(endpoint) + [UInt8](repeating: reserved, count: 64)
+  }
 }
 
 /// What a virtio-iommu says that it has.
