@@ -24,8 +24,8 @@ public enum MachineError: Error, Sendable, CustomStringConvertible {
     switch self {
     case .host(let why): "the host: \(why)"
     case .configuration(let error): "\(error)"
-    case .driver(let error): "the driver gave up: \(error)"
-    case .nvme(let error): "the NVMe driver gave up: \(error)"
+    case .driver(let error): "\(error)"
+    case .nvme(let error): "\(error)"
     case .unit(let why): "the IOMMU's driver gave up: \(why)"
     case .dma(let error): "memory could not be mapped: \(error)"
     case .missing(let what): what

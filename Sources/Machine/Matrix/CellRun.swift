@@ -79,7 +79,7 @@ struct CellRun {
     do {
       _ = try device.startDriver()
     } catch MachineError.driver(.restricted(let missing)) {
-      story.append("the driver refuses the device, which lacks \(missing)")
+      story.append("the driver refuses the device, which lacks \(Self.named(missing))")
       try checkUnused(device)
       return
     }
@@ -101,8 +101,8 @@ struct CellRun {
     guard offeredFeatures.contains(.accessPlatform) == decision.offersPlatform else { throw Failure("bit 33 is\(decision.offersPlatform ? " not" : "") offered") }
     transport.accept(offeredFeatures.subtracting(withheld))
     transport.status = [.acknowledge, .driver, .featuresOK]
-    guard !transport.status.contains(.featuresOK) else { throw Failure("FEATURES_OK sticks without \(withheld)") }
-    story.append("FEATURES_OK does not stick without \(withheld)")
+    guard !transport.status.contains(.featuresOK) else { throw Failure("FEATURES_OK sticks without \(Self.named(withheld))") }
+    story.append("FEATURES_OK does not stick without \(Self.named(withheld))")
     // Whoever goes on all the same gets nothing.
     let at = MemoryPlan.buffers
     transport.enableQueue(0, QueueLayout(size: 8, descriptorArea: DMAAddress(at), driverArea: DMAAddress(at + 4096), deviceArea: DMAAddress(at + 8192)))
@@ -110,6 +110,11 @@ struct CellRun {
     transport.notify(0, data: 0)
     transport.status = []
     try checkUnused(device)
+  }
+
+  private static func named(_ features: Features) -> String {
+    let bits = features.bits.map(String.init)
+    return "feature bit\(bits.count == 1 ? "" : "s") \(bits.joined(separator: " and "))"
   }
 
   private mutating func checkUnused(_ device: PluggedDevice) throws {
@@ -174,7 +179,7 @@ struct CellRun {
   private func checkPath(_ device: PluggedDevice) -> (sentence: String, failure: String?) {
     let counts = device.counts
     let sentence =
-      "seen at the spaces: platform \(counts.platform.hits) hits, \(counts.platform.misses) misses, \(counts.platform.faults) faults;"
+      "at the spaces: platform \(counts.platform.hits) hits, \(counts.platform.misses) misses, \(counts.platform.faults) faults;"
       + " physical \(counts.physical.hits) hits, \(counts.physical.misses) misses, \(counts.physical.faults) faults"
     let (used, other) = decision.path == .platform ? (counts.platform, counts.physical) : (counts.physical, counts.platform)
     let isRight = used.isUsed && !other.isUsed

@@ -106,7 +106,8 @@ struct MatrixCommand: ParsableCommand {
       StandardStream.output.print("  " + title + String(repeating: " ", count: max(12 - title.count, 1)) + text)
     }
     StandardStream.output.print(cell.name)
-    line("platform", "\(platform.summary). \(platform.origin)")
+    line("platform", platform.summary)
+    line("", platform.origin)
     line("expected", cell.expected.word)
     for sentence in cell.reasons { line("because", sentence) }
     guard let result = Matrix.run([cell], threads: 1).first else { return }
