@@ -179,15 +179,11 @@ public final class BlockDriver {
     guard queue != nil else { throw .stopped }
     queue!.publish(transport)
     var result: Completion?
-    var looks = 0
-    let isDone = try wait.until { () throws(DriverError) in
+    try transport.wait(wait) { () throws(DriverError) in
       result = try self.queue!.reap(tag)
-      looks += 1
-      // A register is slow to read, so now and then.
-      if result == nil, looks % 32 == 0, self.transport.status.contains(.needsReset) { throw .needsReset }
       return result != nil
     }
-    guard isDone, let result else { throw transport.status.contains(.needsReset) ? .needsReset : .timeout }
+    guard let result else { throw .timeout }
     return result
   }
 

@@ -78,8 +78,7 @@ public final class EntropyDriver {
     queue!.publish(transport)
     if let kept = ledger.take(tag) { return kept }
     var result: Completion?
-    var looks = 0
-    let isDone = try wait.until { () throws(DriverError) in
+    try transport.wait(wait) { () throws(DriverError) in
       while let completion = try self.pull() {
         if completion.tag == tag {
           result = completion
@@ -87,12 +86,9 @@ public final class EntropyDriver {
         }
         self.ledger.keep(completion)
       }
-      looks += 1
-      // A register is slow to read, so now and then.
-      if looks % 32 == 0, self.transport.status.contains(.needsReset) { throw .needsReset }
       return false
     }
-    guard isDone, let result else { throw transport.status.contains(.needsReset) ? .needsReset : .timeout }
+    guard let result else { throw .timeout }
     return result
   }
 

@@ -13,6 +13,21 @@ extension DriverTransport {
     guard isDone else { throw .reset(last) }
   }
 
+  /// Waits until the device has done what `condition` looks for.
+  ///
+  /// - Throws: ``DriverError/needsReset`` when the device says that it never will, ``DriverError/timeout`` when it says nothing.
+  func wait(_ wait: BoundedWait, until condition: () throws(DriverError) -> Bool) throws(DriverError) {
+    var looks = 0
+    let isDone = try wait.until { () throws(DriverError) in
+      if try condition() { return true }
+      looks += 1
+      // A register is slow to read, so now and then.
+      if looks % 32 == 0, self.status.contains(.needsReset) { throw .needsReset }
+      return false
+    }
+    guard isDone else { throw status.contains(.needsReset) ? .needsReset : .timeout }
+  }
+
   /// Takes the device over and agrees on features: steps 1 to 6. Queues and DRIVER_OK are the caller's.
   ///
   /// - Parameters:
