@@ -1,4 +1,3 @@
-public import DMA
 public import NVMe
 public import Virtio
 public import VirtioDrivers

@@ -42,8 +42,8 @@ public final class RunningMachine {
     guest = GuestOS(platform, memory, grants: grants)
     switch platform.unit {
     case .none, .grants: unit = nil
-    case .vtd: unit = VTdWithDriver(deviceMemory, guest.pages, interrupts: interrupts)
-    case .amdvi: unit = AMDViWithDriver(deviceMemory, guest.pages, interrupts: interrupts)
+    case .vtd: unit = RequesterUnit.vtd(deviceMemory, guest.pages, interrupts)
+    case .amdvi: unit = RequesterUnit.amdvi(deviceMemory, guest.pages, interrupts)
     case .tce: unit = TCEWithDriver()
     case .sun4u: unit = Sun4uWithDriver(deviceMemory, guest.pages)
     case .virtioIOMMU: unit = try VirtioIOMMUWithDriver(deviceMemory)

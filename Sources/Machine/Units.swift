@@ -1,6 +1,6 @@
 import DMA
-import IOMMUDrivers
-import IOMMUs
+public import IOMMUDrivers
+public import IOMMUs
 import Virtio
 import VirtioDevices
 import VirtioDrivers
@@ -25,70 +25,62 @@ extension MachineError {
   static func unit(_ error: any Error) -> MachineError { .unit("\(error)") }
 }
 
-/// VT-d and its driver.
-final class VTdWithDriver: UnitWithDriver, RegisterAccess {
-  private let vtd: VTdUnit
-  private let pages: GuestPages
-  private var driver: VTdDriver?
-  var unit: any IOMMU { vtd }
+/// The driver of a unit that has an entry for each requester.
+protocol RequesterDriver: AnyObject {
+  func enable() throws(UnitError)
+  /// Lets a requester's addresses pass as they are.
+  func letPass(_ requester: RequesterID) throws(UnitError)
+  func detach(_ requester: RequesterID) throws(UnitError)
+  /// Attaches a requester to a domain of its own.
+  func attachAlone(_ requester: RequesterID) throws(UnitError) -> UnitDomain
+}
 
-  init(_ memory: GuestMemory, _ pages: GuestPages, interrupts: InterruptController) {
-    self.pages = pages
-    vtd = VTdUnit(memory) { interrupts.deliver($0, from: RequesterID(bus: 0, device: 0, function: 0)) }
-  }
-
-  func read(at offset: Int, width: Int) -> UInt64 { vtd.read(at: offset, width: width) }
-  func write(_ value: UInt64, at offset: Int, width: Int) { vtd.write(value, at: offset, width: width) }
-
-  private func takeOver() throws(UnitError) -> VTdDriver {
-    if let driver { return driver }
-    let new = try VTdDriver(self, pages: pages)
-    try new.enable()
-    driver = new
-    return new
-  }
-
-  func set(_ state: UnitState, of requester: RequesterID) throws(MachineError) -> UnitDomain? {
-    do throws(UnitError) {
-      let driver = try takeOver()
-      switch state {
-      case .none: return nil
-      case .bypass:
-        try driver.attach(requester, to: .passThrough)
-        return nil
-      case .unattached:
-        try driver.detach(requester)
-        return nil
-      case .attached:
-        let domain = try driver.makeDomain()
-        try driver.attach(requester, to: domain)
-        return UnitDomain(driver: domain, granule: 4096, aperture: domain.aperture, reserved: VTdDriver.reserved)
-      }
-    } catch {
-      throw .unit(error)
-    }
+extension VTdDriver: RequesterDriver {
+  func letPass(_ requester: RequesterID) throws(UnitError) { try attach(requester, to: .passThrough) }
+  func attachAlone(_ requester: RequesterID) throws(UnitError) -> UnitDomain {
+    let domain = try makeDomain()
+    try attach(requester, to: domain)
+    return UnitDomain(driver: domain, granule: 4096, aperture: domain.aperture, reserved: Self.reserved)
   }
 }
 
-/// AMD-Vi and its driver.
-final class AMDViWithDriver: UnitWithDriver, RegisterAccess {
-  private let amdvi: AMDViUnit
-  private let pages: GuestPages
-  private var driver: AMDViDriver?
-  var unit: any IOMMU { amdvi }
+extension AMDViDriver: RequesterDriver {
+  func letPass(_ requester: RequesterID) throws(UnitError) { try attach(requester, to: .passThrough) }
+  func attachAlone(_ requester: RequesterID) throws(UnitError) -> UnitDomain {
+    let domain = try makeDomain()
+    try attach(requester, to: domain)
+    return UnitDomain(driver: domain, granule: 4096, aperture: domain.aperture, reserved: Self.reserved)
+  }
+}
 
-  init(_ memory: GuestMemory, _ pages: GuestPages, interrupts: InterruptController) {
-    self.pages = pages
-    amdvi = AMDViUnit(memory) { interrupts.deliver($0, from: RequesterID(bus: 0, device: 0, function: 0)) }
+extension VTdUnit: RegisterAccess {}
+extension AMDViUnit: RegisterAccess {}
+
+/// VT-d or AMD-Vi, and its driver.
+final class RequesterUnit: UnitWithDriver {
+  let unit: any IOMMU
+  private let makeDriver: () throws(UnitError) -> any RequesterDriver
+  private var driver: (any RequesterDriver)?
+
+  private init(_ unit: any IOMMU, _ makeDriver: @escaping () throws(UnitError) -> any RequesterDriver) {
+    self.unit = unit
+    self.makeDriver = makeDriver
   }
 
-  func read(at offset: Int, width: Int) -> UInt64 { amdvi.read(at: offset, width: width) }
-  func write(_ value: UInt64, at offset: Int, width: Int) { amdvi.write(value, at: offset, width: width) }
+  static func vtd(_ memory: GuestMemory, _ pages: GuestPages, _ interrupts: InterruptController) -> RequesterUnit {
+    let unit = VTdUnit(memory) { interrupts.deliver($0, from: RequesterID(bus: 0, device: 0, function: 0)) }
+    return RequesterUnit(unit) { () throws(UnitError) in try VTdDriver(unit, pages: pages) }
+  }
 
-  private func takeOver() throws(UnitError) -> AMDViDriver {
-    if let driver { return driver }
+  static func amdvi(_ memory: GuestMemory, _ pages: GuestPages, _ interrupts: InterruptController) -> RequesterUnit {
+    let unit = AMDViUnit(memory) { interrupts.deliver($0, from: RequesterID(bus: 0, device: 0, function: 0)) }
     // One bus is all that a machine here has.
-    let new = try AMDViDriver(self, pages: pages, buses: 1)
+    return RequesterUnit(unit) { () throws(UnitError) in try AMDViDriver(unit, pages: pages, buses: 1) }
+  }
+
+  private func takeOver() throws(UnitError) -> any RequesterDriver {
+    if let driver { return driver }
+    let new = try makeDriver()
     try new.enable()
     driver = new
     return new
@@ -99,17 +91,11 @@ final class AMDViWithDriver: UnitWithDriver, RegisterAccess {
       let driver = try takeOver()
       switch state {
       case .none: return nil
-      case .bypass:
-        try driver.attach(requester, to: .passThrough)
-        return nil
-      case .unattached:
-        try driver.detach(requester)
-        return nil
-      case .attached:
-        let domain = try driver.makeDomain()
-        try driver.attach(requester, to: domain)
-        return UnitDomain(driver: domain, granule: 4096, aperture: domain.aperture, reserved: AMDViDriver.reserved)
+      case .bypass: try driver.letPass(requester)
+      case .unattached: try driver.detach(requester)
+      case .attached: return try driver.attachAlone(requester)
       }
+      return nil
     } catch {
       throw .unit(error)
     }
