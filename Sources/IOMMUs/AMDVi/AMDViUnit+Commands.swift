@@ -103,12 +103,11 @@ extension AMDViUnit: AddressTranslation {
       guard state.control.contains(.enabled) else { return .success(.identity) }
       do throws(AMDViRefusal) {
         let context: AMDViContext
-        if let known = state.contexts[requester] {
+        if let known = state.requesters.context(of: requester) {
           context = known
         } else {
           context = try walk.context(of: requester, deviceTable: state.registers[AMDViRegister.deviceTable] ?? 0)
-          // Only of an endpoint that invalidations reach.
-          if state.endpoints[requester] != nil { state.contexts[requester] = context }
+          state.requesters.remember(context, of: requester)
         }
         return .success(try walk.run(context, around: address.rawValue, for: access))
       } catch { return .failure(error) }

@@ -9,8 +9,7 @@ import Synchronization
 /// asked for is done, devices' accesses in flight included.
 public final class AMDViUnit: IOMMU {
   struct State {
-    var endpoints: [RequesterID: EndpointSpace] = [:]
-    var contexts: [RequesterID: AMDViContext] = [:]
+    var requesters = RequesterTable<AMDViContext>()
     /// By their offsets; what is none reads as zero.
     var registers: [Int: UInt64] = [:]
     var control = AMDViControl()
@@ -44,20 +43,13 @@ public final class AMDViUnit: IOMMU {
 
   public func adopt(_ endpoint: EndpointSpace) {
     let requester = endpoint.requester
-    state.withLock { state in
-      state.endpoints[requester] = endpoint
-      state.contexts[requester] = nil
-    }
+    state.withLock { $0.requesters.adopt(endpoint, as: requester) }
     endpoint.setRoute(.translated(self))
   }
 
   public func release(_ endpoint: EndpointSpace) {
     let requester = endpoint.requester
-    state.withLock { state in
-      guard state.endpoints[requester] === endpoint else { return }
-      state.endpoints[requester] = nil
-      state.contexts[requester] = nil
-    }
+    state.withLock { $0.requesters.release(endpoint, as: requester) }
     endpoint.setRoute(.blocked(.stopped))
   }
 
@@ -144,14 +136,6 @@ public final class AMDViUnit: IOMMU {
 
   /// Drops what is remembered of the endpoints that `isConcerned` picks by number and context, and returns when nothing uses it.
   func forget(isContext: Bool = true, _ isConcerned: (RequesterID, AMDViContext?) -> Bool, first: UInt64 = 0, last: UInt64 = .max) {
-    let concerned: [EndpointSpace] = state.withLock { state in
-      var found: [EndpointSpace] = []
-      for (requester, endpoint) in state.endpoints where isConcerned(requester, state.contexts[requester]) {
-        found.append(endpoint)
-        if isContext { state.contexts[requester] = nil }
-      }
-      return found
-    }
-    for endpoint in concerned { endpoint.invalidate(from: DMAAddress(first), through: DMAAddress(last)) }
+    for endpoint in state.withLock({ $0.requesters.concerned(isContext: isContext, isConcerned) }) { endpoint.invalidate(from: DMAAddress(first), through: DMAAddress(last)) }
   }
 }

@@ -15,12 +15,11 @@ extension VTdUnit: AddressTranslation {
       guard state.status.contains(.translation) else { return .success(.identity) }
       do throws(VTdRefusal) {
         let context: VTdContext
-        if let known = state.contexts[requester] {
+        if let known = state.requesters.context(of: requester) {
           context = known
         } else {
           context = try walk.context(of: requester, rootTable: state.rootTable)
-          // Only of an endpoint that invalidations reach.
-          if state.endpoints[requester] != nil { state.contexts[requester] = context }
+          state.requesters.remember(context, of: requester)
         }
         return .success(try walk.run(context, around: address.rawValue, for: access))
       } catch { return .failure(error) }

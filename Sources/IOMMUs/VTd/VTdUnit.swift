@@ -10,8 +10,7 @@ import Synchronization
 public final class VTdUnit: IOMMU {
   struct State {
     var registers = [UInt32](repeating: 0, count: VTdRegister.byteCount / 4)
-    var endpoints: [RequesterID: EndpointSpace] = [:]
-    var contexts: [RequesterID: VTdContext] = [:]
+    var requesters = RequesterTable<VTdContext>()
     /// The root table that a command latched.
     var rootTable: UInt64 = 0
     var status = VTdGlobal()
@@ -44,20 +43,13 @@ public final class VTdUnit: IOMMU {
 
   public func adopt(_ endpoint: EndpointSpace) {
     let requester = endpoint.requester
-    state.withLock { state in
-      state.endpoints[requester] = endpoint
-      state.contexts[requester] = nil
-    }
+    state.withLock { $0.requesters.adopt(endpoint, as: requester) }
     endpoint.setRoute(.translated(self))
   }
 
   public func release(_ endpoint: EndpointSpace) {
     let requester = endpoint.requester
-    state.withLock { state in
-      guard state.endpoints[requester] === endpoint else { return }
-      state.endpoints[requester] = nil
-      state.contexts[requester] = nil
-    }
+    state.withLock { $0.requesters.release(endpoint, as: requester) }
     endpoint.setRoute(.blocked(.stopped))
   }
 
@@ -165,15 +157,7 @@ public final class VTdUnit: IOMMU {
 
   /// Drops what is remembered of the endpoints that `isConcerned` picks by number and context, and returns when nothing uses it.
   func forget(isContext: Bool = true, _ isConcerned: (RequesterID, VTdContext?) -> Bool, first: UInt64 = 0, last: UInt64 = .max) {
-    let concerned: [EndpointSpace] = state.withLock { state in
-      var found: [EndpointSpace] = []
-      for (requester, endpoint) in state.endpoints where isConcerned(requester, state.contexts[requester]) {
-        found.append(endpoint)
-        if isContext { state.contexts[requester] = nil }
-      }
-      return found
-    }
-    for endpoint in concerned { endpoint.invalidate(from: DMAAddress(first), through: DMAAddress(last)) }
+    for endpoint in state.withLock({ $0.requesters.concerned(isContext: isContext, isConcerned) }) { endpoint.invalidate(from: DMAAddress(first), through: DMAAddress(last)) }
   }
 }
 
@@ -192,7 +176,6 @@ extension VTdUnit.State {
 
   mutating func reset(_ options: VTdOptions) {
     registers = [UInt32](repeating: 0, count: registers.count)
-    contexts = [:]
     rootTable = 0
     status = []
     nextRecord = 0
