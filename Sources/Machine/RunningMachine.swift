@@ -22,7 +22,7 @@ public final class RunningMachine {
   private let unit: (any UnitWithDriver)?
   private let frontUnit: (any IOMMU)?
   private var devices: [PluggedDevice] = []
-  private var access: [RequesterID: BusAccess] = [:]
+  private var access: [RequesterID: PCIBusAccess] = [:]
   private var unitFunction: VirtioPCIFunction?
   private let log: Logger
   /// How often a driver looks for an answer, a millisecond apart without interrupts.
@@ -90,13 +90,13 @@ public final class RunningMachine {
   /// Firmware numbers the buses, and the guest starts the driver of its IOMMU.
   public func boot() throws(MachineError) {
     var firmware = PCIEnumerator(bus, memory: 0xE000_0000..<0xF000_0000, highMemory: 0x40_0000_0000..<0x50_0000_0000, io: 0x1000..<0x1_0000)
-    for found in firmware.enumerate() { access[found.requester] = BusAccess(bus, found) }
+    for found in firmware.enumerate() { access[found.requester] = PCIBusAccess(bus, found) }
     guard let unit = unit as? VirtioIOMMUWithDriver else { return }
     let transport = try pciTransport(RequesterID(bus: 0, device: 1, function: 0), legacy: false)
     try unit.start(transport, on: guest.driverPlatform(nil), DriverOptions(wait: wait { _ = transport.takeISR() }))
   }
 
-  func functionAccess(_ requester: RequesterID) throws(MachineError) -> BusAccess {
+  func functionAccess(_ requester: RequesterID) throws(MachineError) -> PCIBusAccess {
     guard let access = access[requester] else { throw .missing("no function \(requester) was found: the machine was not booted") }
     return access
   }

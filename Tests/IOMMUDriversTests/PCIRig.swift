@@ -10,26 +10,6 @@ import VirtioDrivers
 import VirtioPCI
 import VirtioServing
 
-/// A function as its driver reaches it: through the bus, at the addresses that firmware gave it.
-final class BusAccess: PCIFunctionAccess {
-  private let bus: PCIBus
-  private let found: PCIEnumerator.Found
-  init(_ bus: PCIBus, _ found: PCIEnumerator.Found) {
-    self.bus = bus
-    self.found = found
-  }
-  func readConfiguration(at offset: Int, width: Int) -> UInt32 { bus.readConfiguration(of: found.requester, at: offset, width: width) }
-  func writeConfiguration(at offset: Int, width: Int, _ value: UInt32) { bus.writeConfiguration(of: found.requester, at: offset, width: width, value) }
-  func readBAR(_ index: Int, at offset: UInt64, width: Int) -> UInt32 {
-    guard let window = found.windows.first(where: { $0.index == index && !$0.isIO }) else { return .max }
-    return UInt32(truncatingIfNeeded: bus.read(memory: window.base + offset, width: width))
-  }
-  func writeBAR(_ index: Int, at offset: UInt64, width: Int, _ value: UInt32) {
-    guard let window = found.windows.first(where: { $0.index == index && !$0.isIO }) else { return }
-    bus.write(memory: window.base + offset, width: width, UInt64(value))
-  }
-}
-
 /// Messages as they arrive; each can be waited for.
 final class Arrivals: MessageInterrupts, Sendable {
   private let arrived: EventFD
@@ -71,7 +51,7 @@ final class PCIRig {
     var firmware = PCIEnumerator(bus, memory: 0xe000_0000..<0xf000_0000, highMemory: 0x40_0000_0000..<0x50_0000_0000, io: 0x1000..<0x1_0000)
     let found = try #require(firmware.enumerate().first)
     try #require(found.requester == UnitRig.requester)
-    transport = try PCIDriverTransport(BusAccess(bus, found))
+    transport = try PCIDriverTransport(PCIBusAccess(bus, found))
     let messages = (0...function.control.queueCount).map { InterruptMessage(address: 0xfee0_0000, data: UInt32($0)) }
     #expect(transport.enableMSIX(messages) && transport.setConfigurationVector(0) && transport.setVector(1, ofQueue: 0))
   }

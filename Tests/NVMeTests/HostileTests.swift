@@ -4,6 +4,7 @@ import NVMe
 import PCI
 import Synchronization
 import Testing
+import VirtioDrivers
 import VirtioTestKit
 
 @Suite("Hostile drivers of the controller", .timeLimit(.minutes(10))) struct HostileTests {

@@ -2,6 +2,7 @@ import DMA
 import NVMe
 import PCI
 import Testing
+import VirtioDrivers
 import VirtioTestKit
 
 @Suite("Registers of the controller, as the figures draw them", .timeLimit(.minutes(10))) struct RegisterTests {

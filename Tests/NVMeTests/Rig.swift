@@ -45,23 +45,9 @@ final class Platform: MessageInterrupts, LineInterrupts {
   }
 }
 
-/// A function as its driver reaches it: through the bus, at the addresses that firmware gave it.
-final class BusAccess: PCIFunctionAccess {
-  let bus: PCIBus
-  let requester: RequesterID
-  private let windows: [BARWindow]
-
-  init(_ bus: PCIBus, _ found: PCIEnumerator.Found) {
-    self.bus = bus
-    requester = found.requester
-    windows = found.windows
-  }
-
-  func readConfiguration(at offset: Int, width: Int) -> UInt32 { bus.readConfiguration(of: requester, at: offset, width: width) }
-  func writeConfiguration(at offset: Int, width: Int, _ value: UInt32) { bus.writeConfiguration(of: requester, at: offset, width: width, value) }
+extension PCIBusAccess {
+  /// Where a BAR is.
   func base(_ index: Int) -> UInt64 { windows.first { $0.index == index }?.base ?? 0 }
-  func readBAR(_ index: Int, at offset: UInt64, width: Int) -> UInt32 { UInt32(truncatingIfNeeded: bus.read(memory: base(index) + offset, width: width)) }
-  func writeBAR(_ index: Int, at offset: UInt64, width: Int, _ value: UInt32) { bus.write(memory: base(index) + offset, width: width, UInt64(value)) }
 }
 
 /// A controller on a bus, with firmware done and a disk in memory.
@@ -71,7 +57,7 @@ final class Rig {
   let bus: PCIBus
   let file: MemoryFile
   let controller: NVMeController
-  let access: BusAccess
+  let access: PCIBusAccess
   private(set) var master: BusMaster!
   static let diskBytes: UInt64 = 8 << 20
   var requester: RequesterID { access.requester }
@@ -95,7 +81,7 @@ final class Rig {
     }
     master = seen
     var firmware = PCIEnumerator(bus, memory: 0xe000_0000..<0xf000_0000, highMemory: 0x40_0000_0000..<0x50_0000_0000, io: 0x1000..<0x1_0000)
-    access = BusAccess(bus, try #require(firmware.enumerate().first))
+    access = PCIBusAccess(bus, try #require(firmware.enumerate().first))
   }
 
   func read32(_ offset: UInt64) -> UInt32 { access.readBAR(0, at: offset, width: 4) }

@@ -59,33 +59,19 @@ final class Platform: MessageInterrupts, LineInterrupts {
 
 /// A function as its driver reaches it: through the bus, at the addresses that firmware gave it.
 final class BusAccess: PCIFunctionAccess {
-  let bus: PCIBus
-  let requester: RequesterID
-  private let windows: [BARWindow]
+  private let inner: PCIBusAccess
+  var requester: RequesterID { inner.requester }
   /// Widths of the notifications, and what they were, seen on their way.
   private(set) var writes: [(bar: Int, offset: UInt64, width: Int, value: UInt32)] = []
 
-  init(_ bus: PCIBus, _ found: PCIEnumerator.Found) {
-    self.bus = bus
-    requester = found.requester
-    windows = found.windows
-  }
+  init(_ bus: PCIBus, _ found: PCIEnumerator.Found) { inner = PCIBusAccess(bus, found) }
 
-  func readConfiguration(at offset: Int, width: Int) -> UInt32 { bus.readConfiguration(of: requester, at: offset, width: width) }
-  func writeConfiguration(at offset: Int, width: Int, _ value: UInt32) { bus.writeConfiguration(of: requester, at: offset, width: width, value) }
-
-  func readBAR(_ index: Int, at offset: UInt64, width: Int) -> UInt32 {
-    guard let window = windows.first(where: { $0.index == index }) else { return .max }
-    return window.isIO
-      ? bus.read(io: UInt32(window.base + offset), width: width) : UInt32(truncatingIfNeeded: bus.read(memory: window.base + offset, width: width))
-  }
-
+  func readConfiguration(at offset: Int, width: Int) -> UInt32 { inner.readConfiguration(at: offset, width: width) }
+  func writeConfiguration(at offset: Int, width: Int, _ value: UInt32) { inner.writeConfiguration(at: offset, width: width, value) }
+  func readBAR(_ index: Int, at offset: UInt64, width: Int) -> UInt32 { inner.readBAR(index, at: offset, width: width) }
   func writeBAR(_ index: Int, at offset: UInt64, width: Int, _ value: UInt32) {
-    guard let window = windows.first(where: { $0.index == index }) else { return }
-    writes.append((index, offset, width, value))
-    if window.isIO { bus.write(io: UInt32(window.base + offset), width: width, value) } else {
-      bus.write(memory: window.base + offset, width: width, UInt64(value))
-    }
+    if inner.windows.contains(where: { $0.index == index }) { writes.append((index, offset, width, value)) }
+    inner.writeBAR(index, at: offset, width: width, value)
   }
 }
 

@@ -42,7 +42,7 @@ struct ConcurrentDriver: Sendable {
   private var isStopping: Bool { signals.stops.load(ordering: .acquiring) }
 
   private func drive() throws {
-    let transport = try PCIDriverTransport(ModelAccess(bus, requester, windows))
+    let transport = try PCIDriverTransport(PCIBusAccess(bus, requester, windows))
     transport.status = []
     transport.status = [.acknowledge, .driver]
     transport.accept(shape.features)

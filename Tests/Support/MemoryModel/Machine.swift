@@ -2,6 +2,7 @@ import DMA
 import Logging
 import PCI
 import Virtio
+import VirtioDrivers
 import VirtioPCI
 import VirtioTestKit
 
@@ -94,7 +95,7 @@ final class Machine {
     let windows = try windows.map { program(requester, $0) } ?? placeAll(findingBARsOf: requester)
     let unit = shape.translates ? unit : nil
     let one = try ModelFunction(
-      index, shape, device, function, master, ModelAccess(bus, requester, windows), control: unit?.control(index),
+      index, shape, device, function, master, PCIBusAccess(bus, requester, windows), control: unit?.control(index),
       table: unit?.table(index), in: world)
     if let unit {
       unit.attach(index, master.requester)

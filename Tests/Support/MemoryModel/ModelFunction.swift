@@ -45,7 +45,7 @@ final class ModelFunction {
   let device: KeyedDevice
   let function: VirtioPCIFunction
   let master: BusMaster
-  let access: ModelAccess
+  let access: PCIBusAccess
   private let world: World
   private(set) var transport: PCIDriverTransport
   private(set) var ring: any LiteralRing
@@ -58,7 +58,7 @@ final class ModelFunction {
   private(set) var requests = 0
 
   init(
-    _ index: Int, _ shape: FunctionShape, _ device: KeyedDevice, _ function: VirtioPCIFunction, _ master: BusMaster, _ access: ModelAccess,
+    _ index: Int, _ shape: FunctionShape, _ device: KeyedDevice, _ function: VirtioPCIFunction, _ master: BusMaster, _ access: PCIBusAccess,
     control: UInt64?, table: Int?, in world: World
   ) throws {
     self.index = index

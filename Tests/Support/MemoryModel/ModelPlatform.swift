@@ -31,30 +31,3 @@ final class ModelPlatform: MessageInterrupts {
   }
 }
 
-/// A function as its driver reaches it: through the bus, where firmware put it.
-final class ModelAccess: PCIFunctionAccess {
-  private let bus: PCIBus
-  let requester: RequesterID
-  var windows: [BARWindow]
-
-  init(_ bus: PCIBus, _ requester: RequesterID, _ windows: [BARWindow]) {
-    self.bus = bus
-    self.requester = requester
-    self.windows = windows
-  }
-
-  func readConfiguration(at offset: Int, width: Int) -> UInt32 { bus.readConfiguration(of: requester, at: offset, width: width) }
-  func writeConfiguration(at offset: Int, width: Int, _ value: UInt32) { bus.writeConfiguration(of: requester, at: offset, width: width, value) }
-
-  func readBAR(_ index: Int, at offset: UInt64, width: Int) -> UInt32 {
-    guard let window = windows.first(where: { $0.index == index }) else { return .max }
-    return window.isIO
-      ? bus.read(io: UInt32(window.base + offset), width: width) : UInt32(truncatingIfNeeded: bus.read(memory: window.base + offset, width: width))
-  }
-  func writeBAR(_ index: Int, at offset: UInt64, width: Int, _ value: UInt32) {
-    guard let window = windows.first(where: { $0.index == index }) else { return }
-    if window.isIO { bus.write(io: UInt32(window.base + offset), width: width, value) } else {
-      bus.write(memory: window.base + offset, width: width, UInt64(value))
-    }
-  }
-}
