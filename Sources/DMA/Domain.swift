@@ -101,7 +101,7 @@ public final class Domain: AddressTranslation {
     guard let count else { throw .split }
     if count > 0 {
       for endpoint in endpoints { endpoint.invalidate(from: first, through: last) }
-      fence.drain()
+      fence.drain(from: first.rawValue, through: last.rawValue)
     }
     return count
   }

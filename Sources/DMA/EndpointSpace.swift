@@ -82,7 +82,11 @@ public final class EndpointSpace: DMASpace {
       return cache.isFull
     }
     // A driver that maps here and there, and never comes back to an address, would otherwise leave the table full for ever.
-    if isFull { cache.removeAll(drained: fence) } else { fence.drain() }
+    if isFull {
+      cache.removeAll(drained: fence, used: first <= last ? first.rawValue...last.rawValue : 0...UInt64.max)
+    } else {
+      fence.drain(from: first.rawValue, through: last.rawValue)
+    }
     followers.withLock { followers in
       for follower in followers { follower.invalidate(from: first, through: last) }
     }

@@ -87,8 +87,8 @@ import Synchronization
     }
   }
 
-  /// Removes everything, waits on `fence` until nobody uses it, and frees the nodes.
-  public func removeAll(drained fence: TranslationFence) {
+  /// Removes everything, waits on `fence` until no queue looks in it, and no chain uses the bytes of `used`, and frees the nodes.
+  public func removeAll(drained fence: TranslationFence, used: ClosedRange<UInt64> = 0...UInt64.max) {
     let old = counts.withLock { counts in
       let old = unsafe load64(root)
       unsafe storeRelease64(root, 0)
@@ -98,7 +98,7 @@ import Synchronization
       counts.pages = 0
       return old
     }
-    fence.drain()
+    fence.drain(forgetting: 0...UInt64.max, used: used)
     Self.free(old & ~4095, height: Int(old & 7))
   }
 

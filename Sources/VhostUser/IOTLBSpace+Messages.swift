@@ -31,7 +31,7 @@ extension IOTLBSpace {
       try enterAsked(runs, permissions)
     } else if !(runs.count == 1 && table?.run(at: DMAAddress(first)) == runs[0]) {
       // Whatever was here is replaced, and not used any more once the update is acknowledged (R109).
-      if remove(from: first, through: last) { fence.drain() }
+      if remove(from: first, through: last) { fence.drain(from: first, through: last) }
       if !permissions.isEmpty { for run in runs { try enter(run) } }
     }
     let woken = state.withLock { $0.misses.updated(from: first, through: last, permissions: permissions) }
@@ -111,7 +111,7 @@ extension IOTLBSpace {
     state.withLock { $0.misses.invalidated(from: first, through: last) }
     // Where a chain gives its pages back, another one that is under way may still use what is no longer here.
     let wasThere = remove(from: first, through: last)
-    if wasThere || servesOneChain { fence.drain() }
+    if wasThere || servesOneChain { fence.drain(from: first, through: last) }
   }
 
   /// True if something was there.

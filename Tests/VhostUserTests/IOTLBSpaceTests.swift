@@ -225,7 +225,7 @@ struct IOTLBSpaceTests {
     // Two chains name the page; the first is done.
     var cache = IOTLB(space)
     _ = cache.beginRound()
-    var lease: ChainLease? = cache.chainLease()
+    var lease: MappingHold? = cache.hold(from: Self.iova, through: Self.iova)
     cache.endRound()
     space.forget(from: Self.iova, through: Self.iova + 4095)
     let generation = space.fence.generation

@@ -155,7 +155,7 @@ extension Virtqueue {
     if iotlb.servesOneChain { ranges[sequence] = iotlb.takeNotes() }
     counts.requests &+= 1
     return DescriptorChain(
-      id: id, slots: slots, sequence: sequence, record: record, memory: walk.list.seal(iotlb.chainLease(), fault: fault))
+      id: id, slots: slots, sequence: sequence, record: record, memory: walk.list.seal(iotlb, fault: fault))
   }
 
   /// Whether the walk has to be done again later; then its storage goes back.

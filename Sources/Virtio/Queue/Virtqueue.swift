@@ -16,7 +16,7 @@ public struct Virtqueue: ~Copyable {
   let isInOrder: Bool
 
   var iotlb: IOTLB
-  var pool = SegmentPool()
+  var pool: SegmentPool
   var scratch = IndirectScratch()
 
   /// The three areas; `none` until resolved.
@@ -93,7 +93,10 @@ public struct Virtqueue: ~Copyable {
     hasEventIndex = features.contains(.eventIndex)
     hasIndirect = features.contains(.indirectDescriptors)
     isInOrder = features.contains(.inOrder)
-    iotlb = IOTLB(space, waking: waiter)
+    let areas = layout.areas(packed: isPacked, eventIndex: hasEventIndex)
+    iotlb = IOTLB(space, waking: waiter, areas: areas)
+    // One for each chain that may be in flight, so that none is made for a request.
+    pool = iotlb.makePool(keeping: Int(layout.size))
     available = state.available
     availableWrap = state.availableWrap
     used = state.used ?? state.available
