@@ -11,6 +11,8 @@
   @usableFromInline let root: UnsafeMutableRawPointer?
   @usableFromInline var lease: Lease
   private let waiter: (any TranslationWaiter)?
+  private let ledger: LookUpLedger?
+  private let counters: LookUpCounters?
 
   /// The largest run seen, grown by what adjoins it.
   @usableFromInline var lastStart: UInt64 = 1
@@ -43,6 +45,8 @@
     unsafe self.root = table?.root
     self.lease = space.fence.lease()
     self.waiter = waiter
+    ledger = space.ledger
+    counters = ledger?.open()
     // Safe: 512 words each, initialised here, freed in deinit.
     unsafe slots = .allocate(capacity: 512)
     unsafe slots.initialize(repeating: 0, count: 512)
@@ -51,6 +55,7 @@
   }
 
   deinit {
+    if let counters { ledger?.close(counters) }
     unsafe slots.deallocate()
     unsafe leaves.deallocate()
   }
@@ -65,14 +70,10 @@
   /// Whether mappings are being taken away: end the round and begin another before resolving more.
   @inlinable public var isStale: Bool { lease.isStale }
 
-  /// Ends a round: mappings may go, and the space hears how often its answer was known.
+  /// Ends a round: mappings may go, and the space's ledger shows how often its answer was known.
   public mutating func endRound() {
     lease.end()
-    if hits | misses != 0 {
-      space.record(hits: hits, misses: misses)
-      hits = 0
-      misses = 0
-    }
+    counters?.store(hits: hits, misses: misses)
   }
 
   /// A hold for a chain whose segments come from this round.

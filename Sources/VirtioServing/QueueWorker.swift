@@ -19,7 +19,7 @@ struct QueueWorker: ~Copyable {
   private struct Running {
     var index: Int
     var kick: EventFD?
-    var call: QueueCall
+    var call: QueueCaller
     var bell: QueueBell
     var hasFailed = false
   }
@@ -165,7 +165,7 @@ struct QueueWorker: ~Copyable {
     } catch {
       return error
     }
-    running.append(Running(index: start.index, call: call, bell: bell))
+    running.append(Running(index: start.index, call: QueueCaller(call), bell: bell))
     replaceKick(start.index, start.kick)
     return nil
   }
@@ -181,11 +181,12 @@ struct QueueWorker: ~Copyable {
         do throws(QueueError) { try queues[queue.index].beginRound() } catch { failAll(error) }
       }
       if handingOver, queues[index].canLeave { handler.handOver(index, in: &queues) } else { handler.finish(&queues) }
-      for queue in running {
-        if queues[queue.index].takeCall() { queue.call.signal() }
+      for i in running.indices {
+        let other = running[i].index
+        if queues[other].takeCall() { running[i].call.signal() }
         // Another queue of the group goes on: it wants kicks, and what came meanwhile is looked at after this command.
-        if queue.index != index { _ = queues[queue.index].armKick() }
-        queues[queue.index].endRound()
+        if other != index { _ = queues[other].armKick() }
+        queues[other].endRound()
       }
     }
     if let kick = running[i].kick { try? poller.remove(kick.rawValue) }
