@@ -43,6 +43,7 @@ final class BlockHandler: QueueHandler {
         continue
       }
       work.complete(chain, outcome, in: &queue)
+      if !work.disk.file.isMemory { queue.lookAtClock() }
     }
   }
 }
