@@ -93,7 +93,7 @@ final class BackendSession {
     self.channel = channel
     troubles = QueueTroubles(channel: channel)
     announcer = ConfigurationAnnouncer(channel: channel)
-    runner = DeviceRunner(device, name: options.name, events: troubles, log: log)
+    runner = DeviceRunner(device, name: options.name, patience: options.stopPatience, events: troubles, log: log)
     iotlb = IOTLBSpace(
       memory: table.memory, maxNodes: options.maxTranslationNodes, servesOneChain: options.translations == .once,
       ask: { message, question in

@@ -12,6 +12,7 @@ public final class DeviceRunner: Sendable {
   private let events: any DeviceEvents
   private let log: Logger
   private let name: String
+  private let patience: Duration
   private let calls: [QueueCall]
   private let statistics: [QueueStatistics]
 
@@ -24,12 +25,17 @@ public final class DeviceRunner: Sendable {
   /// By the group's first queue.
   private let workers = Mutex<[Int: Worker]>([:])
 
-  /// - Parameter name: what the queue threads are called, a number is added; 12 bytes at most are seen.
-  public init(_ device: any VirtioDevice, name: String = "queue", events: any DeviceEvents, log: Logger) {
+  /// - Parameters:
+  ///   - name: what the queue threads are called, a number is added; 12 bytes at most are seen.
+  ///   - patience: how long a stop may take before it gives up what it can: see ``QueueStop``.
+  public init(
+    _ device: any VirtioDevice, name: String = "queue", patience: Duration = .seconds(10), events: any DeviceEvents, log: Logger
+  ) {
     self.device = device
     self.events = events
     self.log = log
     self.name = name
+    self.patience = patience
     calls = device.maxQueueSizes.map { _ in QueueCall() }
     statistics = device.maxQueueSizes.map { _ in QueueStatistics() }
   }
@@ -158,12 +164,13 @@ public final class DeviceRunner: Sendable {
   private func makeWorker(_ group: Range<Int>, _ features: Features) throws(HostError) -> Worker {
     let mailbox = try WorkerMailbox()
     let begun = Answer<DeviceError?>(notifying: mailbox.answered)
-    let (device, events, log) = (device, events, log)
+    let (device, patience, events, log) = (device, patience, events, log)
     let thread = try WorkerThread(name: "\(name)\(group.lowerBound)") {
       // The handler is made on its thread: an io_uring belongs to the thread that made it.
       do {
         var worker = try QueueWorker(
-          range: group, mailbox: mailbox, handler: try device.makeHandler(for: group, features: features), events: events, log: log)
+          range: group, mailbox: mailbox, handler: try device.makeHandler(for: group, features: features), patience: patience,
+          events: events, log: log)
         begun.give(nil)
         worker.run()
       } catch {

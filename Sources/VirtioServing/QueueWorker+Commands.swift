@@ -17,8 +17,6 @@ extension QueueWorker {
     var end: ContinuousClock.Instant?
   }
 
-  static var patience: Duration { .seconds(10) }
-
   mutating func obey(_ command: WorkerMailbox.Command) {
     switch command {
     case .start(let start, let call, let bell, let statistics, let answer):
@@ -68,14 +66,14 @@ extension QueueWorker {
     let canLeave = queues[index].canLeave
     queues[index].close(leavingReplays: canLeave && manner != .finishing)
     running[i].stopping = Stopping(
-      answers: answers, step: manner == .handingOver && canLeave ? .handOver : .finish, end: ContinuousClock.now + Self.patience)
+      answers: answers, step: manner == .handingOver && canLeave ? .handOver : .finish, end: ContinuousClock.now + patience)
     // Without anything in flight no ring is touched: its mappings may be gone already, and looking would be a fault that
     // the guest sees (R063, R095).
     if queues[index].isDrained { end(i) }
   }
 
   /// How long the thread may sleep before a stop takes too long; nil: as long as nothing happens.
-  var patience: Duration? {
+  var timeLeft: Duration? {
     var first: ContinuousClock.Instant?
     for queue in running {
       if let end = queue.stopping?.end { first = min(end, first ?? end) }

@@ -14,6 +14,8 @@ struct QueueWorker: ~Copyable {
   let mailbox: WorkerMailbox
   let poller: Poller
   let handler: any QueueHandler
+  /// How long a stop may take before it gives up what it can.
+  let patience: Duration
   private let events: any DeviceEvents
   let log: Logger
   var queues: QueueSet
@@ -38,7 +40,7 @@ struct QueueWorker: ~Copyable {
   private static var roundsPerTurn: Int { 4 }
 
   init(
-    range: Range<Int>, mailbox: WorkerMailbox, handler: sending any QueueHandler, events: any DeviceEvents, log: Logger
+    range: Range<Int>, mailbox: WorkerMailbox, handler: sending any QueueHandler, patience: Duration, events: any DeviceEvents, log: Logger
   ) throws(HostError) {
     let poller = try Poller()
     try poller.add(mailbox.wake, token: Token.wake)
@@ -48,6 +50,7 @@ struct QueueWorker: ~Copyable {
     self.poller = poller
     self.mailbox = mailbox
     self.handler = handler
+    self.patience = patience
     self.events = events
     self.log = log
     queues = QueueSet(range)
@@ -60,7 +63,7 @@ struct QueueWorker: ~Copyable {
     var isBusy = false
     while !hasBegun || !running.isEmpty {
       do throws(HostError) {
-        _ = try poller.wait(into: &ready, timeout: isBusy ? .zero : patience)
+        _ = try poller.wait(into: &ready, timeout: isBusy ? .zero : timeLeft)
       } catch {
         log.error("queue thread: \(error)")
         return
