@@ -12,6 +12,8 @@
   @usableFromInline var lease: Lease
   private let waiter: (any TranslationWaiter)?
   private let areas: [ClosedRange<UInt64>]
+  private let ledger: LookUpLedger?
+  private let counters: LookUpCounters?
 
   /// The largest run seen, grown by what adjoins it.
   @usableFromInline var lastStart: UInt64 = 1
@@ -50,6 +52,8 @@
     self.areas = areas
     self.lease = space.fence.lease(areas: areas)
     self.waiter = waiter
+    ledger = space.ledger
+    counters = ledger?.open()
     // Safe: 512 words each, initialised here, freed in deinit.
     unsafe slots = .allocate(capacity: 512)
     unsafe slots.initialize(repeating: 0, count: 512)
@@ -58,6 +62,7 @@
   }
 
   deinit {
+    if let counters { ledger?.close(counters) }
     unsafe slots.deallocate()
     unsafe leaves.deallocate()
   }
@@ -73,14 +78,10 @@
   /// Whether mappings are being taken away: end the round and begin another before resolving more.
   @inlinable public var isStale: Bool { lease.isStale }
 
-  /// Ends a round: mappings may go, and the space hears how often its answer was known.
+  /// Ends a round: mappings may go, and the space's ledger shows how often its answer was known.
   public mutating func endRound() {
     lease.end()
-    if hits | misses != 0 {
-      space.record(hits: hits, misses: misses)
-      hits = 0
-      misses = 0
-    }
+    counters?.store(hits: hits, misses: misses)
   }
 
   /// Storage for chains that are resolved with this cache and outlive their round: at most `limit` blocks are kept.

@@ -33,6 +33,8 @@ public struct BackendOptions: Hashable, Sendable {
   public var once: Bool
   /// Nodes of 4 KiB that the table of translations may have; see `TranslationTable`.
   public var maxTranslationNodes: Int
+  /// How long a virtqueue may take to stop before it gives up what it can; see `QueueStop`.
+  package var stopPatience: Duration = .seconds(10)
 
   /// Options with their usual values.
   public init(

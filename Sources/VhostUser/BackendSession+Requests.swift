@@ -28,7 +28,7 @@ extension BackendSession {
     case .setProtocolFeatures(let features): try setProtocolFeatures(features)
     case .setOwner: break
     // Deprecated, and never to lose connection state: the rings stop having effects.
-    case .resetOwner: disableAll()
+    case .resetOwner: return try disableAll()
     case .getQueueCount: return .value(UInt64(vrings.count))
     case .setMemoryTable(let regions): try setMemory(regions, &files)
     case .getMaxMemorySlots: return .value(UInt64(MemoryTable.slots))
@@ -37,13 +37,13 @@ extension BackendSession {
     case .setLogBase(let area): return try setLog(area, &files)
     case .setLogDescriptor: logEvent.set(try event(&files, "SET_LOG_FD"))
     case .setVringSize(let state): try setSize(state)
-    case .setVringAddress(let address): try setAddress(address)
+    case .setVringAddress(let address): return try setAddress(address)
     case .setVringBase(let state): try setBase(state)
-    case .getVringBase(let state): return .vring(try getBase(state))
+    case .getVringBase(let state): return try getBase(state)
     case .setVringKick(let vring): try setKick(vring, &files)
     case .setVringCall(let vring): try setCall(vring, &files)
     case .setVringError(let vring): try setError(vring, &files)
-    case .setVringEnable(let state): try setEnabled(state)
+    case .setVringEnable(let state): return try setEnabled(state)
     case .vringKick(let state): try kick(state)
     case .setBackendRequestDescriptor:
       try require(.backendRequests, "SET_BACKEND_REQ_FD")
@@ -57,13 +57,13 @@ extension BackendSession {
       return .success
     case .getConfiguration(let place): return try readConfiguration(place)
     case .setConfiguration(let bytes): try writeConfiguration(bytes)
-    case .setStatus(let value): try setStatus(value)
+    case .setStatus(let value): return try setStatus(value)
     case .getStatus:
       try require(.status, "GET_STATUS")
       return .value(status | (troubles.needsReset ? UInt64(DeviceStatus.needsReset.rawValue) : 0))
     case .resetDevice:
       try require(.resetDevice, "RESET_DEVICE")
-      resetDevice()
+      return try resetDevice()
     case .getInflightDescriptor(let wanted): return try makeInflight(wanted, &outgoing)
     case .setInflightDescriptor(let area): try setInflight(area, &files)
     case .setDeviceStateDescriptor(let transfer): return try beginTransfer(transfer, &files)
@@ -173,21 +173,31 @@ extension BackendSession {
     device.writeConfiguration(at: Int(place.offset), from: place.bytes.span)
   }
 
-  private func setStatus(_ value: UInt64) throws(ProtocolError) {
+  private func setStatus(_ value: UInt64) throws(ProtocolError) -> BackendReply? {
     try require(.status, "SET_STATUS")
     guard value <= 0xff else { throw ProtocolError("SET_STATUS", "status \(value) has more than eight bits") }
     status = value
     // A reset of the device (§2.4). Where the rings were stays known: QEMU asks for it afterwards.
-    if value == 0 {
-      for index in vrings.indices { stop(index) }
-      device.reset()
-      iotlb.flush()
+    guard value == 0 else { return nil }
+    return try stop(Array(vrings.indices)) { () throws(ProtocolError) in
+      for index in self.vrings.indices { self.forgetStart(index) }
+      self.device.reset()
+      self.iotlb.flush()
+      return nil
     }
   }
 
-  private func resetDevice() {
+  private func resetDevice() throws(ProtocolError) -> BackendReply? {
+    try stop(Array(vrings.indices)) { () throws(ProtocolError) in
+      self.forgetDevice()
+      return nil
+    }
+  }
+
+  /// As at the beginning. No ring runs.
+  private func forgetDevice() {
     for index in vrings.indices {
-      stop(index)
+      forgetStart(index)
       runner.setCall(index, nil as EventFD?)
       troubles.setError(index, nil)
       troubles.forget(index)

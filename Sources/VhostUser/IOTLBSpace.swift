@@ -16,6 +16,7 @@ public final class IOTLBSpace: DMASpace {
   let memory: GuestMemory
   let state = Mutex(State())
   let counters = Mutex(Counters())
+  private let lookUps = LookUpLedger()
   /// Sends a question; false if there is nobody to ask. Called on queue threads, and must not block.
   private let ask: @Sendable (IOTLBMessage, PendingMisses.Question?) -> Bool
   /// The questions that were sent and not answered.
@@ -27,8 +28,6 @@ public final class IOTLBSpace: DMASpace {
   }
 
   struct Counters {
-    var hits: UInt64 = 0
-    var misses: UInt64 = 0
     var questions: UInt64 = 0
     var updates: UInt64 = 0
     var invalidations: UInt64 = 0
@@ -54,15 +53,17 @@ public final class IOTLBSpace: DMASpace {
 
   public var table: TranslationTable? { pages }
   public var dirtyLog: DirtyLog? { memory.dirtyLog }
+  public var ledger: LookUpLedger? { lookUps }
 
   /// What happened in the space so far, and what it reaches now.
   public var statistics: IOTLBStatistics {
     let odd = state.withLock { $0.odd }
     let oddBytes = odd.reduce(UInt64(0)) { $0 &+ $1.byteCount }
+    let sum = lookUps.sum
     return counters.withLock {
       IOTLBStatistics(
         reachableBytes: pages.byteCount &+ oddBytes, peakReachableBytes: max(pages.peakByteCount, pages.byteCount &+ oddBytes),
-        mappings: pages.mappings + odd.count, hits: $0.hits, misses: $0.misses, questions: $0.questions, updates: $0.updates,
+        mappings: pages.mappings + odd.count, hits: sum.hits, misses: sum.misses, questions: $0.questions, updates: $0.updates,
         invalidations: $0.invalidations, faults: $0.faults, evictions: $0.evictions)
     }
   }
@@ -100,13 +101,6 @@ public final class IOTLBSpace: DMASpace {
     pages.remove(from: first, through: last)
     state.withLock { state in
       if !state.odd.isEmpty { state.odd.removeAll { $0.overlaps(from: first, through: last) } }
-    }
-  }
-
-  public func record(hits: UInt64, misses: UInt64) {
-    counters.withLock {
-      $0.hits &+= hits
-      $0.misses &+= misses
     }
   }
 

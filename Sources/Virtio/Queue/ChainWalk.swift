@@ -152,6 +152,8 @@ extension Virtqueue {
     }
     let sequence = popped
     popped &+= 1
+    outstanding &+= isPacked ? Int(slots) : 1
+    round.add(descriptors: walk.count, bytes: walk.total)
     if iotlb.servesOneChain { ranges[sequence] = iotlb.takeNotes() }
     counts.requests &+= 1
     return DescriptorChain(

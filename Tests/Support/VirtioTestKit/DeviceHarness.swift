@@ -1,4 +1,5 @@
 public import DMA
+import HostIO
 public import Virtio
 
 /// A device and its queues in the calling thread: no descriptors, no timers, every round when the test says so.
@@ -79,16 +80,31 @@ public final class DeviceHarness {
   /// Stops a queue as a transport does: what is in flight is finished first.
   @discardableResult public func stop(_ index: Int) -> QueueState? {
     guard queues.isRunning(index) else { return nil }
+    queues[index].close(leavingReplays: false)
     for i in range where queues.isRunning(i) && !failed.contains(i) {
       do throws(QueueError) { try queues[i].beginRound() } catch { fail(i, error) }
     }
-    handler.finish(&queues)
+    handler.stop(index, .finish, in: &queues)
+    awaitEnds(of: index)
     for i in range where queues.isRunning(i) {
       if queues[i].takeCall() { calls[i, default: 0] += 1 }
       if i != index { _ = queues[i].armKick() }
       queues[i].endRound()
     }
     return queues.remove(index)?.state
+  }
+
+  /// Lets the handler work until it holds no chain of a queue.
+  private func awaitEnds(of index: Int) {
+    var ready = ReadySet()
+    while queues[index].inFlight > 0 {
+      guard let poller = try? Poller() else { preconditionFailure("no descriptors for a test") }
+      for watched in handler.watched { try? poller.add(watched.descriptor, token: watched.token) }
+      guard (try? poller.wait(into: &ready, timeout: .seconds(20))) ?? 0 > 0 else { preconditionFailure("a handler keeps chains for ever") }
+      for i in ready.indices {
+        do throws(QueueError) { try handler.ready(ready.token(i), in: &queues) } catch { fail(index, error) }
+      }
+    }
   }
 
   /// Stops every queue and forgets where they were (§2.4).
