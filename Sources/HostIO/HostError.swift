@@ -1,4 +1,5 @@
 internal import CLinux
+internal import Glibc
 
 /// A system call that failed: whose fault is this host.
 ///
@@ -17,6 +18,9 @@ public struct HostError: Error, Hashable, Sendable, CustomStringConvertible {
     self.subject = subject
     self.errno = errno
   }
+
+  /// Whether this host ran out of something that comes back when others let go of it: descriptors, or memory for them.
+  public var isShortage: Bool { errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM }
 
   /// The C library's sentence for the number: `No such file or directory`.
   public var reason: String {

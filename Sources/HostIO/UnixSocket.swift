@@ -120,6 +120,9 @@ public final class UnixSocket: Sendable {
     _ = host_socket_shutdown(rawValue)
   }
 
+  /// Whether both directions are closed: the peer has gone. Waits for nothing.
+  public var isHungUp: Bool { host_poll(rawValue, 0, -1, 0) & Int32(HOST_HANGUP | HOST_FAILED) != 0 }
+
   /// Waits for bytes, or for the peer to close.
   ///
   /// - Returns: false if the time was over or `cancel` was signalled first.

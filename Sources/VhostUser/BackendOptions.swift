@@ -54,6 +54,8 @@ extension BackendOptions {
     var offered = device.features
     if accessPlatform != .off { offered.insert(.accessPlatform) }
     if !offersPackedRings { offered.remove(.ringPacked) }
+    // No message takes a single queue of a disk back, and QEMU tells no back-end that it was: the queue would be silent afterwards.
+    offered.remove(.ringReset)
     return offered
   }
 }

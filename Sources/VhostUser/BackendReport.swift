@@ -53,7 +53,7 @@ final class BackendReport: Sendable {
   func refresh(_ session: BackendSession) {
     let features = session.features
     let protocolFeatures = session.protocolFeatures
-    let isSet = session.featureWord != 0
+    let isSet = session.hasFeatures
     let path = AddressPath(negotiated: features)
     let policy = session.options.accessPlatform
     let status = UInt8(truncatingIfNeeded: session.status) | (session.troubles.needsReset ? DeviceStatus.needsReset.rawValue : 0)

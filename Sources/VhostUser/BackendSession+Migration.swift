@@ -40,7 +40,7 @@ extension BackendSession {
       throw ProtocolError("GET_INFLIGHT_FD", "\(wanted.queueCount) virtqueues of \(wanted.queueSize) descriptors")
     }
     // Before features are set either format may come: packed needs more.
-    let isPacked = featureWord == 0 ? device.features.contains(.ringPacked) : isPacked
+    let isPacked = !hasFeatures ? device.features.contains(.ringPacked) : isPacked
     // The front-end tells what it was configured with, and the driver may still be offered larger rings (QEMU 10.0.13).
     let largest = device.maxQueueSizes.prefix(Int(wanted.queueCount)).max() ?? 0
     let shape = InflightShape(capacity: max(wanted.queueSize, largest), packed: isPacked)

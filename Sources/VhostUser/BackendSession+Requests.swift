@@ -17,6 +17,10 @@ extension BackendSession {
     options.features(of: device).union(Features(word: VhostFeature.logAll | VhostFeature.protocolFeatures)).word
   }
 
+  /// Legacy bits that QEMU passes on from a guest that was never offered them. They promise nothing that a device of virtio 1
+  /// does not do anyway, and refusing them would cost that guest its disk: they are ignored.
+  private static let toleratedWord = Features([.notifyOnEmpty, .anyLayout]).word
+
   /// Carries a request out. Returns its answer if it has one of its own; descriptors for the answer go into `outgoing`.
   func serve(
     _ request: FrontendRequest, _ files: inout FileDescriptorList, _ outgoing: inout FileDescriptorList
@@ -26,7 +30,7 @@ extension BackendSession {
     case .setFeatures(let word): try setFeatures(word)
     case .getProtocolFeatures: return .value(Self.offeredProtocolFeatures.rawValue)
     case .setProtocolFeatures(let features): try setProtocolFeatures(features)
-    case .setOwner: break
+    case .setOwner: return try setOwner()
     // Deprecated, and never to lose connection state: the rings stop having effects.
     case .resetOwner: return try disableAll()
     case .getQueueCount: return .value(UInt64(vrings.count))
@@ -81,11 +85,11 @@ extension BackendSession {
   // MARK: Features
 
   private func setFeatures(_ word: UInt64) throws(ProtocolError) {
-    let unknown = word & ~offeredWord
+    let unknown = word & ~(offeredWord | Self.toleratedWord)
     guard unknown == 0 else {
       throw ProtocolError("SET_FEATURES", "bits \(Features(word: unknown).bits) were not offered")
     }
-    let new = Features(word: word & ~(VhostFeature.logAll | VhostFeature.protocolFeatures))
+    let new = Features(word: word & ~(VhostFeature.logAll | VhostFeature.protocolFeatures | Self.toleratedWord))
     let path = AddressPath(negotiated: new)
     if path == .platform {
       guard new.contains(.version1) else {
@@ -104,6 +108,7 @@ extension BackendSession {
     if path != AddressPath(negotiated: features) { iotlb.flush() }
     features = new
     featureWord = word
+    hasFeatures = true
     device.accepted(new)
     applyLog()
     if word & VhostFeature.protocolFeatures == 0 {
@@ -181,8 +186,24 @@ extension BackendSession {
     guard value == 0 else { return nil }
     return try stop(Array(vrings.indices)) { () throws(ProtocolError) in
       for index in self.vrings.indices { self.forgetStart(index) }
+      self.hasFeatures = false
       self.device.reset()
       self.iotlb.flush()
+      return nil
+    }
+  }
+
+  /// SET_OWNER. A connection that had an owner already carries another device from now on, as after `device_del` and `device_add`
+  /// on one socket: it is told everything anew, and what the last one was told means nothing any more. What was agreed on before
+  /// an owner is set stays, because it was agreed on for this one: protocol features, and the back-end's channel.
+  private func setOwner() throws(ProtocolError) -> BackendReply? {
+    defer { hasOwner = true }
+    guard hasOwner else { return nil }
+    log.info("the front-end begins anew on the same connection")
+    return try stop(Array(vrings.indices)) { () throws(ProtocolError) in
+      self.forgetDevice()
+      self.dropTransfer()
+      try self.table.clear()
       return nil
     }
   }
@@ -206,6 +227,7 @@ extension BackendSession {
     }
     device.reset()
     iotlb.flush()
+    hasFeatures = false
     features = Features(word: 0)
     featureWord = 0
     status = 0

@@ -8,7 +8,7 @@ internal import VirtioServing
 ///
 ///     stopped ──SET_VRING_KICK, VRING_KICK──▶ started ──GET_VRING_BASE──▶ stopped
 ///
-/// A ring runs while it is started and enabled; it needs a size, addresses and memory by then. SET_FEATURES, SET_VRING_KICK
+/// A ring runs while it is started and enabled; it needs features, a size, addresses and memory by then. SET_FEATURES, SET_VRING_KICK
 /// and the like never stop one.
 extension BackendSession {
   var isPacked: Bool { features.contains(.ringPacked) }
@@ -159,6 +159,7 @@ extension BackendSession {
   /// Starts every ring that is started, enabled and described, and does not run. One that was refused is tried again when the
   /// message is about it, or about all of them (nil).
   func startReady(_ message: String, about concerned: Int?) {
+    guard hasFeatures else { return }
     for index in vrings.indices where vrings[index].isStarted && vrings[index].isEnabled && !runner.isRunning(index) {
       if vrings[index].isRefused, let concerned, concerned != index { continue }
       guard let size = vrings[index].size, let address = vrings[index].address else { continue }

@@ -44,6 +44,11 @@ final class BackendSession {
   var channelStream: MessageStream?
   private var watchesChannelRoom = false
 
+  /// SET_OWNER came: the next one begins another device's life.
+  var hasOwner = false
+  /// SET_FEATURES was accepted since the session began or the device was reset. No ring runs before: what its addresses mean is
+  /// not known.
+  var hasFeatures = false
   var features = Features(word: 0)
   var featureWord: UInt64 = 0
   var protocolFeatures: ProtocolFeatures = []

@@ -26,6 +26,15 @@ struct MemoryTable {
     }
   }
 
+  /// Forgets every region.
+  func clear() throws(ProtocolError) {
+    do throws(MemoryRegionError) {
+      try memory.replace(with: [])
+    } catch {
+      throw ProtocolError("SET_OWNER", Self.words(error))
+    }
+  }
+
   /// Adds a region (ADD_MEM_REG).
   func add(_ description: RegionDescription, _ file: consuming FileDescriptor, guestAddresses: Bool) throws(ProtocolError) {
     guard memory.regions.count < Self.slots else { throw ProtocolError("ADD_MEM_REG", "all \(Self.slots) slots are taken") }

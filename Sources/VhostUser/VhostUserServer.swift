@@ -26,7 +26,7 @@ public final class VhostUserServer: DeviceServer {
     self.device = device
     self.socket = socket
     self.options = options
-    self.log = log
+    self.log = log.limited()
     stopping = try EventFD()
     report = BackendReport(device, options)
     device.observeConfiguration { [weak self] in self?.channel.withLock { $0 }?.announce() }
@@ -69,13 +69,33 @@ public final class VhostUserServer: DeviceServer {
       door.join()
     }
     while let socket = try doorway.next() {
-      try serve(socket)
+      guard let session = try begin(on: socket, doorway) else { continue }
+      try serve(session)
       if options.once { return }
     }
   }
 
+  /// A session, as soon as this host has what it takes; nil when told to stop before, or when the front-end did not wait.
+  private func begin(on socket: UnixSocket, _ doorway: Doorway) throws(HostError) -> BackendSession? {
+    var isTold = false
+    while true {
+      do throws(HostError) {
+        return try BackendSession(device, on: socket, options: options, report: report, log: log)
+      } catch {
+        guard error.isShortage else { throw error }
+        if !isTold { log.warning("the front-end has to wait until this host has what it takes to serve it: \(error)") }
+        isTold = true
+        doorway.makeRoom()
+        if try stopping.wait(timeout: Doorway.rest) || socket.isHungUp { return nil }
+      }
+    }
+  }
+
   private func serve(_ socket: UnixSocket) throws(HostError) {
-    let session = try BackendSession(device, on: socket, options: options, report: report, log: log)
+    try serve(try BackendSession(device, on: socket, options: options, report: report, log: log))
+  }
+
+  private func serve(_ session: BackendSession) throws(HostError) {
     channel.withLock { $0 = session.announcer }
     defer { channel.withLock { $0 = nil } }
     log.info("front-end connected")

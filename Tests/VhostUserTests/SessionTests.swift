@@ -49,6 +49,50 @@ struct SessionTests {
     #expect(try frontend.ask(.setFeatures(1 << 32), ack: true) == .value(1))
   }
 
+  @Test("No ring runs before features were accepted, nor after a reset until they are again (R013)", arguments: AccessPlatformPolicy.allCases)
+  func noRingWithoutFeatures(_ policy: AccessPlatformPolicy) throws {
+    let frontend = try RawFrontend(policy: policy)
+    try frontend.send(.setProtocolFeatures(RawFrontend.all))
+    try frontend.openChannel()
+    try frontend.share()
+    try frontend.startRing()
+    frontend.submitRead(sector: 1)
+    // What is refused is not accepted.
+    if policy == .on { #expect(try frontend.ask(.setFeatures(1 << 32 | 1 << 30), ack: true) == .value(1)) }
+    #expect(!(try frontend.call.wait(timeout: .milliseconds(300))) && frontend.usedIndex == 0)
+    guard policy != .on else { return }
+    try frontend.must(.setFeatures(1 << 32 | 1 << 30))
+    #expect(try frontend.waitUsed(1))
+    for reset in [FrontendRequest.resetDevice, .setStatus(0)] {
+      try frontend.must(reset)
+      try frontend.startRing(at: UInt32(frontend.availableIndex))
+      frontend.submitRead(sector: 2)
+      try frontend.call.drain()
+      #expect(!(try frontend.call.wait(timeout: .milliseconds(300))), "\(reset.name)")
+      #expect(frontend.usedIndex == frontend.availableIndex - 1, "\(reset.name)")
+      try frontend.must(.setFeatures(1 << 32 | 1 << 30))
+      #expect(try frontend.waitUsed(frontend.availableIndex), "\(reset.name)")
+    }
+  }
+
+  @Test("Two legacy bits that QEMU passes on without an offer are ignored, and others are refused")
+  func toleratedFeatures() throws {
+    let frontend = try RawFrontend()
+    try frontend.negotiate(word: 1 << 30 | 1 << 24 | 1 << 27)
+    #expect(try frontend.ask(.setFeatures(1 << 32 | 1 << 25), ack: true) == .value(1))
+    try frontend.share()
+    #expect(frontend.server.statistics.negotiatedFeatures == .version1)
+    try frontend.startRing()
+    #expect(try frontend.read(sector: 1))
+  }
+
+  @Test("Taking back a single queue is not offered where no message can: there would be silence afterwards")
+  func noRingReset() throws {
+    let frontend = try RawFrontend()
+    guard case .value(let word) = try frontend.ask(.getFeatures) else { return #expect(Bool(false)) }
+    #expect(MemoryDisk(sectors: 1).features.contains(.ringReset) && word & Features.ringReset.word == 0)
+  }
+
   @Test("Messages that no front-end may send end the connection", arguments: [
     [9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], [1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 1, 0], [1, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0],
     [19, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0], [1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 7], [8, 0, 0, 0, 1, 0, 0, 0, 8, 0, 0, 0, 9, 0, 0, 0, 1, 0, 0, 0],

@@ -1,0 +1,135 @@
+import HostIO
+import Logging
+import Synchronization
+import Testing
+@testable import VhostUser
+import Virtio
+
+/// Keeps the lines that a test looks at.
+private final class Lines: Sendable {
+  private let kept = Mutex<[String]>([])
+  var all: [String] { kept.withLock { $0 } }
+  func add(_ line: String) { kept.withLock { $0.append(line) } }
+
+  var logger: Logger { Logger(label: "test") { _ in Handler(lines: self) } }
+
+  private struct Handler: LogHandler {
+    let lines: Lines
+    var metadata: Logger.Metadata = [:]
+    var logLevel = Logger.Level.info
+    subscript(metadataKey key: String) -> Logger.Metadata.Value? {
+      get { metadata[key] }
+      set { metadata[key] = newValue }
+    }
+    func log(event: Logging.LogEvent) { lines.add("\(event.message)") }
+  }
+}
+
+@Suite("Who waits at a back-end's door, and what is said of it", .timeLimit(.minutes(10)))
+struct DoorwayTests {
+  private final class House {
+    let path = "/tmp/sluice-test-\(UInt32.random(in: 0 ... .max)).sock"
+    let lines = Lines()
+    private let server: VhostUserServer
+    private let thread: WorkerThread
+
+    init() throws {
+      let server = try VhostUserServer(MemoryDisk(sectors: 8), at: path, log: lines.logger)
+      self.server = server
+      thread = try WorkerThread(name: "be") { try? server.run() }
+    }
+
+    deinit {
+      server.stop()
+      thread.join()
+    }
+
+    func knock() throws -> UnixSocket {
+      let socket = try UnixSocket.connect(to: path)
+      try socket.send(FrontendRequest.getQueueCount.encoded().span, timeout: .seconds(5))
+      return socket
+    }
+
+    /// Whether it is answered in the time; false too when it is sent away.
+    func isAnswered(_ socket: UnixSocket, within time: Duration) throws -> Bool {
+      guard try socket.waitReadable(timeout: time) else { return false }
+      var none = FileDescriptorList()
+      return (try? RawFrontend.receive(socket, &none)) != nil && !socket.isHungUp
+    }
+  }
+
+  @Test("No more than 64 front-ends wait; those that give up make room, and the next in line is served")
+  func bounded() throws {
+    let house = try House()
+    var present: UnixSocket? = try house.knock()
+    let isServed = try house.isAnswered(present!, within: .seconds(10))
+    #expect(isServed)
+    var waiting = try (0..<Doorway.waitingLimit).map { _ in try house.knock() }
+    // The one too many is sent away, with an end and without a word.
+    let extra = try house.knock()
+    var none = FileDescriptorList()
+    let hasEnded = try extra.waitReadable(timeout: .seconds(10))
+    #expect(hasEnded)
+    let answer = try? RawFrontend.receive(extra, &none)
+    #expect(answer == nil)
+    // Who goes is forgotten: another finds room.
+    waiting.removeSubrange(0..<8)
+    var last: UnixSocket?
+    let end = ContinuousClock.now + .seconds(10)
+    while last == nil, ContinuousClock.now < end {
+      let one = try house.knock()
+      if try !one.waitReadable(timeout: .milliseconds(50)) { last = one }
+    }
+    #expect(last != nil)
+    present = nil
+    let isNext = try house.isAnswered(waiting[0], within: .seconds(10))
+    #expect(isNext)
+    #expect(house.lines.all.filter { $0.contains("connected and waits") }.count == 1)
+  }
+
+  @Test("A front-end whose requests are refused thousands of times writes a few lines, and so do thousands that are sent away")
+  func quiet() throws {
+    let house = try House()
+    let socket = try UnixSocket.connect(to: house.path)
+    try socket.send(FrontendRequest.setProtocolFeatures(.replyAck).encoded().span)
+    let refused = FrontendRequest.resetDevice.encoded(needsReply: true)
+    var none = FileDescriptorList()
+    for _ in 0..<40 {
+      for _ in 0..<50 { try socket.send(refused.span, timeout: .seconds(5)) }
+      for _ in 0..<50 {
+        let answer = try RawFrontend.receive(socket, &none)
+        #expect(answer?.1.word == 1)
+      }
+    }
+    socket.shutdown()
+    for _ in 0..<200 {
+      let one = try UnixSocket.connect(to: house.path)
+      // A request that nobody knows.
+      try? one.send(MessageHeader(request: 99, flags: 1, size: 0).encoded.span)
+      _ = try one.waitReadable(timeout: .seconds(10))
+    }
+    let lines = house.lines.all
+    #expect(lines.filter { $0.contains("request refused") }.count <= LogQuota.lines)
+    // Connected, gone, and why.
+    #expect(lines.count <= 6 * LogQuota.lines, "\(lines.count) lines")
+  }
+
+  @Test("What was left out of a log is counted in the next line of its kind")
+  func leftOut() throws {
+    let lines = Lines()
+    let log = lines.logger.limited()
+    let clock = ContinuousClock()
+    let end = clock.now + LogQuota.interval + .seconds(1)
+    var said = 0
+    while clock.now < end {
+      log.warning("the same again")
+      said += 1
+      if said > 100 { _ = try EventFD().wait(timeout: .milliseconds(200)) }
+    }
+    let counted = lines.all.filter { $0.contains("lines like it before, left out") }
+    #expect(counted.count == 1 && lines.all.count <= 2 * LogQuota.lines)
+    for _ in 0..<100 { log.debug("not limited, and not asked for") }
+    log.notice("another kind")
+    #expect(lines.all.last == "another kind")
+  }
+}

@@ -1,0 +1,134 @@
+import DMA
+import HostIO
+import Testing
+import VhostUser
+import Virtio
+
+@Suite("A connection that one device after the other lives on", .timeLimit(.minutes(10)))
+struct OwnerTests {
+  @Test(
+    "SET_OWNER on a connection that had an owner begins anew: other memory at the same addresses, other features, a ring from its beginning",
+    arguments: [false, true])
+  func secondLife(_ platform: Bool) throws {
+    let first = try RawFrontend()
+    let memory = try MemoryFile(name: "guest", size: RawFrontend.memorySize)
+    let mapping = try HostMapping(descriptor: memory.descriptor.rawValue, offset: 0, byteCount: Int(RawFrontend.memorySize))
+    let features: Features = platform ? [.version1, .accessPlatform] : .version1
+    try first.negotiate(features)
+    try first.must(.addMemoryRegion(first.region), [first.memory.descriptor.rawValue])
+    if platform {
+      // Rings and buffers are where the front-end's addresses say, a page each, told at once.
+      for page in 0..<16 as Range<UInt64> {
+        #expect(try first.ask(.iotlb(first.update(RawFrontend.iova + page << 12)), ack: true) == .success)
+      }
+    }
+    let base = platform ? RawFrontend.iova : RawFrontend.frontend
+    try first.startRing(base: base)
+    #expect(try first.read(sector: 1, base: platform ? RawFrontend.iova : RawFrontend.guest))
+    #expect(try first.ask(.getStatus) == .value(0))
+    try first.must(.setStatus(15))
+
+    // As QEMU does after device_del and device_add: the ring was stopped, memory was not taken back, and the next device's
+    // protocol features and channel come before its owner.
+    _ = try first.ask(.getVringBase(VringState(index: 0, number: 0)))
+    let before = first.peek(Int(RawFrontend.memorySize), 0)
+    _ = try first.ask(.getFeatures)
+    _ = try first.ask(.getProtocolFeatures)
+    try first.send(.setProtocolFeatures(RawFrontend.all))
+    try first.openChannel()
+    try first.must(.setOwner)
+    #expect(try first.ask(.getStatus) == .value(0))
+    try first.must(.setFeatures(Features.version1.word | 1 << 30))
+    try first.must(.addMemoryRegion(first.region), [memory.descriptor.rawValue])
+    #expect(first.server.statistics.memoryBytes == RawFrontend.memorySize)
+    #expect(first.server.statistics.iotlb.reachableBytes == 0)
+    // A ring was described and started, and in the second life it was not.
+    #expect(try first.ask(.getVringBase(VringState(index: 0, number: 0))) == .vring(VringState(index: 0, number: 0)))
+    let second = RawFrontend.Life(mapping)
+    second.prepareRead(sector: 2)
+    try first.startRing()
+    first.kick.signal()
+    let end = ContinuousClock.now + .seconds(10)
+    while second.status != 0, ContinuousClock.now < end { _ = try first.call.wait(timeout: .milliseconds(100)) }
+    #expect(second.status == 0 && second.data == Array(first.disk.contents[1024..<1536]))
+    _ = try first.ask(.getVringBase(VringState(index: 0, number: 0)))
+    #expect(first.peek(Int(RawFrontend.memorySize), 0) == before, "the memory of the first life was touched in the second")
+  }
+
+  @Test("The first SET_OWNER changes nothing, wherever it comes")
+  func firstOwner() throws {
+    let frontend = try RawFrontend()
+    try frontend.send(.setProtocolFeatures(RawFrontend.all))
+    try frontend.openChannel()
+    try frontend.must(.setFeatures(Features.version1.word | 1 << 30))
+    try frontend.share()
+    try frontend.startRing()
+    #expect(try frontend.read(sector: 1))
+    try frontend.must(.setOwner)
+    #expect(try frontend.read(sector: 2))
+  }
+
+  @Test("A log, in-flight memory and a ring under way end with the life they were for")
+  func everythingEnds() throws {
+    let frontend = try RawFrontend()
+    try frontend.negotiate(word: 1 << 30 | 1 << 26)
+    try frontend.share()
+    let log = try MemoryFile(name: "log", size: 1 << 16)
+    let bits = try HostMapping(descriptor: log.descriptor.rawValue, offset: 0, byteCount: 1 << 16)
+    #expect(try frontend.ask(.setLogBase(LogArea(size: 1 << 16, offset: 0)), ack: false, [log.descriptor.rawValue]) == .success)
+    var files = FileDescriptorList()
+    let wanted = InflightDescription(mmapSize: 0, mmapOffset: 0, queueCount: 1, queueSize: 16)
+    guard case .inflight(let area) = try frontend.ask(.getInflightDescriptor(wanted), ack: false, [], &files), let file = files.takeFirst()
+    else { return #expect(Bool(false)) }
+    try frontend.must(.setInflightDescriptor(area), [file.rawValue])
+    let record = try HostMapping(descriptor: file.rawValue, offset: 0, byteCount: Int(area.mmapSize))
+    func usedIndex() -> UInt16? { record.cells(from: 0, byteCount: Int(area.mmapSize))?.load16(at: 14) }
+    try frontend.startRing()
+    #expect(try frontend.read(sector: 1))
+    #expect(usedIndex() == 1)
+    // Without a stop: the ring runs.
+    try frontend.must(.setOwner)
+    #expect(!frontend.server.statistics.queues[0].isRunning && frontend.server.statistics.memoryBytes == 0)
+    _ = bits.copy([UInt8](repeating: 0, count: 1 << 16).span, to: 0)
+    try frontend.must(.setFeatures(Features.version1.word | 1 << 30 | 1 << 26))
+    try frontend.share()
+    try frontend.startRing(at: 1)
+    #expect(try frontend.read(sector: 2))
+    _ = try frontend.ask(.getVringBase(VringState(index: 0, number: 0)))
+    var marks = [UInt8](repeating: 0, count: 1 << 16)
+    var span = marks.mutableSpan
+    _ = bits.copy(from: 0, into: &span)
+    #expect(usedIndex() == 1 && marks.allSatisfy { $0 == 0 })
+  }
+}
+
+extension RawFrontend {
+  /// Memory of another guest, in which one read is made available by hand.
+  struct Life {
+    private let mapping: HostMapping
+
+    init(_ mapping: HostMapping) { self.mapping = mapping }
+
+    private func poke(_ bytes: [UInt8], _ offset: Int) { _ = mapping.copy(bytes.span, to: offset) }
+    private func peek(_ count: Int, _ offset: Int) -> [UInt8] {
+      var bytes = [UInt8](repeating: 0, count: count)
+      var span = bytes.mutableSpan
+      _ = mapping.copy(from: offset, into: &span)
+      return bytes
+    }
+
+    var status: UInt8 { peek(1, Place.status)[0] }
+    var data: [UInt8] { peek(512, Place.data) }
+
+    func prepareRead(sector: UInt64) {
+      poke([0, 0, 0, 0, 0, 0, 0, 0] + sector.bytes, Place.header)
+      poke([0xff], Place.status)
+      let parts: [(Int, UInt32, UInt16, UInt16)] = [(Place.header, 16, 1, 1), (Place.data, 512, 3, 2), (Place.status, 1, 2, 0)]
+      for (i, part) in parts.enumerated() {
+        poke((RawFrontend.guest + UInt64(part.0)).bytes + part.1.bytes + part.2.bytes + part.3.bytes, Place.descriptors + 16 * i)
+      }
+      poke(UInt16(0).bytes, Place.available + 4)
+      poke(UInt16(1).bytes, Place.available + 2)
+    }
+  }
+}
