@@ -10,10 +10,14 @@
   private let table: TranslationTable?
   @usableFromInline let root: UnsafeMutableRawPointer?
   @usableFromInline var lease: Lease
-  private let waiter: (any TranslationWaiter)?
+  let waiter: (any TranslationWaiter)?
   private let areas: [ClosedRange<UInt64>]
   private let ledger: LookUpLedger?
   private let counters: LookUpCounters?
+  /// Whether the walk under way, or an earlier one of the same chain, had to ask; see ``endWalk(repeats:)``.
+  @usableFromInline var hasAsked = false
+  /// Pages that the walk may still meet without an answer; see ``mayAsk``.
+  var asksLeft = IOTLB.asksPerWalk
 
   /// The largest run seen, grown by what adjoins it.
   @usableFromInline var lastStart: UInt64 = 1
@@ -30,7 +34,7 @@
   /// without a table.
   private let slots: UnsafeMutablePointer<UInt64>
   @usableFromInline var hits: UInt64 = 0
-  private var misses: UInt64 = 0
+  var misses: UInt64 = 0
   /// Whether translations are given back chain by chain; see ``DMASpace/servesOneChain``.
   public let servesOneChain: Bool
   private var notes: [ClosedRange<UInt64>] = []
@@ -62,6 +66,7 @@
   }
 
   deinit {
+    if hasAsked { space.walkEnded(waiter, repeats: false) }
     if let counters { ledger?.close(counters) }
     unsafe slots.deallocate()
     unsafe leaves.deallocate()
@@ -219,15 +224,6 @@
     // Larger than a page, or smaller and so not to be found by page number.
     if run.last - run.start != 4095 { keep(run) }
     return (run.host &- run.start, run.last &- a &+ 1)
-  }
-
-  private mutating func ask(_ a: UInt64, _ access: DMAAccess) throws(DMAInterruption) -> HostRun {
-    misses &+= 1
-    let run = try space.translate(DMAAddress(a), for: access, waking: waiter)
-    guard run.permissions.allows(access) else {
-      throw .fault(DMAFault(address: DMAAddress(a), access: access, reason: .permission))
-    }
-    return run
   }
 
   /// Adds what adjoins a run in the table on both sides: a table's large entries are pieces of larger mappings.

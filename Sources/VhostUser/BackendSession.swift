@@ -103,7 +103,7 @@ final class BackendSession {
       memory: table.memory, maxNodes: options.maxTranslationNodes, servesOneChain: options.translations == .once,
       ask: { message, question in
         channel.send(.iotlb(message), awaiting: question.map { .miss($0) })
-      }, unanswered: { channel.unanswered })
+      })
     physical = PhysicalSpace(table.memory)
     vrings = device.maxQueueSizes.map { _ in Vring() }
   }

@@ -7,6 +7,9 @@ internal import Synchronization
 /// says `pending`; the control thread enters the answer and wakes the queues. Nothing here waits for the front-end (R116).
 /// An invalidation ends when no access can use the old mapping, I/O under way included (R110).
 ///
+/// What is granted is what was asked for and what the answer allows, both at once: QEMU's answers always allow both accesses,
+/// whatever its IOMMU would say to the other one (R084, R104). An update that nobody asked for is taken at its word (R106).
+///
 /// Mappings of whole pages live in the radix tree. Others, which the protocol allows and no front-end is known to send, live
 /// in a short list.
 public final class IOTLBSpace: DMASpace {
@@ -19,8 +22,6 @@ public final class IOTLBSpace: DMASpace {
   private let lookUps = LookUpLedger()
   /// Sends a question; false if there is nobody to ask. Called on queue threads, and must not block.
   private let ask: @Sendable (IOTLBMessage, PendingMisses.Question?) -> Bool
-  /// The questions that were sent and not answered.
-  let unanswered: @Sendable () -> [PendingMisses.Question]
 
   struct State {
     var misses = PendingMisses()
@@ -40,14 +41,13 @@ public final class IOTLBSpace: DMASpace {
 
   /// A space over `memory`, empty (R102). `ask` sends a message on the back-end's channel.
   init(
-    memory: GuestMemory, maxNodes: Int = 1 << 15, servesOneChain: Bool = false, ask: @escaping @Sendable (IOTLBMessage, PendingMisses.Question?) -> Bool,
-    unanswered: @escaping @Sendable () -> [PendingMisses.Question]
+    memory: GuestMemory, maxNodes: Int = 1 << 15, servesOneChain: Bool = false,
+    ask: @escaping @Sendable (IOTLBMessage, PendingMisses.Question?) -> Bool
   ) {
     self.memory = memory
     self.pages = TranslationTable(maxNodes: maxNodes)
     self.ask = ask
     self.servesOneChain = servesOneChain
-    self.unanswered = unanswered
     memory.register(fence)
   }
 
@@ -81,6 +81,7 @@ public final class IOTLBSpace: DMASpace {
       case .wait: return .failure(.pending)
       case .refused:
         return .failure(.fault(DMAFault(address: address, access: access, reason: found == nil ? .unmapped : .permission)))
+      case .exhausted: return .failure(.fault(DMAFault(address: address, access: access, reason: .exhausted)))
       case .ask(let question):
         let message = IOTLBMessage(kind: .miss, address: address.rawValue, permission: access == .read ? .read : .write)
         // The channel's queue is filled under the lock, so that a question and its record cannot be seen one without the
@@ -89,7 +90,7 @@ public final class IOTLBSpace: DMASpace {
           counters.withLock { $0.questions += 1 }
           return .failure(.pending)
         }
-        _ = state.misses.withdraw(question)
+        state.misses.withdraw(question)
         return .failure(.fault(DMAFault(address: address, access: access, reason: .unmapped)))
       }
     }
@@ -104,9 +105,12 @@ public final class IOTLBSpace: DMASpace {
     }
   }
 
+  public func walkEnded(_ waiter: (any TranslationWaiter)?, repeats: Bool) {
+    state.withLock { repeats ? $0.misses.paused(waiter) : $0.misses.ended(waiter) }
+  }
+
   public func report(_ fault: DMAFault) {
     counters.withLock { $0.faults &+= 1 }
-    state.withLock { $0.misses.faulted(fault.address, fault.access) }
     // Nobody waits for an answer: a failure to send is the front-end's loss (R125).
     _ = ask(
       IOTLBMessage(kind: .accessFail, address: fault.address.rawValue, permission: fault.access == .read ? .read : .write), nil)

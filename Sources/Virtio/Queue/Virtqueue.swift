@@ -135,6 +135,8 @@ public struct Virtqueue: ~Copyable {
     isPending = false
     guard !isResolved else { return }
     do throws(DMAInterruption) {
+      // A chain may be waiting too: what it asked for is still its own.
+      defer { iotlb.endWalk(repeats: true) }
       try resolveAreas()
     } catch {
       guard case .fault(let fault) = error else {
@@ -308,6 +310,12 @@ public struct Virtqueue: ~Copyable {
     do throws(DMAInterruption) {
       driver = try iotlb.ring(layout.driverArea, count: counts.driver, for: .read)
     } catch { interruption = worse(error, interruption) }
+    if readsUsedIndex {
+      // Where it may not be read, `resume()` does without.
+      do throws(DMAInterruption) {
+        _ = try iotlb.ring(layout.deviceArea, count: 4, for: .read)
+      } catch { if case .pending = error { interruption = worse(error, interruption) } }
+    }
     do throws(DMAInterruption) {
       device = try iotlb.ring(layout.deviceArea, count: counts.device, for: .write)
     } catch { interruption = worse(error, interruption) }
@@ -321,6 +329,9 @@ public struct Virtqueue: ~Copyable {
     suppressed = false
   }
 
+  /// Whether ``resume()`` wants the used index of the ring.
+  private var readsUsedIndex: Bool { !hasResumed && !isPacked && (!isUsedKnown || recorder != nil) }
+
   private func worse(_ a: DMAInterruption, _ b: DMAInterruption?) -> DMAInterruption {
     if case .fault? = b { return b! }
     return a
@@ -332,7 +343,7 @@ public struct Virtqueue: ~Copyable {
   /// there. A recorder knows better than either.
   private mutating func resume() throws(DMAInterruption) {
     var index: UInt16?
-    if !isPacked, !isUsedKnown || recorder != nil {
+    if readsUsedIndex {
       do throws(DMAInterruption) {
         let area = try iotlb.ring(layout.deviceArea, count: 4, for: .read)
         index = UInt16(littleEndian: area.load16(at: 2))
