@@ -75,6 +75,15 @@ extension CheckedDevice {
     }
   }
 
+  /// A harmless request that a device can answer at once, with nothing to wait for.
+  var quickRequest: ProbeRequest {
+    switch self {
+    // VIRTIO_BLK_T_GET_ID: the serial, and its status.
+    case .blk: ProbeRequest(readable: [[8] + [UInt8](repeating: 0, count: 15)], writable: [20, 1])
+    case .rng, .net, .fs, .vsock: request
+    }
+  }
+
   private static func words(_ words: [UInt32]) -> [UInt8] {
     words.flatMap { word in (0..<4).map { UInt8(truncatingIfNeeded: word >> (8 * UInt32($0))) } }
   }
