@@ -5,6 +5,12 @@ internal import Virtio
 extension Check {
   /// Messages while a driver never pauses.
   static let restless: [Check] = [
+    Check("restless", "split", "A request that takes its time is completed while the driver never pauses.") { bench throws(Finding) in
+      let session = try bench.session(RestlessDriver.setup(bench, Setup()))
+      let driver = try RestlessDriver(session)
+      for _ in 0..<4 { try driver.expectMore() }
+      return "four requests were served among \(driver.served)"
+    },
     Check(
       "restless-invalidate", "R110", "An INVALIDATE is acknowledged while the driver never pauses.", features: .accessPlatform
     ) { bench throws(Finding) in
@@ -35,7 +41,7 @@ extension Check {
     ) { bench throws(Finding) in
       let queue = bench.device.queue
       // What a network device does on a disabled ring is its own business.
-      if bench.device == .net { return try undisturbed(bench, Setup(size: 256)) { frontend throws(FrontendError) in try frontend.enable(queue, false) } }
+      if bench.device == .net { return try undisturbed(bench, Setup()) { frontend throws(FrontendError) in try frontend.enable(queue, false) } }
       return try ended(bench, "after the ring was disabled requests were served") { frontend throws(FrontendError) in
         try frontend.enable(queue, false)
       }
@@ -46,9 +52,7 @@ extension Check {
   private static func undisturbed(
     _ bench: Bench, _ setup: Setup, _ messages: @escaping @Sendable (Frontend) throws(FrontendError) -> Void
   ) throws(Finding) -> String {
-    var setup = setup
-    setup.size = 256
-    let session = try bench.session(setup)
+    let session = try bench.session(RestlessDriver.setup(bench, setup))
     let driver = try RestlessDriver(session)
     try driver.expectMore()
     let time = try driver.goOn(messages)
@@ -61,7 +65,7 @@ extension Check {
   private static func ended(
     _ bench: Bench, _ otherwise: String, _ messages: @escaping @Sendable (Frontend) throws(FrontendError) -> Void
   ) throws(Finding) -> String {
-    let session = try bench.session(Setup(size: 256))
+    let session = try bench.session(RestlessDriver.setup(bench, Setup()))
     let driver = try RestlessDriver(session)
     try driver.expectMore()
     let time = try driver.goOn(messages)

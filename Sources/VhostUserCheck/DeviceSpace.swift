@@ -25,9 +25,9 @@ final class DeviceSpace {
 
   /// - Parameters:
   ///   - offset: where in its file the memory starts.
-  ///   - below: bytes of a second region that ends where this one starts, and is told after it: kernels put what is mapped later
-  ///     below what was mapped before, so that a back-end has both in one piece.
-  init(translated: Bool, identity: Bool = false, offset: UInt64 = 0, below: UInt64 = 0) throws(Finding) {
+  ///   - below: regions of a megabyte, each of which ends where the one before it starts, and is told after it: kernels put what
+  ///     is mapped later below what was mapped before, so that a back-end has some of them in one piece.
+  init(translated: Bool, identity: Bool = false, offset: UInt64 = 0, below: Int = 0) throws(Finding) {
     isTranslated = translated
     isIdentity = identity
     view = Domain(memory.guest)
@@ -35,7 +35,7 @@ final class DeviceSpace {
     nextGuest = Self.guestStart + Self.page
     region = try judged { () throws(FrontendError) in
       let region = try memory.add(byteCount: Self.byteCount, at: GuestAddress(Self.guestStart), offset: offset)
-      if below > 0 { try memory.add(byteCount: below, at: GuestAddress(Self.guestStart - below)) }
+      for i in 0..<UInt64(below) { try memory.add(byteCount: 1 << 20, at: GuestAddress(Self.guestStart - (i + 1) << 20)) }
       return region
     }
   }

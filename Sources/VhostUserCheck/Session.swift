@@ -20,8 +20,8 @@ struct Setup {
   var polled = false
   /// Device addresses equal guest addresses, as a pass-through IOMMU has it. Needs `translated`.
   var identity = false
-  /// Bytes of a second region that ends where the first one starts, and is told after it.
-  var below: UInt64 = 0
+  /// Regions of a megabyte, each of which ends where the one before it starts; they are told in that order.
+  var below = 0
   /// SET_FEATURES is not sent, and only what has to come before it.
   var isUnaccepted = false
   /// The first entry of the first indirect table is on another page than the rest of it. Needs `translated`.

@@ -157,7 +157,7 @@ extension Flaw {
       name: "starts no ring",
       checks: [
         "split", "guest-addresses", "indirect", "packed", "packed-indirect", "lap", "lap-packed", "many", "polling", "order-platform", "translated",
-        "indirect-translated", "packed-translated", "event-translated", "everything-translated", "direct-then-indirect",
+        "indirect-translated", "packed-translated", "event-translated", "everything-translated", "direct-then-indirect", "restless",
       ], verdict: .wedged
     ) { $0.asks(.setVringKick) ? .success : .pass },
     Flaw(name: "never calls", checks: ["call", "event-index", "call-replaced", "call-owed", "call-taken-over"], verdict: .wedged) { $0.asks(.setVringCall) ? .success : .pass },
@@ -186,9 +186,9 @@ extension Flaw {
       name: "has no time for messages while requests come", checks: ["restless-stop", "restless-memory", "restless-log", "restless-disable"],
       verdict: .wedged
     ) {
-      let isLate = $0.connection.has("runs")
-      let waits = $0.asks(.getVringBase) || $0.asks(.setMemoryTable) || $0.asks(.setLogBase) || $0.asks(.setVringEnable) && $0.half(4) == 0
-      return isLate && waits ? .swallow(answer: nil) : .pass
+      if $0.asks(.getVringBase) { return .swallow(answer: nil) }
+      let waits = $0.asks(.setMemoryTable) || $0.asks(.setLogBase) || $0.asks(.setVringEnable) && $0.half(4) == 0
+      return waits && $0.connection.has("runs") ? .swallow(answer: nil) : .pass
     },
     Flaw(name: "refuses memory that it has already", checks: ["second-life", "second-life-translated"]) {
       $0.asks(region) && $0.earlier > 0 ? .swallow(answer: Letter.bytes(1)) : .pass
