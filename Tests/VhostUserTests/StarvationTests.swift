@@ -7,6 +7,9 @@ import Virtio
 import VirtioDevices
 import VirtioTestKit
 
+/// Descriptors of the ring. Several times what a handler takes at once: there is always something left.
+private let ringSize: UInt16 = 256
+
 /// A driver that makes a request for the disk's name available again whenever one is done, as fast as it can, and once a flush.
 private final class RestlessDriver {
   private let frontend: RawFrontend
@@ -36,18 +39,19 @@ private final class RestlessDriver {
     descriptor(4, Place.data, 20, 3)
     descriptor(5, Place.status, 1, 2)
     let start = frontend.usedIndex
-    frontend.poke(UInt16(0).bytes, Place.available + 4 + 2 * Int(start % 16))
+    frontend.poke(UInt16(0).bytes, Place.available + 4 + 2 * Int(start % ringSize))
     frontend.poke((start &+ 1).bytes, Place.available + 2)
     frontend.kick.signal()
     let requests = frontend.server.statistics.queues.first?.counts.requests ?? 0
-    while (frontend.server.statistics.queues.first?.counts.requests ?? 0) == requests {}
-    for i in 0..<16 { frontend.poke(UInt16(3).bytes, Place.available + 4 + 2 * i) }
+    let begun = ContinuousClock.now
+    while (frontend.server.statistics.queues.first?.counts.requests ?? 0) == requests, begun.duration(to: .now) < .seconds(5) {}
+    for i in 0..<Int(ringSize) { frontend.poke(UInt16(3).bytes, Place.available + 4 + 2 * i) }
     let (mapping, kick, stopping) = (frontend.mapping, frontend.kick, stopping)
     thread = try WorkerThread(name: "driver") {
       guard let cells = mapping.cells(from: 0, byteCount: 0x4000) else { return }
       while !stopping.value.load(ordering: .relaxed) {
-        // Never more than seven besides the flush.
-        cells.storeRelease16((UInt16(littleEndian: cells.loadAcquire16(at: Place.used + 2)) &+ 8).littleEndian, at: Place.available + 2)
+        // Never more than the ring holds, with the flush.
+        cells.storeRelease16((UInt16(littleEndian: cells.loadAcquire16(at: Place.used + 2)) &+ ringSize).littleEndian, at: Place.available + 2)
         atomicMemoryFence(ordering: .sequentiallyConsistent)
         if cells.load16(at: Place.used) & 1 == 0 { kick.signal() }
       }
@@ -87,7 +91,7 @@ struct StarvationTests {
     try frontend.negotiate(isTranslated ? [.version1, .accessPlatform, Features(bit: 9)] : [.version1, Features(bit: 9)])
     try frontend.share()
     if isTranslated { try frontend.must(.iotlb(frontend.update(base, size: 0x10000))) }
-    try frontend.startRing(base: isTranslated ? base : RawFrontend.frontend)
+    try frontend.startRing(base: isTranslated ? base : RawFrontend.frontend, size: UInt32(ringSize))
     let begun = ContinuousClock.now
     let driver = try RestlessDriver(frontend, base: base)
     switch matter {
