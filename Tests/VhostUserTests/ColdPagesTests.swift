@@ -77,6 +77,35 @@ private final class ColdRig {
     try post(count)
   }
 
+  /// What is kept of questions and refusals.
+  var kept: (open: Int, refusals: Int) { space.state.withLock { ($0.misses.count, $0.misses.refusals) } }
+
+  /// Ends the queue.
+  func end() -> IOTLBSpace {
+    queue = try! Virtqueue(
+      index: 0, layout: QueueLayout(size: 2, descriptorArea: DMAAddress(0), driverArea: DMAAddress(0), deviceArea: DMAAddress(0)),
+      features: [.version1], in: space)
+    return space
+  }
+
+  /// A round that finds the chain's pages missing, after which all questions are refused.
+  func refused() throws {
+    try queue.beginRound()
+    let chain = try queue.next()
+    let isNone = chain == nil
+    _ = consume chain
+    #expect(isNone)
+    queue.endRound()
+    for (_, question) in questions.take() { space.answered(question) }
+  }
+
+  /// The driver makes another chain of the one that waits: the first descriptor of the table, at an address of its choice.
+  func rewrite(to address: UInt64) {
+    precondition(memory.copy(address.bytes.span, to: GuestAddress(0x4000)) == 8)
+    precondition(memory.copy(UInt32(16).bytes.span, to: GuestAddress(8)) == 4)
+    precondition(memory.copy(UInt16(2).bytes.span, to: GuestAddress(0x400c)) == 2)
+  }
+
   /// Makes a chain of the first descriptors of the table available.
   func post(_ count: Int) throws {
     let last = UInt16(2).bytes
@@ -181,5 +210,37 @@ struct ColdPagesTests {
     try rig.post(3)
     let next = try rig.popped()
     #expect(next == 3 * 4096 && rig.reason == nil)
+  }
+
+  @Test("A chain that is rewritten while its misses are refused leaves nothing behind, however often (R064)")
+  func rewritten() throws {
+    let rig = try ColdRig(pages: 64, each: 64)
+    // The ring and the table, and a page that is innocent.
+    try rig.space.apply(
+      IOTLBMessage(kind: .update, address: ColdRig.ringAt, size: 0x20000, frontendAddress: ColdRig.frontend, permission: [.read, .write]))
+    for round in 0..<50 {
+      if round > 0 { try rig.post(1) }
+      rig.rewrite(to: ColdRig.dataAt)
+      try rig.refused()
+      #expect(rig.kept.open == 0 && rig.kept.refusals > 0)
+      rig.rewrite(to: ColdRig.ringAt + 0x10000)
+      let bytes = try rig.popped()
+      #expect(bytes > 0 && rig.reason == nil && rig.kept == (0, 0))
+    }
+  }
+
+  @Test("What a chain was refused is told to it, and to no other; a queue that ends takes it along")
+  func ended() throws {
+    let rig = try ColdRig(pages: 64, each: 64)
+    try rig.space.apply(
+      IOTLBMessage(kind: .update, address: ColdRig.ringAt, size: 0x20000, frontendAddress: ColdRig.frontend, permission: [.read, .write]))
+    try rig.refused()
+    let refused = try rig.popped()
+    #expect(refused == 0 && rig.reason == .unmapped && rig.kept == (0, 0) && rig.space.statistics.faults == 1)
+    try rig.post(1)
+    try rig.refused()
+    #expect(rig.kept.refusals == 64)
+    let space = rig.end()
+    #expect(space.state.withLock { $0.misses.refusals } == 0)
   }
 }
