@@ -18,6 +18,8 @@
   @usableFromInline var hasAsked = false
   /// Pages that the walk may still meet without an answer; see ``mayAsk``.
   var asksLeft = IOTLB.asksPerWalk
+  /// The first byte that the walk under way met without an answer, as the fault that it becomes if none helps.
+  public internal(set) var firstMissing: DMAFault?
 
   /// The largest run seen, grown by what adjoins it.
   @usableFromInline var lastStart: UInt64 = 1
@@ -66,7 +68,7 @@
   }
 
   deinit {
-    if hasAsked { space.walkEnded(waiter, repeats: false) }
+    if hasAsked { _ = space.walkEnded(waiter, repeats: false) }
     if let counters { ledger?.close(counters) }
     unsafe slots.deallocate()
     unsafe leaves.deallocate()

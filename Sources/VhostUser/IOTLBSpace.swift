@@ -81,7 +81,6 @@ public final class IOTLBSpace: DMASpace {
       case .wait: return .failure(.pending)
       case .refused:
         return .failure(.fault(DMAFault(address: address, access: access, reason: found == nil ? .unmapped : .permission)))
-      case .exhausted: return .failure(.fault(DMAFault(address: address, access: access, reason: .exhausted)))
       case .ask(let question):
         let message = IOTLBMessage(kind: .miss, address: address.rawValue, permission: access == .read ? .read : .write)
         // The channel's queue is filled under the lock, so that a question and its record cannot be seen one without the
@@ -105,8 +104,12 @@ public final class IOTLBSpace: DMASpace {
     }
   }
 
-  public func walkEnded(_ waiter: (any TranslationWaiter)?, repeats: Bool) {
-    state.withLock { repeats ? $0.misses.paused(waiter) : $0.misses.ended(waiter) }
+  public func walkEnded(_ waiter: (any TranslationWaiter)?, repeats: Bool) -> Bool {
+    state.withLock { state in
+      if repeats { return state.misses.paused(waiter) }
+      state.misses.ended(waiter)
+      return true
+    }
   }
 
   public func report(_ fault: DMAFault) {

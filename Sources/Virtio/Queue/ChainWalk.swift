@@ -160,9 +160,10 @@ extension Virtqueue {
     guard walk.isPending else { return false }
     // The walk is done anew, and notes anew.
     if iotlb.servesOneChain { _ = iotlb.takeNotes() }
-    decided = walk.fault
+    let missing = iotlb.firstMissing
+    let mayHelp = iotlb.endWalk(repeats: true)
+    decided = walk.fault ?? (mayHelp ? nil : missing)
     isPending = true
-    iotlb.endWalk(repeats: true)
     counts.waits &+= 1
     return true
   }
