@@ -24,7 +24,7 @@ extension IOTLBSpace {
     }
     let permissions = DMAPermissions(rawValue: message.permission.rawValue)
     let runs = try memoryRuns(behind: message, last, permissions)
-    counters.withLock { $0.updates += 1 }
+    countUpdate(message, leadingTo: runs[0])
     // The answer to a question from before the last flush: whoever asked is gone, and nobody would take it back (R064).
     if state.withLock({ $0.misses.isLate(from: first, through: last) }) { return }
     if servesOneChain {

@@ -58,7 +58,7 @@ extension Virtqueue {
       guard slots < layout.size else { throw .chainTooLong }
       d = descriptor(at: slot)
     }
-    if mustWait(&walk) {
+    if mustWait(&walk) || mustLetOthersEnd(walk) {
       pool.give(back: walk.list)
       return nil
     }
@@ -84,7 +84,7 @@ extension Virtqueue {
       walk.count &+= 1
       try walk.add(d, &iotlb)
     }
-    if mustWait(&walk) {
+    if mustWait(&walk) || mustLetOthersEnd(walk) {
       pool.give(back: walk.list)
       return nil
     }

@@ -61,6 +61,8 @@ public struct Virtqueue: ~Copyable {
   var popped: UInt32 = 0
   /// What chains in flight named, by their sequence, where translations serve one chain only.
   var ranges: [UInt32: [ClosedRange<UInt64>]] = [:]
+  /// What chains in flight hold.
+  var held = HoldBudget()
   private var completed: UInt32 = 0
   var order: InOrderWindow
   var recorder: (any InflightRecorder)?
@@ -169,6 +171,7 @@ public struct Virtqueue: ~Copyable {
     // A recorder shows what is in flight to a successor by itself.
     guard recorder == nil, chain.sequence &+ 1 == popped else { return }
     popped &-= 1
+    held.give(weight(of: chain))
     if isPacked, available < chain.slots {
       available &+= layout.size
       availableWrap.toggle()
@@ -184,6 +187,11 @@ public struct Virtqueue: ~Copyable {
       return nil
     }
     budget &-= 1
+    // Nothing is lost: chains in flight end, and that brings another look.
+    if held.isWaitedFor || held.isSpent, inFlight > 0 {
+      held.wait()
+      return nil
+    }
     do throws(QueueError) {
       return isPacked ? try nextPacked() : try nextSplit()
     } catch {
@@ -208,6 +216,7 @@ public struct Virtqueue: ~Copyable {
     // Never more than there is room for (§2.7.8.2).
     let written = UInt32(clamping: min(written, chain.writable.byteCount))
     counts.writtenBytes &+= UInt64(written)
+    held.give(weight(of: chain))
     let entry = UsedEntry(id: chain.id, slots: chain.slots, written: written, record: chain.record)
     let sequence = chain.sequence
     // Before the driver can see the chain used, and give its addresses another meaning.
@@ -234,6 +243,9 @@ public struct Virtqueue: ~Copyable {
   /// for a queue that stops, and that ``canLeave``.
   public mutating func leave(_ chain: consuming DescriptorChain) {
     precondition(recorder != nil)
+    // What was called off may have written a part.
+    if let log = iotlb.dirtyLog { chain.memory.markDirty(log) }
+    held.give(weight(of: chain))
     if iotlb.servesOneChain, let used = ranges.removeValue(forKey: chain.sequence) { iotlb.forget(used) }
     completed &+= 1
     if isWithdrawn, inFlight == 0 { unresolve() }
@@ -274,6 +286,7 @@ public struct Virtqueue: ~Copyable {
       return
     }
     suppressed = true
+    markDeviceAreaDirty()
   }
 
   /// Leaves what is available where it is, until a kick or something watched begins another round: for queues whose buffers wait
@@ -290,7 +303,7 @@ public struct Virtqueue: ~Copyable {
     if isPacked { armPacked() } else { armSplit() }
     suppressed = false
     markDeviceAreaDirty()
-    if isResting { return false }
+    if isResting || held.isWaitedFor { return false }
     RingMemory.fence()
     return isPacked ? isPackedAvailable : driverArea.loadAcquire16(at: 2) != available.littleEndian
   }
