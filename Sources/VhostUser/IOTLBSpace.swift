@@ -42,7 +42,7 @@ public final class IOTLBSpace: DMASpace {
 
   /// A space over `memory`, empty (R102). `ask` sends a message on the back-end's channel.
   init(
-    memory: GuestMemory, maxNodes: Int = 1 << 15, servesOneChain: Bool = false, ask: @escaping @Sendable (IOTLBMessage, PendingMisses.Question?) -> Bool,
+    memory: GuestMemory, maxNodes: Int = 1 << 13, servesOneChain: Bool = false, ask: @escaping @Sendable (IOTLBMessage, PendingMisses.Question?) -> Bool,
     unanswered: @escaping @Sendable () -> [PendingMisses.Question]
   ) {
     self.memory = memory
