@@ -61,8 +61,9 @@ var targets: [Target] = [
     dependencies: ["DMA", "HostIO", "Virtio", "VirtioServing", "VirtioDevices", "VirtioDrivers", "VhostUser", "FrontendKit", "VirtioTestKit", "MemoryModel", "Machine", arguments],
     path: "Benchmarks", swiftSettings: checks),
   // tests
+  .target(name: "SlowFiles", path: "Tests/Support/SlowFiles"),
   .target(
-    name: "VirtioTestKit", dependencies: ["DMA", "HostIO", "Virtio", "VirtioDrivers"],
+    name: "VirtioTestKit", dependencies: ["DMA", "HostIO", "SlowFiles", "Virtio", "VirtioDrivers"],
     path: "Tests/Support/VirtioTestKit", swiftSettings: checks),
   tests("VirtioDevicesTests", ["CLinux", "DMA", "HostIO", "Virtio", "VirtioDevices", "VirtioDrivers", "VirtioTestKit"]),
   tests("MachineTests", ["Machine"]),

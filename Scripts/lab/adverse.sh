@@ -152,7 +152,8 @@ adverse_finish() {
   adverse_end "$1" "$reason" "$3" "$figures"
 }
 
-# The disk is pulled out and put in again under writes, with a back-end that lives through all of it. (R066)
+# The disk is pulled out and put in again under writes, with a back-end that lives through all of it. (R066) Every other time the new
+# disk gets the socket that the old one had: QEMU keeps it open, and the back-end's second life on it begins at SET_OWNER.
 job_plug() { plug "$1" "$2" "$2 hot plug" lives; }
 # The same with requests that nobody ends: the back-end is killed, and only then the disk is pulled out. It is there again at once, or
 # when the guest has been waiting for two seconds.
@@ -160,7 +161,7 @@ job_restart() { plug "$1" "$2" "$2 hot plug and a killed back-end" dies; }
 
 # plug FOLDER MODE NAME lives|dies
 plug() {
-  local folder=$1 mode=$2 started reason= turn=0 turns=${TURNS:-10} threads=16 deleted name=$3 back_end=$4 waited=0 again=
+  local folder=$1 mode=$2 started reason= turn=0 turns=${TURNS:-10} threads=16 deleted name=$3 back_end=$4 waited=0 again= same=0
   started=$(date +%s%N)
   adverse_able "$name" "$mode" || return 0
   if [ "$back_end" = dies ]; then again=,reconnect=1; fi
@@ -184,15 +185,21 @@ plug() {
       backend_start "$folder" disk "$folder/disk.img" 1 || { reason="the back-end did not start again after turn $turn"; break; }
     fi
     until_holds 40 deleted || { reason="turn $turn: the guest did not let go of the disk"; break; }
-    ask "$folder" chardev-remove '{"id":"chardev0"}' >/dev/null || { reason="turn $turn: the connection stays"; break; }
-    ask "$folder" chardev-add "{\"id\":\"chardev0\",\"backend\":{\"type\":\"socket\",\"data\":{\"server\":false,${again:+\"reconnect\":1,}\"addr\":{\"type\":\"unix\",\"data\":{\"path\":\"$folder/disk.sock\"}}}}}" >/dev/null \
+    if [ "$back_end" = lives ] && [ $((turn % 2)) = 0 ]; then same=$((same + 1))
+    elif ! ask "$folder" chardev-remove '{"id":"chardev0"}' >/dev/null; then reason="turn $turn: the connection stays"; break
+    else ask "$folder" chardev-add "{\"id\":\"chardev0\",\"backend\":{\"type\":\"socket\",\"data\":{\"server\":false,${again:+\"reconnect\":1,}\"addr\":{\"type\":\"unix\",\"data\":{\"path\":\"$folder/disk.sock\"}}}}}" >/dev/null \
       || { reason="turn $turn: no connection"; break; }
-    ask "$folder" human-monitor-command "{\"command-line\":\"device_add vhost-user-blk-pci,id=disk0,chardev=chardev0,$(machine_disk_options 0 "$mode")\"}" >"$folder/added.log" \
-      || { reason="turn $turn: the disk cannot be put in"; break; }
+    fi
+    # QEMU says that the old disk is gone a moment before it lets go of the socket
+    added() {
+      ask "$folder" human-monitor-command "{\"command-line\":\"device_add vhost-user-blk-pci,id=disk0,chardev=chardev0,$(machine_disk_options 0 "$mode")\"}" >"$folder/added.log" \
+        && ! grep -q "in use" "$folder/added.log"
+    }
+    until_holds 10 added || { reason="turn $turn: the disk cannot be put in: $(cat "$folder/added.log")"; break; }
   done
   if [ "$back_end" = dies ] && [ $turn -gt 1 ] && [ $waited = 0 ]; then reason=${reason:-no request was ever in flight}; fi
   [ -n "$reason" ] || tell "$folder" stop
-  adverse_finish "$name" "$mode" "$turn times out and in${again:+, each time without its back-end, $waited times it waited}" $threads
+  adverse_finish "$name" "$mode" "$turn times out and in$(if [ $same -gt 0 ]; then echo ", $same times on the same socket"; fi)${again:+, each time without its back-end, $waited times it waited}" $threads
 }
 
 # Memory is added to the running machine, and the disk reads into it; then it is taken away while the disk reads into it. (R069)

@@ -173,6 +173,12 @@ int host_ring_submit_and_wait(struct host_ring *ring, unsigned count, int64_t na
   return n == -ETIME || n == -EINTR ? 0 : n;
 }
 
+int host_ring_has_work(const struct host_ring *ring) {
+  if (ring->waiting_for_owner) return 0;
+  if (io_uring_cq_ready(&ring->ring)) return 1;
+  return (__atomic_load_n(ring->ring.sq.kflags, __ATOMIC_ACQUIRE) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)) != 0;
+}
+
 int host_ring_reap(struct host_ring *ring, uint64_t *tags, int32_t *results, unsigned capacity) {
   struct io_uring_cqe *entries[64];
   if (capacity > 64) capacity = 64;

@@ -53,6 +53,8 @@ public struct DMAFault: Error, Hashable, Sendable {
     case busMasterDisabled
     /// The device was stopped.
     case stopped
+    /// The chain needs more mappings at once than are kept.
+    case exhausted
   }
   /// The first byte that failed, not the start of the buffer.
   public var address: DMAAddress

@@ -36,10 +36,14 @@ public protocol DMASpace: AnyObject, Sendable {
   /// Answers a look-up that neither the queue's cache nor ``table`` could. Never waits for a peer: an answer that has to be
   /// asked for throws `pending`, and `waiter` is woken when it is in. Called on queue threads.
   func translate(_ address: DMAAddress, for access: DMAAccess, waking waiter: (any TranslationWaiter)?) throws(DMAInterruption) -> HostRun
-  /// Takes what a queue counted since its last report; called once a round at most.
-  func record(hits: UInt64, misses: UInt64)
+  /// Where queues count their look-ups, or nil; always the same one.
+  var ledger: LookUpLedger? { get }
   /// Hears of a fault that ended an access, once per access (R092).
   func report(_ fault: DMAFault)
+  /// Hears that a walk which met a page that had to be asked for is over. `repeats`: it is to be done again when what it waits for
+  /// is answered; otherwise its access was made, or given up, and what was refused to it is nobody's any more. Called on queue
+  /// threads.
+  func walkEnded(_ waiter: (any TranslationWaiter)?, repeats: Bool)
   /// Whether a translation serves one chain only, because nobody says when a mapping ends: queues then give each chain's
   /// translations back with ``forget(from:through:)`` before the driver hears that the chain is used.
   var servesOneChain: Bool { get }
@@ -49,8 +53,9 @@ public protocol DMASpace: AnyObject, Sendable {
 
 extension DMASpace {
   public var table: TranslationTable? { nil }
-  public func record(hits: UInt64, misses: UInt64) {}
+  public var ledger: LookUpLedger? { nil }
   public func report(_ fault: DMAFault) {}
+  public func walkEnded(_ waiter: (any TranslationWaiter)?, repeats: Bool) {}
   public var servesOneChain: Bool { false }
   public func forget(from first: UInt64, through last: UInt64) {}
 }

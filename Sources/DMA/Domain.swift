@@ -34,8 +34,6 @@ public final class Domain: AddressTranslation {
     var mappings = MappingList()
     /// Whoever may remember something of the mappings. Weak: an endpoint that is gone remembers nothing.
     var endpoints: [WeakEndpoint] = []
-    var hits: UInt64 = 0
-    var misses: UInt64 = 0
     var faults: [FaultRecord] = []
     var faultCount: UInt64 = 0
   }
@@ -44,6 +42,7 @@ public final class Domain: AddressTranslation {
   /// What queues that use the domain itself have looked up; filled from the mappings, emptied before them.
   private let cache = TranslationTable()
   private let state = Mutex(State())
+  private let lookUpLedger = LookUpLedger()
   /// Mappings that the domain takes at most.
   public let maxMappings: Int
   private let onFault: (@Sendable (DMAFault, RequesterID) -> Void)?
@@ -101,7 +100,7 @@ public final class Domain: AddressTranslation {
     guard let count else { throw .split }
     if count > 0 {
       for endpoint in endpoints { endpoint.invalidate(from: first, through: last) }
-      fence.drain()
+      fence.drain(from: first.rawValue, through: last.rawValue)
     }
     return count
   }
@@ -174,7 +173,8 @@ extension Domain: DMASpace {
   public var table: TranslationTable? { cache }
   public var dirtyLog: DirtyLog? { memory.dirtyLog }
   /// Look-ups that a queue answered itself, and those that came here.
-  public var lookUps: (hits: UInt64, misses: UInt64) { state.withLock { ($0.hits, $0.misses) } }
+  public var lookUps: LookUpLedger.Sum { lookUpLedger.sum }
+  public var ledger: LookUpLedger? { lookUpLedger }
 
   public func translate(_ address: DMAAddress, for access: DMAAccess, waking waiter: (any TranslationWaiter)?) throws(DMAInterruption) -> HostRun {
     let result: Result<HostRun, DMAInterruption> = state.withLock { state in
@@ -189,13 +189,6 @@ extension Domain: DMASpace {
       return .success(run)
     }
     return try result.get()
-  }
-
-  public func record(hits: UInt64, misses: UInt64) {
-    state.withLock { state in
-      state.hits &+= hits
-      state.misses &+= misses
-    }
   }
 
   public func report(_ fault: DMAFault) {

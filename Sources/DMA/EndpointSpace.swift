@@ -21,14 +21,13 @@ public final class EndpointSpace: DMASpace {
     var requester: RequesterID
     var route = Route.physical
     var isOpen = false
-    var hits: UInt64 = 0
-    var misses: UInt64 = 0
     var faults: UInt64 = 0
   }
   public let fence = TranslationFence()
   public let memory: GuestMemory
   private let cache: TranslationTable
   private let state: Mutex<State>
+  private let lookUps = LookUpLedger()
   /// Endpoints under the same number. Held while they change, so that they change together.
   private let followers = Mutex<[EndpointSpace]>([])
 
@@ -46,6 +45,7 @@ public final class EndpointSpace: DMASpace {
 
   public var table: TranslationTable? { cache }
   public var dirtyLog: DirtyLog? { memory.dirtyLog }
+  public var ledger: LookUpLedger? { lookUps }
 
   /// Its number on the bus now. Set it only between an IOMMU's `release` and `adopt`.
   public var requester: RequesterID {
@@ -62,7 +62,10 @@ public final class EndpointSpace: DMASpace {
   /// Whether bus mastering is enabled: without it nothing is reachable (R039).
   public var isOpen: Bool { state.withLock { $0.isOpen } }
   /// Look-ups that queues answered themselves, those that came here, and accesses refused, since the endpoint was made.
-  public var counts: (hits: UInt64, misses: UInt64, faults: UInt64) { state.withLock { ($0.hits, $0.misses, $0.faults) } }
+  public var counts: (hits: UInt64, misses: UInt64, faults: UInt64) {
+    let sum = lookUps.sum
+    return (sum.hits, sum.misses, state.withLock { $0.faults })
+  }
 
   /// Turns the switch.
   public func setRoute(_ route: Route) {
@@ -82,7 +85,11 @@ public final class EndpointSpace: DMASpace {
       return cache.isFull
     }
     // A driver that maps here and there, and never comes back to an address, would otherwise leave the table full for ever.
-    if isFull { cache.removeAll(drained: fence) } else { fence.drain() }
+    if isFull {
+      cache.removeAll(drained: fence, used: first <= last ? first.rawValue...last.rawValue : 0...UInt64.max)
+    } else {
+      fence.drain(from: first.rawValue, through: last.rawValue)
+    }
     followers.withLock { followers in
       for follower in followers { follower.invalidate(from: first, through: last) }
     }
@@ -130,13 +137,6 @@ public final class EndpointSpace: DMASpace {
     switch result {
     case .success(let run): return run
     case .failure(let fault): throw .fault(fault)
-    }
-  }
-
-  public func record(hits: UInt64, misses: UInt64) {
-    state.withLock { state in
-      state.hits &+= hits
-      state.misses &+= misses
     }
   }
 

@@ -10,7 +10,14 @@
   private let table: TranslationTable?
   @usableFromInline let root: UnsafeMutableRawPointer?
   @usableFromInline var lease: Lease
-  private let waiter: (any TranslationWaiter)?
+  let waiter: (any TranslationWaiter)?
+  private let areas: [ClosedRange<UInt64>]
+  private let ledger: LookUpLedger?
+  private let counters: LookUpCounters?
+  /// Whether the walk under way, or an earlier one of the same chain, had to ask; see ``endWalk(repeats:)``.
+  @usableFromInline var hasAsked = false
+  /// Pages that the walk may still meet without an answer; see ``mayAsk``.
+  var asksLeft = IOTLB.asksPerWalk
 
   /// The largest run seen, grown by what adjoins it.
   @usableFromInline var lastStart: UInt64 = 1
@@ -27,22 +34,30 @@
   /// without a table.
   private let slots: UnsafeMutablePointer<UInt64>
   @usableFromInline var hits: UInt64 = 0
-  private var misses: UInt64 = 0
+  var misses: UInt64 = 0
   /// Whether translations are given back chain by chain; see ``DMASpace/servesOneChain``.
   public let servesOneChain: Bool
   private var notes: [ClosedRange<UInt64>] = []
   /// Marks writes when a migration is under way; read anew with every generation.
   package private(set) var dirtyLog: DirtyLog?
 
-  public init(_ space: any DMASpace, waking waiter: (any TranslationWaiter)? = nil) {
+  /// A cache over `space`.
+  ///
+  /// - Parameters:
+  ///   - waiter: woken when a pending translation arrived.
+  ///   - areas: device addresses of a ring: ``beginRound()`` tells when they changed, and every chain in flight holds them.
+  public init(_ space: any DMASpace, waking waiter: (any TranslationWaiter)? = nil, areas: [ClosedRange<UInt64>] = []) {
     self.space = space
     let table = space.table
     self.table = table
     servesOneChain = space.servesOneChain
     // Safe: the word lives as long as the table, which this value holds.
     unsafe self.root = table?.root
-    self.lease = space.fence.lease()
+    self.areas = areas
+    self.lease = space.fence.lease(areas: areas)
     self.waiter = waiter
+    ledger = space.ledger
+    counters = ledger?.open()
     // Safe: 512 words each, initialised here, freed in deinit.
     unsafe slots = .allocate(capacity: 512)
     unsafe slots.initialize(repeating: 0, count: 512)
@@ -51,32 +66,34 @@
   }
 
   deinit {
+    if hasAsked { space.walkEnded(waiter, repeats: false) }
+    if let counters { ledger?.close(counters) }
     unsafe slots.deallocate()
     unsafe leaves.deallocate()
   }
 
-  /// Begins a round. True when mappings changed since the last one: ring areas must be resolved again.
+  /// Begins a round. True when mappings under the ring areas were taken away since the last one, or any if there are no areas:
+  /// they must be resolved again. What is cached of others stays.
   public mutating func beginRound() -> Bool {
+    let before = lease.generation
     guard lease.begin() else { return false }
-    forget()
-    return true
+    return forgetChanges(since: before)
   }
 
   /// Whether mappings are being taken away: end the round and begin another before resolving more.
   @inlinable public var isStale: Bool { lease.isStale }
 
-  /// Ends a round: mappings may go, and the space hears how often its answer was known.
+  /// Ends a round: mappings may go, and the space's ledger shows how often its answer was known.
   public mutating func endRound() {
     lease.end()
-    if hits | misses != 0 {
-      space.record(hits: hits, misses: misses)
-      hits = 0
-      misses = 0
-    }
+    counters?.store(hits: hits, misses: misses)
   }
 
-  /// A hold for a chain whose segments come from this round.
-  @inlinable public func chainLease() -> ChainLease { lease.chain() }
+  /// Storage for chains that are resolved with this cache and outlive their round: at most `limit` blocks are kept.
+  public func makePool(keeping limit: Int = 64) -> SegmentPool { SegmentPool(lease.holds, keeping: limit) }
+
+  /// As ``Lease/hold(from:through:)``.
+  public func hold(from first: UInt64 = 0, through last: UInt64 = .max) -> MappingHold { lease.hold(from: first, through: last) }
 
   /// Appends the host memory behind `count` bytes at `address`. Nothing is resolved for a count of 0. On a throw the list may
   /// hold a part of it.
@@ -89,7 +106,7 @@
     // All in the largest run: memory that is not translated, or one mapping of all of it.
     if a >= lastStart, a <= lastEnd, beyond <= lastEnd &- a, lastPermissions.allows(access) {
       hits &+= 1
-      segments.append(host: a &+ lastDelta, count: beyond &+ 1)
+      segments.append(host: a &+ lastDelta, count: beyond &+ 1, device: a)
       return
     }
     // All in one page.
@@ -98,7 +115,7 @@
       let needed = Self.needed(access)
       if word & needed == needed {
         hits &+= 1
-        segments.append(host: word & ~4095 | a & 4095, count: beyond &+ 1)
+        segments.append(host: word & ~4095 | a & 4095, count: beyond &+ 1, device: a)
         return
       }
     }
@@ -152,7 +169,11 @@
       }
       // `n` is 0 when the run is all 2^64 bytes.
       if n &- 1 >= left &- 1 { n = left }
-      if joins { segments.join(host: a &+ delta, count: n) } else { segments.append(host: a &+ delta, count: n) }
+      if joins {
+        segments.join(host: a &+ delta, count: n, device: a)
+      } else {
+        segments.append(host: a &+ delta, count: n, device: a)
+      }
       left &-= n
       if left == 0 { return }
       joins = true
@@ -203,15 +224,6 @@
     // Larger than a page, or smaller and so not to be found by page number.
     if run.last - run.start != 4095 { keep(run) }
     return (run.host &- run.start, run.last &- a &+ 1)
-  }
-
-  private mutating func ask(_ a: UInt64, _ access: DMAAccess) throws(DMAInterruption) -> HostRun {
-    misses &+= 1
-    let run = try space.translate(DMAAddress(a), for: access, waking: waiter)
-    guard run.permissions.allows(access) else {
-      throw .fault(DMAFault(address: DMAAddress(a), access: access, reason: .permission))
-    }
-    return run
   }
 
   /// Adds what adjoins a run in the table on both sides: a table's large entries are pieces of larger mappings.
@@ -327,7 +339,42 @@
     other = HostRun(start: 1, last: 0, host: 0, permissions: [])
   }
 
-  private mutating func forget() {
+  /// Drops what is cached of mappings that were taken away after generation `old`. True if ring areas are among them.
+  private mutating func forgetChanges(since old: UInt64) -> Bool {
+    var touchesAreas = areas.isEmpty
+    let fence = lease.fence
+    let known = old != .max && fence.changes(since: old, upTo: lease.generation) { first, last in
+      if first == 0, last == .max {
+        // Nodes of the table may have gone, or writes are to be logged from now on.
+        forgetAll()
+        touchesAreas = true
+        return
+      }
+      forget(from: first, through: last)
+      if areas.contains(where: { $0.overlaps(first...last) }) { touchesAreas = true }
+    }
+    if known { return touchesAreas }
+    forgetAll()
+    return true
+  }
+
+  private mutating func forget(from first: UInt64, through last: UInt64) {
+    probes = 1024
+    if lastStart <= last, first <= lastEnd {
+      lastStart = 1
+      lastEnd = 0
+    }
+    if other.overlaps(from: first, through: last) { other = HostRun(start: 1, last: 0, host: 0, permissions: []) }
+    // `leaves` leads to the table's own words, which say what is so. `slots` are copies.
+    guard unsafe root == nil else { return }
+    guard last - first < 256 << 12 else { return unsafe slots.update(repeating: 0, count: 512) }
+    for page in first >> 12...last >> 12 {
+      // Safe: the index is below 512.
+      unsafe slots[Int(truncatingIfNeeded: page & 255) * 2] = 0
+    }
+  }
+
+  private mutating func forgetAll() {
     lastStart = 1
     lastEnd = 0
     other = HostRun(start: 1, last: 0, host: 0, permissions: [])

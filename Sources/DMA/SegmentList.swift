@@ -6,6 +6,8 @@ public import CLinux
 @safe @frozen public struct SegmentList: ~Copyable {
   // The storage holds `capacity` entries. Two spare entries follow the readable segments and two the writable ones, so that
   // each side can be split twice (at a request's header and at its status) without moving.
+  //
+  // A segment's pair of device addresses has the segment's index; those of spare entries do not count. Splitting moves no pair.
   @usableFromInline var header: UnsafeMutablePointer<SegmentHeader>
   @usableFromInline var capacity: Int
   @usableFromInline var count = 0
@@ -27,7 +29,7 @@ public import CLinux
 
   @inlinable deinit {
     // Safe: allocated by the pool (or by grow), given back or freed exactly once.
-    unsafe header.deallocate()
+    unsafe SegmentHeader.free(header)
   }
 
   /// Segments so far.
@@ -35,25 +37,36 @@ public import CLinux
   /// Bytes so far, both kinds.
   @inlinable public var totalBytes: Int { readableBytes + byteCount }
 
-  /// Appends host memory as a segment of its own.
-  @inlinable @inline(__always) mutating func append(host: UInt64, count n: UInt64) {
+  /// Appends the host memory behind `n` bytes of device addresses as a segment of its own.
+  @inlinable @inline(__always) mutating func append(host: UInt64, count n: UInt64, device: UInt64) {
     byteCount &+= Int(truncatingIfNeeded: n)
     if count &+ 4 >= capacity, !growForAppend() { return }
     // Safe: the capacity was just checked.
-    unsafe SegmentHeader.entries(header)[count] = iovec(
-      iov_base: UnsafeMutableRawPointer(bitPattern: UInt(host)), iov_len: Int(truncatingIfNeeded: n))
+    let entry = unsafe SegmentHeader.entries(header) + count
+    unsafe entry.pointee = iovec(iov_base: UnsafeMutableRawPointer(bitPattern: UInt(host)), iov_len: Int(truncatingIfNeeded: n))
+    unsafe setPair(entry, device, device &+ (n &- 1))
     count &+= 1
   }
 
+  /// Says which device addresses an entry is for.
+  @inlinable @inline(__always) func setPair(_ entry: UnsafeMutablePointer<iovec>, _ first: UInt64, _ last: UInt64) {
+    // Safe: pairs are as large as segments, and follow `capacity` of them.
+    let pair = unsafe UnsafeMutableRawPointer(entry + capacity)
+    unsafe store64(pair, first)
+    unsafe store64(pair + 8, last)
+  }
+
   /// Appends host memory that continues the last segment's descriptor: a part of that segment where it adjoins.
-  @inlinable mutating func join(host: UInt64, count n: UInt64) {
+  @inlinable mutating func join(host: UInt64, count n: UInt64, device: UInt64) {
     // Safe: joining means that this call's descriptor has appended an entry already.
     let last = unsafe SegmentHeader.entries(header) + (count - 1)
     if unsafe UInt64(UInt(bitPattern: last.pointee.iov_base)) &+ UInt64(last.pointee.iov_len) == host, !overflowed {
       byteCount &+= Int(truncatingIfNeeded: n)
       unsafe last.pointee.iov_len &+= Int(truncatingIfNeeded: n)
+      // Safe: the entry's pair, as in setPair.
+      unsafe store64(UnsafeMutableRawPointer(last + capacity) + 8, device &+ (n &- 1))
     } else {
-      append(host: host, count: n)
+      append(host: host, count: n, device: device)
     }
   }
 
@@ -69,9 +82,12 @@ public import CLinux
 
   @usableFromInline mutating func grow() {
     let fresh = unsafe SegmentHeader.allocate(capacity: capacity * 4)
-    // Safe: `count` entries are initialised; iovec is trivial.
-    unsafe SegmentHeader.entries(fresh).initialize(from: SegmentHeader.entries(header), count: count)
-    unsafe header.deallocate()
+    let (from, to) = unsafe (SegmentHeader.entries(header), SegmentHeader.entries(fresh))
+    // Safe: `count` entries and their pairs are initialised; both are trivial.
+    unsafe to.initialize(from: from, count: count)
+    unsafe (to + capacity * 4).initialize(from: from + capacity, count: count)
+    if let holds = unsafe header.pointee.holds { unsafe holds._withUnsafeGuaranteedRef { unsafe $0.add(fresh) } }
+    unsafe SegmentHeader.free(header)
     unsafe header = fresh
     capacity = capacity * 4
   }
@@ -114,12 +130,16 @@ public import CLinux
   /// The chain's memory, to be used from now on. With a fault neither side shows anything: the last device-writable byte of
   /// the list, if there is one, is where a status can still be written.
   ///
-  /// - Parameter lease: the chain's hold on its mappings, which the result takes over.
-  @inlinable public consuming func seal(_ lease: consuming ChainLease, fault: DMAFault?) -> ChainMemory {
+  /// - Parameter iotlb: what the list was resolved with, in the round under way; the list is from its pool.
+  @inlinable public consuming func seal(_ iotlb: borrowing IOTLB, fault: DMAFault?) -> ChainMemory { seal(iotlb.lease, fault: fault) }
+
+  @inlinable consuming func seal(_ lease: borrowing Lease, fault: DMAFault?) -> ChainMemory {
     settle()
     let header = unsafe self.header
+    // Where the two spare entries are, too: their pairs are those of an earlier chain.
+    let pairs = count | (writableStart &+ 1) &<< 32
     discard self
-    unsafe header.pointee.cell = lease.release()
+    unsafe SegmentHeader.publish(header, pairs: pairs, stamp: lease.stamp)
     unsafe header.pointee.fault = fault
     unsafe header.pointee.status = nil
     if fault != nil { unsafe Self.hide(header) }
@@ -162,18 +182,29 @@ public import CLinux
 @safe public struct SegmentPool: ~Copyable {
   @usableFromInline let blocks: UnsafeMutablePointer<UnsafeMutablePointer<SegmentHeader>>
   @usableFromInline var count = 0
-  @usableFromInline static var limit: Int { 64 }
+  /// Bytes of what is kept, but for blocks of the smallest kind.
+  private var spareBytes = 0
+  @usableFromInline let limit: Int
+  private let holds: QueueHolds?
   @usableFromInline static var smallest: Int { 32 }
-  /// Larger storage is given back to the system: one huge request must not be paid for by 64 small ones.
-  @usableFromInline static var largest: Int { 2048 }
+  /// Storage for longer chains that is kept: one huge request must not be paid for by many small ones.
+  private static var spareLimit: Int { 1 << 19 }
 
-  public init() {
+  /// A pool for lists that are never sealed.
+  public init() { self.init(nil, keeping: 64) }
+
+  /// - Parameters:
+  ///   - holds: by which drains see the chains.
+  ///   - limit: blocks that are kept.
+  init(_ holds: QueueHolds?, keeping limit: Int) {
+    self.limit = limit
+    self.holds = holds
     // Safe: room for `limit` entries, of which `count` are initialised.
-    unsafe blocks = .allocate(capacity: Self.limit)
+    unsafe blocks = .allocate(capacity: limit)
   }
 
   deinit {
-    for i in 0..<count { unsafe blocks[i].deallocate() }
+    for i in 0..<count { unsafe SegmentHeader.free(blocks[i]) }
     unsafe blocks.deallocate()
   }
 
@@ -182,12 +213,22 @@ public import CLinux
     if count > 0 {
       count &-= 1
       // Safe: below `count`, hence initialised and ours.
-      return unsafe SegmentList(blocks[count])
+      let block = unsafe blocks[count]
+      if unsafe block.pointee.capacity != Self.smallest { unsafe uncount(block) }
+      return unsafe SegmentList(block)
     }
     return fresh()
   }
 
-  @usableFromInline func fresh() -> SegmentList { unsafe SegmentList(SegmentHeader.allocate(capacity: Self.smallest)) }
+  @usableFromInline mutating func uncount(_ block: UnsafeMutablePointer<SegmentHeader>) {
+    spareBytes -= unsafe SegmentHeader.byteCount(capacity: block.pointee.capacity)
+  }
+
+  @usableFromInline func fresh() -> SegmentList {
+    let block = unsafe SegmentHeader.allocate(capacity: Self.smallest)
+    unsafe holds?.add(block)
+    return unsafe SegmentList(block)
+  }
 
   /// Keeps a list's storage for the next ``take()``.
   @inlinable public mutating func give(back list: consuming SegmentList) { unsafe keep(list.release()) }
@@ -196,13 +237,23 @@ public import CLinux
   @inlinable public mutating func give(back memory: consuming ChainMemory) { unsafe keep(memory.release()) }
 
   @inlinable mutating func keep(_ block: UnsafeMutablePointer<SegmentHeader>) {
-    guard count < Self.limit, unsafe block.pointee.capacity <= Self.largest else {
+    guard unsafe block.pointee.capacity == Self.smallest || mayKeep(block), hasRoom else {
       // Safe: nobody else has it.
-      unsafe block.deallocate()
+      unsafe SegmentHeader.free(block)
       return
     }
     // Safe: `count` is below the limit.
     unsafe (blocks + count).initialize(to: block)
     count &+= 1
+  }
+
+  @inlinable var hasRoom: Bool { count < limit }
+
+  /// Whether larger storage may be kept, which is counted then.
+  @usableFromInline mutating func mayKeep(_ block: UnsafeMutablePointer<SegmentHeader>) -> Bool {
+    let bytes = unsafe SegmentHeader.byteCount(capacity: block.pointee.capacity)
+    guard hasRoom, spareBytes + bytes <= Self.spareLimit else { return false }
+    spareBytes += bytes
+    return true
   }
 }

@@ -4,8 +4,8 @@ import Synchronization
 ///
 /// Each level resolves nine bits, like a processor's page table; the tree is as high as the highest mapped address needs,
 /// and a mapping that is large and aligned enough takes one entry at an upper level. One word holds an entry, so a reader
-/// sees it whole or not at all. Removing a mapping clears words; nodes are freed only in ``removeAll(drained:)``, after the
-/// fence says that no reader is left.
+/// sees it whole or not at all. Removing a mapping clears words; nodes are given back to the system only in
+/// ``removeAll(drained:)``, after the fence says that no reader is left.
 ///
 /// Mappings are kept at 4 KiB granularity: device address, host address and size are multiples of it.
 @safe public final class TranslationTable: @unchecked Sendable {
@@ -14,8 +14,8 @@ import Synchronization
   // A word: 0 nothing · bit 0 set: the rest points to a node · bit 1 set: a mapping, bits 2 and 3 its permissions.
   // `root` is a node's address with the tree's height (1...6) in its low bits, or 0.
   @usableFromInline let root: UnsafeMutableRawPointer
-  private struct Counts {
-    var nodes = 0
+  private struct Counts: ~Copyable {
+    var nodes = TableNodes()
     var mappings = 0
     var pages: UInt64 = 0
     var peak: UInt64 = 0
@@ -35,7 +35,6 @@ import Synchronization
   }
 
   deinit {
-    Self.free(unsafe load64(root) & ~4095, height: Int(unsafe load64(root) & 7))
     unsafe root.deallocate()
   }
 
@@ -87,19 +86,19 @@ import Synchronization
     }
   }
 
-  /// Removes everything, waits on `fence` until nobody uses it, and frees the nodes.
-  public func removeAll(drained fence: TranslationFence) {
-    let old = counts.withLock { counts in
-      let old = unsafe load64(root)
+  /// Removes everything, waits on `fence` until no queue looks in it, and no chain uses the bytes of `used`, and frees the nodes.
+  public func removeAll(drained fence: TranslationFence, used: ClosedRange<UInt64> = 0...UInt64.max) {
+    let nodes = counts.withLock { counts in
       unsafe storeRelease64(root, 0)
-      counts.nodes = 0
+      var nodes = TableNodes()
+      swap(&nodes, &counts.nodes)
       counts.isFull = false
       counts.mappings = 0
       counts.pages = 0
-      return old
+      return nodes
     }
-    fence.drain()
-    Self.free(old & ~4095, height: Int(old & 7))
+    fence.drain(forgetting: 0...UInt64.max, used: used)
+    _ = consume nodes
   }
 
   /// The entry around an address, or nil. Under a lease only.
@@ -147,15 +146,10 @@ import Synchronization
   // MARK: Writing, under the mutex
 
   private func newNode(_ counts: inout Counts) -> UInt64? {
-    guard counts.nodes < maxNodes else {
-      counts.isFull = true
-      return nil
-    }
-    counts.nodes += 1
-    // Safe: 512 zeroed words, page-aligned so that the low bits are free; freed by free(_:height:).
-    let p = UnsafeMutableRawPointer.allocate(byteCount: 4096, alignment: 4096)
-    unsafe p.initializeMemory(as: UInt64.self, repeating: 0, count: 512)
-    return UInt64(UInt(bitPattern: p))
+    // 512 zeroed words, page-aligned so that the low bits are free.
+    if counts.nodes.count < maxNodes, let node = counts.nodes.take() { return node }
+    counts.isFull = true
+    return nil
   }
 
   private func cell(_ node: UInt64, _ index: UInt64) -> UnsafeMutableRawPointer {
@@ -252,18 +246,5 @@ import Synchronization
       }
       i += 1
     }
-  }
-
-  private static func free(_ node: UInt64, height: Int) {
-    guard height > 0, node != 0 else { return }
-    // Safe: unreachable now; every child is a node of the same kind.
-    let p = unsafe UnsafeMutableRawPointer(bitPattern: UInt(node))!
-    if height > 1 {
-      for i in 0..<512 {
-        let word = unsafe load64(p + i * 8)
-        if word & 1 != 0 { free(word & ~4095, height: height - 1) }
-      }
-    }
-    unsafe p.deallocate()
   }
 }

@@ -1,3 +1,4 @@
+internal import DMA
 internal import HostIO
 
 /// Answers on their way to the front-end, in order.
@@ -9,7 +10,7 @@ struct AnswerQueue {
   private static let limit = 4096
 
   private let socket: UnixSocket
-  private var waiting: [[UInt8]] = []
+  private var waiting = FIFO<[UInt8]>()
 
   init(_ socket: UnixSocket) { self.socket = socket }
 
@@ -28,16 +29,13 @@ struct AnswerQueue {
       waiting.append(answer)
       return
     }
-    for earlier in waiting { try socket.send(earlier.span, timeout: .seconds(10), cancel: stop) }
-    waiting = []
+    while let earlier = waiting.popFirst() { try socket.send(earlier.span, timeout: .seconds(10), cancel: stop) }
     try socket.send(answer.span, descriptors: descriptors.rawValues, timeout: .seconds(10), cancel: stop)
   }
 
   /// Sends what the socket takes now.
   mutating func flush() throws(HostError) {
-    var done = 0
-    defer { waiting.removeFirst(done) }
-    while done < waiting.count, try post(waiting[done], []) { done += 1 }
+    while let oldest = waiting.first, try post(oldest, []) { _ = waiting.popFirst() }
   }
 
   /// An answer is far smaller than what a stream socket takes as one piece, so it goes whole or not at all.

@@ -1,3 +1,4 @@
+internal import DMA
 internal import HostIO
 internal import Synchronization
 
@@ -16,16 +17,17 @@ final class BackendChannel: Sendable {
   private struct State {
     var socket: UnixSocket?
     /// Requests that ask for an answer, oldest first, sent or not.
-    var awaited: [Matter] = []
+    var awaited = FIFO<Matter>()
     /// Whole messages that the socket did not take.
-    var unsent: [[UInt8]] = []
+    var unsent = FIFO<[UInt8]>()
     var isBroken = false
   }
 
   /// Unsent messages are bounded: a front-end that reads nothing for so long is not going to.
-  private static let unsentLimit = 65536
-  /// So are answers that are due: one that reads and never answers is no better.
-  private static let awaitedLimit = 1 << 17
+  /// About 100 bytes each: 4 MiB.
+  private static let unsentLimit = 40960
+  /// So are answers that are due: one that reads and never answers is no better. 32 bytes each: 2 MiB.
+  private static let awaitedLimit = 1 << 16
 
   private let state = Mutex(State())
   /// Signalled when something is left to be sent.
@@ -39,7 +41,7 @@ final class BackendChannel: Sendable {
   /// Uses `socket` from now on. Answers that the old one owed never come; whoever waited for them is returned.
   func replace(_ socket: UnixSocket?) -> [Matter] {
     state.withLock { state in
-      let lost = state.awaited
+      let lost = (0..<state.awaited.count).map { state.awaited[$0] }
       state = State(socket: socket)
       return lost
     }
@@ -74,32 +76,22 @@ final class BackendChannel: Sendable {
   func flush() -> Bool {
     state.withLock { state in
       guard let socket = state.socket else { return true }
-      var done = 0
-      loop: while done < state.unsent.count {
-        switch Self.post(state.unsent[done], on: socket) {
-        case .sent: done += 1
-        case .full: break loop
+      while let oldest = state.unsent.first {
+        switch Self.post(oldest, on: socket) {
+        case .sent: _ = state.unsent.popFirst()
+        case .full: return false
         case .broken:
           state.isBroken = true
-          state.unsent = []
-          return true
+          state.unsent.removeAll()
         }
       }
-      state.unsent.removeFirst(done)
-      return state.unsent.isEmpty
+      return true
     }
   }
 
   /// The request that an answer which just came belongs to, or nil if none was asked for.
   func takeAwaited() -> Matter? {
-    state.withLock { $0.awaited.isEmpty ? nil : $0.awaited.removeFirst() }
-  }
-
-  /// The questions about translations that were asked and not answered.
-  var unanswered: [PendingMisses.Question] {
-    state.withLock { state in
-      state.awaited.compactMap { if case .miss(let question) = $0 { question } else { nil } }
-    }
+    state.withLock { $0.awaited.popFirst() }
   }
 
   private enum Posted { case sent, full, broken }

@@ -101,7 +101,7 @@ extension BackendSession {
       let timer = try TimerFD()
       try timer.arm(after: .seconds(10))
       try poller.add(timer.rawValue, token: Token.checkTimer)
-      checkTimer = timer
+      owed = .transfer(timer)
     } catch {
       throw ProtocolError("CHECK_DEVICE_STATE", "\(error)")
     }
@@ -110,7 +110,7 @@ extension BackendSession {
 
   /// Gives the answer that is owed, if it is known by now or has to be.
   func answerCheck(_ stop: EventFD, isLate: Bool) throws(Ending) {
-    guard let timer = checkTimer else { return }
+    guard case .transfer(let timer) = owed else { return }
     let outcome = takeOutcome()
     guard outcome != nil || isLate else { return }
     if outcome == nil {
@@ -118,8 +118,9 @@ extension BackendSession {
       dropTransfer()
     }
     try? poller.remove(timer.rawValue)
-    checkTimer = nil
+    owed = nil
     try send(outcome == true ? .success : .failure, to: FrontendRequest.Kind.checkDeviceState.rawValue, FileDescriptorList(), stop)
+    try serveDeferred(stop)
   }
 
   private func takeOutcome() -> Bool? {

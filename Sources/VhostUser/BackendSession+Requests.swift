@@ -30,9 +30,9 @@ extension BackendSession {
     case .setFeatures(let word): try setFeatures(word)
     case .getProtocolFeatures: return .value(Self.offeredProtocolFeatures.rawValue)
     case .setProtocolFeatures(let features): try setProtocolFeatures(features)
-    case .setOwner: try setOwner()
+    case .setOwner: return try setOwner()
     // Deprecated, and never to lose connection state: the rings stop having effects.
-    case .resetOwner: disableAll()
+    case .resetOwner: return try disableAll()
     case .getQueueCount: return .value(UInt64(vrings.count))
     case .setMemoryTable(let regions): try setMemory(regions, &files)
     case .getMaxMemorySlots: return .value(UInt64(MemoryTable.slots))
@@ -41,13 +41,13 @@ extension BackendSession {
     case .setLogBase(let area): return try setLog(area, &files)
     case .setLogDescriptor: logEvent.set(try event(&files, "SET_LOG_FD"))
     case .setVringSize(let state): try setSize(state)
-    case .setVringAddress(let address): try setAddress(address)
+    case .setVringAddress(let address): return try setAddress(address)
     case .setVringBase(let state): try setBase(state)
-    case .getVringBase(let state): return .vring(try getBase(state))
+    case .getVringBase(let state): return try getBase(state)
     case .setVringKick(let vring): try setKick(vring, &files)
     case .setVringCall(let vring): try setCall(vring, &files)
     case .setVringError(let vring): try setError(vring, &files)
-    case .setVringEnable(let state): try setEnabled(state)
+    case .setVringEnable(let state): return try setEnabled(state)
     case .vringKick(let state): try kick(state)
     case .setBackendRequestDescriptor:
       try require(.backendRequests, "SET_BACKEND_REQ_FD")
@@ -61,13 +61,13 @@ extension BackendSession {
       return .success
     case .getConfiguration(let place): return try readConfiguration(place)
     case .setConfiguration(let bytes): try writeConfiguration(bytes)
-    case .setStatus(let value): try setStatus(value)
+    case .setStatus(let value): return try setStatus(value)
     case .getStatus:
       try require(.status, "GET_STATUS")
       return .value(status | (troubles.needsReset ? UInt64(DeviceStatus.needsReset.rawValue) : 0))
     case .resetDevice:
       try require(.resetDevice, "RESET_DEVICE")
-      resetDevice()
+      return try resetDevice()
     case .getInflightDescriptor(let wanted): return try makeInflight(wanted, &outgoing)
     case .setInflightDescriptor(let area): try setInflight(area, &files)
     case .setDeviceStateDescriptor(let transfer): return try beginTransfer(transfer, &files)
@@ -178,34 +178,47 @@ extension BackendSession {
     device.writeConfiguration(at: Int(place.offset), from: place.bytes.span)
   }
 
-  private func setStatus(_ value: UInt64) throws(ProtocolError) {
+  private func setStatus(_ value: UInt64) throws(ProtocolError) -> BackendReply? {
     try require(.status, "SET_STATUS")
     guard value <= 0xff else { throw ProtocolError("SET_STATUS", "status \(value) has more than eight bits") }
     status = value
     // A reset of the device (§2.4). Where the rings were stays known: QEMU asks for it afterwards.
-    if value == 0 {
-      for index in vrings.indices { stop(index) }
-      hasFeatures = false
-      device.reset()
-      iotlb.flush()
+    guard value == 0 else { return nil }
+    return try stop(Array(vrings.indices)) { () throws(ProtocolError) in
+      for index in self.vrings.indices { self.forgetStart(index) }
+      self.hasFeatures = false
+      self.device.reset()
+      self.iotlb.flush()
+      return nil
     }
   }
 
   /// SET_OWNER. A connection that had an owner already carries another device from now on, as after `device_del` and `device_add`
   /// on one socket: it is told everything anew, and what the last one was told means nothing any more. What was agreed on before
   /// an owner is set stays, because it was agreed on for this one: protocol features, and the back-end's channel.
-  private func setOwner() throws(ProtocolError) {
+  private func setOwner() throws(ProtocolError) -> BackendReply? {
     defer { hasOwner = true }
-    guard hasOwner else { return }
+    guard hasOwner else { return nil }
     log.info("the front-end begins anew on the same connection")
-    resetDevice()
-    dropTransfer()
-    try table.clear()
+    return try stop(Array(vrings.indices)) { () throws(ProtocolError) in
+      self.forgetDevice()
+      self.dropTransfer()
+      try self.table.clear()
+      return nil
+    }
   }
 
-  private func resetDevice() {
+  private func resetDevice() throws(ProtocolError) -> BackendReply? {
+    try stop(Array(vrings.indices)) { () throws(ProtocolError) in
+      self.forgetDevice()
+      return nil
+    }
+  }
+
+  /// As at the beginning. No ring runs.
+  private func forgetDevice() {
     for index in vrings.indices {
-      stop(index)
+      forgetStart(index)
       runner.setCall(index, nil as EventFD?)
       troubles.setError(index, nil)
       troubles.forget(index)

@@ -12,6 +12,7 @@ internal import VirtioServing
 /// and the like never stop one.
 extension BackendSession {
   var isPacked: Bool { features.contains(.ringPacked) }
+  var isTranslated: Bool { AddressPath(negotiated: features) == .platform }
 
   private func check(_ index: UInt32, _ message: String) throws(ProtocolError) -> Int {
     guard index < vrings.count else { throw ProtocolError(message, "there is no virtqueue \(index)") }
@@ -36,7 +37,7 @@ extension BackendSession {
     vrings[index].size = UInt16(state.number)
   }
 
-  func setAddress(_ address: VringAddress) throws(ProtocolError) {
+  func setAddress(_ address: VringAddress) throws(ProtocolError) -> BackendReply? {
     let index = try check(address.index, "SET_VRING_ADDR")
     guard address.flags & ~VringAddress.logUsed == 0 else {
       throw ProtocolError("SET_VRING_ADDR", "flags \(address.flags) are not known")
@@ -47,11 +48,14 @@ extension BackendSession {
     // A ring that runs hears the same addresses again when logging begins or ends: it goes on.
     guard runner.isRunning(index), !isSame else {
       vrings[index].address = address
-      return startReady("SET_VRING_ADDR", about: index)
+      startReady("SET_VRING_ADDR", about: index)
+      return nil
     }
-    pause(index)
-    vrings[index].address = address
-    startReady("SET_VRING_ADDR", about: index)
+    return try stop([index]) { () throws(ProtocolError) in
+      self.vrings[index].address = address
+      self.startReady("SET_VRING_ADDR", about: index)
+      return nil
+    }
   }
 
   func setBase(_ state: VringState) throws(ProtocolError) {
@@ -62,10 +66,12 @@ extension BackendSession {
 
   /// Stops a ring and says where it stopped. What is in flight is done first, or with GET_VRING_BASE_INFLIGHT left in the
   /// in-flight memory, as far as it can be called off. The ring's size, addresses and place stay.
-  func getBase(_ state: VringState) throws(ProtocolError) -> VringState {
+  func getBase(_ state: VringState) throws(ProtocolError) -> BackendReply? {
     let index = try check(state.index, "GET_VRING_BASE")
-    stop(index, handingOver: protocolFeatures.contains(.vringBaseInflight))
-    return VringState(index: state.index, number: vrings[index].state.base(packed: isPacked))
+    return try stop([index], protocolFeatures.contains(.vringBaseInflight) ? .handingOver : .finishing) { () throws(ProtocolError) in
+      self.forgetStart(index)
+      return .vring(VringState(index: state.index, number: self.vrings[index].state.base(packed: self.isPacked)))
+    }
   }
 
   // MARK: Notifications
@@ -133,19 +139,21 @@ extension BackendSession {
 
   // MARK: Running
 
-  func setEnabled(_ state: VringState) throws(ProtocolError) {
+  func setEnabled(_ state: VringState) throws(ProtocolError) -> BackendReply? {
     let index = try check(state.index, "SET_VRING_ENABLE")
     guard state.number <= 1 else { throw ProtocolError("SET_VRING_ENABLE", "\(state.number) is neither 0 nor 1") }
     vrings[index].isEnabled = state.number == 1
-    if vrings[index].isEnabled { startReady("SET_VRING_ENABLE", about: index) } else { pause(index) }
+    guard vrings[index].isEnabled else { return try stop([index]) { nil } }
+    startReady("SET_VRING_ENABLE", about: index)
+    return nil
   }
 
-  func disableAll() {
-    for index in vrings.indices {
-      vrings[index].isEnabled = false
-      pause(index)
+  func disableAll() throws(ProtocolError) -> BackendReply? {
+    for index in vrings.indices { vrings[index].isEnabled = false }
+    return try stop(Array(vrings.indices)) { () throws(ProtocolError) in
+      self.iotlb.flush()
+      return nil
     }
-    iotlb.flush()
   }
 
   /// Starts every ring that is started, enabled and described, and does not run. One that was refused is tried again when the
@@ -205,20 +213,8 @@ extension BackendSession {
     if troubles.broke(index) { log.warning("virtqueue \(index) refused: \(error)") }
   }
 
-  /// Stops processing; the ring stays started.
-  private func pause(_ index: Int, handingOver: Bool = false) {
-    let stopped = runner.stop(index, handingOver: handingOver)
-    troubles.forget(index)
-    guard let state = stopped else { return }
-    vrings[index].state = state
-    // Whoever starts it again may mean other mappings (R114), and what it was refused is history.
-    if AddressPath(negotiated: features) == .platform { iotlb.flush() }
-    announcer.setSuspended(!vrings.indices.contains { runner.isRunning($0) })
-  }
-
-  /// GET_VRING_BASE and reset.
-  func stop(_ index: Int, handingOver: Bool = false) {
-    pause(index, handingOver: handingOver)
+  /// A ring that stands still is not started any more: after GET_VRING_BASE and a reset.
+  func forgetStart(_ index: Int) {
     vrings[index].isStarted = false
     vrings[index].kick = nil
     vrings[index].isPolled = false

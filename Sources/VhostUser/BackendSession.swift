@@ -61,9 +61,12 @@ final class BackendSession {
   var isTransferWatched = false
   /// How saving the state ended, until the front-end asks.
   var savedResult: Bool?
-  /// CHECK_DEVICE_STATE waits for the end of the transfer, until this at most. The main socket rests meanwhile: answers come in
-  /// the order of their requests.
-  var checkTimer: TimerFD?
+  /// The request whose answer is owed, and what has come behind it.
+  var owed: OwedAnswer?
+  var owedHeader: MessageHeader?
+  var deferred: [DeferredMessage] = []
+  /// Signalled when a ring that was told to stop stands still.
+  let stopped: EventFD
   var pollTimer: TimerFD?
   /// Why the request being served leaves a ring that does not run: the answer to it is no, if it asks for one.
   var refusal: ProtocolError?
@@ -76,6 +79,7 @@ final class BackendSession {
     static let pollTimer: UInt64 = 4
     static let transfer: UInt64 = 5
     static let checkTimer: UInt64 = 6
+    static let stopped: UInt64 = 7
   }
 
   init(
@@ -89,16 +93,17 @@ final class BackendSession {
     stream = MessageStream(socket)
     answers = AnswerQueue(socket)
     poller = try Poller()
+    stopped = try EventFD()
     let channel = try BackendChannel()
     self.channel = channel
     troubles = QueueTroubles(channel: channel)
     announcer = ConfigurationAnnouncer(channel: channel)
-    runner = DeviceRunner(device, name: options.name, events: troubles, log: log)
+    runner = DeviceRunner(device, name: options.name, patience: options.stopPatience, events: troubles, log: log)
     iotlb = IOTLBSpace(
       memory: table.memory, maxNodes: options.maxTranslationNodes, servesOneChain: options.translations == .once,
       ask: { message, question in
         channel.send(.iotlb(message), awaiting: question.map { .miss($0) })
-      }, unanswered: { channel.unanswered })
+      })
     physical = PhysicalSpace(table.memory)
     vrings = device.maxQueueSizes.map { _ in Vring() }
   }
@@ -108,6 +113,7 @@ final class BackendSession {
     try poller.add(stop, token: Token.stop)
     try poller.add(socket.rawValue, token: Token.socket)
     try poller.add(channel.backlog, token: Token.backlog)
+    try poller.add(stopped, token: Token.stopped)
     report.sessionBegan(self)
     defer { end() }
     var ready = ReadySet()
@@ -131,7 +137,7 @@ final class BackendSession {
     case Token.stop: throw .done
     case Token.socket:
       if readiness.contains(.writable) { try flushAnswers() }
-      if checkTimer != nil {
+      if !isListening {
         if !readiness.isDisjoint(with: [.hangup, .failed]) { throw .done }
         return
       }
@@ -150,6 +156,9 @@ final class BackendSession {
       advanceTransfer()
       try answerCheck(stop, isLate: false)
     case Token.checkTimer: try answerCheck(stop, isLate: true)
+    case Token.stopped:
+      _ = try? stopped.drain()
+      try settleStops(stop)
     default: break
     }
   }
@@ -158,16 +167,16 @@ final class BackendSession {
 
   private func serveSocket(_ stop: EventFD, most: Int = .max) throws(Ending) {
     var left = most
-    while left > 0, checkTimer == nil, let message = try nextMessage() {
+    while left > 0, isListening, let message = try nextMessage() {
       try handle(message, stop)
       left -= 1
       if left % 64 == 0, (try? stop.wait(timeout: .zero)) == true { throw .done }
     }
   }
 
-  /// Requests are heard unless an answer is owed that has to come first, and room for answers is of interest if some wait.
+  /// Requests are heard unless too many wait already, and room for answers is of interest if some wait.
   private func watchSocket() {
-    var wanted: Readiness = checkTimer == nil ? .readable : []
+    var wanted: Readiness = isListening ? .readable : []
     if !answers.isEmpty { wanted.insert(.writable) }
     guard wanted != watched else { return }
     try? poller.modify(socket.rawValue, token: Token.socket, for: wanted)
@@ -195,10 +204,16 @@ final class BackendSession {
     }
   }
 
-  private func handle(_ message: consuming IncomingMessage, _ stop: EventFD) throws(Ending) {
+  func handle(_ message: consuming IncomingMessage, _ stop: EventFD) throws(Ending) {
     let header = message.header
+    if mustWait(header) {
+      deferred.append(DeferredMessage(message))
+      return
+    }
+    let wasOwed = owed != nil
     var outgoing = FileDescriptorList()
-    var answer: BackendReply?
+    refusal = nil
+    let outcome: Result<BackendReply?, ProtocolError>
     do throws(ProtocolError) {
       guard !header.isReply else {
         throw ProtocolError(FrontendRequest.name(of: header.request), "it came as an answer, and nothing was asked")
@@ -207,11 +222,27 @@ final class BackendSession {
       guard request.descriptorCounts.contains(message.descriptors.count) else {
         throw ProtocolError(request.name, "\(message.descriptors.count) descriptors came with it")
       }
-      refusal = nil
-      answer = try serve(request, &message.descriptors, &outgoing)
-      if checkTimer != nil { return }
-      if answer == nil, header.needsReply, protocolFeatures.contains(.replyAck) { answer = refusal == nil ? .success : .failure }
+      outcome = .success(try serve(request, &message.descriptors, &outgoing))
     } catch {
+      outcome = .failure(error)
+    }
+    if owed != nil, !wasOwed {
+      owedHeader = header
+    } else {
+      try answer(header, outcome, outgoing, stop)
+    }
+  }
+
+  /// Answers a request that is done, if it has an answer or asks for one.
+  func answer(
+    _ header: MessageHeader, _ outcome: Result<BackendReply?, ProtocolError>, _ outgoing: borrowing FileDescriptorList, _ stop: EventFD
+  ) throws(Ending) {
+    var answer: BackendReply?
+    switch outcome {
+    case .success(let own):
+      answer = own
+      if answer == nil, header.needsReply, protocolFeatures.contains(.replyAck) { answer = refusal == nil ? .success : .failure }
+    case .failure(let error):
       answer = failure(of: header)
       guard answer != nil else { throw .failed("\(error)") }
       log.warning("request refused: \(error)")
@@ -310,7 +341,7 @@ final class BackendSession {
   private func end() {
     for index in vrings.indices { runner.setCall(index, nil as EventFD?) }
     // Not a reset: whoever connects next may go on with the rings where they are.
-    runner.stopAll()
+    stopForGood()
     table.memory.setDirtyLog(nil)
     settle(dropChannel())
     logEvent.set(nil)

@@ -139,12 +139,13 @@ public final class Frontend: Sendable {
       defer { session.hasOwner = true }
       return session.hasOwner
     }
+    // QEMU's order: the channel of a device's life comes before the SET_OWNER that begins it.
+    if common.contains(.backendRequests) { try openChannel() }
     if !isOwned { try send(.setOwner) }
     if common.contains(.multiqueue) {
       let count = try ask(.getQueueCount)
       session.withLock { $0.queueCount = Int(clamping: count) }
     }
-    if common.contains(.backendRequests) { try openChannel() }
     return try setFeatures(hasProtocol ? wanted.union(Self.protocolFeaturesBit) : wanted)
   }
 

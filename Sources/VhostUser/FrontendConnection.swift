@@ -1,3 +1,4 @@
+internal import DMA
 internal import HostIO
 internal import Synchronization
 
@@ -16,7 +17,7 @@ final class FrontendConnection: Sendable {
   }
 
   private struct State {
-    var expected: [(request: UInt32, what: Expected)] = []
+    var expected = FIFO<(request: UInt32, what: Expected)>()
     var failure: FrontendError?
     var channel: UnixSocket?
   }
@@ -87,15 +88,15 @@ final class FrontendConnection: Sendable {
     } catch {
       reason = error
     }
-    let left = state.withLock { state in
+    var left = state.withLock { state in
       let left = state.expected
-      state.expected = []
+      state.expected.removeAll()
       state.failure = reason
       return left
     }
     // Ends a back-end's wait for us, too.
     socket.shutdown()
-    for (request, what) in left {
+    while let (request, what) = left.popFirst() {
       guard case .wake(let answer) = what else { continue }
       if case .violation = reason { answer.fail(reason) } else { answer.fail(.closed(FrontendRequest.name(of: request))) }
     }
@@ -180,7 +181,7 @@ final class FrontendConnection: Sendable {
     guard message.header.isReply else {
       throw .violation(ProtocolError(name, "a request came on the front-end's socket"))
     }
-    let expected = state.withLock { $0.expected.isEmpty ? nil : $0.expected.removeFirst() }
+    let expected = state.withLock { $0.expected.popFirst() }
     guard let expected else { throw .violation(ProtocolError(name, "an answer nobody asked for")) }
     guard expected.request == message.header.request else {
       let wanted = FrontendRequest.name(of: expected.request)

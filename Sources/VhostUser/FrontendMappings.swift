@@ -109,6 +109,8 @@ public enum MissAnswer: Hashable, Sendable {
   case after(Duration)
   /// Like `fromMappings`, when ``Frontend/releaseHeldMisses()`` is called.
   case hold
+  /// Like `fromMappings`, but the UPDATE says that both reading and writing are allowed, whatever the mapping says: QEMU's do.
+  case generous
   /// Like `fromMappings`, but the UPDATE comes twice.
   case twice
   /// Success without any UPDATE.

@@ -14,19 +14,31 @@ public final class FrontendInflight: Sendable {
     self.file = file
   }
 
+  /// Writes bytes into the memory, as a back-end that died would have left them. ``FrontendError/memory(_:)`` if they do not fit.
+  public func overwrite(_ bytes: [UInt8], at offset: Int) throws(FrontendError) {
+    let mapping = try mapped()
+    guard offset >= 0, offset <= mapping.byteCount, bytes.count <= mapping.byteCount - offset else {
+      throw .memory("\(bytes.count) bytes at \(offset) are not inside \(mapping.byteCount) bytes of in-flight memory")
+    }
+    _ = mapping.copy(bytes.span, to: offset)
+  }
+
   /// What the memory holds now. ``FrontendError/memory(_:)`` if it cannot be mapped, or is more than 256 MiB.
   public func bytes() throws(FrontendError) -> [UInt8] {
-    guard description.mmapSize <= 1 << 28 else { throw .memory("\(description.mmapSize) bytes of in-flight memory are too many to copy") }
-    let mapping: HostMapping
-    do throws(MappingError) {
-      mapping = try HostMapping(descriptor: file.descriptor.rawValue, offset: description.mmapOffset, byteCount: Int(clamping: description.mmapSize))
-    } catch {
-      throw .memory("the in-flight memory cannot be mapped, so its file may be shorter than the back-end says")
-    }
+    let mapping = try mapped()
     var bytes = [UInt8](repeating: 0, count: mapping.byteCount)
     var span = bytes.mutableSpan
     _ = mapping.copy(from: 0, into: &span)
     return bytes
+  }
+
+  private func mapped() throws(FrontendError) -> HostMapping {
+    guard description.mmapSize <= 1 << 28 else { throw .memory("\(description.mmapSize) bytes of in-flight memory are too many to copy") }
+    do throws(MappingError) {
+      return try HostMapping(descriptor: file.descriptor.rawValue, offset: description.mmapOffset, byteCount: Int(clamping: description.mmapSize))
+    } catch {
+      throw .memory("the in-flight memory cannot be mapped, so its file may be shorter than the back-end says")
+    }
   }
 }
 

@@ -141,12 +141,13 @@ final class FrontendTranslator: FrontendChannelDelegate {
   private func tell(_ miss: Miss, _ how: MissAnswer) {
     let request = BackendRequest.iotlb(miss.message)
     switch how {
-    case .fromMappings, .twice:
-      guard let update = update(for: miss.message) else {
+    case .fromMappings, .twice, .generous:
+      guard var update = update(for: miss.message) else {
         state.withLock { $0.counts.refusals += 1 }
         if miss.needsReply { reply(request, 1) }
         return
       }
+      if how == .generous { update.permission = [.read, .write] }
       if how == .twice { post(update, thenMiss: false) }
       post(update, thenMiss: miss.needsReply)
     case .refuse:

@@ -25,17 +25,20 @@ extension IOTLBSpace {
     let permissions = DMAPermissions(rawValue: message.permission.rawValue)
     let runs = try memoryRuns(behind: message, last, permissions)
     countUpdate(message, leadingTo: runs[0])
-    // The answer to a question from before the last flush: whoever asked is gone, and nobody would take it back (R064).
-    if state.withLock({ $0.misses.isLate(from: first, through: last) }) { return }
-    if servesOneChain {
-      try enterAsked(runs, permissions)
-    } else if !(runs.count == 1 && table?.run(at: DMAAddress(first)) == runs[0]) {
-      // Whatever was here is replaced, and not used any more once the update is acknowledged (R109).
-      if remove(from: first, through: last) { fence.drain() }
-      if !permissions.isEmpty { for run in runs { try enter(run) } }
+    var question: PendingMisses.Question?
+    switch state.withLock({ $0.misses.meaning(ofUpdateFrom: first, through: last) }) {
+    case .late(let late):
+      wake(state.withLock { $0.misses.updated(from: first, through: last, granted: [], answering: late, isNews: false) })
+      return
+    case .answer(let open):
+      // One that does not allow what was asked answers nothing, and leaves the question to its answer.
+      if permissions.allows(open.key.access) { question = open }
+    case .unasked: break
     }
-    let woken = state.withLock { $0.misses.updated(from: first, through: last, permissions: permissions) }
-    wake(woken)
+    let asked: DMAPermissions = question.map { $0.key.access == .read ? .read : .write } ?? .readWrite
+    let isNews = servesOneChain ? try enterAsked(runs, asked, question) : try enter(runs, from: first, through: last, asked, question)
+    let granted = permissions.intersection(asked)
+    wake(state.withLock { $0.misses.updated(from: first, through: last, granted: granted, answering: question, isNews: isNews) })
   }
 
   /// The host memory that an update names, region by region.
@@ -61,27 +64,64 @@ extension IOTLBSpace {
     }
   }
 
+  /// Enters what an update names, as far as it was asked for. False if everything was so before.
+  private func enter(
+    _ runs: [HostRun], from first: UInt64, through last: UInt64, _ asked: DMAPermissions, _ question: PendingMisses.Question?
+  ) throws(ProtocolError) -> Bool {
+    var change = MappingChange()
+    for run in runs {
+      let one = self.change(to: run, asked)
+      change.pieces += one.pieces
+      change.takesAway = change.takesAway || one.takesAway
+      change.isNews = change.isNews || one.isNews
+    }
+    guard change.isNews else { return false }
+    // Whatever is taken away is not used any more once the update is acknowledged (R109). Where an access is added to others
+    // there is nothing to wait for.
+    if change.takesAway, remove(from: first, through: last) { fence.drain(from: first, through: last) }
+    for run in change.pieces where !run.permissions.isEmpty { try enter(run, question) }
+    return true
+  }
+
+  /// What entering `run` changes if `asked` was asked for: a page that is read and written is asked about twice, and the second
+  /// answer leaves what the first one granted.
+  private func change(to run: HostRun, _ asked: DMAPermissions) -> MappingChange {
+    let odd = state.withLock { state in
+      state.odd.isEmpty ? [] : state.odd.filter { $0.overlaps(from: run.firstAddress.rawValue, through: run.firstAddress.rawValue &+ (run.byteCount &- 1)) }
+    }
+    if run.isWholePages, odd.isEmpty { return pages.change(to: run, granting: asked) }
+    let known = odd.reduce(into: DMAPermissions()) { if $1.leads(whereDoes: run) { $0.formUnion($1.permissions) } }
+    var whole = run
+    whole.permissions = run.permissions.intersection(asked.union(known))
+    return MappingChange(pieces: [whole], takesAway: true, isNews: true)
+  }
+
   /// Enters only pages that a chain waits for: it gives them back when it is done. Whatever else an update covers, or a second
   /// answer about the same page, would stay, and nobody would ever take it back.
-  private func enterAsked(_ runs: [HostRun], _ permissions: DMAPermissions) throws(ProtocolError) {
+  private func enterAsked(_ runs: [HostRun], _ asked: DMAPermissions, _ question: PendingMisses.Question?) throws(ProtocolError) -> Bool {
     for run in runs {
       let start = run.firstAddress.rawValue
       let end = start &+ (run.byteCount &- 1)
-      let asked = state.withLock { $0.misses.openPages(from: start, through: end) }
-      for page in asked {
+      let open = state.withLock { $0.misses.openPages(from: start, through: end) }
+      for page in open {
         let address = max(page, start)
         let count = min(end - address, (page | 4095) - address) + 1
-        guard let part = run.part(from: address - start, count: count, seenFrom: DMAAddress(address), permissions: permissions) else { continue }
-        try enter(part)
+        guard
+          let part = run.part(from: address - start, count: count, seenFrom: DMAAddress(address), permissions: run.permissions)
+        else { continue }
+        for piece in change(to: part, asked).pieces where !piece.permissions.isEmpty { try enter(piece, question) }
       }
     }
+    return true
   }
 
-  private func enter(_ run: HostRun) throws(ProtocolError) {
+  private func enter(_ run: HostRun, _ question: PendingMisses.Question?) throws(ProtocolError) {
     if pages.insert(run) { return }
     if run.isWholePages {
-      // Full: everything goes, so that the newest is in and its queue makes progress (R117). The rest is asked for again.
+      // Full: everything goes, so that the newest is in and its queue makes progress (R117). The rest is asked for again, but
+      // not for ever by a chain that needs more than there is room for.
       counters.withLock { $0.evictions += 1 }
+      if let question { state.withLock { $0.misses.evicted(for: question) } }
       pages.removeAll(drained: fence)
       guard pages.insert(run) else { throw ProtocolError("IOTLB_MSG", "the update needs more room than there is") }
       return
@@ -111,7 +151,7 @@ extension IOTLBSpace {
     state.withLock { $0.misses.invalidated(from: first, through: last) }
     // Where a chain gives its pages back, another one that is under way may still use what is no longer here.
     let wasThere = remove(from: first, through: last)
-    if wasThere || servesOneChain { fence.drain() }
+    if wasThere || servesOneChain { fence.drain(from: first, through: last) }
   }
 
   /// True if something was there.
@@ -127,6 +167,9 @@ extension IOTLBSpace {
 
   /// Takes the front-end's answer to a question: a question without an update before it becomes a fault when its access is
   /// tried again.
+  ///
+  /// The value of the answer is no matter. Not 0 says that the front-end could not do what it was asked for; then there was no
+  /// update, or the update stands as any other does until it is taken back. 0 without an update has nothing to grant.
   func answered(_ question: PendingMisses.Question) {
     wake(state.withLock { $0.misses.answered(question) })
   }
@@ -135,14 +178,14 @@ extension IOTLBSpace {
   func flush() {
     let woken = state.withLock { state in
       state.odd.removeAll()
-      return state.misses.flush(unanswered: unanswered())
+      return state.misses.flush()
     }
     pages.removeAll(drained: fence)
     // A queue that still runs asks again; one that stopped does not mind.
     wake(woken)
   }
 
-  private func wake(_ waiters: [PendingMisses.Waiter]) {
-    for waiter in waiters { waiter.queue?.translationArrived() }
+  private func wake(_ waiters: [any TranslationWaiter]) {
+    for waiter in waiters { waiter.translationArrived() }
   }
 }

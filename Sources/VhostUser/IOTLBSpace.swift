@@ -7,6 +7,9 @@ internal import Synchronization
 /// says `pending`; the control thread enters the answer and wakes the queues. Nothing here waits for the front-end (R116).
 /// An invalidation ends when no access can use the old mapping, I/O under way included (R110).
 ///
+/// What is granted is what was asked for and what the answer allows, both at once: QEMU's answers always allow both accesses,
+/// whatever its IOMMU would say to the other one (R084, R104). An update that nobody asked for is taken at its word (R106).
+///
 /// Mappings of whole pages live in the radix tree. Others, which the protocol allows and no front-end is known to send, live
 /// in a short list.
 public final class IOTLBSpace: DMASpace {
@@ -16,10 +19,9 @@ public final class IOTLBSpace: DMASpace {
   let memory: GuestMemory
   let state = Mutex(State())
   let counters = Mutex(Counters())
+  private let lookUps = LookUpLedger()
   /// Sends a question; false if there is nobody to ask. Called on queue threads, and must not block.
   private let ask: @Sendable (IOTLBMessage, PendingMisses.Question?) -> Bool
-  /// The questions that were sent and not answered.
-  let unanswered: @Sendable () -> [PendingMisses.Question]
 
   struct State {
     var misses = PendingMisses()
@@ -27,8 +29,6 @@ public final class IOTLBSpace: DMASpace {
   }
 
   struct Counters {
-    var hits: UInt64 = 0
-    var misses: UInt64 = 0
     var questions: UInt64 = 0
     var updates: UInt64 = 0
     var invalidations: UInt64 = 0
@@ -42,28 +42,29 @@ public final class IOTLBSpace: DMASpace {
 
   /// A space over `memory`, empty (R102). `ask` sends a message on the back-end's channel.
   init(
-    memory: GuestMemory, maxNodes: Int = 1 << 13, servesOneChain: Bool = false, ask: @escaping @Sendable (IOTLBMessage, PendingMisses.Question?) -> Bool,
-    unanswered: @escaping @Sendable () -> [PendingMisses.Question]
+    memory: GuestMemory, maxNodes: Int = 1 << 13, servesOneChain: Bool = false,
+    ask: @escaping @Sendable (IOTLBMessage, PendingMisses.Question?) -> Bool
   ) {
     self.memory = memory
     self.pages = TranslationTable(maxNodes: maxNodes)
     self.ask = ask
     self.servesOneChain = servesOneChain
-    self.unanswered = unanswered
     memory.register(fence)
   }
 
   public var table: TranslationTable? { pages }
   public var dirtyLog: DirtyLog? { memory.dirtyLog }
+  public var ledger: LookUpLedger? { lookUps }
 
   /// What happened in the space so far, and what it reaches now.
   public var statistics: IOTLBStatistics {
     let odd = state.withLock { $0.odd }
     let oddBytes = odd.reduce(UInt64(0)) { $0 &+ $1.byteCount }
+    let sum = lookUps.sum
     return counters.withLock {
       IOTLBStatistics(
         reachableBytes: pages.byteCount &+ oddBytes, peakReachableBytes: max(pages.peakByteCount, pages.byteCount &+ oddBytes),
-        mappings: pages.mappings + odd.count, hits: $0.hits, misses: $0.misses, questions: $0.questions, updates: $0.updates,
+        mappings: pages.mappings + odd.count, hits: sum.hits, misses: sum.misses, questions: $0.questions, updates: $0.updates,
         invalidations: $0.invalidations, faults: $0.faults, evictions: $0.evictions, identities: $0.signs.identities,
         moved: $0.signs.moved)
     }
@@ -82,6 +83,7 @@ public final class IOTLBSpace: DMASpace {
       case .wait: return .failure(.pending)
       case .refused:
         return .failure(.fault(DMAFault(address: address, access: access, reason: found == nil ? .unmapped : .permission)))
+      case .exhausted: return .failure(.fault(DMAFault(address: address, access: access, reason: .exhausted)))
       case .ask(let question):
         let message = IOTLBMessage(kind: .miss, address: address.rawValue, permission: access == .read ? .read : .write)
         // The channel's queue is filled under the lock, so that a question and its record cannot be seen one without the
@@ -90,7 +92,7 @@ public final class IOTLBSpace: DMASpace {
           counters.withLock { $0.questions += 1 }
           return .failure(.pending)
         }
-        _ = state.misses.withdraw(question)
+        state.misses.withdraw(question)
         return .failure(.fault(DMAFault(address: address, access: access, reason: .unmapped)))
       }
     }
@@ -105,16 +107,12 @@ public final class IOTLBSpace: DMASpace {
     }
   }
 
-  public func record(hits: UInt64, misses: UInt64) {
-    counters.withLock {
-      $0.hits &+= hits
-      $0.misses &+= misses
-    }
+  public func walkEnded(_ waiter: (any TranslationWaiter)?, repeats: Bool) {
+    state.withLock { repeats ? $0.misses.paused(waiter) : $0.misses.ended(waiter) }
   }
 
   public func report(_ fault: DMAFault) {
     counters.withLock { $0.faults &+= 1 }
-    state.withLock { $0.misses.faulted(fault.address, fault.access) }
     // Nobody waits for an answer: a failure to send is the front-end's loss (R125).
     _ = ask(
       IOTLBMessage(kind: .accessFail, address: fault.address.rawValue, permission: fault.access == .read ? .read : .write), nil)

@@ -2,192 +2,297 @@ internal import DMA
 
 /// Which translations have been asked for and not been answered, who waits for them, and which were refused.
 ///
-///     nothing ──ask──▶ asked ──update────────────▶ nothing, waiters woken
+///     nothing ──ask──▶ open ──its update──▶ nothing, waiters woken
 ///                        │
-///                        └──answer, no update────▶ refused, waiters woken ──retry──▶ a fault ──reported──▶ nothing
+///                        └──its answer, no update──▶ refused to the walk that asked ──▶ a fault of its chain
 ///
-/// A question is asked once per page and kind of access, however many queues wait for it (R115). A queue is woken when all
-/// that it waits for is answered: a chain of many cold pages is retried once. A refusal serves the one chain of the queue
-/// that waited: what the guest maps later is asked for anew. Not thread-safe; its owner locks.
+/// A question is about a page and one access, and is open until its update or its answer. It is asked once, however many
+/// queues wait for it (R115). A walk is woken when all that it waits for is settled: a chain of many cold pages is walked again
+/// once. A refusal is the walk's that asked and ends with it (``AskingWalk``): who waited too asks for itself, because the guest
+/// may have mapped the page since the question was sent.
+///
+/// A front-end answers in the order in which it was asked: its answers carry nothing else that tells them apart. So an update
+/// is the answer to the first question that is open about one of its pages, and grants what that one asked for; a second
+/// question about a page, for the other access, has an update of its own. Both are under way at once: one question about
+/// both accesses would be checked for writing only (QEMU 7.2 to 11.1), and one about neither answered with both.
+///
+/// No operation walks through all that is open, but for an update of many pages and ``flush()``. Not thread-safe; its owner locks.
 struct PendingMisses {
-  /// A page and what is wanted of it. An answer for writing serves a reader too, but not the other way round.
+  /// A page and what is wanted of it.
   struct Key: Hashable {
-    var page: UInt64
-    var access: DMAAccess
+    private var word: UInt64
 
-    init(_ address: DMAAddress, _ access: DMAAccess) {
-      page = address.rawValue >> 12
-      self.access = access
-    }
+    init(page: UInt64, _ access: DMAAccess) { word = page << 1 | (access == .write ? 1 : 0) }
+    init(_ address: DMAAddress, _ access: DMAAccess) { self.init(page: address.rawValue >> 12, access) }
+
+    var page: UInt64 { word >> 1 }
+    var access: DMAAccess { word & 1 == 0 ? .read : .write }
   }
 
-  /// Who waits. Without a waiter (a test, a look-up on the control thread) nobody is woken.
-  struct Waiter {
-    var queue: (any TranslationWaiter)?
-    /// What it wants to do. Empty once the queue gave its access up for a fault elsewhere: it is woken, but no refusal is kept
-    /// for it. Nor is one kept for a reader of what a refused question wanted to write: it asks for itself.
-    var wanted: DMAPermissions
-    var identity: ObjectIdentifier? { queue.map(ObjectIdentifier.init) }
-  }
-
-  /// A question on its way. `epoch` tells whether it was asked before the last flush. The number tells it from an earlier one
-  /// about the same page: the update that settles a question is on one socket and its answer on another, so the guest can have
-  /// unmapped and mapped the page again, and a queue have asked again, before the first answer is read.
+  /// A question on its way. The number tells it from an earlier one about the same page: the update that settles a question is
+  /// on one socket and its answer on another, so the guest can have unmapped and mapped the page again, and a queue have asked
+  /// again, before the first answer is read.
   struct Question: Hashable {
     var key: Key
-    var epoch: UInt64
     var number: UInt64
   }
 
   enum Verdict: Equatable {
     /// Ask the front-end.
     case ask(Question)
-    /// Somebody did.
+    /// Somebody did, or it is asked later.
     case wait
     /// The front-end said no.
     case refused
+    /// The table has been emptied for this walk again and again: it needs more room than there is.
+    case exhausted
   }
 
-  private(set) var epoch: UInt64 = 0
+  /// What an update is to those who asked.
+  enum Meaning: Equatable {
+    /// The answer to this question.
+    case answer(Question)
+    /// The answer to a question from before the last flush: whoever asked is gone, and nobody would take it back (R064).
+    case late(Question)
+    /// Nobody asked about any of its pages.
+    case unasked
+  }
+
+  /// Questions of one queue that are open at most; more are asked when these are settled.
+  static let openPerQueue = 4096
+  /// Questions of all queues that are open at most.
+  static let openInAll = 1 << 15
+  /// A walk for which the table was emptied so often ends in a fault. Others may fill the table meanwhile, so once is no proof.
+  static let evictionsPerWalk = 4
+
+  private struct Record {
+    var number: UInt64
+    var access: DMAAccess
+    var epoch: UInt64
+    /// Who asked, until it is satisfied.
+    var owner: AskingWalk?
+    var joined: [AskingWalk] = []
+  }
+
+  private var epoch: UInt64 = 0
   private var asked: UInt64 = 0
-  private var waiting: [Key: [Waiter]] = [:]
-  /// The number of the question that each key in `waiting` waits for.
-  private var numbers: [Key: UInt64] = [:]
-  private var refusals: [Key: Set<ObjectIdentifier?>] = [:]
-  /// Questions of earlier epochs whose answers are still to come: an update that comes for one is not kept (R064).
-  private var stale: [UInt64: Int] = [:]
+  /// Open questions by page, in the order in which they were asked.
+  private var records: [UInt64: [Record]] = [:]
+  /// The same in the order in which they were asked, and some that are not open any more.
+  private var order = FIFO<Question>()
+  private var walks: [ObjectIdentifier?: AskingWalk] = [:]
+  private var hasStarving = false
 
   /// How many questions are open.
-  var count: Int { waiting.count }
+  private(set) var count = 0
+  /// How many refusals are kept.
+  var refusals: Int { walks.values.reduce(0) { $0 + $1.refusals } }
+  /// How often a question was looked at: what operations cost.
+  private(set) var steps = 0
+
+  // MARK: Queues
 
   /// What to do about an access that found no mapping.
   mutating func want(_ address: DMAAddress, _ access: DMAAccess, _ queue: (any TranslationWaiter)?) -> Verdict {
     let key = Key(address, access)
-    let identity = queue.map(ObjectIdentifier.init)
-    if refusals[key]?.contains(identity) == true { return .refused }
-    if waiting[key] != nil {
-      join(key, access, queue, identity)
+    let walk = walk(of: queue)
+    steps += 1
+    if walk.finds(key) { return .refused }
+    if walk.evictions >= Self.evictionsPerWalk { return .exhausted }
+    if join(key, walk) { return .wait }
+    if queue != nil, walk.open >= Self.openPerQueue { return .wait }
+    guard count < Self.openInAll else {
+      walk.isStarving = true
+      hasStarving = true
       return .wait
     }
-    // A question about writing is open: its answer will do.
-    if access == .read {
-      let writing = Key(address, .write)
-      if waiting[writing] != nil {
-        join(writing, access, queue, identity)
-        return .wait
-      }
-    }
-    waiting[key] = [Waiter(queue: queue, wanted: Self.permission(for: access))]
-    asked &+= 1
-    numbers[key] = asked
-    return .ask(Question(key: key, epoch: epoch, number: asked))
+    asked += 1
+    count += 1
+    walk.open += 1
+    records[key.page, default: []].append(Record(number: asked, access: access, epoch: epoch, owner: walk))
+    let question = Question(key: key, number: asked)
+    order.append(question)
+    if order.count > 2 * count + 1024 { dropClosed() }
+    return .ask(question)
   }
 
-  private mutating func join(_ key: Key, _ access: DMAAccess, _ queue: (any TranslationWaiter)?, _ identity: ObjectIdentifier?) {
-    let wanted = Self.permission(for: access)
-    if let place = waiting[key]?.firstIndex(where: { $0.identity == identity }) {
-      waiting[key]?[place].wanted.insert(wanted)
-    } else {
-      waiting[key]?.append(Waiter(queue: queue, wanted: wanted))
-    }
+  private mutating func walk(of queue: (any TranslationWaiter)?) -> AskingWalk {
+    let identity = queue.map(ObjectIdentifier.init)
+    if let walk = walks[identity] { return walk }
+    let walk = AskingWalk(queue)
+    walks[identity] = walk
+    return walk
   }
 
-  private static func permission(for access: DMAAccess) -> DMAPermissions { access == .read ? .read : .write }
-
-  /// A chain, or a ring, ended in a fault at `address`. Refusals of its other pages, come or still to come, are nobody's any
-  /// more.
-  mutating func faulted(_ address: DMAAddress, _ access: DMAAccess) {
-    guard let owners = refusals[Key(address, access)] else { return }
-    for key in Array(refusals.keys) {
-      refusals[key]?.subtract(owners)
-      if refusals[key]?.isEmpty == true { refusals[key] = nil }
+  /// Makes a walk wait for a question that is open already. A reader waits for one about writing, too, and then looks again:
+  /// nothing is asked about a page while something is to be known of it.
+  private mutating func join(_ key: Key, _ walk: AskingWalk) -> Bool {
+    guard let open = records[key.page] else { return false }
+    let mine = open.lastIndex { $0.epoch == epoch && $0.access == key.access }
+    guard let place = mine ?? (key.access == .read ? open.lastIndex { $0.epoch == epoch } : nil) else { return false }
+    steps += open.count
+    if open[place].owner !== walk, !open[place].joined.contains(where: { $0 === walk }) {
+      records[key.page]![place].joined.append(walk)
+      walk.open += 1
     }
-    for key in Array(waiting.keys) {
-      guard let waiters = waiting[key] else { continue }
-      waiting[key] = waiters.map { Waiter(queue: $0.queue, wanted: owners.contains($0.identity) ? [] : $0.wanted) }
-    }
+    return true
   }
 
-  /// Those of `waiters` that wait for nothing else.
-  private func free(_ waiters: [Waiter]) -> [Waiter] {
-    guard !waiting.isEmpty else { return waiters }
-    var busy: Set<ObjectIdentifier?> = []
-    for others in waiting.values { for other in others where !other.wanted.isEmpty { busy.insert(other.identity) } }
-    return waiters.filter { !busy.contains($0.identity) }
+  /// A queue's walk will be made again when what it waits for is settled.
+  mutating func paused(_ queue: (any TranslationWaiter)?) { walks[queue.map(ObjectIdentifier.init)]?.pause() }
+
+  /// A queue's access was made, or given up. Refusals of its other pages, come or still to come, are nobody's any more.
+  mutating func ended(_ queue: (any TranslationWaiter)?) {
+    walks.removeValue(forKey: queue.map(ObjectIdentifier.init))?.hasEnded = true
   }
 
   /// The question could not be sent and never will be.
-  mutating func withdraw(_ question: Question) -> [Waiter] {
-    guard question.epoch == epoch, numbers[question.key] == question.number else { return [] }
-    return stop(waitingFor: question.key)
+  mutating func withdraw(_ question: Question) {
+    _ = close(question).map { settle($0) }
   }
 
-  /// True if an update for `first` through `last` answers only questions from before the last flush.
-  func isLate(from first: UInt64, through last: UInt64) -> Bool {
-    guard !stale.isEmpty else { return false }
-    guard stale.keys.contains(where: { $0 >= first >> 12 && $0 <= last >> 12 }) else { return false }
-    return !waiting.keys.contains { $0.page >= first >> 12 && $0.page <= last >> 12 }
+  // MARK: The front-end
+
+  /// What an update for `first` through `last` means.
+  mutating func meaning(ofUpdateFrom first: UInt64, through last: UInt64) -> Meaning {
+    guard let (page, record) = oldest(first >> 12...last >> 12) else { return .unasked }
+    if record.epoch == epoch { return .answer(Question(key: Key(page: page, record.access), number: record.number)) }
+    // From before the last flush. If somebody wants the same now, it is theirs as well; their own is still to come.
+    let question = Question(key: Key(page: page, record.access), number: record.number)
+    if records[page]!.contains(where: { $0.epoch == epoch && $0.access == record.access }) { return .answer(question) }
+    return .late(question)
+  }
+
+  private mutating func oldest(_ pages: ClosedRange<UInt64>) -> (page: UInt64, record: Record)? {
+    guard !records.isEmpty else { return nil }
+    if pages.count == 1 {
+      steps += 1
+      return records[pages.lowerBound].map { (pages.lowerBound, $0[0]) }
+    }
+    while let first = order.first, !isOpen(first) { _ = order.popFirst() }
+    // With answers in order this is the first, or there is none in all that is open.
+    if pages.count < order.count, !pages.contains(order.first!.key.page) {
+      var oldest: (page: UInt64, record: Record)?
+      for page in pages {
+        steps += 1
+        guard let record = records[page]?[0], record.number < oldest?.record.number ?? .max else { continue }
+        oldest = (page, record)
+      }
+      return oldest
+    }
+    for i in 0..<order.count {
+      steps += 1
+      let question = order[i]
+      guard pages.contains(question.key.page), isOpen(question) else { continue }
+      return (question.key.page, records[question.key.page]!.first { $0.number == question.number }!)
+    }
+    return nil
+  }
+
+  private func isOpen(_ question: Question) -> Bool {
+    records[question.key.page]?.contains { $0.number == question.number } == true
+  }
+
+  private mutating func dropClosed() {
+    let open = records
+    order.keep { question in open[question.key.page]?.contains { $0.number == question.number } == true }
+  }
+
+  /// An update for `first` through `last` is done with: it was the answer to `question`, or to none, and `granted` is allowed on
+  /// its pages now. `isNews`: not only what was so before. Returns who is to try again.
+  mutating func updated(
+    from first: UInt64, through last: UInt64, granted: DMAPermissions, answering question: Question?, isNews: Bool = true
+  ) -> [any TranslationWaiter] {
+    var woken: [any TranslationWaiter] = []
+    if let question, let record = close(question) { woken += settle(record) }
+    guard isNews else { return woken }
+    let pages = first >> 12...last >> 12
+    for walk in walks.values { walk.forget(pages) }
+    // Whoever else asked for what is granted now need not wait for an answer. The question stays open: its update is to come.
+    if pages.count <= records.count {
+      for page in pages { satisfy(page, granted, &woken) }
+    } else {
+      for page in Array(records.keys) where pages.contains(page) { satisfy(page, granted, &woken) }
+    }
+    return woken
+  }
+
+  private mutating func satisfy(_ page: UInt64, _ granted: DMAPermissions, _ woken: inout [any TranslationWaiter]) {
+    steps += 1
+    guard let open = records[page] else { return }
+    for i in open.indices where open[i].owner != nil || !open[i].joined.isEmpty {
+      guard open[i].epoch == epoch, granted.allows(open[i].access) else { continue }
+      woken += settle(open[i])
+      records[page]![i].owner = nil
+      records[page]![i].joined = []
+    }
+  }
+
+  /// The table was full and was emptied for a page that this question is about.
+  mutating func evicted(for question: Question) {
+    guard let record = records[question.key.page]?.first(where: { $0.number == question.number }) else { return }
+    record.owner?.evictions += 1
+    for walk in record.joined { walk.evictions += 1 }
   }
 
   /// The pages, by their addresses, that are asked for and touch `first` through `last`.
   func openPages(from first: UInt64, through last: UInt64) -> [UInt64] {
-    Set(waiting.keys.map(\.page)).filter { $0 >= first >> 12 && $0 <= last >> 12 }.map { $0 << 12 }
-  }
-
-  /// Mappings appeared: whoever waited for them (or was refused before) is to try again.
-  mutating func updated(from first: UInt64, through last: UInt64, permissions: DMAPermissions) -> [Waiter] {
-    var woken: [Waiter] = []
     let pages = first >> 12...last >> 12
-    if pages.count == 1 {
-      for access in [DMAAccess.read, .write] { woken += settle(Key(DMAAddress(first), access), permissions) }
-    } else {
-      for key in Array(waiting.keys) + Array(refusals.keys) where pages.contains(key.page) { woken += settle(key, permissions) }
-    }
-    return free(woken)
+    func isWanted(_ page: UInt64) -> Bool { records[page]?.contains { $0.epoch == epoch } == true }
+    if pages.count <= records.count { return pages.filter(isWanted).map { $0 << 12 } }
+    return records.keys.filter { pages.contains($0) && isWanted($0) }.map { $0 << 12 }
   }
 
-  private mutating func settle(_ key: Key, _ permissions: DMAPermissions) -> [Waiter] {
-    guard permissions.allows(key.access) else { return [] }
-    refusals[key] = nil
-    return stop(waitingFor: key)
-  }
-
-  private mutating func stop(waitingFor key: Key) -> [Waiter] {
-    numbers[key] = nil
-    return waiting.removeValue(forKey: key) ?? []
-  }
-
-  /// The front-end finished with a question. If nobody waits for this one any more, an update came first.
-  mutating func answered(_ question: Question) -> [Waiter] {
-    guard question.epoch == epoch else {
-      if let left = stale[question.key.page], left > 1 {
-        stale[question.key.page] = left - 1
-      } else {
-        stale[question.key.page] = nil
-      }
-      return []
-    }
-    guard numbers[question.key] == question.number else { return [] }
-    let waiters = stop(waitingFor: question.key)
-    let interested = Set(waiters.filter { $0.wanted.allows(question.key.access) }.map(\.identity))
-    if !interested.isEmpty { refusals[question.key, default: []].formUnion(interested) }
-    return free(waiters)
+  /// The front-end finished with a question. If it is not open any more, its update came first, and its answer says nothing.
+  mutating func answered(_ question: Question) -> [any TranslationWaiter] {
+    guard let record = close(question) else { return [] }
+    if record.epoch == epoch, let owner = record.owner, !owner.hasEnded { owner.refuse(question.key) }
+    return settle(record)
   }
 
   /// Mappings were taken back: refusals there are history.
   mutating func invalidated(from first: UInt64, through last: UInt64) {
-    guard !refusals.isEmpty else { return }
-    for key in refusals.keys where key.page >= first >> 12 && key.page <= last >> 12 { refusals[key] = nil }
+    for walk in walks.values { walk.forget(first >> 12...last >> 12) }
   }
 
-  /// Forgets everything; answers to open questions are ignored when they come. `unanswered` are the questions that were sent.
-  mutating func flush(unanswered: [Question]) -> [Waiter] {
+  /// Forgets everybody who waits, and returns them. Questions stay open, so that what comes for them is known to be late.
+  mutating func flush() -> [any TranslationWaiter] {
     epoch += 1
-    for question in unanswered where question.epoch == epoch - 1 { stale[question.key.page, default: 0] += 1 }
-    let woken = waiting.values.flatMap { $0 }
-    waiting = [:]
-    numbers = [:]
-    refusals = [:]
+    let woken = walks.values.compactMap { $0.waiter }
+    for walk in walks.values { walk.hasEnded = true }
+    walks = [:]
+    hasStarving = false
+    return woken
+  }
+
+  // MARK: Records
+
+  /// Ends a question; nil if it is not open.
+  private mutating func close(_ question: Question) -> Record? {
+    guard let place = records[question.key.page]?.firstIndex(where: { $0.number == question.number }) else { return nil }
+    steps += 1
+    count -= 1
+    while let first = order.first, first.number == question.number || !isOpen(first) { _ = order.popFirst() }
+    if records[question.key.page]!.count == 1 { return records.removeValue(forKey: question.key.page)![0] }
+    return records[question.key.page]!.remove(at: place)
+  }
+
+  /// Lets everybody go who waits for a question. Returns those who wait for nothing else.
+  private mutating func settle(_ record: Record) -> [any TranslationWaiter] {
+    var woken: [any TranslationWaiter] = []
+    func release(_ walk: AskingWalk) {
+      walk.open -= 1
+      if walk.open == 0, !walk.hasEnded, let waiter = walk.waiter { woken.append(waiter) }
+    }
+    if let owner = record.owner { release(owner) }
+    for walk in record.joined { release(walk) }
+    if hasStarving, count <= Self.openInAll / 2 {
+      hasStarving = false
+      for walk in walks.values where walk.isStarving {
+        walk.isStarving = false
+        if let waiter = walk.waiter { woken.append(waiter) }
+      }
+    }
     return woken
   }
 }

@@ -49,12 +49,13 @@ struct Check: Sendable {
     case 33: "VIRTIO_F_ACCESS_PLATFORM"
     case 34: "VIRTIO_F_RING_PACKED"
     case 35: "VIRTIO_F_IN_ORDER"
+    case 40: "VIRTIO_F_RING_RESET"
     default: "feature bit \(bit)"
     }
   }
 
   /// All checks, in the order in which they are made: what kills a back-end comes last.
   static let all: [Check] =
-    negotiation + rings + stopping + lifetime + memory + translation + addressing + permissions + invalidation + log + inflight + messages + memoryTables
-    + brokenRings + garbage
+    negotiation + rings + stopping + lifetime + lives + restless + memory + translation + addressing + permissions + granting + invalidation + log
+    + inflight + messages + memoryTables + brokenRings + garbage
 }

@@ -75,6 +75,21 @@ extension CheckedDevice {
     }
   }
 
+  /// Whether ``quickRequest(pieces:)`` can be of many pieces.
+  var hasLongRequests: Bool { self == .blk || self == .rng }
+
+  /// A harmless request that a device can answer at once, with nothing to wait for; of so many pieces, or of few.
+  func quickRequest(pieces: Int) -> ProbeRequest {
+    switch self {
+    // VIRTIO_BLK_T_GET_ID: the serial, and its status.
+    case .blk:
+      ProbeRequest(
+        readable: [[8] + [UInt8](repeating: 0, count: 15)], writable: [20] + [Int](repeating: 20, count: max(0, pieces - 3)) + [1])
+    case .rng: ProbeRequest(readable: [], writable: [Int](repeating: 8, count: max(1, pieces)))
+    case .net, .fs, .vsock: request
+    }
+  }
+
   private static func words(_ words: [UInt32]) -> [UInt8] {
     words.flatMap { word in (0..<4).map { UInt8(truncatingIfNeeded: word >> (8 * UInt32($0))) } }
   }

@@ -143,7 +143,7 @@ extension Check {
   }
 
   /// Throws if the back-end still used the old page: it wrote there, or did not ask again for one that it reads.
-  private static func notStale(_ session: Session, _ old: GuestAddress, misses: Int, _ page: DMAAddress? = nil) throws(Finding) {
+  static func notStale(_ session: Session, _ old: GuestAddress, misses: Int, _ page: DMAAddress? = nil) throws(Finding) {
     if !session.space.isBlank(old) { throw .broken("the device wrote to the old page, which the address leads to no more") }
     if let page, !session.bench.device.writes, session.misses(on: page).count == misses {
       throw .broken("device address \(hex(page)) was used without another MISS: its old translation is still in use")

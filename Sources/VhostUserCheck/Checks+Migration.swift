@@ -2,6 +2,7 @@ internal import DMA
 internal import HostIO
 internal import VhostUser
 internal import Virtio
+internal import VirtioDrivers
 
 extension Check {
   /// The dirty log.
@@ -35,7 +36,76 @@ extension Check {
       try session.roundTrip()
       return "requests were served before, with and after logging"
     },
+    Check(
+      "log-regions", "R132", "A write across two regions that adjoin marks the pages of both.",
+      features: Frontend.logAllBit, protocolFeatures: .logSharedMemory, needsWrites: true
+    ) { bench throws(Finding) in try loggedAcross(bench, Setup(below: 6)) },
+    Check(
+      "log-regions-translated", "R132", "The same behind an IOMMU.",
+      features: [Frontend.logAllBit, .accessPlatform], protocolFeatures: .logSharedMemory, needsWrites: true
+    ) { bench throws(Finding) in try loggedAcross(bench, Setup(translated: true, below: 6)) },
+    Check(
+      "log-table", "R132", "Requests that are under way while the memory table is set are logged when they are done.",
+      features: Frontend.logAllBit, protocolFeatures: .logSharedMemory, needsWrites: true
+    ) { bench throws(Finding) in
+      let slotless = Frontend.usualProtocolFeatures.subtracting(.configureMemorySlots)
+      let session = try Session(bench, Setup(protocolFeatures: slotless, size: 1024))
+      let frontend = session.frontend
+      let log = try judged { () throws(FrontendError) in try frontend.startLogging() }
+      try session.start()
+      try session.roundTrip()
+      let usual = session.landing
+      // A page each: what was marked for one says nothing of the next.
+      var places: [DMAAddress] = []
+      for _ in 0..<min(256, session.room) { places.append(try session.space.allocate()) }
+      let pages = places.map { session.space.guest($0).rawValue / DeviceSpace.page }
+      for turn in 1...16 {
+        log.clear()
+        for place in places {
+          session.landing = place
+          try session.add()
+        }
+        session.publish()
+        // The same memory once more, as a front-end sends it that knows no slots.
+        try judged { () throws(FrontendError) in try frontend.share() }
+        for done in 0..<places.count {
+          guard try session.used() != nil else { throw .broken("\(places.count - done) of \(places.count) requests were lost") }
+        }
+        let isMarked = marked(log, pages)
+        let missing = Set(pages).subtracting(log.pages).count
+        try expect(isMarked, "turn \(turn): \(pages.count) pages were written while the table was set, and \(missing) are not marked")
+        session.landing = usual
+        try session.roundTrip()
+      }
+      return "16 times \(places.count) requests under way, all of them marked"
+    },
   ]
+
+  private static func loggedAcross(_ bench: Bench, _ setup: Setup) throws(Finding) -> String {
+    let session = try Session(bench, setup)
+    let log = try judged { () throws(FrontendError) in try session.frontend.startLogging() }
+    try session.start()
+    // What it has to bring is known from one whose buffer is in one piece.
+    try session.roundTrip()
+    let half = session.landingCount / 2
+    for i in 0..<UInt64(setup.below) {
+      let border = DeviceSpace.guestStart - i << 20
+      var middle = border
+      if setup.translated {
+        middle = 0x3_0000_1000 + i << 16
+        try session.space.map(DMAAddress(middle - DeviceSpace.page), to: GuestAddress(border - DeviceSpace.page))
+        try session.space.map(DMAAddress(middle), to: GuestAddress(border))
+      }
+      session.landing = DMAAddress(middle - UInt64(half))
+      let pages = [border / DeviceSpace.page - 1, border / DeviceSpace.page]
+      log.clear()
+      try session.roundTrip()
+      // Of random bytes there may be fewer than there is room for.
+      let isAcross = !session.space.isBlank(GuestAddress(border), count: session.landingCount - half)
+      try expect(marked(log, isAcross ? pages : [pages[0]]), "pages \(pages) were written, of two regions, and \(log.pages) are marked")
+    }
+    return "\(setup.below) times the pages of both are marked"
+  }
 
   private static func logged(_ bench: Bench, _ setup: Setup) throws(Finding) -> String {
     let session = try Session(bench, setup)
@@ -67,7 +137,7 @@ extension Check {
       "inflight", "GET_INFLIGHT_FD", "In-flight memory is made, taken and used.", protocolFeatures: .inflightSharedMemory
     ) { bench throws(Finding) in
       let session = try Session(bench)
-      let area = try make(session)
+      let area = try installed(session)
       let asked = UInt16(bench.device.queueCount)
       let got = area.description
       try expect(got.queueCount >= asked && got.queueSize >= session.setup.size, "it is for \(got.queueCount) queues of \(got.queueSize)")
@@ -81,7 +151,7 @@ extension Check {
       "inflight-kept", "R126", "Requests under way when the connection ended are done once, not more and not less.", protocolFeatures: .inflightSharedMemory
     ) { bench throws(Finding) in
       let session = try Session(bench)
-      let area = try make(session)
+      let area = try installed(session)
       try session.start()
       try session.roundTrip()
       for _ in 0..<8 { try session.add() }
@@ -93,7 +163,7 @@ extension Check {
       features: .accessPlatform, protocolFeatures: .inflightSharedMemory
     ) { bench throws(Finding) in
       let session = try Session(bench, .platform)
-      let area = try make(session)
+      let area = try installed(session)
       try session.start()
       try session.roundTrip()
       try holdFirst(session)
@@ -101,15 +171,95 @@ extension Check {
       session.publish()
       return try survive(session, area, 4)
     },
+    Check(
+      "inflight-stopped", "R126", "A ring that is stopped right after its start has done what a predecessor left in flight, or says that it has not.",
+      protocolFeatures: .inflightSharedMemory
+    ) { bench throws(Finding) in
+      let session = try Session(bench, Setup(size: 1024))
+      let (area, count) = try left(session, session.room)
+      // One message behind the other, nothing waited for.
+      session.frontend.acknowledgeAll(false)
+      try session.resume(at: taken(session, count))
+      let said = try stopped(session, count)
+      session.frontend.acknowledgeAll(true)
+      withExtendedLifetime(area) {}
+      return said
+    },
+    Check(
+      "inflight-stop-late", "R126", "The same where it needs a translation that comes while the stop is under way (R064).",
+      features: .accessPlatform, protocolFeatures: .inflightSharedMemory
+    ) { bench throws(Finding) in
+      let session = try Session(bench, .platform)
+      let (area, count) = try left(session, 4)
+      let page = session.first.rawValue
+      session.frontend.onMiss { $0.address & ~4095 == page ? .after(.milliseconds(100)) : .fromMappings }
+      try session.resume(at: taken(session, count))
+      let end = ContinuousClock.now + bench.patience
+      while session.misses(on: session.first).isEmpty {
+        guard ContinuousClock.now < end else { throw .broken("the buffer of a request that was in flight was not asked for") }
+        pause(.milliseconds(1))
+      }
+      let said = try stopped(session, count)
+      withExtendedLifetime(area) {}
+      return said
+    },
   ]
+
+  /// Makes requests that a predecessor took and did not finish, with its record of them. Returns that, and how many there are.
+  private static func left(_ session: Session, _ wanted: Int) throws(Finding) -> (FrontendInflight, Int) {
+    let area = try make(session)
+    var heads: [Int] = []
+    for _ in 0..<wanted { heads.append(Int(try session.add())) }
+    _ = session.ring.queue.publish()
+    let description = area.description
+    // {features 64, version 16, descriptors 16, last batch 16, used index 16}, and of each descriptor {in flight 8, padding, next 16, counter 64}.
+    let start = session.bench.device.queue * Int(description.mmapSize) / max(1, Int(description.queueCount))
+    let size = description.queueSize
+    try judged { () throws(FrontendError) in
+      try area.overwrite([UInt8](repeating: 0, count: 8) + BareDescriptor.bytes(1, 2) + BareDescriptor.bytes(UInt64(size), 2) + [0, 0, 0, 0], at: start)
+      for (order, head) in heads.enumerated() {
+        try area.overwrite([1, 0, 0, 0, 0, 0, 0, 0] + BareDescriptor.bytes(UInt64(order), 8), at: start + 16 + 16 * head)
+      }
+      try session.frontend.install(area)
+    }
+    return (area, heads.count)
+  }
+
+  /// Where the predecessor was, who had taken so many.
+  private static func taken(_ session: Session, _ count: Int) -> [QueueState] {
+    let here = QueueState(available: UInt16(count), used: nil)
+    return session.rings.map { $0.index == session.bench.device.queue ? here : .initial }
+  }
+
+  /// Stops the ring: what is before its position is done. Then it goes on, and everything is done once.
+  private static func stopped(_ session: Session, _ count: Int) throws(Finding) -> String {
+    let states = try session.stop()
+    let (position, used) = (states[session.bench.device.queue].available, session.ring.usedIndex(session.space))
+    try expect(position == used, "its position is \(position), and \(used) of \(count) requests are done: the rest would be lost")
+    session.frontend.onMiss { _ in .fromMappings }
+    session.frontend.acknowledgeAll(true)
+    try session.resume(at: states)
+    session.ring.events?.kick()
+    for done in 0..<count {
+      guard let used = try session.used() else { throw .broken("\(count - done) of \(count) requests were lost") }
+      if let fault = session.fault(used) { throw .broken(fault) }
+    }
+    try session.expectNothing("a request was done twice")
+    try session.roundTrip()
+    return "\(used) of \(count) requests were done before the answer, and all in the end"
+  }
 
   private static func make(_ session: Session) throws(Finding) -> FrontendInflight {
     let count = UInt16(session.bench.device.queueCount)
     return try judged { () throws(FrontendError) in
-      let area = try session.frontend.makeInflight(queueCount: count, queueSize: session.setup.size)
-      try session.frontend.install(area)
-      return area
+      try session.frontend.makeInflight(queueCount: count, queueSize: session.setup.size)
     }
+  }
+
+  private static func installed(_ session: Session) throws(Finding) -> FrontendInflight {
+    let area = try make(session)
+    try judged { () throws(FrontendError) in try session.frontend.install(area) }
+    return area
   }
 
   /// The first queue's record, a split ring's: {features 64, version 16, descriptors 16, last batch 16, used index 16, …}.

@@ -63,6 +63,26 @@ extension Check {
       return "a request was served, and SET_VRING_ENABLE was never sent"
     },
     Check(
+      "features-forwarded", "SET_FEATURES", "Bits 24 and 27, which QEMU passes on from the driver though they were not offered, are taken."
+    ) { bench throws(Finding) in
+      let session = try Session(bench)
+      let word = session.frontend.features.word | 1 << 24 | 1 << 27
+      let said = try refusal { () throws(FrontendError) in try session.frontend.send(.setFeatures(word)) }
+      if let said { throw .broken("\(said): QEMU then gives the device up") }
+      try session.start()
+      try session.roundTrip()
+      return "they were taken, and a request was served"
+    },
+    Check(
+      "ring-reset", "RING_RESET", "VIRTIO_F_RING_RESET is not offered for a device whose front-end has no message for it."
+    ) { bench throws(Finding) in
+      let isOffered = bench.offeredFeatures.contains(Features(bit: 40))
+      // QEMU disables and stops a network device's ring, and tells of no other's.
+      guard bench.device != .net else { return isOffered ? "offered: a network device's rings are disabled and stopped one by one" : "not offered" }
+      try expect(!isOffered, "it is offered: a driver that resets a queue has a queue that is silent afterwards")
+      return "not offered"
+    },
+    Check(
       "all-acknowledged", "REPLY_ACK", "Every request that asks for an acknowledgement gets one.", protocolFeatures: .replyAck
     ) { bench throws(Finding) in
       let session = try bench.session()

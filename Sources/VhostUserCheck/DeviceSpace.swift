@@ -23,15 +23,20 @@ final class DeviceSpace {
   static let guestStart: UInt64 = 0x4000_0000
   static let byteCount: UInt64 = 8 << 20
 
-  /// - Parameter offset: where in its file the memory starts.
-  init(translated: Bool, identity: Bool = false, offset: UInt64 = 0) throws(Finding) {
+  /// - Parameters:
+  ///   - offset: where in its file the memory starts.
+  ///   - below: regions of a megabyte, each of which ends where the one before it starts, and is told after it: kernels put what
+  ///     is mapped later below what was mapped before, so that a back-end has some of them in one piece.
+  init(translated: Bool, identity: Bool = false, offset: UInt64 = 0, below: Int = 0) throws(Finding) {
     isTranslated = translated
     isIdentity = identity
     view = Domain(memory.guest)
     // The first page stays untouched: what writes to the region's start by mistake is found out.
     nextGuest = Self.guestStart + Self.page
     region = try judged { () throws(FrontendError) in
-      try memory.add(byteCount: Self.byteCount, at: GuestAddress(Self.guestStart), offset: offset)
+      let region = try memory.add(byteCount: Self.byteCount, at: GuestAddress(Self.guestStart), offset: offset)
+      for i in 0..<UInt64(below) { try memory.add(byteCount: 1 << 20, at: GuestAddress(Self.guestStart - (i + 1) << 20)) }
+      return region
     }
   }
 

@@ -20,6 +20,10 @@ struct Setup {
   var polled = false
   /// Device addresses equal guest addresses, as a pass-through IOMMU has it. Needs `translated`.
   var identity = false
+  /// Regions of a megabyte, each of which ends where the one before it starts; they are told in that order.
+  var below = 0
+  /// SET_FEATURES is not sent, and only what has to come before it.
+  var isUnaccepted = false
   /// The first entry of the first indirect table is on another page than the rest of it. Needs `translated`.
   var scatteredTables = false
 
@@ -42,7 +46,7 @@ final class Session {
     self.bench = bench
     self.setup = setup
     request = bench.device.request
-    let space = try DeviceSpace(translated: setup.translated, identity: setup.identity, offset: setup.fileOffset)
+    let space = try DeviceSpace(translated: setup.translated, identity: setup.identity, offset: setup.fileOffset, below: setup.below)
     self.space = space
     let frontend = try bench.connect(memory: space.memory, mappings: space.mappings)
     self.frontend = frontend
@@ -55,6 +59,16 @@ final class Session {
   /// Negotiates and shares the memory.
   private func introduce() throws(Finding) {
     let (frontend, setup) = (frontend, setup)
+    if setup.isUnaccepted {
+      let offered = bench.offeredProtocol
+      let known = bench.offeredFeatures.contains(Frontend.protocolFeaturesBit)
+      return try judged { () throws(FrontendError) in
+        // No STATUS: nothing but the features is missing.
+        if known { try frontend.send(.setProtocolFeatures(offered.intersection([.multiqueue, .replyAck, .configuration]))) }
+        try frontend.send(.setOwner)
+        try frontend.share()
+      }
+    }
     var features = setup.features.union(.version1)
     if setup.translated { features.insert(.accessPlatform) }
     let wanted = features
@@ -67,11 +81,15 @@ final class Session {
     }
   }
 
+  /// Begins the device's life anew on the same connection, as QEMU does when a disk is plugged in where one was pulled out.
+  func beginAnew() throws(Finding) { try introduce() }
+
   /// Drops the connection as a machine monitor does that dies, and comes back with the same memory; queues are to be resumed.
-  func reconnect(_ inflight: FrontendInflight) throws(Finding) {
+  func reconnect(_ inflight: FrontendInflight? = nil) throws(Finding) {
     frontend.close()
     frontend = try bench.connect(memory: space.memory, mappings: space.mappings)
     try introduce()
+    guard let inflight else { return }
     let frontend = frontend
     try judged { () throws(FrontendError) in try frontend.install(inflight) }
   }
@@ -158,14 +176,15 @@ final class Session {
     }
   }
 
-  /// Puts a request into the ring, not yet to be seen.
-  func add(indirect: Bool = false) throws(Finding) {
+  /// Puts a request into the ring, not yet to be seen. Returns its head.
+  @discardableResult
+  func add(indirect: Bool = false) throws(Finding) -> UInt16 {
     try fill()
     let buffers = pieces.indices.map { DriverBuffer(pieces[$0], count: UInt32(pieceCount($0))) }
     let readable = Array(buffers.prefix(request.readable.count))
     let writable = Array(buffers.dropFirst(request.readable.count))
     do throws(DriverQueueError) {
-      _ = try ring.queue.add(readable: readable.span, writable: writable.span, indirect: indirect)
+      return try ring.queue.add(readable: readable.span, writable: writable.span, indirect: indirect)
     } catch {
       throw .notChecked("the driver's ring: \(error)")
     }
@@ -201,6 +220,15 @@ final class Session {
     case .usedID(let id): "the device used buffer \(id), which it was not given, or used already"
     case .usedLength(let length, let room): "the device says that it wrote \(length) bytes into a buffer with room for \(room)"
     default: "the device broke its ring: \(error)"
+    }
+  }
+
+  /// Waits until the used index, as it lies in memory, is `index`; the driver's queue takes no notice.
+  func awaitUsedIndex(_ index: UInt16) throws(Finding) {
+    let end = ContinuousClock.now + bench.patience
+    while ring.usedIndex(space) != index {
+      guard ContinuousClock.now < end else { throw nothingCame() }
+      pause(.milliseconds(1))
     }
   }
 

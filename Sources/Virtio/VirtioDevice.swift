@@ -84,19 +84,27 @@ public protocol QueueHandler: AnyObject {
   func ready(_ token: UInt64, in queues: inout QueueSet) throws(QueueError)
   /// Descriptors to watch while the handler runs.
   var watched: [WatchedDescriptor] { get }
-  /// A queue stops while chains are in flight: complete them, or give them up, and return when none is left. Called within a
-  /// round.
-  func finish(_ queues: inout QueueSet)
-  /// As ``finish(_:)`` for queue `index`, of which ``Virtqueue/canLeave`` is true: what has not been done yet may be left to
-  /// whoever takes over (``Virtqueue/leave(_:)``), rather than waited for.
-  func handOver(_ index: Int, in queues: inout QueueSet)
+  /// Queue `index` stops while chains of it are in flight: see to it that they end. Returns at once and waits for nothing: the
+  /// queue goes on, without new chains, until none is left, and ends come as ever, with ``ready(_:in:)`` for example. Called
+  /// within a round, once for each step.
+  func stop(_ index: Int, _ step: StopStep, in queues: inout QueueSet)
+}
+
+/// How chains in flight come to their ends when their queue stops.
+public enum StopStep: Hashable, Sendable {
+  /// They are completed. Chains that wait for something which may never come are to be given up now.
+  case finish
+  /// What has not been done yet may be left to whoever takes over (``Virtqueue/leave(_:)``), rather than waited for; said first,
+  /// of queues that ``Virtqueue/canLeave``.
+  case handOver
+  /// It has taken ten seconds: whatever can be called off is called off, and fails.
+  case giveUp
 }
 
 extension QueueHandler {
   public func ready(_ token: UInt64, in queues: inout QueueSet) throws(QueueError) {}
   public var watched: [WatchedDescriptor] { [] }
-  public func finish(_ queues: inout QueueSet) {}
-  public func handOver(_ index: Int, in queues: inout QueueSet) { finish(&queues) }
+  public func stop(_ index: Int, _ step: StopStep, in queues: inout QueueSet) {}
 }
 
 /// The queues of a group, by their index in the device. A queue that is not running traps when named: handlers are only

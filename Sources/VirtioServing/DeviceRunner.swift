@@ -5,12 +5,14 @@ public import Virtio
 
 /// Runs a device's queues: a thread for each group that has a queue running, started with the first and ended with the last.
 ///
-/// Its methods wait for queue threads, never the other way round. Call them from one control thread at a time.
+/// Its methods wait for queue threads, never the other way round. Call them from one control thread at a time. One that has to
+/// go on meanwhile, because a stop may need it, begins a stop with ``beginStop(_:_:notifying:)`` and hears of its end.
 public final class DeviceRunner: Sendable {
   public let device: any VirtioDevice
   private let events: any DeviceEvents
   private let log: Logger
   private let name: String
+  private let patience: Duration
   private let calls: [QueueCall]
   private let statistics: [QueueStatistics]
 
@@ -23,12 +25,17 @@ public final class DeviceRunner: Sendable {
   /// By the group's first queue.
   private let workers = Mutex<[Int: Worker]>([:])
 
-  /// - Parameter name: what the queue threads are called, a number is added; 12 bytes at most are seen.
-  public init(_ device: any VirtioDevice, name: String = "queue", events: any DeviceEvents, log: Logger) {
+  /// - Parameters:
+  ///   - name: what the queue threads are called, a number is added; 12 bytes at most are seen.
+  ///   - patience: how long a stop may take before it gives up what it can: see ``QueueStop``.
+  public init(
+    _ device: any VirtioDevice, name: String = "queue", patience: Duration = .seconds(10), events: any DeviceEvents, log: Logger
+  ) {
     self.device = device
     self.events = events
     self.log = log
     self.name = name
+    self.patience = patience
     calls = device.maxQueueSizes.map { _ in QueueCall() }
     statistics = device.maxQueueSizes.map { _ in QueueStatistics() }
   }
@@ -56,7 +63,7 @@ public final class DeviceRunner: Sendable {
   /// Replaces the kick of a running queue; the queue is looked at once, so that no kick is lost.
   public func setKick(_ index: Int, _ kick: EventFD?) throws(HostError) {
     guard let worker = worker(of: index) else { return }
-    let answer = try Answer<Void>()
+    let answer = Answer<Void>(notifying: worker.mailbox.answered)
     worker.mailbox.post(.kick(index, kick, answer))
     try answer.wait()
   }
@@ -87,7 +94,7 @@ public final class DeviceRunner: Sendable {
         return worker
       }
       let bell = QueueBell(worker.mailbox.wake)
-      let answer = try Answer<QueueError?>()
+      let answer = Answer<QueueError?>(notifying: worker.mailbox.answered)
       worker.mailbox.post(.start(start, calls[index], bell, statistics[index], answer))
       let error = try answer.wait()
       if let error {
@@ -102,29 +109,45 @@ public final class DeviceRunner: Sendable {
     }
   }
 
-  /// Stops a queue when what is in flight is done, and returns where it was; nil if it did not run.
+  /// Tells a queue to stop, and returns at once; nil if it does not run. It counts as running until ``endStop(_:)``. To be told
+  /// again, in a manner that leaves more, does no harm.
   ///
-  /// - Parameter handingOver: what is in flight may be left to whoever starts the queue with the same in-flight record.
-  public func stop(_ index: Int, handingOver: Bool = false) -> QueueState? {
-    guard let worker = worker(of: index), worker.bells[index] != nil,
-      let group = device.queueGroups.first(where: { $0.contains(index) })
-    else { return nil }
+  /// - Parameter event: signalled when the stop is over.
+  public func beginStop(_ index: Int, _ manner: StopManner = .finishing, notifying event: EventFD) -> QueueStop? {
+    guard let worker = worker(of: index), worker.bells[index] != nil else { return nil }
+    let stop = QueueStop(index: index, answer: Answer(notifying: event))
+    worker.mailbox.post(.stop(index, manner, stop.answer))
+    return stop
+  }
+
+  /// Takes note that a stop is over, and returns where the queue was. Waits if it is not over yet.
+  public func endStop(_ stop: QueueStop) -> QueueState? {
     do throws(HostError) {
-      let answer = try Answer<QueueState?>()
-      worker.mailbox.post(.stop(index, handingOver: handingOver, answer))
-      let state = try answer.wait()
-      workers.withLock { _ = $0[group.lowerBound]?.bells.removeValue(forKey: index) }
+      let state = try stop.answer.wait()
+      guard let group = device.queueGroups.first(where: { $0.contains(stop.index) }) else { return nil }
+      workers.withLock { _ = $0[group.lowerBound]?.bells.removeValue(forKey: stop.index) }
       reap(group)
       return state
     } catch {
-      log.error("queue \(index) could not be stopped: \(error)")
+      log.error("queue \(stop.index) could not be stopped: \(error)")
       return nil
     }
   }
 
-  /// Stops every queue and forgets where they were. Afterwards nothing of them touches memory.
-  public func stopAll() {
-    for index in device.maxQueueSizes.indices { _ = stop(index) }
+  /// Stops a queue, waits until it stands still, and returns where it was; nil if it did not run.
+  public func stop(_ index: Int, _ manner: StopManner = .finishing) -> QueueState? {
+    guard let mailbox = worker(of: index)?.mailbox, let stop = beginStop(index, manner, notifying: mailbox.answered) else { return nil }
+    return endStop(stop)
+  }
+
+  /// Stops every queue, waits until all stand still, and forgets where they were. Afterwards nothing of them touches memory.
+  public func stopAll(_ manner: StopManner = .finishing) {
+    // All are told before the first is waited for. Groups have a mailbox each, whose queues share its event: every value is
+    // there or comes with a signal that nobody else takes.
+    let stops = device.maxQueueSizes.indices.compactMap { index in
+      worker(of: index).flatMap { beginStop(index, manner, notifying: $0.mailbox.answered) }
+    }
+    for stop in stops { _ = endStop(stop) }
   }
 
   /// As ``stopAll()``, and resets the device itself (§2.4.1).
@@ -140,13 +163,14 @@ public final class DeviceRunner: Sendable {
 
   private func makeWorker(_ group: Range<Int>, _ features: Features) throws(HostError) -> Worker {
     let mailbox = try WorkerMailbox()
-    let begun = try Answer<DeviceError?>()
-    let (device, events, log) = (device, events, log)
+    let begun = Answer<DeviceError?>(notifying: mailbox.answered)
+    let (device, patience, events, log) = (device, patience, events, log)
     let thread = try WorkerThread(name: "\(name)\(group.lowerBound)") {
       // The handler is made on its thread: an io_uring belongs to the thread that made it.
       do {
         var worker = try QueueWorker(
-          range: group, mailbox: mailbox, handler: try device.makeHandler(for: group, features: features), events: events, log: log)
+          range: group, mailbox: mailbox, handler: try device.makeHandler(for: group, features: features), patience: patience,
+          events: events, log: log)
         begun.give(nil)
         worker.run()
       } catch {

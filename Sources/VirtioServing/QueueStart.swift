@@ -40,19 +40,42 @@ public protocol DeviceEvents: Sendable {
   func needsReset(_ index: Int, _ error: QueueError)
 }
 
-/// Where used buffer notifications of a queue go. May be changed while the queue runs.
+/// Where used buffer notifications of a queue go. Control threads may change it while the queue runs, whose thread has a
+/// ``QueueCaller``.
 final class QueueCall: Sendable {
   // A struct around the closure, which a mutex over the closure itself would wrap anew each time it is looked at: calls
   // became slower one by one, and in the end overflowed the stack.
-  private struct Target {
+  fileprivate struct Target {
     var action: (@Sendable () -> Void)?
   }
   private let target = Mutex(Target())
+  /// Changes with the target.
+  fileprivate let version = Atomic<UInt64>(1)
 
-  func set(_ action: (@Sendable () -> Void)?) { target.withLock { $0.action = action } }
+  func set(_ action: (@Sendable () -> Void)?) {
+    target.withLock {
+      $0.action = action
+      version.add(1, ordering: .releasing)
+    }
+  }
 
-  func signal() {
-    let target = target.withLock { $0 }
+  func signal() { current.target.action?() }
+
+  fileprivate var current: (target: Target, version: UInt64) {
+    target.withLock { ($0, version.load(ordering: .relaxed)) }
+  }
+}
+
+/// A queue thread's copy of a ``QueueCall``'s target. A call takes no lock, but for the first one after a change.
+struct QueueCaller {
+  private let call: QueueCall
+  private var target = QueueCall.Target()
+  private var version: UInt64 = 0
+
+  init(_ call: QueueCall) { self.call = call }
+
+  mutating func signal() {
+    if call.version.load(ordering: .acquiring) != version { (target, version) = call.current }
     target.action?()
   }
 }

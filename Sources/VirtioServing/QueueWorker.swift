@@ -5,33 +5,42 @@ import Virtio
 /// The thread of one queue group: waits for kicks, lets the handler work, calls the driver. Read ``round(ready:)`` first.
 ///
 /// It owns its queues and its handler; nothing on the way of a request takes a lock. It waits for nobody in this process: a
-/// translation that has to be asked for unwinds, and its answer rings the queue's bell.
+/// translation that has to be asked for unwinds, and its answer rings the queue's bell; a stop goes on over as many rounds as
+/// it needs (`QueueWorker+Commands.swift`).
+///
+/// Nothing waits for a driver to pause. A round takes 256 chains or a millisecond of each queue at most (`RoundBudget`), and
+/// after four rounds, or one that was used up, the handler's descriptors, commands and kicks have their turn.
 struct QueueWorker: ~Copyable {
-  private let mailbox: WorkerMailbox
-  private let poller: Poller
-  private let handler: any QueueHandler
+  let mailbox: WorkerMailbox
+  let poller: Poller
+  let handler: any QueueHandler
+  /// How long a stop may take before it gives up what it can.
+  let patience: Duration
   private let events: any DeviceEvents
-  private let log: Logger
-  private let range: Range<Int>
-  private var queues: QueueSet
-  private var running: [Running] = []
+  let log: Logger
+  var queues: QueueSet
+  var running: [Running] = []
 
-  private struct Running {
+  struct Running {
     var index: Int
     var kick: EventFD?
-    var call: QueueCall
+    var call: QueueCaller
     var bell: QueueBell
     var hasFailed = false
+    var stopping: Stopping?
   }
 
-  private enum Token {
+  enum Token {
     static let wake: UInt64 = 0
     /// Kick of queue i: 1 + i. Watched descriptor j of the handler: this + j.
     static let watched: UInt64 = 1 << 32
   }
 
+  /// Rounds in a row for a driver that goes on, before everything else is looked at.
+  private static var roundsPerTurn: Int { 4 }
+
   init(
-    range: Range<Int>, mailbox: WorkerMailbox, handler: sending any QueueHandler, events: any DeviceEvents, log: Logger
+    range: Range<Int>, mailbox: WorkerMailbox, handler: sending any QueueHandler, patience: Duration, events: any DeviceEvents, log: Logger
   ) throws(HostError) {
     let poller = try Poller()
     try poller.add(mailbox.wake, token: Token.wake)
@@ -39,9 +48,9 @@ struct QueueWorker: ~Copyable {
       try poller.add(watched.descriptor, token: Token.watched + UInt64(j), for: watched.reportsChanges ? [.readable, .edge] : .readable)
     }
     self.poller = poller
-    self.range = range
     self.mailbox = mailbox
     self.handler = handler
+    self.patience = patience
     self.events = events
     self.log = log
     queues = QueueSet(range)
@@ -51,70 +60,77 @@ struct QueueWorker: ~Copyable {
   mutating func run() {
     var ready = ReadySet()
     var hasBegun = false
+    var isBusy = false
     while !hasBegun || !running.isEmpty {
       do throws(HostError) {
-        _ = try poller.wait(into: &ready)
+        _ = try poller.wait(into: &ready, timeout: isBusy ? .zero : timeLeft)
       } catch {
         log.error("queue thread: \(error)")
         return
       }
-      var works = false
       for i in ready.indices {
         let token = ready.token(i)
         if token == Token.wake {
           _ = try? mailbox.wake.drain()
           // Bells are looked at before commands run: a command may end the queue.
-          for queue in running where queue.bell.take() { works = true }
+          for queue in running where queue.bell.take() { isBusy = true }
           for command in mailbox.take() {
             if case .start = command { hasBegun = true }
             obey(command)
-            works = true
+            isBusy = true
           }
         } else if token >= Token.watched {
           let j = Int(token - Token.watched)
           let watched = handler.watched
-          if j < watched.count, !running.isEmpty { round(ready: watched[j].token) }
+          if j < watched.count, !running.isEmpty, turn(ready: watched[j].token) { isBusy = true }
         } else {
-          works = true
+          isBusy = true
           clear(kickOf: Int(token - 1))
         }
       }
-      if works, !running.isEmpty { round(ready: nil) }
+      if isBusy, !running.isEmpty { isBusy = turn(ready: nil) }
+      if settleStops() { isBusy = true }
     }
   }
 
-  /// One round, or as many as there is work for: hold the mappings, stop kicks, let the handler work, call if the driver wants
-  /// it, ask for kicks again and look once more.
-  private mutating func round(ready token: UInt64?) {
-    var token = token
-    var more: Bool
-    repeat {
-      more = false
-      for i in running.indices where !running[i].hasFailed {
-        do throws(QueueError) { try queues[running[i].index].beginRound() } catch { fail(i, error) }
-      }
-      if let ready = token {
-        token = nil
-        do throws(QueueError) { try handler.ready(ready, in: &queues) } catch { failAll(error) }
-      }
-      for i in running.indices where !running[i].hasFailed {
-        let index = running[i].index
-        if queues[index].isPending { continue }
-        queues[index].disarmKick()
-        do throws(QueueError) { try handler.available(index, in: &queues) } catch { fail(i, error) }
-      }
-      for i in running.indices {
-        let index = running[i].index
-        if queues[index].takeCall() { running[i].call.signal() }
-        if queues[index].armKick() { more = true }
-        queues[index].endRound()
-      }
-      if more, mailbox.isWaiting {
-        // Commands come between rounds; the bell brings us back to what is left.
-        for queue in running { queue.bell.translationArrived() }
-        return
-      }
-    } while more
+  /// Rounds, as many as there is work for and the bound allows. True if there is more to do: come back without sleeping.
+  private mutating func turn(ready token: UInt64?) -> Bool {
+    var more = round(ready: token)
+    var left = Self.roundsPerTurn - 1
+    while more, left > 0, !mailbox.isWaiting {
+      for queue in running where queues[queue.index].isSpent { return true }
+      more = round(ready: nil)
+      left -= 1
+    }
+    return more
+  }
+
+  /// One round: hold the mappings, stop kicks, let the handler work, call if the driver wants it, ask for kicks again and look
+  /// once more. True if there is something to be had.
+  private mutating func round(ready token: UInt64?) -> Bool {
+    var more = false
+    for i in running.indices where !running[i].hasFailed {
+      do throws(QueueError) { try queues[running[i].index].beginRound() } catch { fail(i, error) }
+    }
+    for i in running.indices {
+      if let step = running[i].takeStep() { handler.stop(running[i].index, step, in: &queues) }
+    }
+    if let token {
+      do throws(QueueError) { try handler.ready(token, in: &queues) } catch { failAll(error) }
+    }
+    for i in running.indices where !running[i].hasFailed {
+      let index = running[i].index
+      if queues[index].isPending || queues[index].takesNothing { continue }
+      queues[index].disarmKick()
+      do throws(QueueError) { try handler.available(index, in: &queues) } catch { fail(i, error) }
+    }
+    for i in running.indices {
+      let index = running[i].index
+      if queues[index].takeCall() { running[i].call.signal() }
+      if queues[index].armKick() { more = true }
+      queues[index].endRound()
+    }
+    return more
   }
 
   private mutating func fail(_ i: Int, _ error: QueueError) {
@@ -137,71 +153,6 @@ struct QueueWorker: ~Copyable {
       // A peer that passed something that cannot be read must not keep us awake.
       log.warning("kick descriptor dropped", metadata: ["queue": "\(index)", "error": "\(error)"])
       try? poller.remove(kick.rawValue)
-      running[i].kick = nil
-    }
-  }
-
-  // MARK: Commands
-
-  private mutating func obey(_ command: WorkerMailbox.Command) {
-    switch command {
-    case .start(let start, let call, let bell, let statistics, let answer):
-      answer.give(begin(start, call, bell, statistics))
-    case .stop(let index, let handingOver, let answer):
-      answer.give(end(index, handingOver))
-    case .kick(let index, let kick, let answer):
-      replaceKick(index, kick)
-      answer.give(())
-    }
-  }
-
-  private mutating func begin(_ start: QueueStart, _ call: QueueCall, _ bell: QueueBell, _ statistics: QueueStatistics) -> QueueError? {
-    let inflight = start.inflight?()
-    do throws(QueueError) {
-      queues.insert(
-        try Virtqueue(
-          index: start.index, layout: start.layout, features: start.features, in: start.space, waking: bell,
-          resumingAt: start.state, recorder: inflight, statistics: statistics))
-    } catch {
-      return error
-    }
-    running.append(Running(index: start.index, call: call, bell: bell))
-    replaceKick(start.index, start.kick)
-    return nil
-  }
-
-  private mutating func end(_ index: Int, _ handingOver: Bool) -> QueueState? {
-    guard let i = running.firstIndex(where: { $0.index == index }) else { return nil }
-    // Without anything in flight no ring is touched: its mappings may be gone already, and looking would be a fault that
-    // the guest sees (R063, R095).
-    var isBusy = false
-    for queue in running where queues[queue.index].inFlight > 0 { isBusy = true }
-    if isBusy {
-      for queue in running where !queue.hasFailed {
-        do throws(QueueError) { try queues[queue.index].beginRound() } catch { failAll(error) }
-      }
-      if handingOver, queues[index].canLeave { handler.handOver(index, in: &queues) } else { handler.finish(&queues) }
-      for queue in running {
-        if queues[queue.index].takeCall() { queue.call.signal() }
-        // Another queue of the group goes on: it wants kicks, and what came meanwhile is looked at after this command.
-        if queue.index != index { _ = queues[queue.index].armKick() }
-        queues[queue.index].endRound()
-      }
-    }
-    if let kick = running[i].kick { try? poller.remove(kick.rawValue) }
-    running.remove(at: i)
-    return queues.remove(index)?.state
-  }
-
-  private mutating func replaceKick(_ index: Int, _ kick: EventFD?) {
-    guard let i = running.firstIndex(where: { $0.index == index }) else { return }
-    if let old = running[i].kick { try? poller.remove(old.rawValue) }
-    running[i].kick = kick
-    guard let kick else { return }
-    do throws(HostError) {
-      try poller.add(kick, token: 1 + UInt64(index))
-    } catch {
-      log.warning("kick descriptor not usable", metadata: ["queue": "\(index)", "error": "\(error)"])
       running[i].kick = nil
     }
   }

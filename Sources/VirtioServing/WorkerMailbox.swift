@@ -6,15 +6,20 @@ import Virtio
 final class WorkerMailbox: Sendable {
   enum Command: Sendable {
     case start(QueueStart, QueueCall, QueueBell, QueueStatistics, Answer<QueueError?>)
-    case stop(Int, handingOver: Bool, Answer<QueueState?>)
+    case stop(Int, StopManner, Answer<QueueState?>)
     case kick(Int, EventFD?, Answer<Void>)
   }
 
   let wake: EventFD
+  /// Signalled by answers that the control thread waits for. It waits for one at a time.
+  let answered: EventFD
   private let commands = Mutex<[Command]>([])
   private let waiting = Atomic<Bool>(false)
 
-  init() throws(HostError) { wake = try EventFD() }
+  init() throws(HostError) {
+    wake = try EventFD()
+    answered = try EventFD()
+  }
 
   func post(_ command: Command) {
     commands.withLock { $0.append(command) }
@@ -35,23 +40,28 @@ final class WorkerMailbox: Sendable {
   }
 }
 
-/// A place for one value that another thread waits for.
+/// A place for one value that another thread waits for, or is told of.
 final class Answer<Value: Sendable>: Sendable {
-  private let value = Mutex<Value?>(nil)
-  private let arrived: EventFD
+  private let place = Mutex<Value?>(nil)
+  private let event: EventFD
 
-  init() throws(HostError) { arrived = try EventFD() }
+  /// - Parameter event: signalled when the value is there. Other answers may share it.
+  init(notifying event: EventFD) { self.event = event }
 
   func give(_ value: Value) {
-    self.value.withLock { $0 = value }
-    arrived.signal()
+    place.withLock { $0 = value }
+    event.signal()
   }
 
-  /// Waits for the value.
+  /// The value, if it is there.
+  var value: Value? { place.withLock { $0 } }
+
+  /// Waits for the value. Of the answers that share an event one at a time may be waited for.
   func wait() throws(HostError) -> Value {
     while true {
-      if let value = value.withLock({ $0 }) { return value }
-      _ = try arrived.wait()
+      if let value { return value }
+      _ = try event.wait()
+      _ = try event.drain()
     }
   }
 }

@@ -70,4 +70,31 @@ struct SourceTests {
       }
     }
   }
+
+  /// Where every request, or every round of a queue, comes by. What a file has besides, such as `WorkerMailbox`, is not here.
+  private static let onTheWay = [
+    "DMA/BufferSegments", "DMA/Cells", "DMA/ChainMemory", "DMA/IOTLB", "DMA/IndirectScratch", "DMA/RingMemory",
+    "DMA/SegmentList", "HostIO/EventFD", "HostIO/IOUring", "HostIO/Poller", "Virtio/Queue/ChainWalk",
+    "Virtio/Queue/DescriptorChain", "Virtio/Queue/InOrderWindow", "Virtio/Queue/PackedRing", "Virtio/Queue/QueueStatistics",
+    "Virtio/Queue/SplitRing", "Virtio/Queue/Virtqueue", "VhostUser/PackedInflight", "VhostUser/SplitInflight",
+    "VirtioDevices/Block/AsyncBlockHandler", "VirtioDevices/Block/BlockFlight", "VirtioDevices/Block/BlockFlights",
+    "VirtioDevices/Block/BlockHandler", "VirtioDevices/Block/BlockRequest", "VirtioDevices/Block/BlockWork",
+    "VirtioDevices/Block/Shortcut", "VirtioDevices/Entropy/EntropyDevice", "VirtioServing/QueueWorker",
+  ]
+
+  @Test("No task, actor or lock is on the way of a request")
+  func noLocks() throws {
+    let forbidden: Set<Substring> = ["Mutex", "withLock", "Task", "actor", "await", "async", "DispatchQueue"]
+    let files = try Repository.swiftSources()
+    for name in Self.onTheWay {
+      let path = "Sources/\(name).swift"
+      guard let file = files.first(where: { $0.path == path }) else {
+        Issue.record("\(path) is not there: say in this file where requests go now")
+        continue
+      }
+      for (number, line) in file.codeLines.enumerated() {
+        for word in line.words where forbidden.contains(word) { Issue.record("\(path):\(number + 1): \(word)") }
+      }
+    }
+  }
 }

@@ -267,13 +267,26 @@ struct DomainTests {
     user.endRound()
   }
 
-  @Test("The last 64 faults are kept, and look-ups are counted")
+  @Test("The last 64 faults are kept, and the look-ups of all queues are counted, of those that ended too")
   func records() throws {
     let domain = Domain(try makeMemory())
     for i in 0..<70 { domain.report(DMAFault(address: DMAAddress(UInt64(i)), access: .read, reason: .unmapped)) }
     #expect(domain.faults.map(\.address.rawValue) == Array(6..<70))
-    domain.record(hits: 3, misses: 1)
-    domain.record(hits: 4, misses: 0)
-    #expect(domain.lookUps == (7, 1))
+    try domain.map(DMAAddress(0), byteCount: 4096, to: GuestAddress(0), permissions: .readWrite)
+    func count(_ looks: Int) {
+      var user = IOTLB(domain)
+      _ = user.beginRound()
+      for _ in 0..<looks { _ = resolve(&user, DMAAddress(0), 8, .read) }
+      user.endRound()
+    }
+    count(4)
+    #expect(domain.lookUps == (3, 1), "the first look-up went to the domain")
+    count(5)
+    #expect(domain.lookUps == (8, 1), "a queue that has ended stays counted, and the next one finds the domain's table")
+    var user = IOTLB(domain)
+    _ = user.beginRound()
+    _ = resolve(&user, DMAAddress(0), 8, .read)
+    user.endRound()
+    #expect(domain.lookUps == (9, 1), "so is one that goes on")
   }
 }

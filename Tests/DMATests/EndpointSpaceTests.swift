@@ -91,7 +91,7 @@ struct EndpointSpaceTests {
     var other = IOTLB(endpoint)
     _ = user.beginRound()
     #expect(firstByte(&user, 0, .read) == .success(2))
-    var chain: ChainLease? = user.chainLease()
+    var chain: MappingHold? = user.hold(from: 0, through: 4095)
     user.endRound()
     let generation = endpoint.fence.generation
     let control = WorkThread {

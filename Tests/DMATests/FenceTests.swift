@@ -1,4 +1,4 @@
-import DMA
+@testable import DMA
 import Foundation
 import Synchronization
 import Testing
@@ -40,13 +40,13 @@ struct FenceTests {
     let fence = TranslationFence()
     var lease = fence.lease()
     _ = lease.begin()
-    var chain: ChainLease? = lease.chain()
+    var chain: MappingHold? = lease.hold()
     lease.end()
     let drain = WorkThread { fence.drain() }
     while fence.generation == 0 { drain.pause() }
     for _ in 0..<50 {
       _ = lease.begin()
-      let young = lease.chain()
+      let young = lease.hold()
       _ = consume young
       lease.end()
     }
@@ -63,10 +63,10 @@ struct FenceTests {
   @Test("A chain that outlives its queue is waited for all the same")
   func chainOutlivesQueue() {
     let fence = TranslationFence()
-    func orphan() -> ChainLease {
+    func orphan() -> MappingHold {
       var lease = fence.lease()
       _ = lease.begin()
-      let chain = lease.chain()
+      let chain = lease.hold()
       lease.end()
       return chain
     }
@@ -83,37 +83,109 @@ struct FenceTests {
     #expect(drain.join())
   }
 
-  @Test("Many queues and many drains: nothing is used after the drain that took it away", .timeLimit(.minutes(10)))
+  @Test("A drain waits for a chain that uses its bytes, and for none that uses others (R110)")
+  func waitsForItsOwnPages() {
+    let fence = TranslationFence()
+    var lease = fence.lease()
+    _ = lease.begin()
+    var slow: MappingHold? = lease.hold(from: 0x5000, through: 0x6fff)
+    lease.end()
+    // Before, behind and far away; each returns, with the slow chain in flight all the time.
+    for (first, last) in [(0x4000, 0x4fff), (0x7000, 0x7fff), (0, 0xfff), (1 << 40, 1 << 41)] as [(UInt64, UInt64)] {
+      fence.drain(from: first, through: last)
+    }
+    for (first, last) in [(0x4000, 0x5000), (0x6fff, 0x7fff), (0x5800, 0x5801), (0, .max)] as [(UInt64, UInt64)] {
+      let generation = fence.generation
+      let drain = WorkThread { fence.drain(from: first, through: last) }
+      while fence.generation == generation { drain.pause() }
+      // Others go on meanwhile: a drain that waits keeps nobody from draining.
+      fence.drain(from: 0x8000, through: 0x8fff)
+      #expect(!drain.isDone)
+      _ = lease.begin()
+      let ended = slow.take()
+      _ = consume ended
+      lease.end()
+      #expect(drain.join())
+      _ = lease.begin()
+      slow = lease.hold(from: 0x5000, through: 0x6fff)
+      lease.end()
+    }
+    _ = consume slow
+  }
+
+  @Test("Chains in flight hold the ring's areas, too (R112)")
+  func chainsHoldAreas() {
+    let fence = TranslationFence()
+    var lease = fence.lease(areas: [0x1000...0x1fff])
+    _ = lease.begin()
+    var chain: MappingHold? = lease.hold(from: 0x5000, through: 0x5fff)
+    lease.end()
+    fence.drain(from: 0x2000, through: 0x2fff)
+    let generation = fence.generation
+    let drain = WorkThread { fence.drain(from: 0x1800, through: 0x1fff) }
+    while fence.generation == generation { drain.pause() }
+    drain.pause()
+    #expect(!drain.isDone)
+    _ = lease.begin()
+    let ended = chain.take()
+    _ = consume ended
+    lease.end()
+    #expect(drain.join())
+    fence.drain(from: 0x1000, through: 0x1fff)
+  }
+
+  @Test("A queue hears of each range that was taken away, and of everything when it missed too many")
+  func changes() {
+    let fence = TranslationFence()
+    func heard(_ old: UInt64) -> [ClosedRange<UInt64>]? {
+      var ranges: [ClosedRange<UInt64>] = []
+      return fence.changes(since: old, upTo: fence.generation) { ranges.append($0...$1) } ? ranges : nil
+    }
+    #expect(heard(0) == [])
+    for n in UInt64(0)..<40 { fence.drain(from: n << 12, through: n << 12 | 4095) }
+    #expect(heard(0) == (UInt64(0)..<40).map { $0 << 12...($0 << 12 | 4095) })
+    #expect(heard(39) == [UInt64(39) << 12...(UInt64(39) << 12 | 4095)] as [ClosedRange<UInt64>])
+    for n in UInt64(40)..<100 { fence.drain(from: n << 12, through: n << 12 | 4095) }
+    #expect(heard(0) == nil)
+    #expect(heard(90)?.count == 10)
+    #expect(heard(40).map { $0.count == 60 } ?? true)
+  }
+
+  @Test("Many queues, many pages, many drains: no page is used after the drain that took it away", .timeLimit(.minutes(10)))
   func stress() async {
     let fence = TranslationFence()
-    // The "mapping" is a number: readers may see the one in force when they began; the drainer poisons it after its drain.
-    let current = Atomic<Int>(0)
-    let poisoned = SharedFlags(count: 4096)
+    // Each page's mapping is a number: readers may see the one in force when they began; a drainer poisons it after its drain.
+    let pages = 8
+    let current = SharedNumbers(count: pages)
+    for page in 0..<pages { current[page] = page }
+    let poisoned = SharedFlags(count: 8192)
     let stop = Atomic<Bool>(false)
     let violations = Atomic<Int>(0)
     let rounds = Atomic<Int>(0)
     let finished = Atomic<Int>(0)
-    for _ in 0..<3 {
+    for reader in 0..<3 {
       Thread.detachNewThread {
         var lease = fence.lease()
-        var held: ChainLease?
+        var held: MappingHold?
         var heldMapping = 0
-        var n = 0
+        var n = reader
         while !stop.load(ordering: .relaxed) {
           _ = lease.begin()
-          if let chain = held.take() {
+          if n % 5 == 0, let chain = held.take() {
             if poisoned[heldMapping] { violations.add(1, ordering: .relaxed) }
             _ = consume chain
           }
-          let mapping = current.load(ordering: .acquiring)
+          let page = n * 7 % pages
+          let mapping = current[page]
           for _ in 0..<20 where poisoned[mapping] { violations.add(1, ordering: .relaxed) }
           n += 1
-          if n % 3 == 0 {
-            held = lease.chain()
+          if held == nil {
+            held = lease.hold(from: UInt64(page) << 12, through: UInt64(page) << 12 | 4095)
             heldMapping = mapping
           }
-          if poisoned[mapping] { violations.add(1, ordering: .relaxed) }
+          if poisoned[mapping] || poisoned[heldMapping] { violations.add(1, ordering: .relaxed) }
           lease.end()
+          if poisoned[heldMapping] { violations.add(1, ordering: .relaxed) }
           rounds.add(1, ordering: .relaxed)
         }
         _ = lease.begin()
@@ -123,15 +195,23 @@ struct FenceTests {
       }
     }
     let drainers = 2
-    let next = Atomic<Int>(1)
+    let next = Atomic<Int>(pages)
     let drained = Atomic<Int>(0)
-    for _ in 0..<drainers {
+    for drainer in 0..<drainers {
       Thread.detachNewThread {
-        for _ in 0..<100 {
-          let mine = next.add(1, ordering: .relaxed).oldValue
-          let old = current.exchange(mine, ordering: .acquiringAndReleasing)
-          fence.drain()
-          poisoned[old] = true
+        for n in 0..<400 {
+          // Each drainer has pages of its own: one at a time, two now and then, and all once in a while.
+          let (low, high) = (drainer * pages / drainers, (drainer + 1) * pages / drainers)
+          let first = low + n * 3 % (high - low)
+          let count = n % 50 == 49 ? high - first : n % 4 == 3 ? min(2, high - first) : 1
+          var old: [Int] = []
+          for page in first..<first + count {
+            let mine = next.add(1, ordering: .relaxed).oldValue
+            old.append(current[page])
+            current[page] = mine
+          }
+          fence.drain(from: UInt64(first) << 12, through: UInt64(first + count) << 12 - 1)
+          for mapping in old { poisoned[mapping] = true }
         }
         drained.add(1, ordering: .releasing)
       }
@@ -141,6 +221,45 @@ struct FenceTests {
     while finished.load(ordering: .acquiring) < 3 { try? await Task.sleep(for: .milliseconds(2)) }
     #expect(violations.load(ordering: .relaxed) == 0)
     #expect(rounds.load(ordering: .relaxed) > 0)
+  }
+
+  @Test("Ten thousand unmaps of other pages while one request is in flight: each returns at once, and none of its own does (R110)")
+  func otherPages() {
+    let fence = TranslationFence()
+    var lease = fence.lease()
+    _ = lease.begin()
+    var slow: MappingHold? = lease.hold(from: 0, through: 4095)
+    lease.end()
+    let own = WorkThread { fence.drain(from: 0, through: 4095) }
+    while fence.generation == 0 { own.pause() }
+    let clock = ContinuousClock()
+    var times: [Duration] = []
+    for n in UInt64(1)...10_000 {
+      times.append(clock.measure { fence.drain(from: n << 12, through: n << 12 | 4095) })
+    }
+    times.sort()
+    #expect(times[9_900] < .milliseconds(1))
+    #expect(!own.isDone)
+    _ = lease.begin()
+    let ended = slow.take()
+    _ = consume ended
+    lease.end()
+    #expect(own.join())
+  }
+}
+
+/// Numbers that any thread may read, and one at a time write: cells of memory, for the same reason as ``SharedFlags``.
+final class SharedNumbers: Sendable {
+  private let memory: HostMapping
+
+  init(count: Int) {
+    guard let memory = try? HostMapping(anonymous: 8 * count) else { fatalError("no memory for \(count) numbers") }
+    self.memory = memory
+  }
+
+  subscript(_ i: Int) -> Int {
+    get { Int(memory.cells(from: 8 * i, byteCount: 8)?.loadAcquire64(at: 0) ?? .max) }
+    set { memory.cells(from: 8 * i, byteCount: 8)?.storeRelease64(UInt64(newValue), at: 0) }
   }
 }
 

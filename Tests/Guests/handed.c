@@ -4,7 +4,8 @@
 //                                           half is written to the file READ, the file WRITE to its second half
 //
 // The device reaches only what the process mapped for it, at addresses the process chose, none of which is a physical one. After
-// the data come requests whose buffers lie outside: they must fail, and leave disk and memory as they were.
+// the data come requests whose buffers lie outside, or are mapped for the other direction: they must fail, and leave disk and
+// memory as they were.
 // Ends with 0 when all was as it must be, and with 4 when the device does not offer VIRTIO_F_ACCESS_PLATFORM: then it would take
 // the process's addresses for physical ones, and a process must not drive it.
 #define _GNU_SOURCE
@@ -60,12 +61,13 @@ static void end(int status, const char *format, ...) {
 }
 
 // The IOMMU's side: the process maps its memory for the device, at addresses of its own choosing.
-static void map(void *memory, uint64_t address, uint64_t size) {
-  struct vfio_iommu_type1_dma_map request = {
-    .argsz = sizeof request, .flags = VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE,
-    .vaddr = (uintptr_t)memory, .iova = address, .size = size,
-  };
+static void mapFor(void *memory, uint64_t address, uint64_t size, uint32_t access) {
+  struct vfio_iommu_type1_dma_map request = {.argsz = sizeof request, .flags = access, .vaddr = (uintptr_t)memory, .iova = address, .size = size};
   if (ioctl(container, VFIO_IOMMU_MAP_DMA, &request) != 0) end(1, "mapping %#lx", (long)address);
+}
+
+static void map(void *memory, uint64_t address, uint64_t size) {
+  mapFor(memory, address, size, VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE);
 }
 
 static void unmap(uint64_t address, uint64_t size) {
@@ -281,6 +283,19 @@ int main(int count, char **arguments) {
   if (memcmp(page, first, pageSize) != 0) end(1, "the page holds something else");
   unmap(pageAddress, pageSize);
   outside("withdrawn", VIRTIO_BLK_T_IN, pageAddress, first);
+  // one that the device has just read, and may not write: what it is given to write is what the disk holds there
+  must(request(VIRTIO_BLK_T_IN, half / sectorSize, dataAddress, pageSize, 20), "reading what is to be written");
+  memcpy(page, data, pageSize);
+  mapFor(page, pageAddress, pageSize, VFIO_DMA_MAP_FLAG_READ);
+  must(request(VIRTIO_BLK_T_OUT, half / sectorSize, pageAddress, pageSize, 20), "writing from a page that may be read");
+  outside("read-only", VIRTIO_BLK_T_IN, pageAddress, first);
+  unmap(pageAddress, pageSize);
+  // and one that it has just written, and may not read
+  mapFor(page, pageAddress, pageSize, VFIO_DMA_MAP_FLAG_WRITE);
+  must(request(VIRTIO_BLK_T_IN, 0, pageAddress, pageSize, 20), "reading into a page that may be written");
+  if (memcmp(page, first, pageSize) != 0) end(1, "the page that may be written holds something else");
+  outside("write-only", VIRTIO_BLK_T_OUT, pageAddress, first);
+  unmap(pageAddress, pageSize);
   pause_("outside");
   common->device_status = 0;
   return 0;

@@ -72,6 +72,22 @@ extension Flaw {
       }
       return $0.fromFrontend && $0.connection.has("wrong") ? .close : .pass
     },
+    Flaw(name: "takes what was offered and nothing else", checks: ["features-forwarded"]) {
+      $0.asks(.setFeatures) && $0[0] & (1 << 24 | 1 << 27) != 0 ? .swallow(answer: Letter.bytes(1)) : .pass
+    },
+    Flaw(name: "offers to reset single rings", checks: ["ring-reset"]) {
+      if $0.answers(.getFeatures) { $0.payload[5] |= 1 }
+      return .pass
+    },
+    Flaw(name: "makes features up", checks: ["before-features", "after-reset"]) { letter in
+      if letter.asks(.setFeatures) { letter.connection.subject.memory.withLock { $0[7] = letter[0] } }
+      if letter.asks(.setOwner) || letter.asks(.resetDevice) { letter.connection.mark("reset") }
+      if letter.asks(.setFeatures) { letter.connection.marks.withLock { _ = $0.remove("reset") } }
+      if letter.asks(.setVringSize), letter.connection.has("reset") {
+        letter.connection.tell(.setFeatures(letter.connection.subject.memory.withLock { $0[7] } ?? 1 << 32 | 1 << 30))
+      }
+      return .pass
+    },
     Flaw(name: "takes features once only", checks: ["features-again", "features-while-running"]) {
       $0.asks(.setFeatures) && $0.earlier > 0 ? .swallow(answer: Letter.bytes(1)) : .pass
     },
@@ -141,10 +157,10 @@ extension Flaw {
       name: "starts no ring",
       checks: [
         "split", "guest-addresses", "indirect", "packed", "packed-indirect", "lap", "lap-packed", "many", "polling", "order-platform", "translated",
-        "indirect-translated", "packed-translated", "event-translated", "everything-translated", "direct-then-indirect",
+        "indirect-translated", "packed-translated", "event-translated", "everything-translated", "direct-then-indirect", "restless",
       ], verdict: .wedged
     ) { $0.asks(.setVringKick) ? .success : .pass },
-    Flaw(name: "never calls", checks: ["call", "event-index", "call-replaced"], verdict: .wedged) { $0.asks(.setVringCall) ? .success : .pass },
+    Flaw(name: "never calls", checks: ["call", "event-index", "call-replaced", "call-owed", "call-taken-over"], verdict: .wedged) { $0.asks(.setVringCall) ? .success : .pass },
     Flaw(name: "takes the first kick descriptor for the only one", checks: ["kick-early"], verdict: .wedged) {
       $0.asks(.setVringKick) && $0.earlier > 0 ? .success : .pass
     },
@@ -157,13 +173,25 @@ extension Flaw {
       if $0.answers(.getVringBase) { $0.payload[4] &+= 8 }
       return .pass
     },
-    Flaw(name: "only says that it stopped", checks: ["stopped", "late-answer"]) {
+    Flaw(name: "only says that it stopped", checks: ["stopped", "late-answer", "restless-stop"]) {
       $0.asks(.getVringBase) ? .swallow(answer: Array($0.payload[..<4]) + [1, 0, 0, 0]) : .pass
     },
     Flaw(name: "stops once only", checks: ["stop-start"]) { $0.asks(.getVringBase) && $0.earlier > 2 ? .close : .pass },
-    Flaw(name: "goes on with disabled rings", checks: ["disabled"]) { $0.asks(.setVringEnable) && $0.half(4) == 0 ? .success : .pass },
+    Flaw(name: "goes on with disabled rings", checks: ["disabled", "restless-disable"]) { $0.asks(.setVringEnable) && $0.half(4) == 0 ? .success : .pass },
     Flaw(name: "keeps a ring where it was first", checks: ["elsewhere", "elsewhere-translated"], verdict: .wedged) {
       $0.asks(.setVringAddress) && $0.earlier > 0 ? .success : .pass
+    },
+    // It is about what it does with a ring that is never empty; how long it takes for that cannot be seen in a message.
+    Flaw(
+      name: "has no time for messages while requests come", checks: ["restless-stop", "restless-memory", "restless-log", "restless-disable"],
+      verdict: .wedged
+    ) {
+      if $0.asks(.getVringBase) { return .swallow(answer: nil) }
+      let waits = $0.asks(.setMemoryTable) || $0.asks(.setLogBase) || $0.asks(.setVringEnable) && $0.half(4) == 0
+      return waits && $0.connection.has("runs") ? .swallow(answer: nil) : .pass
+    },
+    Flaw(name: "refuses memory that it has already", checks: ["second-life", "second-life-translated"]) {
+      $0.asks(region) && $0.earlier > 0 ? .swallow(answer: Letter.bytes(1)) : .pass
     },
     Flaw(name: "answers a reset and does nothing", checks: ["status-reset"]) { $0.asks(.setStatus) && $0[0] == 0 ? .success : .pass },
     Flaw(name: "has no status", checks: ["status-read"]) {
@@ -187,9 +215,18 @@ extension Flaw {
       return $0.asks(.getFeatures) && $0.connection.has("more") ? .die : .pass
     },
     Flaw(name: "dies of a second region", checks: ["short-file"], verdict: .crashed) { $0.asks(region) && $0.earlier > 0 ? .die : .pass },
-    Flaw(name: "logs nothing", checks: ["log", "log-translated", "log-scattered", "log-switched"]) { $0.asks(.setLogBase) ? .success : .pass },
+    Flaw(name: "logs nothing", checks: [
+      "log", "log-translated", "log-scattered", "log-switched", "log-regions", "log-regions-translated",
+    ]) { $0.asks(.setLogBase) ? .success : .pass },
+    Flaw(name: "logs no more when the memory table was set", checks: ["log-table"]) { letter in
+      if letter.asks(.setFeatures) { letter.connection.subject.memory.withLock { $0[7] = letter[0] } }
+      if letter.asks(.setMemoryTable), letter.earlier > 0, let word = letter.connection.subject.memory.withLock({ $0[7] }) {
+        letter.connection.tell(.setFeatures(word & ~(1 << 26)))
+      }
+      return .pass
+    },
     Flaw(name: "keeps no record of what is in flight", checks: ["inflight"]) { $0.asks(.setInflightDescriptor) ? .success : .pass },
-    Flaw(name: "takes requests in flight for done", checks: ["inflight-kept", "inflight-held"], verdict: nil) {
+    Flaw(name: "takes requests in flight for done", checks: ["inflight-kept", "inflight-held", "inflight-stopped", "inflight-stop-late"], verdict: nil) {
       if $0.asks(.setInflightDescriptor) { return .success }
       if $0.asks(.setVringBase), $0.half(4) > 0 { $0.payload[4] &+= 4 }
       return .pass
@@ -210,7 +247,7 @@ extension Flaw {
       return $0.translates(.invalidate) && (overflows || $0[0] != 0 && end == 0) ? .success : .pass
     },
     Flaw(name: "takes size 0 for an empty range", checks: ["invalidate-all"]) { $0.translates(.invalidate) && $0[8] == 0 ? .success : .pass },
-    Flaw(name: "does not acknowledge invalidations", checks: ["invalidate", "invalidate-while-held"], verdict: .wedged) {
+    Flaw(name: "does not acknowledge invalidations", checks: ["invalidate", "invalidate-while-held", "restless-invalidate"], verdict: .wedged) {
       $0.translates(.invalidate) ? .swallow(answer: nil) : .pass
     },
     Flaw(name: "refuses to forget what it never knew", checks: ["invalidate-unknown"]) {
@@ -236,7 +273,7 @@ extension Flaw {
         return .pass
       }),
     Flaw(
-      asking: "writes where it may only read", checks: ["read-only-entry", "read-only-page"],
+      asking: "writes where it may only read", checks: ["read-only-entry", "read-only-page", "read-then-write", "ring-then-write", "refused-write"],
       channel: {
         if !$0.fromFrontend, $0.payload.count > 25 { $0.payload[24] = 1 }
         return .pass
@@ -246,7 +283,7 @@ extension Flaw {
         return .pass
       }),
     Flaw(
-      asking: "reads where it may only write", checks: ["write-only-page"],
+      asking: "reads where it may only write", checks: ["write-only-page", "write-then-read", "refused-read"],
       channel: {
         // The ring's pages allow both, so that it does not matter there.
         if !$0.fromFrontend, $0.payload.count > 25 { $0.payload[24] = 2 }
@@ -256,6 +293,22 @@ extension Flaw {
         if $0.translates(.update) { $0.payload[24] = 3 }
         return .pass
       }),
+    // Whatever it asked for: once more and unasked for, what an answer says is taken as it is.
+    Flaw(name: "takes all that an answer grants", checks: ["read-then-write", "ring-then-write", "write-then-read"]) {
+      if $0.translates(.update), $0.payload[24] == 3 {
+        $0.connection.tell(.iotlb(IOTLBMessage(kind: .update, address: $0[0], size: $0[8], frontendAddress: $0[16], permission: [.read, .write])))
+      }
+      return .pass
+    },
+    Flaw(asking: "takes one refusal for all", checks: ["refused-write", "refused-read"], verdict: nil, channel: { letter in
+      guard !letter.fromFrontend, letter.payload.count > 25, letter.payload[25] == IOTLBMessage.Kind.miss.rawValue else { return .pass }
+      let (page, access) = (letter[0] & ~4095, UInt64(letter.payload[24]))
+      // Neither page is ever asked for both ways by a disk that has it right.
+      return letter.connection.subject.memory.withLock { known in
+        defer { if known[page] == nil { known[page] = access } }
+        return known[page].map { $0 != access } ?? false
+      } ? .swallow(answer: Letter.bytes(1)) : .pass
+    }),
     Flaw(asking: "does not ask for more than it has", checks: ["upgrade"], channel: {
       // The page of the answer, behind those of the ring and of the request's header.
       !$0.fromFrontend && $0.connection.subject.memory.withLock { [page = $0[0] & ~4095] in $0[page] != nil } ? .swallow(answer: Letter.bytes(1)) : .pass
@@ -324,7 +377,7 @@ extension Flaw {
       if letter.connection.subject.memory.withLock({ $0[33] == 1 }) { letter[0] |= 1 << 33 }
       return .pass
     },
-    Flaw(asking: "remembers translations for ever", checks: ["empty-at-first", "restart-forgets"], channel: { letter in
+    Flaw(asking: "remembers translations for ever", checks: ["empty-at-first", "restart-forgets", "second-life-translated"], channel: { letter in
       guard !letter.fromFrontend, letter.payload.count > 25, letter.payload[25] == IOTLBMessage.Kind.miss.rawValue else { return .pass }
       let page = letter[0] & ~4095
       guard let (base, offset) = letter.connection.subject.memory.withLock({ known in known[page].map { (known[0] ?? 0, $0) } }) else { return .pass }
@@ -348,7 +401,7 @@ extension Flaw {
       if $0.translates(.update) { $0.connection.mark("told") }
       return .pass
     }),
-    Flaw(asking: "reads no messages while it waits for a translation", checks: ["miss-unanswered", "invalidate-while-held"], verdict: nil, channel: { _ in .pass }) {
+    Flaw(asking: "reads no messages while it waits for a translation", checks: ["miss-unanswered", "invalidate-while-held", "inflight-stop-late"], verdict: nil, channel: { _ in .pass }) {
       guard $0.fromFrontend, !$0.translates(.update) else { return .pass }
       return $0.connection.openMisses.load(ordering: .sequentiallyConsistent) > 0 ? .swallow(answer: nil) : .pass
     },

@@ -36,16 +36,17 @@ final class HeldDisk: VirtioDevice {
 
     func ready(_ token: UInt64, in queues: inout QueueSet) throws(QueueError) {
       _ = try? disk.release.drain()
-      finish(&queues)
+      giveBack(&queues)
     }
 
-    func handOver(_ index: Int, in queues: inout QueueSet) {
+    func stop(_ index: Int, _ step: StopStep, in queues: inout QueueSet) {
+      guard step == .handOver else { return giveBack(&queues) }
       for slot in 0..<chains.capacity {
         if let chain = chains.remove(slot) { queues[index].leave(chain) }
       }
     }
 
-    func finish(_ queues: inout QueueSet) {
+    private func giveBack(_ queues: inout QueueSet) {
       for slot in 0..<chains.capacity {
         guard let chain = chains.remove(slot) else { continue }
         _ = chain.writeStatus(0)

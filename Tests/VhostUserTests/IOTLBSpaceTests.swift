@@ -6,91 +6,13 @@ import Testing
 import Virtio
 import VirtioTestKit
 
-/// Whoever is asked for translations, and remembers it.
-private final class Asked: Sendable {
-  private let state = Mutex<(messages: [IOTLBMessage], questions: [PendingMisses.Question], isThere: Bool)>(([], [], true))
-  func take(_ message: IOTLBMessage, _ question: PendingMisses.Question?) -> Bool {
-    state.withLock { state in
-      guard state.isThere else { return false }
-      state.messages.append(message)
-      if let question { state.questions.append(question) }
-      return true
-    }
-  }
-  func setThere(_ isThere: Bool) { state.withLock { $0.isThere = isThere } }
-  var messages: [IOTLBMessage] { state.withLock { $0.messages } }
-  var questions: [PendingMisses.Question] { state.withLock { $0.questions } }
-  func forget() { state.withLock { ($0.messages, $0.questions) = ([], []) } }
-}
-
-private final class Bell: TranslationWaiter {
-  private let count = Atomic<Int>(0)
-  func translationArrived() { count.add(1, ordering: .relaxed) }
-  var rings: Int { count.load(ordering: .relaxed) }
-}
-
-/// A space over one region whose front-end addresses are far from its guest addresses.
-private struct Rig {
-  static let frontend: UInt64 = 0x7e00_0000_0000
-  static let regionBytes: UInt64 = 1 << 20
-  let memory = GuestMemory()
-  let asked = Asked()
-  let space: IOTLBSpace
-
-  init(maxNodes: Int = 1 << 15) throws {
-    let mapping = try HostMapping(anonymous: Int(Self.regionBytes))
-    try memory.add(
-      MemoryRegion(guestAddress: GuestAddress(0), frontendAddress: FrontendAddress(Self.frontend), byteCount: Self.regionBytes, mapping: mapping))
-    let asked = asked
-    space = IOTLBSpace(memory: memory, maxNodes: maxNodes, ask: { asked.take($0, $1) }, unanswered: { asked.questions })
-    // Each page of memory says which it is.
-    for page in 0..<Self.regionBytes / 4096 {
-      let word = [UInt8(truncatingIfNeeded: page), UInt8(page >> 8)]
-      precondition(memory.copy(word.span, to: GuestAddress(page * 4096)) == 2)
-    }
-  }
-
-  func update(_ address: UInt64, page: UInt64, pages: UInt64 = 1, _ permission: IOTLBMessage.Permission = [.read, .write]) -> IOTLBMessage {
-    IOTLBMessage(kind: .update, address: address, size: pages * 4096, frontendAddress: Self.frontend + page * 4096, permission: permission)
-  }
-
-  func invalidate(_ address: UInt64, _ size: UInt64) throws {
-    try space.apply(IOTLBMessage(kind: .invalidate, address: address, size: size, frontendAddress: 0xdead_beef, permission: .init(rawValue: 178)))
-  }
-
-  func outcome(_ address: UInt64, _ access: DMAAccess = .read, _ bell: Bell? = nil) -> DMAInterruption? {
-    do throws(DMAInterruption) {
-      _ = try space.translate(DMAAddress(address), for: access, waking: bell)
-      return nil
-    } catch {
-      return error
-    }
-  }
-
-  /// Which page of memory an address leads to; nil if it has to be asked for or faults.
-  func page(_ address: UInt64, _ access: DMAAccess = .read) -> UInt16? {
-    var cache = IOTLB(space)
-    _ = cache.beginRound()
-    defer { cache.endRound() }
-    do throws(DMAInterruption) {
-      return try cache.ring(DMAAddress(address), count: 2, for: access).load16(at: 0)
-    } catch {
-      return nil
-    }
-  }
-
-  func fault(_ address: UInt64, _ access: DMAAccess, _ reason: DMAFault.Reason) -> DMAInterruption {
-    .fault(DMAFault(address: DMAAddress(address), access: access, reason: reason))
-  }
-}
-
 @Suite("What IOTLB messages do to what a device can reach")
 struct IOTLBSpaceTests {
   static let iova: UInt64 = 0x40_0000_0000
 
   @Test("A space starts empty and asks for the very byte and access; guest addresses of the memory table mean nothing in it (R101, R102, R103)")
   func empty() throws {
-    let rig = try Rig()
+    let rig = try IOTLBRig()
     #expect(rig.space.statistics.reachableBytes == 0)
     #expect(rig.outcome(0x1234, .write) == .pending)
     #expect(rig.asked.messages.map(\.kind) == [.miss] && rig.asked.messages[0].address == 0x1234 && rig.asked.messages[0].permission == .write)
@@ -98,8 +20,8 @@ struct IOTLBSpaceTests {
 
   @Test("An update is taken, asked for or not, by front-end address, and wakes who waited (R101, R104, R106)")
   func updates() throws {
-    let rig = try Rig()
-    let bell = Bell()
+    let rig = try IOTLBRig()
+    let bell = RungBell()
     #expect(rig.outcome(Self.iova + 5, .read, bell) == .pending)
     try rig.space.apply(rig.update(Self.iova, page: 7))
     #expect(bell.rings == 1 && rig.page(Self.iova) == 7)
@@ -109,21 +31,22 @@ struct IOTLBSpaceTests {
 
   @Test("A refused miss is a fault of the access that waited, and is asked for anew after it (R105)")
   func refusal() throws {
-    let rig = try Rig()
-    let bell = Bell()
+    let rig = try IOTLBRig()
+    let bell = RungBell()
     #expect(rig.outcome(Self.iova, .write, bell) == .pending)
     rig.space.answered(try #require(rig.asked.questions.first))
     #expect(bell.rings == 1)
     #expect(rig.outcome(Self.iova, .write, bell) == rig.fault(Self.iova, .write, .unmapped))
     // The queue ends the access for it.
     rig.space.report(DMAFault(address: DMAAddress(Self.iova), access: .write, reason: .unmapped))
+    rig.space.walkEnded(bell, repeats: false)
     #expect(rig.outcome(Self.iova, .write, bell) == .pending && rig.asked.questions.count == 2)
   }
 
   @Test("A miss is sent once for a page and access, whoever waits; one that cannot be sent is a fault now and asked for later (R115)")
   func once() throws {
-    let rig = try Rig()
-    let first = Bell(), second = Bell()
+    let rig = try IOTLBRig()
+    let first = RungBell(), second = RungBell()
     for offset in [UInt64(0), 8, 4095] {
       #expect(rig.outcome(Self.iova + offset, .read, first) == .pending)
       #expect(rig.outcome(Self.iova + offset, .read, second) == .pending)
@@ -139,18 +62,18 @@ struct IOTLBSpaceTests {
 
   @Test("Updates outside the memory table, of no bytes, past the end of the space, or with permissions nobody defined are refused and change nothing (R107, R108)")
   func badUpdates() throws {
-    let rig = try Rig()
+    let rig = try IOTLBRig()
     try rig.space.apply(rig.update(Self.iova, page: 3))
-    let end = Rig.frontend + Rig.regionBytes
+    let end = IOTLBRig.frontend + IOTLBRig.regionBytes
     for message in [
-      IOTLBMessage(kind: .update, address: Self.iova, size: 0, frontendAddress: Rig.frontend, permission: .read),
+      IOTLBMessage(kind: .update, address: Self.iova, size: 0, frontendAddress: IOTLBRig.frontend, permission: .read),
       IOTLBMessage(kind: .update, address: Self.iova, size: 4096, frontendAddress: end, permission: .read),
       IOTLBMessage(kind: .update, address: Self.iova, size: 8192, frontendAddress: end - 4096, permission: .read),
       IOTLBMessage(kind: .update, address: Self.iova, size: 4096, frontendAddress: 0x5000, permission: .read),
       IOTLBMessage(kind: .update, address: Self.iova, size: 4096, frontendAddress: .max, permission: .read),
-      IOTLBMessage(kind: .update, address: .max, size: 4096, frontendAddress: Rig.frontend, permission: .read),
-      IOTLBMessage(kind: .update, address: 0, size: .max, frontendAddress: Rig.frontend, permission: .read),
-      IOTLBMessage(kind: .update, address: Self.iova, size: 4096, frontendAddress: Rig.frontend, permission: .init(rawValue: 4)),
+      IOTLBMessage(kind: .update, address: .max, size: 4096, frontendAddress: IOTLBRig.frontend, permission: .read),
+      IOTLBMessage(kind: .update, address: 0, size: .max, frontendAddress: IOTLBRig.frontend, permission: .read),
+      IOTLBMessage(kind: .update, address: Self.iova, size: 4096, frontendAddress: IOTLBRig.frontend, permission: .init(rawValue: 4)),
       IOTLBMessage(kind: .miss, address: Self.iova), IOTLBMessage(kind: .accessFail, address: Self.iova),
     ] {
       #expect(throws: ProtocolError.self) { try rig.space.apply(message) }
@@ -162,7 +85,7 @@ struct IOTLBSpaceTests {
     (UInt64(0), UInt64(0)), (0, .max), (0xfef0_0000, 0xffff_ffff_0110_0000), (iova, .max),
   ])
   func wideInvalidations(range: (address: UInt64, size: UInt64)) throws {
-    let rig = try Rig()
+    let rig = try IOTLBRig()
     let top = UInt64.max - 4095
     try rig.space.apply(rig.update(Self.iova, page: 1))
     try rig.space.apply(rig.update(top, page: 2))
@@ -175,7 +98,7 @@ struct IOTLBSpaceTests {
 
   @Test("An update over a mapping replaces it, larger, smaller or partly (R109)")
   func replace() throws {
-    let rig = try Rig()
+    let rig = try IOTLBRig()
     try rig.space.apply(rig.update(Self.iova, page: 10, pages: 4))
     try rig.space.apply(rig.update(Self.iova + 4096, page: 20))
     #expect(rig.page(Self.iova + 4096) == 20)
@@ -192,7 +115,7 @@ struct IOTLBSpaceTests {
 
   @Test("An invalidation of a part of a mapping drops at least that part (R111)", arguments: [1, 4096, 4097] as [UInt64])
   func part(size: UInt64) throws {
-    let rig = try Rig()
+    let rig = try IOTLBRig()
     try rig.space.apply(rig.update(Self.iova, page: 16, pages: 64))
     try rig.invalidate(Self.iova + 5 * 4096, size)
     #expect(rig.page(Self.iova + 5 * 4096) == nil)
@@ -205,8 +128,8 @@ struct IOTLBSpaceTests {
 
   @Test("A flush forgets everything; the answer to a question from before it leaves nothing behind (R064, R113, R114)")
   func flush() throws {
-    let rig = try Rig()
-    let bell = Bell()
+    let rig = try IOTLBRig()
+    let bell = RungBell()
     try rig.space.apply(rig.update(Self.iova, page: 1))
     #expect(rig.outcome(Self.iova + 4096, .read, bell) == .pending)
     rig.space.flush()
@@ -220,12 +143,12 @@ struct IOTLBSpaceTests {
 
   @Test("Where chains give their pages back, an invalidation waits for those that still use a page another one gave back (R110)", .timeLimit(.minutes(10)))
   func givenBack() throws {
-    let rig = try Rig()
-    let space = IOTLBSpace(memory: rig.memory, servesOneChain: true, ask: { _, _ in true }, unanswered: { [] })
+    let rig = try IOTLBRig()
+    let space = IOTLBSpace(memory: rig.memory, servesOneChain: true, ask: { _, _ in true })
     // Two chains name the page; the first is done.
     var cache = IOTLB(space)
     _ = cache.beginRound()
-    var lease: ChainLease? = cache.chainLease()
+    var lease: MappingHold? = cache.hold(from: Self.iova, through: Self.iova)
     cache.endRound()
     space.forget(from: Self.iova, through: Self.iova + 4095)
     let generation = space.fence.generation
@@ -241,7 +164,7 @@ struct IOTLBSpaceTests {
 
   @Test("A table with room for little takes a working set that is larger: the newest mapping always works (R117)")
   func bounded() throws {
-    let rig = try Rig(maxNodes: 8)
+    let rig = try IOTLBRig(maxNodes: 8)
     for n in UInt64(0)..<200 {
       // Far apart, so that each needs nodes of its own.
       let address = Self.iova + n << 32
@@ -254,7 +177,7 @@ struct IOTLBSpaceTests {
 
   @Test("A mapping for reading does not serve a write: that is asked for (R118)")
   func permission() throws {
-    let rig = try Rig()
+    let rig = try IOTLBRig()
     try rig.space.apply(rig.update(Self.iova, page: 4, .read))
     #expect(rig.page(Self.iova) == 4)
     #expect(rig.outcome(Self.iova, .write, nil) == .pending)
@@ -265,7 +188,7 @@ struct IOTLBSpaceTests {
 
   @Test("A fault is told to the front-end as ACCESS_FAIL, with address and access (R125)")
   func accessFail() throws {
-    let rig = try Rig()
+    let rig = try IOTLBRig()
     rig.space.report(DMAFault(address: DMAAddress(Self.iova + 77), access: .write, reason: .unmapped))
     #expect(rig.asked.messages == [IOTLBMessage(kind: .accessFail, address: Self.iova + 77, permission: .write)])
     #expect(rig.space.statistics.faults == 1)
@@ -276,10 +199,9 @@ struct IOTLBSpaceTests {
     let (ours, theirs) = try UnixSocket.pair()
     let channel = try BackendChannel()
     _ = channel.replace(ours)
-    let rig = try Rig()
+    let rig = try IOTLBRig()
     let space = IOTLBSpace(
-      memory: rig.memory, ask: { message, question in channel.send(.iotlb(message), awaiting: question.map { .miss($0) }) },
-      unanswered: { channel.unanswered })
+      memory: rig.memory, ask: { message, question in channel.send(.iotlb(message), awaiting: question.map { .miss($0) }) })
     // Far more than a socket takes.
     for n in UInt64(0)..<20_000 {
       do throws(DMAInterruption) {

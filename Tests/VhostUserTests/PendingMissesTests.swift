@@ -13,15 +13,33 @@ struct PendingMissesTests {
     if case .ask(let question) = misses.want(DMAAddress(address), access, bell) { question } else { nil }
   }
 
+  /// What the control thread does with an update of the pages from `first` through `last`, which says `permissions`.
+  @discardableResult private func update(
+    _ misses: inout PendingMisses, _ first: UInt64, _ last: UInt64? = nil, _ permissions: DMAPermissions = .readWrite
+  ) -> [any TranslationWaiter] {
+    let last = last ?? first | 4095
+    switch misses.meaning(ofUpdateFrom: first, through: last) {
+    case .answer(let question):
+      let granted = permissions.intersection(question.key.access == .read ? .read : .write)
+      return misses.updated(from: first, through: last, granted: granted, answering: granted.isEmpty ? nil : question)
+    case .late(let question): return misses.updated(from: first, through: last, granted: [], answering: question, isNews: false)
+    case .unasked: return misses.updated(from: first, through: last, granted: permissions, answering: nil)
+    }
+  }
+
+  private func isLate(_ misses: inout PendingMisses, _ page: UInt64) -> Bool {
+    if case .late = misses.meaning(ofUpdateFrom: page, through: page | 4095) { true } else { false }
+  }
+
   @Test("Queues that want the same page share a question, and all are woken (R115)")
   func shared() throws {
     var misses = PendingMisses()
     let (a, b) = (Bell(), Bell())
     let question = try #require(ask(&misses, 0x1000, .write, a))
     #expect(misses.want(DMAAddress(0x1fff), .write, b) == .wait)
-    // A question about writing covers reading.
+    // A reader waits for what is to be known of the page before it asks.
     #expect(misses.want(DMAAddress(0x1800), .read, b) == .wait)
-    #expect(misses.updated(from: 0x1000, through: 0x1fff, permissions: .readWrite).count == 2)
+    #expect(update(&misses, 0x1000).count == 2)
     #expect(misses.answered(question).isEmpty && misses.count == 0)
   }
 
@@ -30,9 +48,9 @@ struct PendingMissesTests {
     var misses = PendingMisses()
     let bell = Bell()
     for page in 1...3 as ClosedRange<UInt64> { _ = try #require(ask(&misses, page << 12, .read, bell)) }
-    #expect(misses.updated(from: 0x1000, through: 0x1fff, permissions: .read).isEmpty)
-    #expect(misses.updated(from: 0x3000, through: 0x3fff, permissions: .read).isEmpty)
-    #expect(misses.updated(from: 0x2000, through: 0x2fff, permissions: .read).count == 1)
+    #expect(update(&misses, 0x1000, nil, .read).isEmpty)
+    #expect(update(&misses, 0x3000, nil, .read).isEmpty)
+    #expect(update(&misses, 0x2000, nil, .read).count == 1)
   }
 
   @Test("Two refused pages of one chain end in one fault, and the next chain asks anew")
@@ -48,7 +66,7 @@ struct PendingMissesTests {
       #expect(misses.want(DMAAddress(0x1000), .read, bell) == .refused)
       #expect(misses.want(DMAAddress(0x2000), .write, bell) == .refused)
     }
-    misses.faulted(DMAAddress(0x1000), .read)
+    misses.ended(bell)
     #expect(ask(&misses, 0x1000, .read, bell) != nil && ask(&misses, 0x2000, .write, bell) != nil)
   }
 
@@ -59,9 +77,13 @@ struct PendingMissesTests {
     let first = try #require(ask(&misses, 0x1000, .read, bell))
     let second = try #require(ask(&misses, 0x2000, .write, bell))
     _ = misses.answered(first)
-    misses.faulted(DMAAddress(0x1000), .read)
-    // Woken all the same: it may wait for this page again by now.
+    misses.ended(bell)
+    // The next chain waits for this page, too. It is woken, and not told what was said to another question than its own.
+    #expect(misses.want(DMAAddress(0x2000), .write, bell) == .wait)
     #expect(misses.answered(second).count == 1)
+    let third = try #require(ask(&misses, 0x2000, .write, bell))
+    misses.ended(bell)
+    #expect(misses.answered(third).isEmpty, "nothing waits")
     #expect(ask(&misses, 0x2000, .write, bell) != nil)
   }
 
@@ -86,7 +108,7 @@ struct PendingMissesTests {
     let question = try #require(ask(&misses, 0x1000, .read, a))
     _ = misses.answered(question)
     let other = try #require(ask(&misses, 0x1000, .read, b))
-    _ = misses.updated(from: 0x1000, through: 0x1fff, permissions: .read)
+    update(&misses, 0x1000, nil, .read)
     _ = misses.answered(other)
     #expect(ask(&misses, 0x1000, .read, a) != nil)
     let third = try #require(ask(&misses, 0x5000, .read, a))
@@ -100,7 +122,7 @@ struct PendingMissesTests {
     var misses = PendingMisses()
     let bell = Bell()
     let old = try #require(ask(&misses, 0x1000, .read, bell))
-    _ = misses.updated(from: 0x1000, through: 0x1fff, permissions: .read)
+    update(&misses, 0x1000, nil, .read)
     // Taken back before the old answer arrived.
     misses.invalidated(from: 0x1000, through: 0x1fff)
     let new = try #require(ask(&misses, 0x1000, .read, bell))
@@ -115,14 +137,154 @@ struct PendingMissesTests {
     var misses = PendingMisses()
     let bell = Bell()
     let old = try #require(ask(&misses, 0x1000, .read, bell))
-    #expect(misses.flush(unanswered: [old]).count == 1)
-    #expect(misses.isLate(from: 0x1000, through: 0x1fff))
-    #expect(!misses.isLate(from: 0x2000, through: 0x2fff))
+    #expect(misses.flush().count == 1)
+    #expect(isLate(&misses, 0x1000))
+    #expect(!isLate(&misses, 0x2000))
     // Somebody new wants the page: the update is theirs as well.
     let new = try #require(ask(&misses, 0x1000, .read, bell))
-    #expect(!misses.isLate(from: 0x1000, through: 0x1fff))
+    #expect(!isLate(&misses, 0x1000))
     #expect(misses.answered(old).isEmpty)
     #expect(misses.answered(new).count == 1)
-    #expect(!misses.isLate(from: 0x1000, through: 0x1fff))
+    #expect(!isLate(&misses, 0x1000))
+    #expect(misses.count == 0)
+  }
+
+  @Test("An update is the answer to what was asked first about its page: it grants that, and the other access waits for its own (R104)", arguments: [
+    (DMAAccess.read, DMAAccess.write), (.write, .read),
+  ])
+  func bothWays(_ first: DMAAccess, _ second: DMAAccess) throws {
+    var misses = PendingMisses()
+    let (a, b) = (Bell(), Bell())
+    let question = try #require(ask(&misses, 0x1000, first, a))
+    // Who reads and then writes asks at once; who reads what another one writes waits and then looks again.
+    let other = ask(&misses, 0x1000, second, b)
+    #expect((other != nil) == (first == .read))
+    #expect(misses.meaning(ofUpdateFrom: 0x1000, through: 0x1fff) == .answer(question))
+    #expect(update(&misses, 0x1000).count == (other == nil ? 2 : 1))
+    let left = try #require(other ?? ask(&misses, 0x1000, second, b))
+    #expect(misses.meaning(ofUpdateFrom: 0x1000, through: 0x1fff) == .answer(left))
+    #expect(misses.answered(left).count == 1)
+    #expect(misses.want(DMAAddress(0x1000), second, b) == .refused)
+  }
+
+  @Test("An update of many pages grants on all of them what was asked first about one; the others' own are still to come")
+  func wide() throws {
+    var misses = PendingMisses()
+    let bells = (0..<4).map { _ in Bell() }
+    let first = try #require(ask(&misses, 0x2000, .read, bells[0]))
+    let second = try #require(ask(&misses, 0x1000, .read, bells[1]))
+    let third = try #require(ask(&misses, 0x3000, .write, bells[2]))
+    let outside = try #require(ask(&misses, 0x9000, .read, bells[3]))
+    #expect(misses.meaning(ofUpdateFrom: 0x1000, through: 0x4fff) == .answer(first))
+    #expect(update(&misses, 0x1000, 0x4fff).count == 2, "both readers")
+    #expect(misses.meaning(ofUpdateFrom: 0x1000, through: 0x4fff) == .answer(second))
+    #expect(update(&misses, 0x1000, 0x4fff).isEmpty)
+    #expect(misses.meaning(ofUpdateFrom: 0x1000, through: 0x4fff) == .answer(third))
+    #expect(update(&misses, 0x1000, 0x4fff).count == 1)
+    #expect(misses.meaning(ofUpdateFrom: 0x1000, through: 0x4fff) == .unasked)
+    #expect(misses.answered(outside).count == 1 && misses.count == 0)
+  }
+
+  @Test("Refusals serve one walk, and end with the queue's access: rewriting a chain leaves nothing behind")
+  func rewritten() throws {
+    var misses = PendingMisses()
+    let bell = Bell()
+    for round in 0..<100 as Range<UInt64> {
+      let questions = try (0..<50).map { try #require(ask(&misses, (round * 50 + $0) << 12, .read, bell)) }
+      // The walk is over and waits; everything is refused; the next walk is of another chain.
+      misses.paused(bell)
+      var woken = 0
+      for question in questions { woken += misses.answered(question).count }
+      #expect(woken == 1 && misses.count == 0)
+      #expect(misses.refusals <= 100)
+    }
+    misses.ended(bell)
+    #expect(misses.refusals == 0)
+  }
+
+  @Test("A walk that finds a refusal finds it however long it waits for another page, and the next chain does not")
+  func keptForTheWalk() throws {
+    var misses = PendingMisses()
+    let bell = Bell()
+    let first = try #require(ask(&misses, 0x1000, .read, bell))
+    let second = try #require(ask(&misses, 0x2000, .read, bell))
+    misses.paused(bell)
+    _ = misses.answered(first)
+    // Kicked meanwhile, it looks again.
+    #expect(misses.want(DMAAddress(0x1000), .read, bell) == .refused)
+    #expect(misses.want(DMAAddress(0x2000), .read, bell) == .wait)
+    misses.paused(bell)
+    #expect(misses.answered(second).count == 1)
+    #expect(misses.want(DMAAddress(0x2000), .read, bell) == .refused)
+    misses.ended(bell)
+    #expect(ask(&misses, 0x2000, .read, bell) != nil)
+  }
+
+  @Test("A queue has so many questions open and no more, all queues together so many, and each is woken to ask for the rest")
+  func bounded() throws {
+    var misses = PendingMisses()
+    let bells = (0...PendingMisses.openInAll / PendingMisses.openPerQueue).map { _ in Bell() }
+    var questions: [[PendingMisses.Question]] = []
+    for (n, bell) in bells.dropLast().enumerated() {
+      let base = UInt64(n) << 32
+      questions.append(try (0..<UInt64(PendingMisses.openPerQueue)).map { try #require(ask(&misses, base + $0 << 12, .read, bell)) })
+      #expect(misses.want(DMAAddress(base + 1 << 31), .read, bell) == .wait)
+    }
+    #expect(misses.count == PendingMisses.openInAll)
+    let last = bells[bells.count - 1]
+    #expect(misses.want(DMAAddress(1 << 40), .read, last) == .wait)
+    var woken: [ObjectIdentifier] = []
+    for half in questions.prefix(questions.count / 2) {
+      for question in half { woken += misses.answered(question).map { ObjectIdentifier($0) } }
+    }
+    #expect(woken == bells.prefix(questions.count / 2).map { ObjectIdentifier($0) } + [ObjectIdentifier(last)])
+    #expect(ask(&misses, 1 << 40, .read, last) != nil)
+  }
+
+  @Test("A question costs the same among few and among many, in whatever order and however wide its answers come", arguments: [1, 512, 4096] as [UInt64])
+  func constant(_ width: UInt64) throws {
+    func steps(_ count: UInt64) throws -> Int {
+      var misses = PendingMisses()
+      let bell = Bell()
+      for round in 0..<4 as Range<UInt64> {
+        let base = round << 40
+        let questions = try (0..<count).map { try #require(ask(&misses, base + $0 << 12, $0 % 2 == 0 ? .read : .write, bell)) }
+        misses.paused(bell)
+        var woken = 0
+        for (n, question) in questions.enumerated() {
+          let first = question.key.page / width * width << 12
+          let last = first + (width << 12 - 1)
+          let meaning = misses.meaning(ofUpdateFrom: first, through: last)
+          #expect(meaning == .answer(question))
+          // The front-end tells the whole mapping each time, and it is news once for each access.
+          let access: DMAPermissions = question.key.access == .read ? .read : .write
+          let isNews = UInt64(n) % width < 2
+          woken += misses.updated(from: first, through: last, granted: access, answering: question, isNews: isNews).count
+          woken += misses.answered(question).count
+        }
+        #expect(woken == 1 && misses.count == 0)
+        misses.ended(bell)
+      }
+      return misses.steps
+    }
+    let few = try steps(256)
+    let many = try steps(4096)
+    #expect(Double(many) / 4096 <= 1.5 * Double(few) / 256, "\(many) steps for 4096 questions, \(few) for 256")
+  }
+
+  @Test("A walk for which the table was emptied again and again is told that there is no room")
+  func exhausted() throws {
+    var misses = PendingMisses()
+    let (bell, other) = (Bell(), Bell())
+    for n in 0..<UInt64(PendingMisses.evictionsPerWalk) {
+      let question = try #require(ask(&misses, n << 12, .read, bell))
+      misses.evicted(for: question)
+      update(&misses, n << 12)
+      misses.paused(bell)
+    }
+    #expect(misses.want(DMAAddress(0), .read, bell) == .exhausted)
+    #expect(ask(&misses, 0, .read, other) != nil)
+    misses.ended(bell)
+    #expect(misses.want(DMAAddress(0), .read, bell) == .wait)
   }
 }

@@ -39,7 +39,7 @@ final class RawFrontend {
   /// - Parameter device: what is served instead of ``disk``.
   init(
     policy: AccessPlatformPolicy = .auto, sectors: Int = 64, nodes: Int = 1 << 15, queues: Int = 1, device: (any VirtioDevice)? = nil,
-    logger: Logger? = nil
+    patience: Duration? = nil, logger: Logger? = nil
   ) throws {
     disk = MemoryDisk(bytes: (0..<sectors * 512).map { UInt8(truncatingIfNeeded: $0 / 512 &* 7 &+ $0) }, queues: queues)
     let (ours, theirs) = try UnixSocket.pair()
@@ -51,8 +51,9 @@ final class RawFrontend {
     ended = try EventFD()
     var log = logger ?? Logger(label: "test")
     if logger == nil { log.logLevel = .critical }
-    server = try VhostUserServer(
-      device ?? disk, on: .connected(theirs), options: BackendOptions(name: "t", accessPlatform: policy, maxTranslationNodes: nodes), log: log)
+    var options = BackendOptions(name: "t", accessPlatform: policy, maxTranslationNodes: nodes)
+    if let patience { options.stopPatience = patience }
+    server = try VhostUserServer(device ?? disk, on: .connected(theirs), options: options, log: log)
     let (server, ended, runError) = (server, ended, runError)
     _ = try WorkerThread(name: "test-be") {
       do { try server.run() } catch { runError.text = "\(error)" }
@@ -155,7 +156,7 @@ final class RawFrontend {
 
   // MARK: Requests
 
-  private func poke(_ bytes: [UInt8], _ offset: Int) { _ = mapping.copy(bytes.span, to: offset) }
+  func poke(_ bytes: [UInt8], _ offset: Int) { _ = mapping.copy(bytes.span, to: offset) }
   func peek(_ count: Int, _ offset: Int) -> [UInt8] {
     var bytes = [UInt8](repeating: 0, count: count)
     var span = bytes.mutableSpan

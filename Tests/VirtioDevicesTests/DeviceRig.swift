@@ -193,7 +193,8 @@ final class DeviceRig {
   /// Stops the queue as a worker does.
   func finish() throws {
     try queues[index].beginRound()
-    handler.finish(&queues)
+    handler.stop(index, .finish, in: &queues)
+    try settle()
     _ = queues[index].takeCall()
     queues[index].endRound()
     reap()

@@ -67,7 +67,7 @@ final class HoldingDevice: VirtioDevice {
       giveBack(&queues)
     }
 
-    func finish(_ queues: inout QueueSet) { giveBack(&queues) }
+    func stop(_ index: Int, _ step: StopStep, in queues: inout QueueSet) { giveBack(&queues) }
 
     private func giveBack(_ queues: inout QueueSet) {
       for slot in 0..<chains.capacity {

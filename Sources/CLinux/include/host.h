@@ -235,6 +235,8 @@ int host_ring_submit(struct host_ring *ring);
 uint32_t host_ring_unsubmitted(const struct host_ring *ring);
 /// Submits and waits until `count` completions are there or the time is over (< 0: no limit).
 int host_ring_submit_and_wait(struct host_ring *ring, unsigned count, int64_t nanoseconds);
+/// Whether completions, or deferred work that this thread has to ask for, are there: nothing signals either again.
+int host_ring_has_work(const struct host_ring *ring);
 /// Takes completions; never waits.
 int host_ring_reap(struct host_ring *ring, uint64_t *tags, int32_t *results, unsigned capacity);
 

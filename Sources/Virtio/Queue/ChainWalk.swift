@@ -9,6 +9,8 @@ struct ChainWalk: ~Copyable {
   private(set) var isWritable = false
   private(set) var isPending = false
   private(set) var fault: DMAFault?
+  /// A fault was found, or no more can be asked for in this walk: the rest is looked at for the rules of the ring only.
+  private var isDecided: Bool
   private var lastWritable: (address: UInt64, length: UInt32) = (0, 0)
 
   /// Whether a table could not be read yet, so that some descriptors are not known.
@@ -18,6 +20,7 @@ struct ChainWalk: ~Copyable {
   init(_ list: consuming SegmentList, decided: DMAFault?) {
     self.list = list
     fault = decided
+    isDecided = decided != nil
   }
 
   /// Takes one descriptor's memory. A missing translation or a fault is remembered, and the walk goes on: the rules of the
@@ -37,41 +40,27 @@ struct ChainWalk: ~Copyable {
     guard d.length > 0 else { return }
     if iotlb.servesOneChain { iotlb.note(d.address, count: UInt64(d.length)) }
     if isWritable { lastWritable = (d.address.rawValue, d.length) }
-    guard fault == nil else { return }
+    guard !isDecided else { return }
+    let access: DMAAccess = isWritable ? .write : .read
     do throws(DMAInterruption) {
-      try iotlb.resolve(d.address, count: Int(d.length), for: isWritable ? .write : .read, into: &list)
+      try iotlb.resolve(d.address, count: Int(d.length), for: access, into: &list)
     } catch {
       switch error {
       case .pending:
         isPending = true
-        fault = askOn(d, &iotlb)
-      case .fault(let fault): self.fault = fault
+        // A page that is refused decides the chain, whatever becomes of the first one: a refusal is told once.
+        fault = iotlb.askAhead(d.address, count: UInt64(d.length), for: access)
+        isDecided = fault != nil || !iotlb.mayAsk
+      case .fault(let fault): fail(fault)
       }
     }
     guard !list.isFull else { throw .chainTooLong }
   }
 
-  /// Asks for the pages of a descriptor after its first missing one, so that their answers come together. A page that is
-  /// refused decides the chain, whatever becomes of the first one: a refusal is told once.
-  private mutating func askOn(_ d: RingDescriptor, _ iotlb: inout IOTLB) -> DMAFault? {
-    let last = d.address.rawValue &+ UInt64(d.length - 1)
-    guard last >= d.address.rawValue else { return nil }
-    var page = (d.address.rawValue & ~4095) &+ 4096
-    // 512 pages are 2 MiB: what one request of a disk has at most. The rest asks when it comes to it.
-    var asked = 0
-    while page <= last, page != 0, asked < 512 {
-      do throws(DMAInterruption) {
-        try iotlb.resolve(DMAAddress(page), count: 1, for: isWritable ? .write : .read, into: &list)
-      } catch {
-        if case .fault(let fault) = error { return fault }
-      }
-      page &+= 4096
-      asked += 1
-    }
-    return nil
+  mutating func fail(_ fault: DMAFault) {
+    if self.fault == nil { self.fault = fault }
+    isDecided = true
   }
-
-  mutating func fail(_ fault: DMAFault) { if self.fault == nil { self.fault = fault } }
   mutating func waitForTable() {
     isPending = true
     isIncomplete = true
@@ -107,7 +96,8 @@ extension Virtqueue {
       try iotlb.resolve(d.address, count: Int(d.length), for: .read, into: &table)
     } catch {
       switch error {
-      case .pending: walk.waitForTable()
+      case .pending:
+        if let fault = iotlb.askAhead(d.address, count: UInt64(d.length), for: .read) { walk.fail(fault) } else { walk.waitForTable() }
       case .fault(let fault): walk.fail(fault)
       }
       pool.give(back: table)
@@ -150,13 +140,16 @@ extension Virtqueue {
       iotlb.space.report(fault)
       counts.faults &+= 1
     }
+    iotlb.endWalk(repeats: false)
     let sequence = popped
     popped &+= 1
+    outstanding &+= isPacked ? Int(slots) : 1
+    round.add(descriptors: walk.count, bytes: walk.total)
     if iotlb.servesOneChain { ranges[sequence] = iotlb.takeNotes() }
     counts.requests &+= 1
     held.take(HoldBudget.weight(capacity: walk.list.room, notes: ranges[sequence]?.count ?? 0))
     return DescriptorChain(
-      id: id, slots: slots, sequence: sequence, record: record, memory: walk.list.seal(iotlb.chainLease(), fault: fault))
+      id: id, slots: slots, sequence: sequence, record: record, memory: walk.list.seal(iotlb, fault: fault))
   }
 
   /// Whether the walk has to be done again later; then its storage goes back.
@@ -170,6 +163,7 @@ extension Virtqueue {
     if iotlb.servesOneChain { _ = iotlb.takeNotes() }
     decided = walk.fault
     isPending = true
+    iotlb.endWalk(repeats: true)
     counts.waits &+= 1
     return true
   }

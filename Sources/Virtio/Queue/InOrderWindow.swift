@@ -1,28 +1,29 @@
 /// Holds back completions until those of all chains popped earlier are in (VIRTIO_F_IN_ORDER, §2.7.9, §2.8.9).
+///
+/// It has a place for each descriptor of the ring: more chains are never with the device.
 struct InOrderWindow {
-  /// From `start` on, the completions of chain `next` and its successors, as far as they are in.
+  /// The completion of chain `n`, if it is in and not taken yet, is at `n & mask`.
   private var entries: [Virtqueue.UsedEntry?] = []
-  private var start = 0
+  private let mask: UInt32
   private var next: UInt32 = 0
 
-  mutating func insert(_ entry: Virtqueue.UsedEntry, at sequence: UInt32) {
-    let place = start + Int(sequence &- next)
-    if place >= entries.count { entries.append(contentsOf: repeatElement(nil, count: place - entries.count + 1)) }
-    entries[place] = entry
+  /// A window for a ring of `size` descriptors; nil if completions need no order.
+  init(size: UInt16?) {
+    guard let size else {
+      mask = 0
+      return
+    }
+    let count = size < 2 ? 1 : 1 << (16 - (size - 1).leadingZeroBitCount)
+    entries = Array(repeating: nil, count: count)
+    mask = UInt32(count - 1)
   }
 
+  mutating func insert(_ entry: Virtqueue.UsedEntry, at sequence: UInt32) { entries[Int(sequence & mask)] = entry }
+
   mutating func popFirst() -> Virtqueue.UsedEntry? {
-    guard start < entries.count, let entry = entries[start] else { return nil }
-    start += 1
+    guard let entry = entries[Int(next & mask)] else { return nil }
+    entries[Int(next & mask)] = nil
     next &+= 1
-    if start == entries.count {
-      entries.removeAll(keepingCapacity: true)
-      start = 0
-    } else if start >= 256, start * 2 >= entries.count {
-      // At least as many are dropped as are moved, so each moves once on average.
-      entries.removeFirst(start)
-      start = 0
-    }
     return entry
   }
 }

@@ -34,6 +34,8 @@ extension Virtqueue {
     }
     var d = descriptor(at: available)
     guard isAvailable(d.flags) else { return nil }
+    // This slot is with the device, and not the driver's to make available (§2.8.13).
+    guard outstanding < Int(layout.size) else { throw .tooManyAvailable(layout.size) }
     var walk = ChainWalk(pool.take(), decided: decided)
     var slot = available
     var wrap = availableWrap
@@ -56,6 +58,7 @@ extension Virtqueue {
       guard d.flags & RingDescriptor.next != 0 else { break }
       // More slots than the ring has: a loop.
       guard slots < layout.size else { throw .chainTooLong }
+      guard outstanding &+ Int(slots) < Int(layout.size) else { throw .tooManyAvailable(layout.size) }
       d = descriptor(at: slot)
     }
     if mustWait(&walk) || mustLetOthersEnd(walk) {

@@ -37,6 +37,15 @@ public struct QueueLayout: Hashable, Sendable {
     if deviceArea.rawValue & 3 != 0 { return .misaligned(deviceArea) }
     return nil
   }
+
+  /// The device addresses of the three areas, of those that do not pass the end of the address space.
+  func areas(packed: Bool, eventIndex: Bool) -> [ClosedRange<UInt64>] {
+    let counts = byteCounts(packed: packed, eventIndex: eventIndex)
+    return [(descriptorArea, counts.descriptor), (driverArea, counts.driver), (deviceArea, counts.device)].compactMap { area, count in
+      let (last, overflow) = area.rawValue.addingReportingOverflow(UInt64(max(1, count) - 1))
+      return overflow ? nil : area.rawValue...last
+    }
+  }
 }
 
 /// How far a queue has come: what a transport saves when it stops and gives back when it resumes.
@@ -72,6 +81,8 @@ public enum QueueError: Error, Hashable, Sendable {
   case misaligned(DMAAddress)
   /// The available index ran further ahead than the ring is long.
   case availableIndex(UInt16, expected: UInt16)
+  /// More is available than a ring of this size can hold besides what the device still has.
+  case tooManyAvailable(UInt16)
   /// A head or next field names no descriptor.
   case descriptorIndex(UInt16)
   /// More descriptors than a chain may have: a loop, perhaps.

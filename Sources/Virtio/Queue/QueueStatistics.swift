@@ -21,12 +21,37 @@ public final class QueueStatistics: Sendable {
     public init() {}
   }
 
-  private let shared = Mutex(Counts())
+  private let requests = Atomic<UInt64>(0)
+  private let completions = Atomic<UInt64>(0)
+  private let readableBytes = Atomic<UInt64>(0)
+  private let writtenBytes = Atomic<UInt64>(0)
+  private let faults = Atomic<UInt64>(0)
+  private let waits = Atomic<UInt64>(0)
+  private let calls = Atomic<UInt64>(0)
 
   public init() {}
 
-  /// As of the end of the last round.
-  public var counts: Counts { shared.withLock { $0 } }
+  /// As of the end of the last round; each sum is right by itself.
+  public var counts: Counts {
+    var counts = Counts()
+    counts.requests = requests.load(ordering: .relaxed)
+    counts.completions = completions.load(ordering: .relaxed)
+    counts.readableBytes = readableBytes.load(ordering: .relaxed)
+    counts.writtenBytes = writtenBytes.load(ordering: .relaxed)
+    counts.faults = faults.load(ordering: .relaxed)
+    counts.waits = waits.load(ordering: .relaxed)
+    counts.calls = calls.load(ordering: .relaxed)
+    return counts
+  }
 
-  func store(_ counts: Counts) { shared.withLock { $0 = counts } }
+  /// Called by the one queue that counts here.
+  func store(_ counts: borrowing Counts) {
+    requests.store(counts.requests, ordering: .relaxed)
+    completions.store(counts.completions, ordering: .relaxed)
+    readableBytes.store(counts.readableBytes, ordering: .relaxed)
+    writtenBytes.store(counts.writtenBytes, ordering: .relaxed)
+    faults.store(counts.faults, ordering: .relaxed)
+    waits.store(counts.waits, ordering: .relaxed)
+    calls.store(counts.calls, ordering: .relaxed)
+  }
 }

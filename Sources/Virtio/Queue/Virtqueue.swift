@@ -16,7 +16,7 @@ public struct Virtqueue: ~Copyable {
   let isInOrder: Bool
 
   var iotlb: IOTLB
-  var pool = SegmentPool()
+  var pool: SegmentPool
   var scratch = IndirectScratch()
 
   /// The three areas; `none` until resolved.
@@ -33,9 +33,11 @@ public struct Virtqueue: ~Copyable {
   var mustRenew = false
   /// The handler has nothing to do for what is still available.
   private var isResting = false
-  /// Chains this round may still pop: a driver that adds as fast as we take must not keep the thread from its commands.
-  var budget = 0
-  static var chainsPerRound: Int { 4096 }
+  var round = RoundBudget()
+  /// The queue stops: no chain is taken from the ring any more.
+  public internal(set) var isClosing = false
+  /// Chains that a predecessor left stay where they are recorded.
+  var leavesReplays = false
   /// The next chain, or the ring itself, waits for a translation.
   public internal(set) var isPending = false
 
@@ -44,7 +46,7 @@ public struct Virtqueue: ~Copyable {
   var used: UInt16
   var usedWrap: Bool
   var isUsedKnown: Bool
-  private var hasResumed = false
+  var hasResumed = false
   /// What was wrong with the chain at the head, while the page of its status is asked for.
   var decided: DMAFault?
   /// Split: the available index last read.
@@ -55,6 +57,8 @@ public struct Virtqueue: ~Copyable {
   var unpublished: UInt16 = 0
   /// Split: entries, packed: slots, used since the driver was last asked whether it wants a call.
   var usedSinceCall: UInt32 = 0
+  /// Somebody else has used entries before, and may have died between showing them and the call.
+  private var owesCall = false
   /// The driver's `flags` as last written by us, so that we never read our own area (R054).
   var suppressed = false
 
@@ -63,7 +67,9 @@ public struct Virtqueue: ~Copyable {
   var ranges: [UInt32: [ClosedRange<UInt64>]] = [:]
   /// What chains in flight hold.
   var held = HoldBudget()
-  private var completed: UInt32 = 0
+  var completed: UInt32 = 0
+  /// Split: chains, packed: slots, that were taken and are not the driver's again. A ring has no more than its size of them.
+  var outstanding = 0
   var order: InOrderWindow
   var recorder: (any InflightRecorder)?
   var again: [InflightChain]
@@ -95,14 +101,17 @@ public struct Virtqueue: ~Copyable {
     hasEventIndex = features.contains(.eventIndex)
     hasIndirect = features.contains(.indirectDescriptors)
     isInOrder = features.contains(.inOrder)
-    iotlb = IOTLB(space, waking: waiter)
+    let areas = layout.areas(packed: isPacked, eventIndex: hasEventIndex)
+    iotlb = IOTLB(space, waking: waiter, areas: areas)
+    // One for each chain that may be in flight, so that none is made for a request.
+    pool = iotlb.makePool(keeping: Int(layout.size))
     available = state.available
     availableWrap = state.availableWrap
     used = state.used ?? state.available
     usedWrap = state.usedWrap
     isUsedKnown = state.used != nil
     seenAvailable = state.available
-    order = InOrderWindow()
+    order = InOrderWindow(size: features.contains(.inOrder) ? layout.size : nil)
     self.recorder = recorder
     again = []
     self.statistics = statistics
@@ -121,21 +130,15 @@ public struct Virtqueue: ~Copyable {
   /// ``isPending``: then end the round and wait for the waiter.
   public mutating func beginRound() throws(QueueError) {
     guard !isRetired else { return }
-    if iotlb.beginRound(), isResolved {
-      // A drain waits for every chain popped before it, so all that are in flight hold the mappings of these areas.
-      if inFlight > 0 {
-        isResolved = false
-        isWithdrawn = true
-      } else {
-        unresolve()
-      }
-    }
+    if iotlb.beginRound() { withdrawAreas() }
     mustRenew = false
     isResting = false
-    budget = Self.chainsPerRound
+    round.begin()
     isPending = false
     guard !isResolved else { return }
     do throws(DMAInterruption) {
+      // A chain may be waiting too: what it asked for is still its own.
+      defer { iotlb.endWalk(repeats: true) }
       try resolveAreas()
     } catch {
       guard case .fault(let fault) = error else {
@@ -162,31 +165,14 @@ public struct Virtqueue: ~Copyable {
   /// Ends the queue's work for good, as a ``QueueError`` does.
   public mutating func retire() { isRetired = true }
 
-  /// Ends the queue's work for good at `chain`, the one that ``next()`` yielded last, which was not acted on and cannot be
-  /// given back: there is no way to tell the driver how it ended.
-  ///
-  /// Whoever starts the queue again without the reset that the device needs comes upon the same chain again (R099).
-  public mutating func retire(at chain: consuming DescriptorChain) {
-    isRetired = true
-    // A recorder shows what is in flight to a successor by itself.
-    guard recorder == nil, chain.sequence &+ 1 == popped else { return }
-    popped &-= 1
-    held.give(weight(of: chain))
-    if isPacked, available < chain.slots {
-      available &+= layout.size
-      availableWrap.toggle()
-    }
-    available &-= chain.slots
-  }
-
   /// The next chain, or nil: the ring is empty, a translation is pending, or the round has to be renewed.
   public mutating func next() throws(QueueError) -> DescriptorChain? {
-    guard !isRetired, isResolved, !isPending else { return nil }
-    if iotlb.isStale || budget == 0 {
+    guard !isRetired, isResolved, !isPending, !takesNothing else { return nil }
+    if iotlb.isStale { renewHold() }
+    if mustRenew || !round.take() {
       mustRenew = true
       return nil
     }
-    budget &-= 1
     // Nothing is lost: chains in flight end, and that brings another look.
     if held.isWaitedFor || held.isSpent, inFlight > 0 {
       held.wait()
@@ -204,6 +190,7 @@ public struct Virtqueue: ~Copyable {
   public var isEmpty: Bool {
     guard !isRetired, isResolved else { return true }
     if !again.isEmpty { return false }
+    if isClosing { return true }
     return isPacked ? !isPackedAvailable : driverArea.loadAcquire16(at: 2) == available.littleEndian
   }
 
@@ -236,21 +223,12 @@ public struct Virtqueue: ~Copyable {
     pool.give(back: chain.memory)
   }
 
-  /// Whether chains in flight are written down where a successor finds them, so that they may be left to it.
-  public var canLeave: Bool { recorder != nil }
+  /// To be called by a handler that did something slow, such as input or output that it waited for: the round ends if it has
+  /// taken too long by now.
+  public mutating func lookAtClock() { round.demandLook() }
 
-  /// Leaves a chain, which nothing works on any more, to whoever takes the queue over; it is done from the start there. Only
-  /// for a queue that stops, and that ``canLeave``.
-  public mutating func leave(_ chain: consuming DescriptorChain) {
-    precondition(recorder != nil)
-    // What was called off may have written a part.
-    if let log = iotlb.dirtyLog { chain.memory.markDirty(log) }
-    held.give(weight(of: chain))
-    if iotlb.servesOneChain, let used = ranges.removeValue(forKey: chain.sequence) { iotlb.forget(used) }
-    completed &+= 1
-    if isWithdrawn, inFlight == 0 { unresolve() }
-    pool.give(back: chain.memory)
-  }
+  /// Whether this round took as much as a round may, so that others have their turn now.
+  public var isSpent: Bool { round.isSpent }
 
   /// Makes completed chains visible to the driver now. A handler that is about to wait for something slow calls it; the end
   /// of a round does too.
@@ -266,7 +244,14 @@ public struct Virtqueue: ~Copyable {
   public mutating func takeCall() -> Bool {
     publish()
     // Of a retired queue too: what was used before the chain that broke it is the driver's.
-    guard usedSinceCall > 0 else { return false }
+    guard usedSinceCall > 0 || owesCall else { return false }
+    if owesCall {
+      // What the driver wants to hear of says nothing about entries that somebody else used.
+      owesCall = false
+      usedSinceCall = 0
+      counts.calls &+= 1
+      return true
+    }
     RingMemory.fence()
     // Where the driver's wish is cannot be read any more if the areas are gone; one call too many does no harm.
     let wanted = !isResolved || (isPacked ? isPackedCallWanted : isSplitCallWanted)
@@ -296,10 +281,11 @@ public struct Virtqueue: ~Copyable {
   /// Asks for kicks again. True when something is available already, or the round must be renewed: run another. False while
   /// pending: the translation's arrival kicks.
   public mutating func armKick() -> Bool {
-    guard isResolved, !isRetired else { return false }
+    guard !isRetired else { return false }
     if mustRenew { return true }
-    guard !isPending else { return false }
-    if !again.isEmpty { return true }
+    guard isResolved, !isPending else { return false }
+    if !again.isEmpty { return !held.isWaitedFor }
+    if isClosing { return false }
     if isPacked { armPacked() } else { armSplit() }
     suppressed = false
     markDeviceAreaDirty()
@@ -333,6 +319,12 @@ public struct Virtqueue: ~Copyable {
     do throws(DMAInterruption) {
       driver = try iotlb.ring(layout.driverArea, count: counts.driver, for: .read)
     } catch { interruption = worse(error, interruption) }
+    if readsUsedIndex {
+      // Where it may not be read, `resume()` does without.
+      do throws(DMAInterruption) {
+        _ = try iotlb.ring(layout.deviceArea, count: 4, for: .read)
+      } catch { if case .pending = error { interruption = worse(error, interruption) } }
+    }
     do throws(DMAInterruption) {
       device = try iotlb.ring(layout.deviceArea, count: counts.device, for: .write)
     } catch { interruption = worse(error, interruption) }
@@ -346,6 +338,9 @@ public struct Virtqueue: ~Copyable {
     suppressed = false
   }
 
+  /// Whether ``resume()`` wants the used index of the ring.
+  private var readsUsedIndex: Bool { !hasResumed && !isPacked && (!isUsedKnown || recorder != nil) }
+
   private func worse(_ a: DMAInterruption, _ b: DMAInterruption?) -> DMAInterruption {
     if case .fault? = b { return b! }
     return a
@@ -357,7 +352,7 @@ public struct Virtqueue: ~Copyable {
   /// there. A recorder knows better than either.
   private mutating func resume() throws(DMAInterruption) {
     var index: UInt16?
-    if !isPacked, !isUsedKnown || recorder != nil {
+    if readsUsedIndex {
       do throws(DMAInterruption) {
         let area = try iotlb.ring(layout.deviceArea, count: 4, for: .read)
         index = UInt16(littleEndian: area.load16(at: 2))
@@ -369,6 +364,7 @@ public struct Virtqueue: ~Copyable {
     hasResumed = true
     if !isUsedKnown, let index, available &- index <= layout.size { used = index }
     isUsedKnown = true
+    owesCall = state != .initial
     guard let recorder else { return }
     let next = recorder.resume(at: state, used: index) { slot in
       UInt16(littleEndian: descriptorArea.load16(at: Int(slot) &* 16 &+ 14))
@@ -378,10 +374,15 @@ public struct Virtqueue: ~Copyable {
     used = next.state.used ?? used
     usedWrap = next.state.usedWrap
     seenAvailable = available
-    again = next.again.reversed()
+    owesCall = state != .initial
+    again = leavesReplays ? [] : next.again.reversed()
   }
 
+  /// What a chain counts for in ``outstanding``.
+  @inline(__always) func weight(_ slots: UInt16) -> Int { isPacked ? Int(slots) : 1 }
+
   private mutating func emit(_ entry: UsedEntry) {
+    outstanding &-= weight(entry.slots)
     if isRetired { return }
     recorder?.completing(entry.record)
     guard isPacked else { return writeSplit(entry) }

@@ -35,13 +35,8 @@ final class AsyncBlockHandler: QueueHandler {
     flights.reap(into: &queues[index])
   }
 
-  func finish(_ queues: inout QueueSet) {
-    guard queues.isRunning(index) else { return }
-    flights.finish(into: &queues[index])
-  }
-
-  func handOver(_ index: Int, in queues: inout QueueSet) {
-    guard queues.isRunning(index) else { return }
-    flights.handOver(from: &queues[index])
+  func stop(_ index: Int, _ step: StopStep, in queues: inout QueueSet) {
+    guard queues.isRunning(index), step != .finish else { return }
+    flights.callOff(leaving: step == .handOver, from: &queues[index])
   }
 }

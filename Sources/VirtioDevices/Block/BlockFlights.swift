@@ -15,15 +15,21 @@ struct BlockFlights: ~Copyable {
   private var shortcut: Shortcut
   /// Nothing new is begun: what is not done yet is left to whoever takes over.
   private var isLeaving = false
+  /// The slots that are still to be called off.
+  private var unwanted: Range<Int>
 
   /// The tag of requests that are no flight: cancellations.
   static var noFlight: UInt64 { .max }
+  /// Completions, and calls that may yield none, of one turn: then the queue's thread looks after its other work.
+  private static var completionsPerTurn: Int { 256 }
+  private static var looksPerTurn: Int { 64 }
 
   init(_ work: BlockWork, _ ring: consuming IOUring, _ event: EventFD, depth: Int, shortcuts: Bool) {
     self.work = work
     self.ring = ring
     self.event = event
     slots = SlotTable(capacity: depth)
+    unwanted = depth..<depth
     shortcut = Shortcut(isOn: shortcuts && !work.disk.file.isDirect)
   }
 
@@ -33,6 +39,8 @@ struct BlockFlights: ~Copyable {
 
   mutating func take(from queue: inout Virtqueue) throws(QueueError) {
     work.begin(on: queue)
+    // A driver that never pauses brings one round after the other, and what is done is not to wait for their end.
+    if ring.hasPendingWork { drain(into: &queue) }
     do throws(QueueError) {
       try takeBatch(from: &queue)
     } catch {
@@ -46,8 +54,8 @@ struct BlockFlights: ~Copyable {
   private mutating func takeBatch(from queue: inout Virtqueue) throws(QueueError) {
     var left = BlockHandler.batch
     while left > 0 {
-      // More chains than descriptors: a driver that makes one available twice. It waits, nobody else does.
-      while slots.isFull { wait(into: &queue) }
+      // The ring's own bound comes first, so this is a belt. A completion begins the next round.
+      if slots.isFull { return queue.rest() }
       guard let chain = try queue.next() else { break }
       left -= 1
       if chain.fault == nil { try begin(chain, in: &queue) } else { try work.refuse(chain, in: &queue) }
@@ -89,7 +97,10 @@ struct BlockFlights: ~Copyable {
     }
     let durable = work.isDurable
     if !durable, shortcut.isWorthWriting(at: position, count: count) {
+      queue.letGo()
       let outcome = work.write(&chain, at: position, count: count, durable: false)
+      queue.takeHold()
+      queue.lookAtClock()
       return work.complete(chain, outcome, in: &queue)
     }
     let range = start..<chain.readable.segmentCount
@@ -113,7 +124,7 @@ struct BlockFlights: ~Copyable {
     if queued == .queued {
       _ = slots.insert(flight)
     } else {
-      let outcome = finishHere(&flight)
+      let outcome = finishHere(&flight, in: &queue)
       work.complete(flight.chain, outcome, in: &queue)
     }
   }
@@ -145,8 +156,13 @@ struct BlockFlights: ~Copyable {
     }
   }
 
-  /// Does what is left of a request on the spot.
-  private func finishHere(_ flight: inout BlockFlight) -> BlockOutcome {
+  /// Does what is left of a request on the spot, which may take as long as it takes.
+  private func finishHere(_ flight: inout BlockFlight, in queue: inout Virtqueue) -> BlockOutcome {
+    queue.letGo()
+    defer {
+      queue.takeHold()
+      queue.lookAtClock()
+    }
     switch flight.kind {
     case .read: return work.read(&flight.chain, at: flight.position, count: flight.count, from: flight.done)
     case .write(let durable):
@@ -163,13 +179,25 @@ struct BlockFlights: ~Copyable {
   mutating func reap(into queue: inout Virtqueue) {
     drain(into: &queue)
     submit(into: &queue)
+    callOffMore(from: &queue)
   }
 
+  /// Until the kernel has nothing for us: it does only part of its deferred work at a time, and signals the event for none of
+  /// the rest. Or until a turn's work is done, and the event brings us back.
   private mutating func drain(into queue: inout Virtqueue) {
-    while ring.reap(into: &completions) > 0 {
+    var (completionsLeft, looksLeft) = (Self.completionsPerTurn, Self.looksPerTurn)
+    while true {
+      let count = reap(&queue)
       for i in completions.indices {
         let (tag, result) = (completions.tag(i), completions.result(i))
         if let flight = slots.remove(Int(truncatingIfNeeded: tag)) { advance(flight, result, in: &queue) }
+      }
+      guard ring.hasPendingWork else { return }
+      completionsLeft -= count
+      looksLeft -= 1
+      if completionsLeft <= 0 || looksLeft <= 0 {
+        event.signal()
+        return
       }
     }
   }
@@ -181,7 +209,7 @@ struct BlockFlights: ~Copyable {
     switch landing {
     case .done: outcome = BlockOutcome(status: .ok, filled: flight.filled)
     case .more: return proceed(flight, in: &queue)
-    case .elsewhere: outcome = finishHere(&flight)
+    case .elsewhere: outcome = finishHere(&flight, in: &queue)
     case .failed(let call, let number):
       work.disk.faults.report("\(HostError(call, errno: number, subject: work.disk.file.path))")
       outcome = BlockOutcome(status: .ioError, filled: flight.filled)
@@ -201,11 +229,8 @@ struct BlockFlights: ~Copyable {
   /// Hands queued requests over. What the host does at once is completed at once.
   private mutating func submit(into queue: inout Virtqueue, reaping: Bool = true) {
     while ring.unsubmitted > 0 {
-      do throws(HostError) {
-        try ring.submit()
-      } catch {
-        // Out of some resource for the moment. The event brings us back, whatever happens to the others.
-        work.disk.faults.report("\(error)")
+      guard handOver(&queue) else {
+        // The event brings us back, whatever happens to the others.
         event.signal()
         return
       }
@@ -213,38 +238,47 @@ struct BlockFlights: ~Copyable {
     }
   }
 
-  /// Waits until one request ends.
-  private mutating func wait(into queue: inout Virtqueue) {
+  /// The call itself. What the host has at hand it copies at once, for many requests together: the round lets go meanwhile. False
+  /// when the host is out of some resource for the moment.
+  private mutating func handOver(_ queue: inout Virtqueue) -> Bool {
+    queue.letGo()
+    defer { queue.takeHold() }
     do throws(HostError) {
-      try ring.submitAndWait(1, timeout: .seconds(1))
+      try ring.submit()
+      return true
     } catch {
       work.disk.faults.report("\(error)")
+      return false
     }
-    drain(into: &queue)
   }
 
-  /// Cancels what the host has not begun or can be kept from, and leaves it to whoever takes over; waits for the rest.
-  mutating func handOver(from queue: inout Virtqueue) {
-    isLeaving = true
-    for slot in 0..<slots.capacity where slots.update(slot, { _ in }) {
-      if ring.cancel(UInt64(slot), tag: Self.noFlight) == .full { wait(into: &queue) }
-    }
-    while slots.count > 0 { wait(into: &queue) }
-    isLeaving = false
+  /// Takes completions; deferred work, such as copying what was read, is done by the call, if there is some.
+  private mutating func reap(_ queue: inout Virtqueue) -> Int {
+    guard ring.hasPendingWork else { return ring.reap(into: &completions) }
+    queue.letGo()
+    defer { queue.takeHold() }
+    return ring.reap(into: &completions)
   }
 
-  /// Waits until no request is left. After ten seconds those that still can be are cancelled, and fail.
-  mutating func finish(into queue: inout Virtqueue) {
-    let patience = ContinuousClock.now + .seconds(10)
-    var hasCancelled = false
-    while slots.count > 0 {
-      wait(into: &queue)
-      if !hasCancelled, slots.count > 0, ContinuousClock.now > patience {
-        hasCancelled = true
-        for slot in 0..<slots.capacity where ring.cancel(UInt64(slot), tag: Self.noFlight) == .full {
-          wait(into: &queue)
-        }
+  /// Cancels what the host has not begun or can be kept from; the rest ends by itself. With `leaving` what is cancelled is left to
+  /// whoever takes over, otherwise it fails.
+  mutating func callOff(leaving: Bool, from queue: inout Virtqueue) {
+    if leaving { isLeaving = true }
+    unwanted = 0..<slots.capacity
+    reap(into: &queue)
+  }
+
+  private mutating func callOffMore(from queue: inout Virtqueue) {
+    while let slot = unwanted.first {
+      if slots.update(slot, { _ in }), ring.cancel(UInt64(slot), tag: Self.noFlight) == .full {
+        let before = ring.unsubmitted
+        submit(into: &queue)
+        // Without room now, completions bring us back.
+        if before == 0 || ring.unsubmitted > 0 { return }
+        continue
       }
+      unwanted = slot + 1..<unwanted.upperBound
     }
+    submit(into: &queue)
   }
 }

@@ -17,6 +17,8 @@ final class BlockHandler: QueueHandler {
 
   private static func run(_ work: BlockWork, _ queue: inout Virtqueue) throws(QueueError) {
     work.begin(on: queue)
+    // Memory has nothing to wait for. Elsewhere mappings are let go meanwhile, but for the chain's own.
+    let mayWait = !work.disk.file.isMemory
     var left = batch
     while left > 0, var chain = try queue.next() {
       left -= 1
@@ -24,25 +26,37 @@ final class BlockHandler: QueueHandler {
         try work.refuse(chain, in: &queue)
         continue
       }
-      let outcome: BlockOutcome
-      switch BlockRequest(chain, work.terms, sectorCount: work.disk.sectorCount) {
-      case .read(let position, let count): outcome = work.read(&chain, at: position, count: count)
-      case .write(let position, let count): outcome = work.write(&chain, at: position, count: count, durable: work.isDurable)
-      case .getID: outcome = work.getID(chain)
-      case .flush:
-        // Slow: what was done before it is shown first, and what comes after it waits for the next round.
-        queue.publish()
-        left = 0
-        outcome = work.flush()
-      case .discard(let ranges): outcome = work.perform(.discard, chain, ranges: ranges)
-      case .writeZeroes(let ranges): outcome = work.perform(.writeZeroes, chain, ranges: ranges)
-      case .secureErase(let ranges): outcome = work.perform(.secureErase, chain, ranges: ranges)
-      case .refused(let status): outcome = BlockOutcome(status: status)
-      case .withoutStatus:
+      let request = BlockRequest(chain, work.terms, sectorCount: work.disk.sectorCount)
+      if case .withoutStatus = request {
         try work.refuse(chain, in: &queue)
         continue
       }
+      // What comes after a flush waits for the next round, and what was done before it is shown first.
+      if case .flush = request {
+        queue.publish()
+        left = 0
+      }
+      if mayWait { queue.letGo() }
+      let outcome = perform(request, work, &chain)
+      if mayWait {
+        queue.takeHold()
+        queue.lookAtClock()
+      }
       work.complete(chain, outcome, in: &queue)
+    }
+  }
+
+  private static func perform(_ request: BlockRequest, _ work: BlockWork, _ chain: inout DescriptorChain) -> BlockOutcome {
+    switch request {
+    case .read(let position, let count): work.read(&chain, at: position, count: count)
+    case .write(let position, let count): work.write(&chain, at: position, count: count, durable: work.isDurable)
+    case .getID: work.getID(chain)
+    case .flush: work.flush()
+    case .discard(let ranges): work.perform(.discard, chain, ranges: ranges)
+    case .writeZeroes(let ranges): work.perform(.writeZeroes, chain, ranges: ranges)
+    case .secureErase(let ranges): work.perform(.secureErase, chain, ranges: ranges)
+    case .refused(let status): BlockOutcome(status: status)
+    case .withoutStatus: .ioError
     }
   }
 }

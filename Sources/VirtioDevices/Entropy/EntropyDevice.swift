@@ -25,6 +25,7 @@ final class EntropyHandler: QueueHandler {
       // A chain whose memory cannot be reached has none, and ends with 0 bytes.
       let written = Self.fill(chain.writable)
       queues[index].complete(chain, written: written)
+      queues[index].lookAtClock()
     }
   }
 

@@ -12,6 +12,8 @@ final class IOMMURequestHandler: QueueHandler {
     while let chain = try queues[index].next() {
       let written = serve(chain.readable, chain.writable)
       queues[index].complete(chain, written: written)
+      // An unmap waits for whoever uses the pages.
+      queues[index].lookAtClock()
     }
   }
 

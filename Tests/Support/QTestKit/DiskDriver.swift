@@ -66,7 +66,10 @@ public final class DiskDriver {
   }
 
   /// A driver's state for one queue of a device that is negotiated already; the caller sets DRIVER_OK when all queues are there.
-  public init(_ function: VirtioFunction, _ memory: DeviceMemory, queue: UInt16, ring: any LiteralRing, features: UInt64) throws(QTestError) {
+  /// - `vector`: the MSI-X vector of the queue's notifications; 0xffff for none.
+  public init(
+    _ function: VirtioFunction, _ memory: DeviceMemory, queue: UInt16, ring: any LiteralRing, features: UInt64, vector: UInt16 = 0xffff
+  ) throws(QTestError) {
     self.function = function
     self.memory = memory
     self.queue = queue
@@ -78,7 +81,7 @@ public final class DiskDriver {
     statuses = try memory.allocate(slots)
     tables = memory.table == nil ? try memory.allocate(slots * Int(Self.tableSize)) : memory.reserve(slots * Int(Self.tableSize) / 4096 + 1)
     let areas = ring.areas
-    try function.enableQueue(queue, size: ring.size, descriptor: areas.descriptor, driver: areas.driver, device: areas.device)
+    try function.enableQueue(queue, size: ring.size, descriptor: areas.descriptor, driver: areas.driver, device: areas.device, vector: vector)
     notification = try function.notificationAddress(queue)
   }
 

@@ -42,18 +42,23 @@ public final class DiskMachine {
   public let vtd: VTd?
   public private(set) var disks: [Disk] = []
   private var nextDomain: UInt16 = 1
+  private var properties: [String] = []
 
   /// - `queuedInvalidation`: off, only the registers invalidate; QEMU wants one or the other.
+  /// - `monitored`: with a monitor, for `replug(_:)`.
   /// - `addressBits`: 39 or 48 bits of device address, or nil for a machine without an IOMMU.
-  public init(_ options: [DiskOptions], addressBits: Int? = 48, memory: Int = 64, queuedInvalidation: Bool = true, lifetime: Double = 60) throws(QTestError) {
+  public init(_ options: [DiskOptions], addressBits: Int? = 48, memory: Int = 64, queuedInvalidation: Bool = true, monitored: Bool = false, lifetime: Double = 60) throws(QTestError) {
     scratch = try Scratch()
     var arguments: [String] = []
+    var words: [String] = []
+    // Slots that their own registers switch, and not ACPI.
+    if monitored { arguments += ["-global", "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off"] }
     if let addressBits { arguments += ["-device", "intel-iommu,intremap=off,device-iotlb=on,aw-bits=\(addressBits)"] }
     var parts: [(image: DiskImage, server: DiskServer?)] = []
     for (index, disk) in options.enumerated() {
       let image = if let running = disk.running { running.image } else { try DiskImage(in: scratch, sectors: disk.sectors, name: "disk\(index)", seed: disk.seed) }
       var properties =
-        "bus=rp\(index),disable-legacy=on,iommu_platform=\(disk.platform ? "on" : "off"),ats=\(disk.ats ? "on" : "off")"
+        "id=disk\(index),bus=rp\(index),disable-legacy=on,iommu_platform=\(disk.platform ? "on" : "off"),ats=\(disk.ats ? "on" : "off")"
         + ",packed=\(disk.packed ? "on" : "off"),queue-size=\(disk.queueSize),num-queues=\(disk.queues)"
       arguments += ["-device", "pcie-root-port,id=rp\(index),chassis=\(index + 1),slot=\(index + 1),addr=\(4 + index)"]
       if disk.backend == .qemu {
@@ -73,8 +78,10 @@ public final class DiskMachine {
         parts.append((image, server))
       }
       arguments += ["-device", properties]
+      words.append(properties)
     }
-    qemu = try QEMU(memory: memory, arguments, scratch: scratch, lifetime: lifetime)
+    properties = words
+    qemu = try QEMU(memory: memory, arguments, scratch: scratch, monitored: monitored, lifetime: lifetime)
     pci = PCI(qemu)
     try pci.openExtendedSpace()
     vtd = addressBits == nil ? nil : try VTd(qemu)
@@ -99,6 +106,45 @@ public final class DiskMachine {
     try vtd.attach(disk.function.address.requester, to: table, deviceTLB: disk.hasATS)
     try vtd.invalidateContexts()
     return DeviceMemory(qemu, table, top: top)
+  }
+
+  /// Pulls a disk out of its port, with the driver's consent, and puts another one in on the same socket, which its back-end did not
+  /// see closed. Needs a machine with a monitor.
+  public func replug(_ index: Int) throws(QTestError) {
+    let old = disks[index]
+    guard old.server != nil else { throw .missing("a disk on a socket") }
+    let monitor = try qemu.openMonitor()
+    let port = PCIAddress(bus: 0, device: UInt8(4 + index))
+    try monitor.command("device_del", "{\"id\":\"disk\(index)\"}")
+    // The driver's consent: it switches the slot off.
+    try pci.setPower(port, false)
+    try monitor.take("DEVICE_DELETED")
+    let properties = properties[index].split(separator: ",").map { word in
+      let parts = word.split(separator: "=", maxSplits: 1)
+      return parts.count == 1 ? "\"driver\":\"\(word)\"" : "\"\(parts[0])\":\(Self.json(String(parts[1])))"
+    }
+    // QEMU says that the old one is gone a moment before it lets go of the socket.
+    try qemu.wait(for: "the old disk's socket") { () throws(QTestError) in
+      do throws(QTestError) {
+        try monitor.command("device_add", "{\(properties.joined(separator: ","))}")
+        return true
+      } catch .refused(_, let answer) where answer.contains("is in use") {
+        return false
+      }
+    }
+    try pci.setPower(port, true)
+    let address = old.function.address
+    try pci.reopen(address)
+    let hasATS = try pci.enableATS(address)
+    disks[index] = Disk(function: try VirtioFunction(pci, address), image: old.image, server: old.server, hasATS: hasATS)
+  }
+
+  private static func json(_ word: String) -> String {
+    switch word {
+    case "on": "true"
+    case "off": "false"
+    default: Int(word) == nil ? "\"\(word)\"" : word
+    }
   }
 
   /// Memory for a disk with no IOMMU in front of it, or that passes it by.

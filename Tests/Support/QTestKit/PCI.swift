@@ -20,7 +20,8 @@ public struct PCIAddress: Hashable, Sendable {
 public final class PCI {
   let qemu: QEMU
   private var nextBus: UInt8 = 1
-  private var nextWindow: UInt64 = 0xe000_0000
+  private var nextWindow = firstWindow
+  private static let firstWindow: UInt64 = 0xe000_0000
   private static let extendedBase: UInt64 = 0xb000_0000
   private static let windowSize: UInt64 = 0x20_0000
 
@@ -110,6 +111,31 @@ public final class PCI {
     let window = nextWindow
     nextWindow += Self.windowSize
     try assign(function, from: window, below: window + Self.windowSize)
+  }
+
+  /// Gives the function behind an open root port its base addresses once more, after another one was put there.
+  public func reopen(_ function: PCIAddress) throws(QTestError) {
+    let window = Self.firstWindow + UInt64(function.bus - 1) * Self.windowSize
+    try assign(function, from: window, below: window + Self.windowSize)
+  }
+
+  /// Switches the power of a root port's slot, as an operating system does when it lets go of what is there, and when it takes what was put there.
+  public func setPower(_ port: PCIAddress, _ on: Bool) throws(QTestError) {
+    guard let express = try capabilities(port, id: 0x10).first else { throw .missing("a slot at \(port)") }
+    // The power controller's bit says off; its indicator is 1 for on and 3 for off.
+    let control = try read(port, express + 0x18, as: UInt16.self) & ~0x700
+    try write(port, express + 0x18, control | (on ? 0x100 : 0x700))
+  }
+
+  /// Turns MSI-X on with one vector, whose message is these four bytes at this address of guest memory.
+  public func enableVector(_ at: PCIAddress, address: UInt64, data: UInt32) throws(QTestError) {
+    guard let capability = try capabilities(at, id: 0x11).first else { throw .missing("MSI-X at \(at)") }
+    let place = try read(at, capability + 4, as: UInt32.self)
+    let entry = try base(at, Int(place & 7)) + UInt64(place & ~7)
+    for (offset, value) in [(0, UInt32(truncatingIfNeeded: address)), (4, UInt32(truncatingIfNeeded: address >> 32)), (8, data), (12, 0)] as [(UInt64, UInt32)] {
+      try qemu.store(entry + offset, value)
+    }
+    try write(at, capability + 2, read(at, capability + 2, as: UInt16.self) & ~0x4000 | 0x8000)
   }
 
   /// Bus mastering of a function: off, it may not touch memory.

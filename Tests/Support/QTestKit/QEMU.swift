@@ -13,23 +13,38 @@ public final class QEMU {
   /// Pages of guest memory nobody uses yet.
   public let frames: Frames
   private let channel: QTestChannel
+  private var monitor: Monitor?
 
   /// Starts a q35 machine with these devices.
   /// - `memory`: MiB of guest memory; a memfd, as vhost-user needs it.
   /// - `devices`: arguments after the machine's own.
   /// - `lifetime`: seconds after which QEMU is killed.
-  public init(memory: Int = 64, _ devices: [String], scratch: Scratch, lifetime: Double = 60) throws(QTestError) {
+  /// - `monitored`: with a monitor; one such machine a scratch folder.
+  public init(memory: Int = 64, _ devices: [String], scratch: Scratch, monitored: Bool = false, lifetime: Double = 60) throws(QTestError) {
     guard let path = Self.path else { throw .missing(Self.absence) }
     self.scratch = scratch
     let image = try scratch.write(HaltImage.bytes, to: "halt-\(UInt32.random(in: 0...UInt32.max)).bin")
-    let arguments = [
+    var arguments = [
       "-nodefaults", "-no-user-config", "-display", "none", "-accel", "tcg", "-bios", image,
       "-m", "\(memory)M", "-object", "memory-backend-memfd,id=mem,size=\(memory)M,share=on",
       "-machine", "q35,memory-backend=mem", "-qtest", "stdio", "-qtest-log", "none",
     ]
+    if monitored {
+      let path = scratch.file("monitor")
+      try Monitor.makePipes(path, in: scratch)
+      arguments += ["-chardev", "pipe,id=monitor,path=\(path)", "-mon", "chardev=monitor,mode=control"]
+    }
     channel = QTestChannel(try Program(path, arguments + devices, in: scratch, lifetime: lifetime))
     frames = Frames(from: 0x10_0000, to: UInt64(memory) << 20)
     try channel.command("readb 0x0")  // QEMU answers once every device exists, or it is gone
+  }
+
+  /// Its monitor, if it was started with one.
+  public func openMonitor() throws(QTestError) -> Monitor {
+    if let monitor { return monitor }
+    let new = try Monitor(scratch.file("monitor"))
+    monitor = new
+    return new
   }
 
   /// What QEMU wrote to its error output so far.

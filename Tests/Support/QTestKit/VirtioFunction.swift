@@ -89,10 +89,13 @@ public final class VirtioFunction {
   }
 
   /// Writes size and areas of a queue and enables it.
-  public func enableQueue(_ index: UInt16, size: UInt16, descriptor: UInt64, driver: UInt64, device: UInt64) throws(QTestError) {
+  /// - `vector`: the MSI-X vector of its notifications; 0xffff for none.
+  public func enableQueue(
+    _ index: UInt16, size: UInt16, descriptor: UInt64, driver: UInt64, device: UInt64, vector: UInt16 = 0xffff
+  ) throws(QTestError) {
     try qemu.store(common + 0x16, index)
     try qemu.store(common + 0x18, size)
-    try qemu.store(common + 0x1a, UInt16(0xffff))
+    try qemu.store(common + 0x1a, vector)
     for (offset, area) in [(0x20 as UInt64, descriptor), (0x28, driver), (0x30, device)] {
       try qemu.store(common + offset, UInt32(truncatingIfNeeded: area))
       try qemu.store(common + offset + 4, UInt32(truncatingIfNeeded: area >> 32))

@@ -1,4 +1,5 @@
 public import DMA
+import HostIO
 public import Virtio
 
 /// A device and its queues in the calling thread: no descriptors, no timers, every round when the test says so.
@@ -79,16 +80,33 @@ public final class DeviceHarness {
   /// Stops a queue as a transport does: what is in flight is finished first.
   @discardableResult public func stop(_ index: Int) -> QueueState? {
     guard queues.isRunning(index) else { return nil }
+    queues[index].close(leavingReplays: false)
     for i in range where queues.isRunning(i) && !failed.contains(i) {
       do throws(QueueError) { try queues[i].beginRound() } catch { fail(i, error) }
     }
-    handler.finish(&queues)
+    handler.stop(index, .finish, in: &queues)
+    awaitEnds(of: index)
     for i in range where queues.isRunning(i) {
       if queues[i].takeCall() { calls[i, default: 0] += 1 }
       if i != index { _ = queues[i].armKick() }
       queues[i].endRound()
     }
     return queues.remove(index)?.state
+  }
+
+  /// Lets the handler work until it holds no chain of a queue, or nothing happens any more: a device may be wrong.
+  private func awaitEnds(of index: Int) {
+    let watched = handler.watched
+    guard !watched.isEmpty, let poller = try? Poller() else { return }
+    for one in watched { try? poller.add(one.descriptor, token: one.token) }
+    var ready = ReadySet()
+    let end = ContinuousClock.now + .seconds(20)
+    while queues[index].inFlight > 0, ContinuousClock.now < end {
+      guard (try? poller.wait(into: &ready, timeout: .seconds(2))) ?? 0 > 0 else { return }
+      for i in ready.indices {
+        do throws(QueueError) { try handler.ready(ready.token(i), in: &queues) } catch { fail(index, error) }
+      }
+    }
   }
 
   /// Stops every queue and forgets where they were (§2.4).

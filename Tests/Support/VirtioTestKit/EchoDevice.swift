@@ -64,7 +64,7 @@ final class EchoHandler: QueueHandler {
     for _ in 0..<min(token, UInt64(tags.count)) { answer(&queues) }
   }
 
-  func finish(_ queues: inout QueueSet) {
+  func stop(_ index: Int, _ step: StopStep, in queues: inout QueueSet) {
     while !tags.isEmpty { answer(&queues) }
   }
 

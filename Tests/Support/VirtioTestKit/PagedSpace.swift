@@ -23,8 +23,6 @@ public final class PagedSpace: DMASpace {
     var waiters: [any TranslationWaiter] = []
     var asked: [Question] = []
     var faults: [DMAFault] = []
-    var hits: UInt64 = 0
-    var misses: UInt64 = 0
   }
   public let fence = TranslationFence()
   public let memory: GuestMemory
@@ -32,6 +30,7 @@ public final class PagedSpace: DMASpace {
   /// Bytes a page: 4096, or less to make runs smaller than the caches' granularity.
   public let granule: UInt64
   private let state = Mutex(State())
+  private let lookUps = LookUpLedger()
 
   /// - Parameter table: also enter mappings into a radix table that queues walk by themselves.
   public init(_ memory: GuestMemory, granule: UInt64 = 4096, table: Bool = false) {
@@ -42,6 +41,7 @@ public final class PagedSpace: DMASpace {
   }
 
   public var dirtyLog: DirtyLog? { memory.dirtyLog }
+  public var ledger: LookUpLedger? { lookUps }
 
   /// Maps whole pages, replacing what was there without waiting for its users (see ``unmap(_:byteCount:)``).
   public func map(_ address: DMAAddress, byteCount: Int, to guest: GuestAddress, _ permissions: DMAPermissions = .readWrite) {
@@ -106,7 +106,7 @@ public final class PagedSpace: DMASpace {
   public var faults: [DMAFault] { state.withLock { $0.faults } }
   public func forgetFaults() { state.withLock { $0.faults = [] } }
   public func forgetAsked() { state.withLock { $0.asked = [] } }
-  public var counts: (hits: UInt64, misses: UInt64) { state.withLock { ($0.hits, $0.misses) } }
+  public var counts: LookUpLedger.Sum { lookUps.sum }
 
   private func run(_ address: UInt64, _ state: borrowing State) -> HostRun? {
     guard let page = state.pages[address / granule], let region = memory.run(at: page.guest) else { return nil }
@@ -141,13 +141,6 @@ public final class PagedSpace: DMASpace {
       return .success(run)
     }
     return try answer.get()
-  }
-
-  public func record(hits: UInt64, misses: UInt64) {
-    state.withLock { state in
-      state.hits &+= hits
-      state.misses &+= misses
-    }
   }
 
   public func report(_ fault: DMAFault) { state.withLock { $0.faults.append(fault) } }

@@ -1,0 +1,65 @@
+// What a queue does about pages that neither its cache nor the space's table knows: it asks the space, which may have to ask a
+// peer. A walk that meets such a page goes on, to ask for all it can, and is done again when the answers are in.
+extension IOTLB {
+  /// Pages without an answer that one walk meets before it stops asking. More of them wait for the next walk, so that what is
+  /// asked for at one time is bounded whatever a chain's size; and there are so many that walking again costs little for each.
+  public static var asksPerWalk: Int { 4096 }
+
+  /// Whether asking for more makes sense in this walk.
+  public var mayAsk: Bool { asksLeft > 0 }
+
+  /// Asks the space.
+  mutating func ask(_ a: UInt64, _ access: DMAAccess) throws(DMAInterruption) -> HostRun {
+    guard asksLeft > 0 else { throw .pending }
+    misses &+= 1
+    let run: HostRun
+    do throws(DMAInterruption) {
+      run = try space.translate(DMAAddress(a), for: access, waking: waiter)
+    } catch {
+      hasAsked = true
+      if case .pending = error { asksLeft -= 1 }
+      throw error
+    }
+    guard run.permissions.allows(access) else {
+      throw .fault(DMAFault(address: DMAAddress(a), access: access, reason: .permission))
+    }
+    return run
+  }
+
+  /// Asks for the pages that are missing among those after the first of `count` bytes at `address`, so that their answers come
+  /// together with the first one's. Nothing is resolved. Returns why one of them cannot be reached, if that is known.
+  public mutating func askAhead(_ address: DMAAddress, count: UInt64, for access: DMAAccess) -> DMAFault? {
+    guard count > 0, address.rawValue <= .max - (count - 1) else { return nil }
+    let last = address.rawValue + (count - 1)
+    var known = address.rawValue | 4095
+    while known < last, mayAsk {
+      let page = known + 1
+      // Safe: the table is held by this value, and its nodes live until a drain, which waits for this round.
+      if let root = unsafe root {
+        let entry = unsafe TranslationTable.look(root, page)
+        if entry.word & Self.needed(access) == Self.needed(access) {
+          known = page | ((1 << entry.shift) - 1)
+          continue
+        }
+      }
+      do throws(DMAInterruption) {
+        _ = try ask(page, access)
+      } catch {
+        if case .fault(let fault) = error { return fault }
+      }
+      known = page | 4095
+    }
+    return nil
+  }
+
+  /// Ends a walk. `repeats`: it is to be done again when what it asked for is answered. Costs nothing where nothing was asked.
+  @inlinable public mutating func endWalk(repeats: Bool) {
+    if hasAsked { endAskingWalk(repeats) }
+  }
+
+  @usableFromInline mutating func endAskingWalk(_ repeats: Bool) {
+    asksLeft = Self.asksPerWalk
+    hasAsked = repeats
+    space.walkEnded(waiter, repeats: repeats)
+  }
+}

@@ -1,0 +1,51 @@
+/// What a round of one queue takes at most: 256 chains, and about a millisecond.
+///
+/// A driver that makes buffers available as fast as they are taken would otherwise keep the queue's thread from everything else:
+/// completions, commands, unmaps, the other queues of its group. The clock is looked at after chains that make 128
+/// descriptors or 8 MiB together, and after each thing that a handler calls slow (``Virtqueue/lookAtClock()``). The first look of
+/// a round starts its millisecond: rounds with little to do never look.
+struct RoundBudget {
+  static var chains: Int { 256 }
+  static var time: Duration { .milliseconds(1) }
+  private static var weightPerLook: Int { 128 }
+
+  private var chainsLeft = 0
+  private var weight = 0
+  private var end: ContinuousClock.Instant?
+
+  mutating func begin() {
+    chainsLeft = Self.chains
+    weight = 0
+    end = nil
+  }
+
+  /// Nothing more is to be taken in this round.
+  var isSpent: Bool { chainsLeft == 0 }
+
+  /// Whether another chain may be taken. It is counted.
+  @inline(__always) mutating func take() -> Bool {
+    if chainsLeft == 0 || weight >= Self.weightPerLook && isLate() { return false }
+    chainsLeft &-= 1
+    return true
+  }
+
+  /// A chain of so much was taken.
+  @inline(__always) mutating func add(descriptors: Int, bytes: UInt64) {
+    weight &+= descriptors &+ Int(truncatingIfNeeded: bytes &>> 16)
+  }
+
+  /// The next chain waits for a look at the clock.
+  mutating func demandLook() { weight = Self.weightPerLook }
+
+  private mutating func isLate() -> Bool {
+    weight = 0
+    let now = ContinuousClock.now
+    guard let end else {
+      end = now + Self.time
+      return false
+    }
+    if now < end { return false }
+    chainsLeft = 0
+    return true
+  }
+}

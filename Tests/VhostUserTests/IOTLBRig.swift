@@ -1,0 +1,86 @@
+import DMA
+import HostIO
+import Synchronization
+import Testing
+@testable import VhostUser
+
+/// Whoever is asked for translations, and remembers it.
+final class Asked: Sendable {
+  private let state = Mutex<(messages: [IOTLBMessage], questions: [PendingMisses.Question], isThere: Bool)>(([], [], true))
+  func take(_ message: IOTLBMessage, _ question: PendingMisses.Question?) -> Bool {
+    state.withLock { state in
+      guard state.isThere else { return false }
+      state.messages.append(message)
+      if let question { state.questions.append(question) }
+      return true
+    }
+  }
+  func setThere(_ isThere: Bool) { state.withLock { $0.isThere = isThere } }
+  var messages: [IOTLBMessage] { state.withLock { $0.messages } }
+  var questions: [PendingMisses.Question] { state.withLock { $0.questions } }
+  func forget() { state.withLock { ($0.messages, $0.questions) = ([], []) } }
+}
+
+final class RungBell: TranslationWaiter {
+  private let count = Atomic<Int>(0)
+  func translationArrived() { count.add(1, ordering: .relaxed) }
+  var rings: Int { count.load(ordering: .relaxed) }
+}
+
+/// A space over one region whose front-end addresses are far from its guest addresses.
+struct IOTLBRig {
+  static let frontend: UInt64 = 0x7e00_0000_0000
+  static let regionBytes: UInt64 = 1 << 20
+  let memory = GuestMemory()
+  let asked = Asked()
+  let space: IOTLBSpace
+
+  init(maxNodes: Int = 1 << 15) throws {
+    let mapping = try HostMapping(anonymous: Int(Self.regionBytes))
+    try memory.add(
+      MemoryRegion(guestAddress: GuestAddress(0), frontendAddress: FrontendAddress(Self.frontend), byteCount: Self.regionBytes, mapping: mapping))
+    let asked = asked
+    space = IOTLBSpace(memory: memory, maxNodes: maxNodes, ask: { asked.take($0, $1) })
+    // Each page of memory says which it is.
+    for page in 0..<Self.regionBytes / 4096 {
+      let word = [UInt8(truncatingIfNeeded: page), UInt8(page >> 8)]
+      precondition(memory.copy(word.span, to: GuestAddress(page * 4096)) == 2)
+    }
+  }
+
+  func update(_ address: UInt64, page: UInt64, pages: UInt64 = 1, _ permission: IOTLBMessage.Permission = [.read, .write]) -> IOTLBMessage {
+    IOTLBMessage(kind: .update, address: address, size: pages * 4096, frontendAddress: Self.frontend + page * 4096, permission: permission)
+  }
+
+  func invalidate(_ address: UInt64, _ size: UInt64) throws {
+    try space.apply(IOTLBMessage(kind: .invalidate, address: address, size: size, frontendAddress: 0xdead_beef, permission: .init(rawValue: 178)))
+  }
+
+  func outcome(_ address: UInt64, _ access: DMAAccess = .read, _ bell: RungBell? = nil) -> DMAInterruption? {
+    do throws(DMAInterruption) {
+      _ = try space.translate(DMAAddress(address), for: access, waking: bell)
+      return nil
+    } catch {
+      return error
+    }
+  }
+
+  /// Which page of memory an address leads to; nil if it has to be asked for or faults.
+  func page(_ address: UInt64, _ access: DMAAccess = .read) -> UInt16? {
+    var cache = IOTLB(space)
+    _ = cache.beginRound()
+    defer { cache.endRound() }
+    do throws(DMAInterruption) {
+      return try cache.ring(DMAAddress(address), count: 2, for: access).load16(at: 0)
+    } catch {
+      return nil
+    }
+  }
+
+  func fault(_ address: UInt64, _ access: DMAAccess, _ reason: DMAFault.Reason) -> DMAInterruption {
+    .fault(DMAFault(address: DMAAddress(address), access: access, reason: reason))
+  }
+
+  /// What the table allows at an address, without asking for it.
+  func granted(_ address: UInt64) -> DMAPermissions { space.table?.run(at: DMAAddress(address))?.permissions ?? [] }
+}
