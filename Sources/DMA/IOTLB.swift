@@ -323,9 +323,13 @@
     notes.append(address.rawValue...(last.overflow ? .max : last.partialValue))
   }
 
+  /// How many pieces were noted since the last time.
+  package var noteCount: Int { notes.count }
+
   /// What was noted since the last time.
   public mutating func takeNotes() -> [ClosedRange<UInt64>] {
-    defer { notes.removeAll(keepingCapacity: true) }
+    // A chain of tens of thousands of pieces is not to cost room for as many from then on.
+    defer { notes.removeAll(keepingCapacity: notes.count <= 256) }
     return notes
   }
 

@@ -147,6 +147,7 @@ extension Virtqueue {
     round.add(descriptors: walk.count, bytes: walk.total)
     if iotlb.servesOneChain { ranges[sequence] = iotlb.takeNotes() }
     counts.requests &+= 1
+    held.take(HoldBudget.weight(capacity: walk.list.room, notes: ranges[sequence]?.count ?? 0))
     return DescriptorChain(
       id: id, slots: slots, sequence: sequence, record: record, memory: walk.list.seal(iotlb, fault: fault))
   }
