@@ -36,7 +36,10 @@ import Synchronization
   }
 
   /// Whether a drain began since ``begin()``: then end the round and begin another.
-  @inlinable public var isStale: Bool { unsafe load64(fence.words) != generation }
+  @inlinable public var isStale: Bool {
+    // Safe: the fence's words live as long as the fence, which this value holds.
+    unsafe load64(fence.words) != generation
+  }
 
   /// Ends a round. Chains popped in it go on holding their pages.
   public mutating func end() {
