@@ -1,8 +1,10 @@
-// What a queue does about pages that neither its cache nor the space's table knows: it asks the space, which may have to ask a
-// peer. A walk that meets such a page goes on, to ask for all it can, and is done again when the answers are in.
+// What a queue does about pages that neither its cache nor the space's table knows: it asks the space, which may have
+// to ask a peer. A walk that meets such a page goes on, to ask for all it can, and is done again when the answers are
+// in.
 extension IOTLB {
-  /// Pages without an answer that one walk meets before it stops asking. More of them wait for the next walk, so that what is
-  /// asked for at one time is bounded whatever a chain's size; and there are so many that walking again costs little for each.
+  /// Pages without an answer that one walk meets before it stops asking. More of them wait for the next walk, so that
+  /// what is asked for at one time is bounded whatever a chain's size; and there are so many that walking again costs
+  /// little for each.
   public static var asksPerWalk: Int { 4096 }
 
   /// Whether asking for more makes sense in this walk.
@@ -29,8 +31,9 @@ extension IOTLB {
     return run
   }
 
-  /// Asks for the pages that are missing among those after the first of `count` bytes at `address`, so that their answers come
-  /// together with the first one's. Nothing is resolved. Returns why one of them cannot be reached, if that is known.
+  /// Asks for the pages that are missing among those after the first of `count` bytes at `address`, so that their
+  /// answers come together with the first one's. Nothing is resolved. Returns why one of them cannot be reached, if
+  /// that is known.
   public mutating func askAhead(_ address: DMAAddress, count: UInt64, for access: DMAAccess) -> DMAFault? {
     guard count > 0, address.rawValue <= .max - (count - 1) else { return nil }
     let last = address.rawValue + (count - 1)
@@ -55,8 +58,8 @@ extension IOTLB {
     return nil
   }
 
-  /// Ends a walk. `repeats`: it is to be done again when what it asked for is answered. False if that cannot help, because the
-  /// chain needs more mappings at once than are kept. Costs nothing where nothing was asked.
+  /// Ends a walk. `repeats`: it is to be done again when what it asked for is answered. False if that cannot help,
+  /// because the chain needs more mappings at once than are kept. Costs nothing where nothing was asked.
   @inlinable @discardableResult public mutating func endWalk(repeats: Bool) -> Bool {
     hasAsked ? endAskingWalk(repeats) : true
   }

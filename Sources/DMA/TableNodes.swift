@@ -1,7 +1,8 @@
 internal import CLinux
 
-/// The nodes of a ``TranslationTable``: pages of zeroes, in mappings of their own rather than from the heap, so that the
-/// system has them back when the table is emptied. A heap keeps what it once had: 128 MiB for a guest that mapped sparsely.
+/// The nodes of a ``TranslationTable``: pages of zeroes, in mappings of their own rather than from the heap, so that
+/// the system has them back when the table is emptied. A heap keeps what it once had: 128 MiB for a guest that mapped
+/// sparsely.
 ///
 /// Not thread-safe; its owner locks.
 @safe struct TableNodes: ~Copyable {
@@ -21,7 +22,8 @@ internal import CLinux
     }
   }
 
-  /// The address of 4096 bytes of zeroes at a multiple of 4096, or nil if there is no memory. It lasts as long as this value.
+  /// The address of 4096 bytes of zeroes at a multiple of 4096, or nil if there is no memory. It lasts as long as this
+  /// value.
   mutating func take() -> UInt64? {
     let place = count % Self.nodesPerSlab
     if place == 0 {

@@ -2,7 +2,8 @@
 public struct MappingChange: Sendable {
   /// What to enter, in order: together they cover the run.
   public var pieces: [HostRun] = []
-  /// Whether something that was mapped is not any more, or leads elsewhere, or allows less: whoever uses it has to be waited for.
+  /// Whether something that was mapped is not any more, or leads elsewhere, or allows less: whoever uses it has to be
+  /// waited for.
   public var takesAway = false
   /// Whether anything is different afterwards.
   public var isNews = false
@@ -16,8 +17,8 @@ public struct MappingChange: Sendable {
 }
 
 extension TranslationTable {
-  /// What entering `run` means if of its permissions only `asked` were asked about: these are granted, and those stay that are
-  /// granted already for the same host memory and that `run` allows too.
+  /// What entering `run` means if of its permissions only `asked` were asked about: these are granted, and those stay
+  /// that are granted already for the same host memory and that `run` allows too.
   ///
   /// For whoever alone inserts into the table; queues may look meanwhile. The run is one of whole pages.
   public func change(to run: HostRun, granting asked: DMAPermissions) -> MappingChange {
@@ -26,7 +27,8 @@ extension TranslationTable {
       if let before = change.pieces.last, before.permissions == permissions {
         change.pieces[change.pieces.count - 1].last = last
       } else {
-        change.pieces.append(HostRun(start: first, last: last, host: run.host &+ (first - run.start), permissions: permissions))
+        let host = run.host &+ (first - run.start)
+        change.pieces.append(HostRun(start: first, last: last, host: host, permissions: permissions))
       }
     }
     let granted = run.permissions.intersection(asked)

@@ -1,13 +1,13 @@
 internal import DMA
 
-/// A queue's access that met pages it had to ask for: a chain, or the ring itself. It lasts from the first question until the
-/// access was made or given up, however often the chain is walked meanwhile. What it asked, and what was refused to it, is its
-/// own and ends with it.
+/// A queue's access that met pages it had to ask for: a chain, or the ring itself. It lasts from the first question
+/// until the access was made or given up, however often the chain is walked meanwhile. What it asked, and what was
+/// refused to it, is its own and ends with it.
 final class AskingWalk {
   typealias Key = PendingMisses.Key
 
-  /// Woken when nothing that the walk waits for is open any more. Nil for a look-up that no queue makes, which asks without a
-  /// limit and is never told to end.
+  /// Woken when nothing that the walk waits for is open any more. Nil for a look-up that no queue makes, which asks
+  /// without a limit and is never told to end.
   let waiter: (any TranslationWaiter)?
   /// Questions that it waits for, its own and those of others that it joined.
   var open = 0
@@ -17,8 +17,8 @@ final class AskingWalk {
   var evictions = 0
   var hasEnded = false
 
-  /// Refusals that the walk under way finds, and those that came since it began, or it asked for. Each serves one walk: the
-  /// chain remembers what it found.
+  /// Refusals that the walk under way finds, and those that came since it began, or it asked for. Each serves one walk:
+  /// the chain remembers what it found.
   private var known: Set<Key> = []
   private var fresh: Set<Key> = []
   private var isUnderWay = false

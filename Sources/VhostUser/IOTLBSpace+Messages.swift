@@ -36,9 +36,14 @@ extension IOTLBSpace {
     case .unasked: break
     }
     let asked: DMAPermissions = question.map { $0.key.access == .read ? .read : .write } ?? .readWrite
-    let isNews = servesOneChain ? try enterAsked(runs, asked, question) : try enter(runs, from: first, through: last, asked, question)
+    let isNews =
+      servesOneChain
+      ? try enterAsked(runs, asked, question) : try enter(runs, from: first, through: last, asked, question)
     let granted = permissions.intersection(asked)
-    wake(state.withLock { $0.misses.updated(from: first, through: last, granted: granted, answering: question, isNews: isNews) })
+    wake(
+      state.withLock {
+        $0.misses.updated(from: first, through: last, granted: granted, answering: question, isNews: isNews)
+      })
   }
 
   /// The host memory that an update names, region by region.
@@ -66,7 +71,8 @@ extension IOTLBSpace {
 
   /// Enters what an update names, as far as it was asked for. False if everything was so before.
   private func enter(
-    _ runs: [HostRun], from first: UInt64, through last: UInt64, _ asked: DMAPermissions, _ question: PendingMisses.Question?
+    _ runs: [HostRun], from first: UInt64, through last: UInt64, _ asked: DMAPermissions,
+    _ question: PendingMisses.Question?
   ) throws(ProtocolError) -> Bool {
     var change = MappingChange()
     for run in runs {
@@ -76,19 +82,19 @@ extension IOTLBSpace {
       change.isNews = change.isNews || one.isNews
     }
     guard change.isNews else { return false }
-    // Whatever is taken away is not used any more once the update is acknowledged (R109). Where an access is added to others
-    // there is nothing to wait for.
+    // Whatever is taken away is not used any more once the update is acknowledged (R109). Where an access is added to
+    // others there is nothing to wait for.
     if change.takesAway, remove(from: first, through: last) { fence.drain(from: first, through: last) }
     for run in change.pieces where !run.permissions.isEmpty { try enter(run, question) }
     return true
   }
 
-  /// What entering `run` changes if `asked` was asked for: a page that is read and written is asked about twice, and the second
-  /// answer leaves what the first one granted.
+  /// What entering `run` changes if `asked` was asked for: a page that is read and written is asked about twice, and
+  /// the second answer leaves what the first one granted.
   private func change(to run: HostRun, _ asked: DMAPermissions) -> MappingChange {
-    let odd = state.withLock { state in
-      state.odd.isEmpty ? [] : state.odd.filter { $0.overlaps(from: run.firstAddress.rawValue, through: run.firstAddress.rawValue &+ (run.byteCount &- 1)) }
-    }
+    let first = run.firstAddress.rawValue
+    let last = first &+ (run.byteCount &- 1)
+    let odd = state.withLock { $0.odd.filter { $0.overlaps(from: first, through: last) } }
     if run.isWholePages, odd.isEmpty { return pages.change(to: run, granting: asked) }
     let known = odd.reduce(into: DMAPermissions()) { if $1.leads(whereDoes: run) { $0.formUnion($1.permissions) } }
     var whole = run
@@ -98,7 +104,9 @@ extension IOTLBSpace {
 
   /// Enters only pages that a chain waits for: it gives them back when it is done. Whatever else an update covers, or a second
   /// answer about the same page, would stay, and nobody would ever take it back.
-  private func enterAsked(_ runs: [HostRun], _ asked: DMAPermissions, _ question: PendingMisses.Question?) throws(ProtocolError) -> Bool {
+  private func enterAsked(
+    _ runs: [HostRun], _ asked: DMAPermissions, _ question: PendingMisses.Question?
+  ) throws(ProtocolError) -> Bool {
     for run in runs {
       let start = run.firstAddress.rawValue
       let end = start &+ (run.byteCount &- 1)
@@ -107,7 +115,8 @@ extension IOTLBSpace {
         let address = max(page, start)
         let count = min(end - address, (page | 4095) - address) + 1
         guard
-          let part = run.part(from: address - start, count: count, seenFrom: DMAAddress(address), permissions: run.permissions)
+          let part = run.part(
+            from: address - start, count: count, seenFrom: DMAAddress(address), permissions: run.permissions)
         else { continue }
         for piece in change(to: part, asked).pieces where !piece.permissions.isEmpty { try enter(piece, question) }
       }
@@ -118,8 +127,8 @@ extension IOTLBSpace {
   private func enter(_ run: HostRun, _ question: PendingMisses.Question?) throws(ProtocolError) {
     if pages.insert(run) { return }
     if run.isWholePages {
-      // Full: everything goes, so that the newest is in and its queue makes progress (R117). The rest is asked for again, but
-      // not for ever by a chain that needs more than there is room for.
+      // Full: everything goes, so that the newest is in and its queue makes progress (R117). The rest is asked for
+      // again, but not for ever by a chain that needs more than there is room for.
       counters.withLock { $0.evictions += 1 }
       if let question { state.withLock { $0.misses.evicted(for: question) } }
       pages.removeAll(drained: fence)
@@ -168,8 +177,9 @@ extension IOTLBSpace {
   /// Takes the front-end's answer to a question: a question without an update before it becomes a fault when its access is
   /// tried again.
   ///
-  /// The value of the answer is no matter. Not 0 says that the front-end could not do what it was asked for; then there was no
-  /// update, or the update stands as any other does until it is taken back. 0 without an update has nothing to grant.
+  /// The value of the answer is no matter. Not 0 says that the front-end could not do what it was asked for; then there
+  /// was no update, or the update stands as any other does until it is taken back. 0 without an update has nothing to
+  /// grant.
   func answered(_ question: PendingMisses.Question) {
     wake(state.withLock { $0.misses.answered(question) })
   }

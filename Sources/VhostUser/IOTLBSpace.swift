@@ -7,8 +7,9 @@ internal import Synchronization
 /// says `pending`; the control thread enters the answer and wakes the queues. Nothing here waits for the front-end (R116).
 /// An invalidation ends when no access can use the old mapping, I/O under way included (R110).
 ///
-/// What is granted is what was asked for and what the answer allows, both at once: QEMU's answers always allow both accesses,
-/// whatever its IOMMU would say to the other one (R084, R104). An update that nobody asked for is taken at its word (R106).
+/// What is granted is what was asked for and what the answer allows, both at once: QEMU's answers always allow both
+/// accesses, whatever its IOMMU would say to the other one (R084, R104). An update that nobody asked for is taken at
+/// its word (R106).
 ///
 /// Mappings of whole pages live in the radix tree. Others, which the protocol allows and no front-end is known to send, live
 /// in a short list.

@@ -6,17 +6,18 @@ internal import DMA
 ///                        │
 ///                        └──its answer, no update──▶ refused to the walk that asked ──▶ a fault of its chain
 ///
-/// A question is about a page and one access, and is open until its update or its answer. It is asked once, however many
-/// queues wait for it (R115). A walk is woken when all that it waits for is settled: a chain of many cold pages is walked again
-/// once. A refusal is the walk's that asked and ends with it (``AskingWalk``): who waited too asks for itself, because the guest
-/// may have mapped the page since the question was sent.
+/// A question is about a page and one access, and is open until its update or its answer. It is asked once, however
+/// many queues wait for it (R115). A walk is woken when all that it waits for is settled: a chain of many cold pages is
+/// walked again once. A refusal is the walk's that asked and ends with it (``AskingWalk``): who waited too asks for
+/// itself, because the guest may have mapped the page since the question was sent.
 ///
-/// A front-end answers in the order in which it was asked: its answers carry nothing else that tells them apart. So an update
-/// is the answer to the first question that is open about one of its pages, and grants what that one asked for; a second
-/// question about a page, for the other access, has an update of its own. Both are under way at once: one question about
-/// both accesses would be checked for writing only (QEMU 7.2 to 11.1), and one about neither answered with both.
+/// A front-end answers in the order in which it was asked: its answers carry nothing else that tells them apart. So an
+/// update is the answer to the first question that is open about one of its pages, and grants what that one asked for;
+/// a second question about a page, for the other access, has an update of its own. Both are under way at once. One
+/// question about both would do where a front-end looks both up; QEMU looks up writing only, and answers with both.
 ///
-/// No operation walks through all that is open, but for an update of many pages and ``flush()``. Not thread-safe; its owner locks.
+/// No operation walks through all that is open, but for an update of many pages and ``flush()``. Not thread-safe; its
+/// owner locks.
 struct PendingMisses {
   /// A page and what is wanted of it.
   struct Key: Hashable {
@@ -29,9 +30,9 @@ struct PendingMisses {
     var access: DMAAccess { word & 1 == 0 ? .read : .write }
   }
 
-  /// A question on its way. The number tells it from an earlier one about the same page: the update that settles a question is
-  /// on one socket and its answer on another, so the guest can have unmapped and mapped the page again, and a queue have asked
-  /// again, before the first answer is read.
+  /// A question on its way. The number tells it from an earlier one about the same page: the update that settles a
+  /// question is on one socket and its answer on another, so the guest can have unmapped and mapped the page again, and
+  /// a queue have asked again, before the first answer is read.
   struct Question: Hashable {
     var key: Key
     var number: UInt64
@@ -50,7 +51,8 @@ struct PendingMisses {
   enum Meaning: Equatable {
     /// The answer to this question.
     case answer(Question)
-    /// The answer to a question from before the last flush: whoever asked is gone, and nobody would take it back (R064).
+    /// The answer to a question from before the last flush: whoever asked is gone, and nobody would take it back
+    /// (R064).
     case late(Question)
     /// Nobody asked about any of its pages.
     case unasked
@@ -60,7 +62,8 @@ struct PendingMisses {
   static let openPerQueue = 4096
   /// Questions of all queues that are open at most.
   static let openInAll = 1 << 15
-  /// A walk for which the table was emptied so often ends in a fault. Others may fill the table meanwhile, so once is no proof.
+  /// A walk for which the table was emptied so often ends in a fault. Others may fill the table meanwhile, so once is
+  /// no proof.
   static let evictionsPerWalk = 4
 
   private struct Record {
@@ -121,8 +124,8 @@ struct PendingMisses {
     return walk
   }
 
-  /// Makes a walk wait for a question that is open already. A reader waits for one about writing, too, and then looks again:
-  /// nothing is asked about a page while something is to be known of it.
+  /// Makes a walk wait for a question that is open already. A reader waits for one about writing, too, and then looks
+  /// again: nothing is asked about a page while something is to be known of it.
   private mutating func join(_ key: Key, _ walk: AskingWalk) -> Bool {
     guard let open = records[key.page] else { return false }
     let mine = open.lastIndex { $0.epoch == epoch && $0.access == key.access }
@@ -135,8 +138,8 @@ struct PendingMisses {
     return true
   }
 
-  /// A queue's walk is over, and is to be made again when what it waits for is settled. False if that is no use: the table was
-  /// emptied for it again and again, so it needs more room than there is.
+  /// A queue's walk is over, and is to be made again when what it waits for is settled. False if that is no use: the
+  /// table was emptied for it again and again, so it needs more room than there is.
   @discardableResult mutating func paused(_ queue: (any TranslationWaiter)?) -> Bool {
     guard let walk = walks[queue.map(ObjectIdentifier.init)] else { return true }
     walk.pause()
@@ -200,8 +203,8 @@ struct PendingMisses {
     order.keep { question in open[question.key.page]?.contains { $0.number == question.number } == true }
   }
 
-  /// An update for `first` through `last` is done with: it was the answer to `question`, or to none, and `granted` is allowed on
-  /// its pages now. `isNews`: not only what was so before. Returns who is to try again.
+  /// An update for `first` through `last` is done with: it was the answer to `question`, or to none, and `granted` is
+  /// allowed on its pages now. `isNews`: not only what was so before. Returns who is to try again.
   mutating func updated(
     from first: UInt64, through last: UInt64, granted: DMAPermissions, answering question: Question?, isNews: Bool = true
   ) -> [any TranslationWaiter] {
@@ -210,7 +213,8 @@ struct PendingMisses {
     guard isNews else { return woken }
     let pages = first >> 12...last >> 12
     for walk in walks.values { walk.forget(pages) }
-    // Whoever else asked for what is granted now need not wait for an answer. The question stays open: its update is to come.
+    // Whoever else asked for what is granted now need not wait for an answer. The question stays open: its update is to
+    // come.
     if pages.count <= records.count {
       for page in pages { satisfy(page, granted, &woken) }
     } else {
@@ -245,7 +249,8 @@ struct PendingMisses {
     return records.keys.filter { pages.contains($0) && isWanted($0) }.map { $0 << 12 }
   }
 
-  /// The front-end finished with a question. If it is not open any more, its update came first, and its answer says nothing.
+  /// The front-end finished with a question. If it is not open any more, its update came first, and its answer says
+  /// nothing.
   mutating func answered(_ question: Question) -> [any TranslationWaiter] {
     guard let record = close(question) else { return [] }
     if record.epoch == epoch, let owner = record.owner, !owner.hasEnded { owner.refuse(question.key) }
@@ -257,7 +262,8 @@ struct PendingMisses {
     for walk in walks.values { walk.forget(first >> 12...last >> 12) }
   }
 
-  /// Forgets everybody who waits, and returns them. Questions stay open, so that what comes for them is known to be late.
+  /// Forgets everybody who waits, and returns them. Questions stay open, so that what comes for them is known to be
+  /// late.
   mutating func flush() -> [any TranslationWaiter] {
     epoch += 1
     let woken = walks.values.compactMap { $0.waiter }

@@ -97,7 +97,8 @@ extension Virtqueue {
     } catch {
       switch error {
       case .pending:
-        if let fault = iotlb.askAhead(d.address, count: UInt64(d.length), for: .read) { walk.fail(fault) } else { walk.waitForTable() }
+        let fault = iotlb.askAhead(d.address, count: UInt64(d.length), for: .read)
+        if let fault { walk.fail(fault) } else { walk.waitForTable() }
       case .fault(let fault): walk.fail(fault)
       }
       pool.give(back: table)

@@ -137,7 +137,8 @@ public struct Virtqueue: ~Copyable {
     isPending = false
     guard !isResolved else { return }
     do throws(DMAInterruption) {
-      // A chain may be waiting, too: what it asked for is still its own, and whether that can help is for its walk to say.
+      // A chain may be waiting, too: what it asked for is still its own, and whether that can help is for its walk to
+      // say.
       defer { iotlb.endWalk(repeats: true) }
       try resolveAreas()
     } catch {
