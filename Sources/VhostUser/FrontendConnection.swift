@@ -180,7 +180,12 @@ final class FrontendConnection: Sendable {
     guard message.header.isReply else {
       throw .violation(ProtocolError(name, "a request came on the front-end's socket"))
     }
-    let expected = state.withLock { $0.expected.isEmpty ? nil : $0.expected.removeFirst() }
+    // In the order of the requests; but a ring may need a translation before it can stop.
+    let isTranslation = message.header.request == FrontendRequest.Kind.iotlb.rawValue
+    let expected = state.withLock { state in
+      let place = isTranslation ? state.expected.firstIndex { $0.request == FrontendRequest.Kind.iotlb.rawValue } : nil
+      return state.expected.isEmpty ? nil : state.expected.remove(at: place ?? 0)
+    }
     guard let expected else { throw .violation(ProtocolError(name, "an answer nobody asked for")) }
     guard expected.request == message.header.request else {
       let wanted = FrontendRequest.name(of: expected.request)

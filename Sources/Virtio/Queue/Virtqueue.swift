@@ -66,7 +66,8 @@ public struct Virtqueue: ~Copyable {
   /// What chains in flight named, by their sequence, where translations serve one chain only.
   var ranges: [UInt32: [ClosedRange<UInt64>]] = [:]
   var completed: UInt32 = 0
-  /// Split: chains, packed: slots, that were taken and are not the driver's again. A ring has no more than its size of them.
+  /// Split: chains, packed: slots, that were taken and are not the driver's again. A ring has no more than its size of
+  /// them.
   var outstanding = 0
   var order: InOrderWindow
   var recorder: (any InflightRecorder)?
@@ -217,8 +218,8 @@ public struct Virtqueue: ~Copyable {
     pool.give(back: chain.memory)
   }
 
-  /// To be called by a handler that did something slow, such as input or output that it waited for: the round ends if it has
-  /// taken too long by now.
+  /// To be called by a handler that did something slow, such as input or output that it waited for: the round ends if
+  /// it has taken too long by now.
   public mutating func lookAtClock() { round.demandLook() }
 
   /// Whether this round took as much as a round may, so that others have their turn now.
