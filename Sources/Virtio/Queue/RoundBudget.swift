@@ -7,17 +7,21 @@
 /// look.
 struct RoundBudget {
   static var chains: Int { 256 }
-  static var time: Duration { .milliseconds(1) }
+  /// Nanoseconds.
+  static var time: Int64 { 1_000_000 }
   private static var weightPerLook: Int { 128 }
 
   private var chainsLeft = 0
   private var weight = 0
-  private var end: ContinuousClock.Instant?
+  /// Nanoseconds after `origin`; 0 until the round's first look. Not an `Instant`: a field whose size only the standard
+  /// library knows would cost every access to a queue.
+  private var end: Int64 = 0
+  private static let origin = ContinuousClock.now
 
   mutating func begin() {
     chainsLeft = Self.chains
     weight = 0
-    end = nil
+    end = 0
   }
 
   /// Nothing more is to be taken in this round.
@@ -40,9 +44,10 @@ struct RoundBudget {
 
   private mutating func isLate() -> Bool {
     weight = 0
-    let now = ContinuousClock.now
-    guard let end else {
-      end = now + Self.time
+    let (seconds, attoseconds) = Self.origin.duration(to: .now).components
+    let now = seconds &* 1_000_000_000 &+ attoseconds / 1_000_000_000
+    if end == 0 {
+      end = now &+ Self.time
       return false
     }
     if now < end { return false }

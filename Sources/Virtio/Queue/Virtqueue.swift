@@ -366,7 +366,7 @@ public struct Virtqueue: ~Copyable {
   /// What a chain counts for in ``outstanding``.
   @inline(__always) func weight(_ slots: UInt16) -> Int { isPacked ? Int(slots) : 1 }
 
-  private mutating func emit(_ entry: UsedEntry) {
+  @inline(__always) private mutating func emit(_ entry: UsedEntry) {
     outstanding &-= weight(entry.slots)
     if isRetired { return }
     recorder?.completing(entry.record)
