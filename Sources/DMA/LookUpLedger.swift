@@ -1,7 +1,7 @@
 import Synchronization
 
-/// Look-ups in a space, counted by each queue for itself and summed for whoever asks. Any thread may use it; a queue takes no
-/// lock to count.
+/// Look-ups in a space, counted by each queue for itself and summed for whoever asks. Any thread may use it; a queue
+/// takes no lock to count.
 public final class LookUpLedger: Sendable {
   /// Look-ups that a queue answered itself, and those that it took to its space.
   public typealias Sum = (hits: UInt64, misses: UInt64)

@@ -190,8 +190,9 @@ public struct CompletionSet: ~Copyable {
     return count
   }
 
-  /// Whether the kernel has something for this thread: completions to be reaped, or deferred work, of which one call does only
-  /// part and may yield no completion. Reap until it has not, or look again later: whoever sleeps now may not be woken.
+  /// Whether the kernel has something for this thread: completions to be reaped, or deferred work, of which one call
+  /// does only part and may yield no completion. Reap until it has not, or look again later: whoever sleeps now may not
+  /// be woken.
   public var hasPendingWork: Bool {
     // Safe: the ring is ours.
     unsafe host_ring_has_work(ring) != 0

@@ -21,8 +21,8 @@ final class DeferredMessage {
 }
 
 /// Answers come in the order of their requests, so what follows a request that is not done waits behind it. IOTLB messages
-/// alone go ahead, and are answered at once: what a ring does before it stops may need a translation, and a front-end may
-/// want to hear of one before it sends the next. They stay behind a request that changes what they mean.
+/// alone go ahead, and are answered at once, while rings do not stop for lack of them: a front-end may want to hear of one
+/// translation before it sends the next. They stay behind a request that changes what they mean.
 extension BackendSession {
   /// Messages that are kept for later, at most; then the socket rests.
   static let deferredLimit = 256
@@ -40,8 +40,8 @@ extension BackendSession {
   /// Whether translations mean something else, or may not come at all, after a request.
   private static func changesMeaning(_ request: UInt32?) -> Bool {
     switch request.flatMap(FrontendRequest.Kind.init(rawValue:)) {
-    case .setFeatures, .setProtocolFeatures, .setOwner, .resetOwner, .setMemoryTable, .addMemoryRegion, .removeMemoryRegion, .setStatus,
-      .resetDevice, .setBackendRequestDescriptor, nil:
+    case .setFeatures, .setProtocolFeatures, .setOwner, .resetOwner, .setMemoryTable, .addMemoryRegion, .removeMemoryRegion,
+      .setStatus, .resetDevice, .setBackendRequestDescriptor, nil:
       true
     default: false
     }
@@ -56,6 +56,18 @@ extension BackendSession {
     if stops.isEmpty { return try then() }
     owed = .stops(stops, then: then)
     return nil
+  }
+
+  /// Most stops are over at once, and then nothing has to go ahead of their answers: an IOTLB message that comes behind waits a
+  /// moment for that.
+  func awaitQuickStops(_ stop: EventFD) throws(Ending) {
+    guard case .stops = owed else { return }
+    while owed != nil {
+      let left = Duration.milliseconds(20) - owedSince.duration(to: .now)
+      guard left > .zero, (try? stopped.wait(timeout: left)) == true else { return }
+      _ = try? stopped.drain()
+      try settleStops(stop)
+    }
   }
 
   /// Looks whether what is owed is done, and goes on with what waits behind it.
@@ -88,8 +100,8 @@ extension BackendSession {
     announcer.setSuspended(!vrings.indices.contains { runner.isRunning($0) })
   }
 
-  /// The connection has ended. What rings have under way is done; nothing can be asked for any more, so what a predecessor left
-  /// stays in the in-flight memory. A reset that was waiting for its rings is a reset still.
+  /// The connection has ended. What rings have under way is done; nothing can be asked for any more, so what a
+  /// predecessor left stays in the in-flight memory. A reset that was waiting for its rings is a reset still.
   func stopForGood() {
     runner.stopAll(.leavingReplays)
     guard case .stops(_, let then) = owed else { return }

@@ -68,7 +68,8 @@ extension BackendSession {
   /// in-flight memory, as far as it can be called off. The ring's size, addresses and place stay.
   func getBase(_ state: VringState) throws(ProtocolError) -> BackendReply? {
     let index = try check(state.index, "GET_VRING_BASE")
-    return try stop([index], protocolFeatures.contains(.vringBaseInflight) ? .handingOver : .finishing) { () throws(ProtocolError) in
+    let manner: StopManner = protocolFeatures.contains(.vringBaseInflight) ? .handingOver : .finishing
+    return try stop([index], manner) { () throws(ProtocolError) in
       self.forgetStart(index)
       return .vring(VringState(index: state.index, number: self.vrings[index].state.base(packed: self.isPacked)))
     }

@@ -64,6 +64,7 @@ final class BackendSession {
   /// The request whose answer is owed, and what has come behind it.
   var owed: OwedAnswer?
   var owedHeader: MessageHeader?
+  var owedSince = ContinuousClock.now
   var deferred: [DeferredMessage] = []
   /// Signalled when a ring that was told to stop stands still.
   let stopped: EventFD
@@ -206,6 +207,7 @@ final class BackendSession {
 
   func handle(_ message: consuming IncomingMessage, _ stop: EventFD) throws(Ending) {
     let header = message.header
+    if header.request == FrontendRequest.Kind.iotlb.rawValue { try awaitQuickStops(stop) }
     if mustWait(header) {
       deferred.append(DeferredMessage(message))
       return
@@ -228,6 +230,7 @@ final class BackendSession {
     }
     if owed != nil, !wasOwed {
       owedHeader = header
+      owedSince = ContinuousClock.now
     } else {
       try answer(header, outcome, outgoing, stop)
     }
@@ -235,7 +238,8 @@ final class BackendSession {
 
   /// Answers a request that is done, if it has an answer or asks for one.
   func answer(
-    _ header: MessageHeader, _ outcome: Result<BackendReply?, ProtocolError>, _ outgoing: borrowing FileDescriptorList, _ stop: EventFD
+    _ header: MessageHeader, _ outcome: Result<BackendReply?, ProtocolError>, _ outgoing: borrowing FileDescriptorList,
+    _ stop: EventFD
   ) throws(Ending) {
     var answer: BackendReply?
     switch outcome {

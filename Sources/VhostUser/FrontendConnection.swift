@@ -181,7 +181,20 @@ final class FrontendConnection: Sendable {
     guard message.header.isReply else {
       throw .violation(ProtocolError(name, "a request came on the front-end's socket"))
     }
-    let expected = state.withLock { $0.expected.popFirst() }
+    // In the order of the requests; but a ring may need a translation before it can stop.
+    let translation = FrontendRequest.Kind.iotlb.rawValue
+    let isTranslation = message.header.request == translation
+    let expected = state.withLock { state in
+      let place = isTranslation ? (0..<state.expected.count).first { state.expected[$0].request == translation } : nil
+      guard let place, place > 0 else { return state.expected.popFirst() }
+      let found = state.expected[place]
+      var at = -1
+      state.expected.keep { _ in
+        at += 1
+        return at != place
+      }
+      return found
+    }
     guard let expected else { throw .violation(ProtocolError(name, "an answer nobody asked for")) }
     guard expected.request == message.header.request else {
       let wanted = FrontendRequest.name(of: expected.request)

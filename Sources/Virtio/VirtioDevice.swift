@@ -84,9 +84,9 @@ public protocol QueueHandler: AnyObject {
   func ready(_ token: UInt64, in queues: inout QueueSet) throws(QueueError)
   /// Descriptors to watch while the handler runs.
   var watched: [WatchedDescriptor] { get }
-  /// Queue `index` stops while chains of it are in flight: see to it that they end. Returns at once and waits for nothing: the
-  /// queue goes on, without new chains, until none is left, and ends come as ever, with ``ready(_:in:)`` for example. Called
-  /// within a round, once for each step.
+  /// Queue `index` stops while chains of it are in flight: see to it that they end. Returns at once and waits for
+  /// nothing: the queue goes on, without new chains, until none is left, and ends come as ever, with ``ready(_:in:)``
+  /// for example. Called within a round, once for each step.
   func stop(_ index: Int, _ step: StopStep, in queues: inout QueueSet)
 }
 
@@ -94,8 +94,8 @@ public protocol QueueHandler: AnyObject {
 public enum StopStep: Hashable, Sendable {
   /// They are completed. Chains that wait for something which may never come are to be given up now.
   case finish
-  /// What has not been done yet may be left to whoever takes over (``Virtqueue/leave(_:)``), rather than waited for; said first,
-  /// of queues that ``Virtqueue/canLeave``.
+  /// What has not been done yet may be left to whoever takes over (``Virtqueue/leave(_:)``), rather than waited for;
+  /// said first, of queues that ``Virtqueue/canLeave``.
   case handOver
   /// It has taken ten seconds: whatever can be called off is called off, and fails.
   case giveUp

@@ -5,8 +5,9 @@ public import Virtio
 
 /// Runs a device's queues: a thread for each group that has a queue running, started with the first and ended with the last.
 ///
-/// Its methods wait for queue threads, never the other way round. Call them from one control thread at a time. One that has to
-/// go on meanwhile, because a stop may need it, begins a stop with ``beginStop(_:_:notifying:)`` and hears of its end.
+/// Its methods wait for queue threads, never the other way round. Call them from one control thread at a time. One that
+/// has to go on meanwhile, because a stop may need it, begins a stop with ``beginStop(_:_:notifying:)`` and hears of
+/// its end.
 public final class DeviceRunner: Sendable {
   public let device: any VirtioDevice
   private let events: any DeviceEvents
@@ -29,7 +30,8 @@ public final class DeviceRunner: Sendable {
   ///   - name: what the queue threads are called, a number is added; 12 bytes at most are seen.
   ///   - patience: how long a stop may take before it gives up what it can: see ``QueueStop``.
   public init(
-    _ device: any VirtioDevice, name: String = "queue", patience: Duration = .seconds(10), events: any DeviceEvents, log: Logger
+    _ device: any VirtioDevice, name: String = "queue", patience: Duration = .seconds(10), events: any DeviceEvents,
+    log: Logger
   ) {
     self.device = device
     self.events = events
@@ -109,8 +111,8 @@ public final class DeviceRunner: Sendable {
     }
   }
 
-  /// Tells a queue to stop, and returns at once; nil if it does not run. It counts as running until ``endStop(_:)``. To be told
-  /// again, in a manner that leaves more, does no harm.
+  /// Tells a queue to stop, and returns at once; nil if it does not run. It counts as running until ``endStop(_:)``. To
+  /// be told again, in a manner that leaves more, does no harm.
   ///
   /// - Parameter event: signalled when the stop is over.
   public func beginStop(_ index: Int, _ manner: StopManner = .finishing, notifying event: EventFD) -> QueueStop? {
@@ -136,14 +138,15 @@ public final class DeviceRunner: Sendable {
 
   /// Stops a queue, waits until it stands still, and returns where it was; nil if it did not run.
   public func stop(_ index: Int, _ manner: StopManner = .finishing) -> QueueState? {
-    guard let mailbox = worker(of: index)?.mailbox, let stop = beginStop(index, manner, notifying: mailbox.answered) else { return nil }
-    return endStop(stop)
+    guard let event = worker(of: index)?.mailbox.answered else { return nil }
+    return beginStop(index, manner, notifying: event).flatMap(endStop)
   }
 
-  /// Stops every queue, waits until all stand still, and forgets where they were. Afterwards nothing of them touches memory.
+  /// Stops every queue, waits until all stand still, and forgets where they were. Afterwards nothing of them touches
+  /// memory.
   public func stopAll(_ manner: StopManner = .finishing) {
-    // All are told before the first is waited for. Groups have a mailbox each, whose queues share its event: every value is
-    // there or comes with a signal that nobody else takes.
+    // All are told before the first is waited for. Groups have a mailbox each, whose queues share its event: every
+    // value is there or comes with a signal that nobody else takes.
     let stops = device.maxQueueSizes.indices.compactMap { index in
       worker(of: index).flatMap { beginStop(index, manner, notifying: $0.mailbox.answered) }
     }
@@ -169,8 +172,8 @@ public final class DeviceRunner: Sendable {
       // The handler is made on its thread: an io_uring belongs to the thread that made it.
       do {
         var worker = try QueueWorker(
-          range: group, mailbox: mailbox, handler: try device.makeHandler(for: group, features: features), patience: patience,
-          events: events, log: log)
+          range: group, mailbox: mailbox, handler: try device.makeHandler(for: group, features: features),
+          patience: patience, events: events, log: log)
         begun.give(nil)
         worker.run()
       } catch {

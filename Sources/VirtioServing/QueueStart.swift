@@ -40,8 +40,8 @@ public protocol DeviceEvents: Sendable {
   func needsReset(_ index: Int, _ error: QueueError)
 }
 
-/// Where used buffer notifications of a queue go. Control threads may change it while the queue runs, whose thread has a
-/// ``QueueCaller``.
+/// Where used buffer notifications of a queue go. Control threads may change it while the queue runs, whose thread has
+/// a ``QueueCaller``.
 final class QueueCall: Sendable {
   // A struct around the closure, which a mutex over the closure itself would wrap anew each time it is looked at: calls
   // became slower one by one, and in the end overflowed the stack.

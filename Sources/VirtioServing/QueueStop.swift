@@ -12,8 +12,8 @@ public enum StopManner: Hashable, Sendable {
 
 /// A queue that has been told to stop, and does: ``DeviceRunner/beginStop(_:_:notifying:)``.
 ///
-/// After the runner's patience, ten seconds, what can be called off is, and what waits for a translation stays in the in-flight record; so a stop
-/// waits longer only for a host that does not end what it has begun.
+/// After the runner's patience, ten seconds, what can be called off is, and what waits for a translation stays in the
+/// in-flight record; so a stop waits longer only for a host that does not end what it has begun.
 public struct QueueStop: Sendable {
   /// Which queue.
   public let index: Int

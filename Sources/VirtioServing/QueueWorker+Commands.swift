@@ -29,7 +29,9 @@ extension QueueWorker {
     }
   }
 
-  private mutating func begin(_ start: QueueStart, _ call: QueueCall, _ bell: QueueBell, _ statistics: QueueStatistics) -> QueueError? {
+  private mutating func begin(
+    _ start: QueueStart, _ call: QueueCall, _ bell: QueueBell, _ statistics: QueueStatistics
+  ) -> QueueError? {
     let inflight = start.inflight?()
     do throws(QueueError) {
       queues.insert(
@@ -66,9 +68,10 @@ extension QueueWorker {
     let canLeave = queues[index].canLeave
     queues[index].close(leavingReplays: canLeave && manner != .finishing)
     running[i].stopping = Stopping(
-      answers: answers, step: manner == .handingOver && canLeave ? .handOver : .finish, end: ContinuousClock.now + patience)
-    // Without anything in flight no ring is touched: its mappings may be gone already, and looking would be a fault that
-    // the guest sees (R063, R095).
+      answers: answers, step: manner == .handingOver && canLeave ? .handOver : .finish,
+      end: ContinuousClock.now + patience)
+    // Without anything in flight no ring is touched: its mappings may be gone already, and looking would be a fault
+    // that the guest sees (R063, R095).
     if queues[index].isDrained { end(i) }
   }
 

@@ -4,12 +4,13 @@ import Virtio
 
 /// The thread of one queue group: waits for kicks, lets the handler work, calls the driver. Read ``round(ready:)`` first.
 ///
-/// It owns its queues and its handler; nothing on the way of a request takes a lock. It waits for nobody in this process: a
-/// translation that has to be asked for unwinds, and its answer rings the queue's bell; a stop goes on over as many rounds as
-/// it needs (`QueueWorker+Commands.swift`).
+/// It owns its queues and its handler; nothing on the way of a request takes a lock. It waits for nobody in this
+/// process: a translation that has to be asked for unwinds, and its answer rings the queue's bell; a stop goes on over
+/// as many rounds as it needs (`QueueWorker+Commands.swift`).
 ///
-/// Nothing waits for a driver to pause. A round takes 256 chains or a millisecond of each queue at most (`RoundBudget`), and
-/// after four rounds, or one that was used up, the handler's descriptors, commands and kicks have their turn.
+/// Nothing waits for a driver to pause. A round takes 256 chains or a millisecond of each queue at most
+/// (`RoundBudget`), and after four rounds, or one that was used up, the handler's descriptors, commands and kicks have
+/// their turn.
 struct QueueWorker: ~Copyable {
   let mailbox: WorkerMailbox
   let poller: Poller
@@ -40,7 +41,8 @@ struct QueueWorker: ~Copyable {
   private static var roundsPerTurn: Int { 4 }
 
   init(
-    range: Range<Int>, mailbox: WorkerMailbox, handler: sending any QueueHandler, patience: Duration, events: any DeviceEvents, log: Logger
+    range: Range<Int>, mailbox: WorkerMailbox, handler: sending any QueueHandler, patience: Duration,
+    events: any DeviceEvents, log: Logger
   ) throws(HostError) {
     let poller = try Poller()
     try poller.add(mailbox.wake, token: Token.wake)
@@ -93,7 +95,8 @@ struct QueueWorker: ~Copyable {
     }
   }
 
-  /// Rounds, as many as there is work for and the bound allows. True if there is more to do: come back without sleeping.
+  /// Rounds, as many as there is work for and the bound allows. True if there is more to do: come back without
+  /// sleeping.
   private mutating func turn(ready token: UInt64?) -> Bool {
     var more = round(ready: token)
     var left = Self.roundsPerTurn - 1
@@ -105,8 +108,8 @@ struct QueueWorker: ~Copyable {
     return more
   }
 
-  /// One round: hold the mappings, stop kicks, let the handler work, call if the driver wants it, ask for kicks again and look
-  /// once more. True if there is something to be had.
+  /// One round: hold the mappings, stop kicks, let the handler work, call if the driver wants it, ask for kicks again
+  /// and look once more. True if there is something to be had.
   private mutating func round(ready token: UInt64?) -> Bool {
     var more = false
     for i in running.indices where !running[i].hasFailed {

@@ -71,7 +71,8 @@ struct SourceTests {
     }
   }
 
-  /// Where every request, or every round of a queue, comes by. What a file has besides, such as `WorkerMailbox`, is not here.
+  /// Where every request, or every round of a queue, comes by. What a file has besides, such as `WorkerMailbox`, is not
+  /// here.
   private static let onTheWay = [
     "DMA/BufferSegments", "DMA/Cells", "DMA/ChainMemory", "DMA/IOTLB", "DMA/IndirectScratch", "DMA/RingMemory",
     "DMA/SegmentList", "HostIO/EventFD", "HostIO/IOUring", "HostIO/Poller", "Virtio/Queue/ChainWalk",

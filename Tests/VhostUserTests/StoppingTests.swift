@@ -184,6 +184,7 @@ struct StoppingTests {
     var none = FileDescriptorList()
     let (header, payload) = try #require(try RawFrontend.receive(frontend.socket, &none))
     #expect(header.request == FrontendRequest.Kind.getVringBase.rawValue && payload.word == 1 << 32 && frontend.usedIndex == 1)
+    withExtendedLifetime(storage) {}
   }
 
   @Test("Whoever takes a ring over anywhere but at its beginning calls once: its predecessor may have died before it did")

@@ -49,6 +49,7 @@ struct SlowStorageTests {
       #expect(results.values.allSatisfy { $0 == 4096 })
     }
     iotlb.endRound()
+    withExtendedLifetime(storage) {}
   }
 
   @Test("Several hundred reads at once come back, each with its data", arguments: BlockEngine.allCases, [0, 3])
@@ -67,5 +68,6 @@ struct SlowStorageTests {
       #expect(used == 4097 && bytes[4096] == 0)
       #expect((0..<8).allSatisfy { bytes[$0 * 512 + 3] == SlowDisk.byte(at: i * 8192 + $0 * 512 + 3) })
     }
+    withExtendedLifetime(storage) {}
   }
 }

@@ -1,22 +1,27 @@
 /// What a round of one queue takes at most: 256 chains, and about a millisecond.
 ///
-/// A driver that makes buffers available as fast as they are taken would otherwise keep the queue's thread from everything else:
-/// completions, commands, unmaps, the other queues of its group. The clock is looked at after chains that make 128
-/// descriptors or 8 MiB together, and after each thing that a handler calls slow (``Virtqueue/lookAtClock()``). The first look of
-/// a round starts its millisecond: rounds with little to do never look.
+/// A driver that makes buffers available as fast as they are taken would otherwise keep the queue's thread from
+/// everything else: completions, commands, unmaps, the other queues of its group. The clock is looked at after chains
+/// that make 128 descriptors or 8 MiB together, and after each thing that a handler calls slow
+/// (``Virtqueue/lookAtClock()``). The first look of a round starts its millisecond: rounds with little to do never
+/// look.
 struct RoundBudget {
   static var chains: Int { 256 }
-  static var time: Duration { .milliseconds(1) }
+  /// Nanoseconds.
+  static var time: Int64 { 1_000_000 }
   private static var weightPerLook: Int { 128 }
 
   private var chainsLeft = 0
   private var weight = 0
-  private var end: ContinuousClock.Instant?
+  /// Nanoseconds after `origin`; 0 until the round's first look. Not an `Instant`: a field whose size only the standard
+  /// library knows would cost every access to a queue.
+  private var end: Int64 = 0
+  private static let origin = ContinuousClock.now
 
   mutating func begin() {
     chainsLeft = Self.chains
     weight = 0
-    end = nil
+    end = 0
   }
 
   /// Nothing more is to be taken in this round.
@@ -39,9 +44,10 @@ struct RoundBudget {
 
   private mutating func isLate() -> Bool {
     weight = 0
-    let now = ContinuousClock.now
-    guard let end else {
-      end = now + Self.time
+    let (seconds, attoseconds) = Self.origin.duration(to: .now).components
+    let now = seconds &* 1_000_000_000 &+ attoseconds / 1_000_000_000
+    if end == 0 {
+      end = now &+ Self.time
       return false
     }
     if now < end { return false }

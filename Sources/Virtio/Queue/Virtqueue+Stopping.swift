@@ -2,8 +2,8 @@ import DMA
 
 // How a queue comes to its end: closed, drained, or broken; and what it leaves to a successor.
 extension Virtqueue {
-  /// Takes nothing from the ring any more. Chains that a predecessor left in the in-flight record are still yielded, or with
-  /// `leavingReplays` stay there. The queue can be given up when it ``isDrained``.
+  /// Takes nothing from the ring any more. Chains that a predecessor left in the in-flight record are still yielded, or
+  /// with `leavingReplays` stay there. The queue can be given up when it ``isDrained``.
   public mutating func close(leavingReplays: Bool) {
     isClosing = true
     guard leavingReplays else { return }
@@ -22,8 +22,8 @@ extension Virtqueue {
   /// Whether chains in flight are written down where a successor finds them, so that they may be left to it.
   public var canLeave: Bool { recorder != nil }
 
-  /// Leaves a chain, which nothing works on any more, to whoever takes the queue over; it is done from the start there. Only
-  /// for a queue that stops, and that ``canLeave``.
+  /// Leaves a chain, which nothing works on any more, to whoever takes the queue over; it is done from the start there.
+  /// Only for a queue that stops, and that ``canLeave``.
   public mutating func leave(_ chain: consuming DescriptorChain) {
     precondition(recorder != nil)
     // What was called off may have written a part.
@@ -35,8 +35,8 @@ extension Virtqueue {
     pool.give(back: chain.memory)
   }
 
-  /// Ends the queue's work for good at `chain`, the one that ``next()`` yielded last, which was not acted on and cannot be
-  /// given back: there is no way to tell the driver how it ended.
+  /// Ends the queue's work for good at `chain`, the one that ``next()`` yielded last, which was not acted on and cannot
+  /// be given back: there is no way to tell the driver how it ended.
   ///
   /// Whoever starts the queue again without the reset that the device needs comes upon the same chain again (R099).
   public mutating func retire(at chain: consuming DescriptorChain) {

@@ -68,7 +68,8 @@ public struct Virtqueue: ~Copyable {
   /// What chains in flight hold.
   var held = HoldBudget()
   var completed: UInt32 = 0
-  /// Split: chains, packed: slots, that were taken and are not the driver's again. A ring has no more than its size of them.
+  /// Split: chains, packed: slots, that were taken and are not the driver's again. A ring has no more than its size of
+  /// them.
   var outstanding = 0
   var order: InOrderWindow
   var recorder: (any InflightRecorder)?
@@ -224,8 +225,8 @@ public struct Virtqueue: ~Copyable {
     pool.give(back: chain.memory)
   }
 
-  /// To be called by a handler that did something slow, such as input or output that it waited for: the round ends if it has
-  /// taken too long by now.
+  /// To be called by a handler that did something slow, such as input or output that it waited for: the round ends if
+  /// it has taken too long by now.
   public mutating func lookAtClock() { round.demandLook() }
 
   /// Whether this round took as much as a round may, so that others have their turn now.
@@ -382,7 +383,7 @@ public struct Virtqueue: ~Copyable {
   /// What a chain counts for in ``outstanding``.
   @inline(__always) func weight(_ slots: UInt16) -> Int { isPacked ? Int(slots) : 1 }
 
-  private mutating func emit(_ entry: UsedEntry) {
+  @inline(__always) private mutating func emit(_ entry: UsedEntry) {
     outstanding &-= weight(entry.slots)
     if isRetired { return }
     recorder?.completing(entry.record)

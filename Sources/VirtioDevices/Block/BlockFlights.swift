@@ -182,8 +182,8 @@ struct BlockFlights: ~Copyable {
     callOffMore(from: &queue)
   }
 
-  /// Until the kernel has nothing for us: it does only part of its deferred work at a time, and signals the event for none of
-  /// the rest. Or until a turn's work is done, and the event brings us back.
+  /// Until the kernel has nothing for us: it does only part of its deferred work at a time, and signals the event for
+  /// none of the rest. Or until a turn's work is done, and the event brings us back.
   private mutating func drain(into queue: inout Virtqueue) {
     var (completionsLeft, looksLeft) = (Self.completionsPerTurn, Self.looksPerTurn)
     while true {
@@ -260,8 +260,8 @@ struct BlockFlights: ~Copyable {
     return ring.reap(into: &completions)
   }
 
-  /// Cancels what the host has not begun or can be kept from; the rest ends by itself. With `leaving` what is cancelled is left to
-  /// whoever takes over, otherwise it fails.
+  /// Cancels what the host has not begun or can be kept from; the rest ends by itself. With `leaving` what is cancelled
+  /// is left to whoever takes over, otherwise it fails.
   mutating func callOff(leaving: Bool, from queue: inout Virtqueue) {
     if leaving { isLeaving = true }
     unwanted = 0..<slots.capacity

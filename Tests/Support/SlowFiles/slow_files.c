@@ -1,5 +1,5 @@
-// The kernel's side of FUSE is <linux/fuse.h>. A process of its own serves: one in this process could be waited for by the end
-// of the process itself.
+// The kernel's side of FUSE is <linux/fuse.h>. A process of its own serves: one in this process could be waited for by
+// the end of the process itself.
 #define _GNU_SOURCE
 #include "slow_files.h"
 
