@@ -2,7 +2,10 @@
 
 extension ChainMemory {
   /// Segments that there is room for.
-  package var capacity: Int { unsafe header.pointee.capacity }
+  package var capacity: Int {
+    // Safe: the header lives as long as this value.
+    unsafe header.pointee.capacity
+  }
 }
 
 extension SegmentList {

@@ -185,15 +185,7 @@ final class FrontendConnection: Sendable {
     let translation = FrontendRequest.Kind.iotlb.rawValue
     let isTranslation = message.header.request == translation
     let expected = state.withLock { state in
-      let place = isTranslation ? (0..<state.expected.count).first { state.expected[$0].request == translation } : nil
-      guard let place, place > 0 else { return state.expected.popFirst() }
-      let found = state.expected[place]
-      var at = -1
-      state.expected.keep { _ in
-        at += 1
-        return at != place
-      }
-      return found
+      isTranslation ? state.expected.removeFirst { $0.request == translation } ?? state.expected.popFirst() : state.expected.popFirst()
     }
     guard let expected else { throw .violation(ProtocolError(name, "an answer nobody asked for")) }
     guard expected.request == message.header.request else {

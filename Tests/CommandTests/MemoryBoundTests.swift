@@ -6,7 +6,6 @@ import Synchronization
 import Testing
 import VhostUser
 import Virtio
-import VirtioDrivers
 
 @Suite("How much memory a guest and a front-end can make a back-end use", .timeLimit(.minutes(10)))
 struct MemoryBoundTests {

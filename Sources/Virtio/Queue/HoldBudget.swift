@@ -37,6 +37,7 @@ extension Virtqueue {
     let weight = HoldBudget.weight(capacity: walk.list.room, notes: iotlb.noteCount)
     guard !held.hasRoom(for: weight) else { return false }
     if iotlb.servesOneChain { _ = iotlb.takeNotes() }
+    iotlb.endWalk(repeats: true)
     held.wait()
     return true
   }
