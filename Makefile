@@ -1,5 +1,5 @@
 # A verb a line; `make help` lists them.
-.PHONY: help try test build install guests lab bench fuzz model docs check clean
+.PHONY: help try test build install guests lab bench fuzz model protocol docs check clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -32,6 +32,9 @@ fuzz: ## the fuzzers, 60 seconds each
 
 model: ## random machines against a model of their memory, 60 seconds; SECONDS=3600 for longer, SEED=... again
 	@Scripts/model $(or $(SECONDS),60) $(SEED)
+
+protocol: ## the protocol between queues and unmaps, checked by spin
+	@Scripts/protocol
 
 docs: ## the documentation with its diagrams, the manual, completions
 	@Scripts/docs

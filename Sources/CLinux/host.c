@@ -239,6 +239,8 @@ int64_t host_clock_monotonic(void) { return host_clock_read(CLOCK_MONOTONIC); }
 
 // Memory files
 
+int host_memfd_huge(const char *name) { return RESULT(memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_HUGETLB)); }
+
 int host_memfd(const char *name) { return RESULT(memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING)); }
 
 int host_truncate(int fd, uint64_t size) {

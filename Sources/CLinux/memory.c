@@ -9,6 +9,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/vfs.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -37,9 +38,12 @@ void *clx_map_anonymous(size_t count, int *error) {
   return p;
 }
 
-int clx_file_identity(int fd, uint64_t *device, uint64_t *inode, uint64_t *size) {
+int clx_file_identity(int fd, uint64_t *device, uint64_t *inode, uint64_t *size, uint64_t *page) {
   struct stat s;
   if (fstat(fd, &s) != 0) return -errno;
+  // Files in huge pages are mapped and unmapped by those.
+  struct statfs f;
+  *page = fstatfs(fd, &f) == 0 && f.f_type == 0x958458f6 ? (uint64_t)f.f_bsize : (uint64_t)clx_page_size();
   *device = (uint64_t)s.st_dev;
   *inode = (uint64_t)s.st_ino;
   *size = (uint64_t)s.st_size;
@@ -50,7 +54,7 @@ void clx_unmap(void *base, size_t count) { munmap(base, count); }
 
 // The table is read by a signal handler, so it is a fixed array of atomics: a slot is live while `base` is not 0.
 enum { guards = 4096 };
-static struct { _Atomic(uintptr_t) base; _Atomic(uintptr_t) end; _Atomic(uint64_t) hits; } guarded[guards];
+static struct { _Atomic(uintptr_t) base; _Atomic(uintptr_t) end; _Atomic(size_t) page; _Atomic(uint64_t) hits; } guarded[guards];
 static struct sigaction before;
 static atomic_int installed;
 
@@ -60,9 +64,10 @@ static void on_bus_error(int number, siginfo_t *info, void *context) {
   for (int i = 0; i < guards; i++) {
     uintptr_t base = atomic_load(&guarded[i].base);
     if (base == 0 || at < base || at >= atomic_load(&guarded[i].end)) continue;
-    // The length of a page of huge memory is not known here; 4 KiB fails there, and the fault is then not ours to mend.
-    uintptr_t page = at & ~(uintptr_t)(clx_page_size() - 1);
-    if (mmap((void *)page, clx_page_size(), PROT_READ | PROT_WRITE, MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) == MAP_FAILED) break;
+    // A part of a huge page cannot be mapped anew, so it is the whole of it, in pages of the usual size.
+    size_t size = atomic_load(&guarded[i].page);
+    uintptr_t page = at & ~(uintptr_t)(size - 1);
+    if (mmap((void *)page, size, PROT_READ | PROT_WRITE, MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0) == MAP_FAILED) break;
     atomic_fetch_add(&guarded[i].hits, 1);
     errno = saved;
     return;
@@ -84,12 +89,13 @@ int clx_bus_guard_install(void) {
   return sigaction(SIGBUS, &a, &before) == 0 ? 0 : -errno;
 }
 
-int clx_bus_guard_add(void *base, size_t count) {
+int clx_bus_guard_add(void *base, size_t count, size_t page) {
   for (int i = 0; i < guards; i++) {
     uintptr_t none = 0;
     // The highest address reserves the slot: nothing is at or above it, so the handler matches nothing meanwhile.
     if (!atomic_compare_exchange_strong(&guarded[i].base, &none, UINTPTR_MAX)) continue;
     atomic_store(&guarded[i].hits, 0);
+    atomic_store(&guarded[i].page, page);
     atomic_store(&guarded[i].end, (uintptr_t)base + count);
     atomic_store(&guarded[i].base, (uintptr_t)base);
     return i;

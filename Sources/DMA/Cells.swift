@@ -63,6 +63,10 @@ func storeRelease64(_ p: UnsafeMutableRawPointer, _ value: UInt64) {
   // Safe: as load16, 8-aligned.
   unsafe p.assumingMemoryBound(to: Atomic<UInt64>.self).pointee.store(value, ordering: .releasing)
 }
+func exchange64(_ p: UnsafeMutableRawPointer, _ value: UInt64) -> UInt64 {
+  // Safe: as load16, 8-aligned.
+  unsafe p.assumingMemoryBound(to: Atomic<UInt64>.self).pointee.exchange(value, ordering: .acquiringAndReleasing)
+}
 @inlinable @inline(__always)
 func fullFence() {
   atomicMemoryFence(ordering: .sequentiallyConsistent)

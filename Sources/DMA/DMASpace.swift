@@ -41,9 +41,9 @@ public protocol DMASpace: AnyObject, Sendable {
   /// Hears of a fault that ended an access, once per access (R092).
   func report(_ fault: DMAFault)
   /// Hears that a walk which met a page that had to be asked for is over. `repeats`: it is to be done again when what it waits for
-  /// is answered; otherwise its access was made, or given up, and what was refused to it is nobody's any more. Called on queue
-  /// threads.
-  func walkEnded(_ waiter: (any TranslationWaiter)?, repeats: Bool)
+  /// is answered; otherwise its access was made, or given up, and what was refused to it is nobody's any more. Returns whether
+  /// there is a point in repeating: false if it needs more mappings at once than are kept. Called on queue threads.
+  func walkEnded(_ waiter: (any TranslationWaiter)?, repeats: Bool) -> Bool
   /// Whether a translation serves one chain only, because nobody says when a mapping ends: queues then give each chain's
   /// translations back with ``forget(from:through:)`` before the driver hears that the chain is used.
   var servesOneChain: Bool { get }
@@ -55,7 +55,7 @@ extension DMASpace {
   public var table: TranslationTable? { nil }
   public var ledger: LookUpLedger? { nil }
   public func report(_ fault: DMAFault) {}
-  public func walkEnded(_ waiter: (any TranslationWaiter)?, repeats: Bool) {}
+  public func walkEnded(_ waiter: (any TranslationWaiter)?, repeats: Bool) -> Bool { true }
   public var servesOneChain: Bool { false }
   public func forget(from first: UInt64, through last: UInt64) {}
 }

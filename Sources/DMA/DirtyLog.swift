@@ -3,8 +3,12 @@ public import Synchronization
 /// Which pages of guest memory a device wrote, for live migration: one bit per 4 KiB of guest-physical memory, whatever
 /// path the write took and whatever address the driver gave.
 ///
-/// Marking works back from host memory, so a page that is visible at several guest addresses is marked at each. Bits
-/// beyond the log's end are dropped. May be called from any thread.
+/// Marking works back from host memory, so a page that is visible at several guest addresses is marked at each. What is
+/// written to memory that is being taken away is marked where it was, and where the table now in force shows the same bytes of
+/// the same file. Bits beyond the log's end are dropped. May be called from any thread.
+///
+/// A bit follows the bytes it is about, on every processor: a front-end that clears it and then copies the page has them, or
+/// finds the bit again.
 public final class DirtyLog: Sendable {
   private let bits: HostMapping
   private let memory: GuestMemory
@@ -26,18 +30,21 @@ public final class DirtyLog: Sendable {
 
   func mark(host: UInt64, count: Int) {
     guard count > 0 else { return }
-    let regions = memory.regions
+    let regions = memory.writtenRegions
+    // A run may go on in the next region, where their mappings adjoin.
+    let end = host &+ UInt64(count)
     for region in regions {
-      let offset = host &- region.hostStart
-      guard offset < region.byteCount else { continue }
-      let n = min(UInt64(count), region.byteCount - offset)
+      let from = max(host, region.hostStart)
+      let to = min(end, region.hostStart &+ region.byteCount)
+      guard from < to else { continue }
+      let (offset, n) = (from - region.hostStart, to - from)
       mark(region.guestAddress.rawValue + offset, n)
       // Other regions may show the same bytes of the same file at another guest address.
       guard let file = region.mapping.file else { continue }
       let first = file.offset &+ region.mappingOffset &+ offset
       for other in regions {
         guard let twin = other.mapping.file, twin.device == file.device, twin.inode == file.inode,
-          other.guestAddress != region.guestAddress
+          other.hostStart != region.hostStart
         else { continue }
         let start = twin.offset &+ other.mappingOffset
         let low = max(start, first)
@@ -56,7 +63,7 @@ public final class DirtyLog: Sendable {
       // Safe: the byte is inside the mapping; Atomic<UInt8> has the layout of UInt8.
       let bit = UInt8(1) << UInt8(page & 7)
       let old = unsafe (bits.base + Int(byte)).assumingMemoryBound(to: Atomic<UInt8>.self).pointee
-        .bitwiseOr(bit, ordering: .relaxed).oldValue
+        .bitwiseOr(bit, ordering: .acquiringAndReleasing).oldValue
       if old & bit == 0 { hasNews.store(true, ordering: .releasing) }
       page += 1
     }

@@ -54,6 +54,8 @@ public final class GuestMemory: Sendable {
   }
   private struct State {
     var table = Table()
+    /// What was taken away while queues may still use it.
+    var leaving: [MemoryRegion] = []
     var fences: [WeakFence] = []
     var log: DirtyLog?
   }
@@ -76,6 +78,11 @@ public final class GuestMemory: Sendable {
 
   /// The regions in force, by guest address.
   public var regions: [MemoryRegion] { state.withLock { $0.table.regions } }
+
+  /// The regions that a device may be writing to: those in force, and those whose last users are waited for.
+  var writtenRegions: [MemoryRegion] {
+    state.withLock { $0.leaving.isEmpty ? $0.table.regions : $0.table.regions + $0.leaving }
+  }
 
   /// All bytes of guest memory.
   public var byteCount: UInt64 { regions.reduce(0) { $0 &+ $1.byteCount } }
@@ -101,11 +108,13 @@ public final class GuestMemory: Sendable {
       let index = state.table.regions.firstIndex {
         $0.guestAddress == guestAddress && $0.frontendAddress == frontendAddress && $0.byteCount == byteCount
       }
-      return index.map { state.table.regions.remove(at: $0) }
+      guard let index else { return nil }
+      let old = state.table.regions.remove(at: index)
+      state.leaving = [old]
+      return old
     }
-    guard let old else { throw .missing }
-    // `old` keeps the mapping alive until every queue has left it.
-    withExtendedLifetime(old) { drain() }
+    guard old != nil else { throw .missing }
+    letGo()
   }
 
   /// Replaces the whole table, and returns when nothing can use an old region any more. On an error nothing changes.
@@ -115,12 +124,23 @@ public final class GuestMemory: Sendable {
       for other in regions[..<i] where other.overlaps(region) { throw .overlap }
     }
     let sorted = regions.sorted { $0.guestAddress < $1.guestAddress }
-    let old = state.withLock { state in
-      let old = state.table
+    state.withLock { state in
+      state.leaving = state.table.regions
       state.table.regions = sorted
-      return old
     }
-    withExtendedLifetime(old) { drain() }
+    letGo()
+  }
+
+  /// Returns when nothing uses the regions that are leaving. They stay mapped until then, and what is written to them is still
+  /// marked in the dirty log.
+  private func letGo() {
+    drain()
+    let gone = state.withLock { state in
+      defer { state.leaving = [] }
+      return state.leaving
+    }
+    // Unmapping takes its time, and nobody is to wait for the lock meanwhile.
+    withExtendedLifetime(gone) {}
   }
 
   /// The log that device writes are to be marked in, or nil. Setting it returns when every queue has noticed.
@@ -133,6 +153,7 @@ public final class GuestMemory: Sendable {
       state.log = log
       return old
     }
+    guard old !== log else { return }
     withExtendedLifetime(old) { drain() }
   }
 

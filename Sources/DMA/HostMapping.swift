@@ -22,29 +22,33 @@ public struct MappingError: Error, Hashable, Sendable {
   private let lead: Int
   private let guardSlot: Int32
 
-  /// Maps `byteCount` bytes of `descriptor` from `offset` on, shared. The descriptor may be closed afterwards.
+  /// Maps `byteCount` bytes of `descriptor` from `offset` on, shared. The descriptor may be closed afterwards. Neither has to
+  /// be a multiple of a page, huge or not: whole pages around them are mapped.
   public init(descriptor: Int32, offset: UInt64, byteCount: Int, writable: Bool = true) throws(MappingError) {
     guard byteCount > 0, offset <= UInt64(Int64.max) - UInt64(byteCount) else { throw MappingError(code: 22) }
     var device: UInt64 = 0
     var inode: UInt64 = 0
     var size: UInt64 = 0
+    var page: UInt64 = 0
     // Safe: the out-pointers are locals that live through the call.
-    let status = unsafe clx_file_identity(descriptor, &device, &inode, &size)
+    let status = unsafe clx_file_identity(descriptor, &device, &inode, &size, &page)
     guard status == 0 else { throw MappingError(code: -status) }
-    // mmap wants a page-aligned offset; front-ends may give any.
-    let page = UInt64(clx_page_size())
+    // mmap wants the offset of a page, and munmap the end of one where pages are huge; front-ends may give any.
     let lead = Int(offset % page)
+    let (reach, overflow) = (UInt64(byteCount) + UInt64(lead)).addingReportingOverflow(page - 1)
+    guard !overflow, reach / page * page <= UInt64(Int.max) else { throw MappingError(code: 12) }
+    let mapped = Int(reach / page * page)
     var code: Int32 = 0
     // Safe: as above.
-    guard let start = unsafe clx_map_shared(descriptor, offset - UInt64(lead), byteCount + lead, writable ? 1 : 0, &code) else {
+    guard let start = unsafe clx_map_shared(descriptor, offset - UInt64(lead), mapped, writable ? 1 : 0, &code) else {
       throw MappingError(code: code)
     }
     _ = clx_bus_guard_install()
-    self.guardSlot = unsafe clx_bus_guard_add(start, byteCount + lead)
+    self.guardSlot = unsafe clx_bus_guard_add(start, mapped, Int(page))
     unsafe self.base = start + lead
     self.byteCount = byteCount
     self.file = (device, inode, offset)
-    self.unmapCount = byteCount + lead
+    self.unmapCount = mapped
     self.lead = lead
   }
 
@@ -68,7 +72,7 @@ public struct MappingError: Error, Hashable, Sendable {
     unsafe clx_unmap(base - lead, unmapCount)
   }
 
-  /// Pages that were lost because the file got shorter than the mapping.
+  /// Pages that were lost because the file got shorter than the mapping; a huge one counts as one.
   public var lostPages: UInt64 { guardSlot < 0 ? 0 : clx_bus_guard_hits(guardSlot) }
 
   package var hostStart: UInt64 { unsafe UInt64(UInt(bitPattern: base)) }

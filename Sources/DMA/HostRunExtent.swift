@@ -6,6 +6,11 @@ extension HostRun {
   /// Bytes; 0 for a run over all 2^64.
   public var byteCount: UInt64 { last &- start &+ 1 }
 
+  /// Whether `address`, which is in both, leads to the same host memory in this run as in `other`.
+  package func leads(_ address: DMAAddress, whereItDoesIn other: HostRun) -> Bool {
+    host &+ (address.rawValue &- start) == other.host &+ (address.rawValue &- other.start)
+  }
+
   /// Whether the byte at `address` is in the run.
   public func contains(_ address: DMAAddress) -> Bool {
     address.rawValue >= start && address.rawValue <= last

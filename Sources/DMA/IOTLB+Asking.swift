@@ -17,7 +17,10 @@ extension IOTLB {
       run = try space.translate(DMAAddress(a), for: access, waking: waiter)
     } catch {
       hasAsked = true
-      if case .pending = error { asksLeft -= 1 }
+      if case .pending = error {
+        asksLeft -= 1
+        if firstMissing == nil { firstMissing = DMAFault(address: DMAAddress(a), access: access, reason: .exhausted) }
+      }
       throw error
     }
     guard run.permissions.allows(access) else {
@@ -52,14 +55,16 @@ extension IOTLB {
     return nil
   }
 
-  /// Ends a walk. `repeats`: it is to be done again when what it asked for is answered. Costs nothing where nothing was asked.
-  @inlinable public mutating func endWalk(repeats: Bool) {
-    if hasAsked { endAskingWalk(repeats) }
+  /// Ends a walk. `repeats`: it is to be done again when what it asked for is answered. False if that cannot help, because the
+  /// chain needs more mappings at once than are kept. Costs nothing where nothing was asked.
+  @inlinable @discardableResult public mutating func endWalk(repeats: Bool) -> Bool {
+    hasAsked ? endAskingWalk(repeats) : true
   }
 
-  @usableFromInline mutating func endAskingWalk(_ repeats: Bool) {
+  @usableFromInline mutating func endAskingWalk(_ repeats: Bool) -> Bool {
     asksLeft = Self.asksPerWalk
     hasAsked = repeats
-    space.walkEnded(waiter, repeats: repeats)
+    firstMissing = nil
+    return space.walkEnded(waiter, repeats: repeats)
   }
 }

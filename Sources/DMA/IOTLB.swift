@@ -18,6 +18,8 @@
   @usableFromInline var hasAsked = false
   /// Pages that the walk may still meet without an answer; see ``mayAsk``.
   var asksLeft = IOTLB.asksPerWalk
+  /// The first byte that the walk under way met without an answer, as the fault that it becomes if none helps.
+  public internal(set) var firstMissing: DMAFault?
 
   /// The largest run seen, grown by what adjoins it.
   @usableFromInline var lastStart: UInt64 = 1
@@ -66,7 +68,7 @@
   }
 
   deinit {
-    if hasAsked { space.walkEnded(waiter, repeats: false) }
+    if hasAsked { _ = space.walkEnded(waiter, repeats: false) }
     if let counters { ledger?.close(counters) }
     unsafe slots.deallocate()
     unsafe leaves.deallocate()
@@ -321,9 +323,13 @@
     notes.append(address.rawValue...(last.overflow ? .max : last.partialValue))
   }
 
+  /// How many pieces were noted since the last time.
+  package var noteCount: Int { notes.count }
+
   /// What was noted since the last time.
   public mutating func takeNotes() -> [ClosedRange<UInt64>] {
-    defer { notes.removeAll(keepingCapacity: true) }
+    // A chain of tens of thousands of pieces is not to cost room for as many from then on.
+    defer { notes.removeAll(keepingCapacity: notes.count <= 256) }
     return notes
   }
 

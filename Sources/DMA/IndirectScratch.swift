@@ -2,10 +2,13 @@ internal import CLinux
 
 
 /// A queue's private copy of an indirect descriptor table: fetched once, so that the driver cannot change it between check
-/// and use, and read without caring how its pages are scattered or aligned. One thread uses it.
+/// and use, and read without caring how its pages are scattered or aligned. Room for a large table is given back with the next
+/// usual one. One thread uses it.
 @safe public struct IndirectScratch: ~Copyable {
   @usableFromInline var words: UnsafeMutablePointer<UInt64>
-  private var capacity: Int
+  private(set) var capacity: Int
+  /// Words for 1024 descriptors: as many as drivers use.
+  static let usual = 2048
   /// Descriptors in the copy.
   public private(set) var count = 0
 
@@ -20,8 +23,8 @@ internal import CLinux
   /// Copies `count` descriptors of 16 bytes from the start of `segments`. False when they are not all there.
   public mutating func load(_ count: Int, from segments: borrowing BufferSegments) -> Bool {
     guard count > 0, segments.byteCount >= count * 16 else { return false }
-    if count * 2 > capacity {
-      capacity = max(capacity * 2, count * 2)
+    if count * 2 > capacity || (capacity > Self.usual && count * 2 <= Self.usual) {
+      capacity = count * 2 <= Self.usual ? min(max(256, count * 4), Self.usual) : count * 2
       unsafe words.deallocate()
       unsafe words = .allocate(capacity: capacity)
     }

@@ -76,6 +76,9 @@ internal import CLinux
   @inlinable @inline(__always) public func store64(_ value: UInt64, at offset: Int) { unsafe DMA.store64(cell(offset, 8), value) }
   @inlinable @inline(__always) public func storeRelease64(_ value: UInt64, at offset: Int) { unsafe DMA.storeRelease64(cell(offset, 8), value) }
 
+  /// Puts a value into the cell of eight bytes at `offset` and returns what was there, in one step.
+  public func exchange64(_ value: UInt64, at offset: Int) -> UInt64 { unsafe DMA.exchange64(cell(offset, 8), value) }
+
   /// Loads the two words of the descriptor at `offset`, a multiple of 16 in an area aligned to 16: the first word first.
   @inlinable @inline(__always) public func loadPair(at offset: Int) -> (UInt64, UInt64) {
     let at = unsafe cell(offset, 16)

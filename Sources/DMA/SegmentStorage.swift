@@ -89,7 +89,8 @@ public import CLinux
   /// From now on, until ``unpublish(_:)``, drains of `stamp` and later wait for the chain where they overlap its pairs.
   @inlinable @inline(__always) static func publish(_ header: UnsafeMutablePointer<SegmentHeader>, pairs: Int, stamp: UInt64) {
     unsafe store64(UnsafeMutableRawPointer(header) + pairsOffset, UInt64(truncatingIfNeeded: pairs))
-    unsafe storeRelease64(Self.stamp(header), stamp)
+    // No order between the two: drains look at chains once the round is over, whose end is a release.
+    unsafe store64(Self.stamp(header), stamp)
   }
 
   @inlinable @inline(__always) static func unpublish(_ header: UnsafeMutablePointer<SegmentHeader>) {

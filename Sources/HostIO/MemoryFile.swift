@@ -20,9 +20,13 @@ public struct MemoryFile: ~Copyable, Sendable {
   public let descriptor: FileDescriptor
 
   /// A file of `size` zero bytes. The name shows in /proc only.
-  public init(name: String, size: UInt64, seals: Seals = []) throws(HostError) {
+  ///
+  /// - Parameter isHuge: in this host's huge pages, of which `size` has to be a multiple. There may be none: then the first touch
+  ///   of a mapping raises SIGBUS.
+  public init(name: String, size: UInt64, seals: Seals = [], isHuge: Bool = false) throws(HostError) {
     // Safe: the string is a NUL-terminated copy that lives across the call.
-    let file = FileDescriptor(adopting: try check(unsafe host_memfd(name), "memfd_create"))
+    let made = unsafe isHuge ? host_memfd_huge(name) : host_memfd(name)
+    let file = FileDescriptor(adopting: try check(made, "memfd_create"))
     try check(host_truncate(file.rawValue, size), "ftruncate")
     if !seals.isEmpty { try check(host_seals_add(file.rawValue, seals.rawValue), "fcntl F_ADD_SEALS") }
     descriptor = file

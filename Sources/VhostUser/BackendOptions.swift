@@ -31,14 +31,15 @@ public struct BackendOptions: Hashable, Sendable {
   public var translations: TranslationPolicy
   /// End after the first connection.
   public var once: Bool
-  /// Nodes of 4 KiB that the table of translations may have; see `TranslationTable`.
+  /// Nodes of 4 KiB that the table of translations may have; see `TranslationTable`. 8192 remember 16 GiB that are mapped page by
+  /// page. Beyond that the table is emptied, and what is in use is asked for again.
   public var maxTranslationNodes: Int
   /// How long a virtqueue may take to stop before it gives up what it can; see `QueueStop`.
   package var stopPatience: Duration = .seconds(10)
 
   /// Options with their usual values.
   public init(
-    name: String = "virtio", accessPlatform: AccessPlatformPolicy = .auto, translations: TranslationPolicy = .keep, once: Bool = false, maxTranslationNodes: Int = 1 << 15
+    name: String = "virtio", accessPlatform: AccessPlatformPolicy = .auto, translations: TranslationPolicy = .keep, once: Bool = false, maxTranslationNodes: Int = 1 << 13
   ) {
     self.name = name
     self.accessPlatform = accessPlatform

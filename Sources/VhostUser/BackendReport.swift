@@ -1,4 +1,5 @@
 internal import DMA
+internal import Logging
 internal import Synchronization
 internal import Virtio
 internal import VirtioServing
@@ -15,6 +16,8 @@ final class BackendReport: Sendable {
     var facts: BackendStatistics
     var live: Live?
     var peakMemory: UInt64 = 0
+    /// Whether the log of this session has the hint about invalidations.
+    var isHinted = false
   }
   private let state: Mutex<State>
 
@@ -46,6 +49,7 @@ final class BackendReport: Sendable {
       state.facts.reason = "features are not negotiated yet"
       state.live = Live(runner: runner, iotlb: iotlb, memory: memory)
       state.peakMemory = 0
+      state.isHinted = false
     }
   }
 
@@ -71,6 +75,14 @@ final class BackendReport: Sendable {
       // Rings and buffers can be reached without an IOMMU only once features are set.
       if isSet, path == .physical { state.peakMemory = max(state.peakMemory, memory) }
     }
+    if path == .platform { hint(session) }
+  }
+
+  /// Says once in a session's log that unmaps do not seem to get here.
+  private func hint(_ session: BackendSession) {
+    guard session.options.translations == .keep, session.iotlb.missesInvalidations, !state.withLock({ $0.isHinted }) else { return }
+    state.withLock { $0.isHinted = true }
+    session.log.warning("\(BackendStatistics.invalidationHint)")
   }
 
   private static func reason(_ path: AddressPath?, _ policy: AccessPlatformPolicy, _ features: ProtocolFeatures) -> String {
@@ -122,6 +134,11 @@ final class BackendReport: Sendable {
       facts.reachableBytes = facts.memoryBytes
       facts.peakReachableBytes = max(facts.iotlb.peakReachableBytes, peakMemory)
     case nil: break
+    }
+    if facts.looksLikePassThrough {
+      facts.reason =
+        "the front-end set VIRTIO_F_ACCESS_PLATFORM: an IOMMU is in front of the device, and it looks like pass-through, since every mapping "
+        + "so far leads from an address to itself: all of the guest's memory would be granted on asking"
     }
     let counts = live.runner.counts
     for i in facts.queues.indices where i < counts.count {

@@ -11,7 +11,11 @@ extension BackendStatistics {
     line("bit 33", "VIRTIO_F_ACCESS_PLATFORM: \(accepted)")
     line("path", pathInWords)
     line("why", reason)
-    if memoryBytes > 0 {
+    if memoryBytes > 0, looksLikePassThrough {
+      line(
+        "reachable", "\(Self.bytes(memoryBytes)) on asking, which is all of guest memory; asked for so far: \(Self.bytes(reachableBytes)) now, "
+          + "\(Self.bytes(peakReachableBytes)) at most")
+    } else if memoryBytes > 0 {
       line("reachable", "\(Self.bytes(reachableBytes)) now, \(Self.bytes(peakReachableBytes)) at most\(percent), of \(Self.bytes(memoryBytes)) of guest memory")
     } else {
       line("reachable", "nothing: no guest memory is known yet")
@@ -22,6 +26,7 @@ extension BackendStatistics {
           + "updates, \(iotlb.invalidations) invalidations" + (iotlb.evictions > 0 ? ", emptied \(iotlb.evictions) times because it was full" : "")
           + (translations == .once ? "; each is kept for one request" : ""))
     }
+    if missesInvalidations { line("warning", Self.invalidationHint) }
     line("faults", faults == 0 ? "0" : "\(faults): the driver gave addresses that it had not mapped, or not for this use; the log names them")
     if addressPath != nil { line("rings", "\(isPacked ? "packed" : "split"), \(queues.filter(\.isRunning).count) of \(queues.count) running") }
     let total = totals
@@ -64,6 +69,9 @@ extension BackendStatistics {
     object.add("memory_regions", UInt64(memoryRegions))
     object.add("reachable_bytes", reachableBytes)
     object.add("peak_reachable_bytes", peakReachableBytes)
+    object.add("grantable_bytes", grantableBytes)
+    object.add("looks_like_pass_through", looksLikePassThrough)
+    object.add("misses_invalidations", missesInvalidations)
     object.add("translations", translations.rawValue)
     object.add("mappings", UInt64(iotlb.mappings))
     object.add("hits", iotlb.hits)
@@ -72,6 +80,8 @@ extension BackendStatistics {
     object.add("updates", iotlb.updates)
     object.add("invalidations", iotlb.invalidations)
     object.add("evictions", iotlb.evictions)
+    object.add("identities", iotlb.identities)
+    object.add("moved", iotlb.moved)
     object.add("faults", faults)
     object.add("lost_pages", lostPages)
     let total = totals

@@ -21,6 +21,7 @@ public final class Frontend: Sendable {
     var queueCount = 1
     var shared: [RegionDescription] = []
     var logsUsed = false
+    var hasOwner = false
     var acknowledgesAll = true
   }
 
@@ -109,7 +110,8 @@ public final class Frontend: Sendable {
     .inbandNotifications, .guestAddresses, .vringBaseInflight,
   ])
 
-  /// Starts a session: learns what the back-end offers and puts in force what of `wanted` it does.
+  /// Starts a session: learns what the back-end offers and puts in force what of `wanted` it does. Again after a reset, for the
+  /// next driver of the same device: the owner is set once.
   ///
   /// - Throws: ``FrontendError/notNegotiated(_:needs:)`` if ACCESS_PLATFORM would be in force without REPLY_ACK and
   ///   BACKEND_REQ (R122).
@@ -133,9 +135,13 @@ public final class Frontend: Sendable {
       translator.setGuestAddresses(common.contains(.guestAddresses))
     }
     session.withLock { $0.offered = offered }
+    let isOwned = session.withLock { session in
+      defer { session.hasOwner = true }
+      return session.hasOwner
+    }
     // QEMU's order: the channel of a device's life comes before the SET_OWNER that begins it.
     if common.contains(.backendRequests) { try openChannel() }
-    try send(.setOwner)
+    if !isOwned { try send(.setOwner) }
     if common.contains(.multiqueue) {
       let count = try ask(.getQueueCount)
       session.withLock { $0.queueCount = Int(clamping: count) }

@@ -74,6 +74,18 @@ public final class FrontendLog: Sendable {
     return pages
   }
 
+  /// The numbers of the pages marked since the last time, which are unmarked: copy them then, and what is written meanwhile is
+  /// marked again.
+  public func takePages() -> [UInt64] {
+    guard let cells = bits.cells(from: 0, byteCount: byteCount & ~7) else { return [] }
+    var pages: [UInt64] = []
+    for at in stride(from: 0, to: byteCount & ~7, by: 8) where cells.load64(at: at) != 0 {
+      let word = UInt64(littleEndian: cells.exchange64(0, at: at))
+      for bit in 0..<64 as Range<UInt64> where word >> bit & 1 == 1 { pages.append(UInt64(at) * 8 + bit) }
+    }
+    return pages
+  }
+
   /// Clears all marks.
   public func clear() { _ = bits.copy([UInt8](repeating: 0, count: byteCount).span, to: 0) }
 }

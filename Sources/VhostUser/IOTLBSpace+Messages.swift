@@ -24,7 +24,7 @@ extension IOTLBSpace {
     }
     let permissions = DMAPermissions(rawValue: message.permission.rawValue)
     let runs = try memoryRuns(behind: message, last, permissions)
-    counters.withLock { $0.updates += 1 }
+    countUpdate(message, leadingTo: runs[0])
     var question: PendingMisses.Question?
     switch state.withLock({ $0.misses.meaning(ofUpdateFrom: first, through: last) }) {
     case .late(let late):

@@ -34,6 +34,7 @@ public final class IOTLBSpace: DMASpace {
     var invalidations: UInt64 = 0
     var faults: UInt64 = 0
     var evictions: UInt64 = 0
+    var signs = TranslationSigns()
   }
 
   /// Mappings of parts of pages that are kept at most.
@@ -41,7 +42,7 @@ public final class IOTLBSpace: DMASpace {
 
   /// A space over `memory`, empty (R102). `ask` sends a message on the back-end's channel.
   init(
-    memory: GuestMemory, maxNodes: Int = 1 << 15, servesOneChain: Bool = false,
+    memory: GuestMemory, maxNodes: Int = 1 << 13, servesOneChain: Bool = false,
     ask: @escaping @Sendable (IOTLBMessage, PendingMisses.Question?) -> Bool
   ) {
     self.memory = memory
@@ -64,7 +65,8 @@ public final class IOTLBSpace: DMASpace {
       IOTLBStatistics(
         reachableBytes: pages.byteCount &+ oddBytes, peakReachableBytes: max(pages.peakByteCount, pages.byteCount &+ oddBytes),
         mappings: pages.mappings + odd.count, hits: sum.hits, misses: sum.misses, questions: $0.questions, updates: $0.updates,
-        invalidations: $0.invalidations, faults: $0.faults, evictions: $0.evictions)
+        invalidations: $0.invalidations, faults: $0.faults, evictions: $0.evictions, identities: $0.signs.identities,
+        moved: $0.signs.moved)
     }
   }
 
@@ -81,7 +83,6 @@ public final class IOTLBSpace: DMASpace {
       case .wait: return .failure(.pending)
       case .refused:
         return .failure(.fault(DMAFault(address: address, access: access, reason: found == nil ? .unmapped : .permission)))
-      case .exhausted: return .failure(.fault(DMAFault(address: address, access: access, reason: .exhausted)))
       case .ask(let question):
         let message = IOTLBMessage(kind: .miss, address: address.rawValue, permission: access == .read ? .read : .write)
         // The channel's queue is filled under the lock, so that a question and its record cannot be seen one without the
@@ -105,8 +106,12 @@ public final class IOTLBSpace: DMASpace {
     }
   }
 
-  public func walkEnded(_ waiter: (any TranslationWaiter)?, repeats: Bool) {
-    state.withLock { repeats ? $0.misses.paused(waiter) : $0.misses.ended(waiter) }
+  public func walkEnded(_ waiter: (any TranslationWaiter)?, repeats: Bool) -> Bool {
+    state.withLock { state in
+      if repeats { return state.misses.paused(waiter) }
+      state.misses.ended(waiter)
+      return true
+    }
   }
 
   public func report(_ fault: DMAFault) {
@@ -139,4 +144,8 @@ public struct IOTLBStatistics: Hashable, Sendable {
   public var faults: UInt64 = 0
   /// How often the table was full and was emptied.
   public var evictions: UInt64 = 0
+  /// Mappings received that lead from an address to the same guest-physical one.
+  public var identities: UInt64 = 0
+  /// Mappings received for an address that led elsewhere, which no invalidation had taken back.
+  public var moved: UInt64 = 0
 }

@@ -44,8 +44,6 @@ struct PendingMisses {
     case wait
     /// The front-end said no.
     case refused
-    /// The table has been emptied for this walk again and again: it needs more room than there is.
-    case exhausted
   }
 
   /// What an update is to those who asked.
@@ -98,7 +96,6 @@ struct PendingMisses {
     let walk = walk(of: queue)
     steps += 1
     if walk.finds(key) { return .refused }
-    if walk.evictions >= Self.evictionsPerWalk { return .exhausted }
     if join(key, walk) { return .wait }
     if queue != nil, walk.open >= Self.openPerQueue { return .wait }
     guard count < Self.openInAll else {
@@ -138,8 +135,13 @@ struct PendingMisses {
     return true
   }
 
-  /// A queue's walk will be made again when what it waits for is settled.
-  mutating func paused(_ queue: (any TranslationWaiter)?) { walks[queue.map(ObjectIdentifier.init)]?.pause() }
+  /// A queue's walk is over, and is to be made again when what it waits for is settled. False if that is no use: the table was
+  /// emptied for it again and again, so it needs more room than there is.
+  @discardableResult mutating func paused(_ queue: (any TranslationWaiter)?) -> Bool {
+    guard let walk = walks[queue.map(ObjectIdentifier.init)] else { return true }
+    walk.pause()
+    return walk.evictions < Self.evictionsPerWalk
+  }
 
   /// A queue's access was made, or given up. Refusals of its other pages, come or still to come, are nobody's any more.
   mutating func ended(_ queue: (any TranslationWaiter)?) {

@@ -74,6 +74,56 @@ struct DirtyLogTests {
     #expect(marked(bits).isSuperset(of: [9, 256 + 9]))
   }
 
+  @Test("A run that goes on in another region, whose mapping adjoins, is marked in both (R132)", arguments: [false, true])
+  func adjoining(_ isAscending: Bool) throws {
+    let mapping = try HostMapping(anonymous: 128 << 10)
+    let memory = GuestMemory()
+    // Side by side in the guest and in this process, whichever was there first.
+    for half in isAscending ? [0, 1] : [1, 0] as [UInt64] {
+      let at = half * 64 << 10
+      try memory.add(
+        MemoryRegion(
+          guestAddress: GuestAddress(at), frontendAddress: FrontendAddress(at), byteCount: 64 << 10, mapping: mapping, mappingOffset: at))
+    }
+    let bits = try HostMapping(anonymous: 4096)
+    memory.setDirtyLog(DirtyLog(bits: bits, memory: memory))
+    let harness = try DeviceHarness(CopyDevice(notes: Notes()), features: .version1, in: PhysicalSpace(memory))
+    let (layout, _) = literalLayout(size: 8, packed: false, at: 0x1000)
+    let ring = LiteralSplitRing(layout, in: LiteralMemory(memory))
+    try harness.start(0, layout)
+    _ = ring.post([LiteralDescriptor(DMAAddress(0x5000), 0x4000), LiteralDescriptor(DMAAddress(0xe000), 0x4000, writable: true)])
+    ring.publish()
+    harness.kick(0)
+    #expect(marked(bits).isSuperset(of: [14, 15, 16, 17]))
+    #expect(marked(bits).isEmpty)
+  }
+
+  @Test("A chain taken before logging begins and given back afterwards is marked, with its ring (R132)", arguments: [false, true])
+  func switchedOn(packed: Bool) throws {
+    let memory = try GuestMemory(byteCount: 64 << 10)
+    let features: Features = packed ? [.version1, .ringPacked] : .version1
+    let (layout, _) = literalLayout(size: 8, packed: packed, at: 0x1000)
+    let ring = makeLiteralRing(layout, features: features, in: LiteralMemory(memory))
+    let space = PhysicalSpace(memory)
+    var queue = try Virtqueue(index: 0, layout: layout, features: features, in: space)
+    _ = ring.post([LiteralDescriptor(DMAAddress(0x9000), 0x2000, writable: true)])
+    ring.publish()
+    try queue.beginRound()
+    guard let chain = try queue.next() else { return #expect(Bool(false)) }
+    queue.endRound()
+    let bits = try HostMapping(anonymous: 4096)
+    let log = DirtyLog(bits: bits, memory: memory)
+    let before = space.fence.generation
+    let control = try WorkerThread(name: "control") { memory.setDirtyLog(log) }
+    let end = ContinuousClock.now + .seconds(10)
+    while space.fence.generation == before, ContinuousClock.now < end {}
+    try queue.beginRound()
+    queue.complete(chain, written: 0x2000)
+    queue.endRound()
+    control.join()
+    #expect(marked(bits).isSuperset(of: [9, 10, Int((packed ? layout.descriptorArea : layout.deviceArea).rawValue >> 12)]))
+  }
+
   @Test("Pages beyond the end of the log are dropped; nothing else is written (R136)")
   func short() throws {
     let rig = try Rig(packed: false)

@@ -17,6 +17,8 @@ struct FIFOTests {
       case 9 where step % 97 == 0:
         fifo.keep { $0 % 3 != 0 }
         model.removeAll { $0 % 3 == 0 }
+        let wanted = model.firstIndex { $0 % 7 == 1 }
+        #expect(fifo.removeFirst { $0 % 7 == 1 } == wanted.map { model.remove(at: $0) })
       default:
         #expect(fifo.first == model.first)
         #expect(fifo.popFirst() == (model.isEmpty ? nil : model.removeFirst()))

@@ -6,7 +6,7 @@ import Testing
 import Virtio
 
 /// Keeps the lines that a test looks at.
-private final class Lines: Sendable {
+final class Lines: Sendable {
   private let kept = Mutex<[String]>([])
   var all: [String] { kept.withLock { $0 } }
   func add(_ line: String) { kept.withLock { $0.append(line) } }

@@ -24,7 +24,7 @@ struct GrantTests {
         rig.space.answered(try #require(rig.asked.questions.first))
         #expect(bell.rings > 0)
         let outcome = rig.outcome(Self.iova, access, bell)
-        rig.space.walkEnded(bell, repeats: false)
+        _ = rig.space.walkEnded(bell, repeats: false)
         #expect((outcome == nil) == allowed)
         return outcome == nil
       }

@@ -39,7 +39,7 @@ final class RawFrontend {
   /// - Parameter device: what is served instead of ``disk``.
   init(
     policy: AccessPlatformPolicy = .auto, sectors: Int = 64, nodes: Int = 1 << 15, queues: Int = 1, device: (any VirtioDevice)? = nil,
-    patience: Duration? = nil
+    patience: Duration? = nil, logger: Logger? = nil
   ) throws {
     disk = MemoryDisk(bytes: (0..<sectors * 512).map { UInt8(truncatingIfNeeded: $0 / 512 &* 7 &+ $0) }, queues: queues)
     let (ours, theirs) = try UnixSocket.pair()
@@ -49,8 +49,8 @@ final class RawFrontend {
     kick = try EventFD()
     call = try EventFD()
     ended = try EventFD()
-    var log = Logger(label: "test")
-    log.logLevel = .critical
+    var log = logger ?? Logger(label: "test")
+    if logger == nil { log.logLevel = .critical }
     var options = BackendOptions(name: "t", accessPlatform: policy, maxTranslationNodes: nodes)
     if let patience { options.stopPatience = patience }
     server = try VhostUserServer(device ?? disk, on: .connected(theirs), options: options, log: log)

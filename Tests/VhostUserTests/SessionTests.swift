@@ -81,6 +81,8 @@ struct SessionTests {
     try frontend.negotiate(word: 1 << 30 | 1 << 24 | 1 << 27)
     #expect(try frontend.ask(.setFeatures(1 << 32 | 1 << 25), ack: true) == .value(1))
     try frontend.share()
+    let end = ContinuousClock.now + .seconds(10)
+    while frontend.server.statistics.negotiatedFeatures.rawValue == 0, ContinuousClock.now < end { _ = try frontend.ask(.getQueueCount) }
     #expect(frontend.server.statistics.negotiatedFeatures == .version1)
     try frontend.startRing()
     #expect(try frontend.read(sector: 1))

@@ -34,12 +34,12 @@ void *clx_map_anonymous(size_t count, int *error);
 void clx_unmap(void *base, size_t count);
 size_t clx_page_size(void);
 // What file a descriptor is: two mappings with equal numbers show the same bytes. Returns 0 or -errno.
-int clx_file_identity(int fd, uint64_t *device, uint64_t *inode, uint64_t *size);
+int clx_file_identity(int fd, uint64_t *device, uint64_t *inode, uint64_t *size, uint64_t *page);
 
 // A mapping whose file was cut short raises SIGBUS when touched. Guarded ranges get a page of zeroes instead, and the
 // guard counts it. `clx_bus_guard_add` returns a slot, or -1 when the table is full.
 int clx_bus_guard_install(void);
-int clx_bus_guard_add(void *base, size_t count);
+int clx_bus_guard_add(void *base, size_t count, size_t page);
 uint64_t clx_bus_guard_hits(int slot);
 void clx_bus_guard_remove(int slot);
 

@@ -97,6 +97,7 @@ int host_process_signal(int32_t process, int signal);
 // Memory files
 
 int host_memfd(const char *name);
+int host_memfd_huge(const char *name);
 int host_truncate(int fd, uint64_t size);
 #define HOST_SEAL_SHRINK 1u
 #define HOST_SEAL_GROW 2u

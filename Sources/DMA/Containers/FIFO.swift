@@ -50,6 +50,16 @@ public struct FIFO<Element> {
     self = kept
   }
 
+  /// Takes the oldest that `isWanted` names, or nil; the cost is that of looking at all.
+  public mutating func removeFirst(where isWanted: (Element) -> Bool) -> Element? {
+    var found: Element?
+    for _ in 0..<count {
+      guard let element = popFirst() else { break }
+      if found == nil, isWanted(element) { found = element } else { append(element) }
+    }
+    return found
+  }
+
   /// Forgets everything and gives its memory back.
   public mutating func removeAll() { self = FIFO() }
 

@@ -28,7 +28,7 @@ final class NVMeQueuePair {
   private var phase: UInt32 = 1
   private var isNew = false
   private var lastNumber: UInt64 = 0
-  private var ended: [NVMeCompletion] = []
+  private var ended = FIFO<NVMeCompletion>()
   private let maxSegments: Int
   /// A circle, on purpose, once the pair was abandoned.
   private var itself: NVMeQueuePair?
@@ -124,13 +124,13 @@ final class NVMeQueuePair {
 
   /// The next command that ended, or nil.
   func reap() throws(NVMeDriverError) -> NVMeCompletion? {
-    if !ended.isEmpty { return ended.removeFirst() }
+    if let oldest = ended.popFirst() { return oldest }
     return try take()
   }
 
   /// The end of one command, or nil; others are kept for ``reap()``.
   func reap(_ number: UInt64) throws(NVMeDriverError) -> NVMeCompletion? {
-    if let i = ended.firstIndex(where: { $0.tag.number == number }) { return ended.remove(at: i) }
+    if let kept = ended.removeFirst(where: { $0.tag.number == number }) { return kept }
     while let next = try take() {
       if next.tag.number == number { return next }
       ended.append(next)

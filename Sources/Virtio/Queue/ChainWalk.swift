@@ -147,6 +147,7 @@ extension Virtqueue {
     round.add(descriptors: walk.count, bytes: walk.total)
     if iotlb.servesOneChain { ranges[sequence] = iotlb.takeNotes() }
     counts.requests &+= 1
+    held.take(HoldBudget.weight(capacity: walk.list.room, notes: ranges[sequence]?.count ?? 0))
     return DescriptorChain(
       id: id, slots: slots, sequence: sequence, record: record, memory: walk.list.seal(iotlb, fault: fault))
   }
@@ -160,9 +161,10 @@ extension Virtqueue {
     guard walk.isPending else { return false }
     // The walk is done anew, and notes anew.
     if iotlb.servesOneChain { _ = iotlb.takeNotes() }
-    decided = walk.fault
+    let missing = iotlb.firstMissing
+    let mayHelp = iotlb.endWalk(repeats: true)
+    decided = walk.fault ?? (mayHelp ? nil : missing)
     isPending = true
-    iotlb.endWalk(repeats: true)
     counts.waits &+= 1
     return true
   }

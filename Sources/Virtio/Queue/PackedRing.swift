@@ -61,7 +61,7 @@ extension Virtqueue {
       guard outstanding &+ Int(slots) < Int(layout.size) else { throw .tooManyAvailable(layout.size) }
       d = descriptor(at: slot)
     }
-    if mustWait(&walk) {
+    if mustWait(&walk) || mustLetOthersEnd(walk) {
       pool.give(back: walk.list)
       return nil
     }
@@ -87,7 +87,7 @@ extension Virtqueue {
       walk.count &+= 1
       try walk.add(d, &iotlb)
     }
-    if mustWait(&walk) {
+    if mustWait(&walk) || mustLetOthersEnd(walk) {
       pool.give(back: walk.list)
       return nil
     }

@@ -45,7 +45,7 @@ extension Virtqueue {
       guard d.id < layout.size else { throw .descriptorIndex(d.id) }
       index = d.id
     }
-    if mustWait(&walk) {
+    if mustWait(&walk) || mustLetOthersEnd(walk) {
       pool.give(back: walk.list)
       return nil
     }

@@ -26,6 +26,9 @@ extension Virtqueue {
   /// for a queue that stops, and that ``canLeave``.
   public mutating func leave(_ chain: consuming DescriptorChain) {
     precondition(recorder != nil)
+    // What was called off may have written a part.
+    if let log = iotlb.dirtyLog { chain.memory.markDirty(log) }
+    held.give(weight(of: chain))
     if iotlb.servesOneChain, let used = ranges.removeValue(forKey: chain.sequence) { iotlb.forget(used) }
     completed &+= 1
     if isWithdrawn, inFlight == 0 { unresolve() }
@@ -38,6 +41,7 @@ extension Virtqueue {
   /// Whoever starts the queue again without the reset that the device needs comes upon the same chain again (R099).
   public mutating func retire(at chain: consuming DescriptorChain) {
     isRetired = true
+    held.give(weight(of: chain))
     // A recorder shows what is in flight to a successor by itself.
     guard recorder == nil, chain.sequence &+ 1 == popped else {
       completed &+= 1

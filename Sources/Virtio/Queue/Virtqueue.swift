@@ -65,6 +65,8 @@ public struct Virtqueue: ~Copyable {
   var popped: UInt32 = 0
   /// What chains in flight named, by their sequence, where translations serve one chain only.
   var ranges: [UInt32: [ClosedRange<UInt64>]] = [:]
+  /// What chains in flight hold.
+  var held = HoldBudget()
   var completed: UInt32 = 0
   /// Split: chains, packed: slots, that were taken and are not the driver's again. A ring has no more than its size of them.
   var outstanding = 0
@@ -135,7 +137,7 @@ public struct Virtqueue: ~Copyable {
     isPending = false
     guard !isResolved else { return }
     do throws(DMAInterruption) {
-      // A chain may be waiting too: what it asked for is still its own.
+      // A chain may be waiting, too: what it asked for is still its own, and whether that can help is for its walk to say.
       defer { iotlb.endWalk(repeats: true) }
       try resolveAreas()
     } catch {
@@ -171,6 +173,11 @@ public struct Virtqueue: ~Copyable {
       mustRenew = true
       return nil
     }
+    // Nothing is lost: chains in flight end, and that brings another look.
+    if held.isWaitedFor || held.isSpent, inFlight > 0 {
+      held.wait()
+      return nil
+    }
     do throws(QueueError) {
       return isPacked ? try nextPacked() : try nextSplit()
     } catch {
@@ -196,6 +203,7 @@ public struct Virtqueue: ~Copyable {
     // Never more than there is room for (§2.7.8.2).
     let written = UInt32(clamping: min(written, chain.writable.byteCount))
     counts.writtenBytes &+= UInt64(written)
+    held.give(weight(of: chain))
     let entry = UsedEntry(id: chain.id, slots: chain.slots, written: written, record: chain.record)
     let sequence = chain.sequence
     // Before the driver can see the chain used, and give its addresses another meaning.
@@ -263,6 +271,7 @@ public struct Virtqueue: ~Copyable {
       return
     }
     suppressed = true
+    markDeviceAreaDirty()
   }
 
   /// Leaves what is available where it is, until a kick or something watched begins another round: for queues whose buffers wait
@@ -275,12 +284,12 @@ public struct Virtqueue: ~Copyable {
     guard !isRetired else { return false }
     if mustRenew { return true }
     guard isResolved, !isPending else { return false }
-    if !again.isEmpty { return true }
+    if !again.isEmpty { return !held.isWaitedFor }
     if isClosing { return false }
     if isPacked { armPacked() } else { armSplit() }
     suppressed = false
     markDeviceAreaDirty()
-    if isResting { return false }
+    if isResting || held.isWaitedFor { return false }
     RingMemory.fence()
     return isPacked ? isPackedAvailable : driverArea.loadAcquire16(at: 2) != available.littleEndian
   }

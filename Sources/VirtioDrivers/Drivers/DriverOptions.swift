@@ -44,11 +44,10 @@ public struct DriverOptions {
 struct RequestLedger: ~Copyable {
   private var tags: FixedArray<UInt64>
   private var last: UInt64 = 0
-  private var ended: [Completion] = []
+  private var ended = FIFO<Completion>()
 
   init(size: UInt16) {
     tags = FixedArray(count: Int(size)) { _ in 0 }
-    ended.reserveCapacity(Int(size))
   }
 
   mutating func begin(_ id: UInt16) -> RequestTag {
@@ -63,11 +62,10 @@ struct RequestLedger: ~Copyable {
   mutating func keep(_ completion: Completion) { ended.append(completion) }
 
   /// The oldest that was kept.
-  mutating func take() -> Completion? { ended.isEmpty ? nil : ended.removeFirst() }
+  mutating func take() -> Completion? { ended.popFirst() }
 
   /// That of one request, if it was kept.
   mutating func take(_ tag: RequestTag) -> Completion? {
-    guard let i = ended.firstIndex(where: { $0.tag == tag }) else { return nil }
-    return ended.remove(at: i)
+    ended.removeFirst { $0.tag == tag }
   }
 }

@@ -1,0 +1,85 @@
+import DMA
+import HostIO
+import Testing
+import VhostUser
+import Virtio
+
+@Suite("The dirty log while other things change", .timeLimit(.minutes(10)))
+struct LogTests {
+  /// A front-end with a ring and a log, and a device that holds what it takes.
+  private final class Logged {
+    let disk: HeldDisk
+    let frontend: RawFrontend
+    let file: MemoryFile
+    let bits: HostMapping
+    static let bytes: UInt64 = 1 << 20
+
+    init() throws {
+      disk = try HeldDisk()
+      frontend = try RawFrontend(device: disk)
+      try frontend.negotiate()
+      try frontend.share()
+      file = try MemoryFile(name: "log", size: Self.bytes)
+      bits = try HostMapping(descriptor: file.descriptor.rawValue, offset: 0, byteCount: Int(Self.bytes))
+      let area = LogArea(size: Self.bytes, offset: 0)
+      #expect(try frontend.ask(.setLogBase(area), ack: false, [file.descriptor.rawValue]) == .success)
+      try frontend.must(.setFeatures(Features.version1.word | 1 << 30 | 1 << 26))
+      try frontend.startRing(log: 1)
+      frontend.submitRead(sector: 0)
+      #expect(try disk.taken.wait(timeout: .seconds(10)))
+    }
+
+    func isMarked(_ guest: UInt64) -> Bool {
+      var byte: [UInt8] = [0]
+      var span = byte.mutableSpan
+      _ = bits.copy(from: Int(guest / 4096 / 8), into: &span)
+      return byte[0] & (1 << UInt8(guest / 4096 % 8)) != 0
+    }
+
+    /// The answer to a request that was sent before.
+    func acknowledged() throws -> Bool {
+      var none = FileDescriptorList()
+      return try RawFrontend.receive(frontend.socket, &none)?.1.word == 0
+    }
+  }
+
+  @Test("What a request in flight writes when the memory table is replaced is marked wherever the new one shows the same bytes (R132, R133)")
+  func replacedTable() throws {
+    let logged = try Logged()
+    let frontend = logged.frontend
+    // The same memory in two pieces, and as a whole at another address.
+    var first = frontend.region, second = frontend.region, alias = frontend.region
+    first.size /= 2
+    second.guestAddress += first.size
+    second.frontendAddress += first.size
+    second.offset = first.size
+    second.size = first.size
+    alias.guestAddress += 1 << 28
+    alias.frontendAddress += 1 << 28
+    let file = frontend.memory.descriptor.rawValue
+    try frontend.send(.setMemoryTable([first, second, alias]), ack: true, [file, file, file])
+    let end = ContinuousClock.now + .seconds(10)
+    while frontend.server.statistics.memoryRegions != 3, ContinuousClock.now < end { _ = try frontend.call.wait(timeout: .milliseconds(1)) }
+    #expect(frontend.usedIndex == 0)
+    logged.disk.release.signal()
+    #expect(try logged.acknowledged())
+    #expect(frontend.usedIndex == 1)
+    for place in [RawFrontend.Place.data, RawFrontend.Place.status, RawFrontend.Place.used] {
+      #expect(logged.isMarked(first.guestAddress + UInt64(place)) && logged.isMarked(alias.guestAddress + UInt64(place)), "\(place)")
+    }
+    #expect(!logged.isMarked(first.guestAddress + UInt64(RawFrontend.Place.header)))
+  }
+
+  @Test("What a request in flight writes when its memory is taken away is marked (R132)")
+  func removedRegion() throws {
+    let logged = try Logged()
+    let frontend = logged.frontend
+    try frontend.send(.removeMemoryRegion(frontend.region), ack: true)
+    let end = ContinuousClock.now + .seconds(10)
+    while frontend.server.statistics.memoryRegions != 0, ContinuousClock.now < end { _ = try frontend.call.wait(timeout: .milliseconds(1)) }
+    logged.disk.release.signal()
+    #expect(try logged.acknowledged())
+    #expect(logged.isMarked(RawFrontend.guest + UInt64(RawFrontend.Place.data)))
+    #expect(logged.isMarked(RawFrontend.guest + UInt64(RawFrontend.Place.used)))
+  }
+}
