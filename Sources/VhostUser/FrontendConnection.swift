@@ -181,7 +181,14 @@ final class FrontendConnection: Sendable {
     guard message.header.isReply else {
       throw .violation(ProtocolError(name, "a request came on the front-end's socket"))
     }
-    let expected = state.withLock { $0.expected.popFirst() }
+    let request = message.header.request
+    let expected = state.withLock { state in
+      // A stop may wait for a translation: that message's answer then comes before the stop's.
+      guard request == FrontendRequest.Kind.iotlb.rawValue, state.expected.first?.request == FrontendRequest.Kind.getVringBase.rawValue else {
+        return state.expected.popFirst()
+      }
+      return state.expected.removeFirst { $0.request == request }
+    }
     guard let expected else { throw .violation(ProtocolError(name, "an answer nobody asked for")) }
     guard expected.request == message.header.request else {
       let wanted = FrontendRequest.name(of: expected.request)
