@@ -113,12 +113,13 @@ public final class Frontend: Sendable {
   /// Starts a session: learns what the back-end offers and puts in force what of `wanted` it does. Again after a reset, for the
   /// next driver of the same device: the owner is set once.
   ///
+  /// - Parameter anew: whether another life of the device begins on this connection, with its owner set again.
   /// - Throws: ``FrontendError/notNegotiated(_:needs:)`` if ACCESS_PLATFORM would be in force without REPLY_ACK and
   ///   BACKEND_REQ (R122).
   /// - Returns: the features in force.
   @discardableResult
   public func negotiate(
-    _ wanted: Features, protocolFeatures wantedProtocol: ProtocolFeatures = Frontend.usualProtocolFeatures
+    _ wanted: Features, protocolFeatures wantedProtocol: ProtocolFeatures = Frontend.usualProtocolFeatures, anew: Bool = false
   ) throws(FrontendError) -> Features {
     let offered = Features(word: try ask(.getFeatures))
     let hasProtocol = offered.contains(Self.protocolFeaturesBit)
@@ -141,7 +142,7 @@ public final class Frontend: Sendable {
     }
     // QEMU's order: the channel of a device's life comes before the SET_OWNER that begins it.
     if common.contains(.backendRequests) { try openChannel() }
-    if !isOwned { try send(.setOwner) }
+    if anew || !isOwned { try send(.setOwner) }
     if common.contains(.multiqueue) {
       let count = try ask(.getQueueCount)
       session.withLock { $0.queueCount = Int(clamping: count) }

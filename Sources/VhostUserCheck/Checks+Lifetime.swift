@@ -190,8 +190,7 @@ extension Check {
     _ = try session.stop()
     let frontend = session.frontend
     return try refusal { () throws(FrontendError) in
-      try restartStatus(frontend)
-      _ = try frontend.setFeatures(features)
+      try restartStatus(frontend, features)
     }
   }
 

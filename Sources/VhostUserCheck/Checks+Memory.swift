@@ -119,11 +119,13 @@ extension Check {
     return used
   }
 
-  /// Where there is a status: resets the device, and is ready for its rings again.
-  static func restartStatus(_ frontend: Frontend) throws(FrontendError) {
-    guard frontend.protocolFeatures.contains(.status) else { return }
-    try frontend.setStatus([])
-    try frontend.setStatus([.acknowledge, .driver, .featuresOK])
+  /// Where there is a status: resets the device, and is ready for its rings again. A reset ends what was negotiated, so that the
+  /// features come again, as QEMU sends them; these where they are to be others.
+  static func restartStatus(_ frontend: Frontend, _ features: Features? = nil) throws(FrontendError) {
+    let hasStatus = frontend.protocolFeatures.contains(.status)
+    if hasStatus { try frontend.setStatus([]) }
+    if hasStatus || features != nil { _ = try frontend.setFeatures(features ?? frontend.features) }
+    if hasStatus { try frontend.setStatus([.acknowledge, .driver, .featuresOK]) }
   }
 
   /// The ring works after it was set up again with buffers that are there.

@@ -203,7 +203,32 @@ extension Check {
       withExtendedLifetime(area) {}
       return said
     },
+    Check(
+      "stop-abandoned", "R126", "A front-end that goes while a stop waits for a translation leaves a back-end that serves the next one.",
+      features: .accessPlatform, protocolFeatures: .inflightSharedMemory
+    ) { bench throws(Finding) in try stopAndGo(bench) },
   ]
+
+  /// Stops a ring whose requests in flight wait for a translation that never comes, and goes.
+  fileprivate static func stopAndGo(_ bench: Bench) throws(Finding) -> String {
+    let session = try Session(bench, .platform)
+    let (area, count) = try left(session, 4)
+    let page = session.first.rawValue
+    session.frontend.onMiss { $0.address & ~4095 == page ? .silence : .fromMappings }
+    try session.resume(at: taken(session, count))
+    let end = ContinuousClock.now + bench.patience
+    while session.misses(on: session.first).isEmpty {
+      guard ContinuousClock.now < end else { throw .broken("the buffer of a request that was in flight was not asked for") }
+      pause(.milliseconds(1))
+    }
+    let stop = FrontendRequest.getVringBase(VringState(index: UInt32(bench.device.queue), number: 0))
+    try judged { () throws(FrontendError) in try session.frontend.sendRaw(stop.encoded(), request: stop.kind.rawValue, answers: 1) }
+    session.settle()
+    session.frontend.close()
+    withExtendedLifetime(area) {}
+    try bench.oneRequest(Setup())
+    return "the next front-end was served"
+  }
 
   /// Makes requests that a predecessor took and did not finish, with its record of them. Returns that, and how many there are.
   private static func left(_ session: Session, _ wanted: Int) throws(Finding) -> (FrontendInflight, Int) {

@@ -57,7 +57,7 @@ final class Session {
   }
 
   /// Negotiates and shares the memory.
-  private func introduce() throws(Finding) {
+  private func introduce(anew: Bool = false) throws(Finding) {
     let (frontend, setup) = (frontend, setup)
     if setup.isUnaccepted {
       let offered = bench.offeredProtocol
@@ -73,7 +73,7 @@ final class Session {
     if setup.translated { features.insert(.accessPlatform) }
     let wanted = features
     try judged { () throws(FrontendError) in
-      try frontend.negotiate(wanted, protocolFeatures: setup.protocolFeatures)
+      try frontend.negotiate(wanted, protocolFeatures: setup.protocolFeatures, anew: anew)
       if frontend.protocolFeatures.contains(.status) { try frontend.setStatus([.acknowledge, .driver, .featuresOK]) }
       try frontend.share()
       // QEMU's answers cover a page each.
@@ -82,7 +82,7 @@ final class Session {
   }
 
   /// Begins the device's life anew on the same connection, as QEMU does when a disk is plugged in where one was pulled out.
-  func beginAnew() throws(Finding) { try introduce() }
+  func beginAnew() throws(Finding) { try introduce(anew: true) }
 
   /// Drops the connection as a machine monitor does that dies, and comes back with the same memory; queues are to be resumed.
   func reconnect(_ inflight: FrontendInflight? = nil) throws(Finding) {

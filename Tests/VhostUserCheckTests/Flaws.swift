@@ -165,6 +165,7 @@ extension Flaw {
       $0.asks(.setVringKick) && $0.earlier > 0 ? .success : .pass
     },
     Flaw(name: "passes in-band kicks over", checks: ["in-band"], verdict: .wedged) { $0.asks(.vringKick) ? .swallow(answer: nil) : .pass },
+    Flaw(name: "dies when it is stopped", checks: ["stop-abandoned"], verdict: .crashed) { $0.asks(.getVringBase) ? .die : .pass },
     Flaw(name: "miscounts", checks: ["position", "position-packed"]) {
       if $0.answers(.getVringBase) { $0.payload[4] &+= 1 }
       return .pass
