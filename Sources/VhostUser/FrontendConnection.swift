@@ -176,16 +176,24 @@ final class FrontendConnection: Sendable {
   }
 
   /// Matches an answer with its request.
+  /// Whether a request stops rings.
+  private static func mayStop(_ request: UInt32?) -> Bool {
+    let stops: [FrontendRequest.Kind] = [
+      .getVringBase, .setVringEnable, .setVringAddress, .setStatus, .resetDevice, .resetOwner, .setOwner,
+    ]
+    return stops.contains { $0.rawValue == request }
+  }
+
   private func take(_ message: consuming IncomingMessage) throws(FrontendError) {
     let name = FrontendRequest.name(of: message.header.request)
     guard message.header.isReply else {
       throw .violation(ProtocolError(name, "a request came on the front-end's socket"))
     }
-    // In the order of the requests; but a ring may need a translation before it can stop.
-    let translation = FrontendRequest.Kind.iotlb.rawValue
-    let isTranslation = message.header.request == translation
+    let request = message.header.request
     let expected = state.withLock { state in
-      isTranslation ? state.expected.removeFirst { $0.request == translation } ?? state.expected.popFirst() : state.expected.popFirst()
+      // A ring may need a translation before it can stop: that message's answer then comes before the stop's.
+      guard request == FrontendRequest.Kind.iotlb.rawValue, Self.mayStop(state.expected.first?.request) else { return state.expected.popFirst() }
+      return state.expected.removeFirst { $0.request == request }
     }
     guard let expected else { throw .violation(ProtocolError(name, "an answer nobody asked for")) }
     guard expected.request == message.header.request else {
