@@ -175,7 +175,6 @@ final class FrontendConnection: Sendable {
     }
   }
 
-  /// Matches an answer with its request.
   /// Whether a request stops rings.
   private static func mayStop(_ request: UInt32?) -> Bool {
     let stops: [FrontendRequest.Kind] = [
@@ -184,6 +183,7 @@ final class FrontendConnection: Sendable {
     return stops.contains { $0.rawValue == request }
   }
 
+  /// Matches an answer with its request.
   private func take(_ message: consuming IncomingMessage) throws(FrontendError) {
     let name = FrontendRequest.name(of: message.header.request)
     guard message.header.isReply else {
