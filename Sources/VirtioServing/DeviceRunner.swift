@@ -176,6 +176,7 @@ public final class DeviceRunner: Sendable {
           patience: patience, events: events, log: log)
         begun.give(nil)
         worker.run()
+        mailbox.close()
       } catch {
         begun.give(DeviceError("\(error)"))
       }

@@ -68,6 +68,7 @@ struct QueueWorker: ~Copyable {
         _ = try poller.wait(into: &ready, timeout: isBusy ? .zero : timeLeft)
       } catch {
         log.error("queue thread: \(error)")
+        for queue in running { for answer in queue.stopping?.answers ?? [] { answer.give(nil) } }
         return
       }
       for i in ready.indices {

@@ -13,7 +13,11 @@ final class WorkerMailbox: Sendable {
   let wake: EventFD
   /// Signalled by answers that the control thread waits for. It waits for one at a time.
   let answered: EventFD
-  private let commands = Mutex<[Command]>([])
+  private struct State {
+    var commands: [Command] = []
+    var isClosed = false
+  }
+  private let state = Mutex(State())
   private let waiting = Atomic<Bool>(false)
 
   init() throws(HostError) {
@@ -21,10 +25,26 @@ final class WorkerMailbox: Sendable {
     answered = try EventFD()
   }
 
+  /// Leaves a command for the worker. One that has ended answers at once.
   func post(_ command: Command) {
-    commands.withLock { $0.append(command) }
+    let isClosed = state.withLock { state in
+      if !state.isClosed { state.commands.append(command) }
+      return state.isClosed
+    }
+    if isClosed { return command.refuse() }
     waiting.store(true, ordering: .releasing)
     wake.signal()
+  }
+
+  /// The worker has ended: what is left here is answered, and what comes will be. A queue that was told to stop can be told again
+  /// before its end was noticed.
+  func close() {
+    let left = state.withLock { state in
+      state.isClosed = true
+      defer { state.commands = [] }
+      return state.commands
+    }
+    for command in left { command.refuse() }
   }
 
   /// Whether commands wait: one load, asked once a round.
@@ -32,10 +52,20 @@ final class WorkerMailbox: Sendable {
 
   func take() -> [Command] {
     waiting.store(false, ordering: .releasing)
-    return commands.withLock { commands in
-      let all = commands
-      commands.removeAll()
-      return all
+    return state.withLock { state in
+      defer { state.commands.removeAll() }
+      return state.commands
+    }
+  }
+}
+
+extension WorkerMailbox.Command {
+  /// Answers that there is no such queue any more.
+  fileprivate func refuse() {
+    switch self {
+    case .start(_, _, _, _, let answer): answer.give(.device("the queue's thread has ended"))
+    case .stop(_, _, let answer): answer.give(nil)
+    case .kick(_, _, let answer): answer.give(())
     }
   }
 }

@@ -99,6 +99,19 @@ import VirtioTestKit
     #expect(rig.runner.stop(0) != nil)
   }
 
+  @Test("A queue that stands still, of which nobody took note yet, can be told to stop once more", .timeLimit(.minutes(1)))
+  func stoppedTwice() throws {
+    let rig = try Rig()
+    try rig.start()
+    let event = try EventFD()
+    let first = try #require(rig.runner.beginStop(0, notifying: event))
+    while !first.isOver { _ = try event.wait(timeout: .seconds(20)) }
+    // Its thread may have ended by now, and with it whoever would have answered.
+    let second = try #require(rig.runner.beginStop(0, .leavingReplays, notifying: event))
+    #expect(rig.runner.endStop(second) == nil)
+    #expect(rig.runner.endStop(first) != nil)
+  }
+
   @Test("New chains go on while an unmap waits for an old one")
   func newWorkGoesOn() throws {
     let rig = try Rig()

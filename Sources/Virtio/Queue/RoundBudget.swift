@@ -55,3 +55,12 @@ struct RoundBudget {
     return true
   }
 }
+
+extension Virtqueue {
+  /// To be called by a handler that did something slow, such as input or output that it waited for: the round ends if
+  /// it has taken too long by now.
+  public mutating func lookAtClock() { round.demandLook() }
+
+  /// Whether this round took as much as a round may, so that others have their turn now.
+  public var isSpent: Bool { round.isSpent }
+}

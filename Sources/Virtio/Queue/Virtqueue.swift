@@ -225,13 +225,6 @@ public struct Virtqueue: ~Copyable {
     pool.give(back: chain.memory)
   }
 
-  /// To be called by a handler that did something slow, such as input or output that it waited for: the round ends if
-  /// it has taken too long by now.
-  public mutating func lookAtClock() { round.demandLook() }
-
-  /// Whether this round took as much as a round may, so that others have their turn now.
-  public var isSpent: Bool { round.isSpent }
-
   /// Makes completed chains visible to the driver now. A handler that is about to wait for something slow calls it; the end
   /// of a round does too.
   public mutating func publish() {
