@@ -37,6 +37,10 @@ final class PackedInflight: InflightRecorder {
 
   // MARK: Taking over
 
+  var mayHoldChains: Bool {
+    cells.load16(at: 8) == 1 && cells.load16(at: 10) == capacity && (0..<capacity).contains { cells.load16(at: entry($0)) & 0xff == 1 }
+  }
+
   func resume(at state: QueueState, used ringUsed: UInt16?, flags: (UInt16) -> UInt16) -> QueueResumption {
     guard cells.load16(at: 8) == 1, cells.load16(at: 10) == capacity, isPlausible else {
       begin(state)

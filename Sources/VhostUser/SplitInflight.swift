@@ -27,6 +27,8 @@ final class SplitInflight: InflightRecorder {
   private func entry(_ index: UInt16) -> Int { 16 + 16 * Int(index) }
   private func isInFlight(_ index: UInt16) -> Bool { cells.load16(at: entry(index)) & 0xff == 1 }
 
+  var mayHoldChains: Bool { cells.load16(at: 8) == 1 && cells.load16(at: 10) == capacity && (0..<size).contains(where: isInFlight) }
+
   func resume(at state: QueueState, used: UInt16?, flags: (UInt16) -> UInt16) -> QueueResumption {
     guard cells.load16(at: 8) == 1, cells.load16(at: 10) == capacity else {
       begin(used ?? state.used ?? state.available)

@@ -94,6 +94,8 @@ private final class Mortal: InflightRecorder {
     return result
   }
 
+  var mayHoldChains: Bool { inner.mayHoldChains }
+
   func resume(at state: QueueState, used: UInt16?, flags: (UInt16) -> UInt16) -> QueueResumption {
     let before = remains.recordBytes
     moment(before)

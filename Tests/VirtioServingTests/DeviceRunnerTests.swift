@@ -99,7 +99,7 @@ import VirtioTestKit
     #expect(rig.runner.stop(0) != nil)
   }
 
-  @Test("A queue that stands still, of which nobody took note yet, can be told to stop once more", .timeLimit(.minutes(1)))
+  @Test("A queue that stands still, of which nobody took note yet, can be told to stop once more", .timeLimit(.minutes(10)))
   func stoppedTwice() throws {
     let rig = try Rig()
     try rig.start()

@@ -61,6 +61,9 @@ public struct QueueResumption: Hashable, Sendable {
 
 /// Writes down which chains are under way, where a successor of this process finds it. Called on the queue's thread.
 public protocol InflightRecorder: AnyObject {
+  /// Whether a predecessor may have left chains that are still to be done: what can be told before the ring is reached. Called before
+  /// ``resume(at:used:flags:)`` only.
+  var mayHoldChains: Bool { get }
   /// Called once, when the ring can be reached and before any of it is taken: what did a predecessor leave?
   ///
   /// - Parameters:
