@@ -2,7 +2,7 @@
 
 extension ChainMemory {
   /// Segments that there is room for.
-  package var capacity: Int {
+  @inlinable package var capacity: Int {
     // Safe: the header lives as long as this value.
     unsafe header.pointee.capacity
   }
@@ -10,5 +10,5 @@ extension ChainMemory {
 
 extension SegmentList {
   /// Segments that there is room for.
-  package var room: Int { capacity }
+  @inlinable package var room: Int { capacity }
 }

@@ -94,6 +94,9 @@
   /// Storage for chains that are resolved with this cache and outlive their round: at most `limit` blocks are kept.
   public func makePool(keeping limit: Int = 64) -> SegmentPool { SegmentPool(lease.holds, keeping: limit) }
 
+  /// Whether a chain resolved with this cache is neither given back nor dropped. Takes a lock: for a queue that stops.
+  package var hasChains: Bool { lease.holds.hasChains }
+
   /// As ``Lease/hold(from:through:)``.
   public func hold(from first: UInt64 = 0, through last: UInt64 = .max) -> MappingHold { lease.hold(from: first, through: last) }
 

@@ -63,6 +63,16 @@ import Synchronization
     if isLate { fence?.wake() }
   }
 
+  /// Whether a chain that was sealed is neither given back nor dropped.
+  var hasChains: Bool {
+    state.withLock { state in
+      state.blocks.contains { block in
+        // Safe: blocks in the list are alive.
+        unsafe load64(SegmentHeader.stamp(UnsafeMutablePointer<SegmentHeader>(bitPattern: block).unsafelyUnwrapped)) != 0
+      }
+    }
+  }
+
   // MARK: Drains
 
   /// Whether a round of generation `old` or before is under way, or a chain of one uses some byte of `range`.

@@ -131,9 +131,9 @@ public import CLinux
   /// the list, if there is one, is where a status can still be written.
   ///
   /// - Parameter iotlb: what the list was resolved with, in the round under way; the list is from its pool.
-  @inlinable public consuming func seal(_ iotlb: borrowing IOTLB, fault: DMAFault?) -> ChainMemory { seal(iotlb.lease, fault: fault) }
+  @inlinable @inline(__always) public consuming func seal(_ iotlb: borrowing IOTLB, fault: DMAFault?) -> ChainMemory { seal(iotlb.lease, fault: fault) }
 
-  @inlinable consuming func seal(_ lease: borrowing Lease, fault: DMAFault?) -> ChainMemory {
+  @inlinable @inline(__always) consuming func seal(_ lease: borrowing Lease, fault: DMAFault?) -> ChainMemory {
     settle()
     let header = unsafe self.header
     // Where the two spare entries are, too: their pairs are those of an earlier chain.

@@ -75,6 +75,9 @@ extension CheckedDevice {
     }
   }
 
+  /// Descriptors of a long ring, which devices of this kind are known to take.
+  var longRing: UInt16 { self == .blk || self == .rng ? 1024 : 256 }
+
   /// Whether ``quickRequest(pieces:)`` can be of many pieces.
   var hasLongRequests: Bool { self == .blk || self == .rng }
 

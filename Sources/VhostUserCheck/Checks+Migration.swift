@@ -49,7 +49,7 @@ extension Check {
       features: Frontend.logAllBit, protocolFeatures: .logSharedMemory, needsWrites: true
     ) { bench throws(Finding) in
       let slotless = Frontend.usualProtocolFeatures.subtracting(.configureMemorySlots)
-      let session = try Session(bench, Setup(protocolFeatures: slotless, size: 1024))
+      let session = try Session(bench, Setup(protocolFeatures: slotless, size: bench.device.longRing))
       let frontend = session.frontend
       let log = try judged { () throws(FrontendError) in try frontend.startLogging() }
       try session.start()
@@ -175,7 +175,7 @@ extension Check {
       "inflight-stopped", "R126", "A ring that is stopped right after its start has done what a predecessor left in flight, or says that it has not.",
       protocolFeatures: .inflightSharedMemory
     ) { bench throws(Finding) in
-      let session = try Session(bench, Setup(size: 1024))
+      let session = try Session(bench, Setup(size: bench.device.longRing))
       let (area, count) = try left(session, session.room)
       // One message behind the other, nothing waited for.
       session.frontend.acknowledgeAll(false)
@@ -187,7 +187,7 @@ extension Check {
     },
     Check(
       "inflight-stop-late", "R126", "The same where it needs a translation that comes while the stop is under way (R064).",
-      features: .accessPlatform, protocolFeatures: .inflightSharedMemory
+      features: .accessPlatform, protocolFeatures: .inflightSharedMemory, needsWrites: true
     ) { bench throws(Finding) in
       let session = try Session(bench, .platform)
       let (area, count) = try left(session, 4)
@@ -205,7 +205,7 @@ extension Check {
     },
     Check(
       "stop-abandoned", "R126", "A front-end that goes while a stop waits for a translation leaves a back-end that serves the next one.",
-      features: .accessPlatform, protocolFeatures: .inflightSharedMemory
+      features: .accessPlatform, protocolFeatures: .inflightSharedMemory, needsWrites: true
     ) { bench throws(Finding) in try stopAndGo(bench) },
   ]
 
@@ -238,7 +238,8 @@ extension Check {
     _ = session.ring.queue.publish()
     let description = area.description
     // {features 64, version 16, descriptors 16, last batch 16, used index 16}, and of each descriptor {in flight 8, padding, next 16, counter 64}.
-    let start = session.bench.device.queue * Int(description.mmapSize) / max(1, Int(description.queueCount))
+    // Pieces begin at multiples of 64, and what a back-end has behind them is its own.
+    let start = session.bench.device.queue * (Int(description.mmapSize) / max(1, Int(description.queueCount)) & ~63)
     let size = description.queueSize
     try judged { () throws(FrontendError) in
       try area.overwrite([UInt8](repeating: 0, count: 8) + BareDescriptor.bytes(1, 2) + BareDescriptor.bytes(UInt64(size), 2) + [0, 0, 0, 0], at: start)

@@ -41,7 +41,12 @@ extension Check {
     ) { bench throws(Finding) in
       let queue = bench.device.queue
       // What a network device does on a disabled ring is its own business.
-      if bench.device == .net { return try undisturbed(bench, Setup()) { frontend throws(FrontendError) in try frontend.enable(queue, false) } }
+      if bench.device == .net {
+        return try undisturbed(bench, Setup()) { frontend throws(FrontendError) in
+          try frontend.enable(queue, false)
+          try frontend.enable(queue, true)
+        }
+      }
       return try ended(bench, "after the ring was disabled requests were served") { frontend throws(FrontendError) in
         try frontend.enable(queue, false)
       }

@@ -26,7 +26,7 @@ final class RestlessDriver {
   /// What the session has to have.
   static func setup(_ bench: Bench, _ setup: Setup) -> Setup {
     var setup = setup
-    setup.size = 1024
+    setup.size = bench.device.longRing
     if bench.device.hasLongRequests { setup.features.formUnion(bench.offeredFeatures.intersection(.indirectDescriptors)) }
     return setup
   }

@@ -134,7 +134,7 @@ extension Virtqueue {
   }
 
   /// Ends a walk: a chain, or nil with ``isPending`` set.
-  mutating func finish(_ walk: consuming ChainWalk, id: UInt16, slots: UInt16, record: UInt16) -> DescriptorChain {
+  @inline(__always) mutating func finish(_ walk: consuming ChainWalk, id: UInt16, slots: UInt16, record: UInt16) -> DescriptorChain {
     let fault = walk.fault
     decided = nil
     if let fault {
@@ -148,7 +148,7 @@ extension Virtqueue {
     round.add(descriptors: walk.count, bytes: walk.total)
     if iotlb.servesOneChain { ranges[sequence] = iotlb.takeNotes() }
     counts.requests &+= 1
-    held.take(HoldBudget.weight(capacity: walk.list.room, notes: ranges[sequence]?.count ?? 0))
+    if isHeavy(walk.list.room) { held.take(HoldBudget.weight(capacity: walk.list.room, notes: ranges[sequence]?.count ?? 0)) }
     return DescriptorChain(
       id: id, slots: slots, sequence: sequence, record: record, memory: walk.list.seal(iotlb, fault: fault))
   }
@@ -157,7 +157,11 @@ extension Virtqueue {
   ///
   /// A fault is remembered until then: the next walk must not ask for the refused page again, or a chain with two such pages
   /// would be walked for ever, each refusal used up while the other page is asked for.
-  mutating func mustWait(_ walk: inout ChainWalk) -> Bool {
+  @inline(__always) mutating func mustWait(_ walk: inout ChainWalk) -> Bool {
+    walk.fault != nil || walk.isPending ? waits(&walk) : false
+  }
+
+  private mutating func waits(_ walk: inout ChainWalk) -> Bool {
     if walk.fault != nil, !walk.isIncomplete { walk.keepStatusOnly(&iotlb) }
     guard walk.isPending else { return false }
     // The walk is done anew, and notes anew.

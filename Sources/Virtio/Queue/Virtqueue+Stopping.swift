@@ -16,7 +16,8 @@ extension Virtqueue {
 
   /// Whether nothing is in flight, nor known or suspected to be waiting in the in-flight record.
   public var isDrained: Bool {
-    guard inFlight == 0 else { return false }
+    // A handler may have dropped chains, which will never be given back.
+    guard inFlight == 0 || !iotlb.hasChains else { return false }
     if isRetired || leavesReplays { return true }
     // A ring that was never reached may wait for translations that do not come any more: QEMU answers none while it stops a device.
     return again.isEmpty && (hasResumed || recorder?.mayHoldChains != true)
