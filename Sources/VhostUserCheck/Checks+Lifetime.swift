@@ -52,6 +52,8 @@ extension Check {
       session.space.hide(session.probed)
       try session.space.map(session.probed, to: here)
       session.space.blank(elsewhere)
+      // Questions of rings that have stopped may still be on their way.
+      session.settle()
       let misses = session.frontend.counts.misses
       try session.start()
       try session.submit()

@@ -73,14 +73,14 @@ struct ShortageTests {
     #expect(lines.filter { $0.contains("connections have to wait") }.count == 1, "\(lines)")
     #expect(lines.count < 10, "\(lines)")
     crowd = []
-    #expect(try poor.isServed(within: .seconds(10)))
+    #expect(try poor.isServed(within: .seconds(60)))
   }
 
   @Test("serves a front-end while connections that say nothing take all there are")
   func silence() throws {
     let poor = try Poor(descriptors: 24)
     let crowd = try poor.crowd(40, saying: [])
-    #expect(try poor.isServed(within: .seconds(20)))
+    #expect(try poor.isServed(within: .seconds(60)))
     #expect(poor.running.process.isRunning)
     let lines = poor.running.said.split(separator: "\n")
     // Of each kind 16 at most (LogQuota): a connection that comes, one that breaks off, and what is short.
