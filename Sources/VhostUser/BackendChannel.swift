@@ -20,7 +20,15 @@ final class BackendChannel: Sendable {
     var awaited = FIFO<Matter>()
     /// Whole messages that the socket did not take.
     var unsent = FIFO<[UInt8]>()
-    var isBroken = false
+    /// The front-end closed it, and may be gone: what is asked waits until that is known.
+    var isLost = false
+
+    /// Keeps a question that cannot be sent now. False if `matter` is none: nothing waits for it.
+    mutating func keep(_ matter: Matter?) -> Bool {
+      guard case .miss = matter else { return false }
+      awaited.append(matter!)
+      return true
+    }
   }
 
   /// Unsent messages are bounded: a front-end that reads nothing for so long is not going to.
@@ -38,6 +46,9 @@ final class BackendChannel: Sendable {
   /// The socket, if there is one.
   var socket: UnixSocket? { state.withLock { $0.socket } }
 
+  /// Whether the channel was there and is of no use any more.
+  var isLost: Bool { state.withLock { $0.isLost } }
+
   /// Uses `socket` from now on. Answers that the old one owed never come; whoever waited for them is returned.
   func replace(_ socket: UnixSocket?) -> [Matter] {
     state.withLock { state in
@@ -47,20 +58,29 @@ final class BackendChannel: Sendable {
     }
   }
 
+  /// Uses the socket no more. Requests that ask for an answer are kept, for ``replace(_:)`` to return.
+  func lose() {
+    state.withLock { state in
+      state.socket = nil
+      state.unsent.removeAll()
+      state.isLost = true
+    }
+  }
+
   /// Sends a request, or leaves it for ``flush()``. With `matter` an answer is asked for. False if there is no channel.
   func send(_ request: BackendRequest, awaiting matter: Matter?) -> Bool {
     let (accepted, isLeft) = state.withLock { state -> (Bool, Bool) in
-      guard let socket = state.socket, !state.isBroken, state.unsent.count < Self.unsentLimit,
-        matter == nil || state.awaited.count < Self.awaitedLimit
-      else { return (false, false) }
+      guard matter == nil || state.awaited.count < Self.awaitedLimit else { return (false, false) }
+      if state.isLost { return (state.keep(matter), false) }
+      guard let socket = state.socket, state.unsent.count < Self.unsentLimit else { return (false, false) }
       let bytes = request.encoded(needsReply: matter != nil)
       if state.unsent.isEmpty {
         switch Self.post(bytes, on: socket) {
         case .sent: break
         case .full: state.unsent.append(bytes)
         case .broken:
-          state.isBroken = true
-          return (false, false)
+          state.isLost = true
+          return (state.keep(matter), true)
         }
       } else {
         state.unsent.append(bytes)
@@ -72,16 +92,17 @@ final class BackendChannel: Sendable {
     return accepted
   }
 
-  /// Sends what was left. True if everything is sent; otherwise wait until the socket is writable.
+  /// Sends what was left. True if everything is sent; otherwise wait until the socket is writable. The channel may be lost
+  /// by then.
   func flush() -> Bool {
     state.withLock { state in
-      guard let socket = state.socket else { return true }
+      guard let socket = state.socket, !state.isLost else { return true }
       while let oldest = state.unsent.first {
         switch Self.post(oldest, on: socket) {
         case .sent: _ = state.unsent.popFirst()
         case .full: return false
         case .broken:
-          state.isBroken = true
+          state.isLost = true
           state.unsent.removeAll()
         }
       }

@@ -42,7 +42,9 @@ final class BackendSession {
   private var answers: AnswerQueue
   private var watched: Readiness = .readable
   var channelStream: MessageStream?
-  private var watchesChannelRoom = false
+  var watchesChannelRoom = false
+  /// Runs while the channel is lost and the connection is not known to be.
+  var channelTimer: TimerFD?
 
   /// SET_OWNER came: the next one begins another device's life.
   var hasOwner = false
@@ -81,6 +83,7 @@ final class BackendSession {
     static let transfer: UInt64 = 5
     static let checkTimer: UInt64 = 6
     static let stopped: UInt64 = 7
+    static let channelTimer: UInt64 = 8
   }
 
   init(
@@ -160,13 +163,14 @@ final class BackendSession {
     case Token.stopped:
       _ = try? stopped.drain()
       try settleStops(stop)
+    case Token.channelTimer: giveUpChannel()
     default: break
     }
   }
 
   // MARK: The main socket
 
-  private func serveSocket(_ stop: EventFD, most: Int = .max) throws(Ending) {
+  func serveSocket(_ stop: EventFD, most: Int = .max) throws(Ending) {
     var left = most
     while left > 0, isListening, let message = try nextMessage() {
       try handle(message, stop)
@@ -280,66 +284,6 @@ final class BackendSession {
     }
   }
 
-  // MARK: The back-end's channel
-
-  private func flushChannel() {
-    guard let socket = channel.socket, channelStream != nil else { return }
-    let isEmpty = channel.flush()
-    guard watchesChannelRoom == isEmpty else { return }
-    watchesChannelRoom = !isEmpty
-    try? poller.modify(
-      socket.rawValue, token: Token.channel, for: watchesChannelRoom ? [.readable, .writable] : .readable)
-  }
-
-  /// Takes answers. What the front-end sent on the main socket before an answer was there is served first: an update always
-  /// precedes the answer to its question.
-  private func serveChannel(_ stop: EventFD) throws(Ending) {
-    var matters: [BackendChannel.Matter] = []
-    do throws(MessageStream.Ending) {
-      while let message = try channelStream?.next() {
-        guard message.header.isReply, let matter = channel.takeAwaited() else {
-          throw .peer(ProtocolError("back-end channel", "message \(message.header.request) answers nothing that was asked"))
-        }
-        matters.append(matter)
-      }
-    } catch {
-      switch error {
-      case .closed, .cut: log.notice("the front-end closed the back-end channel")
-      case .host(let error): log.warning("back-end channel closed: \(error)")
-      case .peer(let error): log.warning("back-end channel closed: \(error)")
-      }
-      matters += dropChannel()
-    }
-    try serveSocket(stop)
-    settle(matters)
-  }
-
-  /// Whoever waits for an answer hears that there is none.
-  func settle(_ matters: [BackendChannel.Matter]) {
-    for case .miss(let question) in matters { iotlb.answered(question) }
-  }
-
-  private func dropChannel() -> [BackendChannel.Matter] {
-    if let old = channel.socket { try? poller.remove(old.rawValue) }
-    channelStream = nil
-    watchesChannelRoom = false
-    return channel.replace(nil)
-  }
-
-  /// SET_BACKEND_REQ_FD.
-  func adoptChannel(_ file: consuming FileDescriptor) throws(ProtocolError) {
-    let lost = dropChannel()
-    do throws(HostError) {
-      let socket = try UnixSocket(adopting: file)
-      try poller.add(socket.rawValue, token: Token.channel)
-      channelStream = MessageStream(socket)
-      settle(lost + channel.replace(socket))
-    } catch {
-      settle(lost)
-      throw ProtocolError("SET_BACKEND_REQ_FD", "\(error)")
-    }
-  }
-
   // MARK: The end
 
   private func end() {
@@ -347,7 +291,7 @@ final class BackendSession {
     // Not a reset: whoever connects next may go on with the rings where they are.
     stopForGood()
     table.memory.setDirtyLog(nil)
-    settle(dropChannel())
+    settle(replaceChannel(nil))
     logEvent.set(nil)
     dropTransfer()
     iotlb.flush()

@@ -75,6 +75,10 @@ public final class Frontend: Sendable {
     thread.join()
   }
 
+  /// Ends the back-end's channel, and not the connection: what a back-end may see first of a front-end that dies. Translations that
+  /// it asked for are not answered any more.
+  public func closeChannel() { connection.stopChannel() }
+
   /// Waits until the back-end ends the connection. False if the time was over first.
   public func waitUntilClosed(timeout: Duration) -> Bool {
     (try? connection.ended.wait(timeout: timeout)) ?? false

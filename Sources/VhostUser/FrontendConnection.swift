@@ -52,6 +52,9 @@ final class FrontendConnection: Sendable {
     socket.shutdown()
   }
 
+  /// Ends the back-end's channel and nothing else.
+  func stopChannel() { state.withLock { $0.channel }?.shutdown() }
+
   /// Sends a whole message and notes what its answer, if it has one, is for.
   func send(_ bytes: [UInt8], request: UInt32, descriptors: [Int32] = [], expecting what: Expected?) throws(FrontendError) {
     try state.withLock { state throws(FrontendError) in

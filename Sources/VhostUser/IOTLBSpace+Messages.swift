@@ -184,6 +184,11 @@ extension IOTLBSpace {
     wake(state.withLock { $0.misses.answered(question) })
   }
 
+  /// The question was lost on its way: whoever waits for it asks anew.
+  func askAgain(_ question: PendingMisses.Question) {
+    wake(state.withLock { $0.misses.withdraw(question) })
+  }
+
   /// Forgets every mapping and waits until none is used (R113, R114). Answers to questions that are still open are ignored.
   func flush() {
     let woken = state.withLock { state in

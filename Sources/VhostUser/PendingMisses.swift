@@ -151,9 +151,9 @@ struct PendingMisses {
     walks.removeValue(forKey: queue.map(ObjectIdentifier.init))?.hasEnded = true
   }
 
-  /// The question could not be sent and never will be.
-  mutating func withdraw(_ question: Question) {
-    _ = close(question).map { settle($0) }
+  /// The question could not be sent and never will be. Returns who may ask again.
+  @discardableResult mutating func withdraw(_ question: Question) -> [any TranslationWaiter] {
+    close(question).map { settle($0) } ?? []
   }
 
   // MARK: The front-end

@@ -161,16 +161,11 @@ extension Check {
     Check(
       "inflight-held", "R126", "Requests that wait for a translation when the connection ends are done once.",
       features: .accessPlatform, protocolFeatures: .inflightSharedMemory
-    ) { bench throws(Finding) in
-      let session = try Session(bench, .platform)
-      let area = try installed(session)
-      try session.start()
-      try session.roundTrip()
-      try holdFirst(session)
-      for _ in 0..<3 { try session.add() }
-      session.publish()
-      return try survive(session, area, 4)
-    },
+    ) { bench throws(Finding) in try vanish(bench, channelFirst: false) },
+    Check(
+      "inflight-channel", "R126", "The same where the back-end's channel is heard to end before the connection does.",
+      features: .accessPlatform, protocolFeatures: .inflightSharedMemory
+    ) { bench throws(Finding) in try vanish(bench, channelFirst: true) },
     Check(
       "inflight-stopped", "R126", "A ring that is stopped right after its start has done what a predecessor left in flight, or says that it has not.",
       protocolFeatures: .inflightSharedMemory
@@ -208,6 +203,22 @@ extension Check {
       features: .accessPlatform, protocolFeatures: .inflightSharedMemory, needsWrites: true
     ) { bench throws(Finding) in try stopAndGo(bench) },
   ]
+
+  /// Goes while requests wait for a translation, and comes back.
+  fileprivate static func vanish(_ bench: Bench, channelFirst: Bool) throws(Finding) -> String {
+    let session = try Session(bench, .platform)
+    let area = try installed(session)
+    try session.start()
+    try session.roundTrip()
+    try holdFirst(session)
+    for _ in 0..<3 { try session.add() }
+    session.publish()
+    if channelFirst {
+      session.frontend.closeChannel()
+      session.settle()
+    }
+    return try survive(session, area, 4)
+  }
 
   /// Stops a ring whose requests in flight wait for a translation that never comes, and goes.
   fileprivate static func stopAndGo(_ bench: Bench) throws(Finding) -> String {

@@ -227,7 +227,7 @@ extension Flaw {
       return .pass
     },
     Flaw(name: "keeps no record of what is in flight", checks: ["inflight"]) { $0.asks(.setInflightDescriptor) ? .success : .pass },
-    Flaw(name: "takes requests in flight for done", checks: ["inflight-kept", "inflight-held", "inflight-stopped", "inflight-stop-late"], verdict: nil) {
+    Flaw(name: "takes requests in flight for done", checks: ["inflight-kept", "inflight-held", "inflight-channel", "inflight-stopped", "inflight-stop-late"], verdict: nil) {
       if $0.asks(.setInflightDescriptor) { return .success }
       if $0.asks(.setVringBase), $0.half(4) > 0 { $0.payload[4] &+= 4 }
       return .pass
