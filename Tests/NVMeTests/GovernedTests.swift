@@ -111,6 +111,40 @@ import VirtioTestKit
     }
   }
 
+  @Test(
+    "While storage is slow, unmaps of other pages take no time, and those of the command's own wait for it",
+    .enabled("SKIPPED: no /dev/fuse, or not root") { SlowDisk.isThere() })
+  func slow() throws {
+    let storage = try SlowDisk(byteCount: 1 << 20, read: 400)
+    let iommu = MapIOMMU()
+    map(iommu)
+    let rig = try Rig(iommu: iommu) { $0.disk.path = storage.path }
+    let driver = ready(rig, offset: offset)
+    let page = DMAAddress(offset + data)
+    let other = DMAAddress(offset + data + 0x8000)
+    let before = iommu.lookUps
+    let begun = ContinuousClock.now
+    driver.post(1, 2, namespace: 1, pointer1: page.rawValue, [(10, 0), (12, 7)])
+    driver.ring(1)
+    // The page is looked up before storage is asked.
+    #expect(rig.platform.wait { iommu.lookUps > before })
+    var worst = Duration.zero
+    var count = 0
+    while begun.duration(to: .now) < .milliseconds(300) {
+      let one = ContinuousClock.now
+      iommu.unmap(other, count: 4096)
+      if count > 0 { worst = max(worst, one.duration(to: .now)) }
+      count += 1
+      iommu.map(other, to: GuestAddress(data + 0x8000), count: 4096, permissions: .readWrite)
+    }
+    #expect(worst < .milliseconds(100) && count > 100, "\(count) unmaps, the slowest \(worst)")
+    #expect(!driver.hasAnswer(1))
+    iommu.unmap(page, count: 4096)
+    #expect(begun.duration(to: .now) >= .milliseconds(390), "the command's own page was in use")
+    #expect(driver.take(1)?.status == 0)
+    #expect(rig.load(4096, at: data)[1000] == SlowDisk.byte(at: 1000))
+  }
+
   @Test("VT-d's tables govern it: what they map is reached, what they do not is a recorded fault with its requester's number")
   func vtd() throws {
     let memory = try GuestMemory(byteCount: 16 << 20)

@@ -42,21 +42,16 @@ extension ControllerWorker {
 
   private mutating func read(_ command: borrowing NVMeCommand) throws(Refusal) {
     let (position, count) = try transfer(command)
-    let list = try data(of: command, count: count, for: .write)
-    let view = list.writable
-    var done = 0
-    do throws(HostError) {
-      done = try disk.file.read(into: view, at: position)
-    } catch {
-      disk.faults.report("\(error)")
-      // How much of it arrived is not known.
-      if let log = iotlb.dirtyLog { view.markDirty(log, count: count) }
-      throw Refusal(.unrecoveredReadError)
-    }
-    if let log = iotlb.dirtyLog { view.markDirty(log, count: done) }
+    let memory = try data(of: command, count: count, for: .write).seal(iotlb, fault: nil)
+    let file = disk.file
+    let outcome = storage { () throws(HostError) in try file.read(into: memory.writable, at: position) }
+    // The log in force now. After an error it is not known how much has arrived.
+    let done = (try? outcome.get()) ?? count
+    if let log = iotlb.dirtyLog { memory.writable.markDirty(log, count: done) }
+    pool.give(back: memory)
+    guard isDone(outcome) else { throw Refusal(.unrecoveredReadError) }
     logs.readBytes &+= UInt64(done)
     logs.reads &+= 1
-    pool.give(back: list)
     guard done == count else {
       disk.endedEarly(position + UInt64(done))
       throw Refusal(.unrecoveredReadError)
@@ -66,17 +61,14 @@ extension ControllerWorker {
   private mutating func write(_ command: borrowing NVMeCommand) throws(Refusal) {
     let (position, count) = try transfer(command)
     try checkWritable()
-    let list = try data(of: command, count: count, for: .read)
+    let memory = try data(of: command, count: count, for: .read).seal(iotlb, fault: nil)
     let isDurable = command.dwords[12] & NVMeCommand.forceUnitAccess != 0 || !disk.cache.isWriteback
-    do throws(HostError) {
-      try disk.file.write(from: list.readable, at: position, durable: isDurable)
-    } catch {
-      disk.faults.report("\(error)")
-      throw Refusal(.writeFault)
-    }
+    let file = disk.file
+    let outcome = storage { () throws(HostError) in try file.write(from: memory.readable, at: position, durable: isDurable) }
+    pool.give(back: memory)
+    guard isDone(outcome) else { throw Refusal(.writeFault) }
     logs.writtenBytes &+= UInt64(count)
     logs.writes &+= 1
-    pool.give(back: list)
   }
 
   private mutating func writeZeroes(_ command: borrowing NVMeCommand) throws(Refusal) {
@@ -84,23 +76,34 @@ extension ControllerWorker {
     try checkWritable()
     let mayUnmap = command.dwords[12] & NVMeCommand.deallocate != 0 && disk.canDiscard
     let isDurable = command.dwords[12] & NVMeCommand.forceUnitAccess != 0 || !disk.cache.isWriteback
-    do throws(HostError) {
-      try disk.file.writeZeroes(at: position, count: count, unmap: mayUnmap)
-      if isDurable { try disk.file.flush() }
-    } catch {
-      disk.faults.report("\(error)")
-      throw Refusal(.writeFault)
+    let file = disk.file
+    let outcome = storage { () throws(HostError) in
+      try file.writeZeroes(at: position, count: count, unmap: mayUnmap)
+      if isDurable { try file.flush() }
     }
+    guard isDone(outcome) else { throw Refusal(.writeFault) }
   }
 
-  func flush() throws(Refusal) {
+  mutating func flush() throws(Refusal) {
     guard !disk.file.isReadOnly else { return }
-    do throws(HostError) {
-      try disk.file.flush()
-    } catch {
+    let file = disk.file
+    guard isDone(storage { () throws(HostError) in try file.flush() }) else { throw Refusal(.writeFault) }
+  }
+
+  /// Something that storage may take long for: meanwhile no mapping is held but those of the command's data.
+  private mutating func storage<T>(_ body: () throws(HostError) -> T) -> Result<T, HostError> {
+    letGo()
+    defer { takeHold() }
+    do throws(HostError) { return .success(try body()) } catch { return .failure(error) }
+  }
+
+  /// Whether it went well; if not, it is reported.
+  private func isDone<T>(_ outcome: Result<T, HostError>) -> Bool {
+    if case .failure(let error) = outcome {
       disk.faults.report("\(error)")
-      throw Refusal(.writeFault)
+      return false
     }
+    return true
   }
 
   private func checkWritable() throws(Refusal) {
@@ -124,12 +127,9 @@ extension ControllerWorker {
     guard isDeallocate else { return }
     for i in 0..<n {
       let (position, count) = try range(field(16 * i + 8, 8), field(16 * i + 4, 4))
-      do throws(HostError) {
-        try disk.file.discard(at: position, count: count)
-      } catch {
-        disk.faults.report("\(error)")
-        throw Refusal(.writeFault)
-      }
+      let file = disk.file
+      let outcome = storage { () throws(HostError) in try file.discard(at: position, count: count) }
+      guard isDone(outcome) else { throw Refusal(.writeFault) }
     }
   }
 }

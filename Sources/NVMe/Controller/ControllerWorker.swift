@@ -10,8 +10,9 @@ struct Refusal: Error {
 
 /// The controller's thread: takes commands from submission queues in turn, does them, answers. Read ``round()`` first.
 ///
-/// It owns the queues and the one cache of translations; a round holds the mappings that it uses, and every command lies in one
-/// round, so whoever takes a mapping away waits for the command that uses it and for no more. It waits for nobody in this process.
+/// It owns the queues and the one cache of translations. A round holds the mappings that it uses; for input and output of a
+/// command it is left (``letGo()``), and the pages of the command's data alone are held. So whoever takes a mapping away waits
+/// for storage only if the command under way uses it. The thread waits for no other thread of this process.
 struct ControllerWorker: ~Copyable {
   /// Commands of one queue before the next has its turn.
   static var burst: Int { 16 }
@@ -21,7 +22,7 @@ struct ControllerWorker: ~Copyable {
   let options: NVMeOptions
   let interrupts: ControllerInterrupts
   var iotlb: IOTLB
-  var pool = SegmentPool()
+  var pool: SegmentPool
   /// By number; 0 is the admin queue.
   var submissions: FixedArray<SubmissionQueue>
   var completions: FixedArray<CompletionQueue>
@@ -41,6 +42,7 @@ struct ControllerWorker: ~Copyable {
     self.options = options
     self.interrupts = interrupts
     iotlb = IOTLB(space)
+    pool = iotlb.makePool()
     submissions = FixedArray(count: options.ioQueues + 1) { _ in .none }
     completions = FixedArray(count: options.ioQueues + 1) { _ in .none }
     features = ControllerFeatures(options)
@@ -73,7 +75,7 @@ struct ControllerWorker: ~Copyable {
   /// One round: holds the mappings, looks at doorbells, gives each queue its turn, tells the driver. Whether there is more to do.
   private mutating func round() -> Bool {
     guard isRunning else { return false }
-    if iotlb.beginRound() { forgetMemory() }
+    takeHold()
     var isBusy = false
     noticeStrays()
     lookAtHeads()
@@ -108,6 +110,10 @@ struct ControllerWorker: ~Copyable {
       let now = submissions[queue].head
       var result: UInt32 = 0
       guard let status = queue == 0 ? administer(command, &result) : perform(command) else { continue }
+      guard isFull(completion) || reach(completion: completion) else {
+        fail()
+        return false
+      }
       if !status.isSuccess { logs.note(status, of: command, queue: queue) }
       post(result, queue: queue, head: now, command.identifier, status, to: completion)
     }
@@ -172,6 +178,14 @@ struct ControllerWorker: ~Copyable {
   }
 
   // MARK: Memory of queues
+
+  /// Lets mappings go while storage is at work. Until ``takeHold()`` no memory but that of the command's data may be touched.
+  mutating func letGo() { iotlb.endRound() }
+
+  /// Ends ``letGo()``. Queues are looked up again if mappings were taken away.
+  mutating func takeHold() {
+    if iotlb.beginRound() { forgetMemory() }
+  }
 
   private mutating func forgetMemory() {
     for i in 0..<submissions.count { submissions[i].isReached = false }
