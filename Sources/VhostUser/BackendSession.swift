@@ -256,6 +256,8 @@ final class BackendSession {
       log.warning("request refused: \(error)")
     }
     guard let answer else { return }
+    // A front-end that has the answer may ask at once what has changed. Translations are many, and change nothing there.
+    if header.request != FrontendRequest.Kind.iotlb.rawValue { report.refresh(self) }
     try send(answer, to: header.request, outgoing, stop)
   }
 
