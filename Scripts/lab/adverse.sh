@@ -6,7 +6,7 @@
 
 # The longest first, so that none of them is left alone at the end.
 adverse_jobs="migrate-strict many-strict migrate-off plug-strict plug-off restart-strict restart-off toggle-strict resets-strict"
-adverse_jobs+=" resets-off many-off memory-strict memory-off rebind-strict rebind-off"
+adverse_jobs+=" resets-off many-off memory-strict memory-off rebind-strict rebind-off qtests"
 
 # The sequence program of the host, the same source as the guest's. A job that wants it often looks once where it is.
 witness() { "${witness_path:-$(witness_found)}" "$@"; }

@@ -101,6 +101,9 @@ extension BackendSession {
     vrings[index].call = try event(&files, "SET_VRING_CALL")
     vrings[index].isCallSet = true
     updateCall(index)
+    // A ring that runs is called by `setCall`. One that does not may have used buffers all the same, and the driver looks once;
+    // QEMU's own test of such disks waits for it.
+    if !runner.isRunning(index) { vrings[index].call?.signal() }
   }
 
   func setError(_ vring: VringDescriptor, _ files: inout FileDescriptorList) throws(ProtocolError) {

@@ -209,6 +209,17 @@ struct StoppingTests {
     #expect(other.server.statistics.queues[0].counts.calls == 1)
   }
 
+  @Test("A call descriptor is signalled when it comes, whether the ring runs or not: nobody can tell what the driver has missed", arguments: [false, true])
+  func callsAtFirst(_ isRunning: Bool) throws {
+    let frontend = try RawFrontend()
+    try frontend.negotiate()
+    try frontend.share()
+    if isRunning { try frontend.startRing() }
+    let call = try EventFD()
+    try frontend.must(.setVringCall(VringDescriptor(index: 0, hasDescriptor: true)), [call.rawValue])
+    #expect(try call.drain() == 1)
+  }
+
   @Test("A call descriptor that comes late, and one that was full and would block, hear of what was used", arguments: [false, true])
   func lateCall(_ isFull: Bool) throws {
     let frontend = try RawFrontend()
