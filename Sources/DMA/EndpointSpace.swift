@@ -86,7 +86,7 @@ public final class EndpointSpace: DMASpace {
     }
     // A driver that maps here and there, and never comes back to an address, would otherwise leave the table full for ever.
     if isFull {
-      cache.removeAll(drained: fence, used: first <= last ? first.rawValue...last.rawValue : 0...UInt64.max)
+      cache.removeAll(drained: fence, used: TranslationFence.range(from: first.rawValue, through: last.rawValue))
     } else {
       fence.drain(from: first.rawValue, through: last.rawValue)
     }

@@ -98,7 +98,7 @@
   package var hasChains: Bool { lease.holds.hasChains }
 
   /// As ``Lease/hold(from:through:)``.
-  public func hold(from first: UInt64 = 0, through last: UInt64 = .max) -> MappingHold { lease.hold(from: first, through: last) }
+  package func hold(from first: UInt64 = 0, through last: UInt64 = .max) -> MappingHold { lease.hold(from: first, through: last) }
 
   /// Appends the host memory behind `count` bytes at `address`. Nothing is resolved for a count of 0. On a throw the list may
   /// hold a part of it.

@@ -54,7 +54,7 @@ import Synchronization
 
   /// A hold on the bytes `first` through `last`, for what is no chain of a queue: from the round under way until the value ends,
   /// on the same thread.
-  public func hold(from first: UInt64 = 0, through last: UInt64 = .max) -> MappingHold {
+  package func hold(from first: UInt64 = 0, through last: UInt64 = .max) -> MappingHold {
     var pool = SegmentPool(holds, keeping: 1)
     var list = pool.take()
     list.append(host: 0, count: last &- first &+ 1, device: first)
@@ -63,6 +63,6 @@ import Synchronization
 }
 
 /// A hold on mappings by itself; see ``Lease/hold(from:through:)``.
-public struct MappingHold: ~Copyable {
+package struct MappingHold: ~Copyable {
   let memory: ChainMemory
 }

@@ -19,7 +19,7 @@ public import CLinux
   /// More was appended than a list takes: what is in it is not the whole.
   @inlinable public var isFull: Bool { overflowed }
   @usableFromInline var overflowed = false
-  /// Segments beyond which a list takes no more: 256 MiB in scattered pages.
+  /// A list of so many segments grows no more. Storage grows fourfold, so a list takes 128 Ki: 512 MiB in scattered pages.
   public static var maxSegments: Int { 1 << 16 }
 
   @inlinable init(_ header: UnsafeMutablePointer<SegmentHeader>) {

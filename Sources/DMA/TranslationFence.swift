@@ -38,8 +38,13 @@ import Synchronization
   /// Returns when nothing begun before the call can still use the bytes `first` through `last`: everything, unless told. From a
   /// control thread only: a queue's own thread would wait for itself. Several may drain at once, and wait for their own pages only.
   public func drain(from first: UInt64 = 0, through last: UInt64 = .max) {
-    let range = first <= last ? first...last : 0...UInt64.max
+    let range = Self.range(from: first, through: last)
     drain(forgetting: range, used: range)
+  }
+
+  /// The bytes `first` through `last`; everything if that is none.
+  static func range(from first: UInt64, through last: UInt64) -> ClosedRange<UInt64> {
+    first <= last ? first...last : 0...UInt64.max
   }
 
   /// As ``drain(from:through:)`` for the bytes of `used`; queues forget what they remember of `forgotten`, which may be more.

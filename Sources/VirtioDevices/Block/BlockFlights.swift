@@ -229,7 +229,7 @@ struct BlockFlights: ~Copyable {
   /// Hands queued requests over. What the host does at once is completed at once.
   private mutating func submit(into queue: inout Virtqueue, reaping: Bool = true) {
     while ring.unsubmitted > 0 {
-      guard handOver(&queue) else {
+      guard enter(&queue) else {
         // The event brings us back, whatever happens to the others.
         event.signal()
         return
@@ -240,7 +240,7 @@ struct BlockFlights: ~Copyable {
 
   /// The call itself. What the host has at hand it copies at once, for many requests together: the round lets go meanwhile. False
   /// when the host is out of some resource for the moment.
-  private mutating func handOver(_ queue: inout Virtqueue) -> Bool {
+  private mutating func enter(_ queue: inout Virtqueue) -> Bool {
     queue.letGo()
     defer { queue.takeHold() }
     do throws(HostError) {
