@@ -96,16 +96,16 @@ struct RingBench: ParsableCommand {
   }
 
   /// Instructions per request: the difference of two runs under callgrind, so that what happens once does not count.
-  private func countInstructions(_ shape: RingShape, _ path: RingPath) throws -> Double? {
+  private func countInstructions(_ shape: RingShape, _ path: RingPath) throws -> Double {
     let callgrind = try Callgrind()
-    func total(_ requests: Int) throws -> Double? {
+    func total(_ requests: Int) throws -> Double {
       try callgrind.count([
         "ring", "--rounds", "1", "--requests", "\(requests)", "--descriptors", "\(shape.descriptors)", "--formats", shape.format,
         "--paths", path.rawValue, shape.indirect ? "--indirect-only" : "--direct-only",
       ])
     }
     let (few, many) = (8192, 16384)
-    guard let less = try total(few), let more = try total(many) else { return nil }
+    let (less, more) = (try total(few), try total(many))
     // A round to warm up and one more; long chains do fewer requests.
     let difference = 2 * (batches(many, shape) - batches(few, shape)) * RingFixture.batch
     return (more - less) / Double(difference)
