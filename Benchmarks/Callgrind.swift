@@ -20,8 +20,9 @@ final class Callgrind {
 
   deinit { try? FileManager.default.removeItem(atPath: program) }
 
-  /// Instructions of a run with these arguments, all threads together; nil when it failed.
-  func count(_ arguments: [String]) throws -> Double? {
+  /// Instructions of a run with these arguments, all threads together. Throws what it wrote if it failed: what was
+  /// counted until then is no figure.
+  func count(_ arguments: [String]) throws -> Double {
     let process = Process()
     let output = Pipe()
     process.executableURL = URL(fileURLWithPath: Self.valgrind)
@@ -30,9 +31,14 @@ final class Callgrind {
     process.standardError = output
     try process.run()
     let text = String(decoding: output.fileHandleForReading.readDataToEndOfFile(), as: UTF8.self)
+    let lines = text.split(separator: "\n")
     process.waitUntilExit()
     // "==123== Collected : 4711"
-    guard let line = text.split(separator: "\n").first(where: { $0.contains("Collected :") }) else { return nil }
-    return line.split(separator: " ").last.flatMap { Double($0) }
+    let collected = lines.first { $0.contains("Collected :") }?.split(separator: " ").last.flatMap { Double($0) }
+    guard process.terminationStatus == 0, let collected else {
+      let own = lines.filter { !$0.hasPrefix("==") }.joined(separator: "\n")
+      throw ValidationError("\(arguments.joined(separator: " ")): exit status \(process.terminationStatus): \(own)")
+    }
+    return collected
   }
 }

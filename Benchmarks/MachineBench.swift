@@ -107,14 +107,16 @@ struct MachineBench: ParsableCommand {
   }
 
   /// Instructions per request: the difference of two runs, so that what happens once does not count.
-  private func count(_ callgrind: Callgrind, _ platform: Platform, _ mapping: RequestLoad.Mapping, _ depth: Int) throws -> Double? {
-    func total(_ requests: Int) throws -> Double? {
+  private func count(
+    _ callgrind: Callgrind, _ platform: Platform, _ mapping: RequestLoad.Mapping, _ depth: Int
+  ) throws -> Double {
+    func total(_ requests: Int) throws -> Double {
       try callgrind.count([
         "machine", "--alone", "--platforms", platform.name, "--mappers", mapping.rawValue, "--depths", "\(depth)", "--requests", "\(requests)",
       ])
     }
     let (few, many) = (1024, 3072)
-    guard let less = try total(few), let more = try total(many) else { return nil }
+    let (less, more) = (try total(few), try total(many))
     return (more - less) / Double(many - few)
   }
 }

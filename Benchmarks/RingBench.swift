@@ -71,7 +71,7 @@ struct RingBench: ParsableCommand {
   private func measure(_ memory: GuestMemory, _ shape: RingShape, _ paths: [RingPath], _ sum: inout UInt64) throws -> [Row] {
     var samples = paths.map { _ in (all: [Double](), device: [Double]()) }
     let batches = batches(requests, shape)
-    var fixtures = try FixtureSet(paths.count) { try RingFixture(memory, shape, paths[$0]) }
+    var fixtures = try FixtureSet(paths.count) { try RingFixture(memory, shape, paths[$0], place: $0) }
     // Every page is looked at once before a time counts: a domain enters a page into its table when it is first asked for it.
     for at in paths.indices { _ = try fixtures.run(at, batches: RingFixture.lap(shape)) }
     for round in 0...rounds {
@@ -96,16 +96,16 @@ struct RingBench: ParsableCommand {
   }
 
   /// Instructions per request: the difference of two runs under callgrind, so that what happens once does not count.
-  private func countInstructions(_ shape: RingShape, _ path: RingPath) throws -> Double? {
+  private func countInstructions(_ shape: RingShape, _ path: RingPath) throws -> Double {
     let callgrind = try Callgrind()
-    func total(_ requests: Int) throws -> Double? {
+    func total(_ requests: Int) throws -> Double {
       try callgrind.count([
         "ring", "--rounds", "1", "--requests", "\(requests)", "--descriptors", "\(shape.descriptors)", "--formats", shape.format,
         "--paths", path.rawValue, shape.indirect ? "--indirect-only" : "--direct-only",
       ])
     }
     let (few, many) = (8192, 16384)
-    guard let less = try total(few), let more = try total(many) else { return nil }
+    let (less, more) = (try total(few), try total(many))
     // A round to warm up and one more; long chains do fewer requests.
     let difference = 2 * (batches(many, shape) - batches(few, shape)) * RingFixture.batch
     return (more - less) / Double(difference)

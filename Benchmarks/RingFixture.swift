@@ -63,7 +63,10 @@ struct RingFixture: ~Copyable {
     return memory
   }
 
-  init(_ memory: GuestMemory, _ shape: RingShape, _ path: RingPath) throws {
+  /// - Parameter place: which of the four places for rings is this fixture's. Fixtures that take turns on one packed ring
+  ///   would find what another left in its slots, and might take it for theirs.
+  init(_ memory: GuestMemory, _ shape: RingShape, _ path: RingPath, place: Int) throws {
+    guard place < 4 else { throw RingFailure.places }
     var features: Features = [.version1, .eventIndex, .indirectDescriptors]
     if shape.packed { features.insert(.ringPacked) }
     let pages = path == .pages64k ? 1 << 16 : 1 << 14
@@ -92,8 +95,10 @@ struct RingFixture: ~Copyable {
       space = domain
       shift = Self.shift
     }
-    // Rings at 0, tables at 1 MiB, headers and status bytes at 4 MiB.
-    let (descriptors, driverArea, deviceArea, tables, headers) = (0 as UInt64, 0x10000 as UInt64, 0x20000 as UInt64, 1 << 20 as UInt64, 4 << 20 as UInt64)
+    // Rings below 1 MiB, tables there, headers and status bytes at 4 MiB.
+    let descriptors = UInt64(place) << 18
+    let (driverArea, deviceArea) = (descriptors + 0x10000, descriptors + 0x20000)
+    let (tables, headers) = (1 << 20 as UInt64, 4 << 20 as UInt64)
     let layout = QueueLayout(
       size: Self.queueSize, descriptorArea: DMAAddress(descriptors + shift), driverArea: DMAAddress(driverArea + shift),
       deviceArea: DMAAddress(deviceArea + shift))
@@ -164,6 +169,12 @@ struct RingFixture: ~Copyable {
   }
 
   private mutating func serve() throws(QueueError) {
+    // A batch of long chains, or of any on a slow machine, takes longer than a round may.
+    while try serveRound() {}
+  }
+
+  /// Whether another round has to follow.
+  private mutating func serveRound() throws(QueueError) -> Bool {
     let hasStatus = shape.descriptors > 1
     try device.beginRound()
     device.disarmKick()
@@ -175,9 +186,14 @@ struct RingFixture: ~Copyable {
       device.complete(chain, written: written)
     }
     _ = device.takeCall()
-    _ = device.armKick()
+    let hasMore = device.armKick()
     device.endRound()
+    return hasMore
   }
 }
 
-enum RingFailure: Error { case memory }
+enum RingFailure: Error {
+  case memory
+  /// More paths than there are places for rings.
+  case places
+}

@@ -15,7 +15,7 @@
   private let ledger: LookUpLedger?
   private let counters: LookUpCounters?
   /// Whether the walk under way, or an earlier one of the same chain, had to ask; see ``endWalk(repeats:)``.
-  @usableFromInline var hasAsked = false
+  @usableFromInline package internal(set) var hasAsked = false
   /// Pages that the walk may still meet without an answer; see ``mayAsk``.
   var asksLeft = IOTLB.asksPerWalk
   /// The first byte that the walk under way met without an answer, as the fault that it becomes if none helps.
@@ -105,26 +105,32 @@
   @inlinable @inline(__always) public mutating func resolve(
     _ address: DMAAddress, count: Int, for access: DMAAccess, into segments: inout SegmentList
   ) throws(DMAInterruption) {
-    guard count > 0 else { return }
+    guard count > 0, !resolveAtOnce(address, count: count, for: access, into: &segments) else { return }
+    try resolvePieces(address.rawValue, UInt64(count &- 1), access, &segments)
+  }
+
+  /// Does what ``resolve(_:count:for:into:)`` does if all of at least one byte is known, in one place, and the list has
+  /// room: nearly always. Otherwise false, with nothing done.
+  @inlinable @inline(__always) package mutating func resolveAtOnce(
+    _ address: DMAAddress, count: Int, for access: DMAAccess, into segments: inout SegmentList
+  ) -> Bool {
+    guard segments.hasRoom else { return false }
     let a = address.rawValue
-    let beyond = UInt64(count &- 1)
+    let last = a &+ UInt64(truncatingIfNeeded: count &- 1)
     // All in the largest run: memory that is not translated, or one mapping of all of it.
-    if a >= lastStart, a <= lastEnd, beyond <= lastEnd &- a, lastPermissions.allows(access) {
+    if a >= lastStart, last <= lastEnd, last >= a, lastPermissions.allows(access) {
       hits &+= 1
-      segments.append(host: a &+ lastDelta, count: beyond &+ 1, device: a)
-      return
+      segments.put(host: a &+ lastDelta, from: a, through: last)
+      return true
     }
     // All in one page.
-    if a & 4095 &+ beyond <= 4095 {
-      let word = pageWord(a)
-      let needed = Self.needed(access)
-      if word & needed == needed {
-        hits &+= 1
-        segments.append(host: word & ~4095 | a & 4095, count: beyond &+ 1, device: a)
-        return
-      }
-    }
-    try resolvePieces(a, beyond, access, &segments)
+    guard a ^ last <= 4095 else { return false }
+    let word = pageWord(a)
+    let needed = Self.needed(access)
+    guard word & needed == needed else { return false }
+    hits &+= 1
+    segments.put(host: word & ~4095 | a & 4095, from: a, through: last)
+    return true
   }
 
   /// What the table's node for a page says of it, if the node is among those remembered; else 0.

@@ -52,7 +52,7 @@ internal import CLinux
 
   @inlinable @inline(__always)
   func cell(_ offset: Int, _ width: Int) -> UnsafeMutableRawPointer {
-    precondition(offset >= 0 && offset <= byteCount - width)
+    precondition(offset >= 0 && offset <= byteCount &- width)
     // Safe: the offset was just checked; for a scattered area every page up to byteCount has an entry.
     guard let pages = unsafe pages else { return unsafe base + offset }
     let at = lead + offset
@@ -83,6 +83,13 @@ internal import CLinux
   @inlinable @inline(__always) public func loadPair(at offset: Int) -> (UInt64, UInt64) {
     let at = unsafe cell(offset, 16)
     return unsafe (DMA.load64(at), DMA.load64(at + 8))
+  }
+
+  /// As ``loadPair(at:)``, but the second word first, with acquire order.
+  @inlinable @inline(__always) public func loadPairBackwards(at offset: Int) -> (UInt64, UInt64) {
+    let at = unsafe cell(offset, 16)
+    let second = unsafe DMA.loadAcquire64(at + 8)
+    return unsafe (DMA.load64(at), second)
   }
 
   /// Orders everything before it with everything after it, on every processor: between publishing an index and looking

@@ -39,21 +39,28 @@ public import CLinux
 
   /// Appends the host memory behind `n` bytes of device addresses as a segment of its own.
   @inlinable @inline(__always) mutating func append(host: UInt64, count n: UInt64, device: UInt64) {
-    byteCount &+= Int(truncatingIfNeeded: n)
-    if count &+ 4 >= capacity, !growForAppend() { return }
-    // Safe: the capacity was just checked.
-    let entry = unsafe SegmentHeader.entries(header) + count
-    unsafe entry.pointee = iovec(iov_base: UnsafeMutableRawPointer(bitPattern: UInt(host)), iov_len: Int(truncatingIfNeeded: n))
-    unsafe setPair(entry, device, device &+ (n &- 1))
-    count &+= 1
+    if hasRoom || growForAppend() {
+      put(host: host, from: device, through: device &+ (n &- 1))
+    } else {
+      byteCount &+= Int(truncatingIfNeeded: n)
+    }
   }
 
-  /// Says which device addresses an entry is for.
-  @inlinable @inline(__always) func setPair(_ entry: UnsafeMutablePointer<iovec>, _ first: UInt64, _ last: UInt64) {
-    // Safe: pairs are as large as segments, and follow `capacity` of them.
+  /// Whether one more segment fits as it is.
+  @inlinable @inline(__always) var hasRoom: Bool { count &+ 4 < capacity }
+
+  /// Appends a segment, for which there ``hasRoom``: what is behind the device addresses `first` through `last`.
+  @inlinable @inline(__always) mutating func put(host: UInt64, from first: UInt64, through last: UInt64) {
+    assert(hasRoom)
+    let n = Int(truncatingIfNeeded: last &- first &+ 1)
+    byteCount &+= n
+    // Safe: whoever calls has checked the capacity; pairs are as large as segments, and follow `capacity` of them.
+    let entry = unsafe SegmentHeader.entries(header) + count
+    unsafe entry.pointee = iovec(iov_base: UnsafeMutableRawPointer(bitPattern: UInt(host)), iov_len: n)
     let pair = unsafe UnsafeMutableRawPointer(entry + capacity)
     unsafe store64(pair, first)
     unsafe store64(pair + 8, last)
+    count &+= 1
   }
 
   /// Appends host memory that continues the last segment's descriptor: a part of that segment where it adjoins.
@@ -63,7 +70,7 @@ public import CLinux
     if unsafe UInt64(UInt(bitPattern: last.pointee.iov_base)) &+ UInt64(last.pointee.iov_len) == host, !overflowed {
       byteCount &+= Int(truncatingIfNeeded: n)
       unsafe last.pointee.iov_len &+= Int(truncatingIfNeeded: n)
-      // Safe: the entry's pair, as in setPair.
+      // Safe: the entry's pair, as in put.
       unsafe store64(UnsafeMutableRawPointer(last + capacity) + 8, device &+ (n &- 1))
     } else {
       append(host: host, count: n, device: device)
@@ -209,7 +216,7 @@ public import CLinux
   }
 
   /// An empty list, from storage given back earlier if there is some.
-  @inlinable public mutating func take() -> SegmentList {
+  @inlinable @inline(__always) public mutating func take() -> SegmentList {
     if count > 0 {
       count &-= 1
       // Safe: below `count`, hence initialised and ours.
@@ -220,11 +227,11 @@ public import CLinux
     return fresh()
   }
 
-  @usableFromInline mutating func uncount(_ block: UnsafeMutablePointer<SegmentHeader>) {
+  @usableFromInline @inline(never) mutating func uncount(_ block: UnsafeMutablePointer<SegmentHeader>) {
     spareBytes -= unsafe SegmentHeader.byteCount(capacity: block.pointee.capacity)
   }
 
-  @usableFromInline func fresh() -> SegmentList {
+  @usableFromInline @inline(never) func fresh() -> SegmentList {
     let block = unsafe SegmentHeader.allocate(capacity: Self.smallest)
     unsafe holds?.add(block)
     return unsafe SegmentList(block)
@@ -234,9 +241,11 @@ public import CLinux
   @inlinable public mutating func give(back list: consuming SegmentList) { unsafe keep(list.release()) }
 
   /// Ends a chain's hold on its mappings, and keeps its storage for the next ``take()``.
-  @inlinable public mutating func give(back memory: consuming ChainMemory) { unsafe keep(memory.release()) }
+  @inlinable @inline(__always) public mutating func give(back memory: consuming ChainMemory) {
+    unsafe keep(memory.release())
+  }
 
-  @inlinable mutating func keep(_ block: UnsafeMutablePointer<SegmentHeader>) {
+  @inlinable @inline(__always) mutating func keep(_ block: UnsafeMutablePointer<SegmentHeader>) {
     guard unsafe block.pointee.capacity == Self.smallest || mayKeep(block), hasRoom else {
       // Safe: nobody else has it.
       unsafe SegmentHeader.free(block)
@@ -250,7 +259,7 @@ public import CLinux
   @inlinable var hasRoom: Bool { count < limit }
 
   /// Whether larger storage may be kept, which is counted then.
-  @usableFromInline mutating func mayKeep(_ block: UnsafeMutablePointer<SegmentHeader>) -> Bool {
+  @usableFromInline @inline(never) mutating func mayKeep(_ block: UnsafeMutablePointer<SegmentHeader>) -> Bool {
     let bytes = unsafe SegmentHeader.byteCount(capacity: block.pointee.capacity)
     guard hasRoom, spareBytes + bytes <= Self.spareLimit else { return false }
     spareBytes += bytes

@@ -3,29 +3,36 @@ import DMA
 /// The state of resolving one chain: shared by both ring formats and by indirect tables.
 struct ChainWalk: ~Copyable {
   var list: SegmentList
-  /// Descriptors so far, indirect ones included.
+  /// Descriptors so far, indirect ones and those that point to tables included.
   var count = 0
   private(set) var total: UInt64 = 0
   private(set) var isWritable = false
   private(set) var isPending = false
   private(set) var fault: DMAFault?
   /// A fault was found, or no more can be asked for in this walk: the rest is looked at for the rules of the ring only.
-  private var isDecided: Bool
+  private var isDecided = false
+  /// There is more to say of the chain than where its memory is: something is missing, or was, or cannot be reached.
+  private(set) var isOdd = false
   private var lastWritable: (address: UInt64, length: UInt32) = (0, 0)
 
   /// Whether a table could not be read yet, so that some descriptors are not known.
   private(set) var isIncomplete = false
 
-  /// A walk of a chain that an earlier walk found a fault in knows it: nothing but the status is resolved then.
-  init(_ list: consuming SegmentList, decided: DMAFault?) {
+  @inline(__always) init(_ list: consuming SegmentList) {
     self.list = list
+  }
+
+  /// An earlier walk asked for something, of this chain as a rule. If it found a fault, nothing but the status is
+  /// resolved now.
+  mutating func resume(decided: DMAFault?) {
+    isOdd = true
     fault = decided
     isDecided = decided != nil
   }
 
   /// Takes one descriptor's memory. A missing translation or a fault is remembered, and the walk goes on: the rules of the
   /// ring are checked to the end, and every page that has to be asked for is asked for at once.
-  mutating func add(_ d: RingDescriptor, _ iotlb: inout IOTLB) throws(QueueError) {
+  @inline(__always) mutating func add(_ d: RingDescriptor, _ iotlb: inout IOTLB) throws(QueueError) {
     if d.flags & RingDescriptor.write != 0 {
       if !isWritable {
         isWritable = true
@@ -34,17 +41,24 @@ struct ChainWalk: ~Copyable {
     } else if isWritable {
       throw .readableAfterWritable
     }
-    total += UInt64(d.length)
+    total &+= UInt64(d.length)
     guard total <= 1 << 32 else { throw .chainTooLarge }
     // A descriptor of no bytes touches nothing, whatever its address (R055).
     guard d.length > 0 else { return }
     if iotlb.servesOneChain { iotlb.note(d.address, count: UInt64(d.length)) }
     if isWritable { lastWritable = (d.address.rawValue, d.length) }
     guard !isDecided else { return }
+    if iotlb.resolveAtOnce(d.address, count: Int(d.length), for: isWritable ? .write : .read, into: &list) { return }
+    try addPieces(d, &iotlb)
+  }
+
+  /// ``add(_:_:)`` of memory that is not known to be in one place.
+  @inline(never) private mutating func addPieces(_ d: RingDescriptor, _ iotlb: inout IOTLB) throws(QueueError) {
     let access: DMAAccess = isWritable ? .write : .read
     do throws(DMAInterruption) {
       try iotlb.resolve(d.address, count: Int(d.length), for: access, into: &list)
     } catch {
+      isOdd = true
       switch error {
       case .pending:
         isPending = true
@@ -58,10 +72,12 @@ struct ChainWalk: ~Copyable {
   }
 
   mutating func fail(_ fault: DMAFault) {
+    isOdd = true
     if self.fault == nil { self.fault = fault }
     isDecided = true
   }
   mutating func waitForTable() {
+    isOdd = true
     isPending = true
     isIncomplete = true
   }
@@ -88,6 +104,7 @@ extension Virtqueue {
     guard hasIndirect, d.flags & RingDescriptor.next == 0, d.length > 0, d.length % 16 == 0, d.length <= 16 * 32768 else {
       throw .indirectTable
     }
+    walk.count += 1
     let count = Int(d.length) / 16
     if iotlb.servesOneChain { iotlb.note(d.address, count: UInt64(d.length)) }
     // Always a read, whatever the write flag of the descriptor that points here says (R048).
@@ -133,34 +150,45 @@ extension Virtqueue {
     }
   }
 
-  /// Ends a walk: a chain, or nil with ``isPending`` set.
+  /// Begins a walk of the chain at the head.
+  @inline(__always) mutating func beginWalk() -> ChainWalk {
+    var walk = ChainWalk(pool.take())
+    // Only a walk that asked for something decides anything, and has asked until its chain is taken.
+    if iotlb.hasAsked { walk.resume(decided: decided) }
+    return walk
+  }
+
+  /// Ends a walk that did not have to wait.
   @inline(__always) mutating func finish(_ walk: consuming ChainWalk, id: UInt16, slots: UInt16, record: UInt16) -> DescriptorChain {
-    let fault = walk.fault
-    decided = nil
-    if let fault {
-      iotlb.space.report(fault)
-      counts.faults &+= 1
-    }
-    iotlb.endWalk(repeats: false)
     let sequence = popped
     popped &+= 1
-    outstanding &+= isPacked ? Int(slots) : 1
+    outstanding &+= Int(slots)
     round.add(descriptors: walk.count, bytes: walk.total)
-    if iotlb.servesOneChain { ranges[sequence] = iotlb.takeNotes() }
     counts.requests &+= 1
-    if isHeavy(walk.list.room) { held.take(HoldBudget.weight(capacity: walk.list.room, notes: ranges[sequence]?.count ?? 0)) }
+    let fault = walk.fault
     return DescriptorChain(
       id: id, slots: slots, sequence: sequence, record: record, memory: walk.list.seal(iotlb, fault: fault))
   }
 
-  /// Whether the walk has to be done again later; then its storage goes back.
-  ///
-  /// A fault is remembered until then: the next walk must not ask for the refused page again, or a chain with two such pages
-  /// would be walked for ever, each refusal used up while the other page is asked for.
+  /// Whether the walk has to be done again later; then its storage goes back. Otherwise the chain is taken.
   @inline(__always) mutating func mustWait(_ walk: inout ChainWalk) -> Bool {
-    walk.fault != nil || walk.isPending ? waits(&walk) : false
+    walk.isOdd || held.isHeavy(walk.list.room) ? isHeldUp(&walk) : false
   }
 
+  @inline(never) private mutating func isHeldUp(_ walk: inout ChainWalk) -> Bool {
+    if waits(&walk) || lacksRoom(for: walk) { return true }
+    decided = nil
+    if let fault = walk.fault {
+      iotlb.space.report(fault)
+      counts.faults &+= 1
+    }
+    iotlb.endWalk(repeats: false)
+    takeHeavy(walk)
+    return false
+  }
+
+  /// A fault is remembered until the chain is walked again: the next walk must not ask for the refused page again, or a
+  /// chain with two such pages would be walked for ever, each refusal used up while the other page is asked for.
   private mutating func waits(_ walk: inout ChainWalk) -> Bool {
     if walk.fault != nil, !walk.isIncomplete { walk.keepStatusOnly(&iotlb) }
     guard walk.isPending else { return false }

@@ -11,9 +11,17 @@ struct HoldBudget {
   /// A chain with room for no more than this costs what every chain costs.
   static let free = 64
 
+  /// Chains with room for no more than this need no second look: their room is all that they may count for.
+  private let light: Int
   private(set) var segments = 0
   /// A chain was not taken for lack of room. It is looked at again when another one has ended.
   private(set) var isWaitedFor = false
+
+  /// - Parameter servesOneChain: what chains named may count, too, whatever their storage.
+  init(servesOneChain: Bool = false) { light = servesOneChain ? -1 : Self.free }
+
+  /// Whether a chain with so much storage may count. Nearly none do.
+  @inline(__always) func isHeavy(_ capacity: Int) -> Bool { capacity > light }
 
   /// What a chain counts for: its segments and, where translations serve one chain only, what it named.
   static func weight(capacity: Int, notes: Int) -> Int { capacity + notes > free ? capacity + notes : 0 }
@@ -31,16 +39,9 @@ struct HoldBudget {
 
 extension Virtqueue {
   /// Whether a chain that was just walked has to wait until others have ended. It is walked anew then.
-  @inline(__always) mutating func mustLetOthersEnd(_ walk: borrowing ChainWalk) -> Bool {
-    isHeavy(walk.list.room) ? lacksRoom(for: walk) : false
-  }
-
-  /// Whether a chain with so much storage counts: others, which are nearly all, are told apart without a call.
-  @inline(__always) func isHeavy(_ capacity: Int) -> Bool { capacity > HoldBudget.free || iotlb.servesOneChain }
-
-  private mutating func lacksRoom(for walk: borrowing ChainWalk) -> Bool {
+  mutating func lacksRoom(for walk: borrowing ChainWalk) -> Bool {
     // A chain with a fault is given back at once, and asks for nothing twice.
-    guard inFlight > 0, walk.fault == nil else { return false }
+    guard held.isHeavy(walk.list.room), inFlight > 0, walk.fault == nil else { return false }
     let weight = HoldBudget.weight(capacity: walk.list.room, notes: iotlb.noteCount)
     guard !held.hasRoom(for: weight) else { return false }
     if iotlb.servesOneChain { _ = iotlb.takeNotes() }
@@ -49,13 +50,21 @@ extension Virtqueue {
     return true
   }
 
-  /// What a chain in flight counts for.
-  @inline(__always) func weight(of chain: borrowing DescriptorChain) -> Int {
-    isHeavy(chain.memory.capacity) ? heavyWeight(of: chain) : 0
+  /// Counts the next chain, and keeps what it named.
+  mutating func takeHeavy(_ walk: borrowing ChainWalk) {
+    guard held.isHeavy(walk.list.room) else { return }
+    held.take(HoldBudget.weight(capacity: walk.list.room, notes: iotlb.noteCount))
+    if iotlb.servesOneChain { ranges[popped] = iotlb.takeNotes() }
   }
 
-  private func heavyWeight(of chain: borrowing DescriptorChain) -> Int {
-    let notes = iotlb.servesOneChain ? ranges[chain.sequence]?.count ?? 0 : 0
-    return HoldBudget.weight(capacity: chain.memory.capacity, notes: notes)
+  /// A chain ends, and what it named is forgotten.
+  @inline(__always) mutating func give(_ chain: borrowing DescriptorChain) {
+    if held.isHeavy(chain.memory.capacity) { giveHeavy(chain.memory.capacity, chain.sequence) } else { held.give(0) }
+  }
+
+  @inline(never) private mutating func giveHeavy(_ capacity: Int, _ sequence: UInt32) {
+    let named = iotlb.servesOneChain ? ranges.removeValue(forKey: sequence) ?? [] : []
+    held.give(HoldBudget.weight(capacity: capacity, notes: named.count))
+    if !named.isEmpty { iotlb.forget(named) }
   }
 }

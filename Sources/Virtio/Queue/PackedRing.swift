@@ -14,8 +14,8 @@ extension Virtqueue {
 
   /// The slot's descriptor, its flags read first.
   @inline(__always) private func descriptor(at slot: UInt16) -> RingDescriptor {
-    let word1 = UInt64(littleEndian: descriptorArea.loadAcquire64(at: Int(slot) &* 16 &+ 8))
-    return packedDescriptor(UInt64(littleEndian: descriptorArea.load64(at: Int(slot) &* 16)), word1)
+    let words = descriptorArea.loadPairBackwards(at: Int(slot) &* 16)
+    return packedDescriptor(UInt64(littleEndian: words.0), UInt64(littleEndian: words.1))
   }
 
   @inline(__always) private func isAvailable(_ flags: UInt16) -> Bool {
@@ -27,20 +27,21 @@ extension Virtqueue {
   }
 
   mutating func nextPacked() throws(QueueError) -> DescriptorChain? {
-    if let chain = again.last {
-      guard let done = try walkLogged(chain) else { return nil }
-      again.removeLast()
-      return done
-    }
-    var d = descriptor(at: available)
+    if !again.isEmpty { return try nextLeftPacked() }
+    let d = descriptor(at: available)
     guard isAvailable(d.flags) else { return nil }
     // This slot is with the device, and not the driver's to make available (§2.8.13).
     guard outstanding < Int(layout.size) else { throw .tooManyAvailable(layout.size) }
-    var walk = ChainWalk(pool.take(), decided: decided)
+    return try walkPacked(d)
+  }
+
+  /// Walks the chain that begins with `head`, in the slot to be read next.
+  @inline(__always) private mutating func walkPacked(_ head: RingDescriptor) throws(QueueError) -> DescriptorChain? {
+    var d = head
+    var walk = beginWalk()
     var slot = available
     var wrap = availableWrap
     var slots: UInt16 = 0
-    var logged: [RingDescriptor] = []
     while true {
       slots &+= 1
       slot &+= 1
@@ -48,7 +49,7 @@ extension Virtqueue {
         slot = 0
         wrap.toggle()
       }
-      if recorder != nil { logged.append(d) }
+      if recorder != nil { log(d, isFirst: slots == 1) }
       if d.flags & RingDescriptor.indirect != 0 {
         try walkIndirect(d, &walk)
         break
@@ -56,29 +57,45 @@ extension Virtqueue {
       walk.count &+= 1
       try walk.add(d, &iotlb)
       guard d.flags & RingDescriptor.next != 0 else { break }
-      // More slots than the ring has: a loop.
-      guard slots < layout.size else { throw .chainTooLong }
-      guard outstanding &+ Int(slots) < Int(layout.size) else { throw .tooManyAvailable(layout.size) }
+      // More slots than the ring has: a loop. Or more than the driver can have had.
+      guard outstanding &+ Int(slots) < Int(layout.size) else {
+        throw slots < layout.size ? .tooManyAvailable(layout.size) : .chainTooLong
+      }
       d = descriptor(at: slot)
     }
-    if mustWait(&walk) || mustLetOthersEnd(walk) {
+    if mustWait(&walk) {
       pool.give(back: walk.list)
       return nil
     }
-    var record = d.id
-    if let recorder {
-      guard let r = recorder.popped(id: d.id, descriptors: logged) else { throw .bufferID(d.id) }
-      record = r
-    }
+    let place = recorder == nil ? d.id : try record(d.id)
     available = slot
     availableWrap = wrap
-    return finish(walk, id: d.id, slots: slots, record: record)
+    return finish(walk, id: d.id, slots: slots, record: place)
+  }
+
+  /// For ``record(_:)``. Room for the longest chain yet is kept: it is no longer than the ring.
+  @inline(never) private mutating func log(_ d: RingDescriptor, isFirst: Bool) {
+    if isFirst { logged.removeAll(keepingCapacity: true) }
+    logged.append(d)
+  }
+
+  /// Writes the chain down that was just walked.
+  @inline(never) private mutating func record(_ id: UInt16) throws(QueueError) -> UInt16 {
+    guard let record = recorder?.popped(id: id, descriptors: logged) else { throw .bufferID(id) }
+    return record
+  }
+
+  /// A chain that a predecessor left.
+  @inline(never) private mutating func nextLeftPacked() throws(QueueError) -> DescriptorChain? {
+    guard let left = again.last, let chain = try walkLogged(left) else { return nil }
+    again.removeLast()
+    return chain
   }
 
   /// A chain of a predecessor, from its log: the ring may have been overwritten since.
   private mutating func walkLogged(_ chain: InflightChain) throws(QueueError) -> DescriptorChain? {
     guard !chain.descriptors.isEmpty, chain.descriptors.count <= Int(layout.size) else { throw .bufferID(chain.id) }
-    var walk = ChainWalk(pool.take(), decided: decided)
+    var walk = beginWalk()
     for d in chain.descriptors {
       if d.flags & RingDescriptor.indirect != 0 {
         try walkIndirect(d, &walk)
@@ -87,14 +104,14 @@ extension Virtqueue {
       walk.count &+= 1
       try walk.add(d, &iotlb)
     }
-    if mustWait(&walk) || mustLetOthersEnd(walk) {
+    if mustWait(&walk) {
       pool.give(back: walk.list)
       return nil
     }
     return finish(walk, id: chain.id, slots: UInt16(chain.descriptors.count), record: chain.record)
   }
 
-  mutating func writePacked(_ entry: UsedEntry) {
+  @inline(__always) mutating func writePacked(_ entry: UsedEntry) {
     let at = Int(used) &* 16
     writeUsed(entry, at)
     used &+= entry.slots

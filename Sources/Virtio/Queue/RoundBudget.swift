@@ -11,48 +11,52 @@ struct RoundBudget {
   static var time: Int64 { 1_000_000 }
   private static var weightPerLook: Int { 128 }
 
-  private var chainsLeft = 0
-  private var weight = 0
+  /// What chains may weigh until the next look, at the clock and at how many they were: each weighs 1 or more.
+  private var left = 0
+  /// How many chains the queue had popped when the round began.
+  private var first: UInt32 = 0
+  private var isOver = false
   /// Nanoseconds after `origin`; 0 until the round's first look. Not an `Instant`: a field whose size only the standard
   /// library knows would cost every access to a queue.
   private var end: Int64 = 0
   private static let origin = ContinuousClock.now
 
-  mutating func begin() {
-    chainsLeft = Self.chains
-    weight = 0
+  /// - Parameter popped: how many chains the queue has popped, here and below.
+  mutating func begin(_ popped: UInt32) {
+    first = popped
+    left = Self.weightPerLook
+    isOver = false
     end = 0
   }
 
   /// Nothing more is to be taken in this round.
-  var isSpent: Bool { chainsLeft == 0 }
+  func isSpent(_ popped: UInt32) -> Bool { isOver || taken(popped) >= Self.chains }
 
-  /// Whether another chain may be taken. It is counted.
-  @inline(__always) mutating func take() -> Bool {
-    if chainsLeft == 0 || weight >= Self.weightPerLook && isLate() { return false }
-    chainsLeft &-= 1
-    return true
-  }
+  /// Whether another chain may be taken.
+  @inline(__always) mutating func mayTake(_ popped: UInt32) -> Bool { left > 0 || look(popped) }
 
   /// A chain of so much was taken.
   @inline(__always) mutating func add(descriptors: Int, bytes: UInt64) {
-    weight &+= descriptors &+ Int(truncatingIfNeeded: bytes &>> 16)
+    left &-= descriptors &+ Int(truncatingIfNeeded: bytes &>> 16)
   }
 
   /// The next chain waits for a look at the clock.
-  mutating func demandLook() { weight = Self.weightPerLook }
+  mutating func demandLook() { left = 0 }
+
+  /// Fewer than none after a chain of an earlier round was put back.
+  private func taken(_ popped: UInt32) -> Int { Int(Int32(bitPattern: popped &- first)) }
+
+  @inline(never) private mutating func look(_ popped: UInt32) -> Bool {
+    isOver = isSpent(popped) || isLate()
+    left = isOver ? 0 : min(Self.weightPerLook, Self.chains - taken(popped))
+    return !isOver
+  }
 
   private mutating func isLate() -> Bool {
-    weight = 0
     let (seconds, attoseconds) = Self.origin.duration(to: .now).components
     let now = seconds &* 1_000_000_000 &+ attoseconds / 1_000_000_000
-    if end == 0 {
-      end = now &+ Self.time
-      return false
-    }
-    if now < end { return false }
-    chainsLeft = 0
-    return true
+    if end == 0 { end = now &+ Self.time }
+    return now >= end
   }
 }
 
@@ -62,5 +66,5 @@ extension Virtqueue {
   public mutating func lookAtClock() { round.demandLook() }
 
   /// Whether this round took as much as a round may, so that others have their turn now.
-  public var isSpent: Bool { round.isSpent }
+  public var isSpent: Bool { round.isSpent(popped) }
 }

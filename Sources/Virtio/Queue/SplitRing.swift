@@ -4,12 +4,7 @@ import DMA
 // Used ring: flags, idx, {id, len}[size], avail_event. Everything little-endian.
 extension Virtqueue {
   mutating func nextSplit() throws(QueueError) -> DescriptorChain? {
-    if let chain = again.last {
-      guard chain.id < layout.size else { throw .descriptorIndex(chain.id) }
-      guard let done = try walkSplit(chain.id, record: chain.record) else { return nil }
-      again.removeLast()
-      return done
-    }
+    if !again.isEmpty { return try nextLeftSplit() }
     if seenAvailable == available {
       let index = UInt16(littleEndian: driverArea.loadAcquire16(at: 2))
       if index == available { return nil }
@@ -26,13 +21,22 @@ extension Virtqueue {
     return chain
   }
 
+  /// A chain that a predecessor left.
+  @inline(never) private mutating func nextLeftSplit() throws(QueueError) -> DescriptorChain? {
+    guard let left = again.last else { return nil }
+    guard left.id < layout.size else { throw .descriptorIndex(left.id) }
+    guard let chain = try walkSplit(left.id, record: left.record) else { return nil }
+    again.removeLast()
+    return chain
+  }
+
   /// Walks the chain from `head`. `record` is its in-flight record if it has one already.
-  private mutating func walkSplit(_ head: UInt16, record: UInt16?) throws(QueueError) -> DescriptorChain? {
-    var walk = ChainWalk(pool.take(), decided: decided)
+  @inline(__always) private mutating func walkSplit(
+    _ head: UInt16, record: UInt16?
+  ) throws(QueueError) -> DescriptorChain? {
+    var walk = beginWalk()
     var index = head
     while true {
-      // More descriptors than the table has: a loop (§2.7.5).
-      guard walk.count < Int(layout.size) else { throw .chainTooLong }
       let words = descriptorArea.loadPair(at: Int(index) &* 16)
       let d = RingDescriptor(words.0, words.1)
       if d.flags & RingDescriptor.indirect != 0 {
@@ -43,16 +47,18 @@ extension Virtqueue {
       try walk.add(d, &iotlb)
       guard d.flags & RingDescriptor.next != 0 else { break }
       guard d.id < layout.size else { throw .descriptorIndex(d.id) }
+      // More descriptors than the table has: a loop (§2.7.5).
+      guard walk.count < Int(layout.size) else { throw .chainTooLong }
       index = d.id
     }
-    if mustWait(&walk) || mustLetOthersEnd(walk) {
+    if mustWait(&walk) {
       pool.give(back: walk.list)
       return nil
     }
     return finish(walk, id: head, slots: 1, record: record ?? recorder?.popped(head: head) ?? head)
   }
 
-  mutating func writeSplit(_ entry: UsedEntry) {
+  @inline(__always) mutating func writeSplit(_ entry: UsedEntry) {
     let at = 4 &+ 8 &* Int(used & (layout.size &- 1))
     deviceArea.store32(UInt32(entry.id).littleEndian, at: at)
     deviceArea.store32(entry.written.littleEndian, at: at &+ 4)

@@ -32,8 +32,7 @@ extension Virtqueue {
     precondition(recorder != nil)
     // What was called off may have written a part.
     if let log = iotlb.dirtyLog { chain.memory.markDirty(log) }
-    held.give(weight(of: chain))
-    if iotlb.servesOneChain, let used = ranges.removeValue(forKey: chain.sequence) { iotlb.forget(used) }
+    give(chain)
     completed &+= 1
     if isWithdrawn, inFlight == 0 { unresolve() }
     pool.give(back: chain.memory)
@@ -45,14 +44,14 @@ extension Virtqueue {
   /// Whoever starts the queue again without the reset that the device needs comes upon the same chain again (R099).
   public mutating func retire(at chain: consuming DescriptorChain) {
     isRetired = true
-    held.give(weight(of: chain))
+    give(chain)
     // A recorder shows what is in flight to a successor by itself.
     guard recorder == nil, chain.sequence &+ 1 == popped else {
       completed &+= 1
       return
     }
     popped &-= 1
-    outstanding &-= weight(chain.slots)
+    outstanding &-= Int(chain.slots)
     if isPacked, available < chain.slots {
       available &+= layout.size
       availableWrap.toggle()

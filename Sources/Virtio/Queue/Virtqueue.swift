@@ -66,14 +66,16 @@ public struct Virtqueue: ~Copyable {
   /// What chains in flight named, by their sequence, where translations serve one chain only.
   var ranges: [UInt32: [ClosedRange<UInt64>]] = [:]
   /// What chains in flight hold.
-  var held = HoldBudget()
+  var held: HoldBudget
   var completed: UInt32 = 0
-  /// Split: chains, packed: slots, that were taken and are not the driver's again. A ring has no more than its size of
-  /// them.
+  /// Slots of the ring that were taken, one by each chain of a split ring, and are not the driver's again: no more than
+  /// its size.
   var outstanding = 0
   var order: InOrderWindow
   var recorder: (any InflightRecorder)?
   var again: [InflightChain]
+  /// Packed, with a recorder: the descriptors of the chain that is walked.
+  var logged: [RingDescriptor] = []
   public let statistics: QueueStatistics
   var counts: QueueStatistics.Counts
 
@@ -104,6 +106,7 @@ public struct Virtqueue: ~Copyable {
     isInOrder = features.contains(.inOrder)
     let areas = layout.areas(packed: isPacked, eventIndex: hasEventIndex)
     iotlb = IOTLB(space, waking: waiter, areas: areas)
+    held = HoldBudget(servesOneChain: iotlb.servesOneChain)
     // One for each chain that may be in flight, so that none is made for a request.
     pool = iotlb.makePool(keeping: Int(layout.size))
     available = state.available
@@ -134,7 +137,7 @@ public struct Virtqueue: ~Copyable {
     if iotlb.beginRound() { withdrawAreas() }
     mustRenew = false
     isResting = false
-    round.begin()
+    round.begin(popped)
     isPending = false
     guard !isResolved else { return }
     do throws(DMAInterruption) {
@@ -171,7 +174,7 @@ public struct Virtqueue: ~Copyable {
   public mutating func next() throws(QueueError) -> DescriptorChain? {
     guard !isRetired, isResolved, !isPending, !takesNothing else { return nil }
     if iotlb.isStale { renewHold() }
-    if mustRenew || !round.take() {
+    if mustRenew || !round.mayTake(popped) {
       mustRenew = true
       return nil
     }
@@ -201,21 +204,14 @@ public struct Virtqueue: ~Copyable {
   public mutating func complete(_ chain: consuming DescriptorChain, written: Int) {
     if let log = iotlb.dirtyLog { chain.memory.markDirty(log) }
     counts.completions &+= 1
-    counts.readableBytes &+= UInt64(chain.readable.byteCount)
+    counts.readableBytes &+= UInt64(truncatingIfNeeded: chain.readable.byteCount)
     // Never more than there is room for (§2.7.8.2).
     let written = UInt32(clamping: min(written, chain.writable.byteCount))
     counts.writtenBytes &+= UInt64(written)
-    held.give(weight(of: chain))
-    let entry = UsedEntry(id: chain.id, slots: chain.slots, written: written, record: chain.record)
-    let sequence = chain.sequence
     // Before the driver can see the chain used, and give its addresses another meaning.
-    if iotlb.servesOneChain, let used = ranges.removeValue(forKey: sequence) { iotlb.forget(used) }
-    if isInOrder {
-      order.insert(entry, at: sequence)
-      while let entry = order.popFirst() { emit(entry) }
-    } else {
-      emit(entry)
-    }
+    give(chain)
+    let entry = UsedEntry(id: chain.id, slots: chain.slots, written: written, record: chain.record)
+    if isInOrder { emitInOrder(entry, chain.sequence) } else { emit(entry) }
     completed &+= 1
     if isWithdrawn {
       publish()
@@ -373,11 +369,13 @@ public struct Virtqueue: ~Copyable {
     again = leavesReplays ? [] : next.again.reversed()
   }
 
-  /// What a chain counts for in ``outstanding``.
-  @inline(__always) func weight(_ slots: UInt16) -> Int { isPacked ? Int(slots) : 1 }
+  @inline(never) private mutating func emitInOrder(_ entry: UsedEntry, _ sequence: UInt32) {
+    order.insert(entry, at: sequence)
+    while let entry = order.popFirst() { emit(entry) }
+  }
 
   @inline(__always) private mutating func emit(_ entry: UsedEntry) {
-    outstanding &-= weight(entry.slots)
+    outstanding &-= Int(entry.slots)
     if isRetired { return }
     recorder?.completing(entry.record)
     guard isPacked else { return writeSplit(entry) }
