@@ -1,13 +1,21 @@
 # A verb a line; `make help` lists them.
-.PHONY: help try test build install guests lab bench fuzz model protocol docs check clean
+.PHONY: help try test build install uninstall guests lab bench fuzz model protocol docs docs-serve check clean
+
+# A variable that no verb knows would be ignored without a word, and something else be done than was asked for.
+known := IOMMU RING QUEUES SYSTEMS ARGS SECONDS SEED PREFIX DESTDIR DOCS_BASE PORT KEEP LIMIT JOBS OUT SLUICE BACKEND \
+  SLUICE_OPTIONS SLUICE_CACHE SLUICE_MIRROR TMPDIR CI SHELL
+unknown := $(filter-out $(known),$(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name))))
+ifneq ($(unknown),)
+$(error no verb knows the variable $(unknown); names are in capitals: $(known))
+endif
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
-try: ## boot a Debian guest with a disk from Sluice; IOMMU=off|strict|lazy|pt|amd|virtio RING=split|packed
+try: ## boot a Debian guest with a disk from Sluice; IOMMU=off|strict|lazy|pt|amd|virtio RING=split|packed QUEUES=1..4
 	@Scripts/try
 
-test: ## everything CI runs: units, guests, fuzzers, the memory model, thread sanitizer
+test: ## everything CI runs: units, guests, fuzzers, the memory model, thread sanitizer, manual, documentation
 	@Scripts/test
 
 build: ## the release build, its manual and its completions
@@ -17,6 +25,9 @@ build: ## the release build, its manual and its completions
 
 install: ## what `make build` made and its descriptors, into PREFIX (/usr/local), below DESTDIR
 	@Scripts/deploy
+
+uninstall: ## takes away what `make install` put into PREFIX, below DESTDIR
+	@Scripts/deploy --remove
 
 guests: ## the guest matrix alone
 	@Scripts/guests
@@ -36,9 +47,12 @@ model: ## random machines against a model of their memory, 60 seconds; SECONDS=3
 protocol: ## the protocol between queues and unmaps, checked by spin
 	@Scripts/protocol
 
-docs: ## the documentation with its diagrams, the manual, completions
+docs: ## the documentation with its diagrams as a site, the manual, completions; DOCS_BASE=/PATH for a server with it below PATH
 	@Scripts/docs
 	@Scripts/manual
+
+docs-serve: ## shows the documentation on http://127.0.0.1:8000/; PORT=... on another port
+	@Scripts/docs --serve
 
 check: ## format, floors, the unsafe count
 	@Scripts/check

@@ -24,7 +24,7 @@ wrong_figures() {
     else empty end' "$1" 2>&1 || echo "explain's answer cannot be read"
 }
 
-# figure_rows FOLDER    the rows of make try, from the samples taken at `writing` and `unmounted`
+# figure_rows FOLDER    the rows of make try, from the samples taken at `writing` and `unmounted`, and from the guest's last report
 figure_rows() {
   local last=$1/unmounted.json
   field() { jq -r "$1" "$last"; }
@@ -37,5 +37,10 @@ figure_rows() {
   if [ "$(field .address_path)" = platform ]; then
     row mappings "$(field .updates) received, $(field .invalidations) invalidations, $(field .mappings) in force now"
   fi
-  row faults "$(field .faults)"
+  # The guest counts what its kernel logs: up to the driver's first request, and from then on.
+  local early late
+  late=$(sed -n 's/^SLUICE-GUEST kernel=.* faults=\([0-9]*\) .*/\1/p' "$1/talk.log")
+  early=$(sed -n 's/^SLUICE-GUEST kernel=.* early_faults=\([0-9]*\) .*/\1/p' "$1/talk.log")
+  row faults "$(field .faults) told by Sluice; in the guest's log $((early + late))$(
+    if [ "$early" != 0 ]; then echo ", before the driver's first request: QEMU's look at a ring of the firmware, see README"; fi)"
 }

@@ -33,11 +33,12 @@ ovmf_boot() {
   if [ -n "$watcher" ]; then kill "$watcher" 2>/dev/null || true; wait "$watcher" 2>/dev/null || true; fi
 }
 
-# Keeps the last that the boot disk's back-end said before Linux took the disk: Linux wants EVENT_IDX, this firmware does not.
+# Keeps the last that the boot disk's back-end said before Linux took the disk: Linux wants EVENT_IDX, this firmware does not. When
+# it hands over it resets the disk, and after that no address path is in force.
 ovmf_watch() {
   while sleep 0.2; do
     backend_explain "$1" vda "$1/now.json" || continue
-    if jq -e '.completions > 0 and (.negotiated_features | index(29) | not)' "$1/now.json" >/dev/null; then cp "$1/now.json" "$1/firmware.json"; fi
+    if jq -e '.completions > 0 and .address_path and (.negotiated_features | index(29) | not)' "$1/now.json" >/dev/null; then cp "$1/now.json" "$1/firmware.json"; fi
   done 2>/dev/null
 }
 

@@ -5,7 +5,7 @@ import Synchronization
 /// that nothing in this process, input and output in flight included, can still use it.
 ///
 /// Each queue holds a ``Lease``. Two things on it are seen from here: whether a *round* is under way, in which the queue looks
-/// addresses up, and which pages each of its *chains* uses, published before the round ends (``QueueHolds``). `drain` moves the
+/// addresses up, and which pages each of its *chains* uses, published before the round ends (`QueueHolds`). `drain` moves the
 /// generation, waits for rounds of an older one, and then for older chains whose pages overlap what was removed. It waits for no
 /// other chain, and new work is not held up. A queue pays two memory fences a round, and a few plain stores a chain.
 ///

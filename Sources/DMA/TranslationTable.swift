@@ -5,7 +5,7 @@ import Synchronization
 /// Each level resolves nine bits, like a processor's page table; the tree is as high as the highest mapped address needs,
 /// and a mapping that is large and aligned enough takes one entry at an upper level. One word holds an entry, so a reader
 /// sees it whole or not at all. Removing a mapping clears words; nodes are given back to the system only in
-/// ``removeAll(drained:)``, after the fence says that no reader is left.
+/// ``removeAll(drained:used:)``, after the fence says that no reader is left.
 ///
 /// Mappings are kept at 4 KiB granularity: device address, host address and size are multiples of it.
 @safe public final class TranslationTable: @unchecked Sendable {
@@ -44,7 +44,7 @@ import Synchronization
   public var peakByteCount: UInt64 { counts.withLock { Self.bytes($0.peak) } }
   /// All 2^64 bytes are one more than can be said.
   private static func bytes(_ pages: UInt64) -> UInt64 { pages >> 52 == 0 ? pages << 12 : .max }
-  /// Whether an entry was refused for want of a node. Nodes stay when their entries go: only ``removeAll(drained:)`` helps.
+  /// Whether an entry was refused for want of a node. Nodes stay when their entries go: only ``removeAll(drained:used:)`` helps.
   public var isFull: Bool { counts.withLock { $0.isFull } }
   /// Entries in force.
   public var mappings: Int { counts.withLock { $0.mappings } }

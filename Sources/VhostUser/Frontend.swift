@@ -4,7 +4,7 @@ public import Virtio
 
 /// The driver's end of a vhost-user connection, without a machine around it: enough to drive any back-end from a program.
 ///
-/// A session goes: ``negotiate(_:protocolFeatures:)``, ``share()``, ``startQueue(_:layout:resumingAt:enabled:polled:kicked:)`` for
+/// A session goes: ``negotiate(_:protocolFeatures:anew:)``, ``share()``, ``startQueue(_:layout:resumingAt:enabled:polled:kicked:)`` for
 /// each queue, ``setStatus(_:)`` where it is negotiated; then the queues' memory and events are the driver's business
 /// (`DriverQueue`).
 /// ``FrontendMemory``, ``FrontendMappings`` and ``FrontendInflight`` outlive the connection: a new front-end made with the

@@ -153,7 +153,7 @@ public final class DeviceRunner: Sendable {
     for stop in stops { _ = endStop(stop) }
   }
 
-  /// As ``stopAll()``, and resets the device itself (§2.4.1).
+  /// As ``stopAll(_:)``, and resets the device itself (§2.4.1).
   public func reset() {
     stopAll()
     device.reset()
