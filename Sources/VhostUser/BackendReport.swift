@@ -68,7 +68,9 @@ final class BackendReport: Sendable {
     let path = AddressPath(negotiated: features)
     let policy = session.options.accessPlatform
     let status = UInt8(truncatingIfNeeded: session.status) | (session.troubles.needsReset ? DeviceStatus.needsReset.rawValue : 0)
-    let sizes = session.vrings.map { $0.size ?? 0 }
+    // Of the many that a device may have, mostly the first few.
+    let described = session.vrings.prefix((session.vrings.lastIndex { $0.size != nil } ?? -1) + 1)
+    let sizes = described.map { $0.size ?? 0 }
     let memory = session.table.memory.byteCount
     state.withLock { state in
       state.facts.negotiatedFeatures = features
@@ -76,8 +78,7 @@ final class BackendReport: Sendable {
       state.facts.addressPath = isSet ? path : nil
       state.facts.reason = Self.reason(isSet ? path : nil, policy, protocolFeatures)
       state.facts.status = status
-      let described = sizes.prefix((sizes.lastIndex { $0 > 0 } ?? -1) + 1)
-      state.facts.queues = described.enumerated().map {
+      state.facts.queues = sizes.enumerated().map {
         BackendStatistics.Queue(index: $0, size: $1, isRunning: false, counts: QueueStatistics.Counts())
       }
       // Rings and buffers can be reached without an IOMMU only once features are set.

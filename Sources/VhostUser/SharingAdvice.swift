@@ -19,6 +19,9 @@ struct SharingAdvice {
   fileprivate var isTold = false
 
   init() throws(HostError) { kicked = try EventFD() }
+
+  /// Another device's life begins on the same connection: what was told of the last one may be true again.
+  mutating func renew() { isTold = false }
 }
 
 extension BackendSession {
