@@ -111,7 +111,7 @@ var targets: [Target] = [
   tests("QEMUTests", ["QTestKit"]),
   tests("VirtioServingTests", ["DMA", "HostIO", "Virtio", "VirtioServing", "VirtioTestKit", log]),
   // The command, run as a process of its own.
-  tests("CommandTests", ["sluice", "DMA", "HostIO", "Virtio", "VhostUser", "FrontendKit"]),
+  tests("CommandTests", ["sluice", "DMA", "HostIO", "Virtio", "VhostUser", "FrontendKit", "VirtioTestKit"]),
   // What the sources must be, read from their text; depends on nothing of ours.
   tests("ArchitectureTests", []),
   // The rules of the DMA path: the table, and what a queue may touch.

@@ -9,7 +9,6 @@ job_qtests() {
   local name="QEMU's own tests of vhost-user disks"
   started=$(date +%s%N)
   if [ "$backend" != sluice ]; then adverse_able "$name" none || return 0; fi
-  "$tree/Scripts/install" qtests >"$folder/install.log" 2>&1 || true
   if ! tools=$("$tree/Scripts/lab/qtests" 2>"$folder/build.log"); then
     row skipped "$name" "$(tail -n 1 "$folder/build.log")"
     ground_row "not run" "$name" "" "$(tail -n 1 "$folder/build.log")"

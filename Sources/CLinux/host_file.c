@@ -208,6 +208,17 @@ static int allocate(int fd, int mode, uint64_t offset, uint64_t count) {
 }
 
 int host_file_punch(int fd, uint64_t offset, uint64_t count) { return allocate(fd, FALLOC_FL_PUNCH_HOLE, offset, count); }
+
+int host_file_hole(int fd, uint64_t *hole, uint64_t *data) {
+  off_t first = lseek(fd, 0, SEEK_HOLE);
+  if (first < 0) return -errno;
+  off_t next = lseek(fd, first, SEEK_DATA);
+  if (next < 0 && errno != ENXIO) return -errno;
+  *hole = (uint64_t)first;
+  *data = next < 0 ? UINT64_MAX : (uint64_t)next;
+  return 0;
+}
+
 int host_file_zero(int fd, uint64_t offset, uint64_t count) { return allocate(fd, FALLOC_FL_ZERO_RANGE, offset, count); }
 
 static int block_range(int fd, unsigned long request, uint64_t offset, uint64_t count) {

@@ -65,13 +65,18 @@ extension DMASpace {
 public final class PhysicalSpace: DMASpace {
   public let fence = TranslationFence()
   public let memory: GuestMemory
+  private let faulted: @Sendable (DMAFault) -> Void
 
-  public init(_ memory: GuestMemory) {
+  /// A space over `memory`. `faulted` hears of refused accesses, on queue threads; it must not wait.
+  public init(_ memory: GuestMemory, faulted: @escaping @Sendable (DMAFault) -> Void = { _ in }) {
     self.memory = memory
+    self.faulted = faulted
     memory.register(fence)
   }
 
   public var dirtyLog: DirtyLog? { memory.dirtyLog }
+
+  public func report(_ fault: DMAFault) { faulted(fault) }
 
   public func translate(_ address: DMAAddress, for access: DMAAccess, waking waiter: (any TranslationWaiter)?) throws(DMAInterruption) -> HostRun {
     guard let run = memory.run(at: GuestAddress(address.rawValue)) else {

@@ -13,6 +13,8 @@ extension BlockFile {
     static let resize: UInt64 = 3
     static let doing: UInt64 = 100
     static let refusing: UInt64 = 200
+    /// Of no meaning to anybody.
+    static let trial: UInt64 = 300
   }
 
   /// Takes the lock, as `Options.locked` does, for as long as the file is open or until ``unlock()``. What others wrote before
@@ -23,6 +25,16 @@ extension BlockFile {
     try Self.lock(descriptor, writing: !isReadOnly, path)
     // Only advice: where it does nothing there is nothing to forget.
     _ = host_file_forget(rawValue)
+  }
+
+  /// Finds out whether the image can be locked at all, whoever has its lock now.
+  ///
+  /// - Throws: what fcntl(2) says where there are no locks, as ``lock()``.
+  public func checkLocks() throws(HostError) {
+    try check(host_lock_conflicts(rawValue, 1, LockByte.trial, 1), "lock", path)
+    let taken = host_lock(rawValue, 1, LockByte.trial, 1)
+    if taken != -EAGAIN { try check(taken, "lock", path) }
+    _ = host_lock(rawValue, 0, LockByte.trial, 1)
   }
 
   /// Gives the lock back, after everything written is on stable storage.

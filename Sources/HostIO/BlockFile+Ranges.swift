@@ -33,7 +33,7 @@ extension BlockFile {
   /// direct access, where somebody may be about to write the rest of a block, whole blocks. Empty, and at the end of the range, if
   /// it has none.
   private func wholeBlocks(_ position: UInt64, _ count: UInt64) -> Range<UInt64> {
-    let unit = UInt64(kind == .blockDevice ? geometry.logicalBlock : positionAlignment)
+    let unit = UInt64(kind == .blockDevice ? max(geometry.logicalBlock, positionAlignment) : positionAlignment)
     let end = position + count
     let last = end - end % unit
     let first = position + (unit - position % unit) % unit

@@ -74,6 +74,20 @@ extension BlockFile {
     }
   }
 
+  /// The bytes from `position` on, fewer than `count` only at the end of the disk: for looking at an image, not for
+  /// requests.
+  public func bytes(at position: UInt64, count: Int) throws(HostError) -> [UInt8] {
+    let unit = UInt64(positionAlignment)
+    let first = position / unit * unit
+    let end = min(roundUp(position + UInt64(count), unit), roundUp(size, unit))
+    guard first < end else { return [] }
+    let buffer = AlignedBuffer(byteCount: Int(end - first), alignment: memoryAlignment)
+    let here = try read(buffer, Int(end - first), at: first)
+    let skipped = Int(position - first)
+    guard here > skipped else { return [] }
+    return buffer.withBytes(skipped..<min(here, skipped + count)) { span in span.indices.map { span[$0] } }
+  }
+
   // Direct access through memory of ours
 
   private static var aroundLimit: UInt64 { 1 << 20 }

@@ -28,7 +28,7 @@ public final class BlockFile: Sendable {
 
   /// What the host says about the disk's shape.
   public struct Geometry: Hashable, Sendable {
-    /// Smallest unit the host addresses, bytes; 512 for a regular file unless opened directly.
+    /// Smallest unit the host addresses, bytes; 512 for a regular file.
     public let logicalBlock: Int
     /// Smallest unit it writes without reading, bytes; the file system's block for a regular file.
     public let physicalBlock: Int
@@ -99,7 +99,7 @@ public final class BlockFile: Sendable {
     memoryAlignment = Int(memory)
     positionAlignment = Int(position)
     geometry = Geometry(
-      logicalBlock: max(Int(facts.logical_block), Int(position)), physicalBlock: max(Int(facts.physical_block), Int(position)),
+      logicalBlock: Int(facts.logical_block), physicalBlock: max(Int(facts.physical_block), Int(position)),
       minimumIO: Int(facts.minimum_io), optimalIO: Int(facts.optimal_io), alignmentOffset: Int(facts.alignment_offset),
       discardGranularity: Int(facts.discard_granularity), discardLimit: facts.discard_max)
     supportsDiscard = !options.readOnly && Self.canDiscard(file, kind, facts)
@@ -155,7 +155,16 @@ public final class BlockFile: Sendable {
     let unit = UInt64(max(4096, facts.physical_block))
     let (end, overflow) = (facts.size / unit).addingReportingOverflow(1)
     let (start, wrapped) = end.multipliedReportingOverflow(by: unit)
-    return !overflow && !wrapped && host_file_punch(file.rawValue, start, unit) == 0
+    if !overflow, !wrapped {
+      let answer = host_file_punch(file.rawValue, start, unit)
+      if answer != -EFBIG, answer != -EINVAL { return answer == 0 }
+    }
+    // A file of the largest size has nothing behind it. A hole in it can be one again.
+    var hole: UInt64 = 0
+    var data: UInt64 = 0
+    // Safe: two integers, written before the call returns.
+    guard unsafe host_file_hole(file.rawValue, &hole, &data) == 0, hole < min(data, facts.size) else { return false }
+    return host_file_punch(file.rawValue, hole, min(data, facts.size, hole + unit) - hole) == 0
   }
 
   private static func canErase(_ file: borrowing FileDescriptor, _ facts: host_file_facts) -> Bool {

@@ -34,6 +34,8 @@ public struct BackendOptions: Hashable, Sendable {
   /// Nodes of 4 KiB that the table of translations may have; see `TranslationTable`. 8192 remember 16 GiB that are mapped page by
   /// page. Beyond that the table is emptied, and what is in use is asked for again.
   public var maxTranslationNodes: Int
+  /// How long after a kick a request must have been seen, or the guest's memory seems not to be shared.
+  package var kickPatience: Duration = .seconds(2)
   /// How long a virtqueue may take to stop before it gives up what it can; see `QueueStop`.
   package var stopPatience: Duration = .seconds(10)
 

@@ -16,12 +16,16 @@ final class BackendReport: Sendable {
     var facts: BackendStatistics
     var live: Live?
     var peakMemory: UInt64 = 0
+    var lastFault: (DMAFault, AddressPath)?
     /// Whether the log of this session has the hint about invalidations.
     var isHinted = false
   }
   private let state: Mutex<State>
+  private let more: @Sendable () -> [BackendFact]
 
-  init(_ device: any VirtioDevice, _ options: BackendOptions) {
+  /// `more` says what else there is to say about the device; called whenever somebody asks, on any thread.
+  init(_ device: any VirtioDevice, _ options: BackendOptions, _ more: @escaping @Sendable () -> [BackendFact]) {
+    self.more = more
     var facts = BackendStatistics()
     facts.name = options.name
     facts.device = device.id
@@ -29,6 +33,7 @@ final class BackendReport: Sendable {
     facts.translations = options.translations
     facts.offeredFeatures = options.features(of: device)
     facts.reason = "no front-end has connected yet"
+    facts.queueLimit = device.maxQueueSizes.count
     state = Mutex(State(facts: facts))
   }
 
@@ -42,6 +47,7 @@ final class BackendReport: Sendable {
       state.facts.policy = old.policy
       state.facts.translations = old.translations
       state.facts.offeredFeatures = old.offeredFeatures
+      state.facts.queueLimit = old.queueLimit
       state.facts.sessions = old.sessions + 1
       state.facts.failedSessions = old.failedSessions
       state.facts.lastFailure = old.lastFailure
@@ -49,6 +55,7 @@ final class BackendReport: Sendable {
       state.facts.reason = "features are not negotiated yet"
       state.live = Live(runner: runner, iotlb: iotlb, memory: memory)
       state.peakMemory = 0
+      state.lastFault = nil
       state.isHinted = false
     }
   }
@@ -61,7 +68,9 @@ final class BackendReport: Sendable {
     let path = AddressPath(negotiated: features)
     let policy = session.options.accessPlatform
     let status = UInt8(truncatingIfNeeded: session.status) | (session.troubles.needsReset ? DeviceStatus.needsReset.rawValue : 0)
-    let sizes = session.vrings.map { $0.size ?? 0 }
+    // Of the many that a device may have, mostly the first few.
+    let described = session.vrings.prefix((session.vrings.lastIndex { $0.size != nil } ?? -1) + 1)
+    let sizes = described.map { $0.size ?? 0 }
     let memory = session.table.memory.byteCount
     state.withLock { state in
       state.facts.negotiatedFeatures = features
@@ -97,6 +106,12 @@ final class BackendReport: Sendable {
     }
   }
 
+  /// An access was refused. On queue threads.
+  func faulted(_ fault: DMAFault, _ path: AddressPath) { state.withLock { $0.lastFault = (fault, path) } }
+
+  /// Something seems wrong that nobody else tells of.
+  func advised(_ sentence: String) { state.withLock { $0.facts.advice = sentence } }
+
   func sessionFailed(_ sentence: String) {
     state.withLock { state in
       state.facts.failedSessions += 1
@@ -112,6 +127,7 @@ final class BackendReport: Sendable {
       state.facts = last
       state.facts.failedSessions = failed
       state.facts.isConnected = false
+      if state.facts.addressPath == nil { state.facts.reason = "no features were in force when the front-end went" }
       state.facts.reachableBytes = 0
       state.live = nil
     }
@@ -119,9 +135,11 @@ final class BackendReport: Sendable {
 
   /// The figures now.
   var statistics: BackendStatistics {
-    let (base, live, peakMemory) = state.withLock { ($0.facts, $0.live, $0.peakMemory) }
-    guard let live else { return base }
+    let (base, live, peakMemory, fault) = state.withLock { ($0.facts, $0.live, $0.peakMemory, $0.lastFault) }
     var facts = base
+    facts.facts = more()
+    guard let live else { return facts }
+    facts.lastFault = fault.map { FaultLog.words($0.0, $0.1) }
     facts.memoryBytes = live.memory.byteCount
     facts.memoryRegions = live.memory.regions.count
     facts.lostPages = live.memory.lostPages
@@ -145,6 +163,8 @@ final class BackendReport: Sendable {
       facts.queues[i].counts = counts[i]
       facts.queues[i].isRunning = live.runner.isRunning(i)
     }
+    // A request that arrived proves it wrong.
+    if counts.contains(where: { $0.requests > 0 }) { facts.advice = nil }
     return facts
   }
 }

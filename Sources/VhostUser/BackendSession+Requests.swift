@@ -202,6 +202,7 @@ extension BackendSession {
     log.info("the front-end begins anew on the same connection")
     return try stop(Array(vrings.indices)) { () throws(ProtocolError) in
       self.forgetDevice()
+      self.sharing.renew()
       self.dropTransfer()
       try self.table.clear()
       return nil

@@ -167,7 +167,10 @@ extension BackendSession {
     for index in vrings.indices where vrings[index].isStarted && vrings[index].isEnabled && !runner.isRunning(index) {
       if vrings[index].isRefused, let concerned, concerned != index { continue }
       guard let size = vrings[index].size, let address = vrings[index].address else { continue }
-      guard !table.memory.regions.isEmpty else { continue }
+      guard !table.memory.regions.isEmpty else {
+        missesMemory(index)
+        continue
+      }
       start(index, size, address, message, concerned)
     }
   }

@@ -19,8 +19,10 @@ final class BackendSession {
 
   /// Why a connection ended.
   enum Ending: Error {
-    /// The front-end closed it, or we were told to stop.
-    case done
+    /// The front-end closed it.
+    case closed
+    /// We were told to stop.
+    case told
     /// For the log: one sentence.
     case failed(String)
   }
@@ -50,7 +52,9 @@ final class BackendSession {
   var hasOwner = false
   /// SET_FEATURES was accepted since the session began or the device was reset. No ring runs before: what its addresses mean is
   /// not known.
-  var hasFeatures = false
+  var hasFeatures = false { didSet { hadFeatures = hadFeatures || hasFeatures } }
+  /// Whether it ever came.
+  private var hadFeatures = false
   var features = Features(word: 0)
   var featureWord: UInt64 = 0
   var protocolFeatures: ProtocolFeatures = []
@@ -71,6 +75,8 @@ final class BackendSession {
   /// Signalled when a ring that was told to stop stands still.
   let stopped: EventFD
   var pollTimer: TimerFD?
+  /// Whether the guest's memory seems not to be shared.
+  var sharing: SharingAdvice
   /// Why the request being served leaves a ring that does not run: the answer to it is no, if it asks for one.
   var refusal: ProtocolError?
 
@@ -83,7 +89,9 @@ final class BackendSession {
     static let transfer: UInt64 = 5
     static let checkTimer: UInt64 = 6
     static let stopped: UInt64 = 7
-    static let channelTimer: UInt64 = 8
+    static let kicked: UInt64 = 8
+    static let kickTimer: UInt64 = 9
+    static let channelTimer: UInt64 = 10
   }
 
   init(
@@ -100,26 +108,50 @@ final class BackendSession {
     stopped = try EventFD()
     let channel = try BackendChannel()
     self.channel = channel
-    troubles = QueueTroubles(channel: channel)
+    sharing = try SharingAdvice()
+    troubles = QueueTroubles(channel: channel, kicked: sharing.kicked)
     announcer = ConfigurationAnnouncer(channel: channel)
     runner = DeviceRunner(device, name: options.name, patience: options.stopPatience, events: troubles, log: log)
+    let faults = FaultLog(report, log)
     iotlb = IOTLBSpace(
       memory: table.memory, maxNodes: options.maxTranslationNodes, servesOneChain: options.translations == .once,
       ask: { message, question in
         channel.send(.iotlb(message), awaiting: question.map { .miss($0) })
-      })
-    physical = PhysicalSpace(table.memory)
+      }, faulted: { faults.refused($0, .platform) })
+    physical = PhysicalSpace(table.memory) { faults.refused($0, .physical) }
     vrings = device.maxQueueSizes.map { _ in Vring() }
   }
 
   /// Serves until the front-end closes, breaks the protocol beyond repair, or `stop` is signalled.
-  func run(stop: EventFD) throws(HostError) {
+  ///
+  /// - Returns: why it ended, as a clause.
+  func run(stop: EventFD) throws(HostError) -> String {
     try poller.add(stop, token: Token.stop)
     try poller.add(socket.rawValue, token: Token.socket)
     try poller.add(channel.backlog, token: Token.backlog)
     try poller.add(stopped, token: Token.stopped)
+    try poller.add(sharing.kicked, token: Token.kicked)
     report.sessionBegan(self)
-    defer { end() }
+    let ending: Ending
+    do throws(HostError) {
+      ending = try serve(until: stop)
+    } catch {
+      end()
+      throw error
+    }
+    end()
+    switch ending {
+    case .told: return "this back-end was told to stop"
+    case .failed: return "this back-end closed the connection"
+    case .closed where !hadFeatures: return "it closed the connection before it had chosen features"
+    case .closed:
+      // The queues stand still: this is all.
+      let requests = runner.counts.reduce(0) { $0 + $1.requests }
+      return "it closed the connection, after \(requests) \(requests == 1 ? "request" : "requests")"
+    }
+  }
+
+  private func serve(until stop: EventFD) throws(HostError) -> Ending {
     var ready = ReadySet()
     while true {
       try poller.wait(into: &ready)
@@ -128,21 +160,21 @@ final class BackendSession {
         watchSocket()
         report.refresh(self)
       } catch {
-        guard case .failed(let sentence) = error else { return }
+        guard case .failed(let sentence) = error else { return error }
         log.warning("connection closed: \(sentence)")
         report.sessionFailed(sentence)
-        return
+        return error
       }
     }
   }
 
   private func serve(_ token: UInt64, _ readiness: Readiness, _ stop: EventFD) throws(Ending) {
     switch token {
-    case Token.stop: throw .done
+    case Token.stop: throw .told
     case Token.socket:
       if readiness.contains(.writable) { try flushAnswers() }
       if !isListening {
-        if !readiness.isDisjoint(with: [.hangup, .failed]) { throw .done }
+        if !readiness.isDisjoint(with: [.hangup, .failed]) { throw .closed }
         return
       }
       // Not all there is: a front-end that never pauses must not keep us from the others.
@@ -164,6 +196,8 @@ final class BackendSession {
       _ = try? stopped.drain()
       try settleStops(stop)
     case Token.channelTimer: giveUpChannel()
+    case Token.kicked: heardKick()
+    case Token.kickTimer: lookForRequests()
     default: break
     }
   }
@@ -175,7 +209,7 @@ final class BackendSession {
     while left > 0, isListening, let message = try nextMessage() {
       try handle(message, stop)
       left -= 1
-      if left % 64 == 0, (try? stop.wait(timeout: .zero)) == true { throw .done }
+      if left % 64 == 0, (try? stop.wait(timeout: .zero)) == true { throw .told }
     }
   }
 
@@ -201,7 +235,7 @@ final class BackendSession {
       return try stream.next()
     } catch {
       switch error {
-      case .closed: throw .done
+      case .closed: throw .closed
       case .cut: throw .failed("the front-end closed it in the middle of a message")
       case .host(let error): throw .failed("\(error)")
       case .peer(let error): throw .failed("\(error)")

@@ -54,8 +54,16 @@ public struct BackendStatistics: Hashable, Sendable {
   public var peakReachableBytes: UInt64 = 0
   /// Translations; without ACCESS_PLATFORM all is 0.
   public var iotlb = IOTLBStatistics()
-  /// The virtqueues, by number.
+  /// The virtqueues, by number: up to the last one that the front-end has given a size.
   public var queues: [Queue] = []
+  /// Virtqueues that the device has.
+  public var queueLimit = 0
+  /// The last access that was refused, and why, as a clause; nil if there was none.
+  public var lastFault: String?
+  /// Why nothing may happen although all seems well, in a sentence; nil where nothing is known.
+  public var advice: String?
+  /// What else there is to say about the device.
+  public var facts: [BackendFact] = []
 
   /// No connection yet.
   public init() {}

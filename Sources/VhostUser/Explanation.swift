@@ -7,6 +7,7 @@ extension BackendStatistics {
     var lines: [String] = []
     func line(_ title: String, _ text: String) { lines += Self.folded(title, text) }
     lines.append("\(name): \(Self.kind(device))")
+    for fact in facts { line(fact.title, fact.words) }
     line("front-end", isConnected ? "connected (connection \(sessions))" : sessions == 0 ? "none yet" : "none now; the rest is about the last of \(sessions)")
     line("bit 33", "VIRTIO_F_ACCESS_PLATFORM: \(accepted)")
     line("path", pathInWords)
@@ -18,39 +19,65 @@ extension BackendStatistics {
     } else if memoryBytes > 0 {
       line("reachable", "\(Self.bytes(reachableBytes)) now, \(Self.bytes(peakReachableBytes)) at most\(percent), of \(Self.bytes(memoryBytes)) of guest memory")
     } else {
-      line("reachable", "nothing: no guest memory is known yet")
+      line(
+        "reachable", isOver ? "nothing: no guest memory was known at the end" : "nothing: no guest memory is known yet")
     }
     if addressPath == .platform {
       line(
-        "translations", "\(iotlb.mappings) mappings in force; \(iotlb.hits) hits, \(iotlb.misses) misses, \(iotlb.questions) questions, \(iotlb.updates) "
-          + "updates, \(iotlb.invalidations) invalidations" + (iotlb.evictions > 0 ? ", emptied \(iotlb.evictions) times because it was full" : "")
+        "translations", "\(Self.count(UInt64(iotlb.mappings), "mapping")) in force; \(Self.count(iotlb.hits, "hit")), "
+          + "\(Self.count(iotlb.misses, "miss", "misses")), \(Self.count(iotlb.questions, "question")), "
+          + "\(Self.count(iotlb.updates, "update")), "
+          + "\(Self.count(iotlb.invalidations, "invalidation"))"
+          + (iotlb.evictions > 0 ? ", emptied \(Self.count(iotlb.evictions, "time")) because it was full" : "")
           + (translations == .once ? "; each is kept for one request" : ""))
     }
     if missesInvalidations { line("warning", Self.invalidationHint) }
-    line("faults", faults == 0 ? "0" : "\(faults): the driver gave addresses that it had not mapped, or not for this use; the log names them")
-    if addressPath != nil { line("rings", "\(isPacked ? "packed" : "split"), \(queues.filter(\.isRunning).count) of \(queues.count) running") }
+    if let advice { line("warning", advice) }
+    line("faults", faults == 0 ? "0" : lastFault.map { "\(faults), the last one: \($0)" } ?? "\(faults)")
+    if addressPath != nil {
+      line(
+        "rings",
+        "\(isPacked ? "packed" : "split"), \(queues.filter(\.isRunning).count) running; "
+          + "the device has \(Self.count(UInt64(queueLimit), "queue"))"
+      )
+    }
     let total = totals
     line("requests", "\(total.requests) taken, \(total.completions) done; \(Self.bytes(total.readableBytes)) read from the guest, \(Self.bytes(total.writtenBytes)) written to it")
-    for queue in queues.prefix(Self.mostQueues) where queues.count > 1 && queue.size > 0 {
+    for queue in queues.prefix(Self.mostQueues) where queueLimit > 1 && queue.size > 0 {
       let counts = queue.counts
       line(
         "queue \(queue.index)", "\(queue.isRunning ? "running" : "stopped"), size \(queue.size); \(counts.requests) taken, \(counts.completions) done, "
-          + "\(counts.waits) waits for a translation, \(counts.faults) faults, \(counts.calls) calls")
+          + "\(Self.count(counts.waits, "wait")) for a translation, \(Self.count(counts.faults, "fault")), "
+          + "\(Self.count(counts.calls, "call"))"
+      )
     }
-    if queues.count > Self.mostQueues { line("", "and \(queues.count - Self.mostQueues) more queues; --json has all") }
+    if queues.count > Self.mostQueues {
+      line("", "and \(Self.count(UInt64(queues.count - Self.mostQueues), "more queue")); --json has all")
+    }
     if lostPages > 0 { line("lost pages", "\(lostPages): the front-end cut a memory file short") }
-    if let lastFailure { line("failures", "\(failedSessions) \(failedSessions == 1 ? "connection" : "connections") ended by an error, the last one by: \(lastFailure)") }
+    if let lastFailure {
+      line("failures", "\(Self.count(failedSessions, "connection")) ended by an error, the last one by: \(lastFailure)")
+    }
     return lines.joined(separator: "\n") + "\n"
   }
 
   /// Queues that the words tell apart.
   private static let mostQueues = 16
 
-  /// One line of JSON, for programs. Keys stay; new ones may be added.
+  /// One line of JSON, for programs. Keys are in snake_case; they stay, and new ones may be added.
   public var json: String {
     var object = JSONObject()
     object.add("name", name)
     object.add("device", Self.kind(device))
+    for fact in facts {
+      for (key, value) in fact.values.sorted(by: { $0.key < $1.key }) {
+        switch value {
+        case .text(let text): object.add(key, text)
+        case .number(let number): object.add(key, number)
+        case .flag(let flag): object.add(key, flag)
+        }
+      }
+    }
     object.add("connected", isConnected)
     object.add("sessions", sessions)
     object.add("failed_sessions", failedSessions)
@@ -83,12 +110,15 @@ extension BackendStatistics {
     object.add("identities", iotlb.identities)
     object.add("moved", iotlb.moved)
     object.add("faults", faults)
+    object.add("last_fault", lastFault)
+    object.add("warning", advice)
     object.add("lost_pages", lostPages)
     let total = totals
     object.add("requests", total.requests)
     object.add("completions", total.completions)
     object.add("readable_bytes", total.readableBytes)
     object.add("written_bytes", total.writtenBytes)
+    object.add("queue_limit", UInt64(queueLimit))
     object.add(
       "queues",
       queues.map { queue in
@@ -111,19 +141,22 @@ extension BackendStatistics {
   /// Accesses refused, whichever path was in force.
   public var faults: UInt64 { queues.reduce(0) { $0 + $1.counts.faults } }
 
+  /// A front-end was there, and the figures are its last ones.
+  private var isOver: Bool { !isConnected && sessions > 0 }
   private var isAccepted: Bool { addressPath == .platform }
   private var accepted: String {
     let offered = policy == .on ? "offered, and required" : offersAccessPlatform ? "offered" : "not offered"
     return switch addressPath {
     case nil where sessions == 0: offersAccessPlatform ? "to be \(offered)" : "will not be offered"
-    case nil: "\(offered); features are not negotiated yet"
+    case nil:
+      isOver ? "\(offered); no features were in force at the end" : "\(offered); features are not negotiated yet"
     case .platform: "\(offered), accepted"
     case .physical: offersAccessPlatform ? "\(offered), not accepted" : offered
     }
   }
   private var pathInWords: String {
     switch addressPath {
-    case nil: "none yet"
+    case nil: isOver ? "none at the end" : "none yet"
     case .platform: "platform: addresses are translated, page by page, by what the front-end's IOMMU maps"
     case .physical: "physical: addresses are the guest's own, and no IOMMU is asked"
     }
@@ -142,6 +175,11 @@ extension BackendStatistics {
       sum.writtenBytes += queue.counts.writtenBytes
     }
     return sum
+  }
+
+  /// `1 queue`, `2 queues`.
+  private static func count(_ number: UInt64, _ one: String, _ more: String? = nil) -> String {
+    "\(number) \(number == 1 ? one : more ?? one + "s")"
   }
 
   /// A title and its text, the text broken between words and indented below itself.

@@ -23,6 +23,7 @@ public final class IOTLBSpace: DMASpace {
   private let lookUps = LookUpLedger()
   /// Sends a question; false if there is nobody to ask. Called on queue threads, and must not block.
   private let ask: @Sendable (IOTLBMessage, PendingMisses.Question?) -> Bool
+  private let faulted: @Sendable (DMAFault) -> Void
 
   struct State {
     var misses = PendingMisses()
@@ -41,14 +42,17 @@ public final class IOTLBSpace: DMASpace {
   /// Mappings of parts of pages that are kept at most.
   static let oddLimit = 256
 
-  /// A space over `memory`, empty (R102). `ask` sends a message on the back-end's channel.
+  /// A space over `memory`, empty (R102). `ask` sends a message on the back-end's channel; `faulted` hears of refused
+  /// accesses, on queue threads.
   init(
     memory: GuestMemory, maxNodes: Int = 1 << 13, servesOneChain: Bool = false,
-    ask: @escaping @Sendable (IOTLBMessage, PendingMisses.Question?) -> Bool
+    ask: @escaping @Sendable (IOTLBMessage, PendingMisses.Question?) -> Bool,
+    faulted: @escaping @Sendable (DMAFault) -> Void = { _ in }
   ) {
     self.memory = memory
     self.pages = TranslationTable(maxNodes: maxNodes)
     self.ask = ask
+    self.faulted = faulted
     self.servesOneChain = servesOneChain
     memory.register(fence)
   }
@@ -117,6 +121,7 @@ public final class IOTLBSpace: DMASpace {
 
   public func report(_ fault: DMAFault) {
     counters.withLock { $0.faults &+= 1 }
+    faulted(fault)
     // Nobody waits for an answer: a failure to send is the front-end's loss (R125).
     _ = ask(
       IOTLBMessage(kind: .accessFail, address: fault.address.rawValue, permission: fault.access == .read ? .read : .write), nil)

@@ -11,6 +11,8 @@ package struct JSONObject {
   package mutating func add(_ key: String, _ value: String?) { put(key, value.map(Self.quoted) ?? "null") }
   package mutating func add(_ key: String, _ value: UInt64) { put(key, String(value)) }
   package mutating func add(_ key: String, _ value: Bool) { put(key, value ? "true" : "false") }
+  /// A value that is JSON already.
+  package mutating func add(_ key: String, json: String) { put(key, json) }
   /// Values that are JSON already.
   package mutating func add(_ key: String, _ values: [String]) { put(key, "[" + values.joined(separator: ",") + "]") }
 

@@ -1,14 +1,17 @@
-internal import Logging
+public import Logging
 internal import Synchronization
 
 /// A log that a peer cannot fill: of each kind of line a few in a while, then how many were left out.
 ///
-/// The place in the source that a line comes from is its kind. Lines of debugging are not limited: who asks for those wants all.
+/// The place in the source that a line comes from is its kind. A kind that used up its lines in a while has a while of
+/// twice the length next, up to ten minutes, and the short one again when it has been quiet. Lines of debugging are not
+/// limited: who asks for those wants all.
 struct LogQuota: LogHandler {
-  /// Lines of one kind in ``interval``, at most.
+  /// Lines of one kind in a while, at most.
   static let lines = 16
-  /// How long a quota lasts.
+  /// The shortest while, and the longest.
   static let interval = Duration.seconds(10)
+  static let longest = Duration.seconds(600)
 
   private struct Place: Hashable {
     var file: String
@@ -17,39 +20,69 @@ struct LogQuota: LogHandler {
 
   private struct Kind {
     var begins: ContinuousClock.Instant
+    var length = LogQuota.interval
     var lines = 0
     var leftOut: UInt64 = 0
+    /// The last line that was left out.
+    var last: Logging.LogEvent?
+
+    func isOver(_ now: ContinuousClock.Instant) -> Bool { now - begins >= length }
   }
 
   /// As many kinds as the source has places, which is a constant.
-  private final class Ledger: Sendable {
+  final class Ledger: Sendable {
     private let kinds = Mutex<[Place: Kind]>([:])
+    private let now: @Sendable () -> ContinuousClock.Instant
 
-    /// Nil: this line is one too many. Otherwise how many of its kind were left out before it.
-    func admit(_ place: Place) -> UInt64? {
-      let now = ContinuousClock.now
+    init(_ now: @escaping @Sendable () -> ContinuousClock.Instant) { self.now = now }
+
+    /// What is to be logged now because of `event`: itself, unless it is one too many, and what others were left out
+    /// long enough.
+    func admit(_ event: Logging.LogEvent) -> [Logging.LogEvent] {
+      let now = now()
+      let place = Place(file: event.file, line: event.line)
       return kinds.withLock { kinds in
+        var all = Self.overdue(&kinds, now) { $0.isOver(now) }
         var kind = kinds[place] ?? Kind(begins: now)
         defer { kinds[place] = kind }
-        var leftOut: UInt64 = 0
-        if now - kind.begins >= LogQuota.interval {
-          leftOut = kind.leftOut
-          kind = Kind(begins: now)
-        }
+        if kind.isOver(now) { kind = Kind(begins: now) }
         guard kind.lines < LogQuota.lines else {
           kind.leftOut &+= 1
-          return nil
+          kind.last = event
+          return all
         }
         kind.lines += 1
-        return leftOut
+        all.append(event)
+        return all
       }
+    }
+
+    /// The counts of all that was left out.
+    func rest() -> [Logging.LogEvent] { kinds.withLock { kinds in Self.overdue(&kinds, now()) { _ in true } } }
+
+    /// A line for each of the kinds from which something was left out; their next while is longer.
+    private static func overdue(
+      _ kinds: inout [Place: Kind], _ now: ContinuousClock.Instant, _ isDue: (Kind) -> Bool
+    ) -> [Logging.LogEvent] {
+      var lines: [Logging.LogEvent] = []
+      for (place, kind) in kinds where kind.leftOut > 0 && isDue(kind) {
+        if var line = kind.last {
+          line.message = "\(line.message) (\(kind.leftOut) \(kind.leftOut == 1 ? "line" : "lines") like this left out)"
+          lines.append(line)
+        }
+        kinds[place] = Kind(begins: now, length: min(kind.length * 2, LogQuota.longest))
+      }
+      return lines
     }
   }
 
   private var inner: any LogHandler
-  private let ledger = Ledger()
+  private let ledger: Ledger
 
-  init(_ inner: any LogHandler) { self.inner = inner }
+  init(_ inner: any LogHandler, _ ledger: Ledger) {
+    self.inner = inner
+    self.ledger = ledger
+  }
 
   var metadata: Logger.Metadata {
     get { inner.metadata }
@@ -70,19 +103,31 @@ struct LogQuota: LogHandler {
 
   func log(event: Logging.LogEvent) {
     guard event.level >= .info else { return inner.log(event: event) }
-    guard let leftOut = ledger.admit(Place(file: event.file, line: event.line)) else { return }
-    guard leftOut > 0 else { return inner.log(event: event) }
-    var event = event
-    event.message = "\(event.message) (and \(leftOut) lines like it before, left out)"
-    inner.log(event: event)
+    for line in ledger.admit(event) { inner.log(event: line) }
   }
 }
 
-extension Logger {
-  /// The same log, within a ``LogQuota``.
-  func limited() -> Logger {
-    var log = Logger(label: label) { [handler] _ in LogQuota(handler) }
-    log.logLevel = logLevel
-    return log
+/// A log within a ``LogQuota``.
+public struct LimitedLog: Sendable {
+  /// Where to log. Of each kind of line 16 in ten seconds are told, and fewer if it goes on; a kind is a place in the
+  /// source.
+  public let logger: Logger
+  private let inner: any LogHandler
+  private let ledger: LogQuota.Ledger
+
+  /// Limits what is told to `log`.
+  public init(_ log: Logger) { self.init(log, clock: { ContinuousClock.now }) }
+
+  /// With another clock.
+  package init(_ log: Logger, clock: @escaping @Sendable () -> ContinuousClock.Instant) {
+    let ledger = LogQuota.Ledger(clock)
+    self.ledger = ledger
+    var limited = Logger(label: log.label) { _ in LogQuota(log.handler, ledger) }
+    limited.logLevel = log.logLevel
+    logger = limited
+    inner = log.handler
   }
+
+  /// Tells how many lines were left out since that was told last: for the end of the program. From any thread.
+  public func settle() { for line in ledger.rest() { inner.log(event: line) } }
 }

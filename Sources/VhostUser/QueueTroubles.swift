@@ -14,7 +14,15 @@ final class QueueTroubles: DeviceEvents {
   private let state = Mutex(State())
   private let channel: BackendChannel
 
-  init(channel: BackendChannel) { self.channel = channel }
+  private let kicked: EventFD
+
+  /// `kicked` is signalled by the second kick of each queue.
+  init(channel: BackendChannel, kicked: EventFD) {
+    self.channel = channel
+    self.kicked = kicked
+  }
+
+  func secondKick(_ index: Int) { kicked.signal() }
 
   func needsReset(_ index: Int, _ error: QueueError) { broke(index) }
 

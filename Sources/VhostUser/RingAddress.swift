@@ -36,7 +36,10 @@ struct RingAddress {
     guard let first = memory.guestAddress(of: FrontendAddress(address)),
       let last = memory.guestAddress(of: FrontendAddress(address &+ UInt64(count - 1))),
       last.rawValue &- first.rawValue == UInt64(count - 1)
-    else { throw ProtocolError("SET_VRING_ADDR", "the \(area) is not in the memory table") }
+    else {
+      throw ProtocolError(
+        "SET_VRING_ADDR", "the \(area) is not in memory that is shared with this back-end. \(SharingAdvice.remedy)")
+    }
     return DMAAddress(first.rawValue)
   }
 }

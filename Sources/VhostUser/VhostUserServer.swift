@@ -13,6 +13,7 @@ public final class VhostUserServer: DeviceServer {
   private let socket: InheritedSocket
   private let options: BackendOptions
   private let log: Logger
+  private let limited: LimitedLog
   private let stopping: EventFD
   private let report: BackendReport
   private let channel = Mutex<ConfigurationAnnouncer?>(nil)
@@ -20,15 +21,20 @@ public final class VhostUserServer: DeviceServer {
   /// Serves `device` on a listening or connected socket. Nothing happens before ``run()``.
   ///
   /// The device's configuration changes are passed on to the front-end, so a device belongs to one server.
+  ///
+  /// - Parameter facts: what else ``statistics`` are to say about the device; called whenever somebody asks, on any
+  /// thread.
   public init(
-    _ device: any VirtioDevice, on socket: InheritedSocket, options: BackendOptions = BackendOptions(), log: Logger
+    _ device: any VirtioDevice, on socket: InheritedSocket, options: BackendOptions = BackendOptions(), log: Logger,
+    facts: @escaping @Sendable () -> [BackendFact] = { [] }
   ) throws(HostError) {
     self.device = device
     self.socket = socket
     self.options = options
-    self.log = log.limited()
+    limited = LimitedLog(log)
+    self.log = limited.logger
     stopping = try EventFD()
-    report = BackendReport(device, options)
+    report = BackendReport(device, options, facts)
     device.observeConfiguration { [weak self] in self?.channel.withLock { $0 }?.announce() }
   }
 
@@ -49,6 +55,7 @@ public final class VhostUserServer: DeviceServer {
   ///
   /// - Throws: `HostError` if this host cannot go on. A front-end's mistakes end its connection, not the server.
   public func run() throws {
+    defer { limited.settle() }
     switch socket {
     case .connected(let socket): try serve(socket)
     case .listening(let listener): try serve(listener)
@@ -99,8 +106,8 @@ public final class VhostUserServer: DeviceServer {
     channel.withLock { $0 = session.announcer }
     defer { channel.withLock { $0 = nil } }
     log.info("front-end connected")
-    try session.run(stop: stopping)
-    log.info("front-end gone")
+    let reason = try session.run(stop: stopping)
+    log.info("front-end gone: \(reason)")
   }
 
   /// Makes ``run()`` return soon: requests under way are finished first.

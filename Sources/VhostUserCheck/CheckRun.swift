@@ -45,16 +45,48 @@ public final class CheckRun {
   /// The names, rules and sentences of all checks, in their order.
   public static var all: [(name: String, rule: String, sentence: String)] { Check.all.map { ($0.name, $0.rule, $0.sentence) } }
 
+  /// Those of some checks, or of all for an empty list.
+  public static func list(only: [String] = []) throws(CheckError) -> [(name: String, rule: String, sentence: String)] {
+    if let unknown = only.first(where: { name in !Check.all.contains { $0.name == name } }) {
+      throw .noSuchCheck(unknown)
+    }
+    return all.filter { only.isEmpty || only.contains($0.name) }
+  }
+
+  /// The same as objects of JSON, one each.
+  public static func listJSON(only: [String] = []) throws(CheckError) -> [String] {
+    try list(only: only).map { check in
+      var object = JSONObject()
+      object.add("check", check.name)
+      object.add("rule", check.rule)
+      object.add("says", check.sentence)
+      return object.text
+    }
+  }
+
+  /// A warning as an object of JSON.
+  public static func json(warning: String) -> String {
+    var object = JSONObject()
+    object.add("warning", warning)
+    return object.text
+  }
+
   /// What the back-end offers, as learned by ``run(_:)``: for a headline.
   public var offer: (features: [Int], protocolFeatures: [String], queues: Int) {
     (bench.offeredFeatures.bits, bench.offeredProtocol.names, bench.queueCount)
   }
 
   /// Makes the checks and tells of each result as it is known.
-  public func run(_ report: (CheckResult) -> Void) throws(CheckError) -> CheckSummary {
+  ///
+  /// - Parameter warn: hears first, in a sentence, if the back-end does not look like the device it is checked as.
+  public func run(warn: (String) -> Void = { _ in }, _ report: (CheckResult) -> Void) throws(CheckError) -> CheckSummary
+  {
     let clock = ContinuousClock()
     let start = clock.now
     try meet()
+    if let doubt = bench.device.doubt(features: bench.offeredFeatures.bits, queueCount: bench.queueCount) {
+      warn(doubt)
+    }
     var summary = CheckSummary()
     for (place, check) in checks.enumerated() {
       guard isThere() else {

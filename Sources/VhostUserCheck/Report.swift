@@ -26,9 +26,9 @@ extension CheckSummary {
     var object = JSONObject()
     object.add("summary", device.rawValue)
     object.add("features", features.map(String.init))
-    object.add("protocolFeatures", protocolFeatures.map { "\"\($0)\"" })
-    for verdict in Verdict.allCases { object.add(verdict.rawValue, UInt64(clamping: counts[verdict] ?? 0)) }
-    object.add("left out", UInt64(clamping: left))
+    object.add("protocol_features", protocolFeatures.map { "\"\($0)\"" })
+    for verdict in Verdict.allCases { object.add(verdict.key, UInt64(clamping: counts[verdict] ?? 0)) }
+    object.add("left_out", UInt64(clamping: left))
     object.add("milliseconds", UInt64(clamping: milliseconds))
     return object.text
   }

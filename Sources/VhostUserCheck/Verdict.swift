@@ -15,6 +15,15 @@ public enum Verdict: String, CaseIterable, Sendable {
   /// The check could not be made, for a reason on this side.
   case notChecked = "not checked"
 
+  /// Its key in a summary in JSON: in snake_case, as every key is.
+  var key: String {
+    switch self {
+    case .notOffered: "not_offered"
+    case .notChecked: "not_checked"
+    case .kept, .broken, .wedged, .crashed: rawValue
+    }
+  }
+
   /// Whether it says that the back-end did wrong.
   public var isFault: Bool { self == .broken || self == .wedged || self == .crashed }
 }

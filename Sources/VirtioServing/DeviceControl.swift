@@ -173,7 +173,7 @@ public final class DeviceControl: Sendable {
           index: index, layout: state.queues[index].layout, features: negotiated.subtracting(hiddenFeatures), space: space,
           kick: kicks[index], state: position ?? .initial))
     } catch {
-      log.warning("queue cannot start", metadata: ["queue": "\(index)", "error": "\(error)"])
+      log.warning("queue \(index) cannot start: \(error)")
       alarm.needsReset(index, .device(error.description))
     }
   }

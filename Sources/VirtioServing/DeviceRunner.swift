@@ -88,27 +88,27 @@ public final class DeviceRunner: Sendable {
       throw DeviceError("queue \(index) has at most \(device.maxQueueSizes[index]) descriptors, not \(start.layout.size)")
     }
     guard !isRunning(index) else { throw DeviceError("queue \(index) runs already") }
-    do throws(HostError) {
-      let worker = try workers.withLock { workers throws(HostError) in
-        if let worker = workers[group.lowerBound] { return worker }
-        let worker = try makeWorker(group, start.features)
-        workers[group.lowerBound] = worker
-        return worker
-      }
-      let bell = QueueBell(worker.mailbox.wake)
-      let answer = Answer<QueueError?>(notifying: worker.mailbox.answered)
-      worker.mailbox.post(.start(start, calls[index], bell, statistics[index], answer))
-      let error = try answer.wait()
-      if let error {
-        reap(group)
-        throw HostError("start queue \(index): \(error)", errno: 22)
-      }
-      workers.withLock { $0[group.lowerBound]?.bells[index] = bell }
-      // Whatever was made available before we listened.
-      bell.translationArrived()
-    } catch {
+    let worker = try workers.withLock { workers throws(DeviceError) in
+      if let worker = workers[group.lowerBound] { return worker }
+      let worker = try makeWorker(group, start.features)
+      workers[group.lowerBound] = worker
+      return worker
+    }
+    let bell = QueueBell(worker.mailbox.wake)
+    let answer = Answer<QueueError?>(notifying: worker.mailbox.answered)
+    worker.mailbox.post(.start(start, calls[index], bell, statistics[index], answer))
+    if let error = try Self.hosted({ () throws(HostError) in try answer.wait() }) {
+      reap(group)
       throw DeviceError("\(error)")
     }
+    workers.withLock { $0[group.lowerBound]?.bells[index] = bell }
+    // Whatever was made available before we listened.
+    bell.translationArrived()
+  }
+
+  /// `body`, whose failure is a reason why a queue cannot run.
+  private static func hosted<R>(_ body: () throws(HostError) -> R) throws(DeviceError) -> R {
+    do throws(HostError) { return try body() } catch { throw DeviceError("\(error)") }
   }
 
   /// Tells a queue to stop, and returns at once; nil if it does not run. It counts as running until ``endStop(_:)``. To
@@ -164,26 +164,29 @@ public final class DeviceRunner: Sendable {
     return workers.withLock { $0[group.lowerBound] }
   }
 
-  private func makeWorker(_ group: Range<Int>, _ features: Features) throws(HostError) -> Worker {
-    let mailbox = try WorkerMailbox()
+  private func makeWorker(_ group: Range<Int>, _ features: Features) throws(DeviceError) -> Worker {
+    let mailbox = try Self.hosted { () throws(HostError) in try WorkerMailbox() }
     let begun = Answer<DeviceError?>(notifying: mailbox.answered)
     let (device, patience, events, log) = (device, patience, events, log)
-    let thread = try WorkerThread(name: "\(name)\(group.lowerBound)") {
-      // The handler is made on its thread: an io_uring belongs to the thread that made it.
-      do {
-        var worker = try QueueWorker(
-          range: group, mailbox: mailbox, handler: try device.makeHandler(for: group, features: features),
-          patience: patience, events: events, log: log)
-        begun.give(nil)
-        worker.run()
-        mailbox.close()
-      } catch {
-        begun.give(DeviceError("\(error)"))
+    let name = "\(name)\(group.lowerBound)"
+    let thread = try Self.hosted { () throws(HostError) in
+      try WorkerThread(name: name) {
+        // The handler is made on its thread: an io_uring belongs to the thread that made it.
+        do {
+          var worker = try QueueWorker(
+            range: group, mailbox: mailbox, handler: try device.makeHandler(for: group, features: features),
+            patience: patience, events: events, log: log)
+          begun.give(nil)
+          worker.run()
+          mailbox.close()
+        } catch {
+          begun.give((error as? DeviceError) ?? DeviceError("\(error)"))
+        }
       }
     }
-    if let error = try begun.wait() {
+    if let error = try Self.hosted({ () throws(HostError) in try begun.wait() }) {
       thread.join()
-      throw HostError("start a queue thread: \(error.description)", errno: 5)
+      throw error
     }
     return Worker(thread: thread, mailbox: mailbox, features: features)
   }

@@ -38,6 +38,13 @@ public struct QueueStart: Sendable {
 public protocol DeviceEvents: Sendable {
   /// A queue stopped for good: the driver broke its rules, and only a reset mends that (§2.1.2, DEVICE_NEEDS_RESET).
   func needsReset(_ index: Int, _ error: QueueError)
+  /// The driver's side kicked a queue for the second time since it was started: the first time may be a front-end that
+  /// makes sure.
+  func secondKick(_ index: Int)
+}
+
+extension DeviceEvents {
+  public func secondKick(_ index: Int) {}
 }
 
 /// Where used buffer notifications of a queue go. Control threads may change it while the queue runs, whose thread has

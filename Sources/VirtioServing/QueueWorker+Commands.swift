@@ -54,7 +54,7 @@ extension QueueWorker {
     do throws(HostError) {
       try poller.add(kick, token: 1 + UInt64(index))
     } catch {
-      log.warning("kick descriptor not usable", metadata: ["queue": "\(index)", "error": "\(error)"])
+      log.warning("the kick descriptor of queue \(index) is of no use: \(error)")
       running[i].kick = nil
     }
   }
@@ -91,7 +91,7 @@ extension QueueWorker {
       guard let stopping = running[i].stopping else { continue }
       let index = running[i].index
       if let end = stopping.end, end <= ContinuousClock.now {
-        log.warning("queue takes too long to stop: what can be called off is", metadata: ["queue": "\(index)"])
+        log.warning("queue \(index) takes too long to stop: what can be called off is")
         running[i].stopping?.end = nil
         running[i].stopping?.step = .giveUp
         queues[index].close(leavingReplays: true)

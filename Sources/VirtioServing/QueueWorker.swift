@@ -28,6 +28,8 @@ struct QueueWorker: ~Copyable {
     var call: QueueCaller
     var bell: QueueBell
     var hasFailed = false
+    /// Counted up to 2.
+    var kicks: Int64 = 0
     var stopping: Stopping?
   }
 
@@ -67,7 +69,7 @@ struct QueueWorker: ~Copyable {
       do throws(HostError) {
         _ = try poller.wait(into: &ready, timeout: isBusy ? .zero : timeLeft)
       } catch {
-        log.error("queue thread: \(error)")
+        log.error("a queue thread ends: \(error)")
         for queue in running { for answer in queue.stopping?.answers ?? [] { answer.give(nil) } }
         return
       }
@@ -141,7 +143,7 @@ struct QueueWorker: ~Copyable {
     guard !running[i].hasFailed else { return }
     running[i].hasFailed = true
     queues[running[i].index].retire()
-    log.warning("queue stopped until the driver resets the device", metadata: ["queue": "\(running[i].index)", "error": "\(error)"])
+    log.warning("queue \(running[i].index) stopped until the driver resets the device: \(error)")
     events.needsReset(running[i].index, error)
   }
 
@@ -152,10 +154,13 @@ struct QueueWorker: ~Copyable {
   private mutating func clear(kickOf index: Int) {
     guard let i = running.firstIndex(where: { $0.index == index }), let kick = running[i].kick else { return }
     do throws(HostError) {
-      _ = try kick.drain()
+      let kicks = try kick.drain()
+      guard running[i].kicks < 2 else { return }
+      running[i].kicks += min(kicks, 2)
+      if running[i].kicks >= 2 { events.secondKick(index) }
     } catch {
       // A peer that passed something that cannot be read must not keep us awake.
-      log.warning("kick descriptor dropped", metadata: ["queue": "\(index)", "error": "\(error)"])
+      log.warning("the kick descriptor of queue \(index) is dropped: \(error)")
       try? poller.remove(kick.rawValue)
       running[i].kick = nil
     }

@@ -27,8 +27,9 @@ struct Check: ParsableCommand {
       rings, translations, migration, garbage. Nothing is written to a disk. A line a check says its verdict, the rule or message \
       that it is about, its name, and what was seen:
 
-      kept: it did what the rule says. broken: it did something else, and lives. wedged: an answer or a request did not come \
-      in the time. crashed: its process died, or nobody listens any more. not offered: it does not have what the rule is about.
+      kept: it did what the rule says. broken: it did something else, and lives. wedged: an answer or a request did \
+      not come in the time. crashed: its process died, or nothing listens any more. not offered: it does not have what \
+      the rule is about. not checked: the check could not be made, for a reason on this side, which the line names.
 
       Connect nothing else to the back-end meanwhile. One that serves a single connection, or that a check may kill, is best \
       started by this command, as often as it takes: give its command line behind `--`.
@@ -46,7 +47,7 @@ struct Check: ParsableCommand {
   @Option(help: ArgumentHelp("What the device is; it cannot be asked.", valueName: "blk|rng|net|fs|vsock"))
   var type: DeviceArgument?
 
-  @Flag(help: "Answer in JSON: an object and a line a check, then one for the summary.")
+  @Flag(help: "Answer in JSON: an object and a line a check, then one for the summary. Keys are in snake_case.")
   var json = false
 
   @Option(help: ArgumentHelp("Make the check of this name only, as --list has it; can be given several times.", valueName: "name"))
@@ -55,7 +56,9 @@ struct Check: ParsableCommand {
   @Option(help: ArgumentHelp("How long one answer, or one request, may take: 0.1 to 600 seconds. More on a busy machine.", valueName: "seconds"))
   var timeout = 3.0
 
-  @Flag(help: "Name all checks, each with its rule and a sentence, and exit.")
+  @Flag(
+    help:
+      "Name the checks (those of --only, or all), each with its rule and a sentence, and exit; with --json as objects.")
   var list = false
 
   @Argument(parsing: .postTerminator, help: ArgumentHelp("How to start the back-end, anew whenever it has ended.", valueName: "command"))
@@ -63,7 +66,14 @@ struct Check: ParsableCommand {
 
   func run() throws {
     if list {
-      for check in CheckRun.all { StandardStream.output.print("\(check.rule)\t\(check.name)\t\(check.sentence)") }
+      do throws(CheckError) {
+        let lines =
+          try json
+          ? CheckRun.listJSON(only: only) : CheckRun.list(only: only).map { "\($0.rule)\t\($0.name)\t\($0.sentence)" }
+        for line in lines { StandardStream.output.print(line) }
+      } catch {
+        throw Self.failure(error, "", .blk, nil)
+      }
       return
     }
     guard let path else { throw Failure.usage("no back-end to check; give the path of its socket") }
@@ -75,7 +85,9 @@ struct Check: ParsableCommand {
     let summary: CheckSummary
     do throws(CheckError) {
       run = try CheckRun(process ?? SocketSubject(path: path), type.device, patience: .seconds(timeout), only: only)
-      summary = try run.run { StandardStream.output.print(json ? $0.json : $0.line) }
+      summary = try run.run(warn: {
+        StandardStream.output.print(json ? CheckRun.json(warning: $0) : "warning: \($0)")
+      }) { StandardStream.output.print(json ? $0.json : $0.line) }
     } catch {
       throw Self.failure(error, path, type, process)
     }

@@ -12,7 +12,13 @@ struct Failure: Error {
   static func host(_ sentence: String) -> Failure { Failure(sentence: sentence, status: 1) }
 
   func end() -> Never {
-    StandardStream.error.print("sluice: \(sentence)")
+    // Whoever reads standard error may be stuck: that must not keep the command from ending.
+    if let writer = try? LineWriter(StandardStream.error.rawValue, lossLine: { _ in "" }) {
+      writer.write("sluice: \(sentence)")
+      writer.flush(within: .seconds(1))
+    } else {
+      StandardStream.error.print("sluice: \(sentence)")
+    }
     exit(status)
   }
 }

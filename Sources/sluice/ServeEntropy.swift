@@ -11,6 +11,6 @@ struct ServeEntropy: DeviceCommand {
   @OptionGroup var socket: SocketOptions
 
   func run() throws {
-    try serve("rng", socket) { _ in EntropyDevice() }
+    try serve("rng", socket) { _ in Served(device: EntropyDevice()) }
   }
 }

@@ -18,6 +18,7 @@ struct Sluice: ParsableCommand {
     subcommands: [Serve.self, Explain.self, Check.self, MatrixCommand.self, MachineCommand.self])
 
   static func main() {
+    StandardStream.fillClosed()
     var words = CommandLine.arguments
     let program = words.isEmpty ? "sluice" : words.removeFirst()
     // A manager that starts back-ends by name alone finds them under these (links to this program).

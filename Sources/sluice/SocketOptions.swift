@@ -60,8 +60,20 @@ struct SocketOptions: ParsableArguments {
   @Option(name: .customLong("log-level"), help: ArgumentHelp("What to tell on standard error: this and what is worse.", valueName: "level"))
   var logLevel: LogLevel = .info
 
+  @Option(
+    name: .customLong("log-format"),
+    help: ArgumentHelp(
+      "How lines of the log are written: for people (text), or an object of JSON each (json).", valueName: "text|json"))
+  var logFormat: LogFormat = .text
+
   @Flag(name: .customLong("print-capabilities"), help: "Print what this program can do, as JSON, and exit; the other options are ignored.")
   var printCapabilities = false
+
+  /// Where it serves, for `explain`.
+  var place: BackendFact {
+    let words = socketPath ?? fd.map { "descriptor \($0)" } ?? "the one that was passed by LISTEN_FDS"
+    return BackendFact("socket", words, ["socket": .text(words)])
+  }
 
   /// Opens the one place that was named. Nothing is created before everything else is in order: call it last.
   func open() throws -> InheritedSocket {

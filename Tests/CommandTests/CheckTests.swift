@@ -32,10 +32,14 @@ import Testing
   func broken() throws {
     let folder = try Folder()
     // A disk examined as a file system answers, but not as one.
-    let disk = try folder.serve(try folder.image())
+    let disk = try folder.serve(try folder.image(), socket: "s.sock", "--num-queues", "1")
     let result = try Command.run("check", folder.path("s.sock"), "--type", "fs", "--only", "queue-count")
     #expect(result.status == 1)
-    #expect(result.output.hasPrefix("broken "))
+    let lines = result.output.split(separator: "\n")
+    // Before anything is called broken: that it is no file system.
+    #expect(lines.first?.hasPrefix("warning: the back-end does not look like a device of --type fs: ") == true)
+    #expect(lines.first?.contains("it looks like --type blk") == true)
+    #expect(lines.count == 3 && lines[1].hasPrefix("broken "))
     #expect(result.errors == "sluice: not every rule is kept\n")
     withExtendedLifetime(disk) {}
   }
@@ -77,5 +81,52 @@ import Testing
     let lines = result.output.split(separator: "\n")
     #expect(result.status == 0 && lines.count > 100)
     #expect(lines.contains { $0.hasPrefix("R108\tinvalidate-lazy\t") })
+  }
+
+  @Test("The list heeds --only and --json")
+  func someOfTheList() throws {
+    let some = try Command.run("check", "--list", "--only", "split", "--only", "invalidate-lazy")
+    #expect(some.status == 0)
+    #expect(some.output.split(separator: "\n").map { $0.split(separator: "\t")[1] } == ["split", "invalidate-lazy"])
+    let json = try Command.run("check", "--list", "--json", "--only", "invalidate-lazy")
+    let object = try #require(try JSONSerialization.jsonObject(with: Data(json.output.utf8)) as? [String: Any])
+    #expect(
+      object["check"] as? String == "invalidate-lazy" && object["rule"] as? String == "R108" && object["says"] is String
+    )
+    let unknown = try Command.run("check", "--list", "--only", "nonsense")
+    #expect(unknown.status == 2 && unknown.output == "" && unknown.errors.contains("no check nonsense"))
+  }
+
+  @Test("Every key of the answers in JSON is in snake_case, of explain and of check alike")
+  func keys() throws {
+    let folder = try Folder()
+    let disk = try folder.serve(try folder.image())
+    let answers =
+      try Command.run("explain", "--json", folder.path("s.sock")).output
+      + Command.run(["check", folder.path("s.sock"), "--type", "rng", "--json", "--only", "queue-count"]).output
+      + Command.run("check", "--list", "--json").output
+    func check(_ value: Any) {
+      if let object = value as? [String: Any] {
+        for (key, value) in object {
+          #expect(key.wholeMatch(of: /[a-z0-9]+(_[a-z0-9]+)*/) != nil, "\(key)")
+          check(value)
+        }
+      } else if let list = value as? [Any] {
+        for value in list { check(value) }
+      }
+    }
+    for line in answers.split(separator: "\n") { check(try JSONSerialization.jsonObject(with: Data(line.utf8))) }
+    #expect(
+      answers.contains("\"warning\":\"the back-end does not look like a device of --type rng")
+        && answers.contains("\"left_out\":0"))
+    withExtendedLifetime(disk) {}
+  }
+
+  @Test("The help says what every verdict means")
+  func help() throws {
+    let text = try Command.run("check", "--help").output.split(whereSeparator: \.isWhitespace).joined(separator: " ")
+    for verdict in ["kept:", "broken:", "wedged:", "crashed:", "not offered:", "not checked:"] {
+      #expect(text.contains(verdict))
+    }
   }
 }

@@ -51,6 +51,29 @@ struct Command {
     /// What it said so far.
     var said: String { (try? String(contentsOf: errors, encoding: .utf8)) ?? "" }
 
+    /// Waits until it has said something, for twenty seconds at most. A file tells nobody that it grew.
+    func waitUntilSaid(_ words: String) throws {
+      try waitUntil("it said: \(words)") { said.contains(words) }
+    }
+
+    /// Waits until the back-end has taken so many requests.
+    func waitUntilTaken(_ count: Int, _ folder: Folder) throws {
+      try waitUntil("it took \(count) requests") {
+        let answer = try Command.run("explain", "--json", folder.path("s.sock")).output
+        return (try JSONSerialization.jsonObject(with: Data(answer.utf8)) as? [String: Any])?["requests"] as? Int
+          == count
+      }
+    }
+
+    private func waitUntil(_ what: String, _ condition: () throws -> Bool) throws {
+      let end = ContinuousClock.now + .seconds(20)
+      while ContinuousClock.now < end {
+        if try condition() { return }
+        usleep(5000)
+      }
+      throw Trouble(what: "it did not come to that \(what); it said: \(said)")
+    }
+
     /// Waits for the end; after the time is over it is killed and the status is -1.
     func end(within seconds: Double) throws -> Result {
       let isLate = ended.wait(timeout: .now() + seconds) == .timedOut

@@ -118,6 +118,51 @@ import Virtio
     #expect(try running.end(within: 10).status == 0)
   }
 
+  @Test("When the last front-end has gone nothing is said to be still to come, and one is not called several")
+  func over() throws {
+    let folder = try Folder()
+    let running = try folder.serve(try folder.image(), socket: "s.sock", "--num-queues", "1")
+    let frontend = try Frontend.connect(to: folder.path("s.sock"))
+    #expect(try frontend.ask(.getFeatures) != 0)
+    #expect(try words(folder).contains("not negotiated yet"))
+    frontend.close()
+    try waitUntil { try figures(folder)["connected"] as? Bool == false }
+    #expect(try !words(folder).contains("yet"))
+    let second = try Frontend.connect(to: folder.path("s.sock"), memory: FrontendMemory(byteCount: 8 << 20))
+    try second.negotiate([.version1])
+    try second.share()
+    #expect(try words(folder).contains("the device has 1 queue\n"))
+    second.close()
+    try waitUntil { try figures(folder)["connected"] as? Bool == false }
+    #expect(try !words(folder).contains("yet"))
+    running.terminate()
+    #expect(try running.end(within: 10).status == 0)
+  }
+
+  @Test("The answer tells the image, its size, how it is reached, and the socket")
+  func facts() throws {
+    let folder = try Folder()
+    let image = try folder.image()
+    let running = try folder.serve(
+      image, socket: "s.sock", "--read-only", "--engine", "sync", "--cache", "writethrough", "--logical-block-size",
+      "4096")
+    let text = try words(folder)
+    for part in [
+      "1048576 bytes in blocks of 4096, a raw file,", "read-only",
+      "cache writethrough, through the host's page cache, engine sync, lock",
+    ] {
+      #expect(text.contains(part), "\(text)")
+    }
+    let now = try figures(folder)
+    #expect(
+      now["image"] as? String == image && now["image_bytes"] as? Int == 1 << 20 && now["block_size"] as? Int == 4096)
+    #expect(now["read_only"] as? Bool == true && now["direct"] as? Bool == false && now["lock"] as? String == "always")
+    #expect(now["cache"] as? String == "writethrough" && now["engine"] as? String == "sync")
+    #expect(now["socket"] as? String == folder.path("s.sock"))
+    running.terminate()
+    #expect(try running.end(within: 10).status == 0)
+  }
+
   @Test("With a front-end that does not take the bit the answer says that all memory can be reached")
   func open() throws {
     let folder = try Folder()

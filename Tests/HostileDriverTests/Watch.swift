@@ -45,7 +45,7 @@ final class Watch: MessageInterrupts, LineInterrupts {
 
     func log(event: LogEvent) {
       let text = event.message.description
-      if text.contains("queue stopped") || text.contains("queue cannot start") { watch.stops.withLock { $0 += 1 } }
+      if text.contains(" stopped until the driver resets") || text.contains(" cannot start: ") { watch.stops.withLock { $0 += 1 } }
       watch.changed.signal()
     }
   }

@@ -113,23 +113,4 @@ struct DoorwayTests {
     // Connected, gone, and why.
     #expect(lines.count <= 6 * LogQuota.lines, "\(lines.count) lines")
   }
-
-  @Test("What was left out of a log is counted in the next line of its kind")
-  func leftOut() throws {
-    let lines = Lines()
-    let log = lines.logger.limited()
-    let clock = ContinuousClock()
-    let end = clock.now + LogQuota.interval + .seconds(1)
-    var said = 0
-    while clock.now < end {
-      log.warning("the same again")
-      said += 1
-      if said > 100 { _ = try EventFD().wait(timeout: .milliseconds(200)) }
-    }
-    let counted = lines.all.filter { $0.contains("lines like it before, left out") }
-    #expect(counted.count == 1 && lines.all.count <= 2 * LogQuota.lines)
-    for _ in 0..<100 { log.debug("not limited, and not asked for") }
-    log.notice("another kind")
-    #expect(lines.all.last == "another kind")
-  }
 }

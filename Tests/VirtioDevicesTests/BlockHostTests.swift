@@ -51,15 +51,27 @@ import VirtioDevices
       try Test.cancel("SKIPPED: this process may not attach a loop device, block devices are not tested")
     }
     let image = ScratchFile(at: loop.path)
-    #expect(throws: BlockDeviceError.self) { try engine.device(image) { $0.logicalBlockSize = 512 } }
-    let device = try engine.device(image)
-    var blockSize: [UInt8] = [0, 0, 0, 0]
-    var span = blockSize.mutableSpan
+    // As large as the device's own, and smaller where that is asked for: then parts of blocks go through memory in
+    // between.
+    for asked in [nil, 512] {
+      let device = try engine.device(image) { $0.logicalBlockSize = asked }
+      #expect(blockSize(of: device) == asked ?? 4096)
+      try transferInSectors(device, backing)
+    }
+  }
+
+  /// What the driver reads as `blk_size`.
+  private func blockSize(of device: BlockDevice) -> Int {
+    var bytes: [UInt8] = [0, 0, 0, 0]
+    var span = bytes.mutableSpan
     device.readConfiguration(at: 20, into: &span)
-    #expect(blockSize == [0, 0x10, 0, 0])
+    return bytes.enumerated().reduce(0) { $0 | Int($1.element) << (8 * $1.offset) }
+  }
+
+  private func transferInSectors(_ device: BlockDevice, _ backing: ScratchFile) throws {
     #expect(device.features.isSuperset(of: [.blockDiscard, .blockWriteZeroes]) && !device.features.contains(.blockSecureErase))
     let rig = try DeviceRig(device)
-    var expected = pattern(1 << 18)
+    var expected = try rig.readDisk(0, 1 << 18).data
     for (sector, count, skew) in [(0, 4096, 0), (1, 512, 0), (7, 1024, 3), (15, 8192, 0), (100, 65536, 1), (511, 512, 9)] as [(UInt64, Int, UInt64)] {
       let data = pattern(count, seed: sector + 2)
       let written = try rig.perform(readable: [Wire.header(1, sector), data], writable: [1], skew: skew)
@@ -89,6 +101,28 @@ import VirtioDevices
     var expected = pattern(65536)
     for (first, count) in [(1, 7), (100, 20)] { expected.replaceSubrange(first * 512..<(first + count) * 512, with: repeatElement(0, count: count * 512)) }
     #expect(file.bytes == expected)
+  }
+
+  @Test("A file of the largest size there can be is offered discards, which give space back")
+  func largest() throws {
+    guard let place = Mount("tmpfs") else {
+      try Test.cancel("SKIPPED: this process may not mount a tmpfs, the largest file is not tested")
+    }
+    let file = try ScratchFile(size: Int.max - 4095, in: place.directory)
+    let device = try EngineKind(engine: .automatic).device(file)
+    #expect(device.features.contains(.blockDiscard))
+    let rig = try DeviceRig(device)
+    #expect(try rig.writeDisk(0, pattern(65536)).status == 0)
+    #expect(try file.allocated == 65536)
+    #expect(try rig.command(11, Wire.range(0, 128)) == (0, 1))
+    #expect(try file.allocated == 0)
+  }
+
+  @Test("A file without a hole is offered discards, and asking whether they work has changed nothing")
+  func withoutHole() throws {
+    let file = try ScratchFile(pattern(65536))
+    #expect(try EngineKind(engine: .automatic).device(file).features.contains(.blockDiscard))
+    #expect(file.bytes == pattern(65536))
   }
 
   @Test("Where the kernel gives no ring requests are done one after the other, and that is said; who insists hears why")

@@ -196,6 +196,8 @@ int host_file_sync(int fd);
 /// Advises the kernel to drop what it remembers of the file and has written; 0 or -errno.
 int host_file_forget(int fd);
 int host_file_punch(int fd, uint64_t offset, uint64_t count);
+// The first hole, and where data begins again behind it (UINT64_MAX: nowhere). A file without one has it at its end.
+int host_file_hole(int fd, uint64_t *hole, uint64_t *data);
 int host_file_zero(int fd, uint64_t offset, uint64_t count);
 int host_block_discard(int fd, uint64_t offset, uint64_t count);
 int host_block_zero(int fd, uint64_t offset, uint64_t count);

@@ -10,15 +10,18 @@ public final class BlockDevice: VirtioDevice {
   let disk: BlockDisk
   private let fixed: BlockConfiguration
   private let watcher: SizeWatcher?
+  /// Which calls read and write the image: uring or synchronous.
+  public let engine: BlockEngine
   public let features: Features
   public let maxQueueSizes: [UInt16]
 
   /// Opens the image.
   ///
-  /// - Throws: `BlockDeviceError.image`, EBUSY (`lock`) among others, see `BlockFile`; `BlockDeviceError.option`.
+  /// - Throws: `BlockDeviceError.image`, EBUSY (`lock`) among others, see `BlockFile`; `.option`; `.format`; `.engine`.
   public init(_ options: BlockOptions) throws(BlockDeviceError) {
     let disk = try BlockDisk(opening: options)
     self.disk = disk
+    engine = try Self.engine(disk)
     fixed = Self.configuration(disk)
     features = Self.features(disk)
     maxQueueSizes = Array(repeating: options.queueSize, count: options.queueCount)
@@ -30,6 +33,32 @@ public final class BlockDevice: VirtioDevice {
 
   /// The disk's size now, in bytes.
   public var byteCount: UInt64 { disk.sectorCount << 9 }
+
+  /// Bytes in a block, as the driver sees them.
+  public var blockSize: Int { disk.blockSize }
+
+  /// Whether completed writes may be volatile until a flush, as things are now.
+  public var isWriteback: Bool { disk.cache.isWriteback }
+
+  /// Whether the image is a block device.
+  public var isOnBlockDevice: Bool { disk.file.kind == .blockDevice }
+
+  /// The engine for an image, found out at the start rather than by the first guest.
+  private static func engine(_ disk: BlockDisk) throws(BlockDeviceError) -> BlockEngine {
+    let wanted = disk.options.engine
+    // Memory has nothing to wait for.
+    if wanted == .synchronous || wanted == .automatic && disk.file.isMemory { return .synchronous }
+    do throws(HostError) {
+      _ = try IOUring(entries: 8)
+      return .uring
+    } catch {
+      if wanted == .uring { throw .engine(error) }
+      // What is short now may be there when a guest comes.
+      if error.isShortage { return .uring }
+      disk.options.report("requests are done one after the other: io_uring cannot be used (\(error))")
+      return .synchronous
+    }
+  }
 
   public func readConfiguration(at offset: Int, into bytes: inout MutableSpan<UInt8>) {
     var now = fixed
@@ -68,14 +97,13 @@ public final class BlockDevice: VirtioDevice {
     // §5.2.5.2: whoever can configure the cache and not flush it starts with one that needs no flush.
     if features.contains(.blockConfigWCE), !features.contains(.blockFlush) { disk.cache.set(writeback: false) }
     let work = BlockWork(disk: disk, terms: terms, use: use)
-    let engine = disk.options.engine
-    // Memory has nothing to wait for.
-    if engine == .synchronous || engine == .automatic && disk.file.isMemory { return BlockHandler(work) }
+    let wanted = disk.options.engine
+    if engine == .synchronous { return BlockHandler(work) }
     do throws(HostError) {
       let depth = Int(disk.options.queueSize)
-      return try AsyncBlockHandler(work, queue: group.lowerBound, depth: depth, shortcuts: engine == .automatic)
+      return try AsyncBlockHandler(work, queue: group.lowerBound, depth: depth, shortcuts: wanted == .automatic)
     } catch {
-      if engine == .uring { throw DeviceError("\(error)") }
+      if wanted == .uring { throw DeviceError("\(error)") }
       disk.faults.report("requests are done one after the other: \(error)")
       return BlockHandler(work)
     }

@@ -18,7 +18,7 @@ package final class BlockDisk: Sendable {
 
   /// Opens the image.
   ///
-  /// - Throws: `BlockDeviceError.image`, EBUSY (`lock`) among others, see `BlockFile`; `BlockDeviceError.option`.
+  /// - Throws: `BlockDeviceError.image`, EBUSY (`lock`) among others, see `BlockFile`; `.option`; `.format`.
   package convenience init(opening options: BlockOptions) throws(BlockDeviceError) {
     try BlockDevice.check(options)
     let file: BlockFile
@@ -28,9 +28,8 @@ package final class BlockDisk: Sendable {
     } catch {
       throw .image(error)
     }
-    if let size = options.logicalBlockSize, file.kind == .blockDevice, size < file.geometry.logicalBlock {
-      throw .option("logicalBlockSize", "is smaller than the \(file.geometry.logicalBlock) bytes of \(file.path)")
-    }
+    if !options.insistsOnRaw, let format = ImageFormat.find(in: file) { throw .format(format.rawValue) }
+    do throws(HostError) { if options.lock == .running { try file.checkLocks() } } catch { throw .image(error) }
     self.init(file, options)
     let rest = file.size - sectorCount << 9
     if rest > 0 { options.report("\(file.path): its last \(rest) bytes are no whole block, and not part of the disk") }
@@ -64,6 +63,7 @@ package final class BlockDisk: Sendable {
     let now = Self.sectors(file.size, blockSize)
     let before = capacity.exchange(now, ordering: .relaxed)
     guard before != now else { return }
+    options.notice("\(file.path) was resized: the disk has \(now << 9) bytes now, and had \(before << 9)")
     for observer in observers.withLock({ $0 }) { observer() }
   }
 

@@ -43,7 +43,8 @@ public struct BlockOptions: Sendable {
   public var maxSegmentSize: UInt32?
   /// What the driver can ask the disk's identity for: up to 20 printable ASCII characters.
   public var serial = ""
-  /// The block size the driver sees, bytes: a power of two, 512...65536. nil: the host's.
+  /// The block size the driver sees, bytes: a power of two, 512...65536. nil: a block device's own, and 512 for a file.
+  /// Requests that are less than a block of the host's are done through memory in between.
   public var logicalBlockSize: Int?
   /// Whether completed writes may be volatile until a flush, as long as the driver has no other wish. A driver that cannot
   /// flush gets stable writes in any case, and so does one that was not told by this device before it started: whoever goes on
@@ -53,10 +54,15 @@ public struct BlockOptions: Sendable {
   public var cacheIsConfigurable = true
   /// Offers discards where the host supports them.
   public var discard = true
+  /// Whether the image is raw whatever its first bytes look like. Otherwise an image of another format is refused:
+  /// whoever reads it as raw sees nonsense, and the first write destroys it.
+  public var insistsOnRaw = false
   /// Which host calls read and write the image.
   public var engine = BlockEngine.automatic
   /// How often to look whether the image was resized; nil: never.
   public var sizePollInterval: Duration? = .seconds(1)
+  /// Hears of what an operator may want to know, and nobody has to mend: that the image was resized. Any thread.
+  public var notice: @Sendable (String) -> Void = { _ in }
   /// Hears of failed host calls, at most one line a second. Any thread.
   public var report: @Sendable (String) -> Void = { _ in }
 
@@ -68,12 +74,18 @@ public struct BlockOptions: Sendable {
 public enum BlockDeviceError: Error, Hashable, Sendable, CustomStringConvertible {
   /// The host refuses the image.
   case image(HostError)
+  /// The image is of another format than raw: its name.
+  case format(String)
+  /// The engine that was asked for cannot be had.
+  case engine(HostError)
   /// An option's value does not do: the option's name in ``BlockOptions``, and what it may be.
   case option(String, String)
 
   public var description: String {
     switch self {
     case .image(let error): error.description
+    case .format(let name): "the image is a \(name) image, not a raw one"
+    case .engine(let error): "io_uring cannot be used: \(error)"
     case .option(let name, let rule): "\(name) \(rule)"
     }
   }

@@ -91,12 +91,13 @@ extension IOMMUDevice {
     for (i, run) in saved.mappings.enumerated() {
       let (first, last) = (run.first.rawValue, run.last.rawValue)
       guard i == 0 || saved.mappings[i - 1].last < run.first, negotiated.contains(.iommuMapUnmap), isMappable(first, last, run.guest.rawValue) else {
-        throw DeviceError("the IOMMU's state has a mapping at \(run.first) that cannot be")
+        throw DeviceError("the IOMMU's state has a mapping at 0x\(String(first, radix: 16)) that cannot be")
       }
       do throws(DomainError) {
         try domain.map(run.first, byteCount: last - first + 1, to: run.guest, permissions: run.permissions)
       } catch {
-        throw DeviceError("the IOMMU's state has a mapping at \(run.first) that cannot be: \(error)")
+        throw DeviceError(
+          "the IOMMU's state has a mapping at 0x\(String(first, radix: 16)) that its domain does not take")
       }
     }
     return domain

@@ -1,0 +1,23 @@
+/// Something about a device that `sluice explain` tells and this module knows nothing of: the image behind a disk, say.
+public struct BackendFact: Hashable, Sendable {
+  /// A value in the answer for programs.
+  public enum Value: Hashable, Sendable {
+    case text(String)
+    case number(UInt64)
+    case flag(Bool)
+  }
+
+  /// What the line for people begins with: at most 12 characters.
+  public var title: String
+  /// The line for people.
+  public var words: String
+  /// The same for programs: keys are in snake_case.
+  public var values: [String: Value]
+
+  /// A fact for people and for programs.
+  public init(_ title: String, _ words: String, _ values: [String: Value]) {
+    self.title = title
+    self.words = words
+    self.values = values
+  }
+}

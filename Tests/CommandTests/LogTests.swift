@@ -1,0 +1,120 @@
+import DMA
+import Foundation
+import FrontendKit
+import Testing
+import VhostUser
+import Virtio
+
+@Suite("The log of a command", .serialized, .timeLimit(.minutes(5))) struct LogTests {
+  /// Asks for configuration that is not there, which is refused, again and again.
+  private func quarrel(_ folder: Folder, times: Int = 2000) throws {
+    let frontend = try Frontend.connect(to: folder.path("s.sock"))
+    try frontend.negotiate([.version1])
+    for _ in 0..<times { _ = try? frontend.readConfiguration(at: 0, count: 257) }
+    frontend.close()
+  }
+
+  @Test(
+    "With a standard error that is closed, full or never read front-ends are served, and SIGTERM ends it",
+    arguments: StandardError.allCases)
+  func nobodyListens(_ kind: StandardError) throws {
+    let folder = try Folder()
+    let image = try folder.image()
+    let running = try Command.Running(
+      ["serve", "blk", "--socket-path", folder.path("s.sock"), "--blk-file", image, "--log-level", "debug"],
+      through: kind.launcher(folder))
+    try folder.waitUntilAnswered("s.sock", running)
+    for _ in 0..<3 { try quarrel(folder) }
+    #expect(try Command.run("explain", folder.path("s.sock")).status == 0)
+    running.terminate()
+    #expect(try running.end(within: 10).status == 0)
+    #expect(!FileManager.default.fileExists(atPath: folder.path("s.sock")))
+    // A log that went where standard error had been would have gone into the image.
+    #expect(try Data(contentsOf: URL(fileURLWithPath: image)) == Data(count: 1 << 20))
+  }
+
+  @Test("A mistake in what was typed ends the command whatever standard error is", arguments: StandardError.allCases)
+  func mistake(_ kind: StandardError) throws {
+    let folder = try Folder()
+    #expect(
+      try Command.Running(["serve", "blk", "--socket-path", "s"], through: kind.launcher(folder)).end(within: 10).status
+        == 2)
+  }
+
+  @Test("Thousands of refused requests are a few lines and a count")
+  func quiet() throws {
+    let folder = try Folder()
+    let running = try folder.serve(try folder.image())
+    try quarrel(folder)
+    running.terminate()
+    let lines = try running.end(within: 10).errors.split(separator: "\n")
+    let refused = lines.filter { $0.contains("request refused") }
+    #expect(refused.count == 17)
+    #expect(refused.last?.hasSuffix("(1984 lines like this left out)") == true, "\(lines)")
+  }
+
+  @Test("With --log-format json every line is an object with time, level, device and message; SIGUSR1 adds the state")
+  func json() throws {
+    let folder = try Folder()
+    let running = try folder.serve(try folder.image(), socket: "s.sock", "--log-format", "json")
+    try quarrel(folder, times: 1)
+    kill(running.process.processIdentifier, SIGUSR1)
+    try running.waitUntilSaid("\"state\"")
+    running.terminate()
+    let lines = try running.end(within: 10).errors.split(separator: "\n")
+    let objects = try lines.map { try #require(JSONSerialization.jsonObject(with: Data($0.utf8)) as? [String: Any]) }
+    for object in objects {
+      let time = try #require(object["time"] as? String)
+      #expect(time.wholeMatch(of: /\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z/) != nil)
+      #expect(object["device"] as? String == "blk" && object["level"] is String && object["message"] is String)
+    }
+    #expect(
+      objects.contains {
+        $0["level"] as? String == "warning" && ($0["message"] as? String)?.hasPrefix("request refused") == true
+      })
+    let state = try #require(objects.compactMap { $0["state"] as? [String: Any] }.first)
+    #expect(state["image"] as? String == folder.path("disk.img") && state["sessions"] as? Int == 1)
+  }
+
+  @Test(
+    "A line begins with its priority when standard error is the journal's, and only then", arguments: [true, false])
+  func journal(_ isJournal: Bool) throws {
+    let folder = try Folder()
+    let stream = isJournal ? "$(stat -Lc %d:%i /proc/self/fd/2)" : "1:1"
+    let running = try Command.Running(
+      ["serve", "blk", "--socket-path", folder.path("s.sock"), "--blk-file", try folder.image()],
+      through: ["/bin/sh", "-c", "exec env JOURNAL_STREAM=\(stream) \"$@\"", "sh"])
+    try folder.waitUntilAnswered("s.sock", running)
+    try quarrel(folder, times: 1)
+    running.terminate()
+    let lines = try running.end(within: 10).errors.split(separator: "\n")
+    #expect(lines.contains { $0.hasPrefix(isJournal ? "<6>sluice blk: listening" : "sluice blk: listening") })
+    #expect(
+      lines.contains {
+        $0.hasPrefix(isJournal ? "<4>sluice blk: warning: request refused" : "sluice blk: warning: request refused")
+      })
+  }
+
+  @Test("A front-end that went is said to have gone, and why")
+  func gone() throws {
+    let folder = try Folder()
+    let running = try folder.serve(try folder.image())
+    try Frontend.connect(to: folder.path("s.sock")).close()
+    let second = try Frontend.connect(to: folder.path("s.sock"))
+    _ = try second.ask(.getFeatures)
+    second.close()
+    try running.waitUntilSaid("before it had chosen features")
+    let third = try Frontend.connect(to: folder.path("s.sock"), memory: FrontendMemory(byteCount: 8 << 20))
+    try third.negotiate([.version1])
+    try third.share()
+    var disk = try BlockClient(
+      third, queue: 0, place: BlockClientPlace(base: .init(0x10000), queueSize: 16, slots: 4, slotBytes: 4096))
+    _ = try disk.read(sector: 0, count: 512)
+    third.close()
+    try running.waitUntilSaid("it closed the connection, after 1 request\n")
+    let fourth = try Frontend.connect(to: folder.path("s.sock"))
+    _ = try fourth.ask(.getFeatures)
+    running.terminate()
+    #expect(try running.end(within: 10).errors.contains("this back-end was told to stop"))
+  }
+}

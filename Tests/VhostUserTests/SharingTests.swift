@@ -1,0 +1,118 @@
+import DMA
+import HostIO
+import Testing
+import VhostUser
+import Virtio
+
+@Suite("Guest memory that is not shared, and accesses that are refused, are named", .timeLimit(.minutes(5)))
+struct SharingTests {
+  /// Waits until a line has been logged that has these words.
+  private func waitFor(_ words: String, _ lines: Lines) -> Bool {
+    let end = ContinuousClock.now + .seconds(20)
+    while ContinuousClock.now < end {
+      if lines.all.contains(where: { $0.contains(words) }) { return true }
+      _ = try? EventFD().wait(timeout: .milliseconds(5))
+    }
+    return false
+  }
+
+  @Test(
+    "A ring that is to run without memory is one line with the option, in `explain` too, until a request arrives"
+  )
+  func nothing() throws {
+    let lines = Lines()
+    let frontend = try RawFrontend(logger: lines.logger)
+    try frontend.negotiate()
+    // Its address cannot be looked up before there is memory.
+    try frontend.startRing()
+    #expect(waitFor("none of the guest's memory is shared", lines))
+    try frontend.must(.setVringEnable(VringState(index: 0, number: 1)))
+    #expect(lines.all.filter { $0.contains("share=on") }.count == 1)
+    let advice = try #require(frontend.server.statistics.advice)
+    #expect(advice.contains("virtqueue 0") && frontend.server.statistics.words.contains("share=on"))
+    #expect(frontend.server.statistics.json.contains("\"warning\":\"virtqueue 0 is to run"))
+    try frontend.share()
+    #expect(try frontend.read(sector: 1))
+    // The count of requests comes a little after the request itself.
+    let end = ContinuousClock.now + .seconds(10)
+    while frontend.server.statistics.advice != nil, ContinuousClock.now < end {
+      _ = try EventFD().wait(timeout: .milliseconds(1))
+    }
+    #expect(frontend.server.statistics.advice == nil)
+  }
+
+  @Test("Kicks of a ring that stays empty are one line with the option; a first kick alone, as QEMU gives, is none")
+  func copied() throws {
+    let lines = Lines()
+    let frontend = try RawFrontend(logger: lines.logger)
+    try frontend.negotiate()
+    try frontend.share()
+    try frontend.startRing()
+    frontend.kick.signal()
+    _ = try frontend.ask(.getQueueCount)
+    #expect(!lines.all.contains { $0.contains("share=on") })
+    frontend.kick.signal()
+    #expect(waitFor("nothing is in it as far as this back-end can see", lines))
+    #expect(try #require(frontend.server.statistics.advice).contains("share=on"))
+  }
+
+  @Test("A ring whose addresses lead nowhere is refused with the option")
+  func elsewhere() throws {
+    let lines = Lines()
+    let frontend = try RawFrontend(logger: lines.logger)
+    try frontend.negotiate()
+    try frontend.share()
+    try frontend.must(.setVringSize(VringState(index: 0, number: 16)))
+    try frontend.send(.setVringAddress(frontend.address(RawFrontend.frontend + RawFrontend.memorySize)))
+    try frontend.send(.setVringKick(VringDescriptor(index: 0, hasDescriptor: true)), [frontend.kick.rawValue])
+    try frontend.send(.setVringEnable(VringState(index: 0, number: 1)))
+    #expect(
+      waitFor(
+        "the descriptor area is not in memory that is shared with this back-end. QEMU shares it with share=on", lines))
+  }
+
+  @Test(
+    "A refused access is one line with address and cause, thousands are few, and the answer of `explain` has the last")
+  func refused() throws {
+    let lines = Lines()
+    let frontend = try RawFrontend(logger: lines.logger)
+    try frontend.negotiate()
+    try frontend.share()
+    try frontend.startRing()
+    for _ in 0..<2000 {
+      frontend.submitRead(sector: 0, data: 1 << 40)
+      #expect(try frontend.waitUsed(frontend.availableIndex))
+    }
+    let told = lines.all.filter { $0.hasPrefix("access refused: ") }
+    #expect(told.count >= 1 && told.count <= 16)
+    let first = try #require(told.first)
+    #expect(
+      first.contains("nothing is mapped at 0x10040000000, which was to be written") && first.contains("share=on"),
+      "\(first)")
+    #expect(frontend.server.statistics.faults == 2000)
+    #expect(frontend.server.statistics.lastFault?.contains("0x10040000000") == true)
+    #expect(lines.all.allSatisfy { !$0.contains("DMAFault") && !$0.contains("rawValue") })
+  }
+
+  @Test("What the front-end's IOMMU refuses is put down to it, and not to memory that is not shared")
+  func platform() throws {
+    let lines = Lines()
+    let frontend = try RawFrontend(logger: lines.logger)
+    try frontend.negotiate([.version1, .accessPlatform])
+    try frontend.share()
+    try frontend.startRing(base: RawFrontend.iova)
+    frontend.kick.signal()
+    var isDone = false
+    while !isDone, let (request, _) = try frontend.heard() {
+      guard case .iotlb(let message) = request else { continue }
+      isDone = message.kind == .accessFail
+      if !isDone { try frontend.answer(with: 0) }
+    }
+    #expect(waitFor("says the front-end's IOMMU", lines))
+    #expect(!lines.all.contains { $0.contains("share=on") })
+    #expect(
+      waitFor(
+        "queue 0 stopped until the driver resets the device: the ring cannot be reached: nothing is mapped at 0x9",
+        lines))
+  }
+}
