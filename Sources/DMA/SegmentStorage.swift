@@ -55,7 +55,7 @@ public import CLinux
   static func allocate(capacity: Int) -> UnsafeMutablePointer<SegmentHeader> {
     assert(unsafe MemoryLayout<SegmentHeader>.size <= stride && MemoryLayout<SegmentHeader>.offset(of: \.writable) == sideBytes)
     assert(unsafe MemoryLayout<SegmentHeader>.offset(of: \.stamp) == stampOffset && MemoryLayout<SegmentHeader>.offset(of: \.pairs) == pairsOffset)
-    let raw = unsafe UnsafeMutableRawPointer.allocate(byteCount: byteCount(capacity: capacity), alignment: 64)
+    let raw = unsafe LargeStorage.allocate(byteCount: byteCount(capacity: capacity))
     let header = unsafe raw.bindMemory(to: SegmentHeader.self, capacity: 1)
     let none = unsafe SegmentSide(base: entries(header), segmentCount: 0, byteCount: 0)
     // Safe: the storage was just made, and is large enough for both.
@@ -67,7 +67,7 @@ public import CLinux
   @usableFromInline static func free(_ header: UnsafeMutablePointer<SegmentHeader>) {
     // Safe: allocated above, and used by nobody else once drains do not see it.
     if let holds = unsafe header.pointee.holds { unsafe holds.takeRetainedValue().remove(header) }
-    unsafe header.deallocate()
+    unsafe LargeStorage.free(header, byteCount: byteCount(capacity: header.pointee.capacity))
   }
 
   @inlinable static func entries(_ header: UnsafeMutablePointer<SegmentHeader>) -> UnsafeMutablePointer<iovec> {

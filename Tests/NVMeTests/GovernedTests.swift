@@ -124,7 +124,7 @@ import VirtioTestKit
     let other = DMAAddress(offset + data + 0x8000)
     let before = iommu.lookUps
     let begun = ContinuousClock.now
-    driver.post(1, 2, namespace: 1, pointer1: page.rawValue, [(10, 0), (12, 7)])
+    driver.post(1, 2, namespace: 1, pointer1: page.rawValue, [(10, 1024), (12, 7)])
     driver.ring(1)
     // The page is looked up before storage is asked.
     #expect(rig.platform.wait { iommu.lookUps > before })
@@ -142,7 +142,7 @@ import VirtioTestKit
     iommu.unmap(page, count: 4096)
     #expect(begun.duration(to: .now) >= .milliseconds(390), "the command's own page was in use")
     #expect(driver.take(1)?.status == 0)
-    #expect(rig.load(4096, at: data)[1000] == SlowDisk.byte(at: 1000))
+    #expect(rig.load(4096, at: data)[1000] == SlowDisk.byte(at: 1024 * 512 + 1000))
   }
 
   @Test("VT-d's tables govern it: what they map is reached, what they do not is a recorded fault with its requester's number")
