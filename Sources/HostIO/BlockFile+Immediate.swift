@@ -24,7 +24,4 @@ extension BlockFile {
     if result >= 0 { return .read(result) }
     return result == -Int(EOPNOTSUPP) ? .unsupported : .wouldWait
   }
-
-  /// Whether the contents are memory (tmpfs): nothing is gained by not waiting for them.
-  public var isMemory: Bool { host_file_is_memory(rawValue) == 1 }
 }

@@ -63,6 +63,9 @@ public final class BlockFile: Sendable {
   /// Whether `secureErase` can work here.
   public let supportsSecureErase: Bool
 
+  /// Whether the contents are memory (tmpfs): nothing is gained by not waiting for them.
+  public let isMemory: Bool
+
   let descriptor: FileDescriptor
   private let currentSize: Atomic<UInt64>
   /// Held across reading, changing and writing back a block that a direct write covers in part.
@@ -107,6 +110,7 @@ public final class BlockFile: Sendable {
     self.path = path
     isReadOnly = options.readOnly
     isDirect = options.direct
+    isMemory = host_file_is_memory(file.rawValue) == 1
     currentSize = Atomic(facts.size)
     descriptor = file
   }
