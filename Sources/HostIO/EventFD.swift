@@ -1,4 +1,5 @@
 internal import CLinux
+internal import Glibc
 
 /// An eventfd: one side signals, the other is woken. Kicks, calls and stops are such.
 ///
@@ -6,16 +7,25 @@ internal import CLinux
 /// pipe or a file, and then at worst nobody is woken.
 public final class EventFD: Sendable {
   private let descriptor: FileDescriptor
+  /// A peer has the same open description and may make it blocking at any time: it is asked first whether it would wait. A peer
+  /// that fills or drains it in just that moment can still hold us up.
+  private let isShared: Bool
+  /// A peer may pass something that can only be read.
+  private let isWritable: Bool
 
   /// A new one, close-on-exec and non-blocking.
   public init() throws(HostError) {
     descriptor = FileDescriptor(adopting: try check(host_eventfd(), "eventfd"))
+    isShared = false
+    isWritable = true
   }
 
   /// One that was received or inherited. Its description becomes non-blocking: neither `signal()` nor `drain()` may wait for a peer.
   public init(adopting descriptor: consuming FileDescriptor) throws(HostError) {
     try descriptor.setNonblocking(true)
+    isWritable = fcntl(descriptor.rawValue, F_GETFL) & O_ACCMODE != O_RDONLY
     self.descriptor = descriptor
+    isShared = true
   }
 
   /// The number, for `Poller` and for passing to a peer, while this object lives.
@@ -26,7 +36,9 @@ public final class EventFD: Sendable {
   /// - Returns: false if the descriptor takes no signal at all (a peer passed something else).
   @discardableResult
   public func signal() -> Bool {
-    host_eventfd_signal(rawValue) == 0
+    guard isWritable else { return false }
+    if isShared, host_poll(rawValue, UInt32(HOST_WRITABLE), -1, 0) == 0 { return true }
+    return host_eventfd_signal(rawValue) == 0
   }
 
   /// Takes the signals since the last time, so that a poller sleeps again.
@@ -35,7 +47,8 @@ public final class EventFD: Sendable {
   /// - Throws: if it can never be signalled again (EPIPE) or cannot be read: stop polling it then, it would be ready for ever.
   @discardableResult
   public func drain() throws(HostError) -> Int64 {
-    try check(host_eventfd_drain(rawValue), "read eventfd")
+    if isShared, host_poll(rawValue, UInt32(HOST_READABLE), -1, 0) == 0 { return 0 }
+    return try check(host_eventfd_drain(rawValue), "read eventfd")
   }
 
   /// Waits for a signal, without draining it.

@@ -103,6 +103,8 @@ extension BackendSession {
   /// The connection has ended. What rings have under way is done; nothing can be asked for any more, so what a
   /// predecessor left stays in the in-flight memory. A reset that was waiting for its rings is a reset still.
   func stopForGood() {
+    // What follows a stop may start the ring anew, and nobody would ever stop it.
+    isOver = true
     runner.stopAll(.leavingReplays)
     guard case .stops(_, let then) = owed else { return }
     owed = nil

@@ -163,7 +163,7 @@ extension BackendSession {
   /// Starts every ring that is started, enabled and described, and does not run. One that was refused is tried again when the
   /// message is about it, or about all of them (nil).
   func startReady(_ message: String, about concerned: Int?) {
-    guard hasFeatures else { return }
+    guard hasFeatures, !isOver else { return }
     for index in vrings.indices where vrings[index].isStarted && vrings[index].isEnabled && !runner.isRunning(index) {
       if vrings[index].isRefused, let concerned, concerned != index { continue }
       guard let size = vrings[index].size, let address = vrings[index].address else { continue }

@@ -72,6 +72,8 @@ final class BackendSession {
   var owedHeader: MessageHeader?
   var owedSince = ContinuousClock.now
   var deferred: [DeferredMessage] = []
+  /// The connection has ended: no ring starts any more.
+  var isOver = false
   /// Signalled when a ring that was told to stop stands still.
   let stopped: EventFD
   var pollTimer: TimerFD?
@@ -237,6 +239,8 @@ final class BackendSession {
       switch error {
       case .closed: throw .closed
       case .cut: throw .failed("the front-end closed it in the middle of a message")
+      // An answer that it had not read makes a reset of its end.
+      case .host(let error) where error.name == "ECONNRESET": throw .closed
       case .host(let error): throw .failed("\(error)")
       case .peer(let error): throw .failed("\(error)")
       }

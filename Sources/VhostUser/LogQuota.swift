@@ -107,7 +107,7 @@ struct LogQuota: LogHandler {
   }
 }
 
-/// A log within a ``LogQuota``.
+/// A log that a peer cannot fill.
 public struct LimitedLog: Sendable {
   /// Where to log. Of each kind of line 16 in ten seconds are told, and fewer if it goes on; a kind is a place in the
   /// source.

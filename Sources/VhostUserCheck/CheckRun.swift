@@ -71,7 +71,7 @@ public final class CheckRun {
     return object.text
   }
 
-  /// What the back-end offers, as learned by ``run(_:)``: for a headline.
+  /// What the back-end offers, as the run has learned it: for a headline.
   public var offer: (features: [Int], protocolFeatures: [String], queues: Int) {
     (bench.offeredFeatures.bits, bench.offeredProtocol.names, bench.queueCount)
   }

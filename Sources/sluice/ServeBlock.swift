@@ -70,7 +70,7 @@ struct ServeBlock: DeviceCommand {
 
   @Option(
     help: ArgumentHelp(
-      "When a completed write is on stable storage: once it is flushed (writeback) or at once (writethrough). The guest may choose otherwise.",
+      "When a completed write is on stable storage: once it is flushed (writeback) or at once (writethrough). The guest may choose otherwise. When this command was started again under a running guest, writes are stable at once until the guest's driver chooses or starts anew.",
       valueName: "writeback|writethrough"))
   var cache: CacheArgument = .writeback
 
@@ -150,15 +150,15 @@ struct ServeBlock: DeviceCommand {
     switch error {
     case .format(let name):
       return .host(
-        "\(path) is a \(name) image, and would be destroyed when it is written as a raw one; convert it, "
-          + "with `qemu-img convert -O raw` say, or insist with --image-format raw")
+        "\(path) begins like a \(name) image; as a raw disk the guest would see that format's own bytes, and destroy it by "
+          + "writing. Convert it, with `qemu-img convert -O raw` say, or if it is a raw disk insist with --image-format raw")
     case .engine(let host):
       return .host("--engine uring: this host gives no io_uring (\(host.reason)); permit it, or leave --engine out")
     case .image(let host) where host.call == "lock":
       if host.errno == EBUSY {
         return .host(
           "\(path) is in use by another process that holds its lock; stop that one, "
-            + "or serve it with --read-only on both sides"
+            + "serve it with --read-only on both sides, or with --lock running where a guest migrates between the two"
         )
       }
       return .host(

@@ -56,6 +56,19 @@ struct WaitingTests {
     #expect(count > 0)
   }
 
+  @Test("A counter that a peer has filled, or emptied, and made blocking again holds nobody up", .timeLimit(.minutes(1)))
+  func blockingAgain() throws {
+    let peer = try EventFD()
+    let event = try EventFD(adopting: .duplicating(peer.rawValue))
+    #expect(fcntl(peer.rawValue, F_SETFL, 0) == 0)
+    #expect(try event.drain() == 0)
+    try FileHandle(fileDescriptor: peer.rawValue).write(contentsOf: Data([0xfe] + [UInt8](repeating: 0xff, count: 7)))
+    #expect(event.signal())
+    #expect(try event.drain() > 0)
+    #expect(event.signal())
+    #expect(try event.drain() == 1)
+  }
+
   @Test("A pipe passed as an eventfd wakes, and its end is an error instead of eternal readiness")
   func pipeAsEvent() throws {
     let pipe = Pipe()

@@ -150,16 +150,19 @@ struct StoppingTests {
     #expect(rig.left == Int(Replaying.count) && rig.frontend.usedIndex == 0)
   }
 
-  @Test("A connection that ends while a ring waits for translations ends, and leaves what was not done", arguments: [false, true])
-  func connectionEnds(_ isStopping: Bool) throws {
+  @Test(
+    "A connection that ends while a ring waits for translations ends, leaves what was not done, and no ring runs",
+    arguments: [nil] + Way.allCases)
+  func connectionEnds(_ way: Way?) throws {
     let rig = try Replaying()
     try rig.start()
-    if isStopping { try rig.frontend.send(.getVringBase(VringState(index: 0, number: 0))) }
+    if let way { try rig.frontend.send(way.request(rig.frontend)) }
     #expect(try rig.frontend.heard() != nil, "it waits for a translation")
     rig.frontend.socket.shutdown()
     let begun = ContinuousClock.now
     while rig.frontend.server.statistics.isConnected, begun.duration(to: .now) < .seconds(5) { rig.frontend.kick.signal() }
     #expect(!rig.frontend.server.statistics.isConnected)
+    #expect(rig.frontend.server.statistics.queues.allSatisfy { !$0.isRunning })
     #expect(rig.left == Int(Replaying.count) && rig.frontend.usedIndex == 0)
   }
 
