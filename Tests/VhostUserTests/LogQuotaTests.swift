@@ -41,7 +41,7 @@ struct LogQuotaTests {
     #expect(limited.lines.all.last == "another kind")
     limited.pass(LogQuota.interval)
     limited.log.logger.info("a third kind")
-    #expect(limited.lines.all.suffix(2) == ["number 999 (984 lines like this left out)", "a third kind"])
+    #expect(limited.lines.all.suffix(2) == ["984 lines left out, the last of them: number 999", "a third kind"])
   }
 
   @Test("The count of what was left out is told at the end, once")
@@ -51,7 +51,7 @@ struct LogQuotaTests {
     limited.log.settle()
     limited.log.settle()
     #expect(limited.lines.all.count == LogQuota.lines + 1)
-    #expect(limited.lines.all.last == "number 17 (2 lines like this left out)")
+    #expect(limited.lines.all.last == "2 lines left out, the last of them: number 17")
   }
 
   @Test("A flood that goes on for a day is told in few lines, and one that has ended is forgotten")

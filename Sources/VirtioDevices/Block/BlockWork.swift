@@ -103,6 +103,6 @@ struct BlockWork {
     }
     let fault = chain.fault
     queue.retire(at: chain)
-    throw .device(fault.map { "the status of a request cannot be written: \($0)" } ?? "a request has no room for its status")
+    throw .device(fault.map { "a request cannot be done, and has no status byte that could say so: \($0)" } ?? "a request has no room for its status")
   }
 }
