@@ -7,8 +7,8 @@ internal import Glibc
 /// pipe or a file, and then at worst nobody is woken.
 public final class EventFD: Sendable {
   private let descriptor: FileDescriptor
-  /// A peer has the same open description and may make it blocking at any time: it is asked first whether it would wait. A peer
-  /// that fills or drains it in just that moment can still hold us up.
+  /// A peer has the same open description and may make it blocking at any time. So that is looked at before each use, and one
+  /// that blocks is asked whether it would; a peer that changes it in just that moment can still hold us up.
   private let isShared: Bool
   /// A peer may pass something that can only be read.
   private let isWritable: Bool
@@ -31,13 +31,16 @@ public final class EventFD: Sendable {
   /// The number, for `Poller` and for passing to a peer, while this object lives.
   public var rawValue: Int32 { descriptor.rawValue }
 
+  /// Cheaper than to ask every time whether it is ready.
+  private var mayBlock: Bool { isShared && fcntl(rawValue, F_GETFL) & O_NONBLOCK == 0 }
+
   /// Wakes the other side. Signals add up until drained, and a full counter is as good as signalled.
   ///
   /// - Returns: false if the descriptor takes no signal at all (a peer passed something else).
   @discardableResult
   public func signal() -> Bool {
     guard isWritable else { return false }
-    if isShared, host_poll(rawValue, UInt32(HOST_WRITABLE), -1, 0) == 0 { return true }
+    if mayBlock, host_poll(rawValue, UInt32(HOST_WRITABLE), -1, 0) == 0 { return true }
     return host_eventfd_signal(rawValue) == 0
   }
 
@@ -47,7 +50,7 @@ public final class EventFD: Sendable {
   /// - Throws: if it can never be signalled again (EPIPE) or cannot be read: stop polling it then, it would be ready for ever.
   @discardableResult
   public func drain() throws(HostError) -> Int64 {
-    if isShared, host_poll(rawValue, UInt32(HOST_READABLE), -1, 0) == 0 { return 0 }
+    if mayBlock, host_poll(rawValue, UInt32(HOST_READABLE), -1, 0) == 0 { return 0 }
     return try check(host_eventfd_drain(rawValue), "read eventfd")
   }
 
