@@ -26,7 +26,6 @@ public final class LineWriter: Sendable {
   private let lossLine: @Sendable (UInt64) -> String
   private let arrived: EventFD
   private let emptied: EventFD
-  private let never: EventFD
 
   /// Lines go to `descriptor`, which stays its owner's. The thread, called `name`, starts with the first line, so that
   /// signals can be blocked before.
@@ -40,7 +39,6 @@ public final class LineWriter: Sendable {
     self.lossLine = lossLine
     arrived = try EventFD()
     emptied = try EventFD()
-    never = try EventFD()
   }
 
   /// Queues a line; its end is added. Never waits.
@@ -122,7 +120,7 @@ public final class LineWriter: Sendable {
       // Somebody made it non-blocking. A terminal and a pipe can be polled; anything else is tried again soon.
       case EAGAIN:
         if host_poll(descriptor, UInt32(HOST_WRITABLE), -1, 100_000_000) <= 0 {
-          _ = try? never.wait(timeout: .milliseconds(20))
+          _ = host_poll(-1, 0, -1, 20_000_000)
         }
       default: return false
       }

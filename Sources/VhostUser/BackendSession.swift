@@ -149,7 +149,7 @@ final class BackendSession {
     case .closed:
       // The queues stand still: this is all.
       let requests = runner.counts.reduce(0) { $0 + $1.requests }
-      return "it closed the connection, after \(requests) \(requests == 1 ? "request" : "requests")"
+      return "it closed the connection, after \(counted(requests, "request"))"
     }
   }
 

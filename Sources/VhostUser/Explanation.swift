@@ -24,11 +24,11 @@ extension BackendStatistics {
     }
     if addressPath == .platform {
       line(
-        "translations", "\(Self.count(UInt64(iotlb.mappings), "mapping")) in force; \(Self.count(iotlb.hits, "hit")), "
-          + "\(Self.count(iotlb.misses, "miss", "misses")), \(Self.count(iotlb.questions, "question")), "
-          + "\(Self.count(iotlb.updates, "update")), "
-          + "\(Self.count(iotlb.invalidations, "invalidation"))"
-          + (iotlb.evictions > 0 ? ", emptied \(Self.count(iotlb.evictions, "time")) because it was full" : "")
+        "translations", "\(counted(iotlb.mappings, "mapping")) in force; \(counted(iotlb.hits, "hit")), "
+          + "\(counted(iotlb.misses, "miss", "misses")), \(counted(iotlb.questions, "question")), "
+          + "\(counted(iotlb.updates, "update")), "
+          + "\(counted(iotlb.invalidations, "invalidation"))"
+          + (iotlb.evictions > 0 ? ", emptied \(counted(iotlb.evictions, "time")) because it was full" : "")
           + (translations == .once ? "; each is kept for one request" : ""))
     }
     if missesInvalidations { line("warning", Self.invalidationHint) }
@@ -38,7 +38,7 @@ extension BackendStatistics {
       line(
         "rings",
         "\(isPacked ? "packed" : "split"), \(queues.filter(\.isRunning).count) running; "
-          + "the device has \(Self.count(UInt64(queueLimit), "queue"))"
+          + "the device has \(counted(queueLimit, "queue"))"
       )
     }
     let total = totals
@@ -47,16 +47,16 @@ extension BackendStatistics {
       let counts = queue.counts
       line(
         "queue \(queue.index)", "\(queue.isRunning ? "running" : "stopped"), size \(queue.size); \(counts.requests) taken, \(counts.completions) done, "
-          + "\(Self.count(counts.waits, "wait")) for a translation, \(Self.count(counts.faults, "fault")), "
-          + "\(Self.count(counts.calls, "call"))"
+          + "\(counted(counts.waits, "wait")) for a translation, \(counted(counts.faults, "fault")), "
+          + "\(counted(counts.calls, "call"))"
       )
     }
     if queues.count > Self.mostQueues {
-      line("", "and \(Self.count(UInt64(queues.count - Self.mostQueues), "more queue")); --json has all")
+      line("", "and \(counted(queues.count - Self.mostQueues, "more queue")); --json has all")
     }
     if lostPages > 0 { line("lost pages", "\(lostPages): the front-end cut a memory file short") }
     if let lastFailure {
-      line("failures", "\(Self.count(failedSessions, "connection")) ended by an error, the last one by: \(lastFailure)")
+      line("failures", "\(counted(failedSessions, "connection")) ended by an error, the last one by: \(lastFailure)")
     }
     return lines.joined(separator: "\n") + "\n"
   }
@@ -175,11 +175,6 @@ extension BackendStatistics {
       sum.writtenBytes += queue.counts.writtenBytes
     }
     return sum
-  }
-
-  /// `1 queue`, `2 queues`.
-  private static func count(_ number: UInt64, _ one: String, _ more: String? = nil) -> String {
-    "\(number) \(number == 1 ? one : more ?? one + "s")"
   }
 
   /// A title and its text, the text broken between words and indented below itself.

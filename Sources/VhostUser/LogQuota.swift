@@ -67,7 +67,7 @@ struct LogQuota: LogHandler {
       var lines: [Logging.LogEvent] = []
       for (place, kind) in kinds where kind.leftOut > 0 && isDue(kind) {
         if var line = kind.last {
-          line.message = "\(kind.leftOut) \(kind.leftOut == 1 ? "line" : "lines") left out, the last of them: \(line.message)"
+          line.message = "\(counted(kind.leftOut, "line")) left out, the last of them: \(line.message)"
           lines.append(line)
         }
         kinds[place] = Kind(begins: now, length: min(kind.length * 2, LogQuota.longest))

@@ -19,7 +19,7 @@ final class CommandLog: Sendable {
     let isJournal = isJournal
     writer = try LineWriter(StandardStream.error.rawValue) { lost in
       let sentence =
-        "\(lost) \(lost == 1 ? "line of the log was" : "lines of the log were") lost: nobody took them in time"
+        "\(counted(lost, "line of the log was", "lines of the log were")) lost: nobody took them in time"
       return Self.line(.warning, sentence, [:], device, format, isJournal)
     }
   }

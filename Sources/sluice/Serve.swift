@@ -149,7 +149,7 @@ private struct StopWatch {
     isTold = true
     let waiting = server.statistics.queues.compactMap { queue -> String? in
       let count = queue.counts.requests &- queue.counts.completions
-      return count == 0 ? nil : "\(count) \(count == 1 ? "request" : "requests") of virtqueue \(queue.index)"
+      return count == 0 ? nil : "\(counted(count, "request")) of virtqueue \(queue.index)"
     }
     let what = waiting.isEmpty ? "its threads to end" : waiting.joined(separator: ", ")
     log.warning(

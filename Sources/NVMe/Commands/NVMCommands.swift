@@ -43,13 +43,11 @@ extension ControllerWorker {
   private mutating func read(_ command: borrowing NVMeCommand) throws(Refusal) {
     let (position, count) = try transfer(command)
     let memory = try data(of: command, count: count, for: .write).seal(iotlb, fault: nil)
-    let file = disk.file
-    let outcome = storage { () throws(HostError) in try file.read(into: memory.writable, at: position) }
+    let arrived = storage { file throws(HostError) in try file.read(into: memory.writable, at: position) }
     // The log in force now. After an error it is not known how much has arrived.
-    let done = (try? outcome.get()) ?? count
-    if let log = iotlb.dirtyLog { memory.writable.markDirty(log, count: done) }
+    if let log = iotlb.dirtyLog { memory.writable.markDirty(log, count: arrived ?? count) }
     pool.give(back: memory)
-    guard isDone(outcome) else { throw Refusal(.unrecoveredReadError) }
+    guard let done = arrived else { throw Refusal(.unrecoveredReadError) }
     logs.readBytes &+= UInt64(done)
     logs.reads &+= 1
     guard done == count else {
@@ -63,10 +61,11 @@ extension ControllerWorker {
     try checkWritable()
     let memory = try data(of: command, count: count, for: .read).seal(iotlb, fault: nil)
     let isDurable = command.dwords[12] & NVMeCommand.forceUnitAccess != 0 || !disk.cache.isWriteback
-    let file = disk.file
-    let outcome = storage { () throws(HostError) in try file.write(from: memory.readable, at: position, durable: isDurable) }
+    let written: Void? = storage { file throws(HostError) in
+      try file.write(from: memory.readable, at: position, durable: isDurable)
+    }
     pool.give(back: memory)
-    guard isDone(outcome) else { throw Refusal(.writeFault) }
+    guard written != nil else { throw Refusal(.writeFault) }
     logs.writtenBytes &+= UInt64(count)
     logs.writes &+= 1
   }
@@ -76,34 +75,30 @@ extension ControllerWorker {
     try checkWritable()
     let mayUnmap = command.dwords[12] & NVMeCommand.deallocate != 0 && disk.canDiscard
     let isDurable = command.dwords[12] & NVMeCommand.forceUnitAccess != 0 || !disk.cache.isWriteback
-    let file = disk.file
-    let outcome = storage { () throws(HostError) in
+    let zeroed: Void? = storage { file throws(HostError) in
       try file.writeZeroes(at: position, count: count, unmap: mayUnmap)
       if isDurable { try file.flush() }
     }
-    guard isDone(outcome) else { throw Refusal(.writeFault) }
+    guard zeroed != nil else { throw Refusal(.writeFault) }
   }
 
   mutating func flush() throws(Refusal) {
     guard !disk.file.isReadOnly else { return }
-    let file = disk.file
-    guard isDone(storage { () throws(HostError) in try file.flush() }) else { throw Refusal(.writeFault) }
+    let flushed: Void? = storage { file throws(HostError) in try file.flush() }
+    guard flushed != nil else { throw Refusal(.writeFault) }
   }
 
-  /// Something that storage may take long for: meanwhile no mapping is held but those of the command's data.
-  private mutating func storage<T>(_ body: () throws(HostError) -> T) -> Result<T, HostError> {
+  /// Something that storage may take long for: meanwhile no mapping is held but those of the command's data. Nil if it
+  /// failed, which is reported.
+  private mutating func storage<T>(_ body: (BlockFile) throws(HostError) -> T) -> T? {
     letGo()
     defer { takeHold() }
-    do throws(HostError) { return .success(try body()) } catch { return .failure(error) }
-  }
-
-  /// Whether it went well; if not, it is reported.
-  private func isDone<T>(_ outcome: Result<T, HostError>) -> Bool {
-    if case .failure(let error) = outcome {
+    do throws(HostError) {
+      return try body(disk.file)
+    } catch {
       disk.faults.report("\(error)")
-      return false
+      return nil
     }
-    return true
   }
 
   private func checkWritable() throws(Refusal) {
@@ -127,9 +122,8 @@ extension ControllerWorker {
     guard isDeallocate else { return }
     for i in 0..<n {
       let (position, count) = try range(field(16 * i + 8, 8), field(16 * i + 4, 4))
-      let file = disk.file
-      let outcome = storage { () throws(HostError) in try file.discard(at: position, count: count) }
-      guard isDone(outcome) else { throw Refusal(.writeFault) }
+      let discarded: Void? = storage { file throws(HostError) in try file.discard(at: position, count: count) }
+      guard discarded != nil else { throw Refusal(.writeFault) }
     }
   }
 }

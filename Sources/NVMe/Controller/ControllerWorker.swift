@@ -110,6 +110,7 @@ struct ControllerWorker: ~Copyable {
       let now = submissions[queue].head
       var result: UInt32 = 0
       guard let status = queue == 0 ? administer(command, &result) : perform(command) else { continue }
+      // A round that was left for storage may have lost the queue's memory; the command may have deleted the queue.
       guard isFull(completion) || reach(completion: completion) else {
         fail()
         return false
