@@ -38,7 +38,6 @@ extension BackendSession {
     } catch {
       switch error {
       case .closed, .cut: loseChannel("the front-end closed it")
-      case .host(let error) where error.name == "ECONNRESET": loseChannel("the front-end closed it")
       case .host(let error): loseChannel("\(error)")
       case .peer(let error): loseChannel("\(error)")
       }

@@ -239,8 +239,6 @@ final class BackendSession {
       switch error {
       case .closed: throw .closed
       case .cut: throw .failed("the front-end closed it in the middle of a message")
-      // An answer that it had not read makes a reset of its end.
-      case .host(let error) where error.name == "ECONNRESET": throw .closed
       case .host(let error): throw .failed("\(error)")
       case .peer(let error): throw .failed("\(error)")
       }

@@ -171,8 +171,7 @@ final class FrontendConnection: Sendable {
     } catch {
       switch error {
       case .closed, .cut: throw .closed("")
-      // A back-end that dies with bytes of ours unread resets the connection.
-      case .host(let error): throw error.name == "ECONNRESET" ? .closed("") : .host(error)
+      case .host(let error): throw .host(error)
       case .peer(let error): throw .violation(error)
       }
     }

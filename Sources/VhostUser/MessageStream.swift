@@ -65,6 +65,8 @@ struct MessageStream: ~Copyable {
       var span = room.mutableSpan
       return try socket.receive(into: &span, at: filled, descriptors: &descriptors)
     } catch {
+      // A peer that goes with bytes of ours unread resets the connection.
+      if error.name == "ECONNRESET" { return .closed }
       throw .host(error)
     }
   }

@@ -41,12 +41,18 @@ struct SharingTests {
     #expect(frontend.server.statistics.advice == nil)
   }
 
-  @Test("Kicks of a ring that stays empty are one line with the option; a first kick alone, as QEMU gives, is none")
-  func copied() throws {
-    let lines = Lines()
+  /// A front-end that has shared its memory and started no ring.
+  private func sharing(_ lines: Lines) throws -> RawFrontend {
     let frontend = try RawFrontend(logger: lines.logger)
     try frontend.negotiate()
     try frontend.share()
+    return frontend
+  }
+
+  @Test("Kicks of a ring that stays empty are one line with the option; a first kick alone, as QEMU gives, is none")
+  func copied() throws {
+    let lines = Lines()
+    let frontend = try sharing(lines)
     try frontend.startRing()
     frontend.kick.signal()
     _ = try frontend.ask(.getQueueCount)
@@ -59,9 +65,7 @@ struct SharingTests {
   @Test("A ring whose addresses lead nowhere is refused with the option")
   func elsewhere() throws {
     let lines = Lines()
-    let frontend = try RawFrontend(logger: lines.logger)
-    try frontend.negotiate()
-    try frontend.share()
+    let frontend = try sharing(lines)
     try frontend.must(.setVringSize(VringState(index: 0, number: 16)))
     try frontend.send(.setVringAddress(frontend.address(RawFrontend.frontend + RawFrontend.memorySize)))
     try frontend.send(.setVringKick(VringDescriptor(index: 0, hasDescriptor: true)), [frontend.kick.rawValue])
@@ -75,9 +79,7 @@ struct SharingTests {
     "A refused access is one line with address and cause, thousands are few, and the answer of `explain` has the last")
   func refused() throws {
     let lines = Lines()
-    let frontend = try RawFrontend(logger: lines.logger)
-    try frontend.negotiate()
-    try frontend.share()
+    let frontend = try sharing(lines)
     try frontend.startRing()
     for _ in 0..<2000 {
       frontend.submitRead(sector: 0, data: 1 << 40)

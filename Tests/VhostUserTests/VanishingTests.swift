@@ -1,4 +1,5 @@
 import HostIO
+import Logging
 import Testing
 import VhostUser
 import Virtio
@@ -77,5 +78,21 @@ struct VanishingTests {
     #expect(!(try frontend.serveMisses { frontend.usedIndex == 1 }).isEmpty)
     #expect(frontend.peek(1, RawFrontend.Place.status) == [0])
     withExtendedLifetime(old) {}
+  }
+
+  @Test("A front-end that goes with an answer unread has closed the connection, and nothing failed")
+  func unread() throws {
+    func goneUnread() throws -> (VhostUserServer, WorkerThread) {
+      let (near, far) = try UnixSocket.pair()
+      let server = try VhostUserServer(
+        MemoryDisk(sectors: 8), on: .connected(far), log: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() })
+      let thread = try WorkerThread(name: "back-end") { try? server.run() }
+      try near.send(FrontendRequest.getQueueCount.encoded().span, timeout: .seconds(5))
+      #expect(try near.waitReadable(timeout: .seconds(10)))
+      return (server, thread)
+    }
+    let (server, thread) = try goneUnread()
+    thread.join()
+    #expect(server.statistics.failedSessions == 0 && server.statistics.sessions == 1)
   }
 }
