@@ -45,6 +45,9 @@ public protocol DMASpace: AnyObject, Sendable {
   /// more. Returns whether there is a point in repeating: false if it needs more mappings at once than are kept. Called
   /// on queue threads.
   func walkEnded(_ waiter: (any TranslationWaiter)?, repeats: Bool) -> Bool
+  /// Asks for a page that nobody waits for yet, if it has to be asked for and is not; sent with the walk that ends next.
+  /// Called on queue threads.
+  func foresee(_ address: DMAAddress, for access: DMAAccess)
   /// Whether a translation serves one chain only, because nobody says when a mapping ends: queues then give each chain's
   /// translations back with ``forget(from:through:)`` before the driver hears that the chain is used.
   var servesOneChain: Bool { get }
@@ -57,6 +60,7 @@ extension DMASpace {
   public var ledger: LookUpLedger? { nil }
   public func report(_ fault: DMAFault) {}
   public func walkEnded(_ waiter: (any TranslationWaiter)?, repeats: Bool) -> Bool { true }
+  public func foresee(_ address: DMAAddress, for access: DMAAccess) {}
   public var servesOneChain: Bool { false }
   public func forget(from first: UInt64, through last: UInt64) {}
 }

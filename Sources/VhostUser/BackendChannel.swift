@@ -5,7 +5,8 @@ internal import Synchronization
 /// The way from the back-end to the front-end: requests of ours, on a socket of their own.
 ///
 /// Any thread sends, and none of them ever waits: what the socket does not take now is left for the control thread. Answers
-/// come in the order of the requests that asked for one; the control thread takes them.
+/// come in the order of the requests that asked for one; the control thread takes them. A front-end serves requests in
+/// their order, so an answer tells of all requests before it, too: of many questions only the last one asks for one.
 final class BackendChannel: Sendable {
   /// What an answer is about.
   enum Matter: Hashable, Sendable {
@@ -14,23 +15,38 @@ final class BackendChannel: Sendable {
     case nothing
   }
 
-  private struct State {
+  fileprivate struct Awaited {
+    var matter: Matter
+    /// An answer is asked for, which tells of everything before it, too.
+    var hasAnswer: Bool
+  }
+
+  fileprivate struct State {
     var socket: UnixSocket?
-    /// Requests that ask for an answer, oldest first, sent or not.
-    var awaited = FIFO<Matter>()
-    /// Whole messages that the socket did not take.
+    /// What answers are about, oldest first, sent or not.
+    var awaited = FIFO<Awaited>()
+    /// Answers that were asked for and did not come yet.
+    var due = 0
+    /// Questions that go out together: whole messages, and where the last one's header is.
+    var gathered: [UInt8] = []
+    var gatheredCount = 0
+    var lastGathered = 0
+    /// Whole messages that the socket did not take, and how many there are.
     var unsent = FIFO<[UInt8]>()
+    var unsentCount = 0
     /// The front-end closed it, and may be gone: what is asked waits until that is known.
     var isLost = false
 
     /// Keeps a question that cannot be sent now. False if `matter` is none: nothing waits for it.
     mutating func keep(_ matter: Matter?) -> Bool {
       guard case .miss = matter else { return false }
-      awaited.append(matter!)
+      awaited.append(Awaited(matter: matter!, hasAnswer: false))
       return true
     }
   }
 
+  /// Questions that go out in one piece. A stream socket takes so little whole or not at all.
+  fileprivate static let gatheredLimit = 64
   /// Unsent messages are bounded: a front-end that reads nothing for so long is not going to.
   /// About 100 bytes each: 4 MiB.
   private static let unsentLimit = 40960
@@ -52,7 +68,7 @@ final class BackendChannel: Sendable {
   /// Uses `socket` from now on. Answers that the old one owed never come; whoever waited for them is returned.
   func replace(_ socket: UnixSocket?) -> [Matter] {
     state.withLock { state in
-      let lost = (0..<state.awaited.count).map { state.awaited[$0] }
+      let lost = (0..<state.awaited.count).map { state.awaited[$0].matter }
       state = State(socket: socket)
       return lost
     }
@@ -62,9 +78,30 @@ final class BackendChannel: Sendable {
   func lose() {
     state.withLock { state in
       state.socket = nil
-      state.unsent.removeAll()
-      state.isLost = true
+      state.drop()
     }
+  }
+
+  /// Keeps a question until ``post()``: what one look at a queue asks goes out together, and one answer tells of all of it.
+  /// False if there is no channel.
+  func gather(_ message: IOTLBMessage, _ question: PendingMisses.Question) -> Bool {
+    let (accepted, isLeft) = state.withLock { state -> (Bool, Bool) in
+      guard state.awaited.count < Self.awaitedLimit else { return (false, false) }
+      if state.isLost { return (state.keep(.miss(question)), false) }
+      guard state.socket != nil, state.unsentCount < Self.unsentLimit else { return (false, false) }
+      state.lastGathered = state.gathered.count
+      state.gathered += BackendRequest.iotlb(message).encoded(needsReply: false)
+      state.gatheredCount += 1
+      state.awaited.append(Awaited(matter: .miss(question), hasAnswer: false))
+      return (true, state.gatheredCount >= Self.gatheredLimit && state.post())
+    }
+    if isLeft { backlog.signal() }
+    return accepted
+  }
+
+  /// Sends what was gathered, or leaves it for ``flush()``.
+  func post() {
+    if state.withLock({ $0.post() }) { backlog.signal() }
   }
 
   /// Sends a request, or leaves it for ``flush()``. With `matter` an answer is asked for. False if there is no channel.
@@ -72,21 +109,13 @@ final class BackendChannel: Sendable {
     let (accepted, isLeft) = state.withLock { state -> (Bool, Bool) in
       guard matter == nil || state.awaited.count < Self.awaitedLimit else { return (false, false) }
       if state.isLost { return (state.keep(matter), false) }
-      guard let socket = state.socket, state.unsent.count < Self.unsentLimit else { return (false, false) }
-      let bytes = request.encoded(needsReply: matter != nil)
-      if state.unsent.isEmpty {
-        switch Self.post(bytes, on: socket) {
-        case .sent: break
-        case .full: state.unsent.append(bytes)
-        case .broken:
-          state.isLost = true
-          return (state.keep(matter), true)
-        }
-      } else {
-        state.unsent.append(bytes)
+      guard state.socket != nil, state.unsentCount < Self.unsentLimit else { return (false, false) }
+      _ = state.post()
+      if let matter {
+        state.awaited.append(Awaited(matter: matter, hasAnswer: true))
+        state.due += 1
       }
-      if let matter { state.awaited.append(matter) }
-      return (true, !state.unsent.isEmpty)
+      return (true, state.put(request.encoded(needsReply: matter != nil), count: 1))
     }
     if isLeft { backlog.signal() }
     return accepted
@@ -99,31 +128,87 @@ final class BackendChannel: Sendable {
       guard let socket = state.socket, !state.isLost else { return true }
       while let oldest = state.unsent.first {
         switch Self.post(oldest, on: socket) {
-        case .sent: _ = state.unsent.popFirst()
+        case .sent:
+          _ = state.unsent.popFirst()
+          if state.unsent.isEmpty { state.unsentCount = 0 }
         case .full: return false
-        case .broken:
-          state.isLost = true
-          state.unsent.removeAll()
+        case .broken: state.drop()
         }
       }
       return true
     }
   }
 
-  /// The request that an answer which just came belongs to, or nil if none was asked for.
-  func takeAwaited() -> Matter? {
-    state.withLock { $0.awaited.popFirst() }
+  /// What an answer that just came tells of, in the order in which it was sent; nil if none was asked for.
+  func takeAwaited() -> [Matter]? {
+    state.withLock { state in
+      guard state.due > 0 else { return nil }
+      state.due -= 1
+      var matters: [Matter] = []
+      while let one = state.awaited.popFirst() {
+        matters.append(one.matter)
+        if one.hasAnswer { break }
+      }
+      return matters
+    }
   }
 
-  private enum Posted { case sent, full, broken }
+  fileprivate enum Posted { case sent, full, broken }
 
   /// A request is far smaller than what a stream socket takes as one piece, so it goes whole or not at all.
-  private static func post(_ bytes: [UInt8], on socket: UnixSocket) -> Posted {
+  fileprivate static func post(_ bytes: [UInt8], on socket: UnixSocket) -> Posted {
     do throws(HostError) {
       try socket.send(bytes.span, timeout: .zero)
       return .sent
     } catch {
       return error.name == "ETIMEDOUT" ? .full : .broken
     }
+  }
+}
+
+extension BackendChannel.State {
+  /// Sends what was gathered, the last of it with a request for an answer. True if something is left to be sent.
+  fileprivate mutating func post() -> Bool {
+    guard !gathered.isEmpty else { return false }
+    var bytes: [UInt8] = []
+    swap(&bytes, &gathered)
+    defer {
+      // Its room serves the next batch.
+      if gathered.isEmpty { swap(&bytes, &gathered) }
+      gathered.removeAll(keepingCapacity: true)
+    }
+    MessageHeader.askForReply(&bytes, at: lastGathered)
+    awaited[awaited.count - 1].hasAnswer = true
+    due += 1
+    let count = gatheredCount
+    gatheredCount = 0
+    return put(bytes, count: count)
+  }
+
+  /// Sends whole messages or keeps them. True if something is left to be sent, or the channel is lost.
+  fileprivate mutating func put(_ bytes: [UInt8], count: Int) -> Bool {
+    guard let socket else { return false }
+    if unsent.isEmpty {
+      switch BackendChannel.post(bytes, on: socket) {
+      case .sent: return false
+      case .full: break
+      case .broken:
+        drop()
+        return true
+      }
+    }
+    unsent.append(bytes)
+    unsentCount += count
+    return true
+  }
+
+  /// The channel is of no use any more. What asks for an answer is kept.
+  fileprivate mutating func drop() {
+    isLost = true
+    unsent.removeAll()
+    unsentCount = 0
+    gathered.removeAll()
+    gatheredCount = 0
+    due = 0
   }
 }

@@ -30,10 +30,10 @@ extension BackendSession {
     var matters: [BackendChannel.Matter] = []
     do throws(MessageStream.Ending) {
       while let message = try channelStream?.next() {
-        guard message.header.isReply, let matter = channel.takeAwaited() else {
+        guard message.header.isReply, let told = channel.takeAwaited() else {
           throw .peer(ProtocolError("back-end channel", "message \(message.header.request) answers nothing that was asked"))
         }
-        matters.append(matter)
+        matters += told
       }
     } catch {
       switch error {

@@ -81,6 +81,10 @@ final class BackendSession {
   var sharing: SharingAdvice
   /// Why the request being served leaves a ring that does not run: the answer to it is no, if it asks for one.
   var refusal: ProtocolError?
+  /// Something happened that ``BackendReport`` has not heard of.
+  private var hasNews = true
+  /// IOTLB messages so far.
+  private var translations: UInt64 = 0
 
   enum Token {
     static let stop: UInt64 = 0
@@ -104,7 +108,7 @@ final class BackendSession {
     self.log = log
     self.socket = socket
     self.report = report
-    stream = MessageStream(socket)
+    stream = MessageStream(socket, mayCarry: FrontendRequest.mayCarryDescriptors)
     answers = AnswerQueue(socket)
     poller = try Poller()
     stopped = try EventFD()
@@ -118,8 +122,8 @@ final class BackendSession {
     iotlb = IOTLBSpace(
       memory: table.memory, maxNodes: options.maxTranslationNodes, servesOneChain: options.translations == .once,
       ask: { message, question in
-        channel.send(.iotlb(message), awaiting: question.map { .miss($0) })
-      }, faulted: { faults.refused($0, .platform) })
+        if let question { channel.gather(message, question) } else { channel.send(.iotlb(message), awaiting: nil) }
+      }, asked: { channel.post() }, faulted: { faults.refused($0, .platform) })
     physical = PhysicalSpace(table.memory) { faults.refused($0, .physical) }
     vrings = device.maxQueueSizes.map { _ in Vring() }
   }
@@ -160,7 +164,10 @@ final class BackendSession {
       do throws(Ending) {
         for i in ready.indices { try serve(ready.token(i), ready.readiness(i), stop) }
         watchSocket()
-        report.refresh(self)
+        if hasNews {
+          hasNews = false
+          report.refresh(self)
+        }
       } catch {
         guard case .failed(let sentence) = error else { return error }
         log.warning("connection closed: \(sentence)")
@@ -171,6 +178,7 @@ final class BackendSession {
   }
 
   private func serve(_ token: UInt64, _ readiness: Readiness, _ stop: EventFD) throws(Ending) {
+    if token != Token.socket, token != Token.channel { hasNews = true }
     switch token {
     case Token.stop: throw .told
     case Token.socket:
@@ -209,8 +217,11 @@ final class BackendSession {
   func serveSocket(_ stop: EventFD, most: Int = .max) throws(Ending) {
     var left = most
     while left > 0, isListening, let message = try nextMessage() {
+      let isAwaited = message.header.needsReply
       try handle(message, stop)
       left -= 1
+      // Whoever waits for our answer has sent nothing since. If it has, the poller says so.
+      if isAwaited, most < .max, stream.isEmpty { return }
       if left % 64 == 0, (try? stop.wait(timeout: .zero)) == true { throw .told }
     }
   }
@@ -247,7 +258,14 @@ final class BackendSession {
 
   func handle(_ message: consuming IncomingMessage, _ stop: EventFD) throws(Ending) {
     let header = message.header
-    if header.request == FrontendRequest.Kind.iotlb.rawValue { try awaitQuickStops(stop) }
+    if header.request == FrontendRequest.Kind.iotlb.rawValue {
+      try awaitQuickStops(stop)
+      // They come by the thousand, and one says nothing new: what many say together does.
+      translations &+= 1
+      if translations % 64 == 0 { hasNews = true }
+    } else {
+      hasNews = true
+    }
     if mustWait(header) {
       deferred.append(DeferredMessage(message))
       return

@@ -21,8 +21,11 @@ public final class IOTLBSpace: DMASpace {
   let state = Mutex(State())
   let counters = Mutex(Counters())
   private let lookUps = LookUpLedger()
-  /// Sends a question; false if there is nobody to ask. Called on queue threads, and must not block.
+  /// Takes a question, or a report of a refused access; false if there is nobody to ask. Called on queue threads, and must
+  /// not block.
   private let ask: @Sendable (IOTLBMessage, PendingMisses.Question?) -> Bool
+  /// Sends what `ask` took: a walk has asked for all it wants. Called on queue threads, and must not block.
+  private let asked: @Sendable () -> Void
   private let faulted: @Sendable (DMAFault) -> Void
 
   struct State {
@@ -42,16 +45,17 @@ public final class IOTLBSpace: DMASpace {
   /// Mappings of parts of pages that are kept at most.
   static let oddLimit = 256
 
-  /// A space over `memory`, empty (R102). `ask` sends a message on the back-end's channel; `faulted` hears of refused
-  /// accesses, on queue threads.
+  /// A space over `memory`, empty (R102). `ask` takes messages for the back-end's channel, and `asked` says that they are to
+  /// be sent now; `faulted` hears of refused accesses, on queue threads.
   init(
     memory: GuestMemory, maxNodes: Int = 1 << 13, servesOneChain: Bool = false,
-    ask: @escaping @Sendable (IOTLBMessage, PendingMisses.Question?) -> Bool,
+    ask: @escaping @Sendable (IOTLBMessage, PendingMisses.Question?) -> Bool, asked: @escaping @Sendable () -> Void = {},
     faulted: @escaping @Sendable (DMAFault) -> Void = { _ in }
   ) {
     self.memory = memory
     self.pages = TranslationTable(maxNodes: maxNodes)
     self.ask = ask
+    self.asked = asked
     self.faulted = faulted
     self.servesOneChain = servesOneChain
     memory.register(fence)
@@ -100,7 +104,22 @@ public final class IOTLBSpace: DMASpace {
         return .failure(.fault(DMAFault(address: address, access: access, reason: .unmapped)))
       }
     }
+    // Nobody would say when such a look-up has asked for all it wants.
+    if waiter == nil, case .failure(.pending) = verdict { asked() }
     return try verdict.get()
+  }
+
+  public func foresee(_ address: DMAAddress, for access: DMAAccess) {
+    state.withLock { state in
+      if let found = pages.run(at: address), found.permissions.allows(access) { return }
+      guard let question = state.misses.foresee(address, access) else { return }
+      let message = IOTLBMessage(kind: .miss, address: address.rawValue, permission: access == .read ? .read : .write)
+      if ask(message, question) {
+        counters.withLock { $0.questions += 1 }
+      } else {
+        state.misses.withdraw(question)
+      }
+    }
   }
 
   public func forget(from first: UInt64, through last: UInt64) {
@@ -112,7 +131,8 @@ public final class IOTLBSpace: DMASpace {
   }
 
   public func walkEnded(_ waiter: (any TranslationWaiter)?, repeats: Bool) -> Bool {
-    state.withLock { state in
+    asked()
+    return state.withLock { state in
       if repeats { return state.misses.paused(waiter) }
       state.misses.ended(waiter)
       return true

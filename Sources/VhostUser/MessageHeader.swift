@@ -62,4 +62,10 @@ extension MessageHeader {
   static func frame(request: UInt32, flags: UInt32, payload: [UInt8]) -> [UInt8] {
     MessageHeader(request: request, flags: version | flags, size: UInt32(truncatingIfNeeded: payload.count)).encoded + payload
   }
+
+  /// Makes the message whose header is at `place` ask for an answer.
+  static func askForReply(_ bytes: inout [UInt8], at place: Int) {
+    // `flags` is the second word; its lowest byte is where the machine puts it.
+    bytes[place + 4 + (UInt16(bigEndian: 1) == 1 ? 3 : 0)] |= UInt8(needReply)
+  }
 }

@@ -106,14 +106,30 @@ struct PendingMisses {
       hasStarving = true
       return .wait
     }
+    walk.open += 1
+    return .ask(open(key, owner: walk))
+  }
+
+  /// What to ask about a page that nobody waits for yet, or nil: somebody asked, or a good part of what may be asked is
+  /// open. Whoever comes to need the page joins; a refusal is nobody's, and that one asks for itself.
+  mutating func foresee(_ address: DMAAddress, _ access: DMAAccess) -> Question? {
+    let key = Key(address, access)
+    steps += 1
+    if let open = records[key.page], open.contains(where: { $0.epoch == epoch && ($0.access == access || access == .read) }) {
+      return nil
+    }
+    guard count < Self.openInAll / 4 else { return nil }
+    return open(key, owner: nil)
+  }
+
+  private mutating func open(_ key: Key, owner: AskingWalk?) -> Question {
     asked += 1
     count += 1
-    walk.open += 1
-    records[key.page, default: []].append(Record(number: asked, access: access, epoch: epoch, owner: walk))
+    records[key.page, default: []].append(Record(number: asked, access: key.access, epoch: epoch, owner: owner))
     let question = Question(key: key, number: asked)
     order.append(question)
     if order.count > 2 * count + 1024 { dropClosed() }
-    return .ask(question)
+    return question
   }
 
   private mutating func walk(of queue: (any TranslationWaiter)?) -> AskingWalk {

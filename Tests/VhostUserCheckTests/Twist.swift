@@ -23,6 +23,9 @@ struct Letter {
   /// The front-end's IOTLB message of this kind.
   func translates(_ kind: IOTLBMessage.Kind) -> Bool { asks(.iotlb) && payload.count >= 26 && payload[25] == kind.rawValue }
 
+  /// Whoever sent it waits for an answer.
+  var wantsAnswer: Bool { flags & MessageHeader.needReply != 0 }
+
   /// 64 bits of the payload; 0 where there are none.
   subscript(_ offset: Int) -> UInt64 {
     get { offset + 8 <= payload.count ? (0..<8).reduce(0) { $0 | UInt64(payload[offset + $1]) << (8 * UInt64($1)) } : 0 }
@@ -72,7 +75,7 @@ final class Correspondence: Sendable {
   /// Marks that twists leave for themselves.
   let marks = Mutex<Set<String>>([])
   private let numbers = Mutex<[UInt64: Int]>([:])
-  /// Misses without an answer.
+  /// Misses without an answer that they asked for.
   let openMisses = Atomic<Int>(0)
   /// Answers to messages of our own, which the front-end must not see.
   let unwanted = Mutex<[UInt32: Int]>([:])
@@ -219,14 +222,15 @@ final class TwistedSubject: CheckSubject, Sendable {
     _ = try? WorkerThread(name: "twist") { [self] in
       relay(ours, front, connection, fromFrontend: false) { letter, _ in
         let passage = channel(&letter)
-        if letter.payload.count > 25, letter.payload[25] == IOTLBMessage.Kind.miss.rawValue { connection.openMisses.add(1, ordering: .sequentiallyConsistent) }
+        // Of questions that come together only the last one has an answer.
+        if letter.wantsAnswer, letter.payload.count > 25, letter.payload[25] == IOTLBMessage.Kind.miss.rawValue { connection.openMisses.add(1, ordering: .sequentiallyConsistent) }
         switch passage {
         case .pass: try? front.send(Self.frame(letter).span, timeout: .seconds(5))
         case .twice:
-          shared.drops.withLock { $0 += 1 }
+          if letter.wantsAnswer { shared.drops.withLock { $0 += 1 } }
           for _ in 0..<2 { try? front.send(Self.frame(letter).span, timeout: .seconds(5)) }
         case .swallow(let answer):
-          if let answer { try? ours.send(Self.frame(letter.request, 5, answer).span, timeout: .seconds(5)) }
+          if let answer, letter.wantsAnswer { try? ours.send(Self.frame(letter.request, 5, answer).span, timeout: .seconds(5)) }
         case .close: connection.client.shutdown()
         case .die: die()
         }

@@ -201,7 +201,8 @@ struct IOTLBSpaceTests {
     _ = channel.replace(ours)
     let rig = try IOTLBRig()
     let space = IOTLBSpace(
-      memory: rig.memory, ask: { message, question in channel.send(.iotlb(message), awaiting: question.map { .miss($0) }) })
+      memory: rig.memory, ask: { message, question in question.map { channel.gather(message, $0) } ?? false },
+      asked: { channel.post() })
     // Far more than a socket takes.
     for n in UInt64(0)..<20_000 {
       do throws(DMAInterruption) {

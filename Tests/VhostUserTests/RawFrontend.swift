@@ -227,18 +227,21 @@ final class RawFrontend {
       kind: .update, address: page, size: size, frontendAddress: Self.frontend + (place ?? page - Self.iova), permission: permission)
   }
 
-  /// Answers misses with identical mappings until `done`; returns what was asked.
+  /// Answers misses with identical mappings until `done`; returns what was asked. Of questions that come together the last one
+  /// asks for an answer.
   func serveMisses(until done: () throws -> Bool) throws -> [IOTLBMessage] {
     var asked: [IOTLBMessage] = []
+    var isAnswered = true
     let end = ContinuousClock.now + .seconds(10)
     while try !done(), ContinuousClock.now < end {
       guard let (request, needsReply) = try heard(within: .milliseconds(20)) else { continue }
       guard case .iotlb(let message) = request, message.kind == .miss else { continue }
-      #expect(needsReply)
+      isAnswered = needsReply
       asked.append(message)
       #expect(try ask(.iotlb(update(message.address)), ack: true) == .success)
-      try answer(with: 0)
+      if needsReply { try answer(with: 0) }
     }
+    #expect(isAnswered, "no question stays without an answer")
     return asked
   }
 }

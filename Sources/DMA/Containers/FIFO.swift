@@ -37,8 +37,14 @@ public struct FIFO<Element> {
 
   /// The `index`th oldest, from 0.
   public subscript(_ index: Int) -> Element {
-    precondition(index >= 0 && index < count)
-    return places[(head + index) & (places.count - 1)]!
+    get {
+      precondition(index >= 0 && index < count)
+      return places[(head + index) & (places.count - 1)]!
+    }
+    set {
+      precondition(index >= 0 && index < count)
+      places[(head + index) & (places.count - 1)] = newValue
+    }
   }
 
   /// Keeps only those that `isKept` names, in their order.

@@ -194,6 +194,7 @@ extension Virtqueue {
     guard walk.isPending else { return false }
     // The walk is done anew, and notes anew.
     if iotlb.servesOneChain { _ = iotlb.takeNotes() }
+    foresee()
     let missing = iotlb.firstMissing
     let mayHelp = iotlb.endWalk(repeats: true)
     decided = walk.fault ?? (mayHelp ? nil : missing)

@@ -26,6 +26,32 @@ extension Virtqueue {
     isAvailable(UInt16(littleEndian: descriptorArea.loadAcquire16(at: Int(available) &* 16 &+ 14)))
   }
 
+  /// ``Virtqueue/foresee()``.
+  mutating func foreseePacked(_ ahead: inout Foresight) {
+    var slot = available
+    var wrap = availableWrap
+    var left = Int(layout.size) - outstanding
+    // The chain at the head is asked for, unless it is one that a predecessor left.
+    var isHead = again.isEmpty
+    while left > 0, ahead.mayGoOn {
+      var d = descriptor(at: slot)
+      guard (d.flags & Self.availableBit != 0) == wrap, (d.flags & Self.usedBit != 0) != wrap else { return }
+      while ahead.takeDescriptor() {
+        if !isHead { foresee(d, &ahead) }
+        left -= 1
+        slot &+= 1
+        if slot == layout.size {
+          slot = 0
+          wrap.toggle()
+        }
+        guard d.flags & RingDescriptor.next != 0, d.flags & RingDescriptor.indirect == 0, left > 0 else { break }
+        d = descriptor(at: slot)
+      }
+      if !isHead { ahead.chains -= 1 }
+      isHead = false
+    }
+  }
+
   mutating func nextPacked() throws(QueueError) -> DescriptorChain? {
     if !again.isEmpty { return try nextLeftPacked() }
     let d = descriptor(at: available)

@@ -58,6 +58,28 @@ extension Virtqueue {
     return finish(walk, id: head, slots: 1, record: record ?? recorder?.popped(head: head) ?? head)
   }
 
+  /// ``Virtqueue/foresee()``.
+  mutating func foreseeSplit(_ ahead: inout Foresight) {
+    let index = UInt16(littleEndian: driverArea.loadAcquire16(at: 2))
+    guard index &- available <= layout.size else { return }
+    // The chain at the head is asked for, unless it is one that a predecessor left.
+    var at = again.isEmpty ? available &+ 1 : available
+    while at != index, index &- at <= layout.size, ahead.mayGoOn {
+      let head = UInt16(littleEndian: driverArea.load16(at: 4 &+ 2 &* Int(at & (layout.size &- 1))))
+      guard head < layout.size else { return }
+      var next = head
+      while ahead.takeDescriptor() {
+        let words = descriptorArea.loadPair(at: Int(next) &* 16)
+        let d = RingDescriptor(words.0, words.1)
+        foresee(d, &ahead)
+        guard d.flags & RingDescriptor.next != 0, d.flags & RingDescriptor.indirect == 0, d.id < layout.size else { break }
+        next = d.id
+      }
+      ahead.chains -= 1
+      at &+= 1
+    }
+  }
+
   @inline(__always) mutating func writeSplit(_ entry: UsedEntry) {
     let at = 4 &+ 8 &* Int(used & (layout.size &- 1))
     deviceArea.store32(UInt32(entry.id).littleEndian, at: at)

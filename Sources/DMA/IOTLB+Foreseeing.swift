@@ -1,0 +1,29 @@
+// What a queue asks about chains that are not walked yet, while the one before them waits: their questions are under way
+// together with its own, and cost the peer one message where they would cost many.
+extension IOTLB {
+  /// Asks for the pages of `count` bytes at `address` that are not known, on nobody's account: the chain that needs them
+  /// finds them, or asks by itself. Looks for `limit` mappings at most, and counts it down. True if all of them are known.
+  public mutating func foresee(_ address: DMAAddress, count: Int, for access: DMAAccess, limit: inout Int) -> Bool {
+    // Where translations are given back with their chain, what no chain waits for would stay.
+    guard count > 0, !servesOneChain, address.rawValue <= .max - UInt64(count - 1) else { return true }
+    // Safe: the table is held by this value, and its nodes live until a drain, which waits for this round.
+    guard let root = unsafe root else { return false }
+    let last = address.rawValue + UInt64(count - 1)
+    var at = address.rawValue
+    var isKnown = true
+    while limit > 0 {
+      limit -= 1
+      let entry = unsafe TranslationTable.look(root, at)
+      var end = at | 4095
+      if entry.word & Self.needed(access) == Self.needed(access) {
+        end = at | ((1 << entry.shift) - 1)
+      } else {
+        isKnown = false
+        space.foresee(DMAAddress(at), for: access)
+      }
+      guard end < last else { return isKnown }
+      at = end + 1
+    }
+    return false
+  }
+}

@@ -1,0 +1,58 @@
+import DMA
+
+/// What a queue still looks at of the chains behind one that waits.
+struct Foresight {
+  var chains = 64
+  private var descriptors = 512
+  /// Mappings that are looked for.
+  var pages = 1024
+  /// The longest indirect table that is read, in descriptors: 128 KiB in pages, and three.
+  static var tableLimit: Int { 64 }
+
+  /// Whether there is a point in looking at another chain.
+  var mayGoOn: Bool { chains > 0 && descriptors > 0 && pages > 0 }
+
+  /// Whether another descriptor may be looked at.
+  mutating func takeDescriptor() -> Bool {
+    guard descriptors > 0, pages > 0 else { return false }
+    descriptors -= 1
+    return true
+  }
+}
+
+extension Virtqueue {
+  /// Asks for what the chains behind the one at the head need, as far as they can be seen: their questions go out with its
+  /// own, and when it is done theirs are answered or under way.
+  ///
+  /// Nothing is taken and nothing is decided. What is wrong with a chain is found when its turn comes; the driver may write
+  /// all of it until then.
+  mutating func foresee() {
+    guard !iotlb.servesOneChain, !isClosing else { return }
+    var ahead = Foresight()
+    if isPacked { foreseePacked(&ahead) } else { foreseeSplit(&ahead) }
+  }
+
+  /// Asks for what one descriptor needs.
+  mutating func foresee(_ d: RingDescriptor, _ ahead: inout Foresight) {
+    let isTable = d.flags & RingDescriptor.indirect != 0
+    let access: DMAAccess = !isTable && d.flags & RingDescriptor.write != 0 ? .write : .read
+    guard iotlb.foresee(d.address, count: Int(d.length), for: access, limit: &ahead.pages), isTable, hasIndirect else { return }
+    let count = Int(d.length) / 16
+    guard count > 0, count <= Foresight.tableLimit, d.length % 16 == 0 else { return }
+    var table = pool.take()
+    var isWhole = false
+    do throws(DMAInterruption) {
+      try iotlb.resolve(d.address, count: Int(d.length), for: .read, into: &table)
+      isWhole = scratch.load(count, from: table.readable)
+    } catch {}
+    pool.give(back: table)
+    guard isWhole else { return }
+    // In the table's order, whatever chain it holds: one that holds none is refused in its turn.
+    for i in 0..<count where ahead.takeDescriptor() {
+      let (first, second) = (scratch.word(i, 0), scratch.word(i, 1))
+      let e = isPacked ? packedDescriptor(first, second) : RingDescriptor(first.littleEndian, second.littleEndian)
+      let wanted: DMAAccess = e.flags & RingDescriptor.write != 0 ? .write : .read
+      _ = iotlb.foresee(e.address, count: Int(e.length), for: wanted, limit: &ahead.pages)
+    }
+  }
+}

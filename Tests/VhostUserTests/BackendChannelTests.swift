@@ -1,0 +1,135 @@
+import DMA
+import HostIO
+import Testing
+
+@testable import VhostUser
+
+/// A channel and the front-end's end of it.
+private struct ChannelRig: ~Copyable {
+  let channel: BackendChannel
+  let theirs: UnixSocket
+  var stream: MessageStream
+
+  init() throws {
+    let (ours, theirs) = try UnixSocket.pair()
+    channel = try BackendChannel()
+    _ = channel.replace(ours)
+    self.theirs = theirs
+    stream = MessageStream(theirs)
+  }
+
+  static func question(_ n: UInt64) -> PendingMisses.Question {
+    PendingMisses.Question(key: PendingMisses.Key(page: n, .read), number: n)
+  }
+
+  /// Gathers questions; `isTaken`: whether the channel has to take them.
+  func gather(_ numbers: Range<UInt64>, isTaken: Bool = true) {
+    for n in numbers {
+      let took = channel.gather(IOTLBMessage(kind: .miss, address: n << 12, permission: .read), Self.question(n))
+      #expect(took == isTaken)
+    }
+  }
+
+  /// What the front-end hears now: addresses, and whether an answer is wanted.
+  mutating func heard() throws -> [(page: UInt64, needsReply: Bool)] {
+    var all: [(page: UInt64, needsReply: Bool)] = []
+    while let message = try stream.next() {
+      guard case .iotlb(let one) = try BackendRequest(request: message.header.request, payload: message.payload) else { continue }
+      all.append((one.address >> 12, message.header.needsReply))
+    }
+    return all
+  }
+
+  static func matters(_ numbers: Range<UInt64>) -> [BackendChannel.Matter] { numbers.map { .miss(question($0)) } }
+}
+
+@Suite("The back-end's channel") struct BackendChannelTests {
+  @Test("What one look at a queue asks goes out together, and the last question alone asks for an answer")
+  func together() throws {
+    var rig = try ChannelRig()
+    rig.gather(0..<5)
+    let none = try rig.heard()
+    #expect(none.isEmpty)
+    rig.channel.post()
+    let heard = try rig.heard()
+    #expect(heard.map(\.page) == [0, 1, 2, 3, 4])
+    #expect(heard.map(\.needsReply) == [false, false, false, false, true])
+    rig.channel.post()
+    let more = try rig.heard()
+    let first = rig.channel.takeAwaited()
+    let second = rig.channel.takeAwaited()
+    #expect(more.isEmpty && first == ChannelRig.matters(0..<5) && second == nil)
+  }
+
+  @Test("Many go out before anybody says that they are all, and each piece has its answer")
+  func many() throws {
+    var rig = try ChannelRig()
+    rig.gather(0..<150)
+    let early = try rig.heard()
+    #expect(early.count == 128)
+    rig.channel.post()
+    let heard = early + (try rig.heard())
+    #expect(heard.map(\.page) == Array(0..<150))
+    #expect(heard.enumerated().filter { $0.element.needsReply }.map(\.offset) == [63, 127, 149])
+    let told = (0..<4).map { _ in rig.channel.takeAwaited() }
+    #expect(told == [ChannelRig.matters(0..<64), ChannelRig.matters(64..<128), ChannelRig.matters(128..<150), nil])
+  }
+
+  @Test("A request of another kind does not overtake what was asked before it")
+  func order() throws {
+    var rig = try ChannelRig()
+    rig.gather(0..<2)
+    let isSent = rig.channel.send(.iotlb(IOTLBMessage(kind: .accessFail, address: 9 << 12, permission: .read)), awaiting: nil)
+    #expect(isSent)
+    let heard = try rig.heard()
+    #expect(heard.map(\.page) == [0, 1, 9] && heard.map(\.needsReply) == [false, true, false])
+  }
+
+  @Test("What does not fit goes out later, in order, and no question loses its answer")
+  func full() throws {
+    var rig = try ChannelRig()
+    // Far more than a socket takes.
+    for batch in UInt64(0)..<400 {
+      rig.gather(batch * 50..<(batch + 1) * 50)
+      rig.channel.post()
+    }
+    let isSignalled = try rig.channel.backlog.wait(timeout: .zero)
+    #expect(isSignalled)
+    var heard = try rig.heard()
+    #expect(heard.count < 20_000)
+    while !rig.channel.flush() { heard += try rig.heard() }
+    heard += try rig.heard()
+    #expect(heard.map(\.page) == Array(0..<20_000))
+    #expect(heard.filter(\.needsReply).count == 400)
+    for batch in UInt64(0)..<400 {
+      let told = rig.channel.takeAwaited()
+      #expect(told == ChannelRig.matters(batch * 50..<(batch + 1) * 50))
+    }
+  }
+
+  @Test("A new channel hears of all that the old one did not answer, sent or gathered")
+  func replaced() throws {
+    var rig = try ChannelRig()
+    rig.gather(0..<3)
+    rig.channel.post()
+    rig.gather(3..<5)
+    let (ours, theirs) = try UnixSocket.pair()
+    let lost = rig.channel.replace(ours)
+    #expect(lost == ChannelRig.matters(0..<5))
+    rig.stream = MessageStream(theirs)
+    rig.channel.post()
+    let heard = try rig.heard()
+    let told = rig.channel.takeAwaited()
+    #expect(heard.isEmpty && told == nil)
+  }
+
+  @Test("Without a channel nothing is taken; on a lost one questions are kept")
+  func lost() throws {
+    let rig = try ChannelRig()
+    rig.channel.lose()
+    rig.gather(0..<2)
+    let kept = rig.channel.replace(nil)
+    #expect(kept == ChannelRig.matters(0..<2))
+    rig.gather(0..<1, isTaken: false)
+  }
+}
