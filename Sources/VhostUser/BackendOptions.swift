@@ -10,6 +10,19 @@ public enum AccessPlatformPolicy: String, Hashable, Sendable, CaseIterable {
   case off
 }
 
+/// Whether a driver may put the descriptors of a request into a table of their own (VIRTIO_F_INDIRECT_DESC, §2.7.5.3).
+///
+/// Where drivers map anew for every request, the table is one more mapping, and has to be asked for before it is known what else
+/// to ask for. Without it a request takes as many of the ring's descriptors as it has pieces.
+public enum IndirectPolicy: String, Hashable, Sendable, CaseIterable {
+  /// Offered, unless an IOMMU is certain (``AccessPlatformPolicy/on``).
+  case auto
+  /// Offered.
+  case on
+  /// Not offered.
+  case off
+}
+
 /// How long a translation is kept.
 public enum TranslationPolicy: String, Hashable, Sendable, CaseIterable {
   /// Until the front-end takes it back.
@@ -27,6 +40,8 @@ public struct BackendOptions: Hashable, Sendable {
   /// Whether packed rings (§2.8) are offered. User-mode Linux takes them and then starts them with the wrap counters of a ring
   /// that has gone round once, so that nothing it makes available is ever seen.
   public var offersPackedRings = true
+  /// See ``IndirectPolicy``.
+  public var indirect = IndirectPolicy.auto
   /// See ``TranslationPolicy``.
   public var translations: TranslationPolicy
   /// End after the first connection.
@@ -57,8 +72,19 @@ extension BackendOptions {
     var offered = device.features
     if accessPlatform != .off { offered.insert(.accessPlatform) }
     if !offersPackedRings { offered.remove(.ringPacked) }
+    if !offersIndirect(for: device) { offered.remove(.indirectDescriptors) }
     // No message takes a single queue of a disk back, and QEMU tells no back-end that it was: the queue would be silent afterwards.
     offered.remove(.ringReset)
     return offered
+  }
+
+  private func offersIndirect(for device: any VirtioDevice) -> Bool {
+    switch indirect {
+    case .on: true
+    case .off: false
+    // A request for random numbers is one buffer, of which no driver makes a table. So nothing would be gained, and QEMU 7.2 lost:
+    // for this device it sets the bit whatever is offered here.
+    case .auto: accessPlatform != .on || device.id == .entropy
+    }
   }
 }

@@ -70,6 +70,10 @@ public struct BackendStatistics: Hashable, Sendable {
 
   /// Whether VIRTIO_F_ACCESS_PLATFORM was offered.
   public var offersAccessPlatform: Bool { offeredFeatures.contains(.accessPlatform) }
+  /// Whether VIRTIO_F_INDIRECT_DESC was offered.
+  public var offersIndirect: Bool { offeredFeatures.contains(.indirectDescriptors) }
+  /// Whether a request may have a table of descriptors of its own (§2.7.5.3).
+  public var acceptsIndirect: Bool { negotiatedFeatures.contains(.indirectDescriptors) }
   /// Whether rings are packed (§2.8), not split (§2.7).
   public var isPacked: Bool { negotiatedFeatures.contains(.ringPacked) }
 }

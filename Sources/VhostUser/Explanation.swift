@@ -37,7 +37,8 @@ extension BackendStatistics {
     if addressPath != nil {
       line(
         "rings",
-        "\(isPacked ? "packed" : "split"), \(queues.filter(\.isRunning).count) running; "
+        "\(isPacked ? "packed" : "split"), indirect tables \(acceptsIndirect ? "accepted" : offersIndirect ? "not accepted" : "not offered"), "
+          + "\(queues.filter(\.isRunning).count) running; "
           + "the device has \(counted(queueLimit, "queue"))"
       )
     }
@@ -88,6 +89,8 @@ extension BackendStatistics {
     object.add("address_path", addressPath.map { $0 == .platform ? "platform" : "physical" })
     object.add("reason", reason)
     object.add("ring", addressPath.map { _ in isPacked ? "packed" : "split" })
+    object.add("indirect_offered", offersIndirect)
+    object.add("indirect_accepted", acceptsIndirect)
     object.add("offered_features", offeredFeatures.bits.map(String.init))
     object.add("negotiated_features", negotiatedFeatures.bits.map(String.init))
     object.add("protocol_features", (0..<64).filter { protocolFeatures.rawValue >> UInt64($0) & 1 == 1 }.map(String.init))

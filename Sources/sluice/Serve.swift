@@ -66,6 +66,7 @@ func serve(_ name: String, _ options: SocketOptions, _ makeDevice: (Logger) thro
       name: name, accessPlatform: options.platform.policy, translations: options.translations.policy, once: options.once
     )
     backend.offersPackedRings = !options.noPacked
+    backend.indirect = options.indirect.policy
     let place = options.place
     let server = try VhostUserServer(served.device, on: socket, options: backend, log: unlimited) {
       served.facts() + [place]

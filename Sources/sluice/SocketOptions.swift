@@ -16,6 +16,19 @@ enum PlatformArgument: String, CaseIterable, ExpressibleByArgument {
   }
 }
 
+/// The three words of `--indirect`.
+enum IndirectArgument: String, CaseIterable, ExpressibleByArgument {
+  case auto, on, off
+
+  var policy: IndirectPolicy {
+    switch self {
+    case .auto: .auto
+    case .on: .on
+    case .off: .off
+    }
+  }
+}
+
 /// The two words of `--translations`.
 enum TranslationsArgument: String, CaseIterable, ExpressibleByArgument {
   case keep, once
@@ -50,6 +63,12 @@ struct SocketOptions: ParsableArguments {
       "How long a translation is kept: until the front-end takes it back (keep), or for one request (once), for front-ends that do not pass unmaps on, as QEMU's AMD-Vi.",
       valueName: "how-long"))
   var translations: TranslationsArgument = .keep
+
+  @Option(
+    help: ArgumentHelp(
+      "Whether requests may have a table of descriptors of their own (VIRTIO_F_INDIRECT_DESC): unless --access-platform is on and the device is a disk (auto), always (on), or never (off). A guest that maps anew for every request is faster without, since the table is one more mapping to ask for; a request then takes as many of the ring's descriptors as it has pieces. Back-ends between which a guest migrates need the same.",
+      valueName: "when"))
+  var indirect: IndirectArgument = .auto
 
   @Flag(name: .customLong("no-packed"), help: "Offer split rings only: for a front-end that starts packed ones wrongly (user-mode Linux).")
   var noPacked = false

@@ -182,6 +182,28 @@ import Virtio
     #expect(try running.end(within: 10).status == 0)
   }
 
+  @Test("--indirect decides about tables of descriptors, and --access-platform on about those of a disk where it does not; the answer says what came of it", arguments: [
+    ([], true, true), (["--indirect", "off"], false, false), (["--access-platform", "on"], false, true),
+    (["--access-platform", "on", "--indirect", "on"], true, true), (["--access-platform", "off", "--indirect", "auto"], true, true),
+  ] as [([String], Bool, Bool)])
+  func indirect(_ options: [String], _ disk: Bool, _ entropy: Bool) throws {
+    let folder = try Folder()
+    for (device, isOffered) in [("blk", disk), ("rng", entropy)] {
+      let image = device == "blk" ? ["--blk-file", try folder.image()] : []
+      let running = try Command.Running(["serve", device, "--socket-path", folder.path("s.sock")] + image + options)
+      try folder.waitUntilAnswered("s.sock", running)
+      #expect(try figures(folder)["indirect_offered"] as? Bool == isOffered)
+      #expect(try #require(try figures(folder)["offered_features"] as? [Int]).contains(28) == isOffered)
+      #expect(try figures(folder)["indirect_accepted"] as? Bool == false)
+      let frontend = try Frontend.connect(to: folder.path("s.sock"), memory: FrontendMemory(byteCount: 1 << 20))
+      try frontend.negotiate([.version1, .indirectDescriptors, .accessPlatform])
+      try waitUntil { try figures(folder)["indirect_accepted"] as? Bool == isOffered }
+      #expect(try words(folder).contains("split, indirect tables \(isOffered ? "accepted" : "not offered"), 0 running"))
+      running.terminate()
+      #expect(try running.end(within: 10).status == 0)
+    }
+  }
+
   @Test("A front-end without an IOMMU is refused by --access-platform on, and the answer says so afterwards")
   func refused() throws {
     let folder = try Folder()

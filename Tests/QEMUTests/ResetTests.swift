@@ -40,6 +40,18 @@ struct ResetTests {
     }
   }
 
+  @Test(
+    "A back-end that offers no tables of descriptors keeps them from the guest, which is served without",
+    .enabled(if: DiskBackend.sluicePath != nil, Comment(rawValue: DiskBackend.sluiceAbsence)), arguments: RingFormat.allCases,
+    [["--indirect", "off"], ["--access-platform", "on"], []])
+  func withoutTables(_ format: RingFormat, _ options: [String]) throws {
+    let fixture = try Fixture(.sluice, format) { $0.serverArguments = options }
+    #expect(try fixture.disk.function.offeredFeatures() & Feature.indirect == (options.isEmpty ? Feature.indirect : 0))
+    #expect(fixture.driver.features & Feature.indirect == (options.isEmpty ? Feature.indirect : 0))
+    let buffer = try fixture.memory.allocate(4096)
+    try fixture.expectRead(sector: 8, into: [Piece(buffer, 1024, writable: true), Piece(buffer + 2048, 1024, writable: true)], indirect: options.isEmpty)
+  }
+
   @Test("A driver that does not take bit 33 is refused at FEATURES_OK, before and after one that did (R001, R002, R004, R007, R008, R015, R016, R017)", arguments: DiskBackend.translating)
   func refused(_ backend: DiskBackend) throws {
     let fixture = try Fixture(backend)

@@ -38,8 +38,8 @@ final class RawFrontend {
 
   /// - Parameter device: what is served instead of ``disk``.
   init(
-    policy: AccessPlatformPolicy = .auto, sectors: Int = 64, nodes: Int = 1 << 15, queues: Int = 1, device: (any VirtioDevice)? = nil,
-    patience: Duration? = nil, logger: Logger? = nil
+    policy: AccessPlatformPolicy = .auto, indirect: IndirectPolicy = .auto, sectors: Int = 64, nodes: Int = 1 << 15, queues: Int = 1,
+    device: (any VirtioDevice)? = nil, patience: Duration? = nil, logger: Logger? = nil
   ) throws {
     disk = MemoryDisk(bytes: (0..<sectors * 512).map { UInt8(truncatingIfNeeded: $0 / 512 &* 7 &+ $0) }, queues: queues)
     let (ours, theirs) = try UnixSocket.pair()
@@ -52,6 +52,7 @@ final class RawFrontend {
     var log = logger ?? Logger(label: "test")
     if logger == nil { log.logLevel = .critical }
     var options = BackendOptions(name: "t", accessPlatform: policy, maxTranslationNodes: nodes)
+    options.indirect = indirect
     if let patience { options.stopPatience = patience }
     server = try VhostUserServer(device ?? disk, on: .connected(theirs), options: options, log: log)
     let (server, ended, runError) = (server, ended, runError)

@@ -4,6 +4,7 @@ import Logging
 import Testing
 import VhostUser
 import Virtio
+import VirtioDevices
 
 @Suite("A vhost-user session, message by message", .timeLimit(.minutes(10)))
 struct SessionTests {
@@ -18,6 +19,26 @@ struct SessionTests {
     guard case .value(let protocolWord) = try frontend.ask(.getProtocolFeatures) else { return #expect(Bool(false)) }
     #expect(ProtocolFeatures(rawValue: protocolWord).isSuperset(of: RawFrontend.all))
     #expect(ProtocolFeatures(rawValue: protocolWord).isDisjoint(with: [.pageFault, .xenMmap, .sharedObject, .crossEndian]))
+  }
+
+  @Test(
+    "Tables of descriptors are offered unless told not to, or where an IOMMU is certain and the device's requests have several pieces; whoever takes one unoffered is refused",
+    arguments: AccessPlatformPolicy.allCases, IndirectPolicy.allCases)
+  func indirect(_ policy: AccessPlatformPolicy, _ indirect: IndirectPolicy) throws {
+    let devices: [(any VirtioDevice)?] = [nil, EntropyDevice()]
+    for device in devices {
+      let frontend = try RawFrontend(policy: policy, indirect: indirect, device: device)
+      let expected = indirect == .on || indirect == .auto && (policy != .on || device != nil)
+      guard case .value(let word) = try frontend.ask(.getFeatures) else { return #expect(Bool(false)) }
+      #expect((word & 1 << 28 != 0) == expected)
+      // Nothing else comes or goes with it.
+      #expect(word | 1 << 28 == frontend.server.statistics.offeredFeatures.word | 1 << 26 | 1 << 28 | 1 << 30)
+      #expect(word & (1 << 29 | 1 << 34 | 1 << 35) == 1 << 29 | 1 << 34 | 1 << 35)
+      let platform: UInt64 = policy == .off ? 0 : 1 << 33
+      try frontend.negotiate(Features(word: platform | 1 << 32))
+      #expect(try frontend.ask(.setFeatures(platform | 1 << 32 | 1 << 28), ack: true) == .value(expected ? 0 : 1))
+      #expect(frontend.server.statistics.offersIndirect == expected && frontend.server.statistics.acceptsIndirect == expected)
+    }
   }
 
   @Test("A feature that was not offered is refused: with an answer where one is awaited, else the connection ends (R011, R140)")
