@@ -21,7 +21,7 @@ backend_start() {
         </dev/null >>"$folder/$name.log" 2>&1 &
       ;;
     qsd)
-      qemu-storage-daemon --blockdev "driver=file,filename=$image,node-name=file,discard=unmap" \
+      qemu-storage-daemon --blockdev "driver=file,filename=$image,node-name=file,discard=unmap${QSD_OPTIONS:+,$QSD_OPTIONS}" \
         --export "type=vhost-user-blk,id=export,node-name=file,addr.type=unix,addr.path=$socket,writable=on,num-queues=$queues" \
         </dev/null >>"$folder/$name.log" 2>&1 &
       ;;

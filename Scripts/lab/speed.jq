@@ -1,4 +1,4 @@
-# From a line a turn (Scripts/lab/speed), what was measured: {turns, rows, quiet}.
+# From a line a turn (Scripts/lab/speed) and what was set, what was measured: {storage, disks, turns, rows, ...}.
 def median: sort | if length == 0 then null elif length % 2 == 1 then .[length / 2 | floor] else (.[length / 2 - 1] + .[length / 2]) / 2 end;
 def spread: if length == 0 then null else {median: median, min: min, max: max} end;
 # Of two series, round by round.
@@ -18,7 +18,14 @@ def ratio(a; b; f): [a[] as $x | b[] | select(.round == $x.round) | ($x | f) / f
   | .foreign = (.machine_s - .qemu_s - .backend_s - .waiting_s) / .wall_s
 ] as $turns
 | def of($mode; $target): [$turns[] | select(.mode == $mode and .target == $target)];
-  {
+  # by disk, what there is
+  def by_disk($names; f): [$names[] as $name | {key: $name, value: ($name | f)} | select(.value != null)] | from_entries;
+  ($setting.disks | map(.name)) as $served
+| {
+    storage: $setting.storage,
+    disk_options: $setting.device,
+    seconds: $setting.seconds,
+    disks: $setting.disks,
     turns: $turns,
     processors: $processors,
     stalls: [$stalls | split("\n")[] | select(. != "") | split(" ") | {mode: .[0], target: .[1], pattern: .[2]}],
@@ -27,15 +34,20 @@ def ratio(a; b; f): [a[] as $x | b[] | select(.round == $x.round) | ($x | f) / f
     rows: [
       $turns | map({mode, rw, block, depth}) | reduce .[] as $k ([]; if index($k) then . else . + [$k] end) | .[] as $k
       | def pick($mode; $target): [of($mode; $target)[] | select({rw, block, depth} == ($k | {rw, block, depth}))];
-        pick($k.mode; "sluice") as $sluice | pick($k.mode; "qsd") as $qsd | pick($k.mode; "qemu") as $qemu
+        def here($target): pick($k.mode; $target);
+        def to($one; $other): {iops: ratio(here($one); here($other); .iops), cpu: ratio(here($one); here($other); .cpu_us)};
+        ($served + ["qsd", "qemu"]) as $all
       | $k + {
-          iops: {sluice: ($sluice | map(.iops) | median), qsd: ($qsd | map(.iops) | median), qemu: ($qemu | map(.iops) | median)},
-          cpu_us: {sluice: ($sluice | map(.cpu_us) | median), qsd: ($qsd | map(.cpu_us) | median), qemu: ($qemu | map(.cpu_us) | median)},
-          to_qsd: {iops: ratio($sluice; $qsd; .iops), cpu: ratio($sluice; $qsd; .cpu_us)},
-          to_qemu: {iops: ratio($sluice; $qemu; .iops), cpu: ratio($sluice; $qemu; .cpu_us)},
+          iops: by_disk($all; here(.) | map(.iops) | median),
+          cpu_us: by_disk($all; here(.) | map(.cpu_us) | median),
+          backend_us: by_disk($served + ["qsd"]; here(.) | map(1e6 * .backend_s / .ios) | median),
+          to_before: to("sluice"; "before"),
+          to_qsd: to("sluice"; "qsd"),
+          to_qemu: to("sluice"; "qemu"),
+          variants: by_disk($served - ["sluice", "before"]; to(.; "sluice")),
           to_off: (if $k.mode == "off" then null else {
-            sluice: ratio($sluice; pick("off"; "sluice"); .iops), qemu: ratio($qemu; pick("off"; "qemu"); .iops) } end),
-          each: ($sluice | (map(.requests) | add) as $n | if $n == 0 then null else
+            sluice: ratio(here("sluice"); pick("off"; "sluice"); .iops), qemu: ratio(here("qemu"); pick("off"; "qemu"); .iops) } end),
+          each: by_disk($served; here(.) | (map(.requests) | add) as $n | if ($n // 0) == 0 then null else
             {questions: ((map(.questions) | add) / $n), invalidations: ((map(.invalidations) | add) / $n),
              calls: ((map(.calls) | add) / $n), waits: ((map(.waits) | add) / $n)} end)
         }

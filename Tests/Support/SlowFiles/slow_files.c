@@ -19,7 +19,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { most = 16, waiting_most = 8192, disk_node = 2, page = 65536 };
+enum { most = 16, waiting_most = 8192, disk_node = 2, page = 65536, reads = 0, writes = 1, syncs = 2, kinds = 3 };
 
 static struct { int root, life; pid_t pid; } systems[most];
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -27,8 +27,8 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 // The server. It was forked off a process with many threads, so it may call nothing but the system.
 
 static uint64_t disk_bytes;
-static struct late { uint64_t unique, offset; int64_t due; uint32_t size; } late[2][waiting_most];
-static unsigned first[2], last[2];
+static struct late { uint64_t unique, offset; int64_t due; uint32_t size; } late[kinds][waiting_most];
+static unsigned first[kinds], last[kinds];
 static union { struct fuse_in_header head; unsigned char bytes[(1 << 20) + 4096]; } in;
 static unsigned char data[1 << 20];
 
@@ -59,17 +59,26 @@ static void answer_read(int device, const struct late *one) {
   reply(device, one->unique, 0, data, size);
 }
 
+static void answer(int device, int kind, const struct late *one) {
+  struct fuse_write_out written = {.size = one->size};
+  switch (kind) {
+    case reads: return answer_read(device, one);
+    case writes: return reply(device, one->unique, 0, &written, sizeof written);
+    default: return reply(device, one->unique, 0, NULL, 0);
+  }
+}
+
 static void put_off(int kind, uint64_t unique, uint64_t offset, uint32_t size, int64_t due) {
   late[kind][last[kind]++ % waiting_most] = (struct late){.unique = unique, .offset = offset, .due = due, .size = size};
 }
 
-static void serve_one(int device, int64_t read_delay, int64_t sync_delay) {
+static void serve_one(int device, const int64_t delay[kinds]) {
   const unsigned char *body = in.bytes + sizeof in.head;
   uint64_t unique = in.head.unique;
   switch (in.head.opcode) {
     case FUSE_INIT: {
       struct fuse_init_out out = {
-          .major = FUSE_KERNEL_VERSION, .minor = 31, .max_readahead = page, .flags = FUSE_ASYNC_READ | FUSE_BIG_WRITES,
+          .major = FUSE_KERNEL_VERSION, .minor = 31, .max_readahead = page, .flags = FUSE_ASYNC_READ | FUSE_BIG_WRITES | FUSE_ASYNC_DIO,
           .max_background = 4096, .congestion_threshold = 4096, .max_write = page, .time_gran = 1};
       return reply(device, unique, 0, &out, sizeof out);
     }
@@ -90,13 +99,10 @@ static void serve_one(int device, int64_t read_delay, int64_t sync_delay) {
     }
     case FUSE_READ: {
       const struct fuse_read_in *read = (const void *)body;
-      return put_off(0, unique, read->offset, read->size, now() + read_delay);
+      return put_off(reads, unique, read->offset, read->size, now() + delay[reads]);
     }
-    case FUSE_WRITE: {
-      struct fuse_write_out out = {.size = ((const struct fuse_write_in *)body)->size};
-      return reply(device, unique, 0, &out, sizeof out);
-    }
-    case FUSE_FSYNC: return put_off(1, unique, 0, 0, now() + sync_delay);
+    case FUSE_WRITE: return put_off(writes, unique, 0, ((const struct fuse_write_in *)body)->size, now() + delay[writes]);
+    case FUSE_FSYNC: return put_off(syncs, unique, 0, 0, now() + delay[syncs]);
     case FUSE_STATFS: {
       struct fuse_statfs_out out = {.st = {.blocks = 1 << 20, .bfree = 1 << 19, .bavail = 1 << 19, .bsize = 4096, .namelen = 255, .frsize = 4096}};
       return reply(device, unique, 0, &out, sizeof out);
@@ -111,13 +117,12 @@ static void serve_one(int device, int64_t read_delay, int64_t sync_delay) {
   }
 }
 
-static void serve(int device, int life, int64_t read_delay, int64_t sync_delay) {
+static void serve(int device, int life, const int64_t delay[kinds]) {
   for (;;) {
     int64_t next = -1, time = now();
-    for (int kind = 0; kind < 2; kind++) {
+    for (int kind = 0; kind < kinds; kind++) {
       while (first[kind] != last[kind] && late[kind][first[kind] % waiting_most].due <= time) {
-        const struct late *one = &late[kind][first[kind]++ % waiting_most];
-        if (kind == 0) answer_read(device, one); else reply(device, one->unique, 0, NULL, 0);
+        answer(device, kind, &late[kind][first[kind]++ % waiting_most]);
       }
       if (first[kind] != last[kind]) {
         int64_t left = late[kind][first[kind] % waiting_most].due - time;
@@ -133,7 +138,7 @@ static void serve(int device, int life, int64_t read_delay, int64_t sync_delay) 
       ssize_t n = read(device, &in, sizeof in);
       if (n < 0 && errno == ENODEV) return;
       if (n < (ssize_t)sizeof in.head) break;
-      serve_one(device, read_delay, sync_delay);
+      serve_one(device, delay);
     }
   }
 }
@@ -158,7 +163,7 @@ static int attach(int device) {
   return root < 0 ? -error : root;
 }
 
-int slow_files_start(uint64_t bytes, unsigned read_ms, unsigned sync_ms) {
+int slow_files_start(uint64_t bytes, unsigned read_ms, unsigned write_ms, unsigned sync_ms) {
   int device = open("/dev/fuse", O_RDWR | O_CLOEXEC | O_NONBLOCK);
   if (device < 0) return -errno;
   int root = attach(device), life[2], number = -ENFILE;
@@ -176,7 +181,7 @@ int slow_files_start(uint64_t bytes, unsigned read_ms, unsigned sync_ms) {
     if (dup2(device, 0) < 0 || dup2(life[0], 1) < 0) _exit(1);
     syscall(SYS_close_range, 2u, ~0u, 0);
     disk_bytes = bytes;
-    serve(0, 1, read_ms * 1000000ll, sync_ms * 1000000ll);
+    serve(0, 1, (const int64_t[kinds]){[reads] = read_ms * 1000000ll, [writes] = write_ms * 1000000ll, [syncs] = sync_ms * 1000000ll});
     _exit(0);
   }
   if (pid > 0) {

@@ -8,7 +8,7 @@ public final class SlowDisk: Sendable {
 
   /// Why there is none here, as `errno` has it, or nil. It takes root, and /dev/fuse.
   public static let refusal: Int32? = {
-    let number = slow_files_start(4096, 0, 0)
+    let number = slow_files_start(4096, 0, 0, 0)
     guard number >= 0 else { return -number }
     slow_files_stop(number)
     return nil
@@ -22,7 +22,7 @@ public final class SlowDisk: Sendable {
 
   /// - Parameters: how long a read and a flush take. Milliseconds.
   public init(byteCount: Int, read: Int = 0, flush: Int = 0) throws {
-    number = slow_files_start(UInt64(byteCount), UInt32(read), UInt32(flush))
+    number = slow_files_start(UInt64(byteCount), UInt32(read), 0, UInt32(flush))
     guard number >= 0 else { throw SlowDiskError(code: -number) }
     path = "/proc/self/fd/\(slow_files_root(number))/disk"
   }
