@@ -58,7 +58,7 @@ var targets: [Target] = [
     path: "Sources/sluice", swiftSettings: checks),
   .executableTarget(
     name: "sluice-bench",
-    dependencies: ["DMA", "HostIO", "Virtio", "VirtioServing", "VirtioDevices", "VirtioDrivers", "VhostUser", "FrontendKit", "VirtioTestKit", "MemoryModel", "Machine", arguments],
+    dependencies: ["DMA", "HostIO", "Virtio", "VirtioServing", "VirtioDevices", "VirtioDrivers", "VhostUser", "FrontendKit", "VirtioTestKit", "MemoryModel", "Machine", "QTestKit", "LeastBackend", arguments],
     path: "Benchmarks", swiftSettings: checks),
   // tests
   .target(name: "SlowFiles", path: "Tests/Support/SlowFiles"),
@@ -109,6 +109,8 @@ var targets: [Target] = [
   // A driver for QEMU's own virtio-pci and VT-d; depends on nothing of ours, so that it can be a referee.
   .target(name: "QTestKit", dependencies: [], path: "Tests/Support/QTestKit", swiftSettings: checks),
   tests("QEMUTests", ["QTestKit"]),
+  // The least a back-end behind an IOMMU can do, for a benchmark to compare with.
+  .target(name: "LeastBackend", path: "Tests/Support/LeastBackend"),
   tests("VirtioServingTests", ["DMA", "HostIO", "Virtio", "VirtioServing", "VirtioTestKit", log]),
   // The command, run as a process of its own.
   tests("CommandTests", ["sluice", "DMA", "HostIO", "Virtio", "VhostUser", "FrontendKit", "VirtioTestKit"]),

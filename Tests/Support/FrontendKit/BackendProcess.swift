@@ -57,8 +57,11 @@ public final class BackendProcess {
   }
 
   /// Processor time of all its threads so far, in nanoseconds, as the scheduler counted it.
-  public var processorTime: UInt64 {
-    let tasks = "/proc/\(process.processIdentifier)/task"
+  public var processorTime: UInt64 { Self.processorTime(of: process.processIdentifier) }
+
+  /// Processor time of all threads of a process so far, in nanoseconds, as the scheduler counted it.
+  public static func processorTime(of process: Int32) -> UInt64 {
+    let tasks = "/proc/\(process)/task"
     var sum: UInt64 = 0
     for task in (try? FileManager.default.contentsOfDirectory(atPath: tasks)) ?? [] {
       // "run wait slices": the first is the time on a processor.

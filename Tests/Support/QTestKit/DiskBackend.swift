@@ -62,6 +62,18 @@ public final class DiskServer {
         ["serve", "blk", "--socket-path", socket, "--blk-file", image.path, "--num-queues", "\(queues)"] + (readOnly ? ["--read-only"] : [])
           + arguments, in: scratch, lifetime: lifetime)
     }
+    try waitForSocket()
+  }
+
+  /// Starts a back-end of another kind and waits until its socket is there.
+  /// - `arguments`: what its command line is, given the socket.
+  public init(_ path: String, in scratch: Scratch, lifetime: Double = 60, arguments: (String) -> [String]) throws(QTestError) {
+    socket = scratch.file("s\(UInt16.random(in: 0...UInt16.max))")
+    program = try Program(path, arguments(socket), in: scratch, lifetime: lifetime)
+    try waitForSocket()
+  }
+
+  private func waitForSocket() throws(QTestError) {
     let end = ContinuousClock.now + .seconds(20)
     while !FileManager.default.fileExists(atPath: socket) {
       guard program.isRunning else { throw .ended(program: program.name, said: program.said) }

@@ -73,6 +73,14 @@ public final class Program {
     return false
   }
 
+  /// Waits for its end. Returns whether it came in that many seconds.
+  public func ended(within seconds: Double) -> Bool {
+    guard process.isRunning else { return true }
+    guard ended.wait(timeout: .now() + seconds) == .success else { return false }
+    ended.signal()
+    return true
+  }
+
   /// Where a program is: a path, or a name looked up in `PATH`.
   public static func find(_ name: String) -> String? {
     let path = ProcessInfo.processInfo.environment["PATH"] ?? "/usr/bin:/bin"

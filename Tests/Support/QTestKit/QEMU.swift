@@ -50,6 +50,20 @@ public final class QEMU {
   /// What QEMU wrote to its error output so far.
   public var said: String { channel.program.said }
 
+  /// Its process.
+  public var id: Int32 { channel.program.id }
+
+  /// A path of the guest's memory, for this process to map: byte n is the byte at guest-physical n.
+  public func memoryPath() throws(QTestError) -> String {
+    let folder = "/proc/\(id)/fd"
+    for name in (try? FileManager.default.contentsOfDirectory(atPath: folder)) ?? [] {
+      if let file = try? FileManager.default.destinationOfSymbolicLink(atPath: "\(folder)/\(name)"), file.hasPrefix("/memfd:memory-backend-memfd") {
+        return "\(folder)/\(name)"
+      }
+    }
+    throw .missing("the guest's memory among QEMU's files")
+  }
+
   /// Ends the machine at once.
   public func stop() { channel.program.stop(9) }
 

@@ -131,6 +131,15 @@ public final class VTd {
     }
   }
 
+  /// Writes invalidations into the queue, up to 254. VT-d does not look at them before ``submit()``: for who measures what they take.
+  public func prepare(_ many: [Invalidation]) throws(QTestError) {
+    guard let queue else { throw .missing("an invalidation queue") }
+    try queue.prepare(many)
+  }
+
+  /// Has VT-d carry out what was prepared, and waits until it is done with all of it.
+  public func submit() throws(QTestError) { try queue?.submit() }
+
   private func immediate(_ registers: UInt64, _ command: UInt64) throws(QTestError) {
     try qemu.store(registers + 8, 1 << 63 | command)
     try qemu.wait(for: "the IOTLB register") { () throws(QTestError) in try qemu.load(registers + 8, as: UInt64.self) >> 63 == 0 }
