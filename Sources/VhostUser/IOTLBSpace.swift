@@ -18,7 +18,8 @@ public final class IOTLBSpace: DMASpace {
   public let servesOneChain: Bool
   let pages: TranslationTable
   let memory: GuestMemory
-  let state = Mutex(State())
+  let state: Mutex<State>
+  private let room: AskingRoom
   let counters = Mutex(Counters())
   private let lookUps = LookUpLedger()
   /// Sends a question; false if there is nobody to ask. Called on queue threads, and must not block.
@@ -54,6 +55,9 @@ public final class IOTLBSpace: DMASpace {
     self.ask = ask
     self.faulted = faulted
     self.servesOneChain = servesOneChain
+    let misses = PendingMisses()
+    room = misses.room
+    state = Mutex(State(misses: misses))
     memory.register(fence)
   }
 
@@ -102,6 +106,8 @@ public final class IOTLBSpace: DMASpace {
     }
     return try verdict.get()
   }
+
+  public var asksPerWalk: Int { room.left }
 
   public func forget(from first: UInt64, through last: UInt64) {
     // Nothing is waited for: chains that still use these pages were resolved before, and hold them by the front-end's word.
