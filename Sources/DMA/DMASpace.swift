@@ -46,8 +46,12 @@ public protocol DMASpace: AnyObject, Sendable {
   /// on queue threads.
   func walkEnded(_ waiter: (any TranslationWaiter)?, repeats: Bool) -> Bool
   /// Asks for a page that nobody waits for yet, if it has to be asked for and is not; sent with the walk that ends next.
-  /// Called on queue threads.
-  func foresee(_ address: DMAAddress, for access: DMAAccess)
+  /// False if no more such pages are asked for now. Called on queue threads.
+  func foresee(_ address: DMAAddress, for access: DMAAccess) -> Bool
+  /// Pages without an answer that one walk may meet before it stops asking, as it is now: 0 where nobody may ask any more. Looked at
+  /// after each such page, and takes no lock. More of them wait for the next walk, so that what is asked for at one time is bounded
+  /// whatever a chain's size; and there are so many that walking again costs little for each.
+  var asksPerWalk: Int { get }
   /// Whether a translation serves one chain only, because nobody says when a mapping ends: queues then give each chain's
   /// translations back with ``forget(from:through:)`` before the driver hears that the chain is used.
   var servesOneChain: Bool { get }
@@ -60,7 +64,8 @@ extension DMASpace {
   public var ledger: LookUpLedger? { nil }
   public func report(_ fault: DMAFault) {}
   public func walkEnded(_ waiter: (any TranslationWaiter)?, repeats: Bool) -> Bool { true }
-  public func foresee(_ address: DMAAddress, for access: DMAAccess) {}
+  public func foresee(_ address: DMAAddress, for access: DMAAccess) -> Bool { false }
+  public var asksPerWalk: Int { IOTLB.mostAsksPerWalk }
   public var servesOneChain: Bool { false }
   public func forget(from first: UInt64, through last: UInt64) {}
 }

@@ -2,10 +2,8 @@
 // to ask a peer. A walk that meets such a page goes on, to ask for all it can, and is done again when the answers are
 // in.
 extension IOTLB {
-  /// Pages without an answer that one walk meets before it stops asking. More of them wait for the next walk, so that
-  /// what is asked for at one time is bounded whatever a chain's size; and there are so many that walking again costs
-  /// little for each.
-  public static var asksPerWalk: Int { 4096 }
+  /// The most that ``DMASpace/asksPerWalk`` is.
+  public static var mostAsksPerWalk: Int { 4096 }
 
   /// Whether asking for more makes sense in this walk.
   public var mayAsk: Bool { asksLeft > 0 }
@@ -20,7 +18,7 @@ extension IOTLB {
     } catch {
       hasAsked = true
       if case .pending = error {
-        asksLeft -= 1
+        asksLeft = min(asksLeft - 1, space.asksPerWalk)
         if firstMissing == nil { firstMissing = DMAFault(address: DMAAddress(a), access: access, reason: .exhausted) }
       }
       throw error
@@ -65,7 +63,7 @@ extension IOTLB {
   }
 
   @usableFromInline mutating func endAskingWalk(_ repeats: Bool) -> Bool {
-    asksLeft = Self.asksPerWalk
+    asksLeft = Self.mostAsksPerWalk
     hasAsked = repeats
     firstMissing = nil
     return space.walkEnded(waiter, repeats: repeats)

@@ -19,7 +19,7 @@ extension IOTLB {
         end = at | ((1 << entry.shift) - 1)
       } else {
         isKnown = false
-        space.foresee(DMAAddress(at), for: access)
+        if !space.foresee(DMAAddress(at), for: access) { limit = 0 }
       }
       guard end < last else { return isKnown }
       at = end + 1

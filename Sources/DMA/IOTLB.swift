@@ -17,7 +17,7 @@
   /// Whether the walk under way, or an earlier one of the same chain, had to ask; see ``endWalk(repeats:)``.
   @usableFromInline package internal(set) var hasAsked = false
   /// Pages that the walk may still meet without an answer; see ``mayAsk``.
-  var asksLeft = IOTLB.asksPerWalk
+  var asksLeft = IOTLB.mostAsksPerWalk
   /// The first byte that the walk under way met without an answer, as the fault that it becomes if none helps.
   public internal(set) var firstMissing: DMAFault?
 

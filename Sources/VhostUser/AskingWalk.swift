@@ -11,8 +11,10 @@ final class AskingWalk {
   let waiter: (any TranslationWaiter)?
   /// Questions that it waits for, its own and those of others that it joined.
   var open = 0
-  /// It could not ask for all it wants, for want of room.
+  /// It could not ask for all it wants, for want of room, and stands in line for some.
   var isStarving = false
+  /// It was woken because there is room for it now, and has not walked since.
+  var isInvited = false
   /// How often the table was full and was emptied for a page of this walk.
   var evictions = 0
   var hasEnded = false

@@ -21,8 +21,9 @@ final class DeferredMessage {
 }
 
 /// Answers come in the order of their requests, so what follows a request that is not done waits behind it. IOTLB messages
-/// alone go ahead, and are answered at once, while rings do not stop for lack of them: a front-end may want to hear of one
-/// translation before it sends the next. They stay behind a request that changes what they mean.
+/// go ahead, and are answered at once, while rings do not stop for lack of them: a front-end may want to hear of one
+/// translation before it sends the next. So does another back-end channel that asks for no answer, since what rings wait for is
+/// asked on it. They stay behind a request that changes what they mean.
 extension BackendSession {
   /// Messages that are kept for later, at most; then the socket rests.
   static let deferredLimit = 256
@@ -33,7 +34,13 @@ extension BackendSession {
   /// Whether a message waits for the requests before it.
   func mustWait(_ header: MessageHeader) -> Bool {
     guard let owed else { return false }
-    guard case .stops = owed, header.request == FrontendRequest.Kind.iotlb.rawValue else { return true }
+    guard case .stops = owed else { return true }
+    switch FrontendRequest.Kind(rawValue: header.request) {
+    case .iotlb: break
+    // Of a device that is reset or replaced the channel may be the next one's, which has other translations.
+    case .setBackendRequestDescriptor: if header.needsReply || Self.changesMeaning(owedHeader?.request) { return true }
+    default: return true
+    }
     return deferred.contains { Self.changesMeaning($0.request) }
   }
 

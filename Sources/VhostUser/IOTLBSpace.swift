@@ -18,7 +18,8 @@ public final class IOTLBSpace: DMASpace {
   public let servesOneChain: Bool
   let pages: TranslationTable
   let memory: GuestMemory
-  let state = Mutex(State())
+  let state: Mutex<State>
+  private let room: AskingRoom
   let counters = Mutex(Counters())
   private let lookUps = LookUpLedger()
   /// Takes a question, or a report of a refused access; false if there is nobody to ask. Called on queue threads, and must
@@ -58,6 +59,9 @@ public final class IOTLBSpace: DMASpace {
     self.asked = asked
     self.faulted = faulted
     self.servesOneChain = servesOneChain
+    let misses = PendingMisses()
+    room = misses.room
+    state = Mutex(State(misses: misses))
     memory.register(fence)
   }
 
@@ -109,18 +113,25 @@ public final class IOTLBSpace: DMASpace {
     return try verdict.get()
   }
 
-  public func foresee(_ address: DMAAddress, for access: DMAAccess) {
+  public func foresee(_ address: DMAAddress, for access: DMAAccess) -> Bool {
     state.withLock { state in
-      if let found = pages.run(at: address), found.permissions.allows(access) { return }
-      guard let question = state.misses.foresee(address, access) else { return }
-      let message = IOTLBMessage(kind: .miss, address: address.rawValue, permission: access == .read ? .read : .write)
-      if ask(message, question) {
+      if let found = pages.run(at: address), found.permissions.allows(access) { return true }
+      switch state.misses.foresee(address, access) {
+      case .wait: return true
+      case .refused: return false
+      case .ask(let question):
+        let message = IOTLBMessage(kind: .miss, address: address.rawValue, permission: access == .read ? .read : .write)
+        guard ask(message, question) else {
+          state.misses.withdraw(question)
+          return false
+        }
         counters.withLock { $0.questions += 1 }
-      } else {
-        state.misses.withdraw(question)
+        return true
       }
     }
   }
+
+  public var asksPerWalk: Int { room.left }
 
   public func forget(from first: UInt64, through last: UInt64) {
     // Nothing is waited for: chains that still use these pages were resolved before, and hold them by the front-end's word.

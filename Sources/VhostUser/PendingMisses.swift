@@ -16,6 +16,9 @@ internal import DMA
 /// a second question about a page, for the other access, has an update of its own. Both are under way at once. One
 /// question about both would do where a front-end looks both up; QEMU looks up writing only, and answers with both.
 ///
+/// Queues that ask at the same time have an equal part each of all that may be open (``room``). One that found no room is woken
+/// when there is some, in the order in which they came, and no more of them than there is room for.
+///
 /// No operation walks through all that is open, but for an update of many pages and ``flush()``. Not thread-safe; its
 /// owner locks.
 struct PendingMisses {
@@ -60,6 +63,8 @@ struct PendingMisses {
 
   /// Questions of one queue that are open at most; more are asked when these are settled.
   static let openPerQueue = 4096
+  /// What a queue may ask however many others do: enough for a front-end that answers one at a time never to wait for us.
+  static let leastPerQueue = 64
   /// Questions of all queues that are open at most.
   static let openInAll = 1 << 15
   /// A walk for which the table was emptied so often ends in a fault. Others may fill the table meanwhile, so once is
@@ -82,8 +87,17 @@ struct PendingMisses {
   /// The same in the order in which they were asked, and some that are not open any more.
   private var order = FIFO<Question>()
   private var walks: [ObjectIdentifier?: AskingWalk] = [:]
-  private var hasStarving = false
+  /// Walks that found no room, oldest first, and some that have ended.
+  private var starving = FIFO<AskingWalk>()
+  /// How many of them were woken because there is room now, and have not ended a walk since.
+  private var invited = 0
+  /// Whether some walk may keep refusals.
+  private var keepsRefusals = false
+  /// What the walk of a queue may ask.
+  let room = AskingRoom()
 
+  /// How many walks are known to have found no room, those included that have ended since.
+  var inLine: Int { starving.count }
   /// How many questions are open.
   private(set) var count = 0
   /// How many refusals are kept.
@@ -100,31 +114,30 @@ struct PendingMisses {
     steps += 1
     if walk.finds(key) { return .refused }
     if join(key, walk) { return .wait }
-    if queue != nil, walk.open >= Self.openPerQueue { return .wait }
+    if queue != nil, walk.open >= share { return .wait }
     guard count < Self.openInAll else {
-      walk.isStarving = true
-      hasStarving = true
+      starve(walk)
       return .wait
     }
     walk.open += 1
     return .ask(open(key, owner: walk))
   }
 
-  /// What to ask about a page that nobody waits for yet, or nil: somebody asked, or a good part of what may be asked is
-  /// open. Whoever comes to need the page joins; a refusal is nobody's, and that one asks for itself.
-  mutating func foresee(_ address: DMAAddress, _ access: DMAAccess) -> Question? {
+  /// What to do about a page that nobody waits for yet. Whoever comes to need it joins; a refusal is nobody's, and that one
+  /// asks for itself. `refused`: a good part of what may be asked is open, and is for those who wait.
+  mutating func foresee(_ address: DMAAddress, _ access: DMAAccess) -> Verdict {
     let key = Key(address, access)
     steps += 1
     if let open = records[key.page], open.contains(where: { $0.epoch == epoch && ($0.access == access || access == .read) }) {
-      return nil
+      return .wait
     }
-    guard count < Self.openInAll / 4 else { return nil }
-    return open(key, owner: nil)
+    return count < Self.openInAll / 4 ? .ask(open(key, owner: nil)) : .refused
   }
 
   private mutating func open(_ key: Key, owner: AskingWalk?) -> Question {
     asked += 1
     count += 1
+    noteRoom()
     records[key.page, default: []].append(Record(number: asked, access: key.access, epoch: epoch, owner: owner))
     let question = Question(key: key, number: asked)
     order.append(question)
@@ -137,7 +150,27 @@ struct PendingMisses {
     if let walk = walks[identity] { return walk }
     let walk = AskingWalk(queue)
     walks[identity] = walk
+    noteRoom()
     return walk
+  }
+
+  /// Questions that one queue may have open now.
+  private var share: Int { max(Self.leastPerQueue, min(Self.openPerQueue, Self.openInAll / max(1, walks.count))) }
+
+  private func noteRoom() { room.set(count < Self.openInAll ? share : 0) }
+
+  private mutating func starve(_ walk: AskingWalk) {
+    guard !walk.isStarving, walk.waiter != nil else { return }
+    walk.isStarving = true
+    starving.append(walk)
+    // Chains that come and go while nothing is answered leave nothing behind.
+    if starving.count > 2 * walks.count { starving.keep { !$0.hasEnded } }
+  }
+
+  private mutating func takeInvitation(of walk: AskingWalk) {
+    guard walk.isInvited else { return }
+    walk.isInvited = false
+    invited -= 1
   }
 
   /// Makes a walk wait for a question that is open already. A reader waits for one about writing, too, and then looks
@@ -159,12 +192,16 @@ struct PendingMisses {
   @discardableResult mutating func paused(_ queue: (any TranslationWaiter)?) -> Bool {
     guard let walk = walks[queue.map(ObjectIdentifier.init)] else { return true }
     walk.pause()
+    takeInvitation(of: walk)
     return walk.evictions < Self.evictionsPerWalk
   }
 
   /// A queue's access was made, or given up. Refusals of its other pages, come or still to come, are nobody's any more.
   mutating func ended(_ queue: (any TranslationWaiter)?) {
-    walks.removeValue(forKey: queue.map(ObjectIdentifier.init))?.hasEnded = true
+    guard let walk = walks.removeValue(forKey: queue.map(ObjectIdentifier.init)) else { return }
+    walk.hasEnded = true
+    takeInvitation(of: walk)
+    noteRoom()
   }
 
   /// The question could not be sent and never will be. Returns who may ask again.
@@ -228,7 +265,7 @@ struct PendingMisses {
     if let question, let record = close(question) { woken += settle(record) }
     guard isNews else { return woken }
     let pages = first >> 12...last >> 12
-    for walk in walks.values { walk.forget(pages) }
+    forgetRefusals(pages)
     // Whoever else asked for what is granted now need not wait for an answer. The question stays open: its update is to
     // come.
     if pages.count <= records.count {
@@ -269,13 +306,24 @@ struct PendingMisses {
   /// nothing.
   mutating func answered(_ question: Question) -> [any TranslationWaiter] {
     guard let record = close(question) else { return [] }
-    if record.epoch == epoch, let owner = record.owner, !owner.hasEnded { owner.refuse(question.key) }
+    if record.epoch == epoch, let owner = record.owner, !owner.hasEnded {
+      owner.refuse(question.key)
+      keepsRefusals = true
+    }
     return settle(record)
   }
 
   /// Mappings were taken back: refusals there are history.
-  mutating func invalidated(from first: UInt64, through last: UInt64) {
-    for walk in walks.values { walk.forget(first >> 12...last >> 12) }
+  mutating func invalidated(from first: UInt64, through last: UInt64) { forgetRefusals(first >> 12...last >> 12) }
+
+  private mutating func forgetRefusals(_ pages: ClosedRange<UInt64>) {
+    guard keepsRefusals else { return }
+    keepsRefusals = false
+    for walk in walks.values {
+      steps += 1
+      walk.forget(pages)
+      if walk.refusals > 0 { keepsRefusals = true }
+    }
   }
 
   /// Forgets everybody who waits, and returns them. Questions stay open, so that what comes for them is known to be
@@ -285,7 +333,10 @@ struct PendingMisses {
     let woken = walks.values.compactMap { $0.waiter }
     for walk in walks.values { walk.hasEnded = true }
     walks = [:]
-    hasStarving = false
+    starving.removeAll()
+    invited = 0
+    keepsRefusals = false
+    noteRoom()
     return woken
   }
 
@@ -296,6 +347,7 @@ struct PendingMisses {
     guard let place = records[question.key.page]?.firstIndex(where: { $0.number == question.number }) else { return nil }
     steps += 1
     count -= 1
+    noteRoom()
     while let first = order.first, first.number == question.number || !isOpen(first) { _ = order.popFirst() }
     if records[question.key.page]!.count == 1 { return records.removeValue(forKey: question.key.page)![0] }
     return records[question.key.page]!.remove(at: place)
@@ -310,13 +362,23 @@ struct PendingMisses {
     }
     if let owner = record.owner { release(owner) }
     for walk in record.joined { release(walk) }
-    if hasStarving, count <= Self.openInAll / 2 {
-      hasStarving = false
-      for walk in walks.values where walk.isStarving {
-        walk.isStarving = false
-        if let waiter = walk.waiter { woken.append(waiter) }
-      }
-    }
+    invite(&woken)
     return woken
+  }
+
+  /// Wakes those who found no room, as far as there is a part for each.
+  private mutating func invite(_ woken: inout [any TranslationWaiter]) {
+    // One at least for an answer when half is free: somebody who was invited and does not come holds nobody up for ever.
+    var isDue = count <= Self.openInAll / 2
+    let share = share
+    while let walk = starving.first, isDue || count + (invited + 1) * share <= Self.openInAll {
+      _ = starving.popFirst()
+      guard !walk.hasEnded, let waiter = walk.waiter else { continue }
+      isDue = false
+      walk.isStarving = false
+      walk.isInvited = true
+      invited += 1
+      woken.append(waiter)
+    }
   }
 }

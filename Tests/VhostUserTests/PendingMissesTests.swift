@@ -232,13 +232,54 @@ struct PendingMissesTests {
     }
     #expect(misses.count == PendingMisses.openInAll)
     let last = bells[bells.count - 1]
+    #expect(misses.room.left == 0)
     #expect(misses.want(DMAAddress(1 << 40), .read, last) == .wait)
     var woken: [ObjectIdentifier] = []
     for half in questions.prefix(questions.count / 2) {
       for question in half { woken += misses.answered(question).map { ObjectIdentifier($0) } }
     }
-    #expect(woken == bells.prefix(questions.count / 2).map { ObjectIdentifier($0) } + [ObjectIdentifier(last)])
+    // There is room for one more before the first has all its answers.
+    #expect(woken == [ObjectIdentifier(last)] + bells.prefix(questions.count / 2).map { ObjectIdentifier($0) })
     #expect(ask(&misses, 1 << 40, .read, last) != nil)
+  }
+
+  @Test("Queues that ask at the same time have equal parts; who found no room is woken when there is some, in turn, and no more of them than it is enough for")
+  func parts() throws {
+    var misses = PendingMisses()
+    let greedy = (0..<8).map { _ in Bell() }
+    var open: [PendingMisses.Question] = []
+    for (n, bell) in greedy.enumerated() {
+      for page in 0..<UInt64(PendingMisses.openPerQueue) { open.append(try #require(ask(&misses, UInt64(n) << 32 + page << 12, .read, bell))) }
+    }
+    // Chains that come and go while there is no room are not kept.
+    let others = (0..<120).map { _ in Bell() }
+    for _ in 0..<100 {
+      for (n, bell) in others.enumerated() {
+        #expect(misses.want(DMAAddress(UInt64(n + 8) << 32), .read, bell) == .wait)
+        misses.ended(bell)
+      }
+    }
+    #expect(misses.inLine <= 2 * 9)
+    for (n, bell) in others.enumerated() {
+      #expect(misses.want(DMAAddress(UInt64(n + 8) << 32), .read, bell) == .wait)
+      misses.paused(bell)
+    }
+    let part = PendingMisses.openInAll / 128
+    var invited: [ObjectIdentifier] = []
+    for question in open.prefix(10 * part) { invited += misses.answered(question).map { ObjectIdentifier($0) } }
+    #expect(invited == others.prefix(10).map { ObjectIdentifier($0) })
+    // Each has its part and no more, and so there is room again.
+    for (n, bell) in others.prefix(10).enumerated() {
+      #expect(misses.room.left == part)
+      for page in 0..<UInt64(part) { #expect(ask(&misses, UInt64(n + 8) << 32 + page << 12, .read, bell) != nil) }
+      #expect(misses.want(DMAAddress(UInt64(n + 8) << 32 + 1 << 30), .read, bell) == .wait)
+      misses.paused(bell)
+    }
+    #expect(misses.count == PendingMisses.openInAll && misses.room.left == 0)
+    // Some are invited and never come. The others are not held up by them for ever.
+    for question in open.dropFirst(10 * part) { invited += misses.answered(question).map { ObjectIdentifier($0) } }
+    #expect(Set(invited).isSuperset(of: others.map { ObjectIdentifier($0) }))
+    #expect(misses.inLine == 0)
   }
 
   @Test("A question costs the same among few and among many, in whatever order and however wide its answers come", arguments: [1, 512, 4096] as [UInt64])

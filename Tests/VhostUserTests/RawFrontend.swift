@@ -127,10 +127,10 @@ final class RawFrontend {
     try must(.setFeatures(features.word | more))
   }
 
-  func openChannel() throws {
+  func openChannel(ack: Bool = true) throws {
     let (ours, theirs) = try UnixSocket.pair()
     channel = ours
-    try must(.setBackendRequestDescriptor, [theirs.rawValue])
+    if ack { try must(.setBackendRequestDescriptor, [theirs.rawValue]) } else { try send(.setBackendRequestDescriptor, [theirs.rawValue]) }
   }
 
   var region: RegionDescription {

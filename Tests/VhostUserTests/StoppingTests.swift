@@ -127,6 +127,32 @@ struct StoppingTests {
     #expect(rig.left == 0 && rig.statuses == [0, 0, 0, 0])
   }
 
+  @Test(
+    "A channel that comes in place of a lost one while a ring stops is used at once: the ring asks on it for what it needs to stop",
+    arguments: Way.allCases)
+  func otherChannel(_ way: Way) throws {
+    let rig = try Replaying()
+    try rig.start()
+    #expect(try rig.frontend.heard() != nil, "it waits for a translation")
+    let old = try #require(rig.frontend.channel)
+    let request = way.request(rig.frontend)
+    try rig.frontend.send(request, ack: !request.hasAnswer)
+    old.shutdown()
+    try rig.frontend.openChannel(ack: false)
+    try rig.frontend.send(.getQueueCount)
+    if [.getBase, .disable, .newAddress].contains(way) {
+      #expect(try rig.serveMisses() >= Int(Replaying.count))
+      let first = try rig.nextAnswer()
+      #expect(first == (request.kind.rawValue, way.word) && rig.left == 0 && rig.statuses == [0, 0, 0, 0])
+    } else {
+      // A device that begins anew asks nothing on it before it has: what could not be asked on the old one ends in errors.
+      let first = try rig.nextAnswer()
+      #expect(first == (request.kind.rawValue, way.word))
+      #expect(try rig.frontend.heard(within: .zero) == nil)
+    }
+    #expect(try rig.nextAnswer() == (FrontendRequest.Kind.getQueueCount.rawValue, 1), "what came behind is answered behind")
+  }
+
   @Test("A front-end that answers no question has its ring back in the end, and what was not done in the in-flight memory")
   func gaveUp() throws {
     let rig = try Replaying(patience: .milliseconds(200))
