@@ -17,6 +17,7 @@
 #include <sys/random.h>
 #include <sys/signalfd.h>
 #include <sys/timerfd.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -76,15 +77,30 @@ int host_eventfd_signal(int fd) {
   }
 }
 
+// How much was added, from what a read of `value` returned.
+static int64_t drained(ssize_t n, uint64_t value) {
+  if (n == 0) return -EPIPE;
+  // A peer may pass a pipe: whatever it holds is "at least one".
+  if (n > 0) return n == sizeof value && value > 0 && value <= INT64_MAX ? (int64_t)value : 1;
+  return errno == EAGAIN ? 0 : -errno;
+}
+
 int64_t host_eventfd_drain(int fd) {
   uint64_t value = 0;
   for (;;) {
     ssize_t n = read(fd, &value, sizeof value);
-    if (n == 0) return -EPIPE;
-    // A peer may pass a pipe: whatever it holds is "at least one".
-    if (n > 0) return n == sizeof value && value > 0 && value <= INT64_MAX ? (int64_t)value : 1;
-    if (errno == EAGAIN) return 0;
-    if (errno != EINTR) return -errno;
+    int64_t result = drained(n, value);
+    if (result != -EINTR) return result;
+  }
+}
+
+int64_t host_eventfd_drain_at_once(int fd) {
+  uint64_t value = 0;
+  struct iovec whole = {.iov_base = &value, .iov_len = sizeof value};
+  for (;;) {
+    ssize_t n = preadv2(fd, &whole, 1, -1, RWF_NOWAIT);
+    int64_t result = drained(n, value);
+    if (result != -EINTR) return result;
   }
 }
 

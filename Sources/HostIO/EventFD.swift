@@ -7,8 +7,9 @@ internal import Glibc
 /// pipe or a file, and then at worst nobody is woken.
 public final class EventFD: Sendable {
   private let descriptor: FileDescriptor
-  /// A peer has the same open description and may make it blocking at any time. So that is looked at before each use, and one
-  /// that blocks is asked whether it would; a peer that changes it in just that moment can still hold us up.
+  /// A peer has the same open description and may make it blocking at any time. A read can be told not to wait all the same; a
+  /// write to an eventfd cannot, so before each it is looked at, and one that blocks is asked whether it would. A peer that changes it
+  /// in just that moment can still hold up who signals.
   private let isShared: Bool
   /// A peer may pass something that can only be read.
   private let isWritable: Bool
@@ -50,7 +51,11 @@ public final class EventFD: Sendable {
   /// - Throws: if it can never be signalled again (EPIPE) or cannot be read: stop polling it then, it would be ready for ever.
   @discardableResult
   public func drain() throws(HostError) -> Int64 {
-    if mayBlock, host_poll(rawValue, UInt32(HOST_READABLE), -1, 0) == 0 { return 0 }
+    if isShared {
+      let count = host_eventfd_drain_at_once(rawValue)
+      if count != -Int64(EOPNOTSUPP) { return try check(count, "read eventfd") }
+      if mayBlock, host_poll(rawValue, UInt32(HOST_READABLE), -1, 0) == 0 { return 0 }
+    }
     return try check(host_eventfd_drain(rawValue), "read eventfd")
   }
 

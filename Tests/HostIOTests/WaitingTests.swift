@@ -69,6 +69,33 @@ struct WaitingTests {
     #expect(try event.drain() == 1)
   }
 
+  @Test("A peer that makes its empty counter blocking in just the moment in which it is drained holds nobody up", .timeLimit(.minutes(1)))
+  func blockingMeanwhile() throws {
+    let peer = try EventFD()
+    let event = try EventFD(adopting: .duplicating(peer.rawValue))
+    let isOver = Shared(Atomic(false))
+    let toggling = try WorkerThread(name: "peer") {
+      while !isOver.value.load(ordering: .relaxed) {
+        _ = fcntl(peer.rawValue, F_SETFL, 0)
+        _ = fcntl(peer.rawValue, F_SETFL, O_NONBLOCK)
+      }
+    }
+    let drained = try EventFD()
+    // The moment is a short one: about one drain of a hundred thousand meets it.
+    let end = ContinuousClock.now + .seconds(2)
+    let draining = try WorkerThread(name: "drain") {
+      while ContinuousClock.now < end { _ = try? event.drain() }
+      drained.signal()
+    }
+    #expect(try drained.wait(timeout: .seconds(30)))
+    // Whoever hangs is let go, so that this ends whatever was found.
+    isOver.value.store(true, ordering: .relaxed)
+    toggling.join()
+    _ = fcntl(peer.rawValue, F_SETFL, O_NONBLOCK)
+    while try !drained.wait(timeout: .milliseconds(1)) { peer.signal() }
+    draining.join()
+  }
+
   @Test("A pipe passed as an eventfd wakes, and its end is an error instead of eternal readiness")
   func pipeAsEvent() throws {
     let pipe = Pipe()

@@ -43,6 +43,8 @@ int host_eventfd(void);
 int host_eventfd_signal(int fd);
 /// What had been added since the last time, 0 if nothing; -EPIPE if the descriptor can never be signalled again.
 int64_t host_eventfd_drain(int fd);
+/// The same, without waiting whether the description blocks or not; -EOPNOTSUPP if it has no such read, as a pipe before Linux 6.4.
+int64_t host_eventfd_drain_at_once(int fd);
 
 /// One read or write of a pipe, socket or file, without waiting if the description is non-blocking. 0 from the read: the end.
 /// A pipe nobody reads is -EPIPE, and no signal.
