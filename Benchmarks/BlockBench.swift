@@ -32,6 +32,10 @@ struct BlockBench: ParsableCommand {
   @Flag(help: "The front-end spins instead of asking for calls.") var poll = false
   @Flag(help: "Descriptors in the ring instead of indirect tables.") var directDescriptors = false
   @Flag(help: "A packed ring; only with --translated, the peer has none.") var packed = false
+  @Flag(help: "With --translated: count the back-end's instructions for a request, under valgrind (callgrind), and measure no time.")
+  var instructions = false
+  @Flag(help: "The front-end on processor 0, the back-ends on processor 1, so that every wake-up goes to another processor.")
+  var apart = false
   @Flag(help: "A line of JSON a row.") var json = false
 
   mutating func run() throws {
@@ -52,6 +56,10 @@ struct BlockBench: ParsableCommand {
     let scratch = URL(fileURLWithPath: directory).appendingPathComponent("sluice-bench-\(ProcessInfo.processInfo.processIdentifier)")
     try FileManager.default.createDirectory(at: scratch, withIntermediateDirectories: true)
     defer { try? FileManager.default.removeItem(at: scratch) }
+    if instructions {
+      guard translated else { throw ValidationError("--instructions compares with and without a translation: --translated is missing") }
+      return try countInstructions(scratch, operations, blocks, depths)
+    }
     var table = Table(
       [
         "op", "pattern", "block", "depth", "queues", "iops", translated ? "physical" : "peer iops", "ratio", "cpu ns",
@@ -81,16 +89,10 @@ struct BlockBench: ParsableCommand {
     let bytes = UInt64(imageSize) << 20
     let images = ["sluice.img", "peer.img"].map { scratch.appendingPathComponent($0).path }
     try BlockTarget.makeImages(images, bytes: bytes)
-    var setup = BlockSetup(
-      queues: queues, slots: depth, slotBytes: block, queueSize: directDescriptors ? 1024 : 256, isIndirect: !directDescriptors,
-      isTranslated: translated, granule: granule == 0 ? nil : granule, polls: poll, packed: packed, imageBytes: bytes)
-    let program = try sluice ?? commandBeside()
+    var setup = setup(queues, depth, block)
+    let program = try elsewhere(try sluice ?? commandBeside(), scratch)
     func serve(_ name: String, _ image: String) throws -> BackendProcess {
-      let started = try BackendProcess.sluice(
-        image: image, directory: scratch, queues: queues, program: program,
-        extra: sluiceOptions.split(separator: " ").map(String.init), name: name)
-      guard let started else { throw ValidationError("there is no program \(program)") }
-      return started
+      try self.serve(program, name, image, scratch, queues)
     }
     let ours = try BlockTarget("sluice", try serve("sluice", images[0]), setup)
     try ours.check()
@@ -100,12 +102,39 @@ struct BlockBench: ParsableCommand {
       theirs = try BlockTarget("sluice, physical", try serve("physical", images[1]), setup)
     } else {
       let daemon = try BackendProcess.storageDaemon(
-        image: images[1], directory: scratch, queues: queues, program: peer, name: "peer")
+        image: images[1], directory: scratch, queues: queues, program: try elsewhere(peer, scratch), name: "peer")
       guard let daemon else { throw ValidationError("there is no program \(peer)") }
       theirs = try BlockTarget("qemu-storage-daemon", daemon, setup)
     }
     try theirs.check()
     return (ours, theirs)
+  }
+
+  /// With `--apart`: keeps this process on processor 0, and makes a command that starts the program on processor 1.
+  private func elsewhere(_ program: String, _ scratch: URL) throws -> String {
+    guard apart else { return program }
+    let me = try Process.run(
+      URL(filePath: "/usr/bin/taskset"), arguments: ["-a", "-c", "-p", "0", "\(ProcessInfo.processInfo.processIdentifier)"])
+    me.waitUntilExit()
+    guard me.terminationStatus == 0 else { throw ValidationError("--apart needs two processors, and taskset") }
+    let command = scratch.appendingPathComponent("apart-\(URL(filePath: program).lastPathComponent)").path
+    try "#!/bin/sh\nexec taskset -c 1 \"\(program)\" \"$@\"\n".write(toFile: command, atomically: true, encoding: .utf8)
+    try FileManager.default.setAttributes([.posixPermissions: 0o755], ofItemAtPath: command)
+    return command
+  }
+
+  func setup(_ queues: Int, _ depth: Int, _ block: Int) -> BlockSetup {
+    BlockSetup(
+      queues: queues, slots: depth, slotBytes: block, queueSize: directDescriptors ? 1024 : 256, isIndirect: !directDescriptors,
+      isTranslated: translated, granule: granule == 0 ? nil : granule, polls: poll, packed: packed, imageBytes: UInt64(imageSize) << 20)
+  }
+
+  func serve(_ program: String, _ name: String, _ image: String, _ scratch: URL, _ queues: Int) throws -> BackendProcess {
+    let started = try BackendProcess.sluice(
+      image: image, directory: scratch, queues: queues, program: program,
+      extra: sluiceOptions.split(separator: " ").map(String.init), name: name)
+    guard let started else { throw ValidationError("there is no program \(program)") }
+    return started
   }
 
   private struct Figures {

@@ -48,6 +48,8 @@ struct BlockSetup {
   var polls: Bool
   var packed: Bool
   var imageBytes: UInt64
+  /// Seconds that the back-end may take to start.
+  var patience = 5.0
 }
 
 /// A running back-end with a front-end connected to it.
@@ -65,7 +67,7 @@ final class BlockTarget {
     self.name = name
     self.process = process
     self.setup = setup
-    guard process.waitForSocket() else { throw BenchFailure("\(name) did not start:\n\(process.output)") }
+    guard process.waitForSocket(seconds: setup.patience) else { throw BenchFailure("\(name) did not start:\n\(process.output)") }
     let shift: UInt64 = setup.isTranslated ? 1 << 40 : 0
     var places: [BlockClientPlace] = []
     var base = GuestAddress(0)
@@ -134,7 +136,9 @@ final class BlockTarget {
   }
 
   /// Keeps `job.depth` requests under way on each queue for a while.
-  func run(_ job: BlockJob, seconds: Double) throws -> BlockSample {
+  ///
+  /// - Parameter limit: requests after which it ends before its time.
+  func run(_ job: BlockJob, seconds: Double, limit: Int = .max) throws -> BlockSample {
     var latencies: [UInt32] = []
     latencies.reserveCapacity(1 << 20)
     var begun = [UInt64](repeating: 0, count: setup.queues * setup.slots)
@@ -151,7 +155,7 @@ final class BlockTarget {
         progressed += try step(i, job, isOver, &begun, &latencies, &time)
       }
       requests += progressed
-      isOver = time >= end
+      isOver = time >= end || requests >= limit
       if progressed > 0 { continue }
       if isOver, (0..<job.queues).allSatisfy({ clients[$0].outstanding == 0 }) { break }
       if setup.polls {
@@ -199,6 +203,12 @@ final class BlockTarget {
     }
     if added > 0 { clients[i].publish() }
     return done
+  }
+
+  /// Ends the back-end politely. Returns all that it wrote.
+  func finish() -> String {
+    process.stop(patience: 20)
+    return process.output
   }
 
   /// Misses and the like, for a line at the end.

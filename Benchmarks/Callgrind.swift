@@ -1,21 +1,21 @@
 import ArgumentParser
 import Foundation
 
-/// This program once more under valgrind, which counts instructions where the machine does not.
+/// A program, this one unless said otherwise, under valgrind, which counts instructions where the machine does not.
 final class Callgrind {
   private static let valgrind = "/usr/bin/valgrind"
   private let program: String
 
-  /// A copy of this program that valgrind can read: it gives up on some compilers' debug information.
-  init() throws {
+  /// A copy that valgrind can read: it gives up on some compilers' debug information.
+  init(_ other: String? = nil) throws {
     guard FileManager.default.isExecutableFile(atPath: Self.valgrind) else {
       throw ValidationError("--instructions needs \(Self.valgrind): apt-get install valgrind")
     }
-    let me = try FileManager.default.destinationOfSymbolicLink(atPath: "/proc/self/exe")
+    let original = try other ?? FileManager.default.destinationOfSymbolicLink(atPath: "/proc/self/exe")
     program = FileManager.default.temporaryDirectory.appending(path: "sluice-bench-\(UUID().uuidString)").path
-    let strip = try Process.run(URL(filePath: "/usr/bin/strip"), arguments: ["--strip-debug", "-o", program, me])
+    let strip = try Process.run(URL(filePath: "/usr/bin/strip"), arguments: ["--strip-debug", "-o", program, original])
     strip.waitUntilExit()
-    guard strip.terminationStatus == 0 else { throw ValidationError("strip \(me): exit status \(strip.terminationStatus)") }
+    guard strip.terminationStatus == 0 else { throw ValidationError("strip \(original): exit status \(strip.terminationStatus)") }
   }
 
   deinit { try? FileManager.default.removeItem(atPath: program) }
@@ -26,19 +26,30 @@ final class Callgrind {
     let process = Process()
     let output = Pipe()
     process.executableURL = URL(fileURLWithPath: Self.valgrind)
-    process.arguments = ["--tool=callgrind", "--callgrind-out-file=/dev/null", program] + arguments
+    process.arguments = options + [program] + arguments
     process.standardOutput = FileHandle.nullDevice
     process.standardError = output
     try process.run()
     let text = String(decoding: output.fileHandleForReading.readDataToEndOfFile(), as: UTF8.self)
-    let lines = text.split(separator: "\n")
     process.waitUntilExit()
-    // "==123== Collected : 4711"
-    let collected = lines.first { $0.contains("Collected :") }?.split(separator: " ").last.flatMap { Double($0) }
-    guard process.terminationStatus == 0, let collected else {
-      let own = lines.filter { !$0.hasPrefix("==") }.joined(separator: "\n")
+    guard process.terminationStatus == 0, let collected = Self.collected(text) else {
+      let own = text.split(separator: "\n").filter { !$0.hasPrefix("==") }.joined(separator: "\n")
       throw ValidationError("\(arguments.joined(separator: " ")): exit status \(process.terminationStatus): \(own)")
     }
     return collected
+  }
+
+  private var options: [String] { ["--tool=callgrind", "--callgrind-out-file=/dev/null"] }
+
+  /// What valgrind says at the end of all that it wrote: "==123== Collected : 4711".
+  static func collected(_ text: String) -> Double? {
+    text.split(separator: "\n").last { $0.contains("Collected :") }?.split(separator: " ").last.flatMap { Double($0) }
+  }
+
+  /// Makes a command at `path` that starts the program under valgrind, for whoever starts it by its name.
+  func makeCommand(at path: String) throws {
+    let words = ([Self.valgrind] + options + [program]).joined(separator: " ")
+    try "#!/bin/sh\nexec \(words) \"$@\"\n".write(toFile: path, atomically: true, encoding: .utf8)
+    try FileManager.default.setAttributes([.posixPermissions: 0o755], ofItemAtPath: path)
   }
 }

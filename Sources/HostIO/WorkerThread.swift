@@ -1,4 +1,5 @@
 internal import CLinux
+internal import Glibc
 import Synchronization
 
 /// A thread of our own, with a name, to wait in system calls on: Swift's concurrency pool must not block.
@@ -18,6 +19,9 @@ public final class WorkerThread: Sendable {
   private let joined = Mutex(false)
   /// The thread's name; the kernel shows the first 15 bytes.
   public let name: String
+
+  /// Lets others that wait for the calling thread's processor have it first.
+  public static func yield() { sched_yield() }
 
   /// Starts a thread that runs `body` on `state`, which moves there.
   public convenience init<State: ~Copyable>(

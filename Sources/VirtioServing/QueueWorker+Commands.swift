@@ -1,3 +1,4 @@
+import DMA
 import HostIO
 import Logging
 import Virtio
@@ -41,7 +42,7 @@ extension QueueWorker {
     } catch {
       return error
     }
-    running.append(Running(index: start.index, call: QueueCaller(call), bell: bell))
+    running.append(Running(index: start.index, call: QueueCaller(call), bell: bell, isPhysical: start.space is PhysicalSpace))
     replaceKick(start.index, start.kick)
     return nil
   }

@@ -8,6 +8,9 @@ import Virtio
 /// process: a translation that has to be asked for unwinds, and its answer rings the queue's bell; a stop goes on over
 /// as many rounds as it needs (`QueueWorker+Commands.swift`).
 ///
+/// After requests it stays awake for some microseconds, if that has been worth it, and asks for kicks only when it goes to
+/// sleep (`Wakefulness`).
+///
 /// Nothing waits for a driver to pause. A round takes 256 chains or a millisecond of each queue at most
 /// (`RoundBudget`), and after four rounds, or one that was used up, the handler's descriptors, commands and kicks have
 /// their turn.
@@ -27,6 +30,9 @@ struct QueueWorker: ~Copyable {
     var kick: EventFD?
     var call: QueueCaller
     var bell: QueueBell
+    /// Its addresses are not translated, so that nothing which its driver does takes the ring away. Where something does, the
+    /// ring is touched only after a kick: a look at the wrong time would be a fault that the guest sees.
+    var isPhysical: Bool
     var hasFailed = false
     /// Counted up to 2.
     var kicks: Int64 = 0
@@ -65,9 +71,13 @@ struct QueueWorker: ~Copyable {
     var ready = ReadySet()
     var hasBegun = false
     var isBusy = false
+    var wakefulness = Wakefulness()
     while !hasBegun || !running.isEmpty {
       do throws(HostError) {
-        _ = try poller.wait(into: &ready, timeout: isBusy ? .zero : timeLeft)
+        let isAwake = isBusy || wakefulness.isAwake
+        // Whoever was called may be waiting for this very processor.
+        if isAwake, !isBusy { WorkerThread.yield() }
+        _ = try poller.wait(into: &ready, timeout: isAwake ? .zero : timeLeft)
       } catch {
         log.error("a queue thread ends: \(error)")
         for queue in running { for answer in queue.stopping?.answers ?? [] { answer.give(nil) } }
@@ -87,33 +97,55 @@ struct QueueWorker: ~Copyable {
         } else if token >= Token.watched {
           let j = Int(token - Token.watched)
           let watched = handler.watched
-          if j < watched.count, !running.isEmpty, turn(ready: watched[j].token) { isBusy = true }
+          if j < watched.count, !running.isEmpty, turn(ready: watched[j].token, arming: !wakefulness.isAwake) { isBusy = true }
         } else {
           isBusy = true
           clear(kickOf: Int(token - 1))
         }
       }
-      if isBusy, !running.isEmpty { isBusy = turn(ready: nil) }
+      if !running.isEmpty, isBusy || wakefulness.isAwake {
+        let before = taken
+        let staysAwake = wakefulness.begin(isAllowed: mayStayAwake)
+        isBusy = turn(ready: nil, arming: !staysAwake)
+        wakefulness.end(foundWork: taken != before)
+      } else if running.isEmpty {
+        wakefulness = Wakefulness()
+      }
       if settleStops() { isBusy = true }
     }
   }
 
+  /// How many chains its queues have taken; it overflows.
+  private var taken: UInt32 {
+    var sum: UInt32 = 0
+    for queue in running { sum &+= queues[queue.index].taken }
+    return sum
+  }
+
+  /// Whoever stops is not to be held up, and a second kick is to be told (``DeviceEvents/secondKick(_:)``).
+  private var mayStayAwake: Bool {
+    for queue in running {
+      if !queue.isPhysical || queue.kick == nil || queue.kicks < 2 || queue.stopping != nil || queue.hasFailed { return false }
+    }
+    return true
+  }
+
   /// Rounds, as many as there is work for and the bound allows. True if there is more to do: come back without
   /// sleeping.
-  private mutating func turn(ready token: UInt64?) -> Bool {
-    var more = round(ready: token)
+  private mutating func turn(ready token: UInt64?, arming: Bool) -> Bool {
+    var more = round(ready: token, arming)
     var left = Self.roundsPerTurn - 1
     while more, left > 0, !mailbox.isWaiting {
       for queue in running where queues[queue.index].isSpent { return true }
-      more = round(ready: nil)
+      more = round(ready: nil, arming)
       left -= 1
     }
     return more
   }
 
   /// One round: hold the mappings, stop kicks, let the handler work, call if the driver wants it, ask for kicks again
-  /// and look once more. True if there is something to be had.
-  private mutating func round(ready token: UInt64?) -> Bool {
+  /// unless another round comes without them, and look once more. True if there is something to be had.
+  private mutating func round(ready token: UInt64?, _ arming: Bool) -> Bool {
     var more = false
     for i in running.indices where !running[i].hasFailed {
       do throws(QueueError) { try queues[running[i].index].beginRound() } catch { fail(i, error) }
@@ -133,7 +165,7 @@ struct QueueWorker: ~Copyable {
     for i in running.indices {
       let index = running[i].index
       if queues[index].takeCall() { running[i].call.signal() }
-      if queues[index].armKick() { more = true }
+      if arming ? queues[index].armKick() : queues[index].hasMore() { more = true }
       queues[index].endRound()
     }
     return more

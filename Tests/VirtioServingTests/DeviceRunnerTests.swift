@@ -310,4 +310,29 @@ import VirtioTestKit
     #expect(rig.runner.counts[0].requests == 2)
     #expect(rig.runner.counts[0].completions == 2)
   }
+
+  @Test("A driver that brings one request after the other is taken up without a kick for each, and none is lost", arguments: [false, true])
+  func staysAwake(_ packed: Bool) throws {
+    let rig = try Rig(packed: packed)
+    rig.runner.setCall(0, rig.call)
+    try rig.runner.start(
+      QueueStart(
+        index: 0, layout: rig.layout, features: packed ? [.version1, .ringPacked] : [.version1], space: PhysicalSpace(rig.memory),
+        kick: rig.kick))
+    var kicks = 0
+    for _ in 0..<1000 {
+      rig.ring.post([LiteralDescriptor(DMAAddress(2 << 20), 64, writable: true)])
+      if rig.ring.publish() {
+        kicks += 1
+        rig.kick.signal()
+      }
+      try #require(try rig.device.taken.wait(timeout: .seconds(20)))
+      _ = try rig.device.taken.drain()
+      rig.device.release.signal()
+      try #require(try rig.reap(1).count == 1)
+    }
+    #expect(kicks < 1000)
+    rig.runner.reset()
+    #expect(rig.runner.counts[0].completions == 1000)
+  }
 }

@@ -32,7 +32,7 @@ public struct Virtqueue: ~Copyable {
   /// Mappings are being taken away: this round must end before more is resolved.
   var mustRenew = false
   /// The handler has nothing to do for what is still available.
-  private var isResting = false
+  var isResting = false
   var round = RoundBudget()
   /// The queue stops: no chain is taken from the ring any more.
   public internal(set) var isClosing = false
@@ -121,6 +121,9 @@ public struct Virtqueue: ~Copyable {
     self.statistics = statistics
     counts = statistics.counts
   }
+
+  /// How many chains were popped, here and below: it overflows.
+  public var taken: UInt32 { popped }
 
   /// Chains popped and not completed.
   public var inFlight: Int { Int(popped &- completed) }
@@ -249,40 +252,6 @@ public struct Virtqueue: ~Copyable {
     usedSinceCall = 0
     if wanted { counts.calls &+= 1 }
     return wanted
-  }
-
-  /// Tells the driver that kicks are not needed for now.
-  public mutating func disarmKick() {
-    guard isResolved, !isRetired, !suppressed else { return }
-    if isPacked {
-      deviceArea.store16(UInt16(1).littleEndian, at: 2)
-    } else if !hasEventIndex {
-      deviceArea.store16(UInt16(1).littleEndian, at: 0)
-    } else {
-      return
-    }
-    suppressed = true
-    markDeviceAreaDirty()
-  }
-
-  /// Leaves what is available where it is, until a kick or something watched begins another round: for queues whose buffers wait
-  /// for something to say, such as events.
-  public mutating func rest() { isResting = true }
-
-  /// Asks for kicks again. True when something is available already, or the round must be renewed: run another. False while
-  /// pending: the translation's arrival kicks.
-  public mutating func armKick() -> Bool {
-    guard !isRetired else { return false }
-    if mustRenew { return true }
-    guard isResolved, !isPending else { return false }
-    if !again.isEmpty { return !held.isWaitedFor }
-    if isClosing { return false }
-    if isPacked { armPacked() } else { armSplit() }
-    suppressed = false
-    markDeviceAreaDirty()
-    if isResting || held.isWaitedFor { return false }
-    RingMemory.fence()
-    return isPacked ? isPackedAvailable : driverArea.loadAcquire16(at: 2) != available.littleEndian
   }
 
   // MARK: Areas

@@ -30,11 +30,11 @@ public final class BackendProcess {
   /// What it printed so far.
   public var output: String { (try? String(contentsOf: log, encoding: .utf8)) ?? "" }
 
-  /// Ends it: first politely, then not.
-  public func stop() {
+  /// Ends it: first politely, then, after some seconds, not.
+  public func stop(patience seconds: Int = 1) {
     guard process.isRunning else { return }
     process.terminate()
-    for _ in 0..<100 where process.isRunning { usleep(10_000) }
+    for _ in 0..<100 * seconds where process.isRunning { usleep(10_000) }
     kill()
   }
 

@@ -1,0 +1,56 @@
+/// How long a queue's thread stays awake, looking, when it has nothing to do: kicks stay off until it goes to sleep.
+///
+/// A driver with many requests brings the next one within microseconds. Asking it for a kick each time costs a round of system
+/// calls on both sides and a change of processors, in which the driver's may be held up by a lock of its machine: it gets
+/// slower, brings one request at a time, and is called for each. So after requests the thread looks on for a while. Where that
+/// found nothing, some turns go without it, twice as many after each time in a row: a driver with long pauses costs nothing.
+struct Wakefulness {
+  /// Nanoseconds after the last request. About what it takes to wake a thread on another processor, twice.
+  static var time: Int64 { 50_000 }
+  private static var mostSkips: Int { 63 }
+
+  /// Looking on: whoever waits for descriptors must not sleep.
+  private(set) var isAwake = false
+  /// Nanoseconds after ``origin``.
+  private var limit: Int64 = 0
+  /// Whether looking has found something since the last sleep.
+  private var hasFound = false
+  private var wasAwake = false
+  private var skip = 0
+  private var skips = 0
+  private static let origin = ContinuousClock.now
+
+  /// To be called before a turn. True if kicks are to stay off at its end.
+  mutating func begin(isAllowed: Bool) -> Bool {
+    wasAwake = isAwake
+    guard isAllowed else {
+      isAwake = false
+      return false
+    }
+    if isAwake {
+      if Self.now < limit { return true }
+      isAwake = false
+      skips = hasFound ? 0 : min(2 * skips + 1, Self.mostSkips)
+      skip = skips
+    } else if skip > 0 {
+      skip -= 1
+    } else {
+      isAwake = true
+      hasFound = false
+      limit = 0
+    }
+    return isAwake
+  }
+
+  /// To be called after the turn.
+  mutating func end(foundWork: Bool) {
+    guard isAwake else { return }
+    if wasAwake, foundWork { hasFound = true }
+    if foundWork || !wasAwake { limit = Self.now &+ Self.time }
+  }
+
+  private static var now: Int64 {
+    let (seconds, attoseconds) = origin.duration(to: .now).components
+    return seconds &* 1_000_000_000 &+ attoseconds / 1_000_000_000
+  }
+}
