@@ -303,3 +303,33 @@ int host_set_open_files_limit(uint64_t soft) {
   limit.rlim_cur = soft < limit.rlim_max ? soft : limit.rlim_max;
   return setrlimit(RLIMIT_NOFILE, &limit) == 0 ? 0 : -errno;
 }
+
+// Documentation/power/pm_qos_interface.rst of the kernel.
+int host_limit_idle_latency(int32_t microseconds) {
+  int fd = open("/dev/cpu_dma_latency", O_WRONLY | O_CLOEXEC);
+  if (fd < 0) return -errno;
+  ssize_t n = write(fd, &microseconds, sizeof microseconds);
+  if (n == (ssize_t)sizeof microseconds) return fd;
+  int error = n < 0 ? errno : EIO;
+  close(fd);
+  return -error;
+}
+
+int host_idle_latency(void) {
+  int32_t microseconds = 0;
+  int fd = open("/dev/cpu_dma_latency", O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return -errno;
+  ssize_t n = read(fd, &microseconds, sizeof microseconds);
+  int error = n < 0 ? errno : EIO;
+  close(fd);
+  return n == (ssize_t)sizeof microseconds ? microseconds : -error;
+}
+
+int host_idle_is_outside(void) {
+  char name[32] = "";
+  int fd = open("/sys/devices/system/cpu/cpuidle/current_driver", O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return 0;
+  ssize_t n = read(fd, name, sizeof name - 1);
+  close(fd);
+  return n > 0 && strcmp(name, "haltpoll\n") == 0;
+}

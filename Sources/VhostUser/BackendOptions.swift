@@ -42,6 +42,8 @@ public struct BackendOptions: Hashable, Sendable {
   public var offersPackedRings = true
   /// See ``IndirectPolicy``.
   public var indirect = IndirectPolicy.auto
+  /// See ``IdleLatencyPolicy``.
+  public var idleLatency = IdleLatencyPolicy.auto
   /// See ``TranslationPolicy``.
   public var translations: TranslationPolicy
   /// End after the first connection.

@@ -16,6 +16,7 @@ final class BackendReport: Sendable {
     var facts: BackendStatistics
     var live: Live?
     var peakMemory: UInt64 = 0
+    var idle: BackendFact?
     var lastFault: (DMAFault, AddressPath)?
     /// Whether the log of this session has the hint about invalidations.
     var isHinted = false
@@ -72,7 +73,9 @@ final class BackendReport: Sendable {
     let described = session.vrings.prefix((session.vrings.lastIndex { $0.size != nil } ?? -1) + 1)
     let sizes = described.map { $0.size ?? 0 }
     let memory = session.table.memory.byteCount
+    let idle = path == .platform ? session.idle.fact : nil
     state.withLock { state in
+      state.idle = idle
       state.facts.negotiatedFeatures = features
       state.facts.protocolFeatures = protocolFeatures
       state.facts.addressPath = isSet ? path : nil
@@ -129,15 +132,18 @@ final class BackendReport: Sendable {
       state.facts.isConnected = false
       if state.facts.addressPath == nil { state.facts.reason = "no features were in force when the front-end went" }
       state.facts.reachableBytes = 0
+      state.facts.facts = []
+      state.idle = nil
       state.live = nil
     }
   }
 
   /// The figures now.
   var statistics: BackendStatistics {
-    let (base, live, peakMemory, fault) = state.withLock { ($0.facts, $0.live, $0.peakMemory, $0.lastFault) }
+    let (base, live, peakMemory, fault, idle) = state.withLock { ($0.facts, $0.live, $0.peakMemory, $0.lastFault, $0.idle) }
     var facts = base
     facts.facts = more()
+    if let idle { facts.facts.append(idle) }
     guard let live else { return facts }
     facts.lastFault = fault.map { FaultLog.words($0.0, $0.1) }
     facts.memoryBytes = live.memory.byteCount

@@ -83,6 +83,8 @@ final class BackendSession {
   var refusal: ProtocolError?
   /// Something happened that ``BackendReport`` has not heard of.
   private var hasNews = true
+  /// Whether idle processors are kept from stopping.
+  private(set) var idle: IdleLatency
   /// IOTLB messages so far.
   private var translations: UInt64 = 0
 
@@ -109,6 +111,7 @@ final class BackendSession {
     self.socket = socket
     self.report = report
     stream = MessageStream(socket, mayCarry: FrontendRequest.mayCarryDescriptors)
+    idle = IdleLatency(options.idleLatency)
     answers = AnswerQueue(socket)
     poller = try Poller()
     stopped = try EventFD()
@@ -160,7 +163,10 @@ final class BackendSession {
   private func serve(until stop: EventFD) throws(HostError) -> Ending {
     var ready = ReadySet()
     while true {
-      try poller.wait(into: &ready)
+      if try poller.wait(into: &ready, timeout: idle.patience) == 0 {
+        idle.quiet()
+        hasNews = true
+      }
       do throws(Ending) {
         for i in ready.indices { try serve(ready.token(i), ready.readiness(i), stop) }
         watchSocket()
@@ -260,6 +266,7 @@ final class BackendSession {
     let header = message.header
     if header.request == FrontendRequest.Kind.iotlb.rawValue {
       try awaitQuickStops(stop)
+      idle.message()
       // They come by the thousand, and one says nothing new: what many say together does.
       translations &+= 1
       if translations % 64 == 0 { hasNews = true }

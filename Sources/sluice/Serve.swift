@@ -67,6 +67,7 @@ func serve(_ name: String, _ options: SocketOptions, _ makeDevice: (Logger) thro
     )
     backend.offersPackedRings = !options.noPacked
     backend.indirect = options.indirect.policy
+    backend.idleLatency = options.idleLatency.policy
     let place = options.place
     let server = try VhostUserServer(served.device, on: socket, options: backend, log: unlimited) {
       served.facts() + [place]

@@ -16,6 +16,25 @@ enum PlatformArgument: String, CaseIterable, ExpressibleByArgument {
   }
 }
 
+/// What `--idle-latency` may be.
+struct IdleLatencyArgument: ExpressibleByArgument {
+  var policy: IdleLatencyPolicy
+
+  init?(argument: String) {
+    switch argument {
+    case "auto": policy = .auto
+    case "off": policy = .off
+    default:
+      guard let most = Int32(argument), most >= 0 else { return nil }
+      policy = .limit(most)
+    }
+  }
+
+  init(_ policy: IdleLatencyPolicy) { self.policy = policy }
+
+  var defaultValueDescription: String { "auto" }
+}
+
 /// The three words of `--indirect`.
 enum IndirectArgument: String, CaseIterable, ExpressibleByArgument {
   case auto, on, off
@@ -69,6 +88,13 @@ struct SocketOptions: ParsableArguments {
       "Whether requests may have a table of descriptors of their own (VIRTIO_F_INDIRECT_DESC): unless --access-platform is on and the device is a disk (auto), always (on), or never (off). A guest that maps anew for every request is faster without, since the table is one more mapping to ask for; a request then takes as many of the ring's descriptors as it has pieces. Back-ends between which a guest migrates need the same.",
       valueName: "when"))
   var indirect: IndirectArgument = .auto
+
+  @Option(
+    name: .customLong("idle-latency"),
+    help: ArgumentHelp(
+      "How many microseconds an idle processor of this machine may take to wake while a guest behind an IOMMU maps and unmaps: 0 inside a virtual machine whose hypervisor stops idle processors, elsewhere no limit (auto), no limit (off), or a number. A low limit makes translations several times faster and takes power for as long as they come. It needs write access to /dev/cpu_dma_latency, and is left out without.",
+      valueName: "auto|off|microseconds"))
+  var idleLatency = IdleLatencyArgument(.auto)
 
   @Flag(name: .customLong("no-packed"), help: "Offer split rings only: for a front-end that starts packed ones wrongly (user-mode Linux).")
   var noPacked = false

@@ -55,7 +55,7 @@ import Virtio
     ["--logical-block-size", "513"], ["--logical-block-size", "0"], ["--fd", "-1"],
     ["--num-queues", "0"], ["--num-queues", "257"], ["--queue-size", "1"], ["--logical-block-size", "1000"],
     ["--serial", "twenty-one characters"], ["--cache", "none"], ["--lock", "sometimes"], ["--access-platform", "maybe"], ["--fd", "x"],
-    ["--indirect", "sometimes"],
+    ["--indirect", "sometimes"], ["--idle-latency", "-1"], ["--idle-latency", "soon"],
   ])
   func range(_ option: [String]) throws {
     let folder = try Folder()

@@ -248,4 +248,12 @@ int host_ring_reap(struct host_ring *ring, uint64_t *tags, int32_t *results, uns
 int host_open_files_limit(uint64_t *soft, uint64_t *hard);
 int host_set_open_files_limit(uint64_t soft);
 
+// Asks the kernel that an idle processor be back at work within so many microseconds, for as long as the descriptor that is
+// returned stays open; or -errno. 0 keeps idle processors from stopping at all.
+int host_limit_idle_latency(int32_t microseconds);
+// The limit in force now, or -errno.
+int host_idle_latency(void);
+// Whether a processor that has nothing to do is stopped by a hypervisor below this kernel.
+int host_idle_is_outside(void);
+
 #endif

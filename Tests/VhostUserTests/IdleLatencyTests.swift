@@ -1,0 +1,97 @@
+import HostIO
+import Testing
+
+@testable import VhostUser
+
+/// The machine's limit, as it is asked for.
+private final class Limits {
+  final class Limit {
+    let limits: Limits
+    init(_ limits: Limits) {
+      self.limits = limits
+      limits.inForce += 1
+    }
+    deinit { limits.inForce -= 1 }
+  }
+  var asked: [Int32] = []
+  var inForce = 0
+  var isAllowed = true
+
+  func make(_ policy: IdleLatencyPolicy) -> IdleLatency {
+    IdleLatency(policy) { (most: Int32) throws(HostError) -> AnyObject in
+      self.asked.append(most)
+      guard self.isAllowed else { throw HostError("open", errno: 13, subject: "/dev/cpu_dma_latency") }
+      return Limit(self)
+    }
+  }
+}
+
+@Suite("How long an idle processor may take to wake") struct IdleLatencyTests {
+  private static func send(_ count: Int, each: Duration, to idle: inout IdleLatency, from now: inout ContinuousClock.Instant) {
+    for _ in 0..<count {
+      now += each
+      idle.message(at: now)
+    }
+  }
+
+  @Test("A limit is in force while translations come fast, and no longer")
+  func fast() {
+    let limits = Limits()
+    var idle = limits.make(.limit(3))
+    var now = ContinuousClock.now
+    #expect(idle.patience == nil)
+    Self.send(63, each: .microseconds(10), to: &idle, from: &now)
+    #expect(limits.inForce == 0)
+    Self.send(6400, each: .microseconds(100), to: &idle, from: &now)
+    #expect(limits.inForce == 1 && limits.asked == [3])
+    #expect(idle.patience != nil)
+    // None for a while.
+    idle.quiet()
+    #expect(limits.inForce == 0 && idle.patience == nil)
+    Self.send(128, each: .microseconds(100), to: &idle, from: &now)
+    #expect(limits.inForce == 1 && idle.outcome == .used(2))
+  }
+
+  @Test("Translations that come slowly ask for none, and end one")
+  func slow() {
+    let limits = Limits()
+    var idle = limits.make(.limit(0))
+    var now = ContinuousClock.now
+    Self.send(640, each: .milliseconds(1), to: &idle, from: &now)
+    #expect(limits.asked.isEmpty)
+    Self.send(128, each: .microseconds(20), to: &idle, from: &now)
+    #expect(limits.inForce == 1)
+    Self.send(128, each: .milliseconds(1), to: &idle, from: &now)
+    #expect(limits.inForce == 0)
+  }
+
+  @Test("Who may not ask is told so once, and serves without")
+  func refused() throws {
+    let limits = Limits()
+    limits.isAllowed = false
+    var idle = limits.make(.limit(0))
+    var now = ContinuousClock.now
+    Self.send(6400, each: .microseconds(10), to: &idle, from: &now)
+    #expect(limits.asked == [0] && idle.patience == nil)
+    let fact = try #require(idle.fact)
+    #expect(fact.words.contains("/dev/cpu_dma_latency") && fact.words.contains("EACCES"))
+  }
+
+  @Test("Without a limit nothing is asked for, and nothing is said")
+  func off() {
+    let limits = Limits()
+    var idle = limits.make(.off)
+    var now = ContinuousClock.now
+    Self.send(6400, each: .microseconds(10), to: &idle, from: &now)
+    #expect(limits.asked.isEmpty && idle.fact == nil)
+  }
+
+  @Test("The machine's own limit is in force while it is held", .enabled(if: (try? IdleLatencyLimit(microseconds: 1000)) != nil, "/dev/cpu_dma_latency cannot be written"))
+  func machine() throws {
+    // Its device answers with the lowest limit of all that hold one.
+    let limit = try IdleLatencyLimit(microseconds: 7)
+    let now = try #require(IdleLatencyLimit.current)
+    #expect(now <= 7)
+    withExtendedLifetime(limit) {}
+  }
+}
