@@ -57,7 +57,7 @@ extension BackendSession {
       guard AddressPath(negotiated: features) == .platform else {
         throw ProtocolError("IOTLB_MSG", "VIRTIO_F_ACCESS_PLATFORM is not negotiated")
       }
-      try iotlb.apply(message)
+      arrived = try iotlb.change(message)
       return .success
     case .getConfiguration(let place): return try readConfiguration(place)
     case .setConfiguration(let bytes): try writeConfiguration(bytes)

@@ -81,6 +81,8 @@ final class BackendSession {
   var sharing: SharingAdvice
   /// Why the request being served leaves a ring that does not run: the answer to it is no, if it asks for one.
   var refusal: ProtocolError?
+  /// Who waited for what the message being handled brought; woken when it is answered.
+  var arrived: [any TranslationWaiter] = []
   /// Something happened that ``BackendReport`` has not heard of.
   private var hasNews = true
   /// Whether idle processors are kept from stopping.
@@ -276,6 +278,12 @@ final class BackendSession {
     if mustWait(header) {
       deferred.append(DeferredMessage(message))
       return
+    }
+    defer {
+      if !arrived.isEmpty {
+        iotlb.wake(arrived)
+        arrived = []
+      }
     }
     let wasOwed = owed != nil
     var outgoing = FileDescriptorList()

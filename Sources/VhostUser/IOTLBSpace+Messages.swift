@@ -6,15 +6,21 @@ extension IOTLBSpace {
   /// Carries out an update or an invalidation of the front-end.
   ///
   /// - Throws: `ProtocolError` if the message makes no sense; the space is then as it was (R107, R108).
-  func apply(_ message: IOTLBMessage) throws(ProtocolError) {
+  func apply(_ message: IOTLBMessage) throws(ProtocolError) { wake(try change(message)) }
+
+  /// As ``apply(_:)``, but wakes nobody, and returns whom to wake: after the answer, for which the front-end waits with all
+  /// that it holds, while a queue that wakes may take its processor.
+  func change(_ message: IOTLBMessage) throws(ProtocolError) -> [any TranslationWaiter] {
     switch message.kind {
-    case .update: try update(message)
-    case .invalidate: invalidate(message)
+    case .update: return try update(message)
+    case .invalidate:
+      invalidate(message)
+      return []
     case .miss, .accessFail: throw ProtocolError("IOTLB_MSG", "a front-end does not send \(message.kind)")
     }
   }
 
-  private func update(_ message: IOTLBMessage) throws(ProtocolError) {
+  private func update(_ message: IOTLBMessage) throws(ProtocolError) -> [any TranslationWaiter] {
     guard message.size > 0 else { throw ProtocolError("IOTLB_MSG", "an update of size 0") }
     let first = message.address
     let (last, wraps) = first.addingReportingOverflow(message.size - 1)
@@ -28,8 +34,7 @@ extension IOTLBSpace {
     var question: PendingMisses.Question?
     switch state.withLock({ $0.misses.meaning(ofUpdateFrom: first, through: last) }) {
     case .late(let late):
-      wake(state.withLock { $0.misses.updated(from: first, through: last, granted: [], answering: late, isNews: false) })
-      return
+      return state.withLock { $0.misses.updated(from: first, through: last, granted: [], answering: late, isNews: false) }
     case .answer(let open):
       // One that does not allow what was asked answers nothing, and leaves the question to its answer.
       if permissions.allows(open.key.access) { question = open }
@@ -40,10 +45,9 @@ extension IOTLBSpace {
       servesOneChain
       ? try enterAsked(runs, asked, question) : try enter(runs, from: first, through: last, asked, question)
     let granted = permissions.intersection(asked)
-    wake(
-      state.withLock {
-        $0.misses.updated(from: first, through: last, granted: granted, answering: question, isNews: isNews)
-      })
+    return state.withLock {
+      $0.misses.updated(from: first, through: last, granted: granted, answering: question, isNews: isNews)
+    }
   }
 
   /// The host memory that an update names, region by region.
@@ -200,7 +204,7 @@ extension IOTLBSpace {
     wake(woken)
   }
 
-  private func wake(_ waiters: [any TranslationWaiter]) {
+  func wake(_ waiters: [any TranslationWaiter]) {
     for waiter in waiters { waiter.translationArrived() }
   }
 }

@@ -5,7 +5,7 @@ import Testing
 import VhostUser
 import Virtio
 
-@Suite("The log of a command", .serialized, .timeLimit(.minutes(5))) struct LogTests {
+@Suite("The log of a command", .serialized, .timeLimit(.minutes(10))) struct LogTests {
   /// Asks for configuration that is not there, which is refused, again and again.
   private func quarrel(_ folder: Folder, times: Int = 2000) throws {
     let frontend = try Frontend.connect(to: folder.path("s.sock"))

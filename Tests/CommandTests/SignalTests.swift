@@ -6,7 +6,7 @@ import VhostUser
 import Virtio
 import VirtioTestKit
 
-@Suite("A command and signals", .serialized, .timeLimit(.minutes(5))) struct SignalTests {
+@Suite("A command and signals", .serialized, .timeLimit(.minutes(10))) struct SignalTests {
   @Test(
     "SIGINT, SIGTERM and SIGHUP end it cleanly, with a front-end or without, and take the socket along",
     arguments: [

@@ -5,7 +5,7 @@ import VhostUser
 import Virtio
 
 /// What can go wrong with a guest is found out before there is one.
-@Suite("The command finds out at the start", .serialized, .timeLimit(.minutes(5))) struct StartTests {
+@Suite("The command finds out at the start", .serialized, .timeLimit(.minutes(10))) struct StartTests {
   private func refusal(_ words: [String], through launcher: [String] = []) throws -> String {
     let folder = try Folder()
     let result = try Command.Running(

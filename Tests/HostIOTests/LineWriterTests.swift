@@ -3,7 +3,7 @@ import Glibc
 import HostIO
 import Testing
 
-@Suite("Lines that nobody waits for", .timeLimit(.minutes(2)))
+@Suite("Lines that nobody waits for", .timeLimit(.minutes(10)))
 struct LineWriterTests {
   /// A pipe, which is full when nobody reads it.
   private final class Unread {

@@ -56,7 +56,7 @@ struct WaitingTests {
     #expect(count > 0)
   }
 
-  @Test("A counter that a peer has filled, or emptied, and made blocking again holds nobody up", .timeLimit(.minutes(1)))
+  @Test("A counter that a peer has filled, or emptied, and made blocking again holds nobody up", .timeLimit(.minutes(10)))
   func blockingAgain() throws {
     let peer = try EventFD()
     let event = try EventFD(adopting: .duplicating(peer.rawValue))
@@ -69,7 +69,7 @@ struct WaitingTests {
     #expect(try event.drain() == 1)
   }
 
-  @Test("A peer that makes its empty counter blocking in just the moment in which it is drained holds nobody up", .timeLimit(.minutes(1)))
+  @Test("A peer that makes its empty counter blocking in just the moment in which it is drained holds nobody up", .timeLimit(.minutes(10)))
   func blockingMeanwhile() throws {
     let peer = try EventFD()
     let event = try EventFD(adopting: .duplicating(peer.rawValue))

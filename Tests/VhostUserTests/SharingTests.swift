@@ -4,7 +4,7 @@ import Testing
 import VhostUser
 import Virtio
 
-@Suite("Guest memory that is not shared, and accesses that are refused, are named", .timeLimit(.minutes(5)))
+@Suite("Guest memory that is not shared, and accesses that are refused, are named", .timeLimit(.minutes(10)))
 struct SharingTests {
   /// Waits until a line has been logged that has these words.
   private func waitFor(_ words: String, _ lines: Lines) -> Bool {

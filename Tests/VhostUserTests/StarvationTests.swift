@@ -74,7 +74,7 @@ private final class RestlessDriver {
 }
 
 @Suite(
-  "Drivers that never pause", .timeLimit(.minutes(5)), .serialized,
+  "Drivers that never pause", .timeLimit(.minutes(10)), .serialized,
   .enabled("SKIPPED: no /dev/fuse, or not root") { SlowDisk.isThere() })
 struct StarvationTests {
   static let flushTime = Duration.milliseconds(60)

@@ -6,7 +6,7 @@ import VirtioTestKit
 
 @testable import VirtioDevices
 
-@Suite("Storage that answers late", .timeLimit(.minutes(5)), .enabled("SKIPPED: no /dev/fuse, or not root") { SlowDisk.isThere() })
+@Suite("Storage that answers late", .timeLimit(.minutes(10)), .enabled("SKIPPED: no /dev/fuse, or not root") { SlowDisk.isThere() })
 struct SlowStorageTests {
   /// With deferred work the kernel does about twenty items a call, and signals for the first one only.
   @Test("A thread that sleeps only when nothing is pending is woken for every completion", arguments: IOUring.Setup.allCases)
