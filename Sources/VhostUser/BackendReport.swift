@@ -16,7 +16,7 @@ final class BackendReport: Sendable {
     var facts: BackendStatistics
     var live: Live?
     var peakMemory: UInt64 = 0
-    var idle: BackendFact?
+    var idle: BackendFact
     var lastFault: (DMAFault, AddressPath)?
     /// Whether the log of this session has the hint about invalidations.
     var isHinted = false
@@ -35,7 +35,7 @@ final class BackendReport: Sendable {
     facts.offeredFeatures = options.features(of: device)
     facts.reason = "no front-end has connected yet"
     facts.queueLimit = device.maxQueueSizes.count
-    state = Mutex(State(facts: facts))
+    state = Mutex(State(facts: facts, idle: IdleLatency(options.idleLatency).fact))
   }
 
   func sessionBegan(_ session: BackendSession) {
@@ -73,7 +73,7 @@ final class BackendReport: Sendable {
     let described = session.vrings.prefix((session.vrings.lastIndex { $0.size != nil } ?? -1) + 1)
     let sizes = described.map { $0.size ?? 0 }
     let memory = session.table.memory.byteCount
-    let idle = path == .platform ? session.idle.fact : nil
+    let idle = session.idle.fact
     state.withLock { state in
       state.idle = idle
       state.facts.negotiatedFeatures = features
@@ -132,8 +132,6 @@ final class BackendReport: Sendable {
       state.facts.isConnected = false
       if state.facts.addressPath == nil { state.facts.reason = "no features were in force when the front-end went" }
       state.facts.reachableBytes = 0
-      state.facts.facts = []
-      state.idle = nil
       state.live = nil
     }
   }
@@ -143,7 +141,7 @@ final class BackendReport: Sendable {
     let (base, live, peakMemory, fault, idle) = state.withLock { ($0.facts, $0.live, $0.peakMemory, $0.lastFault, $0.idle) }
     var facts = base
     facts.facts = more()
-    if let idle { facts.facts.append(idle) }
+    facts.facts.append(idle)
     guard let live else { return facts }
     facts.lastFault = fault.map { FaultLog.words($0.0, $0.1) }
     facts.memoryBytes = live.memory.byteCount

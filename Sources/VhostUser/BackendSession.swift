@@ -358,6 +358,7 @@ final class BackendSession {
   // MARK: The end
 
   private func end() {
+    idle.quiet()
     for index in vrings.indices { runner.setCall(index, nil as EventFD?) }
     // Not a reset: whoever connects next may go on with the rings where they are.
     stopForGood()

@@ -85,17 +85,22 @@ struct IdleLatency {
 }
 
 extension IdleLatency {
-  /// What ``BackendStatistics/facts`` says of it, nil where nothing is asked for.
-  var fact: BackendFact? {
-    guard let microseconds else { return nil }
-    let words =
-      switch outcome {
-      case .unused: "within \(microseconds) us while translations come fast, which they have not yet"
-      case .used(let count): "within \(microseconds) us while translations come fast, \(counted(count, "time")) so far"
-      case .refused(let error): "as the machine has it, since nothing else may be asked for: \(error)"
-      }
-    var values: [String: BackendFact.Value] = ["idle_latency_us": .number(UInt64(microseconds)), "idle_latency_limited": .flag(isInForce)]
+  /// What ``BackendStatistics/facts`` says of it.
+  var fact: BackendFact {
+    var values: [String: BackendFact.Value] = ["idle_latency_limited": .flag(isInForce)]
+    if let microseconds { values["idle_latency_us"] = .number(UInt64(microseconds)) }
     if case .refused(let error) = outcome { values["idle_latency_refused"] = .text("\(error)") }
     return BackendFact("idle wake-up", words, values)
+  }
+
+  private var words: String {
+    guard let microseconds else { return "idle processors take as long as they do to wake" }
+    let limit = "idle processors wake within \(microseconds) us while translations come fast"
+    switch outcome {
+    case .unused: return limit
+    case .used(let count): return "\(limit); \(counted(count, "time")) so far"
+    case .refused(let error):
+      return "idle processors take as long as they do to wake, since /dev/cpu_dma_latency may not be written (\(error.name)): translations are slower"
+    }
   }
 }

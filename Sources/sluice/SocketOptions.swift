@@ -17,22 +17,22 @@ enum PlatformArgument: String, CaseIterable, ExpressibleByArgument {
 }
 
 /// What `--idle-latency` may be.
-struct IdleLatencyArgument: ExpressibleByArgument {
+struct IdleLatencyArgument {
   var policy: IdleLatencyPolicy
 
-  init?(argument: String) {
+  init(_ argument: String) throws {
     switch argument {
     case "auto": policy = .auto
     case "off": policy = .off
     default:
-      guard let most = Int32(argument), most >= 0 else { return nil }
+      guard let most = Int32(argument), most >= 0 else {
+        throw ValidationError("'\(argument)' is none of auto, off, and a number of microseconds from 0 to \(Int32.max)")
+      }
       policy = .limit(most)
     }
   }
 
   init(_ policy: IdleLatencyPolicy) { self.policy = policy }
-
-  var defaultValueDescription: String { "auto" }
 }
 
 /// The three words of `--indirect`.
@@ -92,8 +92,9 @@ struct SocketOptions: ParsableArguments {
   @Option(
     name: .customLong("idle-latency"),
     help: ArgumentHelp(
-      "How many microseconds an idle processor of this machine may take to wake while a guest behind an IOMMU maps and unmaps: 0 inside a virtual machine whose hypervisor stops idle processors, elsewhere no limit (auto), no limit (off), or a number. A low limit makes translations several times faster and takes power for as long as they come. It needs write access to /dev/cpu_dma_latency, and is left out without.",
-      valueName: "auto|off|microseconds"))
+      "How long an idle processor of this machine may take to wake while translations come fast. auto, which is the default: no time at all inside a virtual machine whose hypervisor stops idle processors, elsewhere as long as it takes; off: as long as it takes; or a number of microseconds. It saves the wake-ups of which a translation consists, and takes power for as long as translations come. It needs write access to /dev/cpu_dma_latency.",
+      valueName: "auto|off|microseconds"),
+    transform: IdleLatencyArgument.init)
   var idleLatency = IdleLatencyArgument(.auto)
 
   @Flag(name: .customLong("no-packed"), help: "Offer split rings only: for a front-end that starts packed ones wrongly (user-mode Linux).")
