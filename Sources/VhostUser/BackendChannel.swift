@@ -45,8 +45,9 @@ final class BackendChannel: Sendable {
     }
   }
 
-  /// Questions that go out in one piece. A stream socket takes so little whole or not at all.
-  fileprivate static let gatheredLimit = 64
+  /// Questions of 44 bytes that go out in one piece. A stream socket takes whole or not at all what fits into half of its send
+  /// buffer, less some 64 bytes: 2240 for the smallest there is.
+  fileprivate static let gatheredLimit = 48
   /// Unsent messages are bounded: a front-end that reads nothing for so long is not going to.
   /// About 100 bytes each: 4 MiB.
   private static let unsentLimit = 40960
@@ -155,7 +156,7 @@ final class BackendChannel: Sendable {
 
   fileprivate enum Posted { case sent, full, broken }
 
-  /// A request is far smaller than what a stream socket takes as one piece, so it goes whole or not at all.
+  /// What is sent is smaller than what a stream socket takes as one piece (``gatheredLimit``), so it goes whole or not at all.
   fileprivate static func post(_ bytes: [UInt8], on socket: UnixSocket) -> Posted {
     do throws(HostError) {
       try socket.send(bytes.span, timeout: .zero)

@@ -112,7 +112,7 @@ final class BackendSession {
     self.log = log
     self.socket = socket
     self.report = report
-    stream = MessageStream(socket, mayCarry: FrontendRequest.mayCarryDescriptors)
+    stream = MessageStream(socket)
     idle = IdleLatency(options.idleLatency)
     answers = AnswerQueue(socket)
     poller = try Poller()
@@ -166,9 +166,9 @@ final class BackendSession {
     var ready = ReadySet()
     while true {
       if try poller.wait(into: &ready, timeout: idle.patience) == 0 {
-        idle.quiet()
         hasNews = true
       }
+      defer { if idle.isInForce { idle.look(at: .now) } }
       do throws(Ending) {
         for i in ready.indices { try serve(ready.token(i), ready.readiness(i), stop) }
         watchSocket()
@@ -229,7 +229,7 @@ final class BackendSession {
       try handle(message, stop)
       left -= 1
       // Whoever waits for our answer has sent nothing since. If it has, the poller says so.
-      if isAwaited, most < .max, stream.isEmpty { return }
+      if isAwaited, most < .max { return }
       if left % 64 == 0, (try? stop.wait(timeout: .zero)) == true { throw .told }
     }
   }

@@ -211,16 +211,6 @@ public enum FrontendRequest: Hashable, Sendable {
     }
   }
 
-  /// Whether descriptors may come with a request of that number.
-  static func mayCarryDescriptors(_ request: UInt32) -> Bool {
-    switch Kind(rawValue: request) {
-    case .setMemoryTable, .setVringKick, .setVringCall, .setVringError, .setLogBase, .setLogDescriptor, .setBackendRequestDescriptor,
-      .setInflightDescriptor, .addMemoryRegion, .removeMemoryRegion, .setDeviceStateDescriptor, nil:
-      true
-    default: false
-    }
-  }
-
   /// True if the request has an answer of its own, so that asking for an acknowledgement changes nothing.
   public var hasAnswer: Bool {
     switch self {

@@ -55,7 +55,7 @@ struct IdleLatency {
 
   /// Whether the limit is in force.
   var isInForce: Bool { limit != nil }
-  /// How long whoever waits for messages may wait before ``quiet()``; nil: for ever.
+  /// How long whoever waits for messages may wait before ``look(at:)``; nil: for ever.
   var patience: Duration? { limit == nil ? nil : Self.window }
 
   /// A message about a translation came.
@@ -69,8 +69,17 @@ struct IdleLatency {
     began = end
   }
 
-  /// None came for a while.
-  mutating func quiet() { limit = nil }
+  /// Gives the limit up if too few came since it was last decided about, whatever else happened meanwhile. To be called after every
+  /// wait while it is in force.
+  mutating func look(at now: ContinuousClock.Instant) {
+    if began.duration(to: now) > Self.window * 2 { quiet() }
+  }
+
+  /// None will come.
+  mutating func quiet() {
+    limit = nil
+    left = Self.messages
+  }
 
   private mutating func begin() {
     guard limit == nil, let microseconds else { return }

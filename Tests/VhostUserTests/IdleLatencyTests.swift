@@ -65,6 +65,25 @@ private final class Limits {
     #expect(limits.inForce == 0)
   }
 
+  @Test("It ends soon after the last translation, whatever else keeps the thread awake")
+  func busy() {
+    let limits = Limits()
+    var idle = limits.make(.limit(0))
+    var now = ContinuousClock.now
+    Self.send(128, each: .microseconds(20), to: &idle, from: &now)
+    idle.look(at: now + .milliseconds(10))
+    #expect(limits.inForce == 1)
+    idle.look(at: now + .milliseconds(41))
+    #expect(limits.inForce == 0)
+    // A few of them are not many.
+    Self.send(128, each: .microseconds(20), to: &idle, from: &now)
+    for _ in 0..<5 {
+      Self.send(1, each: .milliseconds(10), to: &idle, from: &now)
+      idle.look(at: now)
+    }
+    #expect(limits.inForce == 0)
+  }
+
   @Test("Who may not ask is told so once, and serves without")
   func refused() throws {
     let limits = Limits()
