@@ -52,6 +52,8 @@ public protocol DMASpace: AnyObject, Sendable {
   /// after each such page, and takes no lock. More of them wait for the next walk, so that what is asked for at one time is bounded
   /// whatever a chain's size; and there are so many that walking again costs little for each.
   var asksPerWalk: Int { get }
+  /// Whether what the driver does can take a mapping away, a ring's too.
+  var isTranslated: Bool { get }
   /// Whether a translation serves one chain only, because nobody says when a mapping ends: queues then give each chain's
   /// translations back with ``forget(from:through:)`` before the driver hears that the chain is used.
   var servesOneChain: Bool { get }
@@ -66,6 +68,7 @@ extension DMASpace {
   public func walkEnded(_ waiter: (any TranslationWaiter)?, repeats: Bool) -> Bool { true }
   public func foresee(_ address: DMAAddress, for access: DMAAccess) -> Bool { false }
   public var asksPerWalk: Int { IOTLB.mostAsksPerWalk }
+  public var isTranslated: Bool { true }
   public var servesOneChain: Bool { false }
   public func forget(from first: UInt64, through last: UInt64) {}
 }
@@ -73,6 +76,7 @@ extension DMASpace {
 /// The machine's physical memory as a device without an IOMMU in its way sees it.
 public final class PhysicalSpace: DMASpace {
   public let fence = TranslationFence()
+  public var isTranslated: Bool { false }
   public let memory: GuestMemory
   private let faulted: @Sendable (DMAFault) -> Void
 

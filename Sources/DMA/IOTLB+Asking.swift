@@ -29,6 +29,17 @@ extension IOTLB {
     return run
   }
 
+  /// Whether the space has a table to look at.
+  var hasTable: Bool { unsafe root != nil }
+
+  /// The last byte of the table's entry that has `a` and allows the access, or nil: it would have to be asked for.
+  func lastKnown(_ a: UInt64, _ access: DMAAccess) -> UInt64? {
+    // Safe: the table is held by this value, and its nodes live until a drain, which waits for this round.
+    guard let root = unsafe root else { return nil }
+    let entry = unsafe TranslationTable.look(root, a)
+    return entry.word & Self.needed(access) == Self.needed(access) ? a | ((1 << entry.shift) - 1) : nil
+  }
+
   /// Asks for the pages that are missing among those after the first of `count` bytes at `address`, so that their
   /// answers come together with the first one's. Nothing is resolved. Returns why one of them cannot be reached, if
   /// that is known.
@@ -38,13 +49,9 @@ extension IOTLB {
     var known = address.rawValue | 4095
     while known < last, mayAsk {
       let page = known + 1
-      // Safe: the table is held by this value, and its nodes live until a drain, which waits for this round.
-      if let root = unsafe root {
-        let entry = unsafe TranslationTable.look(root, page)
-        if entry.word & Self.needed(access) == Self.needed(access) {
-          known = page | ((1 << entry.shift) - 1)
-          continue
-        }
+      if let end = lastKnown(page, access) {
+        known = end
+        continue
       }
       do throws(DMAInterruption) {
         _ = try ask(page, access)

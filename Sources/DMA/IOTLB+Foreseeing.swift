@@ -6,17 +6,15 @@ extension IOTLB {
   public mutating func foresee(_ address: DMAAddress, count: Int, for access: DMAAccess, limit: inout Int) -> Bool {
     // Where translations are given back with their chain, what no chain waits for would stay.
     guard count > 0, !servesOneChain, address.rawValue <= .max - UInt64(count - 1) else { return true }
-    // Safe: the table is held by this value, and its nodes live until a drain, which waits for this round.
-    guard let root = unsafe root else { return false }
+    guard hasTable else { return false }
     let last = address.rawValue + UInt64(count - 1)
     var at = address.rawValue
     var isKnown = true
     while limit > 0 {
       limit -= 1
-      let entry = unsafe TranslationTable.look(root, at)
       var end = at | 4095
-      if entry.word & Self.needed(access) == Self.needed(access) {
-        end = at | ((1 << entry.shift) - 1)
+      if let known = lastKnown(at, access) {
+        end = known
       } else {
         isKnown = false
         if !space.foresee(DMAAddress(at), for: access) { limit = 0 }

@@ -21,18 +21,30 @@ final class BackendChannel: Sendable {
     var hasAnswer: Bool
   }
 
+  /// Whole messages that are sent with one call.
+  fileprivate struct Piece {
+    var bytes: [UInt8] = []
+    var count = 0
+    /// Where the last message's header begins.
+    var last = 0
+
+    mutating func add(_ message: [UInt8]) {
+      last = bytes.count
+      bytes += message
+      count += 1
+    }
+  }
+
   fileprivate struct State {
     var socket: UnixSocket?
     /// What answers are about, oldest first, sent or not.
     var awaited = FIFO<Awaited>()
     /// Answers that were asked for and did not come yet.
     var due = 0
-    /// Questions that go out together: whole messages, and where the last one's header is.
-    var gathered: [UInt8] = []
-    var gatheredCount = 0
-    var lastGathered = 0
-    /// Whole messages that the socket did not take, and how many there are.
-    var unsent = FIFO<[UInt8]>()
+    /// Questions that go out together.
+    var gathered = Piece()
+    /// What the socket did not take, and how many messages that is.
+    var unsent = FIFO<Piece>()
     var unsentCount = 0
     /// The front-end closed it, and may be gone: what is asked waits until that is known.
     var isLost = false
@@ -90,11 +102,9 @@ final class BackendChannel: Sendable {
       guard state.awaited.count < Self.awaitedLimit else { return (false, false) }
       if state.isLost { return (state.keep(.miss(question)), false) }
       guard state.socket != nil, state.unsentCount < Self.unsentLimit else { return (false, false) }
-      state.lastGathered = state.gathered.count
-      state.gathered += BackendRequest.iotlb(message).encoded(needsReply: false)
-      state.gatheredCount += 1
+      state.gathered.add(BackendRequest.iotlb(message).encoded(needsReply: false))
       state.awaited.append(Awaited(matter: .miss(question), hasAnswer: false))
-      return (true, state.gatheredCount >= Self.gatheredLimit && state.post())
+      return (true, state.gathered.count >= Self.gatheredLimit && state.post())
     }
     if isLeft { backlog.signal() }
     return accepted
@@ -116,7 +126,9 @@ final class BackendChannel: Sendable {
         state.awaited.append(Awaited(matter: matter, hasAnswer: true))
         state.due += 1
       }
-      return (true, state.put(request.encoded(needsReply: matter != nil), count: 1))
+      var piece = Piece()
+      piece.add(request.encoded(needsReply: matter != nil))
+      return (true, state.put(piece))
     }
     if isLeft { backlog.signal() }
     return accepted
@@ -128,10 +140,10 @@ final class BackendChannel: Sendable {
     state.withLock { state in
       guard let socket = state.socket, !state.isLost else { return true }
       while let oldest = state.unsent.first {
-        switch Self.post(oldest, on: socket) {
+        switch Self.post(oldest.bytes, on: socket) {
         case .sent:
           _ = state.unsent.popFirst()
-          if state.unsent.isEmpty { state.unsentCount = 0 }
+          state.unsentCount -= oldest.count
         case .full: return false
         case .broken: state.drop()
         }
@@ -170,27 +182,22 @@ final class BackendChannel: Sendable {
 extension BackendChannel.State {
   /// Sends what was gathered, the last of it with a request for an answer. True if something is left to be sent.
   fileprivate mutating func post() -> Bool {
-    guard !gathered.isEmpty else { return false }
-    var bytes: [UInt8] = []
-    swap(&bytes, &gathered)
-    defer {
-      // Its room serves the next batch.
-      if gathered.isEmpty { swap(&bytes, &gathered) }
-      gathered.removeAll(keepingCapacity: true)
-    }
-    MessageHeader.askForReply(&bytes, at: lastGathered)
+    guard gathered.count > 0 else { return false }
+    MessageHeader.askForReply(&gathered.bytes, at: gathered.last)
     awaited[awaited.count - 1].hasAnswer = true
     due += 1
-    let count = gatheredCount
-    gatheredCount = 0
-    return put(bytes, count: count)
+    let isLeft = put(gathered)
+    // Its room serves the next ones.
+    gathered.bytes.removeAll(keepingCapacity: true)
+    gathered.count = 0
+    return isLeft
   }
 
-  /// Sends whole messages or keeps them. True if something is left to be sent, or the channel is lost.
-  fileprivate mutating func put(_ bytes: [UInt8], count: Int) -> Bool {
+  /// Sends a piece or keeps it. True if something is left to be sent, or the channel is lost.
+  fileprivate mutating func put(_ piece: BackendChannel.Piece) -> Bool {
     guard let socket else { return false }
     if unsent.isEmpty {
-      switch BackendChannel.post(bytes, on: socket) {
+      switch BackendChannel.post(piece.bytes, on: socket) {
       case .sent: return false
       case .full: break
       case .broken:
@@ -198,8 +205,8 @@ extension BackendChannel.State {
         return true
       }
     }
-    unsent.append(bytes)
-    unsentCount += count
+    unsent.append(piece)
+    unsentCount += piece.count
     return true
   }
 
@@ -208,8 +215,7 @@ extension BackendChannel.State {
     isLost = true
     unsent.removeAll()
     unsentCount = 0
-    gathered.removeAll()
-    gatheredCount = 0
+    gathered = BackendChannel.Piece()
     due = 0
   }
 }

@@ -165,13 +165,11 @@ final class BackendSession {
   private func serve(until stop: EventFD) throws(HostError) -> Ending {
     var ready = ReadySet()
     while true {
-      if try poller.wait(into: &ready, timeout: idle.patience) == 0 {
-        hasNews = true
-      }
-      defer { if idle.isInForce { idle.look(at: .now) } }
+      try poller.wait(into: &ready, timeout: idle.patience)
       do throws(Ending) {
         for i in ready.indices { try serve(ready.token(i), ready.readiness(i), stop) }
         watchSocket()
+        if idle.look() { hasNews = true }
         if hasNews {
           hasNews = false
           report.refresh(self)

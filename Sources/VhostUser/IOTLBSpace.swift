@@ -97,14 +97,7 @@ public final class IOTLBSpace: DMASpace {
       case .refused:
         return .failure(.fault(DMAFault(address: address, access: access, reason: found == nil ? .unmapped : .permission)))
       case .ask(let question):
-        let message = IOTLBMessage(kind: .miss, address: address.rawValue, permission: access == .read ? .read : .write)
-        // The channel's queue is filled under the lock, so that a question and its record cannot be seen one without the
-        // other; filling it does not block.
-        if ask(message, question) {
-          counters.withLock { $0.questions += 1 }
-          return .failure(.pending)
-        }
-        state.misses.withdraw(question)
+        if send(question, about: address, &state) { return .failure(.pending) }
         return .failure(.fault(DMAFault(address: address, access: access, reason: .unmapped)))
       }
     }
@@ -119,16 +112,22 @@ public final class IOTLBSpace: DMASpace {
       switch state.misses.foresee(address, access) {
       case .wait: return true
       case .refused: return false
-      case .ask(let question):
-        let message = IOTLBMessage(kind: .miss, address: address.rawValue, permission: access == .read ? .read : .write)
-        guard ask(message, question) else {
-          state.misses.withdraw(question)
-          return false
-        }
-        counters.withLock { $0.questions += 1 }
-        return true
+      case .ask(let question): return send(question, about: address, &state)
       }
     }
+  }
+
+  /// Hands a question to `ask`. False if there is nobody to ask; then it is not open any more.
+  private func send(_ question: PendingMisses.Question, about address: DMAAddress, _ state: inout State) -> Bool {
+    let access: IOTLBMessage.Permission = question.key.access == .read ? .read : .write
+    // The channel's queue is filled under the lock, so that a question and its record cannot be seen one without the
+    // other; filling it does not block.
+    guard ask(IOTLBMessage(kind: .miss, address: address.rawValue, permission: access), question) else {
+      state.misses.withdraw(question)
+      return false
+    }
+    counters.withLock { $0.questions += 1 }
+    return true
   }
 
   public var asksPerWalk: Int { room.left }

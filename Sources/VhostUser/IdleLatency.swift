@@ -69,10 +69,12 @@ struct IdleLatency {
     began = end
   }
 
-  /// Gives the limit up if too few came since it was last decided about, whatever else happened meanwhile. To be called after every
-  /// wait while it is in force.
-  mutating func look(at now: ContinuousClock.Instant) {
-    if began.duration(to: now) > Self.window * 2 { quiet() }
+  /// Gives the limit up if too few came since it was last decided about, whatever else happened meanwhile. True if it did. To be
+  /// called after every wait.
+  mutating func look(at now: @autoclosure () -> ContinuousClock.Instant = .now) -> Bool {
+    guard limit != nil, began.duration(to: now()) > Self.window * 2 else { return false }
+    quiet()
+    return true
   }
 
   /// None will come.

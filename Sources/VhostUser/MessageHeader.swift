@@ -66,6 +66,6 @@ extension MessageHeader {
   /// Makes the message whose header is at `place` ask for an answer.
   static func askForReply(_ bytes: inout [UInt8], at place: Int) {
     // `flags` is the second word; its lowest byte is where the machine puts it.
-    bytes[place + 4 + (UInt16(bigEndian: 1) == 1 ? 3 : 0)] |= UInt8(needReply)
+    bytes[place + 4 + (machineIsBigEndian ? 3 : 0)] |= UInt8(needReply)
   }
 }

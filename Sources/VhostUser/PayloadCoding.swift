@@ -1,4 +1,5 @@
-private let machineIsBigEndian = UInt16(bigEndian: 1) == 1
+/// The byte order of vhost-user's numbers.
+let machineIsBigEndian = UInt16(bigEndian: 1) == 1
 
 /// Reads a message's payload front to back, in the machine's byte order, and notices when it is too short or too long.
 ///

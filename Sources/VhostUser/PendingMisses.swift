@@ -128,9 +128,7 @@ struct PendingMisses {
   mutating func foresee(_ address: DMAAddress, _ access: DMAAccess) -> Verdict {
     let key = Key(address, access)
     steps += 1
-    if let open = records[key.page], open.contains(where: { $0.epoch == epoch && ($0.access == access || access == .read) }) {
-      return .wait
-    }
+    if let open = records[key.page], place(of: key, in: open) != nil { return .wait }
     return count < Self.openInAll / 4 ? .ask(open(key, owner: nil)) : .refused
   }
 
@@ -173,12 +171,17 @@ struct PendingMisses {
     invited -= 1
   }
 
-  /// Makes a walk wait for a question that is open already. A reader waits for one about writing, too, and then looks
-  /// again: nothing is asked about a page while something is to be known of it.
+  /// The open question that whoever needs `key` waits for, if there is one. A reader waits for one about writing, too, and
+  /// then looks again: nothing is asked about a page while something is to be known of it.
+  private func place(of key: Key, in open: [Record]) -> Int? {
+    let mine = open.lastIndex { $0.epoch == epoch && $0.access == key.access }
+    return mine ?? (key.access == .read ? open.lastIndex { $0.epoch == epoch } : nil)
+  }
+
+  /// Makes a walk wait for a question that is open already.
   private mutating func join(_ key: Key, _ walk: AskingWalk) -> Bool {
     guard let open = records[key.page] else { return false }
-    let mine = open.lastIndex { $0.epoch == epoch && $0.access == key.access }
-    guard let place = mine ?? (key.access == .read ? open.lastIndex { $0.epoch == epoch } : nil) else { return false }
+    guard let place = place(of: key, in: open) else { return false }
     steps += open.count
     if open[place].owner !== walk, !open[place].joined.contains(where: { $0 === walk }) {
       records[key.page]![place].joined.append(walk)

@@ -30,9 +30,9 @@ struct QueueWorker: ~Copyable {
     var kick: EventFD?
     var call: QueueCaller
     var bell: QueueBell
-    /// Its addresses are not translated, so that nothing which its driver does takes the ring away. Where something does, the
-    /// ring is touched only after a kick: a look at the wrong time would be a fault that the guest sees.
-    var isPhysical: Bool
+    /// The driver can take the ring away, so it is touched only after a kick: a look at the wrong time would be a fault that the guest
+    /// sees.
+    var isTranslated: Bool
     var hasFailed = false
     /// Counted up to 2.
     var kicks: Int64 = 0
@@ -125,7 +125,7 @@ struct QueueWorker: ~Copyable {
   /// Whoever stops is not to be held up, and a second kick is to be told (``DeviceEvents/secondKick(_:)``).
   private var mayStayAwake: Bool {
     for queue in running {
-      if !queue.isPhysical || queue.kick == nil || queue.kicks < 2 || queue.stopping != nil || queue.hasFailed { return false }
+      if queue.isTranslated || queue.kick == nil || queue.kicks < 2 || queue.stopping != nil || queue.hasFailed { return false }
     }
     return true
   }

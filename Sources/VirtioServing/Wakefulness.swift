@@ -5,20 +5,19 @@
 /// slower, brings one request at a time, and is called for each. So after requests the thread looks on for a while. Where that
 /// found nothing, some turns go without it, twice as many after each time in a row: a driver with long pauses costs nothing.
 struct Wakefulness {
-  /// Nanoseconds after the last request. About what it takes to wake a thread on another processor, twice.
-  static var time: Int64 { 50_000 }
+  /// How long after the last request. About what it takes to wake a thread on another processor, twice.
+  private static let time = Duration.microseconds(50)
   private static var mostSkips: Int { 63 }
 
   /// Looking on: whoever waits for descriptors must not sleep.
   private(set) var isAwake = false
-  /// Nanoseconds after ``origin``.
-  private var limit: Int64 = 0
+  /// Until when; nil before the first turn, which decides.
+  private var limit: ContinuousClock.Instant?
   /// Whether looking has found something since the last sleep.
   private var hasFound = false
   private var wasAwake = false
   private var skip = 0
   private var skips = 0
-  private static let origin = ContinuousClock.now
 
   /// To be called before a turn. True if kicks are to stay off at its end.
   mutating func begin(isAllowed: Bool) -> Bool {
@@ -28,7 +27,7 @@ struct Wakefulness {
       return false
     }
     if isAwake {
-      if Self.now < limit { return true }
+      if let limit, .now < limit { return true }
       isAwake = false
       skips = hasFound ? 0 : min(2 * skips + 1, Self.mostSkips)
       skip = skips
@@ -37,7 +36,7 @@ struct Wakefulness {
     } else {
       isAwake = true
       hasFound = false
-      limit = 0
+      limit = nil
     }
     return isAwake
   }
@@ -46,11 +45,6 @@ struct Wakefulness {
   mutating func end(foundWork: Bool) {
     guard isAwake else { return }
     if wasAwake, foundWork { hasFound = true }
-    if foundWork || !wasAwake { limit = Self.now &+ Self.time }
-  }
-
-  private static var now: Int64 {
-    let (seconds, attoseconds) = origin.duration(to: .now).components
-    return seconds &* 1_000_000_000 &+ attoseconds / 1_000_000_000
+    if foundWork || !wasAwake { limit = .now + Self.time }
   }
 }

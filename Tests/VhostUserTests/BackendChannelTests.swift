@@ -108,6 +108,23 @@ private struct ChannelRig: ~Copyable {
     }
   }
 
+  @Test("A backlog that never ends, and never grows, is none that keeps questions from being asked")
+  func backlog() throws {
+    var rig = try ChannelRig()
+    var heard = 0
+    // More than may be unsent at once, one after the other, with some always left.
+    for batch in UInt64(0)..<3000 {
+      rig.gather(batch * 48..<(batch + 1) * 48)
+      rig.channel.post()
+      if batch < 200 { continue }
+      if let message = try rig.stream.next(), message.header.needsReply { heard += 1 }
+      for _ in 0..<47 { if let message = try rig.stream.next(), message.header.needsReply { heard += 1 } }
+      let isSent = rig.channel.flush()
+      #expect(!isSent)
+      while heard > 0, rig.channel.takeAwaited() != nil { heard -= 1 }
+    }
+  }
+
   @Test("A new channel hears of all that the old one did not answer, sent or gathered")
   func replaced() throws {
     var rig = try ChannelRig()

@@ -71,15 +71,15 @@ private final class Limits {
     var idle = limits.make(.limit(0))
     var now = ContinuousClock.now
     Self.send(128, each: .microseconds(20), to: &idle, from: &now)
-    idle.look(at: now + .milliseconds(10))
-    #expect(limits.inForce == 1)
-    idle.look(at: now + .milliseconds(41))
-    #expect(limits.inForce == 0)
+    let early = idle.look(at: now + .milliseconds(10))
+    #expect(!early && limits.inForce == 1)
+    let late = idle.look(at: now + .milliseconds(41))
+    #expect(late && limits.inForce == 0)
     // A few of them are not many.
     Self.send(128, each: .microseconds(20), to: &idle, from: &now)
     for _ in 0..<5 {
       Self.send(1, each: .milliseconds(10), to: &idle, from: &now)
-      idle.look(at: now)
+      _ = idle.look(at: now)
     }
     #expect(limits.inForce == 0)
   }

@@ -107,10 +107,9 @@ extension Virtqueue {
     walk.count += 1
     let count = Int(d.length) / 16
     if iotlb.servesOneChain { iotlb.note(d.address, count: UInt64(d.length)) }
-    // Always a read, whatever the write flag of the descriptor that points here says (R048).
-    var table = pool.take()
+    let isWhole: Bool
     do throws(DMAInterruption) {
-      try iotlb.resolve(d.address, count: Int(d.length), for: .read, into: &table)
+      isWhole = try loadTable(d)
     } catch {
       switch error {
       case .pending:
@@ -118,11 +117,8 @@ extension Virtqueue {
         if let fault { walk.fail(fault) } else { walk.waitForTable() }
       case .fault(let fault): walk.fail(fault)
       }
-      pool.give(back: table)
       return
     }
-    let isWhole = scratch.load(count, from: table.readable)
-    pool.give(back: table)
     guard isWhole else { throw .indirectTable }
     if isPacked {
       for i in 0..<count {
@@ -148,6 +144,21 @@ extension Virtqueue {
       guard Int(e.id) < count else { throw .descriptorIndex(e.id) }
       i = Int(e.id)
     }
+  }
+
+  /// Copies the table that a descriptor points to into `scratch`. False when it is not all there.
+  @inline(__always) mutating func loadTable(_ d: RingDescriptor) throws(DMAInterruption) -> Bool {
+    // Always a read, whatever the write flag of the descriptor that points here says (R048).
+    var table = pool.take()
+    do throws(DMAInterruption) {
+      try iotlb.resolve(d.address, count: Int(d.length), for: .read, into: &table)
+    } catch {
+      pool.give(back: table)
+      throw error
+    }
+    let isWhole = scratch.load(Int(d.length) / 16, from: table.readable)
+    pool.give(back: table)
+    return isWhole
   }
 
   /// Begins a walk of the chain at the head.

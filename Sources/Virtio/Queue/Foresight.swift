@@ -39,14 +39,7 @@ extension Virtqueue {
     guard iotlb.foresee(d.address, count: Int(d.length), for: access, limit: &ahead.pages), isTable, hasIndirect else { return }
     let count = Int(d.length) / 16
     guard count > 0, count <= Foresight.tableLimit, d.length % 16 == 0 else { return }
-    var table = pool.take()
-    var isWhole = false
-    do throws(DMAInterruption) {
-      try iotlb.resolve(d.address, count: Int(d.length), for: .read, into: &table)
-      isWhole = scratch.load(count, from: table.readable)
-    } catch {}
-    pool.give(back: table)
-    guard isWhole else { return }
+    guard (try? loadTable(d)) == true else { return }
     // In the table's order, whatever chain it holds: one that holds none is refused in its turn.
     for i in 0..<count where ahead.takeDescriptor() {
       let (first, second) = (scratch.word(i, 0), scratch.word(i, 1))
