@@ -48,25 +48,33 @@ var targets: [Target] = [
   module(
     "Machine",
     [
-      "DMA", "HostIO", "PCI", "Virtio", "IOMMUs", "VirtioDevices", "VirtioDrivers", "VirtioPCI", "VirtioMMIO", "IOMMUDrivers", "NVMe", log,
+      "DMA", "HostIO", "PCI", "Virtio", "IOMMUs", "VirtioDevices", "VirtioDrivers", "VirtioPCI", "VirtioMMIO",
+      "IOMMUDrivers", "NVMe", log,
     ]),
   module("VhostUserCheck", ["DMA", "HostIO", "Virtio", "VirtioDrivers", "VhostUser"]),
   // floor 6
   .executableTarget(
     name: "sluice",
-    dependencies: ["DMA", "HostIO", "Virtio", "VirtioServing", "VirtioDevices", "VhostUser", "VhostUserCheck", "Machine", log, arguments],
+    dependencies: [
+      "DMA", "HostIO", "Virtio", "VirtioServing", "VirtioDevices", "VhostUser", "VhostUserCheck", "Machine", log,
+      arguments,
+    ],
     path: "Sources/sluice", swiftSettings: checks),
   .executableTarget(
     name: "sluice-bench",
-    dependencies: ["DMA", "HostIO", "Virtio", "VirtioServing", "VirtioDevices", "VirtioDrivers", "VhostUser", "FrontendKit", "VirtioTestKit", "MemoryModel", "Machine", "QTestKit", "LeastBackend", arguments],
+    dependencies: [
+      "DMA", "HostIO", "Virtio", "VirtioServing", "VirtioDevices", "VirtioDrivers", "VhostUser", "FrontendKit",
+      "VirtioTestKit", "MemoryModel", "Machine", "QTestKit", "LeastBackend", arguments,
+    ],
     path: "Benchmarks", swiftSettings: checks),
   // tests
   .target(name: "SlowFiles", path: "Tests/Support/SlowFiles"),
   .target(
     name: "VirtioTestKit", dependencies: ["DMA", "HostIO", "SlowFiles", "Virtio", "VirtioDrivers"],
     path: "Tests/Support/VirtioTestKit", swiftSettings: checks),
-  tests("VirtioDevicesTests", ["CLinux", "DMA", "HostIO", "Virtio", "VirtioDevices", "VirtioDrivers", "VirtioTestKit"]),
-  tests("MachineTests", ["Machine"]),
+  tests(
+    "VirtioDevicesTests", ["CLinux", "DMA", "HostIO", "Virtio", "VirtioDevices", "VirtioDrivers", "VirtioTestKit"]),
+  tests("MachineTests", ["Machine", "Virtio"]),
   // Random machines against a naive model of their memory: for a test, and for hours by a command.
   .target(
     name: "MemoryModel",
@@ -80,32 +88,46 @@ var targets: [Target] = [
   tests(
     "IOMMUDriversTests",
     [
-      "DMA", "HostIO", "IOMMUs", "IOMMUDrivers", "PCI", "Virtio", "VirtioServing", "VirtioDevices", "VirtioDrivers", "VirtioPCI",
+      "DMA", "HostIO", "IOMMUs", "IOMMUDrivers", "PCI", "Virtio", "VirtioServing", "VirtioDevices", "VirtioDrivers",
+      "VirtioPCI",
       "VirtioTestKit", log,
     ]),
   tests("DMATests", ["DMA", "HostIO", "VirtioTestKit"]),
   tests("PCITests", ["DMA", "PCI", "VirtioTestKit"]),
   tests(
     "VirtioPCITests",
-    ["DMA", "HostIO", "PCI", "Virtio", "VirtioServing", "VirtioDevices", "VirtioDrivers", "VirtioPCI", "VirtioTestKit", log]),
+    [
+      "DMA", "HostIO", "PCI", "Virtio", "VirtioServing", "VirtioDevices", "VirtioDrivers", "VirtioPCI", "VirtioTestKit",
+      log,
+    ]),
   tests(
     "VirtioMMIOTests",
-    ["DMA", "HostIO", "IOMMUs", "Virtio", "VirtioServing", "VirtioDevices", "VirtioDrivers", "VirtioMMIO", "VirtioTestKit", log]),
+    [
+      "DMA", "HostIO", "IOMMUs", "Virtio", "VirtioServing", "VirtioDevices", "VirtioDrivers", "VirtioMMIO",
+      "VirtioTestKit", log,
+    ]),
   tests("NVMeTests", ["DMA", "HostIO", "IOMMUs", "NVMe", "PCI", "VirtioDevices", "VirtioDrivers", "VirtioTestKit"]),
   tests(
     "HostileDriverTests",
     [
-      "DMA", "HostIO", "PCI", "Virtio", "VirtioServing", "VirtioDevices", "VirtioDrivers", "VirtioPCI", "VirtioMMIO", "VirtioTestKit", log,
+      "DMA", "HostIO", "PCI", "Virtio", "VirtioServing", "VirtioDevices", "VirtioDrivers", "VirtioPCI", "VirtioMMIO",
+      "VirtioTestKit", log,
     ]),
   tests("VirtioTests", ["DMA", "Virtio", "VirtioDrivers", "VirtioTestKit"]),
   tests("VirtioDriversTests", ["DMA", "HostIO", "Virtio", "VirtioDevices", "VirtioDrivers", "VirtioTestKit"]),
-  tests("VhostUserTests", ["DMA", "HostIO", "Virtio", "VirtioServing", "VirtioDevices", "VirtioDrivers", "VhostUser", "VirtioTestKit", log]),
+  tests(
+    "VhostUserTests",
+    ["DMA", "HostIO", "Virtio", "VirtioServing", "VirtioDevices", "VirtioDrivers", "VhostUser", "VirtioTestKit", log]),
   // Drivers at the other end of a connection, for tests and benchmarks.
   .target(
     name: "FrontendKit", dependencies: ["DMA", "HostIO", "Virtio", "VirtioDrivers", "VhostUser"],
     path: "Tests/Support/FrontendKit", swiftSettings: checks),
-  tests("FrontendTests", ["DMA", "HostIO", "Virtio", "VirtioDrivers", "VirtioServing", "VirtioDevices", "VhostUser", "FrontendKit", log]),
-  tests("VhostUserCheckTests", ["DMA", "HostIO", "Virtio", "VirtioServing", "VirtioDevices", "VhostUser", "VhostUserCheck", log]),
+  tests(
+    "FrontendTests",
+    ["DMA", "HostIO", "Virtio", "VirtioDrivers", "VirtioServing", "VirtioDevices", "VhostUser", "FrontendKit", log]),
+  tests(
+    "VhostUserCheckTests",
+    ["DMA", "HostIO", "Virtio", "VirtioServing", "VirtioDevices", "VhostUser", "VhostUserCheck", log]),
   // A driver for QEMU's own virtio-pci and VT-d; depends on nothing of ours, so that it can be a referee.
   .target(name: "QTestKit", dependencies: [], path: "Tests/Support/QTestKit", swiftSettings: checks),
   tests("QEMUTests", ["QTestKit"]),

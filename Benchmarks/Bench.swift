@@ -9,7 +9,8 @@ struct Bench: ParsableCommand {
       invalidations against the least there could be; and tries it against a model of memory.
       """,
     subcommands: [
-      RingBench.self, DomainBench.self, MachineBench.self, BlockBench.self, LibblkioBench.self, FloorBench.self, LeastBackendCommand.self,
+      RingBench.self, DomainBench.self, MachineBench.self, BlockBench.self, LibblkioBench.self, FloorBench.self,
+      LeastBackendCommand.self,
       ModelBench.self,
     ])
 }

@@ -2,7 +2,8 @@ import ArgumentParser
 import Foundation
 import FrontendKit
 
-// What a translation adds to a request, in instructions: a machine with other work gives no time twice, but does the same.
+// What a translation adds to a request, in instructions: a machine with other work gives no time twice, but does the
+// same.
 extension BlockBench {
   /// Counts what the back-end's process does for a request, in all of its threads and outside of the kernel, behind a
   /// translation with static mappings and without one. What the kernel does is the same for both, and much more.
@@ -26,7 +27,8 @@ extension BlockBench {
           table.add(
             [job.operationName, "\(block)", "\(depth)", mine.text(0), physical.text(0), (mine / physical).text(3)],
             json: [
-              ("op", .word(job.operationName)), ("block", .integer(block)), ("depth", .integer(depth)), ("instructions", .number(mine)),
+              ("op", .word(job.operationName)), ("block", .integer(block)), ("depth", .integer(depth)),
+              ("instructions", .number(mine)),
               ("physical", .number(physical)), ("ratio", .number(mine / physical)),
             ])
         }

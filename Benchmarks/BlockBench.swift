@@ -7,7 +7,8 @@ import VhostUser
 struct BlockBench: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "blk",
-    abstract: "Measures Sluice's disk and qemu-storage-daemon's in turn: rate, latency, and processor time of the back-end.",
+    abstract:
+      "Measures Sluice's disk and qemu-storage-daemon's in turn: rate, latency, and processor time of the back-end.",
     discussion: """
       Both serve an image on tmpfs to the same front-end, which keeps a number of requests under way on each queue and sleeps \
       when there is nothing to take. Each row is measured in rounds, the back-ends taking turns within a round; figures are \
@@ -27,14 +28,21 @@ struct BlockBench: ParsableCommand {
   @Option(help: "MiB of each image.") var imageSize = 256
   @Option(help: "Where images and sockets are.") var directory = "/dev/shm"
   @Option(parsing: .unconditional, help: "More options for `sluice serve blk`, with blanks.") var sluiceOptions = ""
-  @Flag(help: "Compare Sluice behind a translation (ACCESS_PLATFORM, static mappings) with Sluice without.") var translated = false
-  @Option(help: "With --translated: bytes that one UPDATE tells, QEMU's are 4096; 0 for whole mappings.") var granule: UInt64 = 0
+  @Flag(help: "Compare Sluice behind a translation (ACCESS_PLATFORM, static mappings) with Sluice without.")
+  var translated = false
+  @Option(help: "With --translated: bytes that one UPDATE tells, QEMU's are 4096; 0 for whole mappings.") var granule:
+    UInt64 = 0
   @Flag(help: "The front-end spins instead of asking for calls.") var poll = false
   @Flag(help: "Descriptors in the ring instead of indirect tables.") var directDescriptors = false
   @Flag(help: "A packed ring; only with --translated, the peer has none.") var packed = false
-  @Flag(help: "With --translated: count the back-end's instructions for a request, under valgrind (callgrind), and measure no time.")
+  @Flag(
+    help:
+      "With --translated: count the back-end's instructions for a request, under valgrind (callgrind), and measure no time."
+  )
   var instructions = false
-  @Flag(help: "The front-end on processor 0, the back-ends on processor 1, so that every wake-up goes to another processor.")
+  @Flag(
+    help: "The front-end on processor 0, the back-ends on processor 1, so that every wake-up goes to another processor."
+  )
   var apart = false
   @Flag(help: "A line of JSON a row.") var json = false
 
@@ -53,11 +61,14 @@ struct BlockBench: ParsableCommand {
       guard name == "random" || name == "sequential" else { throw ValidationError("no pattern is called \(name)") }
       return name == "random"
     }
-    let scratch = URL(fileURLWithPath: directory).appendingPathComponent("sluice-bench-\(ProcessInfo.processInfo.processIdentifier)")
+    let scratch = URL(fileURLWithPath: directory).appendingPathComponent(
+      "sluice-bench-\(ProcessInfo.processInfo.processIdentifier)")
     try FileManager.default.createDirectory(at: scratch, withIntermediateDirectories: true)
     defer { try? FileManager.default.removeItem(at: scratch) }
     if instructions {
-      guard translated else { throw ValidationError("--instructions compares with and without a translation: --translated is missing") }
+      guard translated else {
+        throw ValidationError("--instructions compares with and without a translation: --translated is missing")
+      }
       return try countInstructions(scratch, operations, blocks, depths)
     }
     var table = Table(
@@ -71,7 +82,8 @@ struct BlockBench: ParsableCommand {
         for isRandom in patterns {
           for block in blocks {
             for depth in depths {
-              let job = BlockJob(operation: operation, isRandom: isRandom, blockBytes: block, depth: depth, queues: count)
+              let job = BlockJob(
+                operation: operation, isRandom: isRandom, blockBytes: block, depth: depth, queues: count)
               add(job, try measure(job, ours, theirs), &table)
             }
           }
@@ -114,7 +126,8 @@ struct BlockBench: ParsableCommand {
   private func elsewhere(_ program: String, _ scratch: URL) throws -> String {
     guard apart else { return program }
     let me = try Process.run(
-      URL(filePath: "/usr/bin/taskset"), arguments: ["-a", "-c", "-p", "0", "\(ProcessInfo.processInfo.processIdentifier)"])
+      URL(filePath: "/usr/bin/taskset"),
+      arguments: ["-a", "-c", "-p", "0", "\(ProcessInfo.processInfo.processIdentifier)"])
     me.waitUntilExit()
     guard me.terminationStatus == 0 else { throw ValidationError("--apart needs two processors, and taskset") }
     let command = scratch.appendingPathComponent("apart-\(URL(filePath: program).lastPathComponent)").path
@@ -125,11 +138,14 @@ struct BlockBench: ParsableCommand {
 
   func setup(_ queues: Int, _ depth: Int, _ block: Int) -> BlockSetup {
     BlockSetup(
-      queues: queues, slots: depth, slotBytes: block, queueSize: directDescriptors ? 1024 : 256, isIndirect: !directDescriptors,
-      isTranslated: translated, granule: granule == 0 ? nil : granule, polls: poll, packed: packed, imageBytes: UInt64(imageSize) << 20)
+      queues: queues, slots: depth, slotBytes: block, queueSize: directDescriptors ? 1024 : 256,
+      isIndirect: !directDescriptors,
+      isTranslated: translated, granule: granule == 0 ? nil : granule, polls: poll, packed: packed,
+      imageBytes: UInt64(imageSize) << 20)
   }
 
-  func serve(_ program: String, _ name: String, _ image: String, _ scratch: URL, _ queues: Int) throws -> BackendProcess {
+  func serve(_ program: String, _ name: String, _ image: String, _ scratch: URL, _ queues: Int) throws -> BackendProcess
+  {
     let started = try BackendProcess.sluice(
       image: image, directory: scratch, queues: queues, program: program,
       extra: sluiceOptions.split(separator: " ").map(String.init), name: name)
@@ -178,12 +194,14 @@ struct BlockBench: ParsableCommand {
       [
         job.operationName, job.patternName, "\(job.blockBytes)", "\(job.depth)", "\(job.queues)", row.ours.rate.text(0),
         row.theirs.rate.text(0), row.rateRatio.text(2), row.ours.processor.text(0), row.theirs.processor.text(0),
-        row.processorRatio.text(2), row.ours.p50.text(), row.theirs.p50.text(), row.ours.p99.text(), row.theirs.p99.text(),
+        row.processorRatio.text(2), row.ours.p50.text(), row.theirs.p50.text(), row.ours.p99.text(),
+        row.theirs.p99.text(),
       ],
       json: [
         ("op", .word(job.operationName)), ("pattern", .word(job.patternName)), ("block", .integer(job.blockBytes)),
         ("depth", .integer(job.depth)), ("queues", .integer(job.queues)), ("iops", .number(row.ours.rate)),
-        ("peer_iops", .number(row.theirs.rate)), ("iops_ratio", .number(row.rateRatio)), ("cpu_ns", .number(row.ours.processor)),
+        ("peer_iops", .number(row.theirs.rate)), ("iops_ratio", .number(row.rateRatio)),
+        ("cpu_ns", .number(row.ours.processor)),
         ("peer_cpu_ns", .number(row.theirs.processor)), ("cpu_ratio", .number(row.processorRatio)),
         ("p50_us", .number(row.ours.p50)), ("peer_p50_us", .number(row.theirs.p50)), ("p99_us", .number(row.ours.p99)),
         ("peer_p99_us", .number(row.theirs.p99)),

@@ -67,12 +67,15 @@ final class BlockTarget {
     self.name = name
     self.process = process
     self.setup = setup
-    guard process.waitForSocket(seconds: setup.patience) else { throw BenchFailure("\(name) did not start:\n\(process.output)") }
+    guard process.waitForSocket(seconds: setup.patience) else {
+      throw BenchFailure("\(name) did not start:\n\(process.output)")
+    }
     let shift: UInt64 = setup.isTranslated ? 1 << 40 : 0
     var places: [BlockClientPlace] = []
     var base = GuestAddress(0)
     for _ in 0..<setup.queues {
-      let place = BlockClientPlace(base: base, queueSize: setup.queueSize, slots: setup.slots, slotBytes: setup.slotBytes)
+      let place = BlockClientPlace(
+        base: base, queueSize: setup.queueSize, slots: setup.slots, slotBytes: setup.slotBytes)
       places.append(place)
       base = place.end
     }
@@ -82,14 +85,21 @@ final class BlockTarget {
     if setup.isTranslated { wanted.insert(.accessPlatform) }
     if setup.packed { wanted.insert(.ringPacked) }
     try frontend.negotiate(wanted)
-    if setup.isTranslated, !frontend.features.contains(.accessPlatform) { throw BenchFailure("\(name) does not take ACCESS_PLATFORM") }
-    if setup.packed, !frontend.features.contains(.ringPacked) { throw BenchFailure("\(name) does not take packed rings") }
+    if setup.isTranslated, !frontend.features.contains(.accessPlatform) {
+      throw BenchFailure("\(name) does not take ACCESS_PLATFORM")
+    }
+    if setup.packed, !frontend.features.contains(.ringPacked) {
+      throw BenchFailure("\(name) does not take packed rings")
+    }
     try frontend.share()
     if setup.isTranslated {
       frontend.setUpdateGranule(setup.granule)
-      try frontend.map(FrontendMapping(address: DMAAddress(shift), byteCount: memory.guest.byteCount, guestAddress: GuestAddress(0)))
+      try frontend.map(
+        FrontendMapping(address: DMAAddress(shift), byteCount: memory.guest.byteCount, guestAddress: GuestAddress(0)))
     }
-    if frontend.protocolFeatures.contains(.status) { try frontend.setStatus([.acknowledge, .driver, .featuresOK, .driverOK]) }
+    if frontend.protocolFeatures.contains(.status) {
+      try frontend.setStatus([.acknowledge, .driver, .featuresOK, .driverOK])
+    }
     self.frontend = frontend
     clients = try ClientSet(setup.queues) { index in
       try BlockClient(frontend, queue: index, place: places[index], shift: shift, indirect: setup.isIndirect)
@@ -98,8 +108,8 @@ final class BlockTarget {
     for i in 0..<setup.queues { try poller.add(clients[i].events.call, token: UInt64(i)) }
   }
 
-  /// Makes images of bytes that ``check()`` knows, so that no page of them is a hole. All are written in turn, a MiB each: their
-  /// pages are then alike, where one image after the other gets pages that differ in speed by a fifth.
+  /// Makes images of bytes that ``check()`` knows, so that no page of them is a hole. All are written in turn, a MiB
+  /// each: their pages are then alike, where one image after the other gets pages that differ in speed by a fifth.
   static func makeImages(_ paths: [String], bytes: UInt64) throws {
     let files = try paths.map { path in
       _ = FileManager.default.createFile(atPath: path, contents: nil)
@@ -119,7 +129,9 @@ final class BlockTarget {
     }
     let other = (0..<count).map { UInt8(truncatingIfNeeded: $0 &* 7 &+ 1) }
     try clients[0].write(sector: 0, other)
-    guard try clients[0].read(sector: 0, count: count) == other else { throw BenchFailure("\(name) returned other bytes than were written") }
+    guard try clients[0].read(sector: 0, count: count) == other else {
+      throw BenchFailure("\(name) returned other bytes than were written")
+    }
   }
 
   private func nextSector(_ job: BlockJob) -> UInt64 {
@@ -173,12 +185,14 @@ final class BlockTarget {
     }
     let elapsed = Double(now() - start) / 1e9
     return BlockSample(
-      requests: requests, seconds: elapsed, processorNanoseconds: process.processorTime &- processor, latencies: latencies)
+      requests: requests, seconds: elapsed, processorNanoseconds: process.processorTime &- processor,
+      latencies: latencies)
   }
 
   /// Takes what a queue has done and fills it up again. Returns how many were done.
   private func step(
-    _ i: Int, _ job: BlockJob, _ isOver: Bool, _ begun: inout [UInt64], _ latencies: inout [UInt32], _ time: inout UInt64
+    _ i: Int, _ job: BlockJob, _ isOver: Bool, _ begun: inout [UInt64], _ latencies: inout [UInt32],
+    _ time: inout UInt64
   ) throws -> Int {
     var done = 0
     var isTimed = false

@@ -15,7 +15,9 @@ final class Callgrind {
     program = FileManager.default.temporaryDirectory.appending(path: "sluice-bench-\(UUID().uuidString)").path
     let strip = try Process.run(URL(filePath: "/usr/bin/strip"), arguments: ["--strip-debug", "-o", program, original])
     strip.waitUntilExit()
-    guard strip.terminationStatus == 0 else { throw ValidationError("strip \(original): exit status \(strip.terminationStatus)") }
+    guard strip.terminationStatus == 0 else {
+      throw ValidationError("strip \(original): exit status \(strip.terminationStatus)")
+    }
   }
 
   deinit { try? FileManager.default.removeItem(atPath: program) }

@@ -25,17 +25,22 @@ struct DomainBench: ParsableCommand {
   mutating func run() throws {
     let memory = try GuestMemory(byteCount: 1 << 20)
     var table = Table(
-      ["mappings", "pair ns", "pairs/s", "device pair ns", "device pairs/s", "walk ns", "strided hit ns", "random hit ns"], json: json)
+      [
+        "mappings", "pair ns", "pairs/s", "device pair ns", "device pairs/s", "walk ns", "strided hit ns",
+        "random hit ns",
+      ], json: json)
     for count in try numbers(mappings, "--mappings") {
       let row = try measure(memory, UInt64(count))
       let device = try measureDevice(UInt64(count))
       table.add(
         [
-          "\(count)", row.pair.text(0), (1e9 / row.pair).text(0), device.text(0), (1e9 / device).text(0), row.walk.text(0), row.strided.text(1),
+          "\(count)", row.pair.text(0), (1e9 / row.pair).text(0), device.text(0), (1e9 / device).text(0),
+          row.walk.text(0), row.strided.text(1),
           row.random.text(1),
         ],
         json: [
-          ("mappings", .integer(count)), ("pair_ns", .number(row.pair)), ("device_pair_ns", .number(device)), ("walk_ns", .number(row.walk)),
+          ("mappings", .integer(count)), ("pair_ns", .number(row.pair)), ("device_pair_ns", .number(device)),
+          ("walk_ns", .number(row.walk)),
           ("strided_hit_ns", .number(row.strided)), ("random_hit_ns", .number(row.random)),
         ])
     }
@@ -44,12 +49,16 @@ struct DomainBench: ParsableCommand {
     if json {
       print("{\"strided_hit_growth\":\(growth.strided.text(3)),\"random_hit_growth\":\(growth.random.text(3))}")
     } else {
-      print("a hit among 65536 mappings takes \(growth.strided.text(2)) (strided) and \(growth.random.text(2)) (random) times one among 64")
+      print(
+        "a hit among 65536 mappings takes \(growth.strided.text(2)) (strided) and \(growth.random.text(2)) (random) times one among 64"
+      )
     }
   }
 
   /// What a hit among `many` mappings takes, in hits among `few`.
-  private func measureGrowth(_ memory: GuestMemory, _ few: UInt64, _ many: UInt64) throws -> (strided: Double, random: Double) {
+  private func measureGrowth(
+    _ memory: GuestMemory, _ few: UInt64, _ many: UInt64
+  ) throws -> (strided: Double, random: Double) {
     var small = HitLoad(try makeDomain(memory, few), few)
     var large = HitLoad(try makeDomain(memory, many), many)
     var strided: [Double] = [], random: [Double] = []
@@ -66,7 +75,8 @@ struct DomainBench: ParsableCommand {
     let domain = Domain(memory, maxMappings: 1 << 22)
     for n in 0..<count {
       let at = n &* 7919 % count
-      try? domain.map(DMAAddress(at << 13), byteCount: 4096, to: GuestAddress((at % 256) << 12), permissions: .readWrite)
+      try? domain.map(
+        DMAAddress(at << 13), byteCount: 4096, to: GuestAddress((at % 256) << 12), permissions: .readWrite)
     }
     for n in 0..<count where !domain.isMapped(from: DMAAddress(n << 13), through: DMAAddress(n << 13)) {
       try domain.map(DMAAddress(n << 13), byteCount: 4096, to: GuestAddress((n % 256) << 12), permissions: .readWrite)
@@ -84,7 +94,10 @@ struct DomainBench: ParsableCommand {
     device.adopt(endpoint)
     let driver = try VirtioIOMMUDriver(HarnessTransport(device, memory), memory: memory, area: GuestAddress(0)) { _ in }
     try driver.attach(endpoint.requester, to: 1)
-    for n in 0..<count { try driver.map(DMAAddress(n << 13), byteCount: 4096, to: GuestAddress((n % 256) << 12), permissions: .readWrite, in: 1) }
+    for n in 0..<count {
+      try driver.map(
+        DMAAddress(n << 13), byteCount: 4096, to: GuestAddress((n % 256) << 12), permissions: .readWrite, in: 1)
+    }
     var pairs: [Double] = []
     var random = Scatter(count)
     for _ in 0..<rounds {
@@ -100,7 +113,9 @@ struct DomainBench: ParsableCommand {
     return median(pairs)
   }
 
-  private func measure(_ memory: GuestMemory, _ count: UInt64) throws -> (pair: Double, walk: Double, strided: Double, random: Double) {
+  private func measure(
+    _ memory: GuestMemory, _ count: UInt64
+  ) throws -> (pair: Double, walk: Double, strided: Double, random: Double) {
     let domain = try makeDomain(memory, count)
     var load = HitLoad(domain, count)
     var pairs: [Double] = [], walks: [Double] = [], strided: [Double] = [], randoms: [Double] = []

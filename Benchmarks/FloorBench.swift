@@ -9,7 +9,8 @@ import QTestKit
 struct FloorBench: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "floor",
-    abstract: "Measures a question and an invalidation behind QEMU's VT-d: Sluice's disk against a back-end that does nothing else.",
+    abstract:
+      "Measures a question and an invalidation behind QEMU's VT-d: Sluice's disk against a back-end that does nothing else.",
     discussion: """
       A machine of QEMU's without a guest has two vhost-user disks behind VT-d, each with ATS. This process is their driver, by \
       QEMU's test protocol. A request reads half a KiB into each of its pages; with --shapes DEPTHxPAGES so many requests of so many \
@@ -40,8 +41,11 @@ struct FloorBench: ParsableCommand {
     guard QEMU.path != nil else { throw BenchFailure(QEMU.absence) }
     let shapes = try shapes.split(separator: ",").map { word in
       let parts = word.split(separator: "x").compactMap { Int($0) }
-      guard parts.count == 2, parts[0] > 0, parts[1] > 0, parts[0] * parts[1] <= FloorDisk.mostPages, parts[0] * (parts[1] + 2) <= 256 else {
-        throw ValidationError("--shapes: \(word) is not DEPTHxPAGES with at most \(FloorDisk.mostPages) pages and 256 descriptors")
+      guard parts.count == 2, parts[0] > 0, parts[1] > 0, parts[0] * parts[1] <= FloorDisk.mostPages,
+        parts[0] * (parts[1] + 2) <= 256
+      else {
+        throw ValidationError(
+          "--shapes: \(word) is not DEPTHxPAGES with at most \(FloorDisk.mostPages) pages and 256 descriptors")
       }
       return FloorShape(depth: parts[0], pages: parts[1])
     }
@@ -53,7 +57,9 @@ struct FloorBench: ParsableCommand {
     let command = try sluice ?? commandBeside()
     let more = sluiceOptions.split(separator: " ").map(String.init)
     let me = try FileManager.default.destinationOfSymbolicLink(atPath: "/proc/self/exe")
-    let least = try DiskServer(me, in: scratch, lifetime: limit) { [LeastBackendCommand.configuration.commandName!, $0] }
+    let least = try DiskServer(me, in: scratch, lifetime: limit) {
+      [LeastBackendCommand.configuration.commandName!, $0]
+    }
     let ours = try DiskServer(command, in: scratch, lifetime: limit) {
       ["serve", "blk", "--socket-path", $0, "--blk-file", image.path, "--num-queues", "1"] + more
     }
@@ -69,7 +75,8 @@ struct FloorBench: ParsableCommand {
     let before = try explained(command, ours.socket)
     var table = Table(
       [
-        "of one", "depth", "pages", "floor µs", "Sluice µs", "ratio", "least", "most", "QEMU's cpu µs", "with Sluice", "floor's cpu µs", "Sluice's", "ratio",
+        "of one", "depth", "pages", "floor µs", "Sluice µs", "ratio", "least", "most", "QEMU's cpu µs", "with Sluice",
+        "floor's cpu µs", "Sluice's", "ratio",
       ], json: json)
     for shape in shapes {
       try add(shape, floor, disk, to: &table)
@@ -83,7 +90,9 @@ struct FloorBench: ParsableCommand {
         for \(disk.coldPages) cold pages.
         """)
       machine.qemu.stop()
-      print("The floor \(least.program.ended(within: 5) ? least.program.said.trimmingCharacters(in: .whitespacesAndNewlines) : "did not end"), for \(floor.coldPages).")
+      print(
+        "The floor \(least.program.ended(within: 5) ? least.program.said.trimmingCharacters(in: .whitespacesAndNewlines) : "did not end"), for \(floor.coldPages)."
+      )
     }
   }
 
@@ -97,7 +106,8 @@ struct FloorBench: ParsableCommand {
       for one in round % 2 == 0 ? [floor, disk] : [disk, floor] {
         let warm = try one.warm(repeats), cold = try one.cold(repeats)
         guard round > 0 else { continue }
-        let question = (cold.asking - warm.asking) / shape.all, invalidation = (cold.forgetting - warm.forgetting) / shape.all
+        let question = (cold.asking - warm.asking) / shape.all,
+          invalidation = (cold.forgetting - warm.forgetting) / shape.all
         if one === floor {
           questions.floor.append(question)
           invalidations.floor.append(invalidation)
@@ -111,13 +121,18 @@ struct FloorBench: ParsableCommand {
       let ratios = row.ratios(\.wall), cpus = row.ratios { $0.backend }
       func of(_ times: [FloorTime], _ part: (FloorTime) -> Double) -> Double { median(times.map(part)) / 1000 }
       let figures = [
-        ("floor_us", of(row.floor, \.wall)), ("sluice_us", of(row.sluice, \.wall)), ("ratio", median(ratios)), ("ratio_least", ratios.min() ?? 0),
-        ("ratio_most", ratios.max() ?? 0), ("floor_qemu_cpu_us", of(row.floor, \.qemu)), ("sluice_qemu_cpu_us", of(row.sluice, \.qemu)),
-        ("floor_cpu_us", of(row.floor, \.backend)), ("sluice_cpu_us", of(row.sluice, \.backend)), ("cpu_ratio", median(cpus)),
+        ("floor_us", of(row.floor, \.wall)), ("sluice_us", of(row.sluice, \.wall)), ("ratio", median(ratios)),
+        ("ratio_least", ratios.min() ?? 0),
+        ("ratio_most", ratios.max() ?? 0), ("floor_qemu_cpu_us", of(row.floor, \.qemu)),
+        ("sluice_qemu_cpu_us", of(row.sluice, \.qemu)),
+        ("floor_cpu_us", of(row.floor, \.backend)), ("sluice_cpu_us", of(row.sluice, \.backend)),
+        ("cpu_ratio", median(cpus)),
       ]
       table.add(
-        [what, "\(shape.depth)", "\(shape.pages)"] + figures.map { $0.0.hasPrefix("ratio") || $0.0 == "cpu_ratio" ? $0.1.text(2) : $0.1.text() },
-        json: [("of", .word(what)), ("depth", .integer(shape.depth)), ("pages", .integer(shape.pages))] + figures.map { ($0.0, .number($0.1)) })
+        [what, "\(shape.depth)", "\(shape.pages)"]
+          + figures.map { $0.0.hasPrefix("ratio") || $0.0 == "cpu_ratio" ? $0.1.text(2) : $0.1.text() },
+        json: [("of", .word(what)), ("depth", .integer(shape.depth)), ("pages", .integer(shape.pages))]
+          + figures.map { ($0.0, .number($0.1)) })
     }
   }
 
@@ -136,7 +151,8 @@ struct FloorBench: ParsableCommand {
     try process.run()
     let data = output.fileHandleForReading.readDataToEndOfFile()
     process.waitUntilExit()
-    guard let facts = try JSONSerialization.jsonObject(with: data) as? [String: Any], let questions = facts["questions"] as? Int,
+    guard let facts = try JSONSerialization.jsonObject(with: data) as? [String: Any],
+      let questions = facts["questions"] as? Int,
       let invalidations = facts["invalidations"] as? Int
     else { throw BenchFailure("sluice explain does not say what it was asked") }
     return (questions, invalidations)

@@ -1,6 +1,6 @@
 import DMA
-import FrontendKit
 import Foundation
+import FrontendKit
 import HostIO
 import QTestKit
 
@@ -21,8 +21,12 @@ struct FloorTime {
     self.backend = backend
   }
 
-  static func - (a: FloorTime, b: FloorTime) -> FloorTime { FloorTime(wall: a.wall - b.wall, qemu: a.qemu - b.qemu, backend: a.backend - b.backend) }
-  static func / (a: FloorTime, count: Int) -> FloorTime { FloorTime(wall: a.wall / Double(count), qemu: a.qemu / Double(count), backend: a.backend / Double(count)) }
+  static func - (a: FloorTime, b: FloorTime) -> FloorTime {
+    FloorTime(wall: a.wall - b.wall, qemu: a.qemu - b.qemu, backend: a.backend - b.backend)
+  }
+  static func / (a: FloorTime, count: Int) -> FloorTime {
+    FloorTime(wall: a.wall / Double(count), qemu: a.qemu / Double(count), backend: a.backend / Double(count))
+  }
 }
 
 /// How many requests are made available at once, and of how many pages each is.
@@ -31,9 +35,9 @@ struct FloorShape {
   var all: Int { depth * pages }
 }
 
-/// One back-end's disk behind QEMU's VT-d, and the driver of a guest that is not there. Everything that QEMU need not do is done
-/// in the guest's memory, which this process has mapped; in what is measured QEMU sees one notification, or one write of the
-/// invalidation queue's tail.
+/// One back-end's disk behind QEMU's VT-d, and the driver of a guest that is not there. Everything that QEMU need not
+/// do is done in the guest's memory, which this process has mapped; in what is measured QEMU sees one notification, or
+/// one write of the invalidation queue's tail.
 final class FloorDisk {
   let name: String
   /// Pages that were mapped anew and used since.
@@ -59,8 +63,12 @@ final class FloorDisk {
   private static let nobody: UInt16 = 0xfff8
 
   init(_ name: String, _ machine: DiskMachine, _ disk: DiskMachine.Disk, guest: HostMapping) throws {
-    guard let vtd = machine.vtd, disk.hasATS, let server = disk.server else { throw BenchFailure("\(name): no VT-d, no ATS or no back-end") }
-    guard let cells = guest.cells(from: 0, byteCount: guest.byteCount) else { throw BenchFailure("the guest's memory cannot be looked at") }
+    guard let vtd = machine.vtd, disk.hasATS, let server = disk.server else {
+      throw BenchFailure("\(name): no VT-d, no ATS or no back-end")
+    }
+    guard let cells = guest.cells(from: 0, byteCount: guest.byteCount) else {
+      throw BenchFailure("the guest's memory cannot be looked at")
+    }
     self.name = name
     self.machine = machine
     self.disk = disk
@@ -75,7 +83,8 @@ final class FloorDisk {
     statuses = try memory.allocate(Self.mostPages)
     data = memory.reserve(Self.mostPages)
     frames = try machine.qemu.frames.takeScattered(Self.mostPages)
-    try function.enableQueue(0, size: UInt16(Self.ringSize), descriptor: areas.descriptor, driver: areas.driver, device: areas.device)
+    try function.enableQueue(
+      0, size: UInt16(Self.ringSize), descriptor: areas.descriptor, driver: areas.driver, device: areas.device)
     notification = try function.notificationAddress(0)
     // The driver looks by itself: a call would be QEMU's work in the middle of what is measured.
     self.cells.store16(1, at: Int(try memory.frame(of: areas.driver)))
@@ -98,12 +107,14 @@ final class FloorDisk {
         let at = table + 16 * (head + k)
         cells.store64(piece.address, at: at)
         cells.store32(piece.count, at: at + 8)
-        cells.store32((isLast ? 0 : 1) | (piece.isWritable ? 2 : 0) | UInt32(isLast ? 0 : head + k + 1) << 16, at: at + 12)
+        cells.store32(
+          (isLast ? 0 : 1) | (piece.isWritable ? 2 : 0) | UInt32(isLast ? 0 : head + k + 1) << 16, at: at + 12)
       }
     }
   }
 
-  /// So many times the requests, with pages that nobody asked about before, and their invalidations. The middle of each.
+  /// So many times the requests, with pages that nobody asked about before, and their invalidations. The middle of
+  /// each.
   func cold(_ repeats: Int) throws -> (asking: FloorTime, forgetting: FloorTime) {
     var asking: [FloorTime] = [], forgetting: [FloorTime] = []
     for _ in 0..<repeats {
@@ -146,7 +157,10 @@ final class FloorDisk {
       // Two processors: who spins takes one from those it waits for.
       while cells.loadAcquire16(at: used) != target {
         usleep(2)
-        guard now() < end else { throw BenchFailure("\(name) did not answer within 10 seconds: \(disk.server?.program.said ?? ""), \(machine.qemu.said)") }
+        guard now() < end else {
+          throw BenchFailure(
+            "\(name) did not answer within 10 seconds: \(disk.server?.program.said ?? ""), \(machine.qemu.said)")
+        }
       }
     }
     for i in 0..<shape.depth {
@@ -167,7 +181,9 @@ final class FloorDisk {
     var all: [VTd.Invalidation] = []
     for page in 0..<shape.all {
       let address = data + 4096 * UInt64(page)
-      all += [.pages(domain: domain, address: address, order: 0), .device(requester: requester, address: address, order: 0)]
+      all += [
+        .pages(domain: domain, address: address, order: 0), .device(requester: requester, address: address, order: 0),
+      ]
     }
     try vtd.prepare(all)
     return try measured { try vtd.submit() }

@@ -13,7 +13,8 @@ struct LibblkioBench: ParsableCommand {
       of each round's ratio.
       """)
 
-  @Option(help: "The Debian trixie with qemu-img and libblkio; Scripts/lab/chroot prints where it is.") var chroot: String?
+  @Option(help: "The Debian trixie with qemu-img and libblkio; Scripts/lab/chroot prints where it is.") var chroot:
+    String?
   @Option(help: "Sluice's command; the one beside this program unless said otherwise.") var sluice: String?
   @Option(help: "The peer's command.") var peer = "/usr/bin/qemu-storage-daemon"
   @Option(help: "Operations, with commas: read, write.") var operations = "read,write"
@@ -29,9 +30,11 @@ struct LibblkioBench: ParsableCommand {
     guard getuid() == 0 else { throw ValidationError("a chroot needs root") }
     let root = chroot ?? Self.cachedRoot
     guard FileManager.default.isExecutableFile(atPath: root + "/usr/bin/qemu-img") else {
-      throw ValidationError("there is no qemu-img in \(root); run Scripts/lab/chroot, which makes such a folder and prints its name")
+      throw ValidationError(
+        "there is no qemu-img in \(root); run Scripts/lab/chroot, which makes such a folder and prints its name")
     }
-    let scratch = URL(fileURLWithPath: directory).appendingPathComponent("sluice-blkio-\(ProcessInfo.processInfo.processIdentifier)")
+    let scratch = URL(fileURLWithPath: directory).appendingPathComponent(
+      "sluice-blkio-\(ProcessInfo.processInfo.processIdentifier)")
     try FileManager.default.createDirectory(at: scratch, withIntermediateDirectories: true)
     defer { try? FileManager.default.removeItem(at: scratch) }
     let (ours, theirs) = try start(scratch)
@@ -92,7 +95,9 @@ struct LibblkioBench: ParsableCommand {
     guard let ours = try BackendProcess.sluice(image: images[0], directory: scratch, program: program) else {
       throw ValidationError("there is no program \(program)")
     }
-    guard let theirs = try BackendProcess.storageDaemon(image: images[1], directory: scratch, program: peer, name: "peer") else {
+    guard
+      let theirs = try BackendProcess.storageDaemon(image: images[1], directory: scratch, program: peer, name: "peer")
+    else {
       throw ValidationError("there is no program \(peer)")
     }
     for one in [ours, theirs] {
@@ -112,10 +117,15 @@ struct LibblkioBench: ParsableCommand {
     let process = Process()
     process.executableURL = URL(fileURLWithPath: "/usr/bin/timeout")
     process.arguments =
-      ["--foreground", "-s", "KILL", "60", "unshare", "-m", "sh", "-c", script, "sh", job.root, folder, "qemu-img", "bench"]
+      [
+        "--foreground", "-s", "KILL", "60", "unshare", "-m", "sh", "-c", script, "sh", job.root, folder, "qemu-img",
+        "bench",
+      ]
       + (job.isWrite ? ["-w"] : [])
-      + ["-c", "\(job.count)", "-d", "\(job.depth)", "-s", "\(job.block)", "--image-opts",
-        "driver=virtio-blk-vhost-user,path=/mnt/\(name),cache.direct=on"]
+      + [
+        "-c", "\(job.count)", "-d", "\(job.depth)", "-s", "\(job.block)", "--image-opts",
+        "driver=virtio-blk-vhost-user,path=/mnt/\(name),cache.direct=on",
+      ]
     let output = Pipe()
     process.standardOutput = output
     process.standardError = output
@@ -127,7 +137,8 @@ struct LibblkioBench: ParsableCommand {
     process.waitUntilExit()
     let used = backend.totalProcessorTime &- before
     // "Run completed in 0.123 seconds."
-    guard process.terminationStatus == 0, let word = text.components(separatedBy: "completed in ").last?.split(separator: " ").first,
+    guard process.terminationStatus == 0,
+      let word = text.components(separatedBy: "completed in ").last?.split(separator: " ").first,
       let seconds = Double(word), seconds > 0
     else { throw ValidationError("qemu-img bench failed: \(text)\(backend.output)") }
     return Sample(rate: Double(job.count) / seconds, processorTime: Double(used) / Double(job.count))
@@ -143,12 +154,15 @@ struct LibblkioBench: ParsableCommand {
     let timeRatio = peerTime > 0 ? time / peerTime : 0
     table.add(
       [
-        operation, "\(job.block)", "\(job.depth)", rate.text(0), peerRate.text(0), rateRatio.text(2), time.text(0), peerTime.text(0),
+        operation, "\(job.block)", "\(job.depth)", rate.text(0), peerRate.text(0), rateRatio.text(2), time.text(0),
+        peerTime.text(0),
         timeRatio.text(2),
       ],
       json: [
-        ("op", .word(operation)), ("pattern", .word("sequential")), ("block", .integer(job.block)), ("depth", .integer(job.depth)),
-        ("queues", .integer(1)), ("iops", .number(rate)), ("peer_iops", .number(peerRate)), ("iops_ratio", .number(rateRatio)),
+        ("op", .word(operation)), ("pattern", .word("sequential")), ("block", .integer(job.block)),
+        ("depth", .integer(job.depth)),
+        ("queues", .integer(1)), ("iops", .number(rate)), ("peer_iops", .number(peerRate)),
+        ("iops_ratio", .number(rateRatio)),
         ("cpu_ns", .number(time)), ("peer_cpu_ns", .number(peerTime)), ("cpu_ratio", .number(timeRatio)),
       ])
   }

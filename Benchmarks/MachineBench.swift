@@ -18,7 +18,8 @@ struct MachineBench: ParsableCommand {
   @Option(help: "Rounds.") var rounds = 31
   @Option(help: "Requests of a turn.") var requests = 1024
   @Option(help: "Requests of a batch, with commas: 1 to 64.") var depths = "1,32"
-  @Option(help: "Platforms, with commas.") var platforms = "pc,pc-vtd,pc-amd-vi,pc-virtio-iommu,ppc64,sparc64,xen-grants"
+  @Option(help: "Platforms, with commas.") var platforms =
+    "pc,pc-vtd,pc-amd-vi,pc-virtio-iommu,ppc64,sparc64,xen-grants"
   @Option(help: "Mappers, with commas: physical, bypass, strict, deferred, bounce, premapped.")
   var mappers = "physical,bypass,strict,deferred,bounce,premapped"
   @Flag(help: "Count instructions too, under valgrind (callgrind).") var instructions = false
@@ -47,11 +48,14 @@ struct MachineBench: ParsableCommand {
       return platform
     }
     let mappings = try mappers.split(separator: ",").map { name in
-      guard let mapping = RequestLoad.Mapping(rawValue: String(name)) else { throw ValidationError("no mapper is called \(name)") }
+      guard let mapping = RequestLoad.Mapping(rawValue: String(name)) else {
+        throw ValidationError("no mapper is called \(name)")
+      }
       return mapping
     }
     var table = Table(
-      ["depth", "platform", "iommu", "mapper", "ns", "cpu ns", "ratio", "cpu ratio"] + (instructions ? ["instructions", "ratio"] : []), json: json)
+      ["depth", "platform", "iommu", "mapper", "ns", "cpu ns", "ratio", "cpu ratio"]
+        + (instructions ? ["instructions", "ratio"] : []), json: json)
     let callgrind = instructions ? try Callgrind() : nil
     for depth in try numbers(depths, "--depths") {
       let variants = try chosen.flatMap { platform in
@@ -82,14 +86,18 @@ struct MachineBench: ParsableCommand {
         let countedRatio = counted.flatMap { counted in bare.map { counted / $0 } }
         table.add(
           [
-            "\(depth)", variant.platform.name, variant.platform.unit.rawValue, variant.mapping.rawValue, median(variant.times).text(0),
+            "\(depth)", variant.platform.name, variant.platform.unit.rawValue, variant.mapping.rawValue,
+            median(variant.times).text(0),
             median(variant.cpus).text(0), median(variant.timeRatios).text(3), median(variant.cpuRatios).text(3),
           ] + (instructions ? [counted.map { $0.text(0) } ?? "-", countedRatio.map { $0.text(3) } ?? "-"] : []),
           json: [
-            ("depth", .integer(depth)), ("platform", .word(variant.platform.name)), ("iommu", .word(variant.platform.unit.rawValue)),
-            ("mapper", .word(variant.mapping.rawValue)), ("ns", .number(median(variant.times))), ("cpu_ns", .number(median(variant.cpus))),
+            ("depth", .integer(depth)), ("platform", .word(variant.platform.name)),
+            ("iommu", .word(variant.platform.unit.rawValue)),
+            ("mapper", .word(variant.mapping.rawValue)), ("ns", .number(median(variant.times))),
+            ("cpu_ns", .number(median(variant.cpus))),
             ("ratio", .number(median(variant.timeRatios))), ("cpu_ratio", .number(median(variant.cpuRatios))),
-            ("instructions", counted.map { .number($0) } ?? .none), ("instruction_ratio", countedRatio.map { .number($0) } ?? .none),
+            ("instructions", counted.map { .number($0) } ?? .none),
+            ("instruction_ratio", countedRatio.map { .number($0) } ?? .none),
           ])
       }
     }
@@ -112,7 +120,8 @@ struct MachineBench: ParsableCommand {
   ) throws -> Double {
     func total(_ requests: Int) throws -> Double {
       try callgrind.count([
-        "machine", "--alone", "--platforms", platform.name, "--mappers", mapping.rawValue, "--depths", "\(depth)", "--requests", "\(requests)",
+        "machine", "--alone", "--platforms", platform.name, "--mappers", mapping.rawValue, "--depths", "\(depth)",
+        "--requests", "\(requests)",
       ])
     }
     let (few, many) = (1024, 3072)

@@ -30,7 +30,8 @@ struct RingBench: ParsableCommand {
     }
     let memory = try RingFixture.makeMemory()
     var table = Table(
-      ["ring", "descriptors", "indirect", "mappings", "ns", "device ns", "ratio", "device ratio"] + (instructions ? ["instructions"] : []),
+      ["ring", "descriptors", "indirect", "mappings", "ns", "device ns", "ratio", "device ratio"]
+        + (instructions ? ["instructions"] : []),
       json: json)
     var sum: UInt64 = 0
     for format in formats.split(separator: ",") {
@@ -46,7 +47,8 @@ struct RingBench: ParsableCommand {
                 row.ratio.text(3), row.deviceRatio.text(3),
               ] + (instructions ? [counted.map { $0.text(0) } ?? "-"] : []),
               json: [
-                ("ring", .word(shape.format)), ("descriptors", .integer(count)), ("indirect", .integer(indirect ? 1 : 0)),
+                ("ring", .word(shape.format)), ("descriptors", .integer(count)),
+                ("indirect", .integer(indirect ? 1 : 0)),
                 ("mappings", .word(row.path.name)), ("ns", .number(row.all)), ("device_ns", .number(row.device)),
                 ("ratio", .number(row.ratio)), ("device_ratio", .number(row.deviceRatio)),
                 ("instructions", counted.map { .number($0) } ?? .none),
@@ -68,11 +70,14 @@ struct RingBench: ParsableCommand {
   }
 
   /// All paths of one shape, taking turns.
-  private func measure(_ memory: GuestMemory, _ shape: RingShape, _ paths: [RingPath], _ sum: inout UInt64) throws -> [Row] {
+  private func measure(
+    _ memory: GuestMemory, _ shape: RingShape, _ paths: [RingPath], _ sum: inout UInt64
+  ) throws -> [Row] {
     var samples = paths.map { _ in (all: [Double](), device: [Double]()) }
     let batches = batches(requests, shape)
     var fixtures = try FixtureSet(paths.count) { try RingFixture(memory, shape, paths[$0], place: $0) }
-    // Every page is looked at once before a time counts: a domain enters a page into its table when it is first asked for it.
+    // Every page is looked at once before a time counts: a domain enters a page into its table when it is first asked
+    // for it.
     for at in paths.indices { _ = try fixtures.run(at, batches: RingFixture.lap(shape)) }
     for round in 0...rounds {
       for place in paths.indices {
@@ -100,7 +105,8 @@ struct RingBench: ParsableCommand {
     let callgrind = try Callgrind()
     func total(_ requests: Int) throws -> Double {
       try callgrind.count([
-        "ring", "--rounds", "1", "--requests", "\(requests)", "--descriptors", "\(shape.descriptors)", "--formats", shape.format,
+        "ring", "--rounds", "1", "--requests", "\(requests)", "--descriptors", "\(shape.descriptors)", "--formats",
+        shape.format,
         "--paths", path.rawValue, shape.indirect ? "--indirect-only" : "--direct-only",
       ])
     }
@@ -132,6 +138,8 @@ struct FixtureSet: ~Copyable {
     if let failure { throw failure }
   }
 
-  mutating func run(_ index: Int, batches: Int) throws -> (all: UInt64, device: UInt64) { try fixtures[index]!.run(batches: batches) }
+  mutating func run(_ index: Int, batches: Int) throws -> (all: UInt64, device: UInt64) {
+    try fixtures[index]!.run(batches: batches)
+  }
   var sum: UInt64 { (0..<fixtures.count).reduce(0) { $0 &+ fixtures[$1]!.sum } }
 }

@@ -28,8 +28,8 @@ struct RingShape: Hashable {
   var format: String { packed ? "packed" : "split" }
 }
 
-/// A driver and a device in one thread, over one memory: a request is added, published, popped, resolved, its header read,
-/// its status written, completed and reaped.
+/// A driver and a device in one thread, over one memory: a request is added, published, popped, resolved, its header
+/// read, its status written, completed and reaped.
 struct RingFixture: ~Copyable {
   static let queueSize: UInt16 = 1024
   static let batch = 32
@@ -46,7 +46,8 @@ struct RingFixture: ~Copyable {
   private let pages: UInt64
   private let shift: UInt64
   private let headers: UInt64
-  /// Whether the driver's addresses jump about as the mappings' targets do: then the same memory is used in the same order.
+  /// Whether the driver's addresses jump about as the mappings' targets do: then the same memory is used in the same
+  /// order.
   private let isScattered: Bool
   private var page: UInt64 = 0
   private var slot: UInt64 = 0
@@ -63,7 +64,8 @@ struct RingFixture: ~Copyable {
     return memory
   }
 
-  /// - Parameter place: which of the four places for rings is this fixture's. Fixtures that take turns on one packed ring
+  /// - Parameter place: which of the four places for rings is this fixture's. Fixtures that take turns on one packed
+  ///   ring
   ///   would find what another left in its slots, and might take it for theirs.
   init(_ memory: GuestMemory, _ shape: RingShape, _ path: RingPath, place: Int) throws {
     guard place < 4 else { throw RingFailure.places }
@@ -121,7 +123,9 @@ struct RingFixture: ~Copyable {
   }
 
   /// The page of guest memory behind a device page: scattered so that no two adjacent ones can be joined.
-  @inline(__always) private static func scattered(_ page: UInt64, _ pages: UInt64) -> UInt64 { page &* 40503 & (pages &- 1) }
+  @inline(__always) private static func scattered(_ page: UInt64, _ pages: UInt64) -> UInt64 {
+    page &* 40503 & (pages &- 1)
+  }
 
   /// The pieces of the next request: a header, data pages, a status; or a page alone.
   @inline(__always) private mutating func fill(_ pieces: inout [DriverBuffer]) {

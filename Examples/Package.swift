@@ -12,12 +12,14 @@ let package = Package(
     .executableTarget(
       name: "serve-a-disk",
       dependencies: [
-        .product(name: "VhostUser", package: "sluice"), .product(name: "VirtioDevices", package: "sluice"), .product(name: "Logging", package: "swift-log"),
+        .product(name: "VhostUser", package: "sluice"), .product(name: "VirtioDevices", package: "sluice"),
+        .product(name: "Logging", package: "swift-log"),
       ], path: "ServeADisk"),
     .executableTarget(
       name: "write-a-device",
       dependencies: [
-        .product(name: "VhostUser", package: "sluice"), .product(name: "Virtio", package: "sluice"), .product(name: "Logging", package: "swift-log"),
+        .product(name: "VhostUser", package: "sluice"), .product(name: "Virtio", package: "sluice"),
+        .product(name: "Logging", package: "swift-log"),
       ], path: "WriteADevice"),
   ]
 )

@@ -60,7 +60,9 @@ enum MessageFuzz {
       problem = try frontend.stream(raw, until: { try theirs.pendingBytes() == 0 })
     }
     ours.shutdown()
-    guard try ended.wait(timeout: limit) else { return "the server still runs \(limit) after the connection was closed" }
+    guard try ended.wait(timeout: limit) else {
+      return "the server still runs \(limit) after the connection was closed"
+    }
     thread.join()
     return problem
   }

@@ -1,7 +1,7 @@
 /// What an input makes the front-end do.
 ///
-/// An even first byte: the rest is the stream, byte for byte. An odd one: steps of five bytes and a payload each, so that an
-/// input gets behind the header without having to guess its size.
+/// An even first byte: the rest is the stream, byte for byte. An odd one: steps of five bytes and a payload each, so
+/// that an input gets behind the header without having to guess its size.
 enum MessageScript {
   /// What travels beside a message.
   enum Passed: UInt8 {
@@ -31,8 +31,8 @@ enum MessageScript {
   /// Steps beyond these would only repeat; they cost time.
   private static let most = 256
 
-  /// The steps: first byte, flags, descriptors (kind in the low two bits, how many in the next four), payload size (two bytes,
-  /// little-endian), payload. A poke's payload starts with two bytes: the offset, in units of 16 bytes.
+  /// The steps: first byte, flags, descriptors (kind in the low two bits, how many in the next four), payload size (two
+  /// bytes, little-endian), payload. A poke's payload starts with two bytes: the offset, in units of 16 bytes.
   static func steps(_ input: ArraySlice<UInt8>) -> [Step] {
     var rest = input
     var steps: [Step] = []

@@ -10,8 +10,8 @@ struct ScriptedFrontend: ~Copyable {
   private let mapping: HostMapping
   /// The end of the back-end's channel that we keep, and the one that is passed.
   private let channel: (ours: UnixSocket, theirs: UnixSocket)
-  /// The device's state: a socket with what there is to read, and nobody at the other end. CHECK_DEVICE_STATE waits ten seconds
-  /// for a front-end that keeps its end open, which is as it should be and too slow here.
+  /// The device's state: a socket with what there is to read, and nobody at the other end. CHECK_DEVICE_STATE waits ten
+  /// seconds for a front-end that keeps its end open, which is as it should be and too slow here.
   private var state: UnixSocket
   /// What came and is not yet a whole answer.
   private var heard: [UInt8] = []
@@ -37,7 +37,8 @@ struct ScriptedFrontend: ~Copyable {
     try setState([])
   }
 
-  /// Does the steps, then waits until the back-end has answered `last`, which it always can, or has closed the connection.
+  /// Does the steps, then waits until the back-end has answered `last`, which it always can, or has closed the
+  /// connection.
   mutating func play(_ steps: [MessageScript.Step], last: UInt8) throws -> String? {
     var asked = 1
     do {

@@ -5,8 +5,8 @@
   @inlinable public static func < (a: Self, b: Self) -> Bool { a.rawValue < b.rawValue }
 }
 
-/// An address as a driver hands it to a device. What it means depends on the device's ``DMASpace``: an I/O virtual address
-/// behind an IOMMU, a guest-physical address without one.
+/// An address as a driver hands it to a device. What it means depends on the device's ``DMASpace``: an I/O virtual
+/// address behind an IOMMU, a guest-physical address without one.
 @frozen public struct DMAAddress: Hashable, Comparable, Sendable {
   public var rawValue: UInt64
   @inlinable public init(_ rawValue: UInt64) { self.rawValue = rawValue }

@@ -1,7 +1,7 @@
 public import CLinux
 
-/// Host memory behind one side of a chain, in order. Copies in and out; never hands out a pointer or a span, because the
-/// driver may write the memory at any time.
+/// Host memory behind one side of a chain, in order. Copies in and out; never hands out a pointer or a span, because
+/// the driver may write the memory at any time.
 ///
 /// A view of the chain's storage: it cannot be copied out of the chain, and must not be used after it.
 @safe @frozen public struct BufferSegments: ~Copyable {
@@ -82,8 +82,8 @@ public import CLinux
     return true
   }
 
-  /// Calls `body` with (offset from the start of the walk, memory, bytes) for each piece of the range. Returns the bytes
-  /// walked.
+  /// Calls `body` with (offset from the start of the walk, memory, bytes) for each piece of the range. Returns the
+  /// bytes walked.
   @inlinable func walk(_ offset: Int, _ count: Int, _ body: (Int, UnsafeMutableRawPointer, Int) -> Void) -> Int {
     guard offset >= 0, count > 0, offset < byteCount else { return 0 }
     let total = min(count, byteCount - offset)
@@ -106,8 +106,8 @@ public import CLinux
     return done
   }
 
-  /// Makes `offset` the start of a segment and returns that segment's index. At most two offsets inside segments per side of
-  /// a chain: that is what its storage has room for. nil beyond the end or when the room is used up.
+  /// Makes `offset` the start of a segment and returns that segment's index. At most two offsets inside segments per
+  /// side of a chain: that is what its storage has room for. nil beyond the end or when the room is used up.
   package func split(at offset: Int) -> Int? {
     guard offset >= 0, offset <= byteCount else { return nil }
     var left = offset
@@ -130,7 +130,8 @@ public import CLinux
     return left == 0 ? segmentCount : nil
   }
 
-  /// The vectors of segments `range`, for a system call. They stay where they are, and unchanged, while the chain lives.
+  /// The vectors of segments `range`, for a system call. They stay where they are, and unchanged, while the chain
+  /// lives.
   package func withIOVectors<R>(_ range: Range<Int>, _ body: (UnsafePointer<iovec>, Int) -> R) -> R {
     precondition(range.lowerBound >= 0 && range.upperBound <= segmentCount)
     return unsafe body(base + range.lowerBound, range.count)

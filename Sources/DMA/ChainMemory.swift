@@ -1,5 +1,6 @@
-/// The host memory behind one descriptor chain, resolved, and the chain's hold on the mappings it was resolved through. The
-/// hold ends when the value does: on the queue's thread, within a round or before the queue is destroyed. One thread uses it.
+/// The host memory behind one descriptor chain, resolved, and the chain's hold on the mappings it was resolved through.
+/// The hold ends when the value does: on the queue's thread, within a round or before the queue is destroyed. One
+/// thread uses it.
 @safe @frozen public struct ChainMemory: ~Copyable {
   @usableFromInline let header: UnsafeMutablePointer<SegmentHeader>
 

@@ -14,15 +14,21 @@
 
   /// The part of the run that starts `offset` bytes in and is `count` bytes long, seen from `address`; nil if it is not
   /// inside the run.
-  public func part(from offset: UInt64, count: UInt64, seenFrom address: DMAAddress, permissions: DMAPermissions) -> HostRun? {
-    guard count > 0, offset <= last - start, count - 1 <= last - start - offset, address.rawValue <= UInt64.max - (count - 1) else { return nil }
-    return HostRun(start: address.rawValue, last: address.rawValue + (count - 1), host: host &+ offset, permissions: permissions)
+  public func part(
+    from offset: UInt64, count: UInt64, seenFrom address: DMAAddress, permissions: DMAPermissions
+  ) -> HostRun? {
+    guard count > 0, offset <= last - start, count - 1 <= last - start - offset,
+      address.rawValue <= UInt64.max - (count - 1)
+    else { return nil }
+    return HostRun(
+      start: address.rawValue, last: address.rawValue + (count - 1), host: host &+ offset, permissions: permissions)
   }
 }
 
-/// Woken when a translation that was ``DMAInterruption/pending`` can be tried again. Called on any thread; must not block.
+/// Woken when a translation that was ``DMAInterruption/pending`` can be tried again. Called on any thread; must not
+/// block.
 public protocol TranslationWaiter: AnyObject, Sendable {
-  func translationArrived()
+  func wake()
 }
 
 /// What a device may reach. One question: what is around this address?
@@ -33,9 +39,11 @@ public protocol DMASpace: AnyObject, Sendable {
   var table: TranslationTable? { get }
   /// Where device writes are marked now, or nil.
   var dirtyLog: DirtyLog? { get }
-  /// Answers a look-up that neither the queue's cache nor ``table`` could. Never waits for a peer: an answer that has to be
-  /// asked for throws `pending`, and `waiter` is woken when it is in. Called on queue threads.
-  func translate(_ address: DMAAddress, for access: DMAAccess, waking waiter: (any TranslationWaiter)?) throws(DMAInterruption) -> HostRun
+  /// Answers a look-up that neither the queue's cache nor ``table`` could. Never waits for a peer: an answer that has
+  /// to be asked for throws `pending`, and `waiter` is woken when it is in. Called on queue threads.
+  func translate(
+    _ address: DMAAddress, for access: DMAAccess, waking waiter: (any TranslationWaiter)?
+  ) throws(DMAInterruption) -> HostRun
   /// Where queues count their look-ups, or nil; always the same one.
   var ledger: LookUpLedger? { get }
   /// Hears of a fault that ended an access, once per access (R092).
@@ -45,17 +53,18 @@ public protocol DMASpace: AnyObject, Sendable {
   /// more. Returns whether there is a point in repeating: false if it needs more mappings at once than are kept. Called
   /// on queue threads.
   func walkEnded(_ waiter: (any TranslationWaiter)?, repeats: Bool) -> Bool
-  /// Asks for a page that nobody waits for yet, if it has to be asked for and is not; sent with the walk that ends next.
-  /// False if no more such pages are asked for now. Called on queue threads.
+  /// Asks for a page that nobody waits for yet, if it has to be asked for and is not; sent with the walk that ends
+  /// next. False if no more such pages are asked for now. Called on queue threads.
   func foresee(_ address: DMAAddress, for access: DMAAccess) -> Bool
-  /// Pages without an answer that one walk may meet before it stops asking, as it is now: 0 where nobody may ask any more. Looked at
-  /// after each such page, and takes no lock. More of them wait for the next walk, so that what is asked for at one time is bounded
-  /// whatever a chain's size; and there are so many that walking again costs little for each.
+  /// Pages without an answer that one walk may meet before it stops asking, as it is now: 0 where nobody may ask any
+  /// more. Looked at after each such page, and takes no lock. More of them wait for the next walk, so that what is
+  /// asked for at one time is bounded whatever a chain's size; and there are so many that walking again costs little
+  /// for each.
   var asksPerWalk: Int { get }
   /// Whether what the driver does can take a mapping away, a ring's too.
   var isTranslated: Bool { get }
-  /// Whether a translation serves one chain only, because nobody says when a mapping ends: queues then give each chain's
-  /// translations back with ``forget(from:through:)`` before the driver hears that the chain is used.
+  /// Whether a translation serves one chain only, because nobody says when a mapping ends: queues then give each
+  /// chain's translations back with ``forget(from:through:)`` before the driver hears that the chain is used.
   var servesOneChain: Bool { get }
   /// Drops the translations of the bytes `first` through `last`. Chains that use them go on. Called on queue threads.
   func forget(from first: UInt64, through last: UInt64)
@@ -91,7 +100,9 @@ public final class PhysicalSpace: DMASpace {
 
   public func report(_ fault: DMAFault) { faulted(fault) }
 
-  public func translate(_ address: DMAAddress, for access: DMAAccess, waking waiter: (any TranslationWaiter)?) throws(DMAInterruption) -> HostRun {
+  public func translate(
+    _ address: DMAAddress, for access: DMAAccess, waking waiter: (any TranslationWaiter)?
+  ) throws(DMAInterruption) -> HostRun {
     guard let run = memory.run(at: GuestAddress(address.rawValue)) else {
       throw .fault(DMAFault(address: address, access: access, reason: .unmapped))
     }
@@ -108,7 +119,9 @@ public final class BlockedSpace: DMASpace {
 
   public var dirtyLog: DirtyLog? { nil }
 
-  public func translate(_ address: DMAAddress, for access: DMAAccess, waking waiter: (any TranslationWaiter)?) throws(DMAInterruption) -> HostRun {
+  public func translate(
+    _ address: DMAAddress, for access: DMAAccess, waking waiter: (any TranslationWaiter)?
+  ) throws(DMAInterruption) -> HostRun {
     throw .fault(DMAFault(address: address, access: access, reason: reason))
   }
 }

@@ -4,19 +4,19 @@ public import Synchronization
 /// path the write took and whatever address the driver gave.
 ///
 /// Marking works back from host memory, so a page that is visible at several guest addresses is marked at each. What is
-/// written to memory that is being taken away is marked where it was, and where the table now in force shows the same bytes of
-/// the same file. Bits beyond the log's end are dropped. May be called from any thread.
+/// written to memory that is being taken away is marked where it was, and where the table now in force shows the same
+/// bytes of the same file. Bits beyond the log's end are dropped. May be called from any thread.
 ///
-/// A bit follows the bytes it is about, on every processor: a front-end that clears it and then copies the page has them, or
-/// finds the bit again.
+/// A bit follows the bytes it is about, on every processor: a front-end that clears it and then copies the page has
+/// them, or finds the bit again.
 public final class DirtyLog: Sendable {
   private let bits: HostMapping
   private let memory: GuestMemory
   private let changed: @Sendable () -> Void
   private let hasNews = Atomic<Bool>(false)
 
-  /// `bits` is the front-end's bitmap: bit n of byte n / 8 is guest page n. `changed` is called when bits were set that were not
-  /// set before, at most once a round of a queue, on the queue's thread.
+  /// `bits` is the front-end's bitmap: bit n of byte n / 8 is guest page n. `changed` is called when bits were set that
+  /// were not set before, at most once a round of a queue, on the queue's thread.
   public init(bits: HostMapping, memory: GuestMemory, changed: @escaping @Sendable () -> Void = {}) {
     self.bits = bits
     self.memory = memory

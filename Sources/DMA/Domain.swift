@@ -12,13 +12,14 @@ public enum DomainError: Error, Hashable, Sendable {
   case full
 }
 
-/// An IOMMU domain in this process: mappings from device addresses to guest-physical addresses with permissions, which every
-/// endpoint attached to it sees (§5.13).
+/// An IOMMU domain in this process: mappings from device addresses to guest-physical addresses with permissions, which
+/// every endpoint attached to it sees (§5.13).
 ///
-/// Mapping, unmapping, attaching and detaching are control threads'; queues look things up at any time. What takes something
-/// away returns when no endpoint, input and output in flight included, can still use it.
+/// Mapping, unmapping, attaching and detaching are control threads'; queues look things up at any time. What takes
+/// something away returns when no endpoint, input and output in flight included, can still use it.
 ///
-/// A domain is a ``DMASpace`` too, as a device sees it that is attached all its life and whose bus mastering nobody switches.
+/// A domain is a ``DMASpace`` too, as a device sees it that is attached all its life and whose bus mastering nobody
+/// switches.
 public final class Domain: AddressTranslation {
   /// A refused access that was reported to the domain.
   public struct FaultRecord: Hashable, Sendable {
@@ -51,7 +52,9 @@ public final class Domain: AddressTranslation {
   /// An empty domain over `memory`.
   ///
   /// - Parameter onFault: hears of each fault of an attached endpoint, on queue threads; it must not wait for them.
-  public init(_ memory: GuestMemory, maxMappings: Int = 1 << 20, onFault: (@Sendable (DMAFault, RequesterID) -> Void)? = nil) {
+  public init(
+    _ memory: GuestMemory, maxMappings: Int = 1 << 20, onFault: (@Sendable (DMAFault, RequesterID) -> Void)? = nil
+  ) {
     self.memory = memory
     self.maxMappings = maxMappings
     self.onFault = onFault
@@ -71,14 +74,18 @@ public final class Domain: AddressTranslation {
 
   // MARK: Mappings
 
-  /// Makes `byteCount` bytes of guest memory visible from `address` on, to all endpoints at once. Guest memory need not exist
-  /// yet: until it does, accesses fault.
-  public func map(_ address: DMAAddress, byteCount: UInt64, to guest: GuestAddress, permissions: DMAPermissions) throws(DomainError) {
+  /// Makes `byteCount` bytes of guest memory visible from `address` on, to all endpoints at once. Guest memory need not
+  /// exist yet: until it does, accesses fault.
+  public func map(
+    _ address: DMAAddress, byteCount: UInt64, to guest: GuestAddress, permissions: DMAPermissions
+  ) throws(DomainError) {
     let mask = TranslationTable.granule - 1
     guard byteCount > 0, byteCount & mask == 0, address.rawValue & mask == 0, guest.rawValue & mask == 0,
       address.rawValue <= UInt64.max - (byteCount - 1), guest.rawValue <= UInt64.max - (byteCount - 1)
     else { throw .range }
-    let new = Mapping(first: address.rawValue, last: address.rawValue + (byteCount - 1), guest: guest.rawValue, permissions: permissions)
+    let new = Mapping(
+      first: address.rawValue, last: address.rawValue + (byteCount - 1), guest: guest.rawValue, permissions: permissions
+    )
     let error: DomainError? = state.withLock { state in
       guard state.mappings.count < maxMappings else { return .full }
       return state.mappings.insert(new) ? nil : .overlap
@@ -86,8 +93,8 @@ public final class Domain: AddressTranslation {
     if let error { throw error }
   }
 
-  /// Removes the mappings inside `first` through `last`. Holes are fine; a mapping that is only partly inside makes the call
-  /// fail and change nothing. Returns how many went, when no endpoint uses them any more.
+  /// Removes the mappings inside `first` through `last`. Holes are fine; a mapping that is only partly inside makes the
+  /// call fail and change nothing. Returns how many went, when no endpoint uses them any more.
   @discardableResult public func unmap(from first: DMAAddress, through last: DMAAddress) throws(DomainError) -> Int {
     guard first <= last else { throw .range }
     let (count, endpoints): (Int?, [EndpointSpace]) = state.withLock { state in
@@ -121,7 +128,8 @@ public final class Domain: AddressTranslation {
   /// Endpoints attached now.
   public var endpoints: [EndpointSpace] { state.withLock { $0.endpoints.compactMap(\.endpoint) } }
 
-  /// Routes an endpoint through this domain, whose mappings it sees at once. It has left every other domain when this returns.
+  /// Routes an endpoint through this domain, whose mappings it sees at once. It has left every other domain when this
+  /// returns.
   public func attach(_ endpoint: EndpointSpace) {
     let old = endpoint.route
     state.withLock { state in
@@ -129,7 +137,9 @@ public final class Domain: AddressTranslation {
       state.endpoints.append(WeakEndpoint(endpoint: endpoint))
     }
     endpoint.setRoute(.translated(self))
-    if case .translated(let translation) = old, let domain = translation as? Domain, domain !== self { domain.forget(endpoint) }
+    if case .translated(let translation) = old, let domain = translation as? Domain, domain !== self {
+      domain.forget(endpoint)
+    }
   }
 
   /// Routes an endpoint elsewhere, and returns when nothing uses this domain through it any more.
@@ -142,7 +152,9 @@ public final class Domain: AddressTranslation {
     state.withLock { $0.endpoints.removeAll { $0.endpoint == nil || $0.endpoint === endpoint } }
   }
 
-  public func lookUp(_ address: DMAAddress, for access: DMAAccess, by requester: RequesterID) throws(DMAFault) -> GuestRun {
+  public func lookUp(
+    _ address: DMAAddress, for access: DMAAccess, by requester: RequesterID
+  ) throws(DMAFault) -> GuestRun {
     guard let found = state.withLock({ $0.mappings.mapping(at: address.rawValue) }) else {
       throw DMAFault(address: address, access: access, reason: .unmapped)
     }
@@ -165,7 +177,8 @@ public final class Domain: AddressTranslation {
 extension GuestRun {
   init(_ mapping: Mapping) {
     self.init(
-      first: DMAAddress(mapping.first), last: DMAAddress(mapping.last), guest: GuestAddress(mapping.guest), permissions: mapping.permissions)
+      first: DMAAddress(mapping.first), last: DMAAddress(mapping.last), guest: GuestAddress(mapping.guest),
+      permissions: mapping.permissions)
   }
 }
 
@@ -176,7 +189,9 @@ extension Domain: DMASpace {
   public var lookUps: LookUpLedger.Sum { lookUpLedger.sum }
   public var ledger: LookUpLedger? { lookUpLedger }
 
-  public func translate(_ address: DMAAddress, for access: DMAAccess, waking waiter: (any TranslationWaiter)?) throws(DMAInterruption) -> HostRun {
+  public func translate(
+    _ address: DMAAddress, for access: DMAAccess, waking waiter: (any TranslationWaiter)?
+  ) throws(DMAInterruption) -> HostRun {
     let result: Result<HostRun, DMAInterruption> = state.withLock { state in
       func refused(_ reason: DMAFault.Reason) -> Result<HostRun, DMAInterruption> {
         .failure(.fault(DMAFault(address: address, access: access, reason: reason)))

@@ -1,16 +1,16 @@
 import Synchronization
 
-/// What one requester can reach: a switch between nothing, physical memory, and what an IOMMU translates, in front of which
-/// sits the requester's bus master enable bit.
+/// What one requester can reach: a switch between nothing, physical memory, and what an IOMMU translates, in front of
+/// which sits the requester's bus master enable bit.
 ///
-/// It belongs to the function and stays the same for as long as the function lives; an ``IOMMU`` that has adopted it turns the
-/// switch. A change of any kind returns when nothing that was begun before it, input and output in flight included, is still
-/// under way; so it is a control thread's, never a queue's.
+/// It belongs to the function and stays the same for as long as the function lives; an ``IOMMU`` that has adopted it
+/// turns the switch. A change of any kind returns when nothing that was begun before it, input and output in flight
+/// included, is still under way; so it is a control thread's, never a queue's.
 public final class EndpointSpace: DMASpace {
   /// Where addresses lead.
   public enum Route: Sendable {
-    /// Nowhere, and nobody hears of it: the function is gone. An IOMMU that has to report what an unattached endpoint tries routes
-    /// it through a translation that refuses everything.
+    /// Nowhere, and nobody hears of it: the function is gone. An IOMMU that has to report what an unattached endpoint
+    /// tries routes it through a translation that refuses everything.
     case blocked(DMAFault.Reason)
     /// They are guest-physical.
     case physical
@@ -29,7 +29,7 @@ public final class EndpointSpace: DMASpace {
   private let state: Mutex<State>
   private let lookUps = LookUpLedger()
   /// Endpoints under the same number. Held while they change, so that they change together.
-  private let followers = Mutex<[EndpointSpace]>([])
+  private let aliases = Mutex<[EndpointSpace]>([])
 
   /// An endpoint over `memory`, physical until an IOMMU adopts it.
   ///
@@ -51,9 +51,9 @@ public final class EndpointSpace: DMASpace {
   public var requester: RequesterID {
     get { state.withLock { $0.requester } }
     set {
-      followers.withLock { followers in
+      aliases.withLock { aliases in
         state.withLock { $0.requester = newValue }
-        for follower in followers { follower.requester = newValue }
+        for alias in aliases { alias.requester = newValue }
       }
     }
   }
@@ -69,46 +69,48 @@ public final class EndpointSpace: DMASpace {
 
   /// Turns the switch.
   public func setRoute(_ route: Route) {
-    followers.withLock { followers in
+    aliases.withLock { aliases in
       change { $0.route = route }
-      for follower in followers { follower.setRoute(route) }
+      for alias in aliases { alias.setRoute(route) }
     }
   }
   /// Sets what the bus master enable bit says.
   public func setOpen(_ isOpen: Bool) { change { $0.isOpen = isOpen } }
 
-  /// Drops what is remembered of the bytes `first` through `last`, and returns when nothing uses it any more. The IOMMU calls it
-  /// after it has taken a mapping away or narrowed it.
+  /// Drops what is remembered of the bytes `first` through `last`, and returns when nothing uses it any more. The IOMMU
+  /// calls it after it has taken a mapping away or narrowed it.
   public func invalidate(from first: DMAAddress, through last: DMAAddress) {
     let isFull = state.withLock { _ in
       cache.remove(from: first.rawValue, through: last.rawValue)
       return cache.isFull
     }
-    // A driver that maps here and there, and never comes back to an address, would otherwise leave the table full for ever.
+    // A driver that maps here and there, and never comes back to an address, would otherwise leave the table full for
+    // ever.
     if isFull {
       cache.removeAll(drained: fence, used: TranslationFence.range(from: first.rawValue, through: last.rawValue))
     } else {
       fence.drain(from: first.rawValue, through: last.rawValue)
     }
-    followers.withLock { followers in
-      for follower in followers { follower.invalidate(from: first, through: last) }
+    aliases.withLock { aliases in
+      for alias in aliases { alias.invalidate(from: first, through: last) }
     }
   }
 
   // MARK: Several under one number
 
-  /// Another requester's transactions arrive under this one's number, so an IOMMU cannot tell them apart (R081): the other
-  /// endpoint has this one's number and route from now on, and loses what this one loses. Its bus master enable bit is its own.
-  public func lead(_ endpoint: EndpointSpace) {
-    followers.withLock { followers in
-      followers.append(endpoint)
+  /// Another requester's transactions arrive under this one's number, so an IOMMU cannot tell them apart (R081): the
+  /// other endpoint has this one's number and route from now on, and loses what this one loses. Its bus master enable
+  /// bit is its own.
+  public func addAlias(_ endpoint: EndpointSpace) {
+    aliases.withLock { aliases in
+      aliases.append(endpoint)
       endpoint.requester = requester
       endpoint.setRoute(route)
     }
   }
 
-  /// Ends ``lead(_:)``: the other keeps its route until it is given one.
-  public func leave(_ endpoint: EndpointSpace) { followers.withLock { $0.removeAll { $0 === endpoint } } }
+  /// Ends ``addAlias(_:)``: the other keeps its route until it is given one.
+  public func removeAlias(_ endpoint: EndpointSpace) { aliases.withLock { $0.removeAll { $0 === endpoint } } }
 
   private func change(_ body: (inout State) -> Void) {
     // What a look-up finds from here on is new, whether the table loses it again or not.
@@ -116,21 +118,31 @@ public final class EndpointSpace: DMASpace {
     cache.removeAll(drained: fence)
   }
 
-  public func translate(_ address: DMAAddress, for access: DMAAccess, waking waiter: (any TranslationWaiter)?) throws(DMAInterruption) -> HostRun {
+  public func translate(
+    _ address: DMAAddress, for access: DMAAccess, waking waiter: (any TranslationWaiter)?
+  ) throws(DMAInterruption) -> HostRun {
     let result: Result<HostRun, DMAFault> = state.withLock { state in
-      guard state.isOpen else { return .failure(DMAFault(address: address, access: access, reason: .busMasterDisabled)) }
+      guard state.isOpen else {
+        return .failure(DMAFault(address: address, access: access, reason: .busMasterDisabled))
+      }
       let run: GuestRun
       switch state.route {
       case .blocked(let reason): return .failure(DMAFault(address: address, access: access, reason: reason))
-      case .physical: run = GuestRun(first: DMAAddress(0), last: DMAAddress(.max), guest: GuestAddress(0), permissions: .readWrite)
+      case .physical:
+        run = GuestRun(first: DMAAddress(0), last: DMAAddress(.max), guest: GuestAddress(0), permissions: .readWrite)
       case .translated(let translation):
-        do throws(DMAFault) { run = try translation.lookUp(address, for: access, by: state.requester) } catch { return .failure(error) }
+        do throws(DMAFault) { run = try translation.lookUp(address, for: access, by: state.requester) } catch {
+          return .failure(error)
+        }
       }
-      guard run.permissions.allows(access) else { return .failure(DMAFault(address: address, access: access, reason: .permission)) }
+      guard run.permissions.allows(access) else {
+        return .failure(DMAFault(address: address, access: access, reason: .permission))
+      }
       guard let host = memory.run(behind: run, around: address) else {
         return .failure(DMAFault(address: address, access: access, reason: .unmapped))
       }
-      // Under the lock that a change takes: what goes cannot be put back. A run not made of whole pages stays with the queue.
+      // Under the lock that a change takes: what goes cannot be put back. A run not made of whole pages stays with the
+      // queue.
       _ = cache.insert(host)
       return .success(host)
     }
@@ -146,6 +158,8 @@ public final class EndpointSpace: DMASpace {
       return (state.route, state.requester)
     }
     // A closed gate is the function's own doing: the IOMMU never saw the access.
-    if fault.reason != .busMasterDisabled, case .translated(let translation) = route { translation.report(fault, by: requester) }
+    if fault.reason != .busMasterDisabled, case .translated(let translation) = route {
+      translation.report(fault, by: requester)
+    }
   }
 }

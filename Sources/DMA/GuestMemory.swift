@@ -14,7 +14,8 @@ public struct MemoryRegion: Sendable {
   public let mappingOffset: UInt64
 
   public init(
-    guestAddress: GuestAddress, frontendAddress: FrontendAddress, byteCount: UInt64, mapping: HostMapping, mappingOffset: UInt64 = 0
+    guestAddress: GuestAddress, frontendAddress: FrontendAddress, byteCount: UInt64, mapping: HostMapping,
+    mappingOffset: UInt64 = 0
   ) {
     self.guestAddress = guestAddress
     self.frontendAddress = frontendAddress
@@ -29,7 +30,8 @@ public struct MemoryRegion: Sendable {
     let a = guestAddress.rawValue, b = other.guestAddress.rawValue
     let x = frontendAddress.rawValue, y = other.frontendAddress.rawValue
     // Sizes are at least 1 and ends do not wrap (checked when a region is added).
-    return (a <= b + (other.byteCount - 1) && b <= a + (byteCount - 1)) || (x <= y + (other.byteCount - 1) && y <= x + (byteCount - 1))
+    return (a <= b + (other.byteCount - 1) && b <= a + (byteCount - 1))
+      || (x <= y + (other.byteCount - 1) && y <= x + (byteCount - 1))
   }
 }
 
@@ -72,7 +74,8 @@ public final class GuestMemory: Sendable {
     self.init()
     let mapping = try HostMapping(anonymous: byteCount)
     let region = MemoryRegion(
-      guestAddress: address, frontendAddress: FrontendAddress(address.rawValue), byteCount: UInt64(byteCount), mapping: mapping)
+      guestAddress: address, frontendAddress: FrontendAddress(address.rawValue), byteCount: UInt64(byteCount),
+      mapping: mapping)
     state.withLock { $0.table.regions = [region] }
   }
 
@@ -95,7 +98,8 @@ public final class GuestMemory: Sendable {
     try Self.check(region)
     let taken = state.withLock { state in
       guard !state.table.regions.contains(where: { $0.overlaps(region) }) else { return false }
-      let index = state.table.regions.firstIndex { $0.guestAddress > region.guestAddress } ?? state.table.regions.endIndex
+      let index =
+        state.table.regions.firstIndex { $0.guestAddress > region.guestAddress } ?? state.table.regions.endIndex
       state.table.regions.insert(region, at: index)
       return true
     }
@@ -103,7 +107,9 @@ public final class GuestMemory: Sendable {
   }
 
   /// Removes the region with these addresses and size, and returns when nothing can use it any more.
-  public func remove(guestAddress: GuestAddress, frontendAddress: FrontendAddress, byteCount: UInt64) throws(MemoryRegionError) {
+  public func remove(
+    guestAddress: GuestAddress, frontendAddress: FrontendAddress, byteCount: UInt64
+  ) throws(MemoryRegionError) {
     let old: MemoryRegion? = state.withLock { state in
       let index = state.table.regions.firstIndex {
         $0.guestAddress == guestAddress && $0.frontendAddress == frontendAddress && $0.byteCount == byteCount
@@ -131,8 +137,8 @@ public final class GuestMemory: Sendable {
     letGo()
   }
 
-  /// Returns when nothing uses the regions that are leaving. They stay mapped until then, and what is written to them is still
-  /// marked in the dirty log.
+  /// Returns when nothing uses the regions that are leaving. They stay mapped until then, and what is written to them
+  /// is still marked in the dirty log.
   private func letGo() {
     drain()
     let gone = state.withLock { state in
@@ -211,7 +217,8 @@ public final class GuestMemory: Sendable {
       host: region.hostStart, permissions: .readWrite)
   }
 
-  /// As much of a run of guest memory as one region backs, around a device address inside the run; nil where there is no memory.
+  /// As much of a run of guest memory as one region backs, around a device address inside the run; nil where there is
+  /// no memory.
   func run(behind run: GuestRun, around address: DMAAddress) -> HostRun? {
     guard run.first <= address, address <= run.last else { return nil }
     let a = address.rawValue
@@ -220,25 +227,30 @@ public final class GuestMemory: Sendable {
     let before = min(a - run.first.rawValue, guest - region.start)
     let after = min(run.last.rawValue - a, region.last - guest)
     return HostRun(
-      start: a - before, last: a + after, host: region.host &+ (guest - region.start - before), permissions: run.permissions)
+      start: a - before, last: a + after, host: region.host &+ (guest - region.start - before),
+      permissions: run.permissions)
   }
 
-  /// `count` bytes of host memory at a front-end address as a run that starts at `start`, or nil when they are not all in
-  /// one region.
-  public func run(at address: FrontendAddress, count: UInt64, seenFrom start: DMAAddress, permissions: DMAPermissions) -> HostRun? {
+  /// `count` bytes of host memory at a front-end address as a run that starts at `start`, or nil when they are not all
+  /// in one region.
+  public func run(
+    at address: FrontendAddress, count: UInt64, seenFrom start: DMAAddress, permissions: DMAPermissions
+  ) -> HostRun? {
     guard count > 0, start.rawValue <= UInt64.max - (count - 1) else { return nil }
     return state.withLock { state in
       for region in state.table.regions {
         let offset = address.rawValue &- region.frontendAddress.rawValue
         guard offset < region.byteCount, count <= region.byteCount - offset else { continue }
         return HostRun(
-          start: start.rawValue, last: start.rawValue + (count - 1), host: region.hostStart &+ offset, permissions: permissions)
+          start: start.rawValue, last: start.rawValue + (count - 1), host: region.hostStart &+ offset,
+          permissions: permissions)
       }
       return nil
     }
   }
 
-  /// Whoever keeps host addresses of this memory registers: `fence` is drained, and `cache` emptied, when a region goes.
+  /// Whoever keeps host addresses of this memory registers: `fence` is drained, and `cache` emptied, when a region
+  /// goes.
   package func register(_ fence: TranslationFence, cache: TranslationTable? = nil) {
     state.withLock { state in
       state.fences.removeAll { $0.fence == nil }
@@ -252,7 +264,8 @@ public final class GuestMemory: Sendable {
       cache?.remove(from: 0, through: .max)
       fence.drain()
       guard let cache else { continue }
-      // A look-up that had read the old regions may have filled the cache since. It is over now, so this is the last time.
+      // A look-up that had read the old regions may have filled the cache since. It is over now, so this is the last
+      // time.
       if cache.remove(from: 0, through: .max) > 0 { fence.drain() }
     }
   }

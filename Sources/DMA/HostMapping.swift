@@ -6,7 +6,8 @@ public struct MappingError: Error, Hashable, Sendable {
   public var code: Int32
 }
 
-/// A run of this process's memory: a shared mapping of a file somebody sent us, or memory of our own. Ends with the object.
+/// A run of this process's memory: a shared mapping of a file somebody sent us, or memory of our own. Ends with the
+/// object.
 ///
 /// Touching a file mapping whose file was truncated would raise SIGBUS; such a page turns into zeroes instead and
 /// ``lostPages`` counts it, so that a front-end cannot end this process.
@@ -22,8 +23,8 @@ public struct MappingError: Error, Hashable, Sendable {
   private let lead: Int
   private let guardSlot: Int32
 
-  /// Maps `byteCount` bytes of `descriptor` from `offset` on, shared. The descriptor may be closed afterwards. Neither has to
-  /// be a multiple of a page, huge or not: whole pages around them are mapped.
+  /// Maps `byteCount` bytes of `descriptor` from `offset` on, shared. The descriptor may be closed afterwards. Neither
+  /// has to be a multiple of a page, huge or not: whole pages around them are mapped.
   public init(descriptor: Int32, offset: UInt64, byteCount: Int, writable: Bool = true) throws(MappingError) {
     guard byteCount > 0, offset <= UInt64(Int64.max) - UInt64(byteCount) else { throw MappingError(code: 22) }
     var device: UInt64 = 0

@@ -1,8 +1,9 @@
-// What a queue asks about chains that are not walked yet, while the one before them waits: their questions are under way
-// together with its own, and cost the peer one message where they would cost many.
+// What a queue asks about chains that are not walked yet, while the one before them waits: their questions are under
+// way together with its own, and cost the peer one message where they would cost many.
 extension IOTLB {
-  /// Asks for the pages of `count` bytes at `address` that are not known, on nobody's account: the chain that needs them
-  /// finds them, or asks by itself. Looks for `limit` mappings at most, and counts it down. True if all of them are known.
+  /// Asks for the pages of `count` bytes at `address` that are not known, on nobody's account: the chain that needs
+  /// them finds them, or asks by itself. Looks for `limit` mappings at most, and counts it down. True if all of them
+  /// are known.
   public mutating func foresee(_ address: DMAAddress, count: Int, for access: DMAAccess, limit: inout Int) -> Bool {
     // Where translations are given back with their chain, what no chain waits for would stay.
     guard count > 0, !servesOneChain, address.rawValue <= .max - UInt64(count - 1) else { return true }

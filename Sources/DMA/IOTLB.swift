@@ -1,9 +1,9 @@
 /// A queue's private cache over its space, and the only code that turns device addresses into memory.
 ///
-/// Looks, cheapest first: the largest run seen; the space's ``TranslationTable``, entered at the node that holds an address's
-/// page; then, out of line, another large run, 256 pages by their number, and the table from its root; then the space is asked.
-/// What is cached is valid for one generation of the space's fence. One thread uses it, and only between ``beginRound()`` and
-/// ``endRound()``.
+/// Looks, cheapest first: the largest run seen; the space's ``TranslationTable``, entered at the node that holds an
+/// address's page; then, out of line, another large run, 256 pages by their number, and the table from its root; then
+/// the space is asked. What is cached is valid for one generation of the space's fence. One thread uses it, and only
+/// between ``beginRound()`` and ``endRound()``.
 @safe public struct IOTLB: ~Copyable {
   public let space: any DMASpace
   /// Kept alive for `root`, which names its first word: to use the table itself would count references.
@@ -26,20 +26,21 @@
   @usableFromInline var lastEnd: UInt64 = 0
   @usableFromInline var lastDelta: UInt64 = 0
   @usableFromInline var lastPermissions = DMAPermissions()
-  /// 256 pairs, at ``leafIndex(_:)``: the number of a 2 MiB block plus 1, and the table's node for it. A node lives until a drain.
+  /// 256 pairs, at ``leafIndex(_:)``: the number of a 2 MiB block plus 1, and the table's node for it. A node lives
+  /// until a drain.
   @usableFromInline let leaves: UnsafeMutablePointer<UInt64>
   /// The last run that was neither larger than the largest nor next to it.
-  private var other = HostRun(start: 1, last: 0, host: 0, permissions: [])
+  var other = HostRun(start: 1, last: 0, host: 0, permissions: [])
   /// Looks that ``extend(_:_:)`` may still take in this generation: a mapping of 1 GiB has 512 entries of 2 MiB.
   private var probes = 0
-  /// 256 pairs: page address with its permissions in bits 0 and 1, and host address minus device address. Only of spaces
-  /// without a table.
+  /// 256 pairs: page address with its permissions in bits 0 and 1, and host address minus device address. Only of
+  /// spaces without a table.
   private let slots: UnsafeMutablePointer<UInt64>
   @usableFromInline var hits: UInt64 = 0
   var misses: UInt64 = 0
   /// Whether translations are given back chain by chain; see ``DMASpace/servesOneChain``.
   public let servesOneChain: Bool
-  private var notes: [ClosedRange<UInt64>] = []
+  var notes: [ClosedRange<UInt64>] = []
   /// Marks writes when a migration is under way; read anew with every generation.
   package private(set) var dirtyLog: DirtyLog?
 
@@ -74,8 +75,8 @@
     unsafe leaves.deallocate()
   }
 
-  /// Begins a round. True when mappings under the ring areas were taken away since the last one, or any if there are no areas:
-  /// they must be resolved again. What is cached of others stays.
+  /// Begins a round. True when mappings under the ring areas were taken away since the last one, or any if there are no
+  /// areas: they must be resolved again. What is cached of others stays.
   public mutating func beginRound() -> Bool {
     let before = lease.generation
     guard lease.begin() else { return false }
@@ -98,10 +99,12 @@
   package var hasChains: Bool { lease.holds.hasChains }
 
   /// As ``Lease/hold(from:through:)``.
-  package func hold(from first: UInt64 = 0, through last: UInt64 = .max) -> MappingHold { lease.hold(from: first, through: last) }
+  package func hold(from first: UInt64 = 0, through last: UInt64 = .max) -> MappingHold {
+    lease.hold(from: first, through: last)
+  }
 
-  /// Appends the host memory behind `count` bytes at `address`. Nothing is resolved for a count of 0. On a throw the list may
-  /// hold a part of it.
+  /// Appends the host memory behind `count` bytes at `address`. Nothing is resolved for a count of 0. On a throw the
+  /// list may hold a part of it.
   @inlinable @inline(__always) public mutating func resolve(
     _ address: DMAAddress, count: Int, for access: DMAAccess, into segments: inout SegmentList
   ) throws(DMAInterruption) {
@@ -143,8 +146,9 @@
     return unsafe loadAcquire64(node + Int(truncatingIfNeeded: (a &>> 12) & 511) &* 8)
   }
 
-  /// Where in `leaves` a block belongs, which is named by its number plus 1. Blocks at any regular distance spread over all
-  /// pairs, as their number's lowest bits would not: the top bits of a multiple of the golden ratio's fraction do (Knuth 6.4).
+  /// Where in `leaves` a block belongs, which is named by its number plus 1. Blocks at any regular distance spread over
+  /// all pairs, as their number's lowest bits would not: the top bits of a multiple of the golden ratio's fraction do
+  /// (Knuth 6.4).
   @inlinable @inline(__always) static func leafIndex(_ block: UInt64) -> Int {
     Int(truncatingIfNeeded: (block &* 0x9E37_79B9_7F4A_7C15) &>> 56) &* 2
   }
@@ -152,7 +156,8 @@
   /// A mapping (bit 1) that allows the access (bits 2 and 3).
   @inlinable @inline(__always) static func needed(_ access: DMAAccess) -> UInt64 { access == .read ? 6 : 10 }
 
-  /// Piece by piece, what ``resolve(_:count:for:into:)`` does not find in one place: `beyond` bytes after the one at `first`.
+  /// Piece by piece, what ``resolve(_:count:for:into:)`` does not find in one place: `beyond` bytes after the one at
+  /// `first`.
   @usableFromInline mutating func resolvePieces(
     _ first: UInt64, _ beyond: UInt64, _ access: DMAAccess, _ segments: inout SegmentList
   ) throws(DMAInterruption) {
@@ -219,7 +224,9 @@
     } else {
       // Safe: the index is below 512.
       let slot = unsafe slots + Int(truncatingIfNeeded: (a >> 12) & 255) * 2
-      if unsafe slot[0] & ~3 == a & ~4095, unsafe DMAPermissions(rawValue: UInt8(truncatingIfNeeded: slot[0] & 3)).allows(access) {
+      if unsafe slot[0] & ~3 == a & ~4095,
+        unsafe DMAPermissions(rawValue: UInt8(truncatingIfNeeded: slot[0] & 3)).allows(access)
+      {
         hits &+= 1
         return (unsafe slot[1], 4096 &- (a & 4095))
       }
@@ -279,7 +286,9 @@
   }
 
   /// A ring area of `count` bytes, all of them resolved, scattered or not.
-  public mutating func ring(_ address: DMAAddress, count: Int, for access: DMAAccess) throws(DMAInterruption) -> RingMemory {
+  public mutating func ring(
+    _ address: DMAAddress, count: Int, for access: DMAAccess
+  ) throws(DMAInterruption) -> RingMemory {
     precondition(count > 0)
     let first = address.rawValue & ~4095
     guard address.rawValue <= UInt64.max - UInt64(count - 1) else {
@@ -316,7 +325,9 @@
     if pending { throw .pending }
     let isOneRun = pages.indices.allSatisfy { pages[$0] == pages[0] &+ UInt64($0) << 12 }
     // Safe: every page was just resolved for this access, and the caller re-resolves when the generation moves.
-    if isOneRun { return unsafe RingMemory(base: UnsafeMutableRawPointer(bitPattern: UInt(pages[0]))! + lead, byteCount: count) }
+    if isOneRun {
+      return unsafe RingMemory(base: UnsafeMutableRawPointer(bitPattern: UInt(pages[0]))! + lead, byteCount: count)
+    }
     return RingMemory(pages: pages, lead: lead, byteCount: count)
   }
 
@@ -325,45 +336,22 @@
     return try ask(a, access)
   }
 
-  /// Remembers that the chain being walked names `count` bytes at `address`.
-  public mutating func note(_ address: DMAAddress, count: UInt64) {
-    guard count > 0 else { return }
-    let last = address.rawValue.addingReportingOverflow(count - 1)
-    notes.append(address.rawValue...(last.overflow ? .max : last.partialValue))
-  }
-
-  /// How many pieces were noted since the last time.
-  package var noteCount: Int { notes.count }
-
-  /// What was noted since the last time.
-  public mutating func takeNotes() -> [ClosedRange<UInt64>] {
-    // A chain of tens of thousands of pieces is not to cost room for as many from then on.
-    defer { notes.removeAll(keepingCapacity: notes.count <= 256) }
-    return notes
-  }
-
-  /// Gives a chain's translations back.
-  public mutating func forget(_ ranges: [ClosedRange<UInt64>]) {
-    for range in ranges { space.forget(from: range.lowerBound, through: range.upperBound) }
-    lastStart = 1
-    lastEnd = 0
-    other = HostRun(start: 1, last: 0, host: 0, permissions: [])
-  }
-
   /// Drops what is cached of mappings that were taken away after generation `old`. True if ring areas are among them.
   private mutating func forgetChanges(since old: UInt64) -> Bool {
     var touchesAreas = areas.isEmpty
     let fence = lease.fence
-    let known = old != .max && fence.changes(since: old, upTo: lease.generation) { first, last in
-      if first == 0, last == .max {
-        // Nodes of the table may have gone, or writes are to be logged from now on.
-        forgetAll()
-        touchesAreas = true
-        return
+    let known =
+      old != .max
+      && fence.changes(since: old, upTo: lease.generation) { first, last in
+        if first == 0, last == .max {
+          // Nodes of the table may have gone, or writes are to be logged from now on.
+          forgetAll()
+          touchesAreas = true
+          return
+        }
+        forget(from: first, through: last)
+        if areas.contains(where: { $0.overlaps(first...last) }) { touchesAreas = true }
       }
-      forget(from: first, through: last)
-      if areas.contains(where: { $0.overlaps(first...last) }) { touchesAreas = true }
-    }
     if known { return touchesAreas }
     forgetAll()
     return true
@@ -391,7 +379,11 @@
     other = HostRun(start: 1, last: 0, host: 0, permissions: [])
     probes = 1024
     // Whichever of the two is in use.
-    if unsafe root == nil { unsafe slots.update(repeating: 0, count: 512) } else { unsafe leaves.update(repeating: 0, count: 512) }
+    if unsafe root == nil {
+      unsafe slots.update(repeating: 0, count: 512)
+    } else {
+      unsafe leaves.update(repeating: 0, count: 512)
+    }
     dirtyLog = space.dirtyLog
   }
 }

@@ -1,8 +1,8 @@
 internal import CLinux
 
-/// A queue's private copy of an indirect descriptor table: fetched once, so that the driver cannot change it between check
-/// and use, and read without caring how its pages are scattered or aligned. Room for a large table is given back with the next
-/// usual one. One thread uses it.
+/// A queue's private copy of an indirect descriptor table: fetched once, so that the driver cannot change it between
+/// check and use, and read without caring how its pages are scattered or aligned. Room for a large table is given back
+/// with the next usual one. One thread uses it.
 @safe public struct IndirectScratch: ~Copyable {
   @usableFromInline var words: UnsafeMutablePointer<UInt64>
   private(set) var capacity: Int

@@ -52,8 +52,8 @@ import Synchronization
   /// What marks a chain as resolved in the round under way.
   @inlinable var stamp: UInt64 { generation &+ 1 }
 
-  /// A hold on the bytes `first` through `last`, for what is no chain of a queue: from the round under way until the value ends,
-  /// on the same thread.
+  /// A hold on the bytes `first` through `last`, for what is no chain of a queue: from the round under way until the
+  /// value ends, on the same thread.
   package func hold(from first: UInt64 = 0, through last: UInt64 = .max) -> MappingHold {
     var pool = SegmentPool(holds, keeping: 1)
     var list = pool.take()

@@ -8,9 +8,9 @@ struct Mapping {
 
 /// Mappings by address, without overlap, in chunks of up to 128 that a list of the chunks' last addresses leads to.
 ///
-/// Finding is two binary searches. Inserting and removing move the inside of one chunk, and once in 64 times the list of
-/// chunks: of a million mappings that is 16 thousand words. Neighbours that together would fill half a chunk become one, so
-/// however mappings come and go, there are never more chunks than one for every 32 mappings, and one.
+/// Finding is two binary searches. Inserting and removing move the inside of one chunk, and once in 64 times the list
+/// of chunks: of a million mappings that is 16 thousand words. Neighbours that together would fill half a chunk become
+/// one, so however mappings come and go, there are never more chunks than one for every 32 mappings, and one.
 struct MappingList {
   private static let capacity = 128
   private var chunks: [[Mapping]] = []
@@ -80,8 +80,8 @@ struct MappingList {
     return true
   }
 
-  /// Takes out every mapping inside `first...last`, and says how many. nil, and nothing has changed, when a mapping is only
-  /// partly inside.
+  /// Takes out every mapping inside `first...last`, and says how many. nil, and nothing has changed, when a mapping is
+  /// only partly inside.
   mutating func remove(_ first: UInt64, _ last: UInt64) -> Int? {
     let low = position(endingAtOrAfter: first)
     guard let lowest = self[low], lowest.first <= last else { return 0 }
@@ -138,7 +138,8 @@ struct MappingList {
     chunks[chunk].removeSubrange(range)
   }
 
-  /// Drops chunks of the range that became empty, sets right where the others end, and joins what is left with a neighbour.
+  /// Drops chunks of the range that became empty, sets right where the others end, and joins what is left with a
+  /// neighbour.
   private mutating func tidy(_ range: ClosedRange<Int>) {
     var kept = range.lowerBound
     for chunk in range where !chunks[chunk].isEmpty {
@@ -148,7 +149,8 @@ struct MappingList {
     }
     chunks.removeSubrange(kept..<range.upperBound + 1)
     lasts.removeSubrange(kept..<range.upperBound + 1)
-    for chunk in [range.lowerBound + 1, range.lowerBound, range.lowerBound - 1] where chunk >= 0 && chunk + 1 < chunks.count {
+    for chunk in [range.lowerBound + 1, range.lowerBound, range.lowerBound - 1]
+    where chunk >= 0 && chunk + 1 < chunks.count {
       guard chunks[chunk].count + chunks[chunk + 1].count <= Self.capacity / 2 else { continue }
       chunks[chunk].append(contentsOf: chunks[chunk + 1])
       lasts[chunk] = lasts[chunk + 1]

@@ -1,9 +1,10 @@
 import Synchronization
 
-/// What one queue holds of its space's mappings, as drains see it: whether a round is under way, and where its chains are.
+/// What one queue holds of its space's mappings, as drains see it: whether a round is under way, and where its chains
+/// are.
 ///
-/// The queue writes: the word of its round, and in each chain's storage the chain's pages and, last, its stamp. Drains read. The
-/// list of storage is changed when storage is made or freed, not for a request.
+/// The queue writes: the word of its round, and in each chain's storage the chain's pages and, last, its stamp. Drains
+/// read. The list of storage is changed when storage is made or freed, not for a request.
 @safe @usableFromInline final class QueueHolds: @unchecked Sendable {
   // Safe (unchecked Sendable): the word is atomic, the list is under its mutex, the rest does not change.
   //
@@ -68,7 +69,8 @@ import Synchronization
     state.withLock { state in
       state.blocks.contains { block in
         // Safe: blocks in the list are alive.
-        unsafe load64(SegmentHeader.stamp(UnsafeMutablePointer<SegmentHeader>(bitPattern: block).unsafelyUnwrapped)) != 0
+        unsafe load64(SegmentHeader.stamp(UnsafeMutablePointer<SegmentHeader>(bitPattern: block).unsafelyUnwrapped))
+          != 0
       }
     }
   }

@@ -3,8 +3,8 @@ internal import CLinux
 /// A ring area: bounds-checked cells, each loaded or stored once, with the ordering named.
 ///
 /// The area may be one run of host memory or one run per 4 KiB page of its device addresses: a ring whose pages are
-/// scattered works as well as a contiguous one. Cells are aligned, so none straddles two pages. Offsets are bytes from the
-/// area's start and come from masked indices: one outside traps, because it is our mistake and never a driver's.
+/// scattered works as well as a contiguous one. Cells are aligned, so none straddles two pages. Offsets are bytes from
+/// the area's start and come from masked indices: one outside traps, because it is our mistake and never a driver's.
 @safe public struct RingMemory: ~Copyable {
   @usableFromInline let base: UnsafeMutableRawPointer
   /// Where each page of a scattered area starts; nil when the area is one run.
@@ -28,8 +28,8 @@ internal import CLinux
     unsafe RingMemory(base: UnsafeMutableRawPointer(bitPattern: 4096)!, byteCount: 0)
   }
 
-  /// `pages` are the host addresses of each 4 KiB page that the area touches, in order; the area starts `lead` bytes into
-  /// the first.
+  /// `pages` are the host addresses of each 4 KiB page that the area touches, in order; the area starts `lead` bytes
+  /// into the first.
   init(pages list: [UInt64], lead: Int, byteCount: Int) {
     let count = list.count
     // Safe: allocated for `count` elements, all initialised here, freed in deinit.
@@ -59,27 +59,47 @@ internal import CLinux
     return unsafe pages[at >> 12] + (at & 4095)
   }
 
-  // A cell is loaded or stored once, whole, in the byte order of the machine. An offset outside the area traps: the queue checks
-  // indices first, so that would be our mistake.
+  // A cell is loaded or stored once, whole, in the byte order of the machine. An offset outside the area traps: the
+  // queue checks indices first, so that would be our mistake.
 
-  /// Loads the cell of two bytes at `offset`; the others load and store 2, 4 or 8, with acquire or release order where named.
+  /// Loads the cell of two bytes at `offset`; the others load and store 2, 4 or 8, with acquire or release order where
+  /// named.
   @inlinable @inline(__always) public func load16(at offset: Int) -> UInt16 { unsafe DMA.load16(cell(offset, 2)) }
-  @inlinable @inline(__always) public func loadAcquire16(at offset: Int) -> UInt16 { unsafe DMA.loadAcquire16(cell(offset, 2)) }
+  @inlinable @inline(__always) public func loadAcquire16(at offset: Int) -> UInt16 {
+    unsafe DMA.loadAcquire16(cell(offset, 2))
+  }
   @inlinable @inline(__always) public func load32(at offset: Int) -> UInt32 { unsafe DMA.load32(cell(offset, 4)) }
-  @inlinable @inline(__always) public func loadAcquire32(at offset: Int) -> UInt32 { unsafe DMA.loadAcquire32(cell(offset, 4)) }
+  @inlinable @inline(__always) public func loadAcquire32(at offset: Int) -> UInt32 {
+    unsafe DMA.loadAcquire32(cell(offset, 4))
+  }
   @inlinable @inline(__always) public func load64(at offset: Int) -> UInt64 { unsafe DMA.load64(cell(offset, 8)) }
-  @inlinable @inline(__always) public func loadAcquire64(at offset: Int) -> UInt64 { unsafe DMA.loadAcquire64(cell(offset, 8)) }
-  @inlinable @inline(__always) public func store16(_ value: UInt16, at offset: Int) { unsafe DMA.store16(cell(offset, 2), value) }
-  @inlinable @inline(__always) public func storeRelease16(_ value: UInt16, at offset: Int) { unsafe DMA.storeRelease16(cell(offset, 2), value) }
-  @inlinable @inline(__always) public func store32(_ value: UInt32, at offset: Int) { unsafe DMA.store32(cell(offset, 4), value) }
-  @inlinable @inline(__always) public func storeRelease32(_ value: UInt32, at offset: Int) { unsafe DMA.storeRelease32(cell(offset, 4), value) }
-  @inlinable @inline(__always) public func store64(_ value: UInt64, at offset: Int) { unsafe DMA.store64(cell(offset, 8), value) }
-  @inlinable @inline(__always) public func storeRelease64(_ value: UInt64, at offset: Int) { unsafe DMA.storeRelease64(cell(offset, 8), value) }
+  @inlinable @inline(__always) public func loadAcquire64(at offset: Int) -> UInt64 {
+    unsafe DMA.loadAcquire64(cell(offset, 8))
+  }
+  @inlinable @inline(__always) public func store16(_ value: UInt16, at offset: Int) {
+    unsafe DMA.store16(cell(offset, 2), value)
+  }
+  @inlinable @inline(__always) public func storeRelease16(_ value: UInt16, at offset: Int) {
+    unsafe DMA.storeRelease16(cell(offset, 2), value)
+  }
+  @inlinable @inline(__always) public func store32(_ value: UInt32, at offset: Int) {
+    unsafe DMA.store32(cell(offset, 4), value)
+  }
+  @inlinable @inline(__always) public func storeRelease32(_ value: UInt32, at offset: Int) {
+    unsafe DMA.storeRelease32(cell(offset, 4), value)
+  }
+  @inlinable @inline(__always) public func store64(_ value: UInt64, at offset: Int) {
+    unsafe DMA.store64(cell(offset, 8), value)
+  }
+  @inlinable @inline(__always) public func storeRelease64(_ value: UInt64, at offset: Int) {
+    unsafe DMA.storeRelease64(cell(offset, 8), value)
+  }
 
   /// Puts a value into the cell of eight bytes at `offset` and returns what was there, in one step.
   public func exchange64(_ value: UInt64, at offset: Int) -> UInt64 { unsafe DMA.exchange64(cell(offset, 8), value) }
 
-  /// Loads the two words of the descriptor at `offset`, a multiple of 16 in an area aligned to 16: the first word first.
+  /// Loads the two words of the descriptor at `offset`, a multiple of 16 in an area aligned to 16: the first word
+  /// first.
   @inlinable @inline(__always) public func loadPair(at offset: Int) -> (UInt64, UInt64) {
     let at = unsafe cell(offset, 16)
     return unsafe (DMA.load64(at), DMA.load64(at + 8))

@@ -1,13 +1,14 @@
 public import CLinux
 
 /// The host memory behind one descriptor chain while it is being resolved: device-readable segments first, then
-/// device-writable ones. ``seal(_:fault:)`` makes the chain's ``ChainMemory`` of it; otherwise its storage goes back to the
-/// queue's ``SegmentPool``. One thread uses it.
+/// device-writable ones. ``seal(_:fault:)`` makes the chain's ``ChainMemory`` of it; otherwise its storage goes back to
+/// the queue's ``SegmentPool``. One thread uses it.
 @safe @frozen public struct SegmentList: ~Copyable {
-  // The storage holds `capacity` entries. Two spare entries follow the readable segments and two the writable ones, so that
-  // each side can be split twice (at a request's header and at its status) without moving.
+  // The storage holds `capacity` entries. Two spare entries follow the readable segments and two the writable ones, so
+  // that each side can be split twice (at a request's header and at its status) without moving.
   //
-  // A segment's pair of device addresses has the segment's index; those of spare entries do not count. Splitting moves no pair.
+  // A segment's pair of device addresses has the segment's index; those of spare entries do not count. Splitting moves
+  // no pair.
   @usableFromInline var header: UnsafeMutablePointer<SegmentHeader>
   @usableFromInline var capacity: Int
   @usableFromInline var count = 0
@@ -19,7 +20,8 @@ public import CLinux
   /// More was appended than a list takes: what is in it is not the whole.
   @inlinable public var isFull: Bool { overflowed }
   @usableFromInline var overflowed = false
-  /// A list of so many segments grows no more. Storage grows fourfold, so a list takes 128 Ki: 512 MiB in scattered pages.
+  /// A list of so many segments grows no more. Storage grows fourfold, so a list takes 128 Ki: 512 MiB in scattered
+  /// pages.
   public static var maxSegments: Int { 1 << 16 }
 
   @inlinable init(_ header: UnsafeMutablePointer<SegmentHeader>) {
@@ -127,18 +129,21 @@ public import CLinux
     let entries = unsafe SegmentHeader.entries(header)
     if isWritable {
       unsafe header.pointee.readable = SegmentSide(base: entries, segmentCount: readableCount, byteCount: readableBytes)
-      unsafe header.pointee.writable = SegmentSide(base: entries + writableStart, segmentCount: count &- writableStart, byteCount: byteCount)
+      unsafe header.pointee.writable = SegmentSide(
+        base: entries + writableStart, segmentCount: count &- writableStart, byteCount: byteCount)
     } else {
       unsafe header.pointee.readable = SegmentSide(base: entries, segmentCount: count, byteCount: byteCount)
       unsafe header.pointee.writable = SegmentSide(base: entries, segmentCount: 0, byteCount: 0)
     }
   }
 
-  /// The chain's memory, to be used from now on. With a fault neither side shows anything: the last device-writable byte of
-  /// the list, if there is one, is where a status can still be written.
+  /// The chain's memory, to be used from now on. With a fault neither side shows anything: the last device-writable
+  /// byte of the list, if there is one, is where a status can still be written.
   ///
   /// - Parameter iotlb: what the list was resolved with, in the round under way; the list is from its pool.
-  @inlinable @inline(__always) public consuming func seal(_ iotlb: borrowing IOTLB, fault: DMAFault?) -> ChainMemory { seal(iotlb.lease, fault: fault) }
+  @inlinable @inline(__always) public consuming func seal(_ iotlb: borrowing IOTLB, fault: DMAFault?) -> ChainMemory {
+    seal(iotlb.lease, fault: fault)
+  }
 
   @inlinable @inline(__always) consuming func seal(_ lease: borrowing Lease, fault: DMAFault?) -> ChainMemory {
     settle()
@@ -156,7 +161,8 @@ public import CLinux
   @usableFromInline static func hide(_ header: UnsafeMutablePointer<SegmentHeader>) {
     let side = unsafe header.pointee.writable
     if unsafe side.segmentCount > 0 {
-      // Safe: entries below `segmentCount` are initialised, none is empty, and all of their memory was resolved for writing.
+      // Safe: entries below `segmentCount` are initialised, none is empty, and all of their memory was resolved for
+      // writing.
       let last = unsafe side.base[side.segmentCount - 1]
       unsafe header.pointee.status = last.iov_base! + (last.iov_len - 1)
     }

@@ -14,19 +14,19 @@ public import CLinux
   }
 }
 
-/// What stands before the segments of a chain in their storage, so that a chain is one pointer and moves in a register. After
-/// the header come `capacity` segments, then as many pairs of the first and the last device address behind each.
+/// What stands before the segments of a chain in their storage, so that a chain is one pointer and moves in a register.
+/// After the header come `capacity` segments, then as many pairs of the first and the last device address behind each.
 ///
-/// Drains read the stamp, the count of pairs and the pairs, from other threads (``QueueHolds``). The queue writes them as atomics,
-/// the stamp last; while it is 0 nobody looks at the rest.
+/// Drains read the stamp, the count of pairs and the pairs, from other threads (``QueueHolds``). The queue writes them
+/// as atomics, the stamp last; while it is 0 nobody looks at the rest.
 @unsafe @frozen @usableFromInline struct SegmentHeader {
   // These four first, in this order: they are found by their offsets.
   @usableFromInline var readable: SegmentSide
   @usableFromInline var writable: SegmentSide
   /// 0, or the generation the chain was resolved in plus 1: then it is in flight, and holds its pages.
   @usableFromInline var stamp: UInt64 = 0
-  /// How many pairs of addresses there are, and in the upper half 1 more than where the writable ones begin, or 0. The two before
-  /// those do not count.
+  /// How many pairs of addresses there are, and in the upper half 1 more than where the writable ones begin, or 0. The
+  /// two before those do not count.
   @usableFromInline var pairs: UInt64 = 0
   @usableFromInline var capacity: Int
   /// The queue's, if drains see this block.
@@ -53,8 +53,12 @@ public import CLinux
 
   /// Storage for a header and `capacity` segments.
   static func allocate(capacity: Int) -> UnsafeMutablePointer<SegmentHeader> {
-    assert(unsafe MemoryLayout<SegmentHeader>.size <= stride && MemoryLayout<SegmentHeader>.offset(of: \.writable) == sideBytes)
-    assert(unsafe MemoryLayout<SegmentHeader>.offset(of: \.stamp) == stampOffset && MemoryLayout<SegmentHeader>.offset(of: \.pairs) == pairsOffset)
+    assert(
+      unsafe MemoryLayout<SegmentHeader>.size <= stride
+        && MemoryLayout<SegmentHeader>.offset(of: \.writable) == sideBytes)
+    assert(
+      unsafe MemoryLayout<SegmentHeader>.offset(of: \.stamp) == stampOffset
+        && MemoryLayout<SegmentHeader>.offset(of: \.pairs) == pairsOffset)
     let raw = unsafe LargeStorage.allocate(byteCount: byteCount(capacity: capacity))
     let header = unsafe raw.bindMemory(to: SegmentHeader.self, capacity: 1)
     let none = unsafe SegmentSide(base: entries(header), segmentCount: 0, byteCount: 0)
@@ -82,12 +86,16 @@ public import CLinux
 
   // MARK: Holds
 
-  @inlinable @inline(__always) static func stamp(_ header: UnsafeMutablePointer<SegmentHeader>) -> UnsafeMutableRawPointer {
+  @inlinable @inline(__always) static func stamp(
+    _ header: UnsafeMutablePointer<SegmentHeader>
+  ) -> UnsafeMutableRawPointer {
     unsafe UnsafeMutableRawPointer(header) + stampOffset
   }
 
   /// From now on, until ``unpublish(_:)``, drains of `stamp` and later wait for the chain where they overlap its pairs.
-  @inlinable @inline(__always) static func publish(_ header: UnsafeMutablePointer<SegmentHeader>, pairs: Int, stamp: UInt64) {
+  @inlinable @inline(__always) static func publish(
+    _ header: UnsafeMutablePointer<SegmentHeader>, pairs: Int, stamp: UInt64
+  ) {
     unsafe store64(UnsafeMutableRawPointer(header) + pairsOffset, UInt64(truncatingIfNeeded: pairs))
     // No order between the two: drains look at chains once the round is over, whose end is a release.
     unsafe store64(Self.stamp(header), stamp)
@@ -97,7 +105,8 @@ public import CLinux
     unsafe storeRelease64(stamp(header), 0)
   }
 
-  /// Whether one of the pairs shares a byte with `range`. May see pairs of a later chain, if the one asked about ends meanwhile.
+  /// Whether one of the pairs shares a byte with `range`. May see pairs of a later chain, if the one asked about ends
+  /// meanwhile.
   static func uses(_ header: UnsafeMutablePointer<SegmentHeader>, _ range: ClosedRange<UInt64>) -> Bool {
     let capacity = unsafe header.pointee.capacity
     let word = unsafe load64(UnsafeMutableRawPointer(header) + pairsOffset)

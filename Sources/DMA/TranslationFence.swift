@@ -1,13 +1,14 @@
 internal import CLinux
 import Synchronization
 
-/// Ends the use of translations: a control thread that removed a mapping calls ``drain(from:through:)`` and knows afterwards
-/// that nothing in this process, input and output in flight included, can still use it.
+/// Ends the use of translations: a control thread that removed a mapping calls ``drain(from:through:)`` and knows
+/// afterwards that nothing in this process, input and output in flight included, can still use it.
 ///
-/// Each queue holds a ``Lease``. Two things on it are seen from here: whether a *round* is under way, in which the queue looks
-/// addresses up, and which pages each of its *chains* uses, published before the round ends (`QueueHolds`). `drain` moves the
-/// generation, waits for rounds of an older one, and then for older chains whose pages overlap what was removed. It waits for no
-/// other chain, and new work is not held up. A queue pays two memory fences a round, and a few plain stores a chain.
+/// Each queue holds a ``Lease``. Two things on it are seen from here: whether a *round* is under way, in which the
+/// queue looks addresses up, and which pages each of its *chains* uses, published before the round ends (`QueueHolds`).
+/// `drain` moves the generation, waits for rounds of an older one, and then for older chains whose pages overlap what
+/// was removed. It waits for no other chain, and new work is not held up. A queue pays two memory fences a round, and a
+/// few plain stores a chain.
 ///
 ///     queue:  round = g + 1 · fence · g still the generation? · look up … publish chains · round = 0 · fence · a drain waits?
 ///     drain:  (mapping removed) · note the range · generation + 1 · waiting + 1 · fence · old rounds? · old chains on these pages?
@@ -17,7 +18,8 @@ import Synchronization
 @safe public final class TranslationFence: @unchecked Sendable {
   // Safe (unchecked Sendable): the words are atomics; the list is under its mutex.
   //
-  // Layout of `words`: 0 generation (8), 64 drains that wait (4), 68 turn (4), 128 the last ranges taken away (16 each).
+  // Layout of `words`: 0 generation (8), 64 drains that wait (4), 68 turn (4), 128 the last ranges taken away (16
+  // each).
   @usableFromInline let words: UnsafeMutableRawPointer
   private let drains = Mutex(())
   private let queues = Mutex<[QueueHolds]>([])
@@ -35,8 +37,9 @@ import Synchronization
   /// How often something was taken away.
   @inlinable public var generation: UInt64 { unsafe loadAcquire64(words) }
 
-  /// Returns when nothing begun before the call can still use the bytes `first` through `last`: everything, unless told. From a
-  /// control thread only: a queue's own thread would wait for itself. Several may drain at once, and wait for their own pages only.
+  /// Returns when nothing begun before the call can still use the bytes `first` through `last`: everything, unless
+  /// told. From a control thread only: a queue's own thread would wait for itself. Several may drain at once, and wait
+  /// for their own pages only.
   public func drain(from first: UInt64 = 0, through last: UInt64 = .max) {
     let range = Self.range(from: first, through: last)
     drain(forgetting: range, used: range)
@@ -47,7 +50,8 @@ import Synchronization
     first <= last ? first...last : 0...UInt64.max
   }
 
-  /// As ``drain(from:through:)`` for the bytes of `used`; queues forget what they remember of `forgotten`, which may be more.
+  /// As ``drain(from:through:)`` for the bytes of `used`; queues forget what they remember of `forgotten`, which may be
+  /// more.
   func drain(forgetting forgotten: ClosedRange<UInt64>, used: ClosedRange<UInt64>) {
     let old = drains.withLock { _ in
       let old = unsafe load64(words)
@@ -70,7 +74,8 @@ import Synchronization
       // The time-out is a belt: the fences at a round's end make the wake-up certain.
       unsafe clx_futex_wait(words + 68, turn, 100_000_000)
     }
-    _ = unsafe (words + 64).assumingMemoryBound(to: Atomic<UInt32>.self).pointee.wrappingSubtract(1, ordering: .releasing)
+    _ = unsafe (words + 64).assumingMemoryBound(to: Atomic<UInt32>.self).pointee.wrappingSubtract(
+      1, ordering: .releasing)
   }
 
   /// A queue's hold on this fence.
@@ -89,7 +94,8 @@ import Synchronization
     wake()
   }
 
-  /// Calls `body` with each range taken away since generation `old`, up to `new`. False if they are not all known any more.
+  /// Calls `body` with each range taken away since generation `old`, up to `new`. False if they are not all known any
+  /// more.
   func changes(since old: UInt64, upTo new: UInt64, _ body: (UInt64, UInt64) -> Void) -> Bool {
     guard new &- old < Self.remembered - 2 else { return false }
     var g = old

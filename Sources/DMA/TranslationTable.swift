@@ -2,9 +2,9 @@ import Synchronization
 
 /// Mappings from device addresses to host memory, in a radix tree that queues walk without a lock.
 ///
-/// Each level resolves nine bits, like a processor's page table; the tree is as high as the highest mapped address needs,
-/// and a mapping that is large and aligned enough takes one entry at an upper level. One word holds an entry, so a reader
-/// sees it whole or not at all. Removing a mapping clears words; nodes are given back to the system only in
+/// Each level resolves nine bits, like a processor's page table; the tree is as high as the highest mapped address
+/// needs, and a mapping that is large and aligned enough takes one entry at an upper level. One word holds an entry, so
+/// a reader sees it whole or not at all. Removing a mapping clears words; nodes are given back to the system only in
 /// ``removeAll(drained:used:)``, after the fence says that no reader is left.
 ///
 /// Mappings are kept at 4 KiB granularity: device address, host address and size are multiples of it.
@@ -22,7 +22,8 @@ import Synchronization
     var isFull = false
   }
   private let counts = Mutex(Counts())
-  /// How many nodes of 4 KiB the tree may have. A peer that maps sparsely enough to need more makes ``insert(_:)`` refuse.
+  /// How many nodes of 4 KiB the tree may have. A peer that maps sparsely enough to need more makes ``insert(_:)``
+  /// refuse.
   public let maxNodes: Int
 
   public static var granule: UInt64 { 4096 }
@@ -44,13 +45,14 @@ import Synchronization
   public var peakByteCount: UInt64 { counts.withLock { Self.bytes($0.peak) } }
   /// All 2^64 bytes are one more than can be said.
   private static func bytes(_ pages: UInt64) -> UInt64 { pages >> 52 == 0 ? pages << 12 : .max }
-  /// Whether an entry was refused for want of a node. Nodes stay when their entries go: only ``removeAll(drained:used:)`` helps.
+  /// Whether an entry was refused for want of a node. Nodes stay when their entries go: only
+  /// ``removeAll(drained:used:)`` helps.
   public var isFull: Bool { counts.withLock { $0.isFull } }
   /// Entries in force.
   public var mappings: Int { counts.withLock { $0.mappings } }
 
-  /// Enters a mapping, replacing what was there. False when it is not page-aligned or the tree is full: then nothing changed
-  /// that a later ``remove(from:through:)`` would not undo.
+  /// Enters a mapping, replacing what was there. False when it is not page-aligned or the tree is full: then nothing
+  /// changed that a later ``remove(from:through:)`` would not undo.
   public func insert(_ run: HostRun) -> Bool {
     guard run.start & 4095 == 0, run.host & 4095 == 0, run.last & 4095 == 4095 else { return false }
     return counts.withLock { counts in
@@ -72,8 +74,8 @@ import Synchronization
     }
   }
 
-  /// Removes every mapping that touches the bytes `first` through `last`. An entry that is only partly inside goes whole.
-  /// Returns how many went. Use ends when the fence is drained.
+  /// Removes every mapping that touches the bytes `first` through `last`. An entry that is only partly inside goes
+  /// whole. Returns how many went. Use ends when the fence is drained.
   @discardableResult public func remove(from first: UInt64, through last: UInt64) -> Int {
     guard first <= last else { return 0 }
     return counts.withLock { counts in
@@ -86,7 +88,8 @@ import Synchronization
     }
   }
 
-  /// Removes everything, waits on `fence` until no queue looks in it, and no chain uses the bytes of `used`, and frees the nodes.
+  /// Removes everything, waits on `fence` until no queue looks in it, and no chain uses the bytes of `used`, and frees
+  /// the nodes.
   public func removeAll(drained fence: TranslationFence, used: ClosedRange<UInt64> = 0...UInt64.max) {
     let nodes = counts.withLock { counts in
       unsafe storeRelease64(root, 0)
@@ -140,7 +143,8 @@ import Synchronization
   @inlinable static func run(_ word: UInt64, _ shift: UInt64, around a: UInt64) -> HostRun {
     let mask = (UInt64(1) &<< shift) &- 1
     return HostRun(
-      start: a & ~mask, last: a | mask, host: word & ~4095, permissions: DMAPermissions(rawValue: UInt8(truncatingIfNeeded: (word &>> 2) & 3)))
+      start: a & ~mask, last: a | mask, host: word & ~4095,
+      permissions: DMAPermissions(rawValue: UInt8(truncatingIfNeeded: (word &>> 2) & 3)))
   }
 
   // MARK: Writing, under the mutex
@@ -230,7 +234,9 @@ import Synchronization
     return bits >= 64 || address >> bits == 0
   }
 
-  private func clear(_ node: UInt64, _ shift: UInt64, base: UInt64, _ first: UInt64, _ last: UInt64, _ counts: inout Counts) {
+  private func clear(
+    _ node: UInt64, _ shift: UInt64, base: UInt64, _ first: UInt64, _ last: UInt64, _ counts: inout Counts
+  ) {
     let span = shift + 9 >= 64 ? UInt64.max : base | ((1 << (shift + 9)) - 1)
     guard first <= span, last >= base else { return }
     var i = (max(first, base) - base) >> shift

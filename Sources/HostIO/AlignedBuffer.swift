@@ -18,7 +18,8 @@
   }
 
   /// Calls `body` with the memory, which does not outlive the call.
-  func withMemory<R: ~Copyable, E>(_ range: Range<Int>, _ body: (UnsafeMutableRawPointer) throws(E) -> R) throws(E) -> R {
+  func withMemory<R: ~Copyable, E>(_ range: Range<Int>, _ body: (UnsafeMutableRawPointer) throws(E) -> R) throws(E) -> R
+  {
     precondition(range.lowerBound >= 0 && range.upperBound <= byteCount)
     // Safe: the range was just checked.
     return try unsafe body(base + range.lowerBound)
@@ -28,14 +29,17 @@
   func withBytes<R>(_ range: Range<Int>, _ body: (Span<UInt8>) -> R) -> R {
     precondition(range.lowerBound >= 0 && range.upperBound <= byteCount)
     // Safe: the range was just checked, and the span stays in the call.
-    return unsafe body(UnsafeBufferPointer(start: (base + range.lowerBound).assumingMemoryBound(to: UInt8.self), count: range.count).span)
+    return unsafe body(
+      UnsafeBufferPointer(start: (base + range.lowerBound).assumingMemoryBound(to: UInt8.self), count: range.count).span
+    )
   }
 
   /// Calls `body` with bytes of it to write.
   func withMutableBytes<R>(_ range: Range<Int>, _ body: (inout MutableSpan<UInt8>) -> R) -> R {
     precondition(range.lowerBound >= 0 && range.upperBound <= byteCount)
     // Safe: as above, and nobody else has the memory.
-    let memory = unsafe UnsafeMutableBufferPointer(start: (base + range.lowerBound).assumingMemoryBound(to: UInt8.self), count: range.count)
+    let memory = unsafe UnsafeMutableBufferPointer(
+      start: (base + range.lowerBound).assumingMemoryBound(to: UInt8.self), count: range.count)
     var span = unsafe memory.mutableSpan
     return body(&span)
   }

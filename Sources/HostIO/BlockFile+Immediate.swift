@@ -14,7 +14,9 @@ extension BlockFile {
   }
 
   /// Reads into the segments `range` what is in the page cache. Never waits for a disk.
-  public func readImmediately(into segments: borrowing BufferSegments, _ range: Range<Int>, at position: UInt64) -> ImmediateRead {
+  public func readImmediately(
+    into segments: borrowing BufferSegments, _ range: Range<Int>, at position: UInt64
+  ) -> ImmediateRead {
     guard range.count <= Self.maxSegments else { return .wouldWait }
     guard !isDirect else { return .unsupported }
     let result = unsafe segments.withIOVectors(range) { vectors, count in

@@ -2,11 +2,11 @@ internal import CLinux
 internal import Glibc
 
 extension BlockFile {
-  /// The lock bytes QEMU uses for an image: whoever does something holds the byte for it, whoever cannot bear others doing it
-  /// holds the byte for that, both shared; then each looks whether somebody holds the opposite byte.
+  /// The lock bytes QEMU uses for an image: whoever does something holds the byte for it, whoever cannot bear others
+  /// doing it holds the byte for that, both shared; then each looks whether somebody holds the opposite byte.
   ///
-  /// Keeping to it means that Sluice and QEMU, and two Sluices, notice each other: one writer or any number of readers. A lock of
-  /// the whole file besides would cover these bytes as well and shut out readers that may stay.
+  /// Keeping to it means that Sluice and QEMU, and two Sluices, notice each other: one writer or any number of readers.
+  /// A lock of the whole file besides would cover these bytes as well and shut out readers that may stay.
   private enum LockByte {
     static let consistentRead: UInt64 = 0
     static let write: UInt64 = 1
@@ -17,10 +17,11 @@ extension BlockFile {
     static let trial: UInt64 = 300
   }
 
-  /// Takes the lock, as `Options.locked` does, for as long as the file is open or until ``unlock()``. What others wrote before
-  /// is seen from here on: what the page cache remembers is forgotten, since another host may have written it.
+  /// Takes the lock, as `Options.locked` does, for as long as the file is open or until ``unlock()``. What others wrote
+  /// before is seen from here on: what the page cache remembers is forgotten, since another host may have written it.
   ///
-  /// - Throws: EBUSY if somebody uses the image in a way that does not go together; what fcntl(2) says where there are no locks.
+  /// - Throws: EBUSY if somebody uses the image in a way that does not go together; what fcntl(2) says where there are
+  ///   no locks.
   public func lock() throws(HostError) {
     try Self.lock(descriptor, writing: !isReadOnly, path)
     // Only advice: where it does nothing there is nothing to forget.
@@ -47,11 +48,12 @@ extension BlockFile {
     if let failure { throw failure }
   }
 
-  /// Locks the image for the life of `file`'s description. Waits up to two seconds for one who is on his way out: after a
-  /// kill -9 the kernel keeps a process's files, and so its locks, until the io_uring requests it left behind have ended, which
-  /// can be after its parent has heard of its death and started a successor.
+  /// Locks the image for the life of `file`'s description. Waits up to two seconds for one who is on his way out: after
+  /// a kill -9 the kernel keeps a process's files, and so its locks, until the io_uring requests it left behind have
+  /// ended, which can be after its parent has heard of its death and started a successor.
   ///
-  /// - Throws: EBUSY if somebody uses it in a way that does not go together; what fcntl(2) says where there are no locks.
+  /// - Throws: EBUSY if somebody uses it in a way that does not go together; what fcntl(2) says where there are no
+  ///   locks.
   static func lock(_ file: borrowing FileDescriptor, writing: Bool, _ path: String) throws(HostError) {
     for _ in 0..<100 {
       do throws(HostError) {

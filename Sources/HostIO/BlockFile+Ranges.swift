@@ -2,8 +2,8 @@ internal import CLinux
 internal import Glibc
 
 extension BlockFile {
-  /// Gives the range's space back to the host, as far as it is whole blocks. What it reads as afterwards is undefined on a
-  /// device, zeros in a file.
+  /// Gives the range's space back to the host, as far as it is whole blocks. What it reads as afterwards is undefined
+  /// on a device, zeros in a file.
   ///
   /// - Throws: EOPNOTSUPP where the host cannot, EINVAL outside the disk, EROFS.
   public func discard(at position: UInt64, count: UInt64) throws(HostError) {
@@ -17,7 +17,8 @@ extension BlockFile {
     }
   }
 
-  /// Makes the range read as zeros. With `unmap` it takes no space where the host can do that; without, it keeps its space.
+  /// Makes the range read as zeros. With `unmap` it takes no space where the host can do that; without, it keeps its
+  /// space.
   ///
   /// - Throws: EINVAL outside the disk, ENOSPC, EIO, EROFS.
   public func writeZeroes(at position: UInt64, count: UInt64, unmap: Bool) throws(HostError) {
@@ -29,9 +30,9 @@ extension BlockFile {
     try writeZeroBytes(at: blocks.upperBound, count: position + count - blocks.upperBound)
   }
 
-  /// What of a range of the disk the host gives back or zeroes by itself: in a file all of it; on a device, and in a file with
-  /// direct access, where somebody may be about to write the rest of a block, whole blocks. Empty, and at the end of the range, if
-  /// it has none.
+  /// What of a range of the disk the host gives back or zeroes by itself: in a file all of it; on a device, and in a
+  /// file with direct access, where somebody may be about to write the rest of a block, whole blocks. Empty, and at the
+  /// end of the range, if it has none.
   private func wholeBlocks(_ position: UInt64, _ count: UInt64) -> Range<UInt64> {
     let unit = UInt64(kind == .blockDevice ? max(geometry.logicalBlock, positionAlignment) : positionAlignment)
     let end = position + count
@@ -53,7 +54,8 @@ extension BlockFile {
       if punched == 0 { return }
       if !isUnsupported(punched) { try check(punched, "write zeroes", path) }
     }
-    let zeroed = kind == .blockDevice ? host_block_zero(rawValue, position, count) : host_file_zero(rawValue, position, count)
+    let zeroed =
+      kind == .blockDevice ? host_block_zero(rawValue, position, count) : host_file_zero(rawValue, position, count)
     if zeroed == 0 { return }
     if !isUnsupported(zeroed) { try check(zeroed, "write zeroes", path) }
     try writeZeroBytes(at: position, count: count)

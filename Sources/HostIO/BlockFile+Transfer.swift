@@ -19,7 +19,8 @@ extension BlockFile {
     }
     var done: UInt64 = 0
     let result = unsafe segments.withIOVectors(range) { vectors, count in
-      // Safe: the vectors are the chain's, unchanged while `segments` is borrowed, and name memory its lease keeps mapped.
+      // Safe: the vectors are the chain's, unchanged while `segments` is borrowed, and name memory its lease keeps
+      // mapped.
       unsafe host_file_read(rawValue, vectors, count, UInt64(skipped), position, &done)
     }
     try check(result, "read", path)
@@ -36,7 +37,8 @@ extension BlockFile {
   /// - Parameter durable: return only when it is on stable storage.
   /// - Throws: EINVAL outside the disk, EROFS, ENOSPC, EIO. Some of the bytes may have been written.
   public func write(
-    from segments: borrowing BufferSegments, _ range: Range<Int>, skipping skipped: Int = 0, at position: UInt64, durable: Bool = false
+    from segments: borrowing BufferSegments, _ range: Range<Int>, skipping skipped: Int = 0, at position: UInt64,
+    durable: Bool = false
   ) throws(HostError) {
     let count = byteCount(segments, range) - skipped
     guard count >= 0 else { throw HostError("write", errno: EINVAL, subject: path) }
@@ -53,7 +55,9 @@ extension BlockFile {
   }
 
   /// Writes all segments.
-  public func write(from segments: borrowing BufferSegments, at position: UInt64, durable: Bool = false) throws(HostError) {
+  public func write(
+    from segments: borrowing BufferSegments, at position: UInt64, durable: Bool = false
+  ) throws(HostError) {
     try write(from: segments, 0..<segments.segmentCount, at: position, durable: durable)
   }
 
@@ -100,7 +104,8 @@ extension BlockFile {
     guard total > 0, position < size else { return 0 }
     let end = position + min(UInt64(total), size - position)
     let unit = UInt64(positionAlignment)
-    let buffer = AlignedBuffer(byteCount: Int(min(Self.aroundLimit, roundUp(end, unit) - position / unit * unit)), alignment: memoryAlignment)
+    let buffer = AlignedBuffer(
+      byteCount: Int(min(Self.aroundLimit, roundUp(end, unit) - position / unit * unit)), alignment: memoryAlignment)
     var at = position
     while at < end {
       let first = at / unit * unit
@@ -117,14 +122,16 @@ extension BlockFile {
   }
 
   private func writeAround(
-    _ segments: borrowing BufferSegments, _ range: Range<Int>, skipping skipped: Int, at position: UInt64, _ durable: Bool
+    _ segments: borrowing BufferSegments, _ range: Range<Int>, skipping skipped: Int, at position: UInt64,
+    _ durable: Bool
   ) throws(HostError) {
     let start = byteCount(segments, 0..<range.lowerBound) + skipped
     let total = byteCount(segments, range) - skipped
     guard total > 0 else { return }
     let end = position + UInt64(total)
     let unit = UInt64(positionAlignment)
-    let buffer = AlignedBuffer(byteCount: Int(min(Self.aroundLimit, roundUp(end, unit) - position / unit * unit)), alignment: memoryAlignment)
+    let buffer = AlignedBuffer(
+      byteCount: Int(min(Self.aroundLimit, roundUp(end, unit) - position / unit * unit)), alignment: memoryAlignment)
     var at = position
     while at < end {
       let first = at / unit * unit
@@ -146,7 +153,8 @@ extension BlockFile {
 
   /// Reads the blocks at both ends of `blocks` and lets `body` change and write them, while nobody else does the same.
   func changePartially(
-    _ buffer: borrowing AlignedBuffer, _ blocks: Range<UInt64>, _ body: (borrowing AlignedBuffer) throws(HostError) -> Void
+    _ buffer: borrowing AlignedBuffer, _ blocks: Range<UInt64>,
+    _ body: (borrowing AlignedBuffer) throws(HostError) -> Void
   ) throws(HostError) {
     try partialBlocks.withLock { _ throws(HostError) in
       let unit = positionAlignment
@@ -165,7 +173,9 @@ extension BlockFile {
     if copied != place.count { throw HostError("write", errno: EINVAL, subject: path) }
   }
 
-  private func read(_ buffer: borrowing AlignedBuffer, _ count: Int, at position: UInt64, to offset: Int = 0) throws(HostError) -> Int {
+  private func read(
+    _ buffer: borrowing AlignedBuffer, _ count: Int, at position: UInt64, to offset: Int = 0
+  ) throws(HostError) -> Int {
     var done: UInt64 = 0
     let result = unsafe buffer.withMemory(offset..<offset + count) { memory in
       // Safe: `memory` has `count` bytes, checked by withMemory.
@@ -175,7 +185,9 @@ extension BlockFile {
     return Int(done)
   }
 
-  func write(_ buffer: borrowing AlignedBuffer, _ count: Int, at position: UInt64, _ durable: Bool = false) throws(HostError) {
+  func write(
+    _ buffer: borrowing AlignedBuffer, _ count: Int, at position: UInt64, _ durable: Bool = false
+  ) throws(HostError) {
     var done: UInt64 = 0
     let result = unsafe buffer.withMemory(0..<count) { memory in
       // Safe: as above.

@@ -73,7 +73,8 @@ public final class BlockFile: Sendable {
 
   /// Opens the disk.
   ///
-  /// - Throws: EISDIR for a directory, ENOTBLK for anything else that is no disk, EBUSY (`lock`) if somebody uses the image,
+  /// - Throws: EISDIR for a directory, ENOTBLK for anything else that is no disk, EBUSY (`lock`) if somebody uses the
+  ///   image,
   ///   EINVAL (`open O_DIRECT`) if direct access was asked for and the size is not a multiple of what it needs, ENOTSUP if the
   ///   file system has none, and what open(2) says.
   public init(path: String, options: Options = Options()) throws(HostError) {
@@ -174,7 +175,8 @@ public final class BlockFile: Sendable {
   private static func canErase(_ file: borrowing FileDescriptor, _ facts: host_file_facts) -> Bool {
     // Out of range, hence refused in any case; what counts is why.
     let start = facts.size - facts.size % UInt64(max(512, facts.logical_block))
-    let answer = host_block_secure_erase(file.rawValue, start &+ UInt64(facts.logical_block), UInt64(facts.logical_block))
+    let answer = host_block_secure_erase(
+      file.rawValue, start &+ UInt64(facts.logical_block), UInt64(facts.logical_block))
     return answer == -EINVAL
   }
 }

@@ -30,7 +30,9 @@ public final class ByteStream: Sendable {
   public func read(into bytes: inout MutableSpan<UInt8>) throws(HostError) -> Received {
     precondition(!bytes.isEmpty, "room for at least a byte")
     // Safe: the span's own count is passed, and it lives across the call.
-    let result = unsafe bytes.withUnsafeMutableBufferPointer { unsafe host_stream_read(rawValue, $0.baseAddress, $0.count) }
+    let result = unsafe bytes.withUnsafeMutableBufferPointer {
+      unsafe host_stream_read(rawValue, $0.baseAddress, $0.count)
+    }
     if result == -Int64(EAGAIN) { return .nothingYet }
     let count = try check(result, "read")
     return count == 0 ? .end : .bytes(Int(count))

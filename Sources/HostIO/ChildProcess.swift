@@ -18,16 +18,20 @@ public final class ChildProcess {
   private let output: MemoryFile
   private var last = State.running
 
-  /// Starts a program by its path, or by its name in PATH. `command` is its name and arguments, at least the name; a NUL in one
-  /// of them is EINVAL.
+  /// Starts a program by its path, or by its name in PATH. `command` is its name and arguments, at least the name; a
+  /// NUL in one of them is EINVAL.
   public init(_ command: [String]) throws(HostError) {
-    guard let name = command.first, !command.contains(where: { $0.utf8.contains(0) }) else { throw HostError("posix_spawn", errno: EINVAL) }
+    guard let name = command.first, !command.contains(where: { $0.utf8.contains(0) }) else {
+      throw HostError("posix_spawn", errno: EINVAL)
+    }
     let output = try MemoryFile(name: "output", size: 0)
     let words = command.flatMap { Array($0.utf8CString) }
     var identifier: Int32 = -1
-    // Safe: the array holds as many NUL-terminated strings as are announced and lives across the call, which copies them; the
-    // number is written before it returns.
-    let result = unsafe words.withUnsafeBufferPointer { unsafe host_process_start($0.baseAddress, command.count, output.descriptor.rawValue, &identifier) }
+    // Safe: the array holds as many NUL-terminated strings as are announced and lives across the call, which copies
+    // them; the number is written before it returns.
+    let result = unsafe words.withUnsafeBufferPointer {
+      unsafe host_process_start($0.baseAddress, command.count, output.descriptor.rawValue, &identifier)
+    }
     try check(result, "posix_spawn", name)
     self.identifier = identifier
     self.output = output
@@ -63,7 +67,9 @@ public final class ChildProcess {
     guard let size = try? output.size(), size > 0 else { return "" }
     var bytes = [UInt8](repeating: 0, count: Int(min(size, 4096)))
     // Safe: the array has room for `count` bytes and lives across the call.
-    let n = unsafe bytes.withUnsafeMutableBytes { unsafe pread(output.descriptor.rawValue, $0.baseAddress, $0.count, Int(size) - $0.count) }
+    let n = unsafe bytes.withUnsafeMutableBytes {
+      unsafe pread(output.descriptor.rawValue, $0.baseAddress, $0.count, Int(size) - $0.count)
+    }
     let text = String(decoding: bytes.prefix(max(0, n)), as: UTF8.self)
     return text.split(whereSeparator: \.isNewline).last.map(String.init) ?? ""
   }

@@ -3,13 +3,13 @@ internal import Glibc
 
 /// An eventfd: one side signals, the other is woken. Kicks, calls and stops are such.
 ///
-/// Any thread may use it. A descriptor a peer passed is wrapped the same way, and trusted with nothing: it may turn out to be a
-/// pipe or a file, and then at worst nobody is woken.
+/// Any thread may use it. A descriptor a peer passed is wrapped the same way, and trusted with nothing: it may turn out
+/// to be a pipe or a file, and then at worst nobody is woken.
 public final class EventFD: Sendable {
   private let descriptor: FileDescriptor
-  /// A peer has the same open description and may make it blocking at any time. A read can be told not to wait all the same; a
-  /// write to an eventfd cannot, so before each it is looked at, and one that blocks is asked whether it would. A peer that changes it
-  /// in just that moment can still hold up who signals.
+  /// A peer has the same open description and may make it blocking at any time. A read can be told not to wait all the
+  /// same; a write to an eventfd cannot, so before each it is looked at, and one that blocks is asked whether it would.
+  /// A peer that changes it in just that moment can still hold up who signals.
   private let isShared: Bool
   /// A peer may pass something that can only be read.
   private let isWritable: Bool
@@ -21,7 +21,8 @@ public final class EventFD: Sendable {
     isWritable = true
   }
 
-  /// One that was received or inherited. Its description becomes non-blocking: neither `signal()` nor `drain()` may wait for a peer.
+  /// One that was received or inherited. Its description becomes non-blocking: neither `signal()` nor `drain()` may
+  /// wait for a peer.
   public init(adopting descriptor: consuming FileDescriptor) throws(HostError) {
     try descriptor.setNonblocking(true)
     isWritable = fcntl(descriptor.rawValue, F_GETFL) & O_ACCMODE != O_RDONLY
@@ -48,7 +49,8 @@ public final class EventFD: Sendable {
   /// Takes the signals since the last time, so that a poller sleeps again.
   ///
   /// - Returns: how many; 0 if there was none.
-  /// - Throws: if it can never be signalled again (EPIPE) or cannot be read: stop polling it then, it would be ready for ever.
+  /// - Throws: if it can never be signalled again (EPIPE) or cannot be read: stop polling it then, it would be ready
+  ///   for ever.
   @discardableResult
   public func drain() throws(HostError) -> Int64 {
     if isShared {

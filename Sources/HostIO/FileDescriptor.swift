@@ -2,7 +2,8 @@ internal import CLinux
 
 /// An open descriptor with one owner, closed when the owner lets it go.
 public struct FileDescriptor: ~Copyable, Sendable {
-  /// The number, for as long as this value lives. Whoever passes it on without `release()` keeps this value alive meanwhile.
+  /// The number, for as long as this value lives. Whoever passes it on without `release()` keeps this value alive
+  /// meanwhile.
   public let rawValue: Int32
 
   /// Takes over a descriptor that nobody else will close.

@@ -28,15 +28,16 @@ public struct CompletionSet: ~Copyable {
 
 /// Asynchronous requests to the host (io_uring). One thread uses it; it may be made on another one before.
 ///
-/// The memory of a request must stay until its completion is reaped: whoever queues one keeps the chain, and its lease, till then.
-/// The thread that submits reaps everything before the ring ends; what is left is waited for.
+/// The memory of a request must stay until its completion is reaped: whoever queues one keeps the chain, and its lease,
+/// till then. The thread that submits reaps everything before the ring ends; what is left is waited for.
 @safe public struct IOUring: ~Copyable {
   /// What became of an attempt to queue a request.
   public enum Queued: Hashable, Sendable {
     case queued
     /// Nothing is free: submit, reap, and try again.
     case full
-    /// Never through a ring: too many segments, outside the disk, or a lack of alignment. `BlockFile`'s own calls deal with it.
+    /// Never through a ring: too many segments, outside the disk, or a lack of alignment. `BlockFile`'s own calls deal
+    /// with it.
     case unsuitable
   }
 
@@ -62,7 +63,8 @@ public struct CompletionSet: ~Copyable {
   /// Requests queued and not submitted.
   public private(set) var unsubmitted = 0
 
-  /// Makes a ring for about `entries` requests at once, with the cheapest set-up, from `best` on, that this kernel takes.
+  /// Makes a ring for about `entries` requests at once, with the cheapest set-up, from `best` on, that this kernel
+  /// takes.
   ///
   /// - Throws: ENOSYS, EPERM or ENOMEM where the kernel has none for us: use `BlockFile`'s own calls then.
   public init(entries: Int, atBest best: Setup = .deferred) throws(HostError) {
@@ -107,7 +109,8 @@ public struct CompletionSet: ~Copyable {
   public mutating func read(
     _ file: BlockFile, into segments: borrowing BufferSegments, _ range: Range<Int>, at position: UInt64, tag: UInt64
   ) -> Queued {
-    guard range.count <= BlockFile.maxSegments, !range.isEmpty, position <= UInt64(Int64.max), file.isSuitable(segments, range, at: position)
+    guard range.count <= BlockFile.maxSegments, !range.isEmpty, position <= UInt64(Int64.max),
+      file.isSuitable(segments, range, at: position)
     else { return .unsuitable }
     return unsafe queue { ring in
       unsafe segments.withIOVectors(range) { vectors, count in
@@ -119,7 +122,8 @@ public struct CompletionSet: ~Copyable {
 
   /// Queues a write of the segments `range`; `durable` completes when it is on stable storage.
   public mutating func write(
-    _ file: BlockFile, from segments: borrowing BufferSegments, _ range: Range<Int>, at position: UInt64, durable: Bool = false, tag: UInt64
+    _ file: BlockFile, from segments: borrowing BufferSegments, _ range: Range<Int>, at position: UInt64,
+    durable: Bool = false, tag: UInt64
   ) -> Queued {
     let size = file.size
     guard range.count <= BlockFile.maxSegments, !range.isEmpty, !file.isReadOnly, position <= size,
@@ -145,8 +149,8 @@ public struct CompletionSet: ~Copyable {
     return unsafe queue { ring in unsafe host_ring_punch(ring, file.rawValue, position, count, tag) }
   }
 
-  /// Queues making a range of a regular file read as zeros while it keeps its space. Devices have none here; completes with
-  /// EOPNOTSUPP on a file system that cannot.
+  /// Queues making a range of a regular file read as zeros while it keeps its space. Devices have none here; completes
+  /// with EOPNOTSUPP on a file system that cannot.
   public mutating func writeZeroes(_ file: BlockFile, at position: UInt64, count: UInt64, tag: UInt64) -> Queued {
     guard file.kind == .regularFile, mayChange(file, position, count) else { return .unsuitable }
     // Safe: as in flush.
@@ -174,11 +178,14 @@ public struct CompletionSet: ~Copyable {
   /// Hands over what is queued and waits until `count` completions are there, or the time is over.
   public mutating func submitAndWait(_ count: Int = 1, timeout: Duration? = nil) throws(HostError) {
     // Safe: the ring is ours.
-    try check(unsafe host_ring_submit_and_wait(ring, UInt32(clamping: min(count, inFlight)), nanoseconds(timeout)), "io_uring_enter")
+    try check(
+      unsafe host_ring_submit_and_wait(ring, UInt32(clamping: min(count, inFlight)), nanoseconds(timeout)),
+      "io_uring_enter")
     unsubmitted = Int(unsafe host_ring_unsubmitted(ring))
   }
 
-  /// Takes completions that are there into `set`, from its start. Never waits. Returns how many; call again after a full set.
+  /// Takes completions that are there into `set`, from its start. Never waits. Returns how many; call again after a
+  /// full set.
   @discardableResult
   public mutating func reap(into set: inout CompletionSet) -> Int {
     var tags = set.tags.mutableSpan
@@ -198,7 +205,9 @@ public struct CompletionSet: ~Copyable {
     unsafe host_ring_has_work(ring) != 0
   }
 
-  private static func reap(_ ring: OpaquePointer, _ tags: inout MutableSpan<UInt64>, _ results: inout MutableSpan<Int32>) -> Int32 {
+  private static func reap(
+    _ ring: OpaquePointer, _ tags: inout MutableSpan<UInt64>, _ results: inout MutableSpan<Int32>
+  ) -> Int32 {
     let room = UInt32(min(tags.count, results.count))
     // Safe: no more than `room` entries of either are written.
     return unsafe tags.withUnsafeMutableBufferPointer { tags in
@@ -210,7 +219,8 @@ public struct CompletionSet: ~Copyable {
 
   private func mayChange(_ file: BlockFile, _ position: UInt64, _ count: UInt64) -> Bool {
     let size = file.size
-    return !file.isReadOnly && count > 0 && position <= size && count <= size - position && file.isWholeBlocks(position, count)
+    return !file.isReadOnly && count > 0 && position <= size && count <= size - position
+      && file.isWholeBlocks(position, count)
   }
 
   private mutating func queue(_ prepare: (OpaquePointer) -> Int32) -> Queued {

@@ -1,7 +1,8 @@
 internal import CLinux
 
 /// A limit on how long an idle processor of this machine may take to be back at work, in force while this object lives
-/// (`/dev/cpu_dma_latency`, the kernel's PM QoS interface). It is the whole machine's: of several limits the lowest counts.
+/// (`/dev/cpu_dma_latency`, the kernel's PM QoS interface). It is the whole machine's: of several limits the lowest
+/// counts.
 public final class IdleLatencyLimit: Sendable {
   private let descriptor: FileDescriptor
 
@@ -9,7 +10,8 @@ public final class IdleLatencyLimit: Sendable {
   ///
   /// - Throws: EACCES for who may not, which as a rule is everybody but root; ENOENT where there is no such device.
   public init(microseconds: Int32) throws(HostError) {
-    descriptor = FileDescriptor(adopting: try check(host_limit_idle_latency(microseconds), "open", "/dev/cpu_dma_latency"))
+    descriptor = FileDescriptor(
+      adopting: try check(host_limit_idle_latency(microseconds), "open", "/dev/cpu_dma_latency"))
   }
 
   /// The lowest limit in force now, in microseconds; nil where it cannot be read.
@@ -18,7 +20,7 @@ public final class IdleLatencyLimit: Sendable {
     return limit < 0 ? nil : limit
   }
 
-  /// Whether this kernel leaves an idle processor to a hypervisor below it (cpuidle's `haltpoll`). To be woken takes tens of
-  /// microseconds then, and to stay awake costs the machine below and not this one's other work.
+  /// Whether this kernel leaves an idle processor to a hypervisor below it (cpuidle's `haltpoll`). To be woken takes
+  /// tens of microseconds then, and to stay awake costs the machine below and not this one's other work.
   public static var isIdleOutside: Bool { host_idle_is_outside() != 0 }
 }

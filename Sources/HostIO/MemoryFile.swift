@@ -21,7 +21,8 @@ public struct MemoryFile: ~Copyable, Sendable {
 
   /// A file of `size` zero bytes. The name shows in /proc only.
   ///
-  /// - Parameter isHuge: in this host's huge pages, of which `size` has to be a multiple. There may be none: then the first touch
+  /// - Parameter isHuge: in this host's huge pages, of which `size` has to be a multiple. There may be none: then the
+  ///   first touch
   ///   of a mapping raises SIGBUS.
   public init(name: String, size: UInt64, seals: Seals = [], isHuge: Bool = false) throws(HostError) {
     // Safe: the string is a NUL-terminated copy that lives across the call.

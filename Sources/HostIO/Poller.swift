@@ -57,7 +57,8 @@ public final class Poller: Sendable {
   /// The epoll descriptor itself, readable while something is ready.
   public var rawValue: Int32 { epoll.rawValue }
 
-  /// Watches a descriptor. It has to stay open until removed: closing takes it out silently only if nothing else holds its description.
+  /// Watches a descriptor. It has to stay open until removed: closing takes it out silently only if nothing else holds
+  /// its description.
   ///
   /// - Throws: EPERM for a regular file, which cannot be watched; EEXIST if it is watched already.
   public func add(_ descriptor: Int32, token: UInt64, for readiness: Readiness = .readable) throws(HostError) {

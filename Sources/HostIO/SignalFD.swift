@@ -2,8 +2,8 @@ internal import CLinux
 
 /// Signals read like input, instead of interrupting something.
 ///
-/// Make it on the first thread before any other starts, so that all of them inherit the blocked signals; threads of `WorkerThread`
-/// block every signal anyway.
+/// Make it on the first thread before any other starts, so that all of them inherit the blocked signals; threads of
+/// `WorkerThread` block every signal anyway.
 public final class SignalFD: Sendable {
   private let descriptor: FileDescriptor
   private let mask: UInt64

@@ -11,7 +11,9 @@ public enum StandardStream: Int32, Sendable {
     var done = 0
     while done < bytes.count {
       // Safe: the range is inside the span, which lives across the call.
-      let n = unsafe bytes.withUnsafeBufferPointer { unsafe Glibc.write(rawValue, $0.baseAddress! + done, $0.count - done) }
+      let n = unsafe bytes.withUnsafeBufferPointer {
+        unsafe Glibc.write(rawValue, $0.baseAddress! + done, $0.count - done)
+      }
       if n < 0 {
         let code = errno
         if code == EINTR { continue }

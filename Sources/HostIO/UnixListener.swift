@@ -4,8 +4,8 @@ internal import Synchronization
 
 /// A listening Unix stream socket, and the file that leads to it.
 ///
-/// A file left behind by a process that ended is replaced; one that somebody listens on is not. The file is removed in the end only
-/// if it is still the one made here.
+/// A file left behind by a process that ended is replaced; one that somebody listens on is not. The file is removed in
+/// the end only if it is still the one made here.
 public final class UnixListener: Sendable {
   private struct Place {
     let path: String
@@ -65,25 +65,31 @@ public final class UnixListener: Sendable {
   ///
   /// - Returns: nil if the time was over or `cancel` was signalled first.
   public func accept(timeout: Duration?, cancel: EventFD? = nil) throws(HostError) -> UnixSocket? {
-    let ready = UInt32(try check(host_poll(rawValue, UInt32(HOST_READABLE), cancel?.rawValue ?? -1, nanoseconds(timeout)), "poll"))
+    let ready = UInt32(
+      try check(host_poll(rawValue, UInt32(HOST_READABLE), cancel?.rawValue ?? -1, nanoseconds(timeout)), "poll"))
     return ready & ~UInt32(HOST_CANCELLED) != 0 ? try accept() : nil
   }
 
   /// Removes the file if it is still the one made here, so that nobody new finds the way. Later calls do nothing.
   public func removeFile() {
-    guard let place = place.withLock({ place in
-      defer { place = nil }
-      return place
-    }) else { return }
+    guard
+      let place = place.withLock({ place in
+        defer { place = nil }
+        return place
+      })
+    else { return }
     let directory = try? Self.lockDirectory(of: place.path)
     var identity = host_identity()
-    if unsafe host_path_identity(place.path, &identity) == 0, identity.device == place.device, identity.inode == place.inode {
+    if unsafe host_path_identity(place.path, &identity) == 0, identity.device == place.device,
+      identity.inode == place.inode
+    {
       _ = unsafe host_unlink(place.path)
     }
     _ = consume directory
   }
 
-  /// The lock of the directory a socket's file is in; nil if the directory cannot be opened for it. Waits a second at most.
+  /// The lock of the directory a socket's file is in; nil if the directory cannot be opened for it. Waits a second at
+  /// most.
   private static func lockDirectory(of path: String) throws(HostError) -> FileDescriptor? {
     for _ in 0..<500 {
       let raw = unsafe host_lock_parent(path)

@@ -13,8 +13,8 @@ public struct PeerCredentials: Hashable, Sendable {
 
 /// A connected Unix stream socket that carries bytes and descriptors.
 ///
-/// Any thread may use it, but a message sent in parts by two threads at once would be mixed: senders take turns. O_NONBLOCK of an
-/// inherited socket is left as it is; each call says by itself whether it waits.
+/// Any thread may use it, but a message sent in parts by two threads at once would be mixed: senders take turns.
+/// O_NONBLOCK of an inherited socket is left as it is; each call says by itself whether it waits.
 public final class UnixSocket: Sendable {
   /// How a receive ended.
   public enum Received: Hashable, Sendable {
@@ -31,10 +31,13 @@ public final class UnixSocket: Sendable {
 
   private let descriptor: FileDescriptor
 
-  /// Takes over a connected socket. ENOTSOCK, EPROTOTYPE or EINVAL if it is none, or not a Unix stream socket, or listens.
+  /// Takes over a connected socket. ENOTSOCK, EPROTOTYPE or EINVAL if it is none, or not a Unix stream socket, or
+  /// listens.
   public init(adopting descriptor: consuming FileDescriptor) throws(HostError) {
     let raw = descriptor.rawValue
-    guard try check(host_socket_is_unix_stream(raw), "getsockopt") == 1 else { throw HostError("getsockopt", errno: EPROTOTYPE) }
+    guard try check(host_socket_is_unix_stream(raw), "getsockopt") == 1 else {
+      throw HostError("getsockopt", errno: EPROTOTYPE)
+    }
     guard try check(host_socket_listens(raw), "getsockopt") == 0 else { throw HostError("getsockopt", errno: EINVAL) }
     self.descriptor = descriptor
   }
@@ -49,7 +52,8 @@ public final class UnixSocket: Sendable {
 
   /// Connects to a listening socket's file. While its queue is full, tries again until the time is over.
   ///
-  /// - Throws: ENOENT if nothing is there, ENOTSOCK if it is something else than a socket, ECONNREFUSED if nobody listens,
+  /// - Throws: ENOENT if nothing is there, ENOTSOCK if it is something else than a socket, ECONNREFUSED if nobody
+  ///   listens,
   ///   ENAMETOOLONG if the path has more than 107 bytes, EACCES, EAGAIN if the queue stayed full.
   public static func connect(to path: String, timeout: Duration = .seconds(5)) throws(HostError) -> UnixSocket {
     let end = host_clock_monotonic() &+ nanoseconds(timeout)
@@ -61,8 +65,12 @@ public final class UnixSocket: Sendable {
         try socket.setNonblocking(false)
         return UnixSocket(connected: socket.release())
       }
-      if result == -ECONNREFUSED, Self.isSomethingElse(path) { throw HostError("connect", errno: ENOTSOCK, subject: path) }
-      guard result == -EAGAIN, host_clock_monotonic() < end else { throw HostError("connect", errno: -result, subject: path) }
+      if result == -ECONNREFUSED, Self.isSomethingElse(path) {
+        throw HostError("connect", errno: ENOTSOCK, subject: path)
+      }
+      guard result == -EAGAIN, host_clock_monotonic() < end else {
+        throw HostError("connect", errno: -result, subject: path)
+      }
       // Nothing can be polled for room in a listener's queue.
       _ = host_poll(-1, 0, -1, 2_000_000)
     }
@@ -105,8 +113,8 @@ public final class UnixSocket: Sendable {
     Int(try check(host_socket_pending(rawValue), "ioctl FIONREAD"))
   }
 
-  /// The first bytes that are here, `count` at most, without taking them; descriptors stay with them too. Empty at the end, nil
-  /// when none is here yet.
+  /// The first bytes that are here, `count` at most, without taking them; descriptors stay with them too. Empty at the
+  /// end, nil when none is here yet.
   public func peek(_ count: Int) throws(HostError) -> [UInt8]? {
     var bytes = [UInt8](repeating: 0, count: count)
     // Safe: the array has room for `count` bytes and lives across the call.
@@ -134,7 +142,8 @@ public final class UnixSocket: Sendable {
   ///
   /// An error after the first byte has gone leaves the peer with half a message: give the connection up then.
   ///
-  /// - Throws: ETIMEDOUT if the peer does not read in time; ECANCELED if `cancel` was signalled while waiting for it; EPIPE or
+  /// - Throws: ETIMEDOUT if the peer does not read in time; ECANCELED if `cancel` was signalled while waiting for it;
+  ///   EPIPE or
   ///   ECONNRESET if it is gone; EINVAL for more than `maxDescriptors`, or for descriptors without a byte.
   public func send(
     _ bytes: Span<UInt8>, descriptors: [Int32] = [], timeout: Duration? = nil, cancel: EventFD? = nil
@@ -163,7 +172,8 @@ public final class UnixSocket: Sendable {
 
   /// Receives what is here, without waiting, into `bytes` from `offset` on. Descriptors that come along are appended.
   ///
-  /// - Throws: EMFILE if a descriptor had to be dropped because this process may not open more: what came is then incomplete.
+  /// - Throws: EMFILE if a descriptor had to be dropped because this process may not open more: what came is then
+  ///   incomplete.
   public func receive(
     into bytes: inout MutableSpan<UInt8>, at offset: Int = 0, descriptors: inout FileDescriptorList
   ) throws(HostError) -> Received {
@@ -189,10 +199,12 @@ public final class UnixSocket: Sendable {
   /// Receives exactly `bytes.count` bytes, waiting for them. Descriptors that come along are appended.
   ///
   /// - Returns: false if the peer closed before the first byte.
-  /// - Throws: ECONNRESET if it closed later; ETIMEDOUT or ECANCELED if the time was over or `cancel` was signalled before all
+  /// - Throws: ECONNRESET if it closed later; ETIMEDOUT or ECANCELED if the time was over or `cancel` was signalled
+  ///   before all
   ///   were here: the bytes so far are lost then.
   public func receiveAll(
-    into bytes: inout MutableSpan<UInt8>, descriptors: inout FileDescriptorList, timeout: Duration? = nil, cancel: EventFD? = nil
+    into bytes: inout MutableSpan<UInt8>, descriptors: inout FileDescriptorList, timeout: Duration? = nil,
+    cancel: EventFD? = nil
   ) throws(HostError) -> Bool {
     let end = deadline(timeout)
     var count = 0
@@ -243,7 +255,8 @@ public enum InheritedSocket: Sendable {
 
   /// Takes over a descriptor, and closes it if it cannot be used.
   ///
-  /// - Throws: ENOTSOCK if it is no socket, EPROTOTYPE if not a Unix stream socket, EBADF if not open, ENOTCONN if it neither
+  /// - Throws: ENOTSOCK if it is no socket, EPROTOTYPE if not a Unix stream socket, EBADF if not open, ENOTCONN if it
+  ///   neither
   ///   listens nor is connected.
   public init(adopting descriptor: consuming FileDescriptor) throws(HostError) {
     let raw = descriptor.rawValue
@@ -255,7 +268,9 @@ public enum InheritedSocket: Sendable {
     } else {
       let socket = try UnixSocket(adopting: descriptor)
       // The kernel notes nobody's user for a socket that was never connected.
-      guard try socket.peer().user != .max else { throw HostError("getsockopt", errno: ENOTCONN, subject: "descriptor \(raw)") }
+      guard try socket.peer().user != .max else {
+        throw HostError("getsockopt", errno: ENOTCONN, subject: "descriptor \(raw)")
+      }
       self = .connected(socket)
     }
   }

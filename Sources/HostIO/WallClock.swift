@@ -22,7 +22,8 @@ public enum WallClock {
       let digits = String(value)
       return String(repeating: "0", count: max(0, width - digits.count)) + digits
     }
-    let day = unsafe [padded(date.tm_year + 1900, 4), padded(date.tm_mon + 1, 2), padded(date.tm_mday, 2)].joined(separator: "-")
+    let day = unsafe [padded(date.tm_year + 1900, 4), padded(date.tm_mon + 1, 2), padded(date.tm_mday, 2)].joined(
+      separator: "-")
     let time = unsafe [date.tm_hour, date.tm_min, date.tm_sec].map { padded($0, 2) }.joined(separator: ":")
     return "\(day)T\(time).\(padded(fraction, 3))Z"
   }

@@ -4,7 +4,8 @@ import Synchronization
 
 /// A thread of our own, with a name, to wait in system calls on: Swift's concurrency pool must not block.
 ///
-/// Every signal is blocked on it, but for those a thread's own mistakes raise, such as SIGBUS. What it works on is moved in and can no longer be reached from outside.
+/// Every signal is blocked on it, but for those a thread's own mistakes raise, such as SIGBUS. What it works on is
+/// moved in and can no longer be reached from outside.
 public final class WorkerThread: Sendable {
   /// Where the thread leaves what others ask about it.
   private final class Record: Sendable {
@@ -55,7 +56,8 @@ public final class WorkerThread: Sendable {
     var handle: UInt64 = 0
     // Safe: the retained job is released by the thread that receives it, or below if there is none.
     let context = unsafe Unmanaged.passRetained(job)
-    let result = unsafe host_thread_start(&handle, name, { unsafe Unmanaged<Job>.fromOpaque($0!).takeRetainedValue().run() }, context.toOpaque())
+    let result = unsafe host_thread_start(
+      &handle, name, { unsafe Unmanaged<Job>.fromOpaque($0!).takeRetainedValue().run() }, context.toOpaque())
     if result != 0 { unsafe context.release() }
     try check(result, "pthread_create", name)
     self.handle = handle
@@ -63,7 +65,8 @@ public final class WorkerThread: Sendable {
     self.name = name
   }
 
-  /// Waits until the thread has ended. Later calls return at once; a call from the thread itself is a mistake that traps.
+  /// Waits until the thread has ended. Later calls return at once; a call from the thread itself is a mistake that
+  /// traps.
   public func join() {
     precondition(host_thread_is_current(handle) == 0, "a thread cannot wait for its own end")
     joined.withLock { joined in

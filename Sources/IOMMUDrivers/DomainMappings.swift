@@ -19,9 +19,12 @@ protocol InvalidatingUnit: AnyObject {
 /// Ranges as units name them.
 enum PageOrder {
   /// The smallest power of two of pages around a range that starts at a multiple of itself: 2^order pages.
-  static func around(_ first: UInt64, _ last: UInt64) -> UInt64 { UInt64(64 - ((first ^ last) >> 12).leadingZeroBitCount) }
+  static func around(_ first: UInt64, _ last: UInt64) -> UInt64 {
+    UInt64(64 - ((first ^ last) >> 12).leadingZeroBitCount)
+  }
 
-  /// The word that says so many pages by the lowest clear bit of the address, as ATS does: bit 0 says that there is more than one.
+  /// The word that says so many pages by the lowest clear bit of the address, as ATS does: bit 0 says that there is
+  /// more than one.
   static func word(_ first: UInt64, _ last: UInt64) -> UInt64 {
     let order = around(first, last)
     if order == 0 { return first & ~4095 }
@@ -70,9 +73,14 @@ struct DomainMappings<Format: PageTableFormat>: ~Copyable {
     last = max(last, address.rawValue + (count - 1))
   }
 
-  mutating func map(_ address: DMAAddress, to guest: GuestAddress, count: UInt64, permissions: DMAPermissions, by unit: any InvalidatingUnit) throws(DMAError) {
+  mutating func map(
+    _ address: DMAAddress, to guest: GuestAddress, count: UInt64, permissions: DMAPermissions,
+    by unit: any InvalidatingUnit
+  ) throws(DMAError) {
     try check(address, count)
-    guard guest.rawValue & 4095 == 0, guest.rawValue < 1 << 52, count <= (1 << 52) - guest.rawValue, !permissions.isEmpty else {
+    guard guest.rawValue & 4095 == 0, guest.rawValue < 1 << 52, count <= (1 << 52) - guest.rawValue,
+      !permissions.isEmpty
+    else {
       throw .range(guest, count: count)
     }
     let tablesChanged: Bool

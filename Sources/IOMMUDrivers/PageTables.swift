@@ -66,9 +66,11 @@ struct PageTables<Format: PageTableFormat>: ~Copyable {
     memory.free(table)
   }
 
-  /// Makes pages visible; all three numbers are multiples of 4096 and within reach. Whether tables came or went, so that the unit
-  /// has to forget more than pages. On an error nothing new is visible any more.
-  mutating func map(_ address: UInt64, to guest: UInt64, count: UInt64, permissions: DMAPermissions) throws(DMAError) -> Bool {
+  /// Makes pages visible; all three numbers are multiples of 4096 and within reach. Whether tables came or went, so
+  /// that the unit has to forget more than pages. On an error nothing new is visible any more.
+  mutating func map(
+    _ address: UInt64, to guest: UInt64, count: UInt64, permissions: DMAPermissions
+  ) throws(DMAError) -> Bool {
     let before = (tableCount, retired.count)
     var done: UInt64 = 0
     do throws(DMAError) {
@@ -83,29 +85,39 @@ struct PageTables<Format: PageTableFormat>: ~Copyable {
   }
 
   /// Maps pages of one size from the beginning of a range, as many as one table takes.
-  private mutating func mapSome(_ address: UInt64, to guest: UInt64, atMost count: UInt64, permissions: DMAPermissions) throws(DMAError) -> UInt64 {
+  private mutating func mapSome(
+    _ address: UInt64, to guest: UInt64, atMost count: UInt64, permissions: DMAPermissions
+  ) throws(DMAError) -> UInt64 {
     var level = largest
     while level > 1, (address | guest) & (Self.size(level) - 1) != 0 || count < Self.size(level) { level -= 1 }
     while true {
       let table = try descend(to: level, address)
       let entry = memory.load(Self.slot(table, address, level))
-      guard Format.isPresent(entry) else { return fill(table, level, address, to: guest, atMost: count, permissions: permissions) }
+      guard Format.isPresent(entry) else {
+        return fill(table, level, address, to: guest, atMost: count, permissions: permissions)
+      }
       guard level > 1, !Format.isPage(entry, level: level) else { throw .iommu(DMAAddress(address)) }
       let lower = Format.address(entry)
       if isEmpty(lower) {
         retired.append(lower)
-        memory.store(Format.page(at: guest, level: level, permissions: permissions), at: Self.slot(table, address, level))
+        memory.store(
+          Format.page(at: guest, level: level, permissions: permissions), at: Self.slot(table, address, level))
         return Self.size(level)
       }
       level -= 1
     }
   }
 
-  private func fill(_ table: UInt64, _ level: Int, _ address: UInt64, to guest: UInt64, atMost count: UInt64, permissions: DMAPermissions) -> UInt64 {
+  private func fill(
+    _ table: UInt64, _ level: Int, _ address: UInt64, to guest: UInt64, atMost count: UInt64,
+    permissions: DMAPermissions
+  ) -> UInt64 {
     let size = Self.size(level)
     var done: UInt64 = 0
     repeat {
-      memory.store(Format.page(at: guest + done, level: level, permissions: permissions), at: Self.slot(table, address + done, level))
+      memory.store(
+        Format.page(at: guest + done, level: level, permissions: permissions),
+        at: Self.slot(table, address + done, level))
       done += size
       // On to the end of the table, or to what is not free.
     } while count - done >= size && (address + done) & (size << 9 - 1) != 0
@@ -136,7 +148,8 @@ struct PageTables<Format: PageTableFormat>: ~Copyable {
     return table
   }
 
-  /// Takes pages away, all of a range or, if part of it is not mapped or of a larger page, none: large pages are not split.
+  /// Takes pages away, all of a range or, if part of it is not mapped or of a larger page, none: large pages are not
+  /// split.
   mutating func unmap(_ address: UInt64, count: UInt64) throws(DMAError) {
     try each(address, count) { _, _ in }
     try each(address, count) { memory, slot in memory.store(0, at: slot) }
@@ -146,7 +159,9 @@ struct PageTables<Format: PageTableFormat>: ~Copyable {
     var done: UInt64 = 0
     while done < count {
       let at = address + done
-      guard let (slot, size) = leaf(at), at & (size - 1) == 0, size <= count - done else { throw .iommu(DMAAddress(at)) }
+      guard let (slot, size) = leaf(at), at & (size - 1) == 0, size <= count - done else {
+        throw .iommu(DMAAddress(at))
+      }
       body(memory, slot)
       done += size
     }

@@ -1,6 +1,7 @@
 public import VirtioDrivers
 
-/// How a driver reaches the registers of its unit: a mapping of them on bare metal, a call where the unit is in the same process.
+/// How a driver reaches the registers of its unit: a mapping of them on bare metal, a call where the unit is in the
+/// same process.
 public protocol RegisterAccess: AnyObject {
   /// Reads 4 or 8 bytes at a multiple of 4, counted from the start of the registers.
   func read(at offset: Int, width: Int) -> UInt64

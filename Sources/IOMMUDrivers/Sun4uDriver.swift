@@ -1,11 +1,11 @@
 public import DMA
 public import VirtioDrivers
 
-/// The driver of a SPARC64 sun4u host bridge's IOMMU: a translation storage buffer in memory, the one domain of everything
-/// behind the bridge. Its registers are at offsets 0 (control), 8 (base) and 16 (flush), 8 bytes each.
+/// The driver of a SPARC64 sun4u host bridge's IOMMU: a translation storage buffer in memory, the one domain of
+/// everything behind the bridge. Its registers are at offsets 0 (control), 8 (base) and 16 (flush), 8 bytes each.
 ///
 /// What devices may write they may read. Unmaps are strict: each page is flushed by a register of its own.
-public final class Sun4uDriver: IOMMUDriver {
+public final class Sun4uDriver: IOMMUDomain {
   private let registers: any RegisterAccess
   private let memory: TableMemory
   private let buffer: UInt64
@@ -20,7 +20,9 @@ public final class Sun4uDriver: IOMMUDriver {
   ///   - pages: where the buffer comes from.
   ///   - order: 1024 << `order` pages can be mapped: 0...7. Of 64 KiB pages no more than 2^16 have addresses.
   ///   - largePages: pages of 64 KiB instead of 8 KiB.
-  public init(_ registers: any RegisterAccess, pages: GuestPages, order: Int = 3, largePages: Bool = false) throws(UnitError) {
+  public init(
+    _ registers: any RegisterAccess, pages: GuestPages, order: Int = 3, largePages: Bool = false
+  ) throws(UnitError) {
     precondition((0...(largePages ? 6 : 7)).contains(order), "a buffer as documented")
     self.registers = registers
     pageSize = largePages ? 65536 : 8192
@@ -34,7 +36,9 @@ public final class Sun4uDriver: IOMMUDriver {
     }
     registers.write(control, at: 0, width: 8)
     registers.write(buffer, at: 8, width: 8)
-    guard registers.read(at: 0, width: 8) == control, registers.read(at: 8, width: 8) == buffer else { throw .timeout(register: 0) }
+    guard registers.read(at: 0, width: 8) == control, registers.read(at: 8, width: 8) == buffer else {
+      throw .timeout(register: 0)
+    }
   }
 
   /// Turns translation on: from now on devices reach what is mapped and nothing else.
@@ -58,13 +62,18 @@ public final class Sun4uDriver: IOMMUDriver {
     return first..<first + count / pageSize
   }
 
-  // Entries are big-endian, as the processor is. Bit 63: there is one; bits 62:61 the page size; bit 4 coherent; bit 1 writable.
+  // Entries are big-endian, as the processor is. Bit 63: there is one; bits 62:61 the page size; bit 4 coherent; bit 1
+  // writable.
   private func isMapped(_ index: UInt64) -> Bool { UInt64(bigEndian: memory.load(buffer + index * 8)) >> 63 != 0 }
   private func store(_ entry: UInt64, _ index: UInt64) { memory.store(entry.bigEndian, at: buffer + index * 8) }
 
-  public func map(_ address: DMAAddress, to guest: GuestAddress, count: UInt64, permissions: DMAPermissions) throws(DMAError) {
+  public func map(
+    _ address: DMAAddress, to guest: GuestAddress, count: UInt64, permissions: DMAPermissions
+  ) throws(DMAError) {
     let range = try check(address, count)
-    guard guest.rawValue & (pageSize - 1) == 0, guest.rawValue < 1 << 43, count <= 1 << 43 - guest.rawValue, !permissions.isEmpty else {
+    guard guest.rawValue & (pageSize - 1) == 0, guest.rawValue < 1 << 43, count <= 1 << 43 - guest.rawValue,
+      !permissions.isEmpty
+    else {
       throw .range(guest, count: count)
     }
     guard !range.contains(where: isMapped) else { throw .iommu(address) }

@@ -1,7 +1,8 @@
 public import DMA
 public import VirtioDrivers
 
-/// The hypercalls with which a PPC64 guest fills its TCE window. They return when no device uses what they replaced; false: refused.
+/// The hypercalls with which a PPC64 guest fills its TCE window. They return when no device uses what they replaced;
+/// false: refused.
 public protocol TCEHypercalls: AnyObject {
   /// H_PUT_TCE: the entry of one page.
   func putTCE(_ address: DMAAddress, _ entry: UInt64) -> Bool
@@ -11,8 +12,9 @@ public protocol TCEHypercalls: AnyObject {
   func stuffTCE(_ address: DMAAddress, _ entry: UInt64, count: Int) -> Bool
 }
 
-/// The driver of a TCE window: the one domain of everything behind its host bridge. Its unmaps are strict: the hypercall is.
-public final class TCEDriver: IOMMUDriver {
+/// The driver of a TCE window: the one domain of everything behind its host bridge. Its unmaps are strict: the
+/// hypercall is.
+public final class TCEDriver: IOMMUDomain {
   private let hypercalls: any TCEHypercalls
   private let start: UInt64
   private let pages: UInt64
@@ -27,7 +29,8 @@ public final class TCEDriver: IOMMUDriver {
   /// - Parameters:
   ///   - pages: at least 1, and no further than the addresses go.
   ///   - pageSize: a power of two, 4096 at least.
-  public init(_ hypercalls: any TCEHypercalls, start: DMAAddress, pages: Int, pageSize: UInt64 = 4096) throws(DMAError) {
+  public init(_ hypercalls: any TCEHypercalls, start: DMAAddress, pages: Int, pageSize: UInt64 = 4096) throws(DMAError)
+  {
     precondition(pages > 0 && pageSize >= 4096 && pageSize & (pageSize - 1) == 0, "a window as documented")
     self.hypercalls = hypercalls
     self.start = start.rawValue
@@ -44,7 +47,9 @@ public final class TCEDriver: IOMMUDriver {
   /// The first page and how many, of a range inside the window.
   private func check(_ address: DMAAddress, _ count: UInt64) throws(DMAError) -> Range<UInt64> {
     let offset = address.rawValue &- start
-    guard (offset | count) & (pageSize - 1) == 0, count > 0, offset / pageSize < pages, count / pageSize <= pages - offset / pageSize else {
+    guard (offset | count) & (pageSize - 1) == 0, count > 0, offset / pageSize < pages,
+      count / pageSize <= pages - offset / pageSize
+    else {
       throw .iommu(address)
     }
     return offset / pageSize..<offset / pageSize + count / pageSize
@@ -58,7 +63,9 @@ public final class TCEDriver: IOMMUDriver {
     }
   }
 
-  public func map(_ address: DMAAddress, to guest: GuestAddress, count: UInt64, permissions: DMAPermissions) throws(DMAError) {
+  public func map(
+    _ address: DMAAddress, to guest: GuestAddress, count: UInt64, permissions: DMAPermissions
+  ) throws(DMAError) {
     let range = try check(address, count)
     guard guest.rawValue & (pageSize - 1) == 0, guest.rawValue <= .max - (count - 1), !permissions.isEmpty else {
       throw .range(guest, count: count)
@@ -67,7 +74,8 @@ public final class TCEDriver: IOMMUDriver {
     var done: UInt64 = 0
     while done < count {
       let some = min((count - done) / pageSize, 512)
-      guard put(DMAAddress(address.rawValue + done), guest.rawValue + done | UInt64(permissions.rawValue & 3), some) else {
+      guard put(DMAAddress(address.rawValue + done), guest.rawValue + done | UInt64(permissions.rawValue & 3), some)
+      else {
         // Half of it would be nobody's.
         if done > 0 { _ = hypercalls.stuffTCE(address, 0, count: Int(done / pageSize)) }
         throw .iommu(address)

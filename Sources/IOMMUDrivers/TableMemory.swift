@@ -12,7 +12,9 @@ final class TableMemory {
     let page = try pages.allocate(GuestPages.pageSize)
     pages.free(page, byteCount: GuestPages.pageSize)
     let around = pages.memory.regions.first { page.rawValue &- $0.guestAddress.rawValue < $0.byteCount }
-    guard let around, let cells = pages.memory.cells(at: around.guestAddress, byteCount: Int(clamping: around.byteCount)) else {
+    guard let around,
+      let cells = pages.memory.cells(at: around.guestAddress, byteCount: Int(clamping: around.byteCount))
+    else {
       throw .missing(page)
     }
     self.cells = cells
@@ -36,7 +38,8 @@ final class TableMemory {
     return offset < UInt64(cells.byteCount) && byteCount <= UInt64(cells.byteCount) - offset
   }
 
-  /// The word at a multiple of 8; 0, which is no entry anywhere, where a table that somebody wrote over leads out of memory.
+  /// The word at a multiple of 8; 0, which is no entry anywhere, where a table that somebody wrote over leads out of
+  /// memory.
   func load(_ address: UInt64) -> UInt64 {
     guard isInside(address, 8) else { return 0 }
     return cells.loadAcquire64(at: Int(address &- start))

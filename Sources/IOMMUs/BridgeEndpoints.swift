@@ -27,6 +27,8 @@ final class BridgeEndpoints: Sendable {
 
   /// Drops what every endpoint remembers of a range, and returns when nothing uses it.
   func invalidate(from first: UInt64, through last: UInt64) {
-    for endpoint in state.withLock({ Array($0.endpoints.values) }) { endpoint.invalidate(from: DMAAddress(first), through: DMAAddress(last)) }
+    for endpoint in state.withLock({ Array($0.endpoints.values) }) {
+      endpoint.invalidate(from: DMAAddress(first), through: DMAAddress(last))
+    }
   }
 }

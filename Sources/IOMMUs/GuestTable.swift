@@ -1,7 +1,8 @@
 internal import DMA
 
 extension GuestMemory {
-  /// A word of a table that an IOMMU walks, fetched once; nil where there is no memory, or not eight bytes of it in one region.
+  /// A word of a table that an IOMMU walks, fetched once; nil where there is no memory, or not eight bytes of it in one
+  /// region.
   func tableWord(at address: UInt64) -> UInt64? {
     guard address & 7 == 0, let cell = cells(at: GuestAddress(address), byteCount: 8) else { return nil }
     return cell.loadAcquire64(at: 0)
@@ -18,6 +19,7 @@ extension GuestRun {
   init(page size: UInt64, around address: UInt64, at guest: UInt64, permissions: DMAPermissions) {
     let first = address & ~(size - 1)
     self.init(
-      first: DMAAddress(first), last: DMAAddress(first | (size - 1)), guest: GuestAddress(guest & ~(size - 1)), permissions: permissions)
+      first: DMAAddress(first), last: DMAAddress(first | (size - 1)), guest: GuestAddress(guest & ~(size - 1)),
+      permissions: permissions)
   }
 }

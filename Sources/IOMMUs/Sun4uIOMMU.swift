@@ -1,14 +1,16 @@
 public import DMA
 import Synchronization
 
-/// The IOMMU of a SPARC64 sun4u host bridge (UltraSPARC IIi user's manual, chapter "IOM"): one translation storage buffer in guest
-/// memory for everything behind the bridge. Streaming buffers are off.
+/// The IOMMU of a SPARC64 sun4u host bridge (UltraSPARC IIi user's manual, chapter "IOM"): one translation storage
+/// buffer in guest memory for everything behind the bridge. Streaming buffers are off.
 ///
-/// What was translated is remembered until the guest writes the page's address to the flush register. Off, addresses are physical.
+/// What was translated is remembered until the guest writes the page's address to the flush register. Off, addresses
+/// are physical.
 public final class Sun4uIOMMU: IOMMU {
   /// Its registers, by their offsets.
   public enum Register: Int, Sendable {
-    /// Bit 0 turns it on, bit 2 chooses pages of 64 KiB over 8 KiB, bits 18...16 are the size of the buffer: 1024 << n entries.
+    /// Bit 0 turns it on, bit 2 chooses pages of 64 KiB over 8 KiB, bits 18...16 are the size of the buffer: 1024 << n
+    /// entries.
     case control = 0
     /// The guest-physical address of the buffer.
     case base = 8
@@ -76,7 +78,9 @@ public final class Sun4uIOMMU: IOMMU {
 }
 
 extension Sun4uIOMMU: AddressTranslation {
-  public func lookUp(_ address: DMAAddress, for access: DMAAccess, by requester: RequesterID) throws(DMAFault) -> GuestRun {
+  public func lookUp(
+    _ address: DMAAddress, for access: DMAAccess, by requester: RequesterID
+  ) throws(DMAFault) -> GuestRun {
     let (control, base) = state.withLock { ($0.control, $0.base) }
     guard control & 1 != 0 else { return .identity }
     let window = Window(control)
@@ -88,7 +92,8 @@ extension Sun4uIOMMU: AddressTranslation {
     guard entry >> 63 == 1 else { throw DMAFault(address: address, access: access, reason: .unmapped) }
     let permissions: DMAPermissions = entry & 2 != 0 ? .readWrite : .read
     guard permissions.allows(access) else { throw DMAFault(address: address, access: access, reason: .permission) }
-    return GuestRun(page: window.pageSize, around: address.rawValue, at: entry & 0x7FF_FFFF_E000, permissions: permissions)
+    return GuestRun(
+      page: window.pageSize, around: address.rawValue, at: entry & 0x7FF_FFFF_E000, permissions: permissions)
   }
 
   public func report(_ fault: DMAFault, by requester: RequesterID) { endpoints.countFault() }

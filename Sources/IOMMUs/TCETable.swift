@@ -1,8 +1,9 @@
 public import DMA
 import Synchronization
 
-/// The translation control entries of a PPC64 host bridge (PAPR, "TCE tables"): a window of device addresses, an entry a page,
-/// which the guest fills with hypercalls. Everything behind the bridge shares it, and outside the window there is nothing.
+/// The translation control entries of a PPC64 host bridge (PAPR, "TCE tables"): a window of device addresses, an entry
+/// a page, which the guest fills with hypercalls. Everything behind the bridge shares it, and outside the window there
+/// is nothing.
 ///
 /// Entries are put and taken by the guest's processors; a call returns when no device uses what it replaced.
 public final class TCETable: IOMMU {
@@ -27,7 +28,9 @@ public final class TCETable: IOMMU {
     precondition(pages > 0 && (12...34).contains(pageShift))
     self.start = start
     pageSize = 1 << UInt64(pageShift)
-    precondition(start.rawValue & (pageSize - 1) == 0 && !start.rawValue.addingReportingOverflow(pageSize * UInt64(pages) - 1).overflow)
+    precondition(
+      start.rawValue & (pageSize - 1) == 0
+        && !start.rawValue.addingReportingOverflow(pageSize * UInt64(pages) - 1).overflow)
     entries = Mutex([UInt64](repeating: 0, count: pages))
   }
 
@@ -38,7 +41,8 @@ public final class TCETable: IOMMU {
 
   public func release(_ endpoint: EndpointSpace) { endpoints.release(endpoint) }
 
-  /// H_PUT_TCE: the entry of one page. Bit 0 lets devices read, bit 1 lets them write, the page's address is above; 0 takes it away.
+  /// H_PUT_TCE: the entry of one page. Bit 0 lets devices read, bit 1 lets them write, the page's address is above; 0
+  /// takes it away.
   public func put(_ address: DMAAddress, _ entry: UInt64) throws(HypercallError) { try put(address, [entry]) }
 
   /// H_PUT_TCE_INDIRECT: the entries of pages that follow one another.
@@ -67,12 +71,16 @@ public final class TCETable: IOMMU {
       return narrows
     }
     guard let narrowed else { throw .parameter }
-    if narrowed { endpoints.invalidate(from: address.rawValue, through: address.rawValue + pageSize * UInt64(count) - 1) }
+    if narrowed {
+      endpoints.invalidate(from: address.rawValue, through: address.rawValue + pageSize * UInt64(count) - 1)
+    }
   }
 }
 
 extension TCETable: AddressTranslation {
-  public func lookUp(_ address: DMAAddress, for access: DMAAccess, by requester: RequesterID) throws(DMAFault) -> GuestRun {
+  public func lookUp(
+    _ address: DMAAddress, for access: DMAAccess, by requester: RequesterID
+  ) throws(DMAFault) -> GuestRun {
     let index = (address.rawValue &- start.rawValue) / pageSize
     let entry = entries.withLock { entries in index < UInt64(entries.count) ? entries[Int(index)] : 0 }
     let permissions = DMAPermissions(rawValue: UInt8(truncatingIfNeeded: entry & 3))

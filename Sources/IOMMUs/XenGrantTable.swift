@@ -1,11 +1,11 @@
 public import DMA
 import Synchronization
 
-/// A Xen guest's grants, as what stands between its devices and its memory: an address with bit 63 is a reference to a granted page,
-/// and any other leads nowhere (R180).
+/// A Xen guest's grants, as what stands between its devices and its memory: an address with bit 63 is a reference to a
+/// granted page, and any other leads nowhere (R180).
 ///
-/// References are granted and ended by the guest's processors, never by a queue's thread. The back-end's domain may also map a
-/// grant for longer than an access: as long as it does, the grant cannot be ended.
+/// References are granted and ended by the guest's processors, never by a queue's thread. The back-end's domain may
+/// also map a grant for longer than an access: as long as it does, the grant cannot be ended.
 public final class XenGrantTable: IOMMU {
   /// A granted page.
   fileprivate struct Grant {
@@ -44,23 +44,26 @@ public final class XenGrantTable: IOMMU {
 
   // MARK: The guest's side
 
-  /// Grants `count` pages of 4 KiB from page `first` of guest memory on. The first of as many consecutive references; nil when no
-  /// such are free.
+  /// Grants `count` pages of 4 KiB from page `first` of guest memory on. The first of as many consecutive references;
+  /// nil when no such are free.
   public func grantAccess(to first: UInt64, count: UInt64, readOnly: Bool) -> UInt32? {
     guard count > 0, first < 1 << 52, count <= 1 << 52 - first else { return nil }
     return state.withLock { state in
-      guard count <= UInt64(state.grants.count - Self.reserved), let at = state.run(of: Int(count), from: Self.reserved) else { return nil }
+      guard count <= UInt64(state.grants.count - Self.reserved), let at = state.run(of: Int(count), from: Self.reserved)
+      else { return nil }
       for i in 0..<Int(count) { state.grants[at + i] = Grant(page: first + UInt64(i), isReadOnly: readOnly) }
       state.next = at + Int(count)
       return UInt32(at)
     }
   }
 
-  /// Ends grants, and returns when no access to their pages is under way. False: the other domain has one of them mapped, or
-  /// not all of them are granted; they all stay.
+  /// Ends grants, and returns when no access to their pages is under way. False: the other domain has one of them
+  /// mapped, or not all of them are granted; they all stay.
   public func endAccess(_ first: UInt32, count: UInt64) -> Bool {
     let ended = state.withLock { state in
-      guard count > 0, count <= UInt64(state.grants.count), UInt64(first) <= UInt64(state.grants.count) - count else { return false }
+      guard count > 0, count <= UInt64(state.grants.count), UInt64(first) <= UInt64(state.grants.count) - count else {
+        return false
+      }
       let range = Int(first)..<Int(first) + Int(count)
       guard range.allSatisfy({ state.grants[$0].map { $0.mapped == 0 } ?? false }) else { return false }
       for reference in range { state.grants[reference] = nil }
@@ -74,10 +77,12 @@ public final class XenGrantTable: IOMMU {
 
   // MARK: The other domain's side
 
-  /// Maps a granted page until ``unmap(_:)``: where it is, or nil if there is no such grant, or it is read-only and that is not enough.
+  /// Maps a granted page until ``unmap(_:)``: where it is, or nil if there is no such grant, or it is read-only and
+  /// that is not enough.
   public func map(_ reference: UInt32, readOnly: Bool) -> GuestAddress? {
     state.withLock { state in
-      guard Int(reference) < state.grants.count, let grant = state.grants[Int(reference)], readOnly || !grant.isReadOnly else { return nil }
+      guard Int(reference) < state.grants.count, let grant = state.grants[Int(reference)], readOnly || !grant.isReadOnly
+      else { return nil }
       state.grants[Int(reference)]?.mapped += 1
       return GuestAddress(grant.page << 12)
     }
@@ -86,7 +91,9 @@ public final class XenGrantTable: IOMMU {
   /// Ends one ``map(_:readOnly:)``; without one, nothing happens.
   public func unmap(_ reference: UInt32) {
     state.withLock { state in
-      guard Int(reference) < state.grants.count, let grant = state.grants[Int(reference)], grant.mapped > 0 else { return }
+      guard Int(reference) < state.grants.count, let grant = state.grants[Int(reference)], grant.mapped > 0 else {
+        return
+      }
       state.grants[Int(reference)]?.mapped -= 1
     }
   }
@@ -109,7 +116,9 @@ extension XenGrantTable.State {
 }
 
 extension XenGrantTable: AddressTranslation {
-  public func lookUp(_ address: DMAAddress, for access: DMAAccess, by requester: RequesterID) throws(DMAFault) -> GuestRun {
+  public func lookUp(
+    _ address: DMAAddress, for access: DMAAccess, by requester: RequesterID
+  ) throws(DMAFault) -> GuestRun {
     let reference = (address.rawValue & ~Self.marker) >> 12
     let grant = state.withLock { state in
       address.rawValue & Self.marker != 0 && reference < UInt64(state.grants.count) ? state.grants[Int(reference)] : nil

@@ -1,3 +1,5 @@
+public import Virtio
+
 /// A device of a machine, as it is to be.
 public struct DeviceDescription: Hashable, Sendable {
   /// What it is called in reports.
@@ -5,7 +7,7 @@ public struct DeviceDescription: Hashable, Sendable {
   public var kind: DeviceKind
   public var interface = Interface.modern
   /// `iommu_platform`; for what is not virtio, nothing (R080).
-  public var property = Property.off
+  public var property = OnOffAuto.off
   /// A host from before the property.
   public var host = HostAge.new
   /// What the driver accepts.

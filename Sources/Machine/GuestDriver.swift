@@ -41,11 +41,15 @@ final class VirtioDisk: GuestDisk {
 final class NVMeDisk: GuestDisk {
   private let driver: NVMeDriver
 
-  init(_ access: any PCIFunctionAccess, _ mapper: any DMAMapper, _ description: DeviceDescription, _ wait: BoundedWait) throws(MachineError) {
+  init(
+    _ access: any PCIFunctionAccess, _ mapper: any DMAMapper, _ description: DeviceDescription, _ wait: BoundedWait
+  ) throws(MachineError) {
     let format: NVMeDataFormat = description.descriptors == .indirect ? .sgl : .prp
     let messages = (0..<2).map { InterruptMessage(address: 0xFEE0_0000, data: 0x40 + UInt32($0)) }
     do throws(NVMeDriverError) {
-      driver = try NVMeDriver(access, mapper: mapper, options: NVMeDriverOptions(queueSize: 32, format: format, messages: messages, wait: wait))
+      driver = try NVMeDriver(
+        access, mapper: mapper,
+        options: NVMeDriverOptions(queueSize: 32, format: format, messages: messages, wait: wait))
     } catch {
       throw .nvme(error)
     }
@@ -97,7 +101,9 @@ extension PluggedDevice {
       return (transport, machine.wait { _ = transport.takeISR() })
     case .mmio(let device):
       let transport: MMIODriverTransport
-      do throws(MMIOTransportError) { transport = try MMIODriverTransport(MMIOAccess(device)) } catch { throw .missing("\(error)") }
+      do throws(MMIOTransportError) { transport = try MMIODriverTransport(MMIOAccess(device)) } catch {
+        throw .missing("\(error)")
+      }
       return (transport, machine.wait { _ = transport.takeInterrupts() })
     case .nvme: throw .missing("an NVMe controller has no virtio transport")
     }
@@ -119,7 +125,8 @@ extension PluggedDevice {
       return GuestDriver(driver: .disk(disk), features: nil, mapper: byPlatform, domain: domain)
     }
     let (transport, wait) = try connect()
-    var options = DriverOptions(queue: QueueOptions(size: 32, segments: 8, indirect: description.descriptors == .indirect), wait: wait)
+    var options = DriverOptions(
+      queue: QueueOptions(size: 32, segments: 8, indirect: description.descriptors == .indirect), wait: wait)
     if description.ring == .split { options.withheld.insert(.ringPacked) }
     if description.acknowledgement == .notPlatform { options.withheld.insert(.accessPlatform) }
     do throws(DriverError) {
@@ -133,7 +140,8 @@ extension PluggedDevice {
         (driver, features) = (.disk(VirtioDisk(block)), block.features)
       }
       let isDirect = platform.mapper(negotiated: features) === direct
-      return GuestDriver(driver: driver, features: features, mapper: isDirect ? direct : byPlatform, domain: isDirect ? nil : domain)
+      return GuestDriver(
+        driver: driver, features: features, mapper: isDirect ? direct : byPlatform, domain: isDirect ? nil : domain)
     } catch {
       throw .driver(error)
     }

@@ -25,7 +25,9 @@ final class GuestOS: MachinePages, GrantTable {
 
   func machinePage(of guestPage: UInt64) -> UInt64? { MemoryPlan.machinePage(guestPage) }
   func grant(_ first: UInt64, count: UInt64, readOnly: Bool) throws(DMAError) -> UInt32 {
-    guard let reference = grants?.grantAccess(to: first, count: count, readOnly: readOnly) else { throw .outOfGrants(count) }
+    guard let reference = grants?.grantAccess(to: first, count: count, readOnly: readOnly) else {
+      throw .outOfGrants(count)
+    }
     return reference
   }
   func endAccess(_ first: UInt32, count: UInt64) -> Bool { grants?.endAccess(first, count: count) ?? false }
@@ -45,7 +47,8 @@ final class GuestOS: MachinePages, GrantTable {
     let top = min(domain.window - 1, UInt64(UInt32.max))
     let aperture = domain.aperture.lowerBound...max(top, domain.aperture.lowerBound + domain.granule - 1)
     let addresses = IOVAAllocator(
-      granule: domain.granule, aperture: aperture, reserved: domain.reserved.filter { $0.lowerBound <= aperture.upperBound })
+      granule: domain.granule, aperture: aperture,
+      reserved: domain.reserved.filter { $0.lowerBound <= aperture.upperBound })
     return IOMMUMapper(domain.driver, addresses: addresses, pages: pages, flush: flush)
   }
 

@@ -5,6 +5,8 @@ import VirtioMMIO
 final class MMIOAccess: MMIORegisterAccess {
   private let device: VirtioMMIODevice
   init(_ device: VirtioMMIODevice) { self.device = device }
-  func read(at offset: UInt64, width: Int) -> UInt32 { UInt32(truncatingIfNeeded: device.read(at: offset, width: width)) }
+  func read(at offset: UInt64, width: Int) -> UInt32 {
+    UInt32(truncatingIfNeeded: device.read(at: offset, width: width))
+  }
   func write(at offset: UInt64, width: Int, _ value: UInt32) { device.write(at: offset, width: width, UInt64(value)) }
 }

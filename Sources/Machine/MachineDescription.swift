@@ -31,7 +31,8 @@ public struct MachineDescription: Hashable, Sendable {
 
   /// Makes the machine, runs the workload on each device after the other, and reports on each.
   ///
-  /// - Throws: ``MachineError`` when there can be no such machine; what goes wrong with a device's requests is in its report.
+  /// - Throws: ``MachineError`` when there can be no such machine; what goes wrong with a device's requests is in its
+  ///   report.
   public func run() throws(MachineError) -> [DeviceReport] {
     let machine = try RunningMachine(platform)
     var plugged: [PluggedDevice] = []

@@ -60,16 +60,20 @@ enum MemoryPlan {
     return all
   }
 
-  /// Below the pool neighbours are no neighbours in the machine, which counts backwards there; the pool is one run here and there.
+  /// Below the pool neighbours are no neighbours in the machine, which counts backwards there; the pool is one run here
+  /// and there.
   static func machinePage(_ page: UInt64) -> UInt64 {
     let (base, end) = (machineBase >> 12, pool.lowerBound >> 12)
     if page >= top.start >> 12 { return page }
     return base + (page < end ? end - 1 - page : page)
   }
 
-  private static func region(_ start: UInt64, _ byteCount: UInt64, _ mapping: HostMapping, _ offset: UInt64) -> MemoryRegion {
+  private static func region(
+    _ start: UInt64, _ byteCount: UInt64, _ mapping: HostMapping, _ offset: UInt64
+  ) -> MemoryRegion {
     MemoryRegion(
-      guestAddress: GuestAddress(start), frontendAddress: FrontendAddress(start), byteCount: byteCount, mapping: mapping,
+      guestAddress: GuestAddress(start), frontendAddress: FrontendAddress(start), byteCount: byteCount,
+      mapping: mapping,
       mappingOffset: offset)
   }
 

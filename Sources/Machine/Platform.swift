@@ -25,7 +25,8 @@ public struct Platform: Hashable, Sendable {
   public enum Reach: Hashable, Sendable {
     /// All of it, under its guest-physical addresses.
     case everything
-    /// All of it, under machine addresses that the guest has to look up, page by page: a Xen guest with paravirtual memory.
+    /// All of it, under machine addresses that the guest has to look up, page by page: a Xen guest with paravirtual
+    /// memory.
     case machineAddresses
     /// Only a pool that is shared with the host: a confidential guest.
     case pool
@@ -53,8 +54,8 @@ public struct Platform: Hashable, Sendable {
   public var buses: [Bus] = [.pci, .mmio]
   /// Whether a controller that is not virtio can be plugged in.
   public var hasNVMe = true
-  /// The processors, and with them the rings of legacy devices, are big-endian. The legacy interface here is little-endian and left
-  /// out of such machines.
+  /// The processors, and with them the rings of legacy devices, are big-endian. The legacy interface here is
+  /// little-endian and left out of such machines.
   public var isBigEndian = false
 
   public init(name: String, summary: String, origin: String) {

@@ -45,20 +45,21 @@ public final class PluggedDevice {
       let endpoint = machine.endpoint(number)
       var options = VirtioMMIOOptions()
       options.legacy = description.interface == .mmioLegacy
-      options.iommuPlatform = description.host == .old ? .off : description.property.setting
+      options.iommuPlatform = description.host == .old ? .off : description.property
       options.isRestricted = machine.platform.isRestricted
       let interrupts = machine.interrupts
       let device = try Self.device(description, disk.options)
       do throws(ConfigurationError) {
         attachment = .mmio(
           try VirtioMMIODevice(
-            device, options, name: description.name, at: endpoint, line: { interrupts.setLine(asserted: $0) }, log: machine.logger))
+            device, options, name: description.name, at: endpoint, line: { interrupts.setLine(asserted: $0) },
+            log: machine.logger))
       } catch {
         throw .configuration(error)
       }
     case .modern, .transitional, .legacy:
       var options = VirtioPCIOptions()
-      options.iommuPlatform = description.host == .old ? .off : description.property.setting
+      options.iommuPlatform = description.host == .old ? .off : description.property
       options.disableLegacy = description.interface == .modern ? .auto : .off
       options.isRestricted = machine.platform.isRestricted
       options.isHardware = machine.platform.devicesAreHardware
@@ -92,7 +93,9 @@ public final class PluggedDevice {
         return
       }
       let memory: MemoryFile
-      do throws(HostError) { memory = try MemoryFile(name: "disk", size: UInt64(description.byteCount)) } catch { throw .host("\(error)") }
+      do throws(HostError) { memory = try MemoryFile(name: "disk", size: UInt64(description.byteCount)) } catch {
+        throw .host("\(error)")
+      }
       let descriptor = memory.descriptor.rawValue
       do throws(MappingError) {
         contents = try HostMapping(descriptor: descriptor, offset: 0, byteCount: description.byteCount)
@@ -107,7 +110,9 @@ public final class PluggedDevice {
     }
   }
 
-  private static func device(_ description: DeviceDescription, _ disk: BlockOptions?) throws(MachineError) -> any VirtioDevice {
+  private static func device(
+    _ description: DeviceDescription, _ disk: BlockOptions?
+  ) throws(MachineError) -> any VirtioDevice {
     guard let disk else { return EntropyDevice() }
     do throws(BlockDeviceError) { return try BlockDevice(disk) } catch { throw .host("\(error)") }
   }
@@ -159,14 +164,4 @@ public struct SpaceCounts: Hashable, Sendable {
   init(_ counts: (hits: UInt64, misses: UInt64, faults: UInt64)) { (hits, misses, faults) = counts }
   /// Whether anything was asked of it.
   public var isUsed: Bool { hits + misses + faults > 0 }
-}
-
-extension Property {
-  var setting: OnOffAuto {
-    switch self {
-    case .off: .off
-    case .on: .on
-    case .auto: .auto
-    }
-  }
 }

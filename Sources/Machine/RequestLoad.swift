@@ -4,8 +4,8 @@ import VirtioDrivers
 
 /// A machine with one disk in memory, whose driver reads: what is measured of each IOMMU and mapper.
 ///
-/// One thread uses it. A batch of reads of 4 KiB is submitted, published with one notification, and waited for with one interrupt, so
-/// that the more there are in it the less of a request is the waking of threads.
+/// One thread uses it. A batch of reads of 4 KiB is submitted, published with one notification, and waited for with one
+/// interrupt, so that the more there are in it the less of a request is the waking of threads.
 package final class RequestLoad {
   /// How the driver's data gets to be reachable.
   package enum Mapping: String, Sendable, CaseIterable {
@@ -65,7 +65,8 @@ package final class RequestLoad {
       mapper = try guest.mapper(domain, flush: flush) ?? DirectMapper(guest.pages)
       if mapping == .bounce { mapper = try BounceMapper(over: mapper, poolSize: 512 << 10) }
       if mapping == .premapped {
-        let pool = try PremappedMapper(over: mapper, pages: guest.pages, toDevice: 0, fromDevice: depth, bufferSize: UInt64(Self.requestSize))
+        let pool = try PremappedMapper(
+          over: mapper, pages: guest.pages, toDevice: 0, fromDevice: depth, bufferSize: UInt64(Self.requestSize))
         buffers = (0..<depth).compactMap { _ in pool.take(.fromDevice) }
         mapper = pool
       }
@@ -77,7 +78,9 @@ package final class RequestLoad {
     acknowledge = { _ = transport.takeISR() }
     wait = machine.wait(acknowledge)
     let options = DriverOptions(queue: QueueOptions(size: 128, segments: 1), withheld: .ringPacked, wait: wait)
-    do throws(DriverError) { driver = try BlockDriver(transport, on: guest.driverPlatform(mapper), options: options) } catch { throw .driver(error) }
+    do throws(DriverError) {
+      driver = try BlockDriver(transport, on: guest.driverPlatform(mapper), options: options)
+    } catch { throw .driver(error) }
     try check()
   }
 
@@ -121,12 +124,15 @@ package final class RequestLoad {
       var bytes = [UInt8](repeating: 0, count: Self.requestSize)
       var span = bytes.mutableSpan
       let number = UInt8(truncatingIfNeeded: buffers.count + i + 1)
-      guard machine.guest.memory.copy(from: buffer, into: &span) == Self.requestSize, bytes.allSatisfy({ $0 == number }) else {
+      guard machine.guest.memory.copy(from: buffer, into: &span) == Self.requestSize, bytes.allSatisfy({ $0 == number })
+      else {
         throw .missing("what was read is not what is on the disk")
       }
     }
     let counts = device.counts
-    guard counts.physical.isUsed != counts.platform.isUsed, counts.physical.isUsed == (device.description.property == .off) else {
+    guard counts.physical.isUsed != counts.platform.isUsed,
+      counts.physical.isUsed == (device.description.property == .off)
+    else {
       throw .missing("the requests went another way than they should have")
     }
   }

@@ -33,7 +33,9 @@ public final class RunningMachine {
     self.platform = platform
     self.log = log ?? Logger(label: "machine") { _ in SwiftLogNoOpLogHandler() }
     let mapping: HostMapping
-    do throws(MappingError) { mapping = try HostMapping(anonymous: MemoryPlan.byteCount) } catch { throw .host("no memory (\(error.code))") }
+    do throws(MappingError) { mapping = try HostMapping(anonymous: MemoryPlan.byteCount) } catch {
+      throw .host("no memory (\(error.code))")
+    }
     let memory = try MemoryPlan.guestView(mapping)
     deviceMemory = platform.reach == .everything ? memory : try MemoryPlan.deviceView(mapping, platform.reach)
     do throws(HostError) { interrupts = try InterruptController() } catch { throw .host("\(error)") }
@@ -75,8 +77,12 @@ public final class RunningMachine {
     return device
   }
 
-  func add<F: PCIFunction>(_ number: UInt8, _ make: (BusMaster) throws(ConfigurationError) -> F) throws(MachineError) -> F {
-    do throws(ConfigurationError) { return try bus.add(at: PCISlot(number), make) } catch { throw .configuration(error) }
+  func add<F: PCIFunction>(
+    _ number: UInt8, _ make: (BusMaster) throws(ConfigurationError) -> F
+  ) throws(MachineError) -> F {
+    do throws(ConfigurationError) { return try bus.add(at: PCISlot(number), make) } catch {
+      throw .configuration(error)
+    }
   }
 
   func endpoint(_ number: UInt8) -> MMIOEndpoint {
@@ -89,7 +95,8 @@ public final class RunningMachine {
 
   /// Firmware numbers the buses, and the guest starts the driver of its IOMMU.
   public func boot() throws(MachineError) {
-    var firmware = PCIEnumerator(bus, memory: 0xE000_0000..<0xF000_0000, highMemory: 0x40_0000_0000..<0x50_0000_0000, io: 0x1000..<0x1_0000)
+    var firmware = PCIEnumerator(
+      bus, memory: 0xE000_0000..<0xF000_0000, highMemory: 0x40_0000_0000..<0x50_0000_0000, io: 0x1000..<0x1_0000)
     for found in firmware.enumerate() { access[found.requester] = PCIBusAccess(bus, found) }
     guard let unit = unit as? VirtioIOMMUWithDriver else { return }
     let transport = try pciTransport(RequesterID(bus: 0, device: 1, function: 0), legacy: false)
@@ -97,13 +104,17 @@ public final class RunningMachine {
   }
 
   func functionAccess(_ requester: RequesterID) throws(MachineError) -> PCIBusAccess {
-    guard let access = access[requester] else { throw .missing("no function \(requester) was found: the machine was not booted") }
+    guard let access = access[requester] else {
+      throw .missing("no function \(requester) was found: the machine was not booted")
+    }
     return access
   }
 
   func pciTransport(_ requester: RequesterID, legacy: Bool) throws(MachineError) -> PCIDriverTransport {
     let access = try functionAccess(requester)
-    do throws(PCITransportError) { return try PCIDriverTransport(access, legacy: legacy) } catch { throw .missing("\(error)") }
+    do throws(PCITransportError) { return try PCIDriverTransport(access, legacy: legacy) } catch {
+      throw .missing("\(error)")
+    }
   }
 
   /// Waits for a device with the processor asleep between its interrupts, for as long as ``patience`` allows.

@@ -7,7 +7,8 @@ final class ShapedMapper: DMAMapper {
   enum Plan {
     /// As any other.
     case ordinary
-    /// Each page where it says, or nowhere: page after page from the start of the window on, or up to the end of the aperture.
+    /// Each page where it says, or nowhere: page after page from the start of the window on, or up to the end of the
+    /// aperture.
     case pages([GuestAddress?], permissions: DMAPermissions?, endsAperture: Bool)
     /// With the permissions of this direction, whatever the request's.
     case given(DMADirection)
@@ -55,7 +56,8 @@ final class ShapedMapper: DMAMapper {
       for (i, page) in pages.enumerated() {
         guard let page else { continue }
         let address = DMAAddress(start + UInt64(i) * domain.granule)
-        try domain.driver.map(address, to: page, count: domain.granule, permissions: permissions ?? direction.permissions)
+        try domain.driver.map(
+          address, to: page, count: domain.granule, permissions: permissions ?? direction.permissions)
         made.append((address, domain.granule))
       }
       live[DMAAddress(start)] = made
@@ -64,7 +66,9 @@ final class ShapedMapper: DMAMapper {
   }
 
   func unmapRange(_ range: MappedRange) throws(DMAError) {
-    guard range.guest == buffer, let made = live.removeValue(forKey: range.address) else { return try inner.unmapRange(range) }
+    guard range.guest == buffer, let made = live.removeValue(forKey: range.address) else {
+      return try inner.unmapRange(range)
+    }
     switch plan {
     case .given(let other):
       var range = range

@@ -7,13 +7,14 @@ import VirtioDrivers
 
 /// A domain that a requester was attached to, and what of its addresses can be mapped.
 struct UnitDomain {
-  var driver: any IOMMUDriver
+  var driver: any IOMMUDomain
   var granule: UInt64
   var aperture: ClosedRange<UInt64>
   var reserved: [ClosedRange<UInt64>] = []
 }
 
-/// A platform's IOMMU together with the driver that the guest has for it. One thread uses it, the one that runs the guest.
+/// A platform's IOMMU together with the driver that the guest has for it. One thread uses it, the one that runs the
+/// guest.
 protocol UnitWithDriver: AnyObject {
   /// What the buses put in front of their devices.
   var unit: any IOMMU { get }
@@ -29,14 +30,14 @@ extension MachineError {
 protocol RequesterDriver: AnyObject {
   func enable() throws(UnitError)
   /// Lets a requester's addresses pass as they are.
-  func letPass(_ requester: RequesterID) throws(UnitError)
+  func setPassThrough(_ requester: RequesterID) throws(UnitError)
   func detach(_ requester: RequesterID) throws(UnitError)
   /// Attaches a requester to a domain of its own.
   func attachAlone(_ requester: RequesterID) throws(UnitError) -> UnitDomain
 }
 
 extension VTdDriver: RequesterDriver {
-  func letPass(_ requester: RequesterID) throws(UnitError) { try attach(requester, to: .passThrough) }
+  func setPassThrough(_ requester: RequesterID) throws(UnitError) { try attach(requester, to: .passThrough) }
   func attachAlone(_ requester: RequesterID) throws(UnitError) -> UnitDomain {
     let domain = try makeDomain()
     try attach(requester, to: domain)
@@ -45,7 +46,7 @@ extension VTdDriver: RequesterDriver {
 }
 
 extension AMDViDriver: RequesterDriver {
-  func letPass(_ requester: RequesterID) throws(UnitError) { try attach(requester, to: .passThrough) }
+  func setPassThrough(_ requester: RequesterID) throws(UnitError) { try attach(requester, to: .passThrough) }
   func attachAlone(_ requester: RequesterID) throws(UnitError) -> UnitDomain {
     let domain = try makeDomain()
     try attach(requester, to: domain)
@@ -91,7 +92,7 @@ final class RequesterUnit: UnitWithDriver {
       let driver = try takeOver()
       switch state {
       case .none: return nil
-      case .bypass: try driver.letPass(requester)
+      case .bypass: try driver.setPassThrough(requester)
       case .unattached: try driver.detach(requester)
       case .attached: return try driver.attachAlone(requester)
       }
@@ -110,7 +111,9 @@ final class TCEWithDriver: UnitWithDriver, TCEHypercalls {
 
   func putTCE(_ address: DMAAddress, _ entry: UInt64) -> Bool { (try? table.put(address, entry)) != nil }
   func putTCEs(_ address: DMAAddress, _ entries: [UInt64]) -> Bool { (try? table.put(address, entries)) != nil }
-  func stuffTCE(_ address: DMAAddress, _ entry: UInt64, count: Int) -> Bool { (try? table.stuff(address, entry, count: count)) != nil }
+  func stuffTCE(_ address: DMAAddress, _ entry: UInt64, count: Int) -> Bool {
+    (try? table.stuff(address, entry, count: count)) != nil
+  }
 
   private func takeOver() throws(DMAError) -> TCEDriver {
     if let driver { return driver }
@@ -184,8 +187,12 @@ final class VirtioIOMMUWithDriver: UnitWithDriver {
     do throws(DeviceError) { device = try IOMMUDevice(memory, options: options) } catch { throw .host("\(error)") }
   }
 
-  func start(_ transport: any DriverTransport, on platform: DriverPlatform, _ options: DriverOptions) throws(MachineError) {
-    do throws(VirtioIOMMUDriverError) { driver = try VirtioIOMMUDriver(transport, on: platform, options: options) } catch { throw .unit(error) }
+  func start(
+    _ transport: any DriverTransport, on platform: DriverPlatform, _ options: DriverOptions
+  ) throws(MachineError) {
+    do throws(VirtioIOMMUDriverError) {
+      driver = try VirtioIOMMUDriver(transport, on: platform, options: options)
+    } catch { throw .unit(error) }
   }
 
   func set(_ state: UnitState, of requester: RequesterID) throws(MachineError) -> UnitDomain? {

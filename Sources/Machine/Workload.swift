@@ -46,14 +46,18 @@ struct WorkloadRun {
   private var random: SeededGenerator
   private var report: WorkloadReport
 
-  static func run(_ workload: Workload, _ device: PluggedDevice, _ driver: GuestDriver, on guest: GuestOS) -> WorkloadReport {
+  static func run(
+    _ workload: Workload, _ device: PluggedDevice, _ driver: GuestDriver, on guest: GuestOS
+  ) -> WorkloadReport {
     var run = WorkloadRun(
       workload: workload, driver: driver, guest: guest, random: SeededGenerator(seed: workload.seed),
       report: WorkloadReport(device: device.description.name))
     let clock = ContinuousClock()
     let start = clock.now
     do throws(MachineError) {
-      while run.report.requests < UInt64(workload.requests), clock.now - start < .seconds(workload.seconds) { try run.step() }
+      while run.report.requests < UInt64(workload.requests), clock.now - start < .seconds(workload.seconds) {
+        try run.step()
+      }
     } catch {
       run.report.error = "\(error)"
     }
@@ -102,7 +106,8 @@ struct WorkloadRun {
       let count = 1 + random.next() % 4
       let place = try guest.pages.allocate(count * 4096)
       defer { guest.pages.free(place, byteCount: count * 4096) }
-      let mapping = try DMAMapping(place, count: count * 4096, random.next() % 2 == 0 ? .toDevice : .fromDevice, by: driver.mapper)
+      let mapping = try DMAMapping(
+        place, count: count * 4096, random.next() % 2 == 0 ? .toDevice : .fromDevice, by: driver.mapper)
       try mapping.unmap()
       report.churned += 1
     } catch {

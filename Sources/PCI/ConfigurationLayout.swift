@@ -1,5 +1,5 @@
-/// What a function's configuration space is made of, before it is used: identity, BARs, capabilities. Mistakes here are the
-/// author's, and trap.
+/// What a function's configuration space is made of, before it is used: identity, BARs, capabilities. Mistakes here are
+/// the author's, and trap.
 public struct ConfigurationLayout: Sendable {
   /// Bytes a function without extended configuration space has.
   public static var byteCount: Int { 256 }
@@ -29,7 +29,9 @@ public struct ConfigurationLayout: Sendable {
   /// A type 1 header: a bridge with windows for 32-bit I/O, memory, and 64-bit prefetchable memory.
   public init(bridge identity: PCIIdentity) {
     self.init(identity, bridge: true, pin: nil)
-    for at in [PCIRegister.primaryBus, PCIRegister.secondaryBus, PCIRegister.subordinateBus, 0x1b] { writable[at] = 0xff }
+    for at in [PCIRegister.primaryBus, PCIRegister.secondaryBus, PCIRegister.subordinateBus, 0x1b] {
+      writable[at] = 0xff
+    }
     for at in [PCIRegister.ioBase, PCIRegister.ioLimit] {
       bytes[at] = 1
       writable[at] = 0xf0
@@ -56,7 +58,9 @@ public struct ConfigurationLayout: Sendable {
     writable[PCIRegister.interruptLine] = 0xff
     writable[PCIRegister.cacheLineSize] = 0xff
     writable[PCIRegister.latencyTimer] = 0xff
-    let command: PCICommand = [.ioSpace, .memorySpace, .busMaster, .parityErrorResponse, .systemErrorEnable, .interruptDisable]
+    let command: PCICommand = [
+      .ioSpace, .memorySpace, .busMaster, .parityErrorResponse, .systemErrorEnable, .interruptDisable,
+    ]
     put(UInt64(command.rawValue), at: PCIRegister.command, width: 2, into: \.writable)
   }
 
@@ -64,9 +68,13 @@ public struct ConfigurationLayout: Sendable {
   public mutating func add(_ bar: BAR) {
     let count = isBridge ? 2 : 6
     precondition(bar.index >= 0 && bar.index + (bar.kind.isWide ? 2 : 1) <= count, "no such BAR")
-    precondition(bar.size & (bar.size &- 1) == 0 && bar.size >= (bar.kind.isIO ? 4 : 16), "a BAR's size is a power of two")
+    precondition(
+      bar.size & (bar.size &- 1) == 0 && bar.size >= (bar.kind.isIO ? 4 : 16), "a BAR's size is a power of two")
     precondition(bar.kind.isWide || bar.size <= 1 << 31, "too large for 32 bits")
-    precondition(!bars.contains { bar.index <= $0.index + ($0.kind.isWide ? 1 : 0) && $0.index <= bar.index + (bar.kind.isWide ? 1 : 0) })
+    precondition(
+      !bars.contains {
+        bar.index <= $0.index + ($0.kind.isWide ? 1 : 0) && $0.index <= bar.index + (bar.kind.isWide ? 1 : 0)
+      })
     let at = PCIRegister.bar(bar.index)
     put(UInt64(bar.kind.type), at: at, width: 4)
     put(bar.mask, at: at, width: bar.kind.isWide ? 8 : 4, into: \.writable)
@@ -101,10 +109,15 @@ public struct ConfigurationLayout: Sendable {
   ///   - table: which BAR the table is in, and where: a multiple of 8.
   ///   - pending: the same for the pending bit array.
   @discardableResult
-  public mutating func addMSIX(count: Int, table: (bar: Int, offset: UInt32), pending: (bar: Int, offset: UInt32)) -> Int {
-    precondition(msixAt == nil && (1...MSIX.maxVectors).contains(count) && table.offset % 8 == 0 && pending.offset % 8 == 0)
+  public mutating func addMSIX(
+    count: Int, table: (bar: Int, offset: UInt32), pending: (bar: Int, offset: UInt32)
+  ) -> Int {
+    precondition(
+      msixAt == nil && (1...MSIX.maxVectors).contains(count) && table.offset % 8 == 0 && pending.offset % 8 == 0)
     var body = [UInt8](repeating: 0, count: 10)
-    func put(_ value: UInt32, _ at: Int, _ width: Int) { for i in 0..<width { body[at + i] = UInt8(truncatingIfNeeded: value >> UInt32(8 * i)) } }
+    func put(_ value: UInt32, _ at: Int, _ width: Int) {
+      for i in 0..<width { body[at + i] = UInt8(truncatingIfNeeded: value >> UInt32(8 * i)) }
+    }
     put(UInt32(count - 1), 0, 2)
     put(table.offset | UInt32(table.bar), 2, 4)
     put(pending.offset | UInt32(pending.bar), 6, 4)

@@ -1,10 +1,10 @@
 import Synchronization
 
-/// A function's configuration space: 256 bytes, or 4096 with a PCI Express capability, that software reads and writes in any width,
-/// of which it changes what it may.
+/// A function's configuration space: 256 bytes, or 4096 with a PCI Express capability, that software reads and writes
+/// in any width, of which it changes what it may.
 ///
-/// Any thread may use it. Reads past the end are all ones, writes there are dropped. What a write changes about MSI-X and the
-/// interrupt pin takes effect before it returns.
+/// Any thread may use it. Reads past the end are all ones, writes there are dropped. What a write changes about MSI-X
+/// and the interrupt pin takes effect before it returns.
 public final class ConfigurationSpace: Sendable {
   /// What software has programmed, as the bus routes by it.
   public struct Decoding: Hashable, Sendable {
@@ -104,20 +104,26 @@ public final class ConfigurationSpace: Sendable {
   }
 
   /// The command register.
-  public var command: PCICommand { PCICommand(rawValue: UInt16(truncatingIfNeeded: read(at: PCIRegister.command, width: 2))) }
+  public var command: PCICommand {
+    PCICommand(rawValue: UInt16(truncatingIfNeeded: read(at: PCIRegister.command, width: 2)))
+  }
   /// Whether MSI-X is enabled: the pin is not used then.
   public var isMSIXEnabled: Bool { msix?.isEnabled ?? false }
 
   /// What the bus routes by.
   public var decoding: Decoding {
     state.withLock { state in
-      func value(_ at: Int, _ width: Int) -> UInt64 { (0..<width).reduce(0) { $0 | UInt64(state.bytes[at + $1]) << UInt64(8 * $1) } }
+      func value(_ at: Int, _ width: Int) -> UInt64 {
+        (0..<width).reduce(0) { $0 | UInt64(state.bytes[at + $1]) << UInt64(8 * $1) }
+      }
       let command = PCICommand(rawValue: UInt16(value(PCIRegister.command, 2)))
       var result = Decoding(command: command)
       for bar in bars where command.contains(bar.kind.isIO ? .ioSpace : .memorySpace) {
         let base = value(PCIRegister.bar(bar.index), bar.kind.isWide ? 8 : 4) & bar.mask
         // At 0 a BAR has not been given a place: nobody could tell it from memory.
-        if base != 0 { result.windows.append(BARWindow(index: bar.index, isIO: bar.kind.isIO, base: base, size: bar.size)) }
+        if base != 0 {
+          result.windows.append(BARWindow(index: bar.index, isIO: bar.kind.isIO, base: base, size: bar.size))
+        }
       }
       if isBridge { result.bridge = BridgeDecoding(value) }
       return result

@@ -1,5 +1,5 @@
-/// What a function is in a PCI Express hierarchy: the device or port type of its capability (PCI Express base specification,
-/// 7.5.3.2).
+/// What a function is in a PCI Express hierarchy: the device or port type of its capability (PCI Express base
+/// specification, 7.5.3.2).
 public enum PCIExpressKind: UInt8, Sendable {
   /// Behind a root port or a switch.
   case endpoint = 0
@@ -73,7 +73,9 @@ extension ConfigurationLayout {
   ///   - mask: the bits of `body` that software may write; missing ones are read-only.
   /// - Returns: where it is.
   @discardableResult
-  public mutating func addExtendedCapability(_ id: UInt16, version: UInt8 = 1, _ body: [UInt8], writable mask: [UInt8] = []) -> Int {
+  public mutating func addExtendedCapability(
+    _ id: UInt16, version: UInt8 = 1, _ body: [UInt8], writable mask: [UInt8] = []
+  ) -> Int {
     precondition(express != nil && version < 16, "only a PCI Express function has extended capabilities")
     let at = nextExtended
     precondition(at + 4 + body.count <= Self.extendedByteCount, "no room for another capability")

@@ -1,14 +1,15 @@
 public import DMA
 import Synchronization
 
-/// Where messages of functions go. Called on queue threads and under the function's MSI-X lock: must not wait for either, and
-/// must not call back.
+/// Where messages of functions go. Called on queue threads and under the function's MSI-X lock: must not wait for
+/// either, and must not call back.
 public protocol MessageInterrupts: Sendable {
   /// A function wrote a message.
   func deliver(_ message: InterruptMessage, from requester: RequesterID)
 }
 
-/// Where interrupt pins of devices on the root bus go. Called on any thread, under a lock of the bus: must not call back.
+/// Where interrupt pins of devices on the root bus go. Called on any thread, under a lock of the bus: must not call
+/// back.
 public protocol LineInterrupts: Sendable {
   /// A pin of a device changed its level; pins of functions behind bridges appear at the bridge's device.
   func set(_ pin: PCIInterruptPin, ofDevice device: UInt8, asserted: Bool)

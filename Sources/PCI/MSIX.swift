@@ -3,8 +3,8 @@ import Synchronization
 
 /// A function's MSI-X table and pending bits (PCI local bus specification 3.0, 6.8.2).
 ///
-/// A vector that is signalled while it, or the whole function, is masked stays pending and is delivered when both masks are
-/// gone; several signals are one. Any thread may use it.
+/// A vector that is signalled while it, or the whole function, is masked stays pending and is delivered when both masks
+/// are gone; several signals are one. Any thread may use it.
 public final class MSIX: Sendable {
   /// The most a table may have.
   public static var maxVectors: Int { 2048 }
@@ -60,7 +60,8 @@ public final class MSIX: Sendable {
   /// Whether software has enabled MSI-X.
   public var isEnabled: Bool { state.withLock { $0.isEnabled } }
 
-  /// Sends the vector's message, now or when it is unmasked. Nothing happens while MSI-X is not enabled, or without such a vector.
+  /// Sends the vector's message, now or when it is unmasked. Nothing happens while MSI-X is not enabled, or without
+  /// such a vector.
   public func signal(_ vector: Int) {
     state.withLock { state in
       guard state.isEnabled, state.entries.indices.contains(vector) else { return }
@@ -125,7 +126,9 @@ public final class MSIX: Sendable {
   }
 
   private func flush(_ vector: Int, _ state: inout State) {
-    guard state.isEnabled, !state.isMasked, state.entries[vector].isPending, state.entries[vector][3] & 1 == 0 else { return }
+    guard state.isEnabled, !state.isMasked, state.entries[vector].isPending, state.entries[vector][3] & 1 == 0 else {
+      return
+    }
     state.entries[vector].isPending = false
     send(state.entries[vector].message)
   }

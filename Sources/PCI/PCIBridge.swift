@@ -1,12 +1,13 @@
-/// A bridge to a secondary bus, such as a root port: functions behind it keep requester IDs of their own, with the bus number
-/// that software gave the secondary bus.
+/// A bridge to a secondary bus, such as a root port: functions behind it keep requester IDs of their own, with the bus
+/// number that software gave the secondary bus.
 ///
-/// It forwards what its windows say, once its command register allows that; and it lets those behind it reach memory when its
-/// own bus master enable bit does (PCI-to-PCI bridge specification, 3.2.4.3).
+/// It forwards what its windows say, once its command register allows that; and it lets those behind it reach memory
+/// when its own bus master enable bit does (PCI-to-PCI bridge specification, 3.2.4.3).
 ///
-/// One from PCI Express to a conventional bus is different: on that bus nobody says who he is, so the bridge sends everything under
-/// a number of its own, device 0 function 0 of its secondary bus (PCI Express to PCI bridge specification, 2.3). To an IOMMU all
-/// functions behind it are one endpoint, and cannot be kept apart (R081); see ``PCIBus/endpoints``.
+/// One from PCI Express to a conventional bus is different: on that bus nobody says who he is, so the bridge sends
+/// everything under a number of its own, device 0 function 0 of its secondary bus (PCI Express to PCI bridge
+/// specification, 2.3). To an IOMMU all functions behind it are one endpoint, and cannot be kept apart (R081); see
+/// ``PCIBus/endpoints``.
 public final class PCIBridge: PCIFunction {
   public let configuration: ConfigurationSpace
   /// Whether the functions behind it share a number.
@@ -16,7 +17,8 @@ public final class PCIBridge: PCIFunction {
   ///   - identity: what software sees; the class code of a bridge is 0x060400.
   ///   - kind: what its PCI Express capability says; nil: it has none, and forwards requester IDs all the same.
   public init(
-    _ identity: PCIIdentity = PCIIdentity(vendorID: 0x1b36, deviceID: 0x0001, classCode: 0x06_04_00), express kind: PCIExpressKind? = nil
+    _ identity: PCIIdentity = PCIIdentity(vendorID: 0x1b36, deviceID: 0x0001, classCode: 0x06_04_00),
+    express kind: PCIExpressKind? = nil
   ) {
     var layout = ConfigurationLayout(bridge: identity)
     if let kind { layout.addExpress(kind) }
@@ -49,10 +51,12 @@ public struct BridgeDecoding: Hashable, Sendable {
     io = range(
       value(PCIRegister.ioBaseUpper, 2) << 16 | (value(PCIRegister.ioBase, 1) & 0xf0) << 8,
       value(PCIRegister.ioLimitUpper, 2) << 16 | (value(PCIRegister.ioLimit, 1) & 0xf0) << 8, 0x1000)
-    memory = range((value(PCIRegister.memoryBase, 2) & 0xfff0) << 16, (value(PCIRegister.memoryLimit, 2) & 0xfff0) << 16, 0x10_0000)
+    memory = range(
+      (value(PCIRegister.memoryBase, 2) & 0xfff0) << 16, (value(PCIRegister.memoryLimit, 2) & 0xfff0) << 16, 0x10_0000)
     prefetchable = range(
       value(PCIRegister.prefetchableBaseUpper, 4) << 32 | (value(PCIRegister.prefetchableBase, 2) & 0xfff0) << 16,
-      value(PCIRegister.prefetchableLimitUpper, 4) << 32 | (value(PCIRegister.prefetchableLimit, 2) & 0xfff0) << 16, 0x10_0000)
+      value(PCIRegister.prefetchableLimitUpper, 4) << 32 | (value(PCIRegister.prefetchableLimit, 2) & 0xfff0) << 16,
+      0x10_0000)
     isResetting = value(PCIRegister.bridgeControl, 2) & 0x40 != 0
   }
 

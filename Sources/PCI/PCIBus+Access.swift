@@ -7,7 +7,9 @@ extension PCIBus {
 
   /// Reads 1, 2 or 4 bytes of a function's configuration space; all ones where there is no function.
   public func readConfiguration(of requester: RequesterID, at offset: Int, width: Int) -> UInt32 {
-    guard isConfiguration(offset, width), let function = function(requester) else { return UInt32(truncatingIfNeeded: allOnes(width)) }
+    guard isConfiguration(offset, width), let function = function(requester) else {
+      return UInt32(truncatingIfNeeded: allOnes(width))
+    }
     return function.readConfiguration(at: offset, width: width)
   }
 
@@ -27,8 +29,8 @@ extension PCIBus {
     }
   }
 
-  /// Reads through the enhanced configuration access mechanism: 4 KiB for each function, 1 MiB for each bus (PCI Express base
-  /// specification, 7.2.2).
+  /// Reads through the enhanced configuration access mechanism: 4 KiB for each function, 1 MiB for each bus (PCI
+  /// Express base specification, 7.2.2).
   public func read(ecam offset: UInt64, width: Int) -> UInt32 {
     guard let (requester, register) = Self.ecam(offset) else { return UInt32(truncatingIfNeeded: allOnes(width)) }
     return readConfiguration(of: requester, at: register, width: width)
@@ -53,7 +55,8 @@ extension PCIBus {
   private func function(_ requester: RequesterID) -> (any PCIFunction)? {
     topology.withLock { topology in
       topology.plugged.first {
-        $0.slot.device == requester.device && $0.slot.function == requester.function && topology.bus(behind: $0.bridge) == requester.bus
+        $0.slot.device == requester.device && $0.slot.function == requester.function
+          && topology.bus(behind: $0.bridge) == requester.bus
       }?.function
     }
   }
@@ -62,7 +65,9 @@ extension PCIBus {
 
   /// Reads 1, 2, 4 or 8 bytes of memory space; all ones where no BAR decodes all of them.
   public func read(memory address: UInt64, width: Int) -> UInt64 {
-    guard Self.isAccess(width), let (function, bar, offset) = target(address, width, isIO: false) else { return allOnes(width) }
+    guard Self.isAccess(width), let (function, bar, offset) = target(address, width, isIO: false) else {
+      return allOnes(width)
+    }
     return function.readBAR(bar, at: offset, width: width) & allOnes(width)
   }
 
@@ -76,7 +81,8 @@ extension PCIBus {
     return true
   }
 
-  /// Reads 1, 2 or 4 bytes of I/O space, the configuration ports 0xCF8 and 0xCFC included; all ones where nothing decodes them.
+  /// Reads 1, 2 or 4 bytes of I/O space, the configuration ports 0xCF8 and 0xCFC included; all ones where nothing
+  /// decodes them.
   public func read(io port: UInt32, width: Int) -> UInt32 {
     guard Self.isAccess(width), width < 8 else { return .max }
     if port == 0xcf8, width == 4 { return configurationAddress.withLock { $0 } }
@@ -84,7 +90,9 @@ extension PCIBus {
       guard let (requester, register) = portTarget(port) else { return UInt32(truncatingIfNeeded: allOnes(width)) }
       return readConfiguration(of: requester, at: register, width: width)
     }
-    guard let (function, bar, offset) = target(UInt64(port), width, isIO: true) else { return UInt32(truncatingIfNeeded: allOnes(width)) }
+    guard let (function, bar, offset) = target(UInt64(port), width, isIO: true) else {
+      return UInt32(truncatingIfNeeded: allOnes(width))
+    }
     return UInt32(truncatingIfNeeded: function.readBAR(bar, at: offset, width: width) & allOnes(width))
   }
 
@@ -123,7 +131,9 @@ extension PCIBus {
 
 extension PCIBus.Topology {
   /// The first BAR that decodes an access on the bus behind a bridge, or further down.
-  fileprivate func target(_ address: UInt64, _ width: Int, isIO: Bool, behind bridge: Int?) -> (any PCIFunction, Int, UInt64)? {
+  fileprivate func target(
+    _ address: UInt64, _ width: Int, isIO: Bool, behind bridge: Int?
+  ) -> (any PCIFunction, Int, UInt64)? {
     for one in plugged where one.bridge == bridge {
       for window in one.decoding.windows where window.isIO == isIO {
         if let offset = window.offset(address, width: width) { return (one.function, window.index, offset) }

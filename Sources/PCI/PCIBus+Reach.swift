@@ -21,7 +21,8 @@ extension PCIBus {
 
   /// Looks at what the guest has programmed, and makes it so.
   ///
-  /// - Parameter function: one that is reset first, by itself (PCI Express base specification, 6.6.2). Its mappings are the
+  /// - Parameter function: one that is reset first, by itself (PCI Express base specification, 6.6.2). Its mappings are
+  ///   the
   ///   IOMMU's, and stay (R061).
   func refresh(resetting function: (any PCIFunction)? = nil) {
     changes.withLock { _ in
@@ -98,8 +99,10 @@ extension PCIBus.Topology {
       plugged[i].isBlocked = isOwn && number == nil
       plan.append(
         PCIBus.Change(
-          endpoint: one.master.endpoint, master: one.master, isBehindIOMMU: translates, requester: number, isOpen: plugged[i].isOpen,
-          wasOpen: one.isOpen, old: one.adopter, new: plugged[i].adopter, wasBlocked: one.isBlocked, isBlocked: plugged[i].isBlocked,
+          endpoint: one.master.endpoint, master: one.master, isBehindIOMMU: translates, requester: number,
+          isOpen: plugged[i].isOpen,
+          wasOpen: one.isOpen, old: one.adopter, new: plugged[i].adopter, wasBlocked: one.isBlocked,
+          isBlocked: plugged[i].isBlocked,
           isMoved: one.adopter !== plugged[i].adopter || number.map { $0 != one.master.requester } ?? false))
       if let shared = one.shared { plan.append(share(i, shared, claim(sharedNumber(of: one)))) }
     }
@@ -109,10 +112,12 @@ extension PCIBus.Topology {
   /// What has to change about the endpoint that a bridge's functions share.
   private mutating func share(_ index: Int, _ old: PCIBus.Shared, _ number: RequesterID?) -> PCIBus.Change {
     let translates = iommu != nil
-    let new = PCIBus.Shared(endpoint: old.endpoint, adopter: number != nil ? iommu : nil, isBlocked: translates && number == nil)
+    let new = PCIBus.Shared(
+      endpoint: old.endpoint, adopter: number != nil ? iommu : nil, isBlocked: translates && number == nil)
     plugged[index].shared = new
     return PCIBus.Change(
-      endpoint: old.endpoint, master: nil, isBehindIOMMU: translates, requester: number, isOpen: true, wasOpen: true, old: old.adopter,
+      endpoint: old.endpoint, master: nil, isBehindIOMMU: translates, requester: number, isOpen: true, wasOpen: true,
+      old: old.adopter,
       new: new.adopter, wasBlocked: old.isBlocked, isBlocked: new.isBlocked,
       isMoved: old.adopter !== new.adopter || number.map { $0 != old.endpoint.requester } ?? false)
   }

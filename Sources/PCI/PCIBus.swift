@@ -3,11 +3,12 @@ import Synchronization
 
 /// A PCI hierarchy: a root bus, number 0, and what is behind its bridges.
 ///
-/// Processors' threads read and write configuration, memory and I/O, several at once; functions come and go meanwhile. What a
-/// guest changes about a function's reach (bus master enable, bus numbers, BARs) is in force when its write returns; that may
-/// wait for queue threads, which never wait for the bus.
+/// Processors' threads read and write configuration, memory and I/O, several at once; functions come and go meanwhile.
+/// What a guest changes about a function's reach (bus master enable, bus numbers, BARs) is in force when its write
+/// returns; that may wait for queue threads, which never wait for the bus.
 ///
-/// Locks, in the order in which they are taken: `changes`, `topology`, a function's configuration space, its MSI-X table or pin.
+/// Locks, in the order in which they are taken: `changes`, `topology`, a function's configuration space, its MSI-X
+/// table or pin.
 public final class PCIBus: Sendable {
   /// A function that is plugged in.
   struct Plugged: Sendable {
@@ -86,14 +87,16 @@ public final class PCIBus: Sendable {
     let requester = RequesterID(bus: 0, device: slot.device, function: slot.function)
     let wires = wires
     let master = BusMaster(
-      endpoint: EndpointSpace(memory, requester: requester), direct: EndpointSpace(memory, requester: requester), isBehindIOMMU: isBehind,
+      endpoint: EndpointSpace(memory, requester: requester), direct: EndpointSpace(memory, requester: requester),
+      isBehindIOMMU: isBehind,
       messages: messages, wire: { wires.set($0, asserted: $1, path: path, by: id) })
     let function = try make(master)
     let sharesNumber = (function as? PCIBridge)?.sharesNumber ?? false
     // Before software can find the function and open its gate.
-    leader?.lead(master.endpoint)
+    leader?.addAlias(master.endpoint)
     topology.withLock { topology in
-      var new = Plugged(id: id, function: function, slot: slot, bridge: parent, master: master, bypassesIOMMU: bypassesIOMMU)
+      var new = Plugged(
+        id: id, function: function, slot: slot, bridge: parent, master: master, bypassesIOMMU: bypassesIOMMU)
       if sharesNumber { new.shared = Shared(endpoint: EndpointSpace(memory, requester: requester)) }
       let index = topology.plugged.firstIndex { $0.slot > slot } ?? topology.plugged.endIndex
       topology.plugged.insert(new, at: index)
@@ -103,7 +106,8 @@ public final class PCIBus: Sendable {
     return function
   }
 
-  /// Takes a function out, with everything behind it if it is a bridge, and returns when none of it reaches memory any more.
+  /// Takes a function out, with everything behind it if it is a bridge, and returns when none of it reaches memory any
+  /// more.
   public func remove(_ function: any PCIFunction) {
     changes.withLock { _ in
       let (gone, leaders): ([Plugged], [EndpointSpace?]) = topology.withLock { topology in
@@ -121,7 +125,7 @@ public final class PCIBus: Sendable {
         return (gone, leaders)
       }
       for (one, leader) in zip(gone, leaders) {
-        leader?.leave(one.master.endpoint)
+        leader?.removeAlias(one.master.endpoint)
         if let shared = one.shared { shared.adopter?.release(shared.endpoint) }
         one.adopter?.release(one.master.endpoint)
         one.master.endpoint.setRoute(.blocked(.stopped))
@@ -144,12 +148,15 @@ public final class PCIBus: Sendable {
   /// The functions that are plugged in and can be addressed now, by their numbers.
   public var functions: [(requester: RequesterID, function: any PCIFunction)] {
     topology.withLock { topology in
-      topology.plugged.compactMap { one in topology.requester(of: one).map { ($0, one.function) } }.sorted { $0.0 < $1.0 }
+      topology.plugged.compactMap { one in topology.requester(of: one).map { ($0, one.function) } }.sorted {
+        $0.0 < $1.0
+      }
     }
   }
 
-  /// What an IOMMU can tell apart: each number that transactions arrive under now, and the functions behind it. More than one are
-  /// behind a bridge to a conventional bus, and in the same domain or in none (R081). Functions that bypass the IOMMU are left out.
+  /// What an IOMMU can tell apart: each number that transactions arrive under now, and the functions behind it. More
+  /// than one are behind a bridge to a conventional bus, and in the same domain or in none (R081). Functions that
+  /// bypass the IOMMU are left out.
   public var endpoints: [(requester: RequesterID, functions: [any PCIFunction])] {
     topology.withLock { topology in
       var found: [RequesterID: [any PCIFunction]] = [:]
@@ -190,10 +197,13 @@ extension PCIBus.Topology {
   /// The number of the bus behind a bridge; nil while the bridge, or one above it, is not programmed to forward to it.
   func bus(behind bridge: Int?) -> UInt8? {
     guard let bridge else { return 0 }
-    guard let one = with(id: bridge), let decoding = one.decoding.bridge, decoding.contains(bus: decoding.secondary) else { return nil }
+    guard let one = with(id: bridge), let decoding = one.decoding.bridge, decoding.contains(bus: decoding.secondary)
+    else { return nil }
     var up = one.bridge
     while let id = up {
-      guard let above = with(id: id), above.decoding.bridge?.contains(bus: decoding.secondary) == true else { return nil }
+      guard let above = with(id: id), above.decoding.bridge?.contains(bus: decoding.secondary) == true else {
+        return nil
+      }
       up = above.bridge
     }
     return decoding.secondary
@@ -204,8 +214,8 @@ extension PCIBus.Topology {
     bus(behind: one.bridge).map { RequesterID(bus: $0, device: one.slot.device, function: one.slot.function) }
   }
 
-  /// The bridge under whose number the transactions from behind a bridge arrive: of several, the one closest to memory. nil: each
-  /// arrives under its own.
+  /// The bridge under whose number the transactions from behind a bridge arrive: of several, the one closest to memory.
+  /// nil: each arrives under its own.
   func conventional(_ parent: Int?) -> PCIBus.Plugged? {
     var found: PCIBus.Plugged?
     var up = parent
@@ -217,10 +227,14 @@ extension PCIBus.Topology {
   }
 
   /// The number under which what is behind a bridge to a conventional bus arrives.
-  func sharedNumber(of bridge: PCIBus.Plugged) -> RequesterID? { bus(behind: bridge.id).map { RequesterID(bus: $0, device: 0) } }
+  func sharedNumber(of bridge: PCIBus.Plugged) -> RequesterID? {
+    bus(behind: bridge.id).map { RequesterID(bus: $0, device: 0) }
+  }
 
   /// The number under which a function's transactions arrive, its own or its bridge's.
-  func number(of one: PCIBus.Plugged) -> RequesterID? { conventional(one.bridge).map { sharedNumber(of: $0) } ?? requester(of: one) }
+  func number(of one: PCIBus.Plugged) -> RequesterID? {
+    conventional(one.bridge).map { sharedNumber(of: $0) } ?? requester(of: one)
+  }
 
   /// Whether a function's own bus master enable bit, and that of every bridge above it, let it reach memory.
   func isBusMaster(_ one: PCIBus.Plugged) -> Bool {

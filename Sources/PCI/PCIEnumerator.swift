@@ -1,6 +1,7 @@
 public import DMA
 
-/// What a platform's firmware does with a bus: finds functions, numbers buses, gives every BAR a place, opens the bridges.
+/// What a platform's firmware does with a bus: finds functions, numbers buses, gives every BAR a place, opens the
+/// bridges.
 ///
 /// It uses configuration accesses only, as firmware does. Bus mastering of functions is left to their drivers.
 public struct PCIEnumerator {
@@ -51,7 +52,8 @@ public struct PCIEnumerator {
       var function: UInt8 = 0
       while function < functions {
         let requester = RequesterID(bus: number, device: device, function: function)
-        let vendor = UInt16(truncatingIfNeeded: bus.readConfiguration(of: requester, at: PCIRegister.vendorID, width: 2))
+        let vendor = UInt16(
+          truncatingIfNeeded: bus.readConfiguration(of: requester, at: PCIRegister.vendorID, width: 2))
         if vendor != 0xffff {
           let type = bus.readConfiguration(of: requester, at: PCIRegister.headerType, width: 1)
           if function == 0, type & 0x80 != 0 { functions = 8 }
@@ -82,7 +84,9 @@ public struct PCIEnumerator {
       let size = mask == 0 || low == 0 ? 0 : ~mask &+ 1
       if size > 0, let base = take(size, isIO: isIO, isWide: isWide) {
         bus.writeConfiguration(of: requester, at: at, width: 4, UInt32(truncatingIfNeeded: base))
-        if isWide { bus.writeConfiguration(of: requester, at: at + 4, width: 4, UInt32(truncatingIfNeeded: base >> 32)) }
+        if isWide {
+          bus.writeConfiguration(of: requester, at: at + 4, width: 4, UInt32(truncatingIfNeeded: base >> 32))
+        }
         windows.append(BARWindow(index: index, isIO: isIO, base: base, size: size))
       }
       index += isWide ? 2 : 1
@@ -102,7 +106,8 @@ public struct PCIEnumerator {
 
   private mutating func take(_ size: UInt64, isIO: Bool, isWide: Bool) -> UInt64? {
     if isIO { return Self.take(size, from: &io, to: ioEnd) }
-    return isWide ? Self.take(size, from: &highMemory, to: highMemoryEnd) : Self.take(size, from: &memory, to: memoryEnd)
+    return isWide
+      ? Self.take(size, from: &highMemory, to: highMemoryEnd) : Self.take(size, from: &memory, to: memoryEnd)
   }
 
   private static func take(_ size: UInt64, from next: inout UInt64, to end: UInt64) -> UInt64? {
@@ -112,7 +117,9 @@ public struct PCIEnumerator {
     return base
   }
 
-  private static func aligned(_ address: UInt64, _ granule: UInt64) -> UInt64 { (address &+ (granule - 1)) & ~(granule - 1) }
+  private static func aligned(_ address: UInt64, _ granule: UInt64) -> UInt64 {
+    (address &+ (granule - 1)) & ~(granule - 1)
+  }
 
   private func enable(_ requester: RequesterID, _ parts: PCICommand...) {
     let old = bus.readConfiguration(of: requester, at: PCIRegister.command, width: 2)
@@ -134,7 +141,9 @@ public struct PCIEnumerator {
     (memory, highMemory, io) = starts
     scan(secondary)
     set(PCIRegister.subordinateBus, 1, UInt64(nextBus - 1))
-    (memory, highMemory, io) = (Self.aligned(memory, 1 << 20), Self.aligned(highMemory, 1 << 20), Self.aligned(io, 1 << 12))
+    (memory, highMemory, io) = (
+      Self.aligned(memory, 1 << 20), Self.aligned(highMemory, 1 << 20), Self.aligned(io, 1 << 12)
+    )
     // A window with nothing in it is closed by a limit below its base.
     let last = memory > starts.0 ? memory - 1 : 0
     set(PCIRegister.memoryBase, 2, memory > starts.0 ? starts.0 >> 16 : 0xfff0)

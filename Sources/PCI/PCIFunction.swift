@@ -1,9 +1,10 @@
-/// A function on a PCI bus, as the bus sees it. Called from processors' threads, several at once; what a guest writes is never
-/// trusted.
+/// A function on a PCI bus, as the bus sees it. Called from processors' threads, several at once; what a guest writes
+/// is never trusted.
 public protocol PCIFunction: AnyObject, Sendable {
   /// Its configuration space.
   var configuration: ConfigurationSpace { get }
-  /// A configuration read of 1, 2 or 4 bytes. The bus calls this rather than ``configuration``, for registers that do something.
+  /// A configuration read of 1, 2 or 4 bytes. The bus calls this rather than ``configuration``, for registers that do
+  /// something.
   func readConfiguration(at offset: Int, width: Int) -> UInt32
   /// A configuration write of 1, 2 or 4 bytes.
   func writeConfiguration(at offset: Int, width: Int, _ value: UInt32)
@@ -20,7 +21,9 @@ public protocol PCIFunction: AnyObject, Sendable {
 extension PCIFunction {
   public func systemReset() { reset() }
   public func readConfiguration(at offset: Int, width: Int) -> UInt32 { configuration.read(at: offset, width: width) }
-  public func writeConfiguration(at offset: Int, width: Int, _ value: UInt32) { configuration.write(at: offset, width: width, value) }
+  public func writeConfiguration(at offset: Int, width: Int, _ value: UInt32) {
+    configuration.write(at: offset, width: width, value)
+  }
 }
 
 /// A place on a bus: a device number and a function of it.

@@ -1,5 +1,5 @@
-/// Where the registers of a configuration header are, in bytes from its start (PCI local bus specification, chapter 6; PCI-to-PCI
-/// bridge specification, chapter 3).
+/// Where the registers of a configuration header are, in bytes from its start (PCI local bus specification, chapter 6;
+/// PCI-to-PCI bridge specification, chapter 3).
 public enum PCIRegister {
   /// Both header types.
   public static let vendorID = 0x00
@@ -92,7 +92,8 @@ public struct PCIIdentity: Hashable, Sendable {
   public var subsystemID: UInt16
 
   public init(
-    vendorID: UInt16, deviceID: UInt16, revisionID: UInt8 = 0, classCode: UInt32, subsystemVendorID: UInt16 = 0, subsystemID: UInt16 = 0
+    vendorID: UInt16, deviceID: UInt16, revisionID: UInt8 = 0, classCode: UInt32, subsystemVendorID: UInt16 = 0,
+    subsystemID: UInt16 = 0
   ) {
     self.vendorID = vendorID
     self.deviceID = deviceID

@@ -3,8 +3,8 @@ internal import HostIO
 
 /// Answers on their way to the front-end, in order.
 ///
-/// What the socket does not take now waits here. A front-end may send many requests before it reads the first answer, as one
-/// that answers a burst of misses does: if we waited for it then, it would wait for us.
+/// What the socket does not take now waits here. A front-end may send many requests before it reads the first answer,
+/// as one that answers a burst of misses does: if we waited for it then, it would wait for us.
 struct AnswerQueue {
   /// Answers that wait, at most. Whoever leaves more unread is waited for, though not for ever.
   private static let limit = 4096
@@ -17,8 +17,8 @@ struct AnswerQueue {
   /// Whether everything has been sent.
   var isEmpty: Bool { waiting.isEmpty }
 
-  /// Sends an answer, or keeps it for ``flush()``. With descriptors, which cannot be kept, or when too many wait, waits for the
-  /// front-end.
+  /// Sends an answer, or keeps it for ``flush()``. With descriptors, which cannot be kept, or when too many wait, waits
+  /// for the front-end.
   ///
   /// - Throws: ETIMEDOUT if that takes longer than ten seconds, ECANCELED if `stop` was signalled meanwhile.
   mutating func send(

@@ -4,19 +4,20 @@ internal import Synchronization
 
 /// The way from the back-end to the front-end: requests of ours, on a socket of their own.
 ///
-/// Any thread sends, and none of them ever waits: what the socket does not take now is left for the control thread. Answers
-/// come in the order of the requests that asked for one; the control thread takes them. A front-end serves requests in
-/// their order, so an answer tells of all requests before it, too: of many questions only the last one asks for one.
+/// Any thread sends, and none of them ever waits: what the socket does not take now is left for the control thread.
+/// Answers come in the order of the requests that asked for one; the control thread takes them. A front-end serves
+/// requests in their order, so an answer tells of all requests before it, too: of many questions only the last one asks
+/// for one.
 final class BackendChannel: Sendable {
   /// What an answer is about.
-  enum Matter: Hashable, Sendable {
+  enum PendingReply: Hashable, Sendable {
     case miss(PendingMisses.Question)
     /// Nobody cares about the answer.
     case nothing
   }
 
   fileprivate struct Awaited {
-    var matter: Matter
+    var reply: PendingReply
     /// An answer is asked for, which tells of everything before it, too.
     var hasAnswer: Bool
   }
@@ -49,16 +50,16 @@ final class BackendChannel: Sendable {
     /// The front-end closed it, and may be gone: what is asked waits until that is known.
     var isLost = false
 
-    /// Keeps a question that cannot be sent now. False if `matter` is none: nothing waits for it.
-    mutating func keep(_ matter: Matter?) -> Bool {
-      guard case .miss = matter else { return false }
-      awaited.append(Awaited(matter: matter!, hasAnswer: false))
+    /// Keeps a question that cannot be sent now. False if `reply` is none: nothing waits for it.
+    mutating func keep(_ reply: PendingReply?) -> Bool {
+      guard case .miss = reply else { return false }
+      awaited.append(Awaited(reply: reply!, hasAnswer: false))
       return true
     }
   }
 
-  /// Questions of 44 bytes that go out in one piece. A stream socket takes whole or not at all what fits into half of its send
-  /// buffer, less some 64 bytes: 2240 for the smallest there is.
+  /// Questions of 44 bytes that go out in one piece. A stream socket takes whole or not at all what fits into half of
+  /// its send buffer, less some 64 bytes: 2240 for the smallest there is.
   fileprivate static let gatheredLimit = 48
   /// Unsent messages are bounded: a front-end that reads nothing for so long is not going to.
   /// About 100 bytes each: 4 MiB.
@@ -79,9 +80,9 @@ final class BackendChannel: Sendable {
   var isLost: Bool { state.withLock { $0.isLost } }
 
   /// Uses `socket` from now on. Answers that the old one owed never come; whoever waited for them is returned.
-  func replace(_ socket: UnixSocket?) -> [Matter] {
+  func replace(_ socket: UnixSocket?) -> [PendingReply] {
     state.withLock { state in
-      let lost = (0..<state.awaited.count).map { state.awaited[$0].matter }
+      let lost = (0..<state.awaited.count).map { state.awaited[$0].reply }
       state = State(socket: socket)
       return lost
     }
@@ -95,15 +96,15 @@ final class BackendChannel: Sendable {
     }
   }
 
-  /// Keeps a question until ``post()``: what one look at a queue asks goes out together, and one answer tells of all of it.
-  /// False if there is no channel.
+  /// Keeps a question until ``post()``: what one look at a queue asks goes out together, and one answer tells of all of
+  /// it. False if there is no channel.
   func gather(_ message: IOTLBMessage, _ question: PendingMisses.Question) -> Bool {
     let (accepted, isLeft) = state.withLock { state -> (Bool, Bool) in
       guard state.awaited.count < Self.awaitedLimit else { return (false, false) }
       if state.isLost { return (state.keep(.miss(question)), false) }
       guard state.socket != nil, state.unsentCount < Self.unsentLimit else { return (false, false) }
       state.gathered.add(BackendRequest.iotlb(message).encoded(needsReply: false))
-      state.awaited.append(Awaited(matter: .miss(question), hasAnswer: false))
+      state.awaited.append(Awaited(reply: .miss(question), hasAnswer: false))
       return (true, state.gathered.count >= Self.gatheredLimit && state.post())
     }
     if isLeft { backlog.signal() }
@@ -115,27 +116,27 @@ final class BackendChannel: Sendable {
     if state.withLock({ $0.post() }) { backlog.signal() }
   }
 
-  /// Sends a request, or leaves it for ``flush()``. With `matter` an answer is asked for. False if there is no channel.
-  func send(_ request: BackendRequest, awaiting matter: Matter?) -> Bool {
+  /// Sends a request, or leaves it for ``flush()``. With `reply` an answer is asked for. False if there is no channel.
+  func send(_ request: BackendRequest, awaiting reply: PendingReply?) -> Bool {
     let (accepted, isLeft) = state.withLock { state -> (Bool, Bool) in
-      guard matter == nil || state.awaited.count < Self.awaitedLimit else { return (false, false) }
-      if state.isLost { return (state.keep(matter), false) }
+      guard reply == nil || state.awaited.count < Self.awaitedLimit else { return (false, false) }
+      if state.isLost { return (state.keep(reply), false) }
       guard state.socket != nil, state.unsentCount < Self.unsentLimit else { return (false, false) }
       _ = state.post()
-      if let matter {
-        state.awaited.append(Awaited(matter: matter, hasAnswer: true))
+      if let reply {
+        state.awaited.append(Awaited(reply: reply, hasAnswer: true))
         state.due += 1
       }
       var piece = Piece()
-      piece.add(request.encoded(needsReply: matter != nil))
+      piece.add(request.encoded(needsReply: reply != nil))
       return (true, state.put(piece))
     }
     if isLeft { backlog.signal() }
     return accepted
   }
 
-  /// Sends what was left. True if everything is sent; otherwise wait until the socket is writable. The channel may be lost
-  /// by then.
+  /// Sends what was left. True if everything is sent; otherwise wait until the socket is writable. The channel may be
+  /// lost by then.
   func flush() -> Bool {
     state.withLock { state in
       guard let socket = state.socket, !state.isLost else { return true }
@@ -153,22 +154,23 @@ final class BackendChannel: Sendable {
   }
 
   /// What an answer that just came tells of, in the order in which it was sent; nil if none was asked for.
-  func takeAwaited() -> [Matter]? {
+  func takeAwaited() -> [PendingReply]? {
     state.withLock { state in
       guard state.due > 0 else { return nil }
       state.due -= 1
-      var matters: [Matter] = []
+      var replies: [PendingReply] = []
       while let one = state.awaited.popFirst() {
-        matters.append(one.matter)
+        replies.append(one.reply)
         if one.hasAnswer { break }
       }
-      return matters
+      return replies
     }
   }
 
   fileprivate enum Posted { case sent, full, broken }
 
-  /// What is sent is smaller than what a stream socket takes as one piece (``gatheredLimit``), so it goes whole or not at all.
+  /// What is sent is smaller than what a stream socket takes as one piece (``gatheredLimit``), so it goes whole or not
+  /// at all.
   fileprivate static func post(_ bytes: [UInt8], on socket: UnixSocket) -> Posted {
     do throws(HostError) {
       try socket.send(bytes.span, timeout: .zero)

@@ -12,8 +12,8 @@ public enum AccessPlatformPolicy: String, Hashable, Sendable, CaseIterable {
 
 /// Whether a driver may put the descriptors of a request into a table of their own (VIRTIO_F_INDIRECT_DESC, §2.7.5.3).
 ///
-/// Where drivers map anew for every request, the table is one more mapping, and has to be asked for before it is known what else
-/// to ask for. Without it a request takes as many of the ring's descriptors as it has pieces.
+/// Where drivers map anew for every request, the table is one more mapping, and has to be asked for before it is known
+/// what else to ask for. Without it a request takes as many of the ring's descriptors as it has pieces.
 public enum IndirectPolicy: String, Hashable, Sendable, CaseIterable {
   /// Offered, unless an IOMMU is certain (``AccessPlatformPolicy/on``).
   case auto
@@ -37,8 +37,8 @@ public struct BackendOptions: Hashable, Sendable {
   public var name: String
   /// See ``AccessPlatformPolicy``.
   public var accessPlatform: AccessPlatformPolicy
-  /// Whether packed rings (§2.8) are offered. User-mode Linux takes them and then starts them with the wrap counters of a ring
-  /// that has gone round once, so that nothing it makes available is ever seen.
+  /// Whether packed rings (§2.8) are offered. User-mode Linux takes them and then starts them with the wrap counters of
+  /// a ring that has gone round once, so that nothing it makes available is ever seen.
   public var offersPackedRings = true
   /// See ``IndirectPolicy``.
   public var indirect = IndirectPolicy.auto
@@ -48,8 +48,8 @@ public struct BackendOptions: Hashable, Sendable {
   public var translations: TranslationPolicy
   /// End after the first connection.
   public var once: Bool
-  /// Nodes of 4 KiB that the table of translations may have; see `TranslationTable`. 8192 remember 16 GiB that are mapped page by
-  /// page. Beyond that the table is emptied, and what is in use is asked for again.
+  /// Nodes of 4 KiB that the table of translations may have; see `TranslationTable`. 8192 remember 16 GiB that are
+  /// mapped page by page. Beyond that the table is emptied, and what is in use is asked for again.
   public var maxTranslationNodes: Int
   /// How long after a kick a request must have been seen, or the guest's memory seems not to be shared.
   package var kickPatience: Duration = .seconds(2)
@@ -58,7 +58,8 @@ public struct BackendOptions: Hashable, Sendable {
 
   /// Options with their usual values.
   public init(
-    name: String = "virtio", accessPlatform: AccessPlatformPolicy = .auto, translations: TranslationPolicy = .keep, once: Bool = false, maxTranslationNodes: Int = 1 << 13
+    name: String = "virtio", accessPlatform: AccessPlatformPolicy = .auto, translations: TranslationPolicy = .keep,
+    once: Bool = false, maxTranslationNodes: Int = 1 << 13
   ) {
     self.name = name
     self.accessPlatform = accessPlatform
@@ -75,7 +76,8 @@ extension BackendOptions {
     if accessPlatform != .off { offered.insert(.accessPlatform) }
     if !offersPackedRings { offered.remove(.ringPacked) }
     if !offersIndirect(for: device) { offered.remove(.indirectDescriptors) }
-    // No message takes a single queue of a disk back, and QEMU tells no back-end that it was: the queue would be silent afterwards.
+    // No message takes a single queue of a disk back, and QEMU tells no back-end that it was: the queue would be silent
+    // afterwards.
     offered.remove(.ringReset)
     return offered
   }
@@ -84,8 +86,8 @@ extension BackendOptions {
     switch indirect {
     case .on: true
     case .off: false
-    // A request for random numbers is one buffer, of which no driver makes a table. So nothing would be gained, and QEMU 7.2 lost:
-    // for this device it sets the bit whatever is offered here.
+    // A request for random numbers is one buffer, of which no driver makes a table. So nothing would be gained, and
+    // QEMU 7.2 lost: for this device it sets the bit whatever is offered here.
     case .auto: accessPlatform != .on || device.id == .entropy
     }
   }

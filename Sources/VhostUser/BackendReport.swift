@@ -68,7 +68,9 @@ final class BackendReport: Sendable {
     let isSet = session.hasFeatures
     let path = AddressPath(negotiated: features)
     let policy = session.options.accessPlatform
-    let status = UInt8(truncatingIfNeeded: session.status) | (session.troubles.needsReset ? DeviceStatus.needsReset.rawValue : 0)
+    let status =
+      UInt8(truncatingIfNeeded: session.status)
+      | (session.vringErrors.needsReset ? DeviceStatus.needsReset.rawValue : 0)
     // Of the many that a device may have, mostly the first few.
     let described = session.vrings.prefix((session.vrings.lastIndex { $0.size != nil } ?? -1) + 1)
     let sizes = described.map { $0.size ?? 0 }
@@ -92,12 +94,15 @@ final class BackendReport: Sendable {
 
   /// Says once in a session's log that unmaps do not seem to get here.
   private func hint(_ session: BackendSession) {
-    guard session.options.translations == .keep, session.iotlb.missesInvalidations, !state.withLock({ $0.isHinted }) else { return }
+    guard session.options.translations == .keep, session.iotlb.missesInvalidations, !state.withLock({ $0.isHinted })
+    else { return }
     state.withLock { $0.isHinted = true }
     session.log.warning("\(BackendStatistics.invalidationHint)")
   }
 
-  private static func reason(_ path: AddressPath?, _ policy: AccessPlatformPolicy, _ features: ProtocolFeatures) -> String {
+  private static func reason(
+    _ path: AddressPath?, _ policy: AccessPlatformPolicy, _ features: ProtocolFeatures
+  ) -> String {
     switch (path, policy) {
     case (nil, _): "features are not negotiated yet"
     case (.platform, _):
@@ -138,7 +143,9 @@ final class BackendReport: Sendable {
 
   /// The figures now.
   var statistics: BackendStatistics {
-    let (base, live, peakMemory, fault, idle) = state.withLock { ($0.facts, $0.live, $0.peakMemory, $0.lastFault, $0.idle) }
+    let (base, live, peakMemory, fault, idle) = state.withLock {
+      ($0.facts, $0.live, $0.peakMemory, $0.lastFault, $0.idle)
+    }
     var facts = base
     facts.facts = more()
     facts.facts.append(idle)

@@ -7,9 +7,10 @@ internal import Logging
 ///                                   ▲                │
 ///                                   └──another one───┘
 ///
-/// A front-end that vanishes closes two sockets, and which one is heard of first is chance. So a lost channel answers nothing: what
-/// was asked on it stays open. If the connection ends, too, the chains that wait stay in the ring and in the in-flight memory
-/// for whoever connects next; they are refused only if the front-end lives and has given no other channel in a second.
+/// A front-end that vanishes closes two sockets, and which one is heard of first is chance. So a lost channel answers
+/// nothing: what was asked on it stays open. If the connection ends, too, the chains that wait stay in the ring and in
+/// the in-flight memory for whoever connects next; they are refused only if the front-end lives and has given no other
+/// channel in a second.
 extension BackendSession {
   /// How long a front-end that has lost the channel may take to vanish, or to give another one.
   static let channelPatience = Duration.seconds(1)
@@ -24,16 +25,17 @@ extension BackendSession {
       socket.rawValue, token: Token.channel, for: watchesChannelRoom ? [.readable, .writable] : .readable)
   }
 
-  /// Takes answers. What the front-end sent on the main socket before an answer was there is served first: an update always
-  /// precedes the answer to its question.
+  /// Takes answers. What the front-end sent on the main socket before an answer was there is served first: an update
+  /// always precedes the answer to its question.
   func serveChannel(_ stop: EventFD) throws(Ending) {
-    var matters: [BackendChannel.Matter] = []
+    var replies: [BackendChannel.PendingReply] = []
     do throws(MessageStream.Ending) {
       while let message = try channelStream?.next() {
         guard message.header.isReply, let told = channel.takeAwaited() else {
-          throw .peer(ProtocolError("back-end channel", "message \(message.header.request) answers nothing that was asked"))
+          throw .peer(
+            ProtocolError("back-end channel", "message \(message.header.request) answers nothing that was asked"))
         }
-        matters += told
+        replies += told
       }
     } catch {
       switch error {
@@ -43,12 +45,12 @@ extension BackendSession {
       }
     }
     try serveSocket(stop)
-    settle(matters)
+    settle(replies)
   }
 
   /// Whoever waits for an answer hears that there is none.
-  func settle(_ matters: [BackendChannel.Matter]) {
-    for case .miss(let question) in matters { iotlb.answered(question) }
+  func settle(_ replies: [BackendChannel.PendingReply]) {
+    for case .miss(let question) in replies { iotlb.answered(question) }
   }
 
   /// The channel is of no use any more.
@@ -69,7 +71,9 @@ extension BackendSession {
   /// The front-end is there, and its channel is not.
   func giveUpChannel() {
     let lost = replaceChannel(nil)
-    if !lost.isEmpty { log.warning("the front-end has no back-end channel: what waits for \(lost.count) translations fails") }
+    if !lost.isEmpty {
+      log.warning("the front-end has no back-end channel: what waits for \(lost.count) translations fails")
+    }
     settle(lost)
   }
 
@@ -88,7 +92,7 @@ extension BackendSession {
   }
 
   /// Returns what waited for the old channel's answers.
-  func replaceChannel(_ socket: UnixSocket?) -> [BackendChannel.Matter] {
+  func replaceChannel(_ socket: UnixSocket?) -> [BackendChannel.PendingReply] {
     forgetChannel()
     return channel.replace(socket)
   }

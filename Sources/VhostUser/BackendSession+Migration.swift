@@ -36,7 +36,8 @@ extension BackendSession {
     _ wanted: InflightDescription, _ outgoing: inout FileDescriptorList
   ) throws(ProtocolError) -> BackendReply {
     try require(.inflightSharedMemory, "GET_INFLIGHT_FD")
-    guard wanted.queueCount > 0, Int(wanted.queueCount) <= vrings.count, wanted.queueSize > 0, wanted.queueSize <= 32768 else {
+    guard wanted.queueCount > 0, Int(wanted.queueCount) <= vrings.count, wanted.queueSize > 0, wanted.queueSize <= 32768
+    else {
       throw ProtocolError("GET_INFLIGHT_FD", "\(wanted.queueCount) virtqueues of \(wanted.queueSize) descriptors")
     }
     // Before features are set either format may come: packed needs more.
@@ -63,7 +64,9 @@ extension BackendSession {
 
   // MARK: The device's own state
 
-  func beginTransfer(_ wanted: DeviceStateTransfer, _ files: inout FileDescriptorList) throws(ProtocolError) -> BackendReply {
+  func beginTransfer(
+    _ wanted: DeviceStateTransfer, _ files: inout FileDescriptorList
+  ) throws(ProtocolError) -> BackendReply {
     let message = "SET_DEVICE_STATE_FD"
     try require(.deviceState, message)
     guard let file = files.takeFirst() else { return .failure }
@@ -91,7 +94,8 @@ extension BackendSession {
     closeIfSaved()
   }
 
-  /// How the transfer ended. Nil when that is not known yet: the answer is owed then, and nobody waits for it but the front-end.
+  /// How the transfer ended. Nil when that is not known yet: the answer is owed then, and nobody waits for it but the
+  /// front-end.
   func checkTransfer() throws(ProtocolError) -> BackendReply? {
     try require(.deviceState, "CHECK_DEVICE_STATE")
     advanceTransfer()
@@ -119,7 +123,9 @@ extension BackendSession {
     }
     try? poller.remove(timer.rawValue)
     owed = nil
-    try send(outcome == true ? .success : .failure, to: FrontendRequest.Kind.checkDeviceState.rawValue, FileDescriptorList(), stop)
+    try send(
+      outcome == true ? .success : .failure, to: FrontendRequest.Kind.checkDeviceState.rawValue, FileDescriptorList(),
+      stop)
     try serveDeferred(stop)
   }
 

@@ -20,10 +20,10 @@ final class DeferredMessage {
   func take() -> IncomingMessage? { message.take() }
 }
 
-/// Answers come in the order of their requests, so what follows a request that is not done waits behind it. IOTLB messages
-/// go ahead, and are answered at once, while rings do not stop for lack of them: a front-end may want to hear of one
-/// translation before it sends the next. So does another back-end channel that asks for no answer, since what rings wait for is
-/// asked on it. They stay behind a request that changes what they mean.
+/// Answers come in the order of their requests, so what follows a request that is not done waits behind it. IOTLB
+/// messages go ahead, and are answered at once, while rings do not stop for lack of them: a front-end may want to hear
+/// of one translation before it sends the next. So does another back-end channel that asks for no answer, since what
+/// rings wait for is asked on it. They stay behind a request that changes what they mean.
 extension BackendSession {
   /// Messages that are kept for later, at most; then the socket rests.
   static let deferredLimit = 256
@@ -47,7 +47,8 @@ extension BackendSession {
   /// Whether translations mean something else, or may not come at all, after a request.
   private static func changesMeaning(_ request: UInt32?) -> Bool {
     switch request.flatMap(FrontendRequest.Kind.init(rawValue:)) {
-    case .setFeatures, .setProtocolFeatures, .setOwner, .resetOwner, .setMemoryTable, .addMemoryRegion, .removeMemoryRegion,
+    case .setFeatures, .setProtocolFeatures, .setOwner, .resetOwner, .setMemoryTable, .addMemoryRegion,
+      .removeMemoryRegion,
       .setStatus, .resetDevice, .setBackendRequestDescriptor, nil:
       true
     default: false
@@ -59,14 +60,14 @@ extension BackendSession {
     _ indices: [Int], _ manner: StopManner = .finishing, then: @escaping () throws(ProtocolError) -> BackendReply?
   ) throws(ProtocolError) -> BackendReply? {
     let stops = indices.compactMap { runner.beginStop($0, manner, notifying: stopped) }
-    for index in indices where !runner.isRunning(index) { troubles.forget(index) }
+    for index in indices where !runner.isRunning(index) { vringErrors.forget(index) }
     if stops.isEmpty { return try then() }
     owed = .stops(stops, then: then)
     return nil
   }
 
-  /// Most stops are over at once, and then nothing has to go ahead of their answers: an IOTLB message that comes behind waits a
-  /// moment for that.
+  /// Most stops are over at once, and then nothing has to go ahead of their answers: an IOTLB message that comes behind
+  /// waits a moment for that.
   func awaitQuickStops(_ stop: EventFD) throws(Ending) {
     guard case .stops = owed else { return }
     while owed != nil {
@@ -99,7 +100,7 @@ extension BackendSession {
   /// A ring stands still; it stays started.
   private func takeNote(of stop: QueueStop) {
     let state = runner.endStop(stop)
-    troubles.forget(stop.index)
+    vringErrors.forget(stop.index)
     guard let state else { return }
     vrings[stop.index].state = state
     // Whoever starts it again may mean other mappings (R114), and what it was refused is history.

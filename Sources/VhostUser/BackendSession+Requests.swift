@@ -9,7 +9,8 @@ extension BackendSession {
   /// Everything a block or entropy device can use.
   static let offeredProtocolFeatures: ProtocolFeatures = [
     .multiqueue, .logSharedMemory, .replyAck, .backendRequests, .configuration, .backendSendDescriptor,
-    .inflightSharedMemory, .resetDevice, .inbandNotifications, .configureMemorySlots, .status, .deviceState, .vringBaseInflight, .guestAddresses,
+    .inflightSharedMemory, .resetDevice, .inbandNotifications, .configureMemorySlots, .status, .deviceState,
+    .vringBaseInflight, .guestAddresses,
   ]
 
   /// The feature word that GET_FEATURES answers.
@@ -17,8 +18,8 @@ extension BackendSession {
     options.features(of: device).union(Features(word: VhostFeature.logAll | VhostFeature.protocolFeatures)).word
   }
 
-  /// Legacy bits that QEMU passes on from a guest that was never offered them. They promise nothing that a device of virtio 1
-  /// does not do anyway, and refusing them would cost that guest its disk: they are ignored.
+  /// Legacy bits that QEMU passes on from a guest that was never offered them. They promise nothing that a device of
+  /// virtio 1 does not do anyway, and refusing them would cost that guest its disk: they are ignored.
   private static let toleratedWord = Features([.notifyOnEmpty, .anyLayout]).word
 
   /// Carries a request out. Returns its answer if it has one of its own; descriptors for the answer go into `outgoing`.
@@ -64,7 +65,7 @@ extension BackendSession {
     case .setStatus(let value): return try setStatus(value)
     case .getStatus:
       try require(.status, "GET_STATUS")
-      return .value(status | (troubles.needsReset ? UInt64(DeviceStatus.needsReset.rawValue) : 0))
+      return .value(status | (vringErrors.needsReset ? UInt64(DeviceStatus.needsReset.rawValue) : 0))
     case .resetDevice:
       try require(.resetDevice, "RESET_DEVICE")
       return try resetDevice()
@@ -97,10 +98,13 @@ extension BackendSession {
       }
       // Without them a missing translation could neither be asked for nor be known to be missing (R122).
       guard protocolFeatures.isSuperset(of: [.backendRequests, .replyAck]) else {
-        throw ProtocolError("SET_FEATURES", "VIRTIO_F_ACCESS_PLATFORM needs the protocol features BACKEND_REQ and REPLY_ACK")
+        throw ProtocolError(
+          "SET_FEATURES", "VIRTIO_F_ACCESS_PLATFORM needs the protocol features BACKEND_REQ and REPLY_ACK")
       }
     } else if options.accessPlatform == .on {
-      throw ProtocolError("SET_FEATURES", "VIRTIO_F_ACCESS_PLATFORM is not set, and this back-end insists on it: no IOMMU is in front of the device")
+      throw ProtocolError(
+        "SET_FEATURES",
+        "VIRTIO_F_ACCESS_PLATFORM is not set, and this back-end insists on it: no IOMMU is in front of the device")
     }
     if new != features, vrings.indices.contains(where: { runner.isRunning($0) }) {
       throw ProtocolError("SET_FEATURES", "features cannot change while a ring runs")
@@ -127,13 +131,14 @@ extension BackendSession {
       throw ProtocolError("SET_PROTOCOL_FEATURES", "INBAND_NOTIFICATIONS needs BACKEND_REQ and REPLY_ACK")
     }
     if AddressPath(negotiated: features) == .platform, !new.isSuperset(of: [.backendRequests, .replyAck]) {
-      throw ProtocolError("SET_PROTOCOL_FEATURES", "VIRTIO_F_ACCESS_PLATFORM is in force and needs BACKEND_REQ and REPLY_ACK")
+      throw ProtocolError(
+        "SET_PROTOCOL_FEATURES", "VIRTIO_F_ACCESS_PLATFORM is in force and needs BACKEND_REQ and REPLY_ACK")
     }
     if new.contains(.vringBaseInflight), !new.contains(.inflightSharedMemory) {
       throw ProtocolError("SET_PROTOCOL_FEATURES", "GET_VRING_BASE_INFLIGHT needs INFLIGHT_SHMFD")
     }
     protocolFeatures = new
-    troubles.setInBand(new.contains(.inbandNotifications))
+    vringErrors.setInBand(new.contains(.inbandNotifications))
     announcer.setWanted(new.isSuperset(of: [.configuration, .backendRequests]))
     for index in vrings.indices { updateCall(index) }
   }
@@ -193,9 +198,10 @@ extension BackendSession {
     }
   }
 
-  /// SET_OWNER. A connection that had an owner already carries another device from now on, as after `device_del` and `device_add`
-  /// on one socket: it is told everything anew, and what the last one was told means nothing any more. What was agreed on before
-  /// an owner is set stays, because it was agreed on for this one: protocol features, and the back-end's channel.
+  /// SET_OWNER. A connection that had an owner already carries another device from now on, as after `device_del` and
+  /// `device_add` on one socket: it is told everything anew, and what the last one was told means nothing any more.
+  /// What was agreed on before an owner is set stays, because it was agreed on for this one: protocol features, and the
+  /// back-end's channel.
   private func setOwner() throws(ProtocolError) -> BackendReply? {
     defer { hasOwner = true }
     guard hasOwner else { return nil }
@@ -221,8 +227,8 @@ extension BackendSession {
     for index in vrings.indices {
       forgetStart(index)
       runner.setCall(index, nil as EventFD?)
-      troubles.setError(index, nil)
-      troubles.forget(index)
+      vringErrors.setError(index, nil)
+      vringErrors.forget(index)
       vrings[index] = Vring()
       updateCall(index)
     }

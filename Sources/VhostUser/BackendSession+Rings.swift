@@ -8,8 +8,8 @@ internal import VirtioServing
 ///
 ///     stopped ──SET_VRING_KICK, VRING_KICK──▶ started ──GET_VRING_BASE──▶ stopped
 ///
-/// A ring runs while it is started and enabled; it needs features, a size, addresses and memory by then. SET_FEATURES, SET_VRING_KICK
-/// and the like never stop one.
+/// A ring runs while it is started and enabled; it needs features, a size, addresses and memory by then. SET_FEATURES,
+/// SET_VRING_KICK and the like never stop one.
 extension BackendSession {
   var isPacked: Bool { features.contains(.ringPacked) }
   var isTranslated: Bool { AddressPath(negotiated: features) == .platform }
@@ -26,10 +26,14 @@ extension BackendSession {
     let limit = device.maxQueueSizes[index]
     if !runner.isRunning(index) { vrings[index].size = nil }
     guard state.number > 0, state.number <= UInt32(limit) else {
-      return refuse(index, about: index, ProtocolError("SET_VRING_NUM", "virtqueue \(index) has 1 to \(limit) descriptors, not \(state.number)"))
+      return refuse(
+        index, about: index,
+        ProtocolError("SET_VRING_NUM", "virtqueue \(index) has 1 to \(limit) descriptors, not \(state.number)"))
     }
     guard isPacked || state.number & (state.number - 1) == 0 else {
-      return refuse(index, about: index, ProtocolError("SET_VRING_NUM", "the size of a split ring is a power of two, not \(state.number)"))
+      return refuse(
+        index, about: index,
+        ProtocolError("SET_VRING_NUM", "the size of a split ring is a power of two, not \(state.number)"))
     }
     guard !runner.isRunning(index) || vrings[index].size == UInt16(state.number) else {
       throw ProtocolError("SET_VRING_NUM", "virtqueue \(index) runs")
@@ -44,7 +48,8 @@ extension BackendSession {
     }
     let old = vrings[index].address
     let isSame =
-      old?.descriptorArea == address.descriptorArea && old?.driverArea == address.driverArea && old?.deviceArea == address.deviceArea
+      old?.descriptorArea == address.descriptorArea && old?.driverArea == address.driverArea
+      && old?.deviceArea == address.deviceArea
     // A ring that runs hears the same addresses again when logging begins or ends: it goes on.
     guard runner.isRunning(index), !isSame else {
       vrings[index].address = address
@@ -64,8 +69,8 @@ extension BackendSession {
     vrings[index].state = try QueueState(base: state.number, packed: isPacked, size: vrings[index].size)
   }
 
-  /// Stops a ring and says where it stopped. What is in flight is done first, or with GET_VRING_BASE_INFLIGHT left in the
-  /// in-flight memory, as far as it can be called off. The ring's size, addresses and place stay.
+  /// Stops a ring and says where it stopped. What is in flight is done first, or with GET_VRING_BASE_INFLIGHT left in
+  /// the in-flight memory, as far as it can be called off. The ring's size, addresses and place stay.
   func getBase(_ state: VringState) throws(ProtocolError) -> BackendReply? {
     let index = try check(state.index, "GET_VRING_BASE")
     let manner: StopManner = protocolFeatures.contains(.vringBaseInflight) ? .handingOver : .finishing
@@ -101,14 +106,14 @@ extension BackendSession {
     vrings[index].call = try event(&files, "SET_VRING_CALL")
     vrings[index].isCallSet = true
     updateCall(index)
-    // A ring that runs is called by `setCall`. One that does not may have used buffers all the same, and the driver looks once;
-    // QEMU's own test of such disks waits for it.
+    // A ring that runs is called by `setCall`. One that does not may have used buffers all the same, and the driver
+    // looks once; QEMU's own test of such disks waits for it.
     if !runner.isRunning(index) { vrings[index].call?.signal() }
   }
 
   func setError(_ vring: VringDescriptor, _ files: inout FileDescriptorList) throws(ProtocolError) {
     let index = try check(UInt32(vring.index), "SET_VRING_ERR")
-    troubles.setError(index, try event(&files, "SET_VRING_ERR"))
+    vringErrors.setError(index, try event(&files, "SET_VRING_ERR"))
   }
 
   func kick(_ state: VringState) throws(ProtocolError) {
@@ -120,13 +125,16 @@ extension BackendSession {
     if runner.isRunning(index) { runner.kick(index) } else { startReady("VRING_KICK", about: index) }
   }
 
-  /// Used buffers are announced through the call descriptor, else in band if that is negotiated and no descriptor was refused.
+  /// Used buffers are announced through the call descriptor, else in band if that is negotiated and no descriptor was
+  /// refused.
   func updateCall(_ index: Int) {
     if let call = vrings[index].call {
       runner.setCall(index, call)
     } else if protocolFeatures.contains(.inbandNotifications), !vrings[index].isCallSet {
       let channel = channel
-      runner.setCall(index) { _ = channel.send(.vringCall(VringState(index: UInt32(index), number: 0)), awaiting: .nothing) }
+      runner.setCall(index) {
+        _ = channel.send(.vringCall(VringState(index: UInt32(index), number: 0)), awaiting: .nothing)
+      }
     } else {
       runner.setCall(index, nil as EventFD?)
     }
@@ -160,8 +168,8 @@ extension BackendSession {
     }
   }
 
-  /// Starts every ring that is started, enabled and described, and does not run. One that was refused is tried again when the
-  /// message is about it, or about all of them (nil).
+  /// Starts every ring that is started, enabled and described, and does not run. One that was refused is tried again
+  /// when the message is about it, or about all of them (nil).
   func startReady(_ message: String, about concerned: Int?) {
     guard hasFeatures, !isOver else { return }
     for index in vrings.indices where vrings[index].isStarted && vrings[index].isEnabled && !runner.isRunning(index) {
@@ -185,9 +193,11 @@ extension BackendSession {
     do throws(ProtocolError) {
       layout = try resolver.layout(address, size: size, packed: isPacked, eventIndex: features.contains(.eventIndex))
       if let inflight, size > inflight.capacity {
-        // Memory that another back-end made for what the front-end asked. A disk that works, and forgets what was in flight
-        // when this process dies, is better than none.
-        log.warning("virtqueue \(index) runs without in-flight memory: there is room for \(inflight.capacity) of its \(size) descriptors")
+        // Memory that another back-end made for what the front-end asked. A disk that works, and forgets what was in
+        // flight when this process dies, is better than none.
+        log.warning(
+          "virtqueue \(index) runs without in-flight memory: there is room for \(inflight.capacity) of its \(size) descriptors"
+        )
         piece = nil
       } else {
         piece = try inflight?.piece(index, size: size, packed: isPacked)
@@ -196,7 +206,7 @@ extension BackendSession {
       return refuse(index, about: concerned, error)
     }
     // Before, not after: its first round may find the next thing wrong.
-    troubles.forget(index)
+    vringErrors.forget(index)
     do throws(DeviceError) {
       try runner.start(
         QueueStart(
@@ -212,12 +222,12 @@ extension BackendSession {
   }
 
   /// Lets a ring stand that cannot run as it was described. Its size and addresses are the driver's choice, whom nobody
-  /// may let end the connection, and with it the disk of every later driver: the ring is broken until it is described anew.
-  /// Only a message about this very ring hears of it: what another one wanted was done.
+  /// may let end the connection, and with it the disk of every later driver: the ring is broken until it is described
+  /// anew. Only a message about this very ring hears of it: what another one wanted was done.
   private func refuse(_ index: Int, about concerned: Int?, _ error: ProtocolError) {
     if concerned == index { refusal = error }
     vrings[index].isRefused = true
-    if troubles.broke(index) { log.warning("virtqueue \(index) refused: \(error)") }
+    if vringErrors.broke(index) { log.warning("virtqueue \(index) refused: \(error)") }
   }
 
   /// A ring that stands still is not started any more: after GET_VRING_BASE and a reset.

@@ -6,8 +6,9 @@ internal import VirtioServing
 
 /// One connection: the front-end's requests in, their effects on memory, translations and queues, and the answers out.
 ///
-/// One control thread owns it. It may wait for queue threads; they never wait for it. It does not wait for the front-end, so that a
-/// translation can be asked for on one socket while its answer arrives on the other, and neither has to be read for that.
+/// One control thread owns it. It may wait for queue threads; they never wait for it. It does not wait for the
+/// front-end, so that a translation can be asked for on one socket while its answer arrives on the other, and neither
+/// has to be read for that.
 final class BackendSession {
   /// The feature word's bits that are vhost's own.
   enum VhostFeature {
@@ -33,7 +34,7 @@ final class BackendSession {
   let runner: DeviceRunner
   let table = MemoryTable()
   let channel: BackendChannel
-  let troubles: QueueTroubles
+  let vringErrors: VringErrorNotifier
   let announcer: ConfigurationAnnouncer
   let iotlb: IOTLBSpace
   let physical: PhysicalSpace
@@ -50,8 +51,8 @@ final class BackendSession {
 
   /// SET_OWNER came: the next one begins another device's life.
   var hasOwner = false
-  /// SET_FEATURES was accepted since the session began or the device was reset. No ring runs before: what its addresses mean is
-  /// not known.
+  /// SET_FEATURES was accepted since the session began or the device was reset. No ring runs before: what its addresses
+  /// mean is not known.
   var hasFeatures = false { didSet { hadFeatures = hadFeatures || hasFeatures } }
   /// Whether it ever came.
   private var hadFeatures = false
@@ -120,9 +121,9 @@ final class BackendSession {
     let channel = try BackendChannel()
     self.channel = channel
     sharing = try SharingAdvice()
-    troubles = QueueTroubles(channel: channel, kicked: sharing.kicked)
+    vringErrors = VringErrorNotifier(channel: channel, kicked: sharing.kicked)
     announcer = ConfigurationAnnouncer(channel: channel)
-    runner = DeviceRunner(device, name: options.name, patience: options.stopPatience, events: troubles, log: log)
+    runner = DeviceRunner(device, name: options.name, patience: options.stopPatience, events: vringErrors, log: log)
     let faults = FaultLog(report, log)
     iotlb = IOTLBSpace(
       memory: table.memory, maxNodes: options.maxTranslationNodes, servesOneChain: options.translations == .once,
@@ -316,14 +317,17 @@ final class BackendSession {
     switch outcome {
     case .success(let own):
       answer = own
-      if answer == nil, header.needsReply, protocolFeatures.contains(.replyAck) { answer = refusal == nil ? .success : .failure }
+      if answer == nil, header.needsReply, protocolFeatures.contains(.replyAck) {
+        answer = refusal == nil ? .success : .failure
+      }
     case .failure(let error):
       answer = failure(of: header)
       guard answer != nil else { throw .failed("\(error)") }
       log.warning("request refused: \(error)")
     }
     guard let answer else { return }
-    // A front-end that has the answer may ask at once what has changed. Translations are many, and change nothing there.
+    // A front-end that has the answer may ask at once what has changed. Translations are many, and change nothing
+    // there.
     if header.request != FrontendRequest.Kind.iotlb.rawValue { report.refresh(self) }
     try send(answer, to: header.request, outgoing, stop)
   }

@@ -2,8 +2,8 @@ internal import Synchronization
 
 /// Passes the news of a changed configuration space (§2.5) on to the front-end, once it is allowed to hear.
 ///
-/// Without CONFIG nobody wants to know. While every ring is stopped the device is suspended and says nothing: the news waits
-/// for the first ring to start.
+/// Without CONFIG nobody wants to know. While every ring is stopped the device is suspended and says nothing: the news
+/// waits for the first ring to start.
 final class ConfigurationAnnouncer: Sendable {
   private struct State {
     var isWanted = false

@@ -1,7 +1,7 @@
 public import HostIO
 
-/// A question to a running back-end, asked on the socket that front-ends connect to: a message of its own number, which no
-/// front-end sends, as the first and only one of a connection.
+/// A question to a running back-end, asked on the socket that front-ends connect to: a message of its own number, which
+/// no front-end sends, as the first and only one of a connection.
 public enum ExplainRequest {
   /// In what form the answer is wanted.
   public enum Form: UInt8, Sendable { case words = 0, json = 1 }
@@ -25,7 +25,8 @@ public enum ExplainRequest {
 
   /// The form that a connection's first bytes ask for; nil if they are no such question.
   static func form(of bytes: [UInt8]) -> Form? {
-    guard bytes.count >= byteCount, Array(bytes.prefix(MessageHeader.byteCount)) == Array(question(.words).prefix(MessageHeader.byteCount))
+    guard bytes.count >= byteCount,
+      Array(bytes.prefix(MessageHeader.byteCount)) == Array(question(.words).prefix(MessageHeader.byteCount))
     else { return nil }
     return Form(rawValue: bytes[MessageHeader.byteCount])
   }
@@ -48,7 +49,9 @@ public enum ExplainRequest {
         }
       }
       // The answer is the text itself; the first byte tells it from another program's answer.
-      guard let first = text.first, first == UInt8(ascii: "{") || first == UInt8(ascii: "#") else { throw HostError("explain", errno: 0) }
+      guard let first = text.first, first == UInt8(ascii: "{") || first == UInt8(ascii: "#") else {
+        throw HostError("explain", errno: 0)
+      }
       return String(decoding: first == UInt8(ascii: "#") ? Array(text.dropFirst()) : text, as: UTF8.self)
     } catch {
       throw error.call == "explain" || error.call == "recvmsg" ? .silent : .unreachable(error)

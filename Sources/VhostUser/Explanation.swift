@@ -8,23 +8,32 @@ extension BackendStatistics {
     func line(_ title: String, _ text: String) { lines += Self.folded(title, text) }
     lines.append("\(name): \(Self.kind(device))")
     for fact in facts { line(fact.title, fact.words) }
-    line("front-end", isConnected ? "connected (connection \(sessions))" : sessions == 0 ? "none yet" : "none now; the rest is about the last of \(sessions)")
+    line(
+      "front-end",
+      isConnected
+        ? "connected (connection \(sessions))"
+        : sessions == 0 ? "none yet" : "none now; the rest is about the last of \(sessions)")
     line("bit 33", "VIRTIO_F_ACCESS_PLATFORM: \(accepted)")
     line("path", pathInWords)
     line("why", reason)
     if memoryBytes > 0, looksLikePassThrough {
       line(
-        "reachable", "\(Self.bytes(memoryBytes)) on asking, which is all of guest memory; asked for so far: \(Self.bytes(reachableBytes)) now, "
+        "reachable",
+        "\(Self.bytes(memoryBytes)) on asking, which is all of guest memory; asked for so far: \(Self.bytes(reachableBytes)) now, "
           + "\(Self.bytes(peakReachableBytes)) at most")
     } else if memoryBytes > 0 {
-      line("reachable", "\(Self.bytes(reachableBytes)) now, \(Self.bytes(peakReachableBytes)) at most\(percent), of \(Self.bytes(memoryBytes)) of guest memory")
+      line(
+        "reachable",
+        "\(Self.bytes(reachableBytes)) now, \(Self.bytes(peakReachableBytes)) at most\(percent), of \(Self.bytes(memoryBytes)) of guest memory"
+      )
     } else {
       line(
         "reachable", isOver ? "nothing: no guest memory was known at the end" : "nothing: no guest memory is known yet")
     }
     if addressPath == .platform {
       line(
-        "translations", "\(counted(iotlb.mappings, "mapping")) in force; \(counted(iotlb.hits, "hit")), "
+        "translations",
+        "\(counted(iotlb.mappings, "mapping")) in force; \(counted(iotlb.hits, "hit")), "
           + "\(counted(iotlb.misses, "miss", "misses")), \(counted(iotlb.questions, "question")), "
           + "\(counted(iotlb.updates, "update")), "
           + "\(counted(iotlb.invalidations, "invalidation"))"
@@ -43,11 +52,15 @@ extension BackendStatistics {
       )
     }
     let total = totals
-    line("requests", "\(total.requests) taken, \(total.completions) done; \(Self.bytes(total.readableBytes)) read from the guest, \(Self.bytes(total.writtenBytes)) written to it")
+    line(
+      "requests",
+      "\(total.requests) taken, \(total.completions) done; \(Self.bytes(total.readableBytes)) read from the guest, \(Self.bytes(total.writtenBytes)) written to it"
+    )
     for queue in queues.prefix(Self.mostQueues) where queueLimit > 1 && queue.size > 0 {
       let counts = queue.counts
       line(
-        "queue \(queue.index)", "\(queue.isRunning ? "running" : "stopped"), size \(queue.size); \(counts.requests) taken, \(counts.completions) done, "
+        "queue \(queue.index)",
+        "\(queue.isRunning ? "running" : "stopped"), size \(queue.size); \(counts.requests) taken, \(counts.completions) done, "
           + "\(counted(counts.waits, "wait")) for a translation, \(counted(counts.faults, "fault")), "
           + "\(counted(counts.calls, "call"))"
       )
@@ -93,7 +106,8 @@ extension BackendStatistics {
     object.add("indirect_accepted", acceptsIndirect)
     object.add("offered_features", offeredFeatures.bits.map(String.init))
     object.add("negotiated_features", negotiatedFeatures.bits.map(String.init))
-    object.add("protocol_features", (0..<64).filter { protocolFeatures.rawValue >> UInt64($0) & 1 == 1 }.map(String.init))
+    object.add(
+      "protocol_features", (0..<64).filter { protocolFeatures.rawValue >> UInt64($0) & 1 == 1 }.map(String.init))
     object.add("status", UInt64(status))
     object.add("memory_bytes", memoryBytes)
     object.add("memory_regions", UInt64(memoryRegions))

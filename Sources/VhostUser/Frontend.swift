@@ -2,13 +2,14 @@ public import HostIO
 internal import Synchronization
 public import Virtio
 
-/// The driver's end of a vhost-user connection, without a machine around it: enough to drive any back-end from a program.
+/// The driver's end of a vhost-user connection, without a machine around it: enough to drive any back-end from a
+/// program.
 ///
-/// A session goes: ``negotiate(_:protocolFeatures:anew:)``, ``share()``, ``startQueue(_:layout:resumingAt:enabled:polled:kicked:)`` for
-/// each queue, ``setStatus(_:)`` where it is negotiated; then the queues' memory and events are the driver's business
-/// (`DriverQueue`).
-/// ``FrontendMemory``, ``FrontendMappings`` and ``FrontendInflight`` outlive the connection: a new front-end made with the
-/// same ones goes on where a back-end ended.
+/// A session goes: ``negotiate(_:protocolFeatures:anew:)``, ``share()``,
+/// ``startQueue(_:layout:resumingAt:enabled:polled:kicked:)`` for each queue, ``setStatus(_:)`` where it is negotiated;
+/// then the queues' memory and events are the driver's business (`DriverQueue`). ``FrontendMemory``,
+/// ``FrontendMappings`` and ``FrontendInflight`` outlive the connection: a new front-end made with the same ones goes
+/// on where a back-end ended.
 ///
 /// Every method waits at most `timeout` for each answer, may be called from any thread, and throws ``FrontendError``
 /// whatever the back-end sends. A thread of its own answers the back-end's requests meanwhile.
@@ -75,8 +76,8 @@ public final class Frontend: Sendable {
     thread.join()
   }
 
-  /// Ends the back-end's channel, and not the connection: what a back-end may see first of a front-end that dies. Translations that
-  /// it asked for are not answered any more.
+  /// Ends the back-end's channel, and not the connection: what a back-end may see first of a front-end that dies.
+  /// Translations that it asked for are not answered any more.
   public func closeChannel() { connection.stopChannel() }
 
   /// Waits until the back-end ends the connection. False if the time was over first.
@@ -100,13 +101,16 @@ public final class Frontend: Sendable {
   /// How many queues the back-end has at most.
   public var queueCount: Int { session.withLock { $0.queueCount } }
 
-  /// Whether requests without an answer of their own ask for an acknowledgement, once REPLY_ACK is negotiated. True at first.
+  /// Whether requests without an answer of their own ask for an acknowledgement, once REPLY_ACK is negotiated. True at
+  /// first.
   public func acknowledgeAll(_ on: Bool) { session.withLock { $0.acknowledgesAll = on } }
 
   /// Protocol features this front-end can use.
   public static let usableProtocolFeatures: ProtocolFeatures = [
-    .multiqueue, .logSharedMemory, .replyAck, .backendRequests, .configuration, .backendSendDescriptor, .inflightSharedMemory,
-    .resetDevice, .inbandNotifications, .configureMemorySlots, .status, .deviceState, .vringBaseInflight, .guestAddresses,
+    .multiqueue, .logSharedMemory, .replyAck, .backendRequests, .configuration, .backendSendDescriptor,
+    .inflightSharedMemory,
+    .resetDevice, .inbandNotifications, .configureMemorySlots, .status, .deviceState, .vringBaseInflight,
+    .guestAddresses,
   ]
 
   /// What a front-end negotiates that has no reason not to: everything usable but what changes how queues are driven.
@@ -114,8 +118,8 @@ public final class Frontend: Sendable {
     .inbandNotifications, .guestAddresses, .vringBaseInflight,
   ])
 
-  /// Starts a session: learns what the back-end offers and puts in force what of `wanted` it does. Again after a reset, for the
-  /// next driver of the same device: the owner is set once.
+  /// Starts a session: learns what the back-end offers and puts in force what of `wanted` it does. Again after a reset,
+  /// for the next driver of the same device: the owner is set once.
   ///
   /// - Parameter anew: whether another life of the device begins on this connection, with its owner set again.
   /// - Throws: ``FrontendError/notNegotiated(_:needs:)`` if ACCESS_PLATFORM would be in force without REPLY_ACK and
@@ -123,7 +127,8 @@ public final class Frontend: Sendable {
   /// - Returns: the features in force.
   @discardableResult
   public func negotiate(
-    _ wanted: Features, protocolFeatures wantedProtocol: ProtocolFeatures = Frontend.usualProtocolFeatures, anew: Bool = false
+    _ wanted: Features, protocolFeatures wantedProtocol: ProtocolFeatures = Frontend.usualProtocolFeatures,
+    anew: Bool = false
   ) throws(FrontendError) -> Features {
     let offered = Features(word: try ask(.getFeatures))
     let hasProtocol = offered.contains(Self.protocolFeaturesBit)
@@ -218,7 +223,8 @@ public final class Frontend: Sendable {
     let answer = try FrontendAnswer()
     let kind = request.kind
     try connection.send(
-      request.encoded(needsReply: needsReply), request: kind.rawValue, descriptors: descriptors, expecting: .wake(answer))
+      request.encoded(needsReply: needsReply), request: kind.rawValue, descriptors: descriptors,
+      expecting: .wake(answer))
     var message = try answer.wait(for: request.name, timeout: timeout)
     let payload = message.payload
     let reply = try asViolation { () throws(ProtocolError) in try BackendReply(to: kind, payload: payload) }
@@ -229,7 +235,9 @@ public final class Frontend: Sendable {
 
   /// Sends bytes as they are: for tests of what a back-end does about a broken message. Answers to them are a violation
   /// unless `answers` says how many, of request number `request`, will come; those are dropped.
-  public func sendRaw(_ bytes: [UInt8], descriptors: [Int32] = [], request: UInt32 = 0, answers: Int = 0) throws(FrontendError) {
+  public func sendRaw(
+    _ bytes: [UInt8], descriptors: [Int32] = [], request: UInt32 = 0, answers: Int = 0
+  ) throws(FrontendError) {
     try connection.send(
       bytes, request: request, descriptors: descriptors, expecting: answers > 0 ? .nothing : nil)
     for _ in 1..<max(1, answers) { try connection.send([], request: request, expecting: .nothing) }

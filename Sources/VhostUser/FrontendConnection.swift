@@ -6,7 +6,8 @@ internal import Synchronization
 ///
 /// Requests may be sent by any thread. Answers come in the order of the requests, so each request that has one leaves a
 /// note in `expected` while it is sent, and the thread matches them: nobody has to wait for an answer before the next
-/// request goes out. That is what lets a miss be answered while somebody waits for the acknowledgement of an invalidation.
+/// request goes out. That is what lets a miss be answered while somebody waits for the acknowledgement of an
+/// invalidation.
 final class FrontendConnection: Sendable {
   /// What to do with an answer.
   enum Expected: Sendable {
@@ -56,7 +57,9 @@ final class FrontendConnection: Sendable {
   func stopChannel() { state.withLock { $0.channel }?.shutdown() }
 
   /// Sends a whole message and notes what its answer, if it has one, is for.
-  func send(_ bytes: [UInt8], request: UInt32, descriptors: [Int32] = [], expecting what: Expected?) throws(FrontendError) {
+  func send(
+    _ bytes: [UInt8], request: UInt32, descriptors: [Int32] = [], expecting what: Expected?
+  ) throws(FrontendError) {
     try state.withLock { state throws(FrontendError) in
       if let failure = state.failure {
         // The first error is told to everybody who asks later, unless it was a plain end.
@@ -68,7 +71,8 @@ final class FrontendConnection: Sendable {
       } catch {
         throw error.name == "ETIMEDOUT"
           ? .timedOut(FrontendRequest.name(of: request))
-          : error.name == "EPIPE" || error.name == "ECONNRESET" ? .closed(FrontendRequest.name(of: request)) : .host(error)
+          : error.name == "EPIPE" || error.name == "ECONNRESET"
+            ? .closed(FrontendRequest.name(of: request)) : .host(error)
       }
       if let what { state.expected.append((request, what)) }
     }
@@ -101,7 +105,11 @@ final class FrontendConnection: Sendable {
     socket.shutdown()
     while let (request, what) = left.popFirst() {
       guard case .wake(let answer) = what else { continue }
-      if case .violation = reason { answer.fail(reason) } else { answer.fail(.closed(FrontendRequest.name(of: request))) }
+      if case .violation = reason {
+        answer.fail(reason)
+      } else {
+        answer.fail(.closed(FrontendRequest.name(of: request)))
+      }
     }
     ended.signal()
   }
@@ -194,7 +202,9 @@ final class FrontendConnection: Sendable {
     let request = message.header.request
     let expected = state.withLock { state in
       // A ring may need a translation before it can stop: that message's answer then comes before the stop's.
-      guard request == FrontendRequest.Kind.iotlb.rawValue, Self.mayStop(state.expected.first?.request) else { return state.expected.popFirst() }
+      guard request == FrontendRequest.Kind.iotlb.rawValue, Self.mayStop(state.expected.first?.request) else {
+        return state.expected.popFirst()
+      }
       return state.expected.removeFirst { $0.request == request }
     }
     guard let expected else { throw .violation(ProtocolError(name, "an answer nobody asked for")) }

@@ -11,7 +11,9 @@ extension Frontend {
     let pieces = memory.pieces
     if protocolFeatures.contains(.configureMemorySlots) {
       let slots = try ask(.getMaxMemorySlots)
-      guard pieces.count <= slots else { throw .memory("\(pieces.count) regions are more than the back-end's \(slots) slots") }
+      guard pieces.count <= slots else {
+        throw .memory("\(pieces.count) regions are more than the back-end's \(slots) slots")
+      }
       for piece in pieces { try announce(piece) }
     } else {
       guard pieces.count <= 8 else { throw .memory("\(pieces.count) regions are more than a table's 8") }
@@ -72,7 +74,8 @@ extension Frontend {
     try send(
       .setConfiguration(
         ConfigurationBytes(
-          offset: UInt32(truncatingIfNeeded: offset), flags: isMigration ? ConfigurationBytes.migration : 0, bytes: bytes)))
+          offset: UInt32(truncatingIfNeeded: offset), flags: isMigration ? ConfigurationBytes.migration : 0,
+          bytes: bytes)))
   }
 
   /// Signalled when the back-end says that the configuration space changed.
@@ -119,7 +122,9 @@ extension Frontend {
   /// Maps guest memory. The back-end hears of it when it asks, or at once with `announcing`; then this waits for its
   /// acknowledgement.
   public func map(_ mapping: FrontendMapping, announcing: Bool = false) throws(FrontendError) {
-    guard mappings.insert(mapping) else { throw .misuse("the mapping is empty, overlaps another or passes the address space's end") }
+    guard mappings.insert(mapping) else {
+      throw .misuse("the mapping is empty, overlaps another or passes the address space's end")
+    }
     if announcing { try announce(mapping) }
   }
 
@@ -137,7 +142,8 @@ extension Frontend {
     try invalidate(from: first, through: last)
   }
 
-  /// Sends an INVALIDATE and waits for its acknowledgement. All 2^64 bytes are sent as QEMU would not, with size 0 (R108).
+  /// Sends an INVALIDATE and waits for its acknowledgement. All 2^64 bytes are sent as QEMU would not, with size 0
+  /// (R108).
   public func invalidate(from first: DMAAddress, through last: DMAAddress) throws(FrontendError) {
     try sendTranslation(
       IOTLBMessage(

@@ -14,7 +14,8 @@ public struct FrontendMapping: Hashable, Sendable {
 
   /// `byteCount` bytes at `address`, which lead to `guestAddress`.
   public init(
-    address: DMAAddress, byteCount: UInt64, guestAddress: GuestAddress, permission: IOTLBMessage.Permission = [.read, .write]
+    address: DMAAddress, byteCount: UInt64, guestAddress: GuestAddress,
+    permission: IOTLBMessage.Permission = [.read, .write]
   ) {
     self.address = address
     self.byteCount = byteCount
@@ -36,7 +37,8 @@ public final class FrontendMappings: Sendable {
   /// The mappings in force, by device address.
   public var all: [FrontendMapping] { state.withLock { $0 } }
 
-  /// Adds a mapping. False, and nothing changed, if it is empty, passes the end of the address space or overlaps another.
+  /// Adds a mapping. False, and nothing changed, if it is empty, passes the end of the address space or overlaps
+  /// another.
   public func insert(_ mapping: FrontendMapping) -> Bool {
     guard mapping.byteCount > 0, mapping.address.rawValue <= .max - (mapping.byteCount - 1) else { return false }
     return state.withLock { mappings in
@@ -48,7 +50,8 @@ public final class FrontendMappings: Sendable {
     }
   }
 
-  /// Removes every mapping that lies in the bytes `first` through `last`, whole; one that is only partly inside is split.
+  /// Removes every mapping that lies in the bytes `first` through `last`, whole; one that is only partly inside is
+  /// split.
   public func remove(from first: DMAAddress, through last: DMAAddress) {
     guard first <= last else { return }
     state.withLock { mappings in
@@ -109,7 +112,8 @@ public enum MissAnswer: Hashable, Sendable {
   case after(Duration)
   /// Like `fromMappings`, when ``Frontend/releaseHeldMisses()`` is called.
   case hold
-  /// Like `fromMappings`, but the UPDATE says that both reading and writing are allowed, whatever the mapping says: QEMU's do.
+  /// Like `fromMappings`, but the UPDATE says that both reading and writing are allowed, whatever the mapping says:
+  /// QEMU's do.
   case generous
   /// Like `fromMappings`, but the UPDATE comes twice.
   case twice

@@ -37,8 +37,8 @@ public final class FrontendMemory: Sendable {
 
   var pieces: [Piece] { state.withLock { $0 } }
 
-  /// Where regions appear in the front-end's address space unless said otherwise: far from their guest addresses, so that a
-  /// back-end that confuses the two is found out.
+  /// Where regions appear in the front-end's address space unless said otherwise: far from their guest addresses, so
+  /// that a back-end that confuses the two is found out.
   public static let frontendBase: UInt64 = 0x7e00_0000_0000
 
   /// Makes a region of zero bytes. Back-ends learn of it with ``Frontend/share()`` or ``Frontend/add(_:)``.
@@ -49,7 +49,8 @@ public final class FrontendMemory: Sendable {
   ///   - sealed: whether the file can no longer be cut short; false only to see what a back-end does about ``truncate(_:to:)``.
   @discardableResult
   public func add(
-    byteCount: UInt64, at guestAddress: GuestAddress, frontendAddress: FrontendAddress? = nil, offset: UInt64 = 0, sealed: Bool = true
+    byteCount: UInt64, at guestAddress: GuestAddress, frontendAddress: FrontendAddress? = nil, offset: UInt64 = 0,
+    sealed: Bool = true
   ) throws(FrontendError) -> RegionDescription {
     let file = try asHost { () throws(HostError) in
       try MemoryFile(name: "sluice-guest", size: offset &+ byteCount, seals: sealed ? [.shrink] : [])
@@ -59,7 +60,8 @@ public final class FrontendMemory: Sendable {
       guestAddress: guestAddress.rawValue, size: byteCount, frontendAddress: address.rawValue, offset: offset)
     let mapping: HostMapping
     do throws(MappingError) {
-      mapping = try HostMapping(descriptor: file.descriptor.rawValue, offset: offset, byteCount: Int(clamping: byteCount))
+      mapping = try HostMapping(
+        descriptor: file.descriptor.rawValue, offset: offset, byteCount: Int(clamping: byteCount))
     } catch {
       throw .host(HostError("mmap", errno: error.code))
     }
@@ -67,7 +69,8 @@ public final class FrontendMemory: Sendable {
       try guest.add(
         MemoryRegion(guestAddress: guestAddress, frontendAddress: address, byteCount: byteCount, mapping: mapping))
     } catch {
-      throw .memory("a region of \(byteCount) bytes at guest address \(guestAddress.rawValue) overlaps another or is malformed")
+      throw .memory(
+        "a region of \(byteCount) bytes at guest address \(guestAddress.rawValue) overlaps another or is malformed")
     }
     let piece = Piece(description, file, mapping)
     state.withLock { $0.append(piece) }
@@ -78,7 +81,8 @@ public final class FrontendMemory: Sendable {
   public func remove(_ description: RegionDescription) throws(FrontendError) {
     do throws(MemoryRegionError) {
       try guest.remove(
-        guestAddress: GuestAddress(description.guestAddress), frontendAddress: FrontendAddress(description.frontendAddress),
+        guestAddress: GuestAddress(description.guestAddress),
+        frontendAddress: FrontendAddress(description.frontendAddress),
         byteCount: description.size)
     } catch {
       throw .memory("no such region")

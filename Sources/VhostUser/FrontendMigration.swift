@@ -14,7 +14,8 @@ public final class FrontendInflight: Sendable {
     self.file = file
   }
 
-  /// Writes bytes into the memory, as a back-end that died would have left them. ``FrontendError/memory(_:)`` if they do not fit.
+  /// Writes bytes into the memory, as a back-end that died would have left them. ``FrontendError/memory(_:)`` if they
+  /// do not fit.
   public func overwrite(_ bytes: [UInt8], at offset: Int) throws(FrontendError) {
     let mapping = try mapped()
     guard offset >= 0, offset <= mapping.byteCount, bytes.count <= mapping.byteCount - offset else {
@@ -33,9 +34,13 @@ public final class FrontendInflight: Sendable {
   }
 
   private func mapped() throws(FrontendError) -> HostMapping {
-    guard description.mmapSize <= 1 << 28 else { throw .memory("\(description.mmapSize) bytes of in-flight memory are too many to copy") }
+    guard description.mmapSize <= 1 << 28 else {
+      throw .memory("\(description.mmapSize) bytes of in-flight memory are too many to copy")
+    }
     do throws(MappingError) {
-      return try HostMapping(descriptor: file.descriptor.rawValue, offset: description.mmapOffset, byteCount: Int(clamping: description.mmapSize))
+      return try HostMapping(
+        descriptor: file.descriptor.rawValue, offset: description.mmapOffset,
+        byteCount: Int(clamping: description.mmapSize))
     } catch {
       throw .memory("the in-flight memory cannot be mapped, so its file may be shorter than the back-end says")
     }
@@ -50,7 +55,9 @@ public final class FrontendLog: Sendable {
   public let byteCount: Int
 
   init(byteCount: Int) throws(FrontendError) {
-    let file = try asHost { () throws(HostError) in try MemoryFile(name: "sluice-log", size: UInt64(clamping: byteCount)) }
+    let file = try asHost { () throws(HostError) in
+      try MemoryFile(name: "sluice-log", size: UInt64(clamping: byteCount))
+    }
     do throws(MappingError) {
       bits = try HostMapping(descriptor: file.descriptor.rawValue, offset: 0, byteCount: byteCount)
     } catch {
@@ -74,8 +81,8 @@ public final class FrontendLog: Sendable {
     return pages
   }
 
-  /// The numbers of the pages marked since the last time, which are unmarked: copy them then, and what is written meanwhile is
-  /// marked again.
+  /// The numbers of the pages marked since the last time, which are unmarked: copy them then, and what is written
+  /// meanwhile is marked again.
   public func takePages() -> [UInt64] {
     guard let cells = bits.cells(from: 0, byteCount: byteCount & ~7) else { return [] }
     var pages: [UInt64] = []
@@ -91,12 +98,16 @@ public final class FrontendLog: Sendable {
 }
 
 extension Frontend {
-  /// Has the back-end make in-flight memory for `queueCount` queues of `queueSize` descriptors. ``install(_:)`` puts it to use.
+  /// Has the back-end make in-flight memory for `queueCount` queues of `queueSize` descriptors. ``install(_:)`` puts it
+  /// to use.
   public func makeInflight(queueCount: UInt16, queueSize: UInt16) throws(FrontendError) -> FrontendInflight {
     try require(.inflightSharedMemory, "INFLIGHT_SHMFD", for: "GET_INFLIGHT_FD")
     var answer = try exchange(
-      .getInflightDescriptor(InflightDescription(mmapSize: 0, mmapOffset: 0, queueCount: queueCount, queueSize: queueSize)))
-    guard case .inflight(let description) = answer.reply, description.mmapSize > 0, let file = answer.descriptors.takeFirst() else {
+      .getInflightDescriptor(
+        InflightDescription(mmapSize: 0, mmapOffset: 0, queueCount: queueCount, queueSize: queueSize)))
+    guard case .inflight(let description) = answer.reply, description.mmapSize > 0,
+      let file = answer.descriptors.takeFirst()
+    else {
       throw .refused("GET_INFLIGHT_FD", code: 1)
     }
     return FrontendInflight(description, MemoryFile(adopting: file))
@@ -139,7 +150,9 @@ extension Frontend {
     var chunk = [UInt8](repeating: 0, count: 4096)
     var none = FileDescriptorList()
     reading: while true {
-      guard try asHost({ () throws(HostError) in try ours.waitReadable(timeout: timeout) }) else { throw .timedOut("SET_DEVICE_STATE_FD") }
+      guard try asHost({ () throws(HostError) in try ours.waitReadable(timeout: timeout) }) else {
+        throw .timedOut("SET_DEVICE_STATE_FD")
+      }
       var span = chunk.mutableSpan
       let received = try asHost { () throws(HostError) in try ours.receive(into: &span, descriptors: &none) }
       switch received {
@@ -147,7 +160,9 @@ extension Frontend {
       case .nothingYet: continue
       case .closed: break reading
       }
-      guard state.count <= 1 << 28 else { throw .violation(ProtocolError("SET_DEVICE_STATE_FD", "a state of more than 256 MiB")) }
+      guard state.count <= 1 << 28 else {
+        throw .violation(ProtocolError("SET_DEVICE_STATE_FD", "a state of more than 256 MiB"))
+      }
     }
     try checkTransfer()
     return state
@@ -171,7 +186,9 @@ extension Frontend {
     // The back-end may prefer a descriptor of its own: bit 8 clear and one beside the answer.
     if word & 0x100 == 0, let own = answer.descriptors.takeFirst() {
       do throws(HostError) { return try UnixSocket(adopting: own) } catch {
-        throw .violation(ProtocolError("SET_DEVICE_STATE_FD", "this front-end reads sockets only, and the back-end sent something else"))
+        throw .violation(
+          ProtocolError(
+            "SET_DEVICE_STATE_FD", "this front-end reads sockets only, and the back-end sent something else"))
       }
     }
     return pair.0

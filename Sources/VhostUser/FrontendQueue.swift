@@ -51,8 +51,8 @@ public final class FrontendQueue: Sendable {
 }
 
 extension QueueState {
-  /// The number of SET_VRING_BASE and GET_VRING_BASE: split, the available index; packed, two offsets of 15 bits, each with
-  /// its wrap counter above it.
+  /// The number of SET_VRING_BASE and GET_VRING_BASE: split, the available index; packed, two offsets of 15 bits, each
+  /// with its wrap counter above it.
   func vringBase(packed: Bool) -> UInt32 {
     guard packed else { return UInt32(available) }
     let low = UInt32(available & 0x7fff) | (availableWrap ? 0x8000 : 0)
@@ -82,7 +82,8 @@ extension Frontend {
   ///   - polled: the back-end is given no kick, and so has to poll.
   ///   - kicked: the kick is signalled before it is passed, for what is available already; means nothing with `polled`.
   public func startQueue(
-    _ index: Int, layout: QueueLayout, resumingAt state: QueueState = .initial, enabled: Bool = true, polled: Bool = false,
+    _ index: Int, layout: QueueLayout, resumingAt state: QueueState = .initial, enabled: Bool = true,
+    polled: Bool = false,
     kicked: Bool = false
   ) throws(FrontendError) -> FrontendQueue {
     guard index >= 0, index < 256 else { throw .misuse("a queue's index is 0 to 255, not \(index)") }
@@ -117,14 +118,18 @@ extension Frontend {
     if inband, !polled {
       try send(.vringKick(VringState(index: number, number: 0)))
     } else {
-      try send(.setVringKick(VringDescriptor(index: small, hasDescriptor: !polled)), descriptors: polled ? [] : [queue.kickDescriptor])
+      try send(
+        .setVringKick(VringDescriptor(index: small, hasDescriptor: !polled)),
+        descriptors: polled ? [] : [queue.kickDescriptor])
     }
     if enabled, features.contains(Self.protocolFeaturesBit) { try enable(index, true) }
     return queue
   }
 
   /// What a ring area's address is in SET_VRING_ADDR (R100).
-  private func wireAddress(_ address: DMAAddress, _ features: Features, _ common: ProtocolFeatures) throws(FrontendError) -> UInt64 {
+  private func wireAddress(
+    _ address: DMAAddress, _ features: Features, _ common: ProtocolFeatures
+  ) throws(FrontendError) -> UInt64 {
     if AddressPath(negotiated: features) == .platform || common.contains(.guestAddresses) { return address.rawValue }
     guard let frontend = memory.frontendAddress(of: GuestAddress(address.rawValue)) else {
       throw .misuse("a ring area at guest address \(address.rawValue) is in no region")

@@ -1,7 +1,7 @@
 /// A request of the front-end, on the main socket.
 ///
-/// Both ends use this type: the back-end decodes it, the front-end encodes it. Descriptors travel beside it; how many must
-/// come along is ``descriptorCounts``.
+/// Both ends use this type: the back-end decodes it, the front-end encodes it. Descriptors travel beside it; how many
+/// must come along is ``descriptorCounts``.
 public enum FrontendRequest: Hashable, Sendable {
   /// GET_FEATURES: which features the device offers.
   case getFeatures
@@ -204,7 +204,8 @@ public enum FrontendRequest: Hashable, Sendable {
     case .setMemoryTable(let regions): regions.count...regions.count
     case .setVringKick(let vring), .setVringCall(let vring), .setVringError(let vring):
       vring.hasDescriptor ? 1...1 : 0...0
-    case .setLogBase, .setBackendRequestDescriptor, .setInflightDescriptor, .addMemoryRegion, .setDeviceStateDescriptor: 1...1
+    case .setLogBase, .setBackendRequestDescriptor, .setInflightDescriptor, .addMemoryRegion, .setDeviceStateDescriptor:
+      1...1
     // Some front-ends send the region's file again; it is closed unused.
     case .removeMemoryRegion, .setLogDescriptor: 0...1
     default: 0...0

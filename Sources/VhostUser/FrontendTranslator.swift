@@ -24,7 +24,8 @@ final class FrontendTranslator: FrontendChannelDelegate {
   private let memory: FrontendMemory
   private let mappings: FrontendMappings
   private let state = Mutex(State())
-  /// Held while a mapping is looked up and told, and while one is taken away: no UPDATE of it is sent after its INVALIDATE.
+  /// Held while a mapping is looked up and told, and while one is taken away: no UPDATE of it is sent after its
+  /// INVALIDATE.
   private let telling = Mutex(())
   let configurationChanged: EventFD
   /// Signalled for every miss that is held.
@@ -167,7 +168,9 @@ final class FrontendTranslator: FrontendChannelDelegate {
 
   /// The UPDATE that answers a miss, or nil if the mappings do not allow the access.
   func update(for miss: IOTLBMessage) -> IOTLBMessage? {
-    guard let mapping = mappings.mapping(at: DMAAddress(miss.address)), mapping.permission.isSuperset(of: miss.permission) else {
+    guard let mapping = mappings.mapping(at: DMAAddress(miss.address)),
+      mapping.permission.isSuperset(of: miss.permission)
+    else {
       return nil
     }
     return update(mapping, around: miss.address)
@@ -183,9 +186,12 @@ final class FrontendTranslator: FrontendChannelDelegate {
       last = min(last, address / granule * granule &+ (granule - 1))
     }
     let target = GuestAddress(mapping.guestAddress.rawValue &+ (first - mapping.address.rawValue))
-    guard let frontend = guest ? FrontendAddress(target.rawValue) : memory.frontendAddress(of: target) else { return nil }
+    guard let frontend = guest ? FrontendAddress(target.rawValue) : memory.frontendAddress(of: target) else {
+      return nil
+    }
     return IOTLBMessage(
-      kind: .update, address: first, size: last - first &+ 1, frontendAddress: frontend.rawValue, permission: mapping.permission)
+      kind: .update, address: first, size: last - first &+ 1, frontendAddress: frontend.rawValue,
+      permission: mapping.permission)
   }
 
   private func post(_ message: IOTLBMessage, thenMiss: Bool) {

@@ -8,8 +8,8 @@ extension IOTLBSpace {
   /// - Throws: `ProtocolError` if the message makes no sense; the space is then as it was (R107, R108).
   func apply(_ message: IOTLBMessage) throws(ProtocolError) { wake(try change(message)) }
 
-  /// As ``apply(_:)``, but wakes nobody, and returns whom to wake: after the answer, for which the front-end waits with all
-  /// that it holds, while a queue that wakes may take its processor.
+  /// As ``apply(_:)``, but wakes nobody, and returns whom to wake: after the answer, for which the front-end waits with
+  /// all that it holds, while a queue that wakes may take its processor.
   func change(_ message: IOTLBMessage) throws(ProtocolError) -> [any TranslationWaiter] {
     switch message.kind {
     case .update: return try update(message)
@@ -34,7 +34,9 @@ extension IOTLBSpace {
     var question: PendingMisses.Question?
     switch state.withLock({ $0.misses.meaning(ofUpdateFrom: first, through: last) }) {
     case .late(let late):
-      return state.withLock { $0.misses.updated(from: first, through: last, granted: [], answering: late, isNews: false) }
+      return state.withLock {
+        $0.misses.updated(from: first, through: last, granted: [], answering: late, isNews: false)
+      }
     case .answer(let open):
       // One that does not allow what was asked answers nothing, and leaves the question to its answer.
       if permissions.allows(open.key.access) { question = open }
@@ -51,7 +53,9 @@ extension IOTLBSpace {
   }
 
   /// The host memory that an update names, region by region.
-  private func memoryRuns(behind message: IOTLBMessage, _ last: UInt64, _ permissions: DMAPermissions) throws(ProtocolError) -> [HostRun] {
+  private func memoryRuns(
+    behind message: IOTLBMessage, _ last: UInt64, _ permissions: DMAPermissions
+  ) throws(ProtocolError) -> [HostRun] {
     var runs: [HostRun] = []
     var at = message.address
     let regions = memory.regions
@@ -106,8 +110,8 @@ extension IOTLBSpace {
     return MappingChange(pieces: [whole], takesAway: true, isNews: true)
   }
 
-  /// Enters only pages that a chain waits for: it gives them back when it is done. Whatever else an update covers, or a second
-  /// answer about the same page, would stay, and nobody would ever take it back.
+  /// Enters only pages that a chain waits for: it gives them back when it is done. Whatever else an update covers, or a
+  /// second answer about the same page, would stay, and nobody would ever take it back.
   private func enterAsked(
     _ runs: [HostRun], _ asked: DMAPermissions, _ question: PendingMisses.Question?
   ) throws(ProtocolError) -> Bool {
@@ -178,8 +182,8 @@ extension IOTLBSpace {
     return removed + odd > 0
   }
 
-  /// Takes the front-end's answer to a question: a question without an update before it becomes a fault when its access is
-  /// tried again.
+  /// Takes the front-end's answer to a question: a question without an update before it becomes a fault when its access
+  /// is tried again.
   ///
   /// The value of the answer is no matter. Not 0 says that the front-end could not do what it was asked for; then there
   /// was no update, or the update stands as any other does until it is taken back. 0 without an update has nothing to
@@ -193,7 +197,8 @@ extension IOTLBSpace {
     wake(state.withLock { $0.misses.withdraw(question) })
   }
 
-  /// Forgets every mapping and waits until none is used (R113, R114). Answers to questions that are still open are ignored.
+  /// Forgets every mapping and waits until none is used (R113, R114). Answers to questions that are still open are
+  /// ignored.
   func flush() {
     let woken = state.withLock { state in
       state.odd.removeAll()
@@ -205,6 +210,6 @@ extension IOTLBSpace {
   }
 
   func wake(_ waiters: [any TranslationWaiter]) {
-    for waiter in waiters { waiter.translationArrived() }
+    for waiter in waiters { waiter.wake() }
   }
 }

@@ -4,15 +4,15 @@ internal import Synchronization
 /// What a vhost-user device may reach behind the front-end's IOMMU: what IOTLB messages said, and nothing else.
 ///
 /// Queues walk the table without a lock. Where it has nothing, ``translate(_:for:waking:)`` asks the front-end once and
-/// says `pending`; the control thread enters the answer and wakes the queues. Nothing here waits for the front-end (R116).
-/// An invalidation ends when no access can use the old mapping, I/O under way included (R110).
+/// says `pending`; the control thread enters the answer and wakes the queues. Nothing here waits for the front-end
+/// (R116). An invalidation ends when no access can use the old mapping, I/O under way included (R110).
 ///
 /// What is granted is what was asked for and what the answer allows, both at once: QEMU's answers always allow both
 /// accesses, whatever its IOMMU would say to the other one (R084, R104). An update that nobody asked for is taken at
 /// its word (R106).
 ///
-/// Mappings of whole pages live in the radix tree. Others, which the protocol allows and no front-end is known to send, live
-/// in a short list.
+/// Mappings of whole pages live in the radix tree. Others, which the protocol allows and no front-end is known to send,
+/// live in a short list.
 public final class IOTLBSpace: DMASpace {
   public let fence = TranslationFence()
   public let servesOneChain: Bool
@@ -22,8 +22,8 @@ public final class IOTLBSpace: DMASpace {
   private let room: AskingRoom
   let counters = Mutex(Counters())
   private let lookUps = LookUpLedger()
-  /// Takes a question, or a report of a refused access; false if there is nobody to ask. Called on queue threads, and must
-  /// not block.
+  /// Takes a question, or a report of a refused access; false if there is nobody to ask. Called on queue threads, and
+  /// must not block.
   private let ask: @Sendable (IOTLBMessage, PendingMisses.Question?) -> Bool
   /// Sends what `ask` took: a walk has asked for all it wants. Called on queue threads, and must not block.
   private let asked: @Sendable () -> Void
@@ -46,11 +46,12 @@ public final class IOTLBSpace: DMASpace {
   /// Mappings of parts of pages that are kept at most.
   static let oddLimit = 256
 
-  /// A space over `memory`, empty (R102). `ask` takes messages for the back-end's channel, and `asked` says that they are to
-  /// be sent now; `faulted` hears of refused accesses, on queue threads.
+  /// A space over `memory`, empty (R102). `ask` takes messages for the back-end's channel, and `asked` says that they
+  /// are to be sent now; `faulted` hears of refused accesses, on queue threads.
   init(
     memory: GuestMemory, maxNodes: Int = 1 << 13, servesOneChain: Bool = false,
-    ask: @escaping @Sendable (IOTLBMessage, PendingMisses.Question?) -> Bool, asked: @escaping @Sendable () -> Void = {},
+    ask: @escaping @Sendable (IOTLBMessage, PendingMisses.Question?) -> Bool,
+    asked: @escaping @Sendable () -> Void = {},
     faulted: @escaping @Sendable (DMAFault) -> Void = { _ in }
   ) {
     self.memory = memory
@@ -76,8 +77,10 @@ public final class IOTLBSpace: DMASpace {
     let sum = lookUps.sum
     return counters.withLock {
       IOTLBStatistics(
-        reachableBytes: pages.byteCount &+ oddBytes, peakReachableBytes: max(pages.peakByteCount, pages.byteCount &+ oddBytes),
-        mappings: pages.mappings + odd.count, hits: sum.hits, misses: sum.misses, questions: $0.questions, updates: $0.updates,
+        reachableBytes: pages.byteCount &+ oddBytes,
+        peakReachableBytes: max(pages.peakByteCount, pages.byteCount &+ oddBytes),
+        mappings: pages.mappings + odd.count, hits: sum.hits, misses: sum.misses, questions: $0.questions,
+        updates: $0.updates,
         invalidations: $0.invalidations, faults: $0.faults, evictions: $0.evictions, identities: $0.signs.identities,
         moved: $0.signs.moved)
     }
@@ -95,7 +98,8 @@ public final class IOTLBSpace: DMASpace {
       switch state.misses.want(address, access, waiter) {
       case .wait: return .failure(.pending)
       case .refused:
-        return .failure(.fault(DMAFault(address: address, access: access, reason: found == nil ? .unmapped : .permission)))
+        return .failure(
+          .fault(DMAFault(address: address, access: access, reason: found == nil ? .unmapped : .permission)))
       case .ask(let question):
         if send(question, about: address, &state) { return .failure(.pending) }
         return .failure(.fault(DMAFault(address: address, access: access, reason: .unmapped)))
@@ -133,7 +137,8 @@ public final class IOTLBSpace: DMASpace {
   public var asksPerWalk: Int { room.left }
 
   public func forget(from first: UInt64, through last: UInt64) {
-    // Nothing is waited for: chains that still use these pages were resolved before, and hold them by the front-end's word.
+    // Nothing is waited for: chains that still use these pages were resolved before, and hold them by the front-end's
+    // word.
     pages.remove(from: first, through: last)
     state.withLock { state in
       if !state.odd.isEmpty { state.odd.removeAll { $0.overlaps(from: first, through: last) } }
@@ -154,7 +159,8 @@ public final class IOTLBSpace: DMASpace {
     faulted(fault)
     // Nobody waits for an answer: a failure to send is the front-end's loss (R125).
     _ = ask(
-      IOTLBMessage(kind: .accessFail, address: fault.address.rawValue, permission: fault.access == .read ? .read : .write), nil)
+      IOTLBMessage(
+        kind: .accessFail, address: fault.address.rawValue, permission: fault.access == .read ? .read : .write), nil)
   }
 }
 

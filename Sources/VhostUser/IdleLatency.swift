@@ -2,10 +2,12 @@ internal import HostIO
 
 /// How long an idle processor may take to wake while translations come one after the other.
 ///
-/// A front-end waits for our answer to each of its messages, so for every page that a guest maps and unmaps two threads wake each
-/// other several times. Where a processor that has nothing to do is stopped in between, waking it takes longer than all the rest.
+/// A front-end waits for our answer to each of its messages, so for every page that a guest maps and unmaps two threads
+/// wake each other several times. Where a processor that has nothing to do is stopped in between, waking it takes
+/// longer than all the rest.
 public enum IdleLatencyPolicy: Hashable, Sendable {
-  /// No time at all inside a virtual machine whose idle processors its hypervisor stops; elsewhere as the machine has it.
+  /// No time at all inside a virtual machine whose idle processors its hypervisor stops; elsewhere as the machine has
+  /// it.
   case auto
   /// As the machine has it.
   case off
@@ -22,7 +24,8 @@ public enum IdleLatencyPolicy: Hashable, Sendable {
   }
 }
 
-/// Keeps the limit of ``IdleLatencyPolicy`` in force while translations come fast, and gives it up soon after. One thread uses it.
+/// Keeps the limit of ``IdleLatencyPolicy`` in force while translations come fast, and gives it up soon after. One
+/// thread uses it.
 struct IdleLatency {
   /// Messages that decide.
   private static let messages = 64
@@ -47,7 +50,9 @@ struct IdleLatency {
 
   init(
     _ policy: IdleLatencyPolicy,
-    ask: @escaping (Int32) throws(HostError) -> AnyObject = { most throws(HostError) in try IdleLatencyLimit(microseconds: most) }
+    ask: @escaping (Int32) throws(HostError) -> AnyObject = { most throws(HostError) in
+      try IdleLatencyLimit(microseconds: most)
+    }
   ) {
     microseconds = policy.microseconds
     self.ask = ask
@@ -69,8 +74,8 @@ struct IdleLatency {
     began = end
   }
 
-  /// Gives the limit up if too few came since it was last decided about, whatever else happened meanwhile. True if it did. To be
-  /// called after every wait.
+  /// Gives the limit up if too few came since it was last decided about, whatever else happened meanwhile. True if it
+  /// did. To be called after every wait.
   mutating func look(at now: @autoclosure () -> ContinuousClock.Instant = .now) -> Bool {
     guard limit != nil, began.duration(to: now()) > Self.window * 2 else { return false }
     quiet()
@@ -111,7 +116,8 @@ extension IdleLatency {
     case .unused: return limit
     case .used(let count): return "\(limit); \(counted(count, "time")) so far"
     case .refused(let error):
-      return "idle processors take as long as they do to wake, since /dev/cpu_dma_latency may not be written (\(error.name)): translations are slower"
+      return
+        "idle processors take as long as they do to wake, since /dev/cpu_dma_latency may not be written (\(error.name)): translations are slower"
     }
   }
 }

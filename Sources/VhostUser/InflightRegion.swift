@@ -2,15 +2,15 @@ internal import DMA
 internal import HostIO
 internal import Virtio
 
-/// Memory, shared with the front-end, that remembers which requests are in flight: a back-end that takes over after this one
-/// died finds them there ("Inflight I/O tracking").
+/// Memory, shared with the front-end, that remembers which requests are in flight: a back-end that takes over after
+/// this one died finds them there ("Inflight I/O tracking").
 ///
-/// One piece per virtqueue, each a multiple of 64 bytes, in the layout for its ring's format. What it holds may be anybody's:
-/// indices are checked before use, and loops are bounded.
+/// One piece per virtqueue, each a multiple of 64 bytes, in the layout for its ring's format. What it holds may be
+/// anybody's: indices are checked before use, and loops are bounded.
 ///
-/// A region made here has room for the device's largest rings, whatever the front-end asked for, and says so in a block of its
-/// own behind the pieces: a front-end may hand it to the next process as what it asked for. Without such a block, the pieces
-/// lie as the description says.
+/// A region made here has room for the device's largest rings, whatever the front-end asked for, and says so in a block
+/// of its own behind the pieces: a front-end may hand it to the next process as what it asked for. Without such a
+/// block, the pieces lie as the description says.
 final class InflightRegion: Sendable {
   /// What the front-end told us.
   let description: InflightDescription
@@ -53,7 +53,8 @@ final class InflightRegion: Sendable {
       throw ProtocolError("SET_INFLIGHT_FD", "it has no room for virtqueue \(index)")
     }
     guard size <= capacity else {
-      throw ProtocolError("SET_INFLIGHT_FD", "virtqueue \(index) has \(size) descriptors, and there is room for \(capacity)")
+      throw ProtocolError(
+        "SET_INFLIGHT_FD", "virtqueue \(index) has \(size) descriptors, and there is room for \(capacity)")
     }
     let bytes = InflightShape.pieceSize(capacity, packed: packed)
     let stride = shape?.stride ?? bytes
@@ -83,6 +84,7 @@ struct InflightPiece: Sendable {
     guard let cells = mapping.cells(from: offset, byteCount: byteCount) else {
       preconditionFailure("a piece lies in its region")
     }
-    return packed ? PackedInflight(cells, size: size, capacity: capacity) : SplitInflight(cells, size: size, capacity: capacity)
+    return packed
+      ? PackedInflight(cells, size: size, capacity: capacity) : SplitInflight(cells, size: size, capacity: capacity)
   }
 }

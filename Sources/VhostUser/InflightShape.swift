@@ -1,11 +1,12 @@
 internal import DMA
 internal import HostIO
 
-/// How the pieces of an ``InflightRegion`` made here lie, and the block behind them that says so to whoever gets the region
-/// next.
+/// How the pieces of an ``InflightRegion`` made here lie, and the block behind them that says so to whoever gets the
+/// region next.
 ///
-/// The block is the region's last 64 bytes: 0 magic (8 bytes) · 8 bytes from one piece to the next (4 bytes) · 12 descriptors
-/// in each. The vhost-user text knows no such block, and needs none: the pieces before it are as the text has them.
+/// The block is the region's last 64 bytes: 0 magic (8 bytes) · 8 bytes from one piece to the next (4 bytes) · 12
+/// descriptors in each. The vhost-user text knows no such block, and needs none: the pieces before it are as the text
+/// has them.
 struct InflightShape: Hashable {
   /// Descriptors a piece has room for: 1...32768.
   var capacity: UInt16

@@ -1,5 +1,5 @@
-/// Builds one JSON object, fields in the order they are added. The back-end answers `explain` with it and must start fast, so
-/// it does not load a library for this.
+/// Builds one JSON object, fields in the order they are added. The back-end answers `explain` with it and must start
+/// fast, so it does not load a library for this.
 package struct JSONObject {
   private var fields: [String] = []
 

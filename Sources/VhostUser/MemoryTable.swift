@@ -36,8 +36,12 @@ struct MemoryTable {
   }
 
   /// Adds a region (ADD_MEM_REG).
-  func add(_ description: RegionDescription, _ file: consuming FileDescriptor, guestAddresses: Bool) throws(ProtocolError) {
-    guard memory.regions.count < Self.slots else { throw ProtocolError("ADD_MEM_REG", "all \(Self.slots) slots are taken") }
+  func add(
+    _ description: RegionDescription, _ file: consuming FileDescriptor, guestAddresses: Bool
+  ) throws(ProtocolError) {
+    guard memory.regions.count < Self.slots else {
+      throw ProtocolError("ADD_MEM_REG", "all \(Self.slots) slots are taken")
+    }
     let region = try Self.map(description, file, "ADD_MEM_REG", guestAddresses)
     do throws(MemoryRegionError) {
       try memory.add(region)
@@ -50,7 +54,8 @@ struct MemoryTable {
   func remove(_ description: RegionDescription) throws(ProtocolError) {
     do throws(MemoryRegionError) {
       try memory.remove(
-        guestAddress: GuestAddress(description.guestAddress), frontendAddress: FrontendAddress(description.frontendAddress),
+        guestAddress: GuestAddress(description.guestAddress),
+        frontendAddress: FrontendAddress(description.frontendAddress),
         byteCount: description.size)
     } catch {
       throw ProtocolError("REM_MEM_REG", Self.words(error))
@@ -61,7 +66,8 @@ struct MemoryTable {
     _ description: RegionDescription, _ file: consuming FileDescriptor, _ message: String, _ guestAddresses: Bool
   ) throws(ProtocolError) -> MemoryRegion {
     guard description.size > 0 else { throw ProtocolError(message, "a region of size 0") }
-    guard description.guestAddress <= .max - (description.size - 1), description.frontendAddress <= .max - (description.size - 1)
+    guard description.guestAddress <= .max - (description.size - 1),
+      description.frontendAddress <= .max - (description.size - 1)
     else { throw ProtocolError(message, "a region passes the end of the address space") }
     guard description.size <= UInt64(Int64.max), description.offset <= UInt64(Int64.max) - description.size else {
       throw ProtocolError(message, "a region passes the end of its file")
@@ -73,16 +79,20 @@ struct MemoryTable {
     let size: UInt64
     let raw = file.rawValue
     let memoryFile = MemoryFile(adopting: file)
-    do throws(HostError) { size = try memoryFile.size() } catch { throw ProtocolError(message, "its descriptor: \(error)") }
+    do throws(HostError) { size = try memoryFile.size() } catch {
+      throw ProtocolError(message, "its descriptor: \(error)")
+    }
     guard size == 0 || description.offset + description.size <= size else {
       throw ProtocolError(
-        message, "a region of \(description.size) bytes at \(description.offset) does not fit its file of \(size) bytes")
+        message, "a region of \(description.size) bytes at \(description.offset) does not fit its file of \(size) bytes"
+      )
     }
     do throws(MappingError) {
       let mapping = try HostMapping(descriptor: raw, offset: description.offset, byteCount: Int(description.size))
       _ = consume memoryFile
       return MemoryRegion(
-        guestAddress: GuestAddress(description.guestAddress), frontendAddress: FrontendAddress(description.frontendAddress),
+        guestAddress: GuestAddress(description.guestAddress),
+        frontendAddress: FrontendAddress(description.frontendAddress),
         byteCount: description.size, mapping: mapping)
     } catch {
       throw ProtocolError(message, "the region cannot be mapped: \(HostError("mmap", errno: error.code))")

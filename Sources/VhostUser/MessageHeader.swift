@@ -43,7 +43,8 @@ public struct MessageHeader: Hashable, Sendable {
       throw ProtocolError("header", "version \(flags & 3) of request \(request) is not \(Self.version)")
     }
     guard size <= Self.payloadLimit else {
-      throw ProtocolError("header", "a payload of \(size) bytes for request \(request) is more than \(Self.payloadLimit)")
+      throw ProtocolError(
+        "header", "a payload of \(size) bytes for request \(request) is more than \(Self.payloadLimit)")
     }
   }
 
@@ -60,7 +61,8 @@ public struct MessageHeader: Hashable, Sendable {
 extension MessageHeader {
   /// A whole message: header and payload.
   static func frame(request: UInt32, flags: UInt32, payload: [UInt8]) -> [UInt8] {
-    MessageHeader(request: request, flags: version | flags, size: UInt32(truncatingIfNeeded: payload.count)).encoded + payload
+    MessageHeader(request: request, flags: version | flags, size: UInt32(truncatingIfNeeded: payload.count)).encoded
+      + payload
   }
 
   /// Makes the message whose header is at `place` ask for an answer.

@@ -1,6 +1,7 @@
 internal import HostIO
 
-/// A message as it came: header, payload, and the descriptors beside it, which are closed with it unless somebody takes them.
+/// A message as it came: header, payload, and the descriptors beside it, which are closed with it unless somebody takes
+/// them.
 struct IncomingMessage: ~Copyable {
   var header: MessageHeader
   var payload: [UInt8]
@@ -9,8 +10,8 @@ struct IncomingMessage: ~Copyable {
 
 /// Takes messages off a socket without waiting, whatever the pieces they come in.
 ///
-/// A header and its payload are received with separate calls, so that descriptors are never credited to the wrong message:
-/// they travel with a message's first byte.
+/// A header and its payload are received with separate calls, so that descriptors are never credited to the wrong
+/// message: they travel with a message's first byte.
 struct MessageStream: ~Copyable {
   enum Ending: Error {
     /// The peer closed, between two messages.
@@ -45,7 +46,8 @@ struct MessageStream: ~Copyable {
         case .bytes(let count): filled += count
         }
         guard descriptors.count <= Self.descriptorLimit else {
-          throw .peer(ProtocolError("message", "\(descriptors.count) descriptors are more than \(Self.descriptorLimit)"))
+          throw .peer(
+            ProtocolError("message", "\(descriptors.count) descriptors are more than \(Self.descriptorLimit)"))
         }
       }
       if let header { return finish(header) }

@@ -1,14 +1,14 @@
 internal import DMA
 internal import Virtio
 
-/// Remembers a packed virtqueue's chains in flight, with their descriptors: the ring's own may be overwritten before the
-/// chain is done.
+/// Remembers a packed virtqueue's chains in flight, with their descriptors: the ring's own may be overwritten before
+/// the chain is done.
 ///
-/// Header: 0 features (8 bytes) · 8 version · 10 descriptors · 12 free · 14 old free · 16 used · 18 old used · 20 used wrap
-/// counter (one byte) · 21 old one. Then, for each descriptor, 32 bytes: 0 in flight (one byte) · 2 next · 4 last ·
-/// 6 descriptors in the chain · 8 counter · 16 buffer ID · 18 flags · 20 length · 24 address. Entries form a list of free
-/// ones and a list for each chain. The process may die between any two stores: a chain counts once "old free" has moved past
-/// it, and is done once the old used position has.
+/// Header: 0 features (8 bytes) · 8 version · 10 descriptors · 12 free · 14 old free · 16 used · 18 old used · 20 used
+/// wrap counter (one byte) · 21 old one. Then, for each descriptor, 32 bytes: 0 in flight (one byte) · 2 next · 4 last
+/// · 6 descriptors in the chain · 8 counter · 16 buffer ID · 18 flags · 20 length · 24 address. Entries form a list of
+/// free ones and a list for each chain. The process may die between any two stores: a chain counts once "old free" has
+/// moved past it, and is done once the old used position has.
 final class PackedInflight: InflightRecorder {
   private let cells: RingMemory
   private let size: UInt16
@@ -38,7 +38,8 @@ final class PackedInflight: InflightRecorder {
   // MARK: Taking over
 
   var mayHoldChains: Bool {
-    cells.load16(at: 8) == 1 && cells.load16(at: 10) == capacity && (0..<capacity).contains { cells.load16(at: entry($0)) & 0xff == 1 }
+    cells.load16(at: 8) == 1 && cells.load16(at: 10) == capacity
+      && (0..<capacity).contains { cells.load16(at: entry($0)) & 0xff == 1 }
   }
 
   func resume(at state: QueueState, used ringUsed: UInt16?, flags: (UInt16) -> UInt16) -> QueueResumption {
@@ -78,10 +79,12 @@ final class PackedInflight: InflightRecorder {
   }
 
   private var isPlausible: Bool {
-    cells.load16(at: 12) <= capacity && cells.load16(at: 14) <= capacity && cells.load16(at: 16) < size && cells.load16(at: 18) < size
+    cells.load16(at: 12) <= capacity && cells.load16(at: 14) <= capacity && cells.load16(at: 16) < size
+      && cells.load16(at: 18) < size
   }
 
-  /// Which entries the list of free ones names; it may end early, or run in a circle, if the memory is not what it should be.
+  /// Which entries the list of free ones names; it may end early, or run in a circle, if the memory is not what it
+  /// should be.
   private func freeEntries() -> [Bool] {
     var isFree = [Bool](repeating: false, count: Int(capacity))
     var at = free
@@ -123,7 +126,8 @@ final class PackedInflight: InflightRecorder {
     cells.storeRelease16(1, at: 8)
   }
 
-  /// New and old alike: nothing is in progress. The list comes first, so that dying in between looks like a chain given back.
+  /// New and old alike: nothing is in progress. The list comes first, so that dying in between looks like a chain given
+  /// back.
   private func storeHeader() {
     storeFree(old: free)
     storeUsed(QueueState(available: used, availableWrap: usedWrap))

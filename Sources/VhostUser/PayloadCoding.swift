@@ -27,7 +27,9 @@ struct PayloadReader {
   }
 
   mutating func take(count: Int) throws(ProtocolError) -> [UInt8] {
-    guard count >= 0, remaining >= count else { throw ProtocolError(message, "a payload of \(bytes.count) bytes is too short") }
+    guard count >= 0, remaining >= count else {
+      throw ProtocolError(message, "a payload of \(bytes.count) bytes is too short")
+    }
     defer { offset += count }
     return Array(bytes[offset..<offset + count])
   }

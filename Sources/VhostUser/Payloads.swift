@@ -156,7 +156,9 @@ struct RegionTable: Payload {
   init(from reader: inout PayloadReader) throws(ProtocolError) {
     let count = try reader.take(UInt32.self)
     _ = try reader.take(UInt32.self)
-    guard count <= Self.limit else { throw ProtocolError("SET_MEM_TABLE", "\(count) regions are more than \(Self.limit)") }
+    guard count <= Self.limit else {
+      throw ProtocolError("SET_MEM_TABLE", "\(count) regions are more than \(Self.limit)")
+    }
     regions = []
     for _ in 0..<count { regions.append(try RegionDescription(from: &reader)) }
     // Some front-ends send room for eight regions always.

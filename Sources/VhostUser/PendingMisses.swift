@@ -16,8 +16,8 @@ internal import DMA
 /// a second question about a page, for the other access, has an update of its own. Both are under way at once. One
 /// question about both would do where a front-end looks both up; QEMU looks up writing only, and answers with both.
 ///
-/// Queues that ask at the same time have an equal part each of all that may be open (``room``). One that found no room is woken
-/// when there is some, in the order in which they came, and no more of them than there is room for.
+/// Queues that ask at the same time have an equal part each of all that may be open (``room``). One that found no room
+/// is woken when there is some, in the order in which they came, and no more of them than there is room for.
 ///
 /// No operation walks through all that is open, but for an update of many pages and ``flush()``. Not thread-safe; its
 /// owner locks.
@@ -63,7 +63,8 @@ struct PendingMisses {
 
   /// Questions of one queue that are open at most; more are asked when these are settled.
   static let openPerQueue = 4096
-  /// What a queue may ask however many others do: enough for a front-end that answers one at a time never to wait for us.
+  /// What a queue may ask however many others do: enough for a front-end that answers one at a time never to wait for
+  /// us.
   static let leastPerQueue = 64
   /// Questions of all queues that are open at most.
   static let openInAll = 1 << 15
@@ -123,8 +124,8 @@ struct PendingMisses {
     return .ask(open(key, owner: walk))
   }
 
-  /// What to do about a page that nobody waits for yet. Whoever comes to need it joins; a refusal is nobody's, and that one
-  /// asks for itself. `refused`: a good part of what may be asked is open, and is for those who wait.
+  /// What to do about a page that nobody waits for yet. Whoever comes to need it joins; a refusal is nobody's, and that
+  /// one asks for itself. `refused`: a good part of what may be asked is open, and is for those who wait.
   mutating func foresee(_ address: DMAAddress, _ access: DMAAccess) -> Verdict {
     let key = Key(address, access)
     steps += 1
@@ -171,8 +172,8 @@ struct PendingMisses {
     invited -= 1
   }
 
-  /// The open question that whoever needs `key` waits for, if there is one. A reader waits for one about writing, too, and
-  /// then looks again: nothing is asked about a page while something is to be known of it.
+  /// The open question that whoever needs `key` waits for, if there is one. A reader waits for one about writing, too,
+  /// and then looks again: nothing is asked about a page while something is to be known of it.
   private func place(of key: Key, in open: [Record]) -> Int? {
     let mine = open.lastIndex { $0.epoch == epoch && $0.access == key.access }
     return mine ?? (key.access == .read ? open.lastIndex { $0.epoch == epoch } : nil)
@@ -262,7 +263,8 @@ struct PendingMisses {
   /// An update for `first` through `last` is done with: it was the answer to `question`, or to none, and `granted` is
   /// allowed on its pages now. `isNews`: not only what was so before. Returns who is to try again.
   mutating func updated(
-    from first: UInt64, through last: UInt64, granted: DMAPermissions, answering question: Question?, isNews: Bool = true
+    from first: UInt64, through last: UInt64, granted: DMAPermissions, answering question: Question?,
+    isNews: Bool = true
   ) -> [any TranslationWaiter] {
     var woken: [any TranslationWaiter] = []
     if let question, let record = close(question) { woken += settle(record) }
@@ -347,7 +349,9 @@ struct PendingMisses {
 
   /// Ends a question; nil if it is not open.
   private mutating func close(_ question: Question) -> Record? {
-    guard let place = records[question.key.page]?.firstIndex(where: { $0.number == question.number }) else { return nil }
+    guard let place = records[question.key.page]?.firstIndex(where: { $0.number == question.number }) else {
+      return nil
+    }
     steps += 1
     count -= 1
     noteRoom()
@@ -371,7 +375,8 @@ struct PendingMisses {
 
   /// Wakes those who found no room, as far as there is a part for each.
   private mutating func invite(_ woken: inout [any TranslationWaiter]) {
-    // One at least for an answer when half is free: somebody who was invited and does not come holds nobody up for ever.
+    // One at least for an answer when half is free: somebody who was invited and does not come holds nobody up for
+    // ever.
     var isDue = count <= Self.openInAll / 2
     let share = share
     while let walk = starving.first, isDue || count + (invited + 1) * share <= Self.openInAll {

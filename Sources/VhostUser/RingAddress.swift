@@ -1,8 +1,8 @@
 internal import DMA
 internal import Virtio
 
-/// Turns the addresses of SET_VRING_ADDR into the ones a queue works with: the only place where a front-end's own addresses
-/// meet the device's.
+/// Turns the addresses of SET_VRING_ADDR into the ones a queue works with: the only place where a front-end's own
+/// addresses meet the device's.
 ///
 /// | ACCESS_PLATFORM | GPA_ADDRESSES | the message's addresses are |
 /// |---|---|---|
@@ -15,7 +15,9 @@ struct RingAddress {
   var memory: GuestMemory
 
   /// Where the queue is.
-  func layout(_ address: VringAddress, size: UInt16, packed: Bool, eventIndex: Bool) throws(ProtocolError) -> QueueLayout {
+  func layout(
+    _ address: VringAddress, size: UInt16, packed: Bool, eventIndex: Bool
+  ) throws(ProtocolError) -> QueueLayout {
     var layout = QueueLayout(
       size: size, descriptorArea: DMAAddress(address.descriptorArea), driverArea: DMAAddress(address.driverArea),
       deviceArea: DMAAddress(address.deviceArea))

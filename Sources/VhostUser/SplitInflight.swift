@@ -3,9 +3,9 @@ internal import Virtio
 
 /// Remembers a split virtqueue's chains in flight.
 ///
-/// Header: 0 features (8 bytes) · 8 version · 10 descriptors · 12 head of the last batch · 14 used index. Then, for each
-/// descriptor, 16 bytes: 0 in flight (one byte) · 6 next of the batch · 8 counter. The process may die between any two
-/// stores, so their order is the point:
+/// Header: 0 features (8 bytes) · 8 version · 10 descriptors · 12 head of the last batch · 14 used index. Then, for
+/// each descriptor, 16 bytes: 0 in flight (one byte) · 6 next of the batch · 8 counter. The process may die between any
+/// two stores, so their order is the point:
 ///
 ///     popped:     counter, then in flight
 ///     completing: next of the batch, then head of the last batch              … the used index becomes visible …
@@ -27,7 +27,9 @@ final class SplitInflight: InflightRecorder {
   private func entry(_ index: UInt16) -> Int { 16 + 16 * Int(index) }
   private func isInFlight(_ index: UInt16) -> Bool { cells.load16(at: entry(index)) & 0xff == 1 }
 
-  var mayHoldChains: Bool { cells.load16(at: 8) == 1 && cells.load16(at: 10) == capacity && (0..<size).contains(where: isInFlight) }
+  var mayHoldChains: Bool {
+    cells.load16(at: 8) == 1 && cells.load16(at: 10) == capacity && (0..<size).contains(where: isInFlight)
+  }
 
   func resume(at state: QueueState, used: UInt16?, flags: (UInt16) -> UInt16) -> QueueResumption {
     guard cells.load16(at: 8) == 1, cells.load16(at: 10) == capacity else {
@@ -49,8 +51,8 @@ final class SplitInflight: InflightRecorder {
     let chains = (0..<size).filter(isInFlight).map { (head: $0, counter: cells.load64(at: entry($0) + 8)) }
       .sorted { $0.counter < $1.counter }
     counter = (chains.last?.counter ?? 0) &+ 1
-    // A split ring's used index counts chains, and so does its available index: what was taken is what is done and what is
-    // under way.
+    // A split ring's used index counts chains, and so does its available index: what was taken is what is done and what
+    // is under way.
     var next = state
     next.used = position
     next.available = position &+ UInt16(truncatingIfNeeded: chains.count)

@@ -3,8 +3,8 @@ internal import Virtio
 
 /// Carries the device's own state to or from the front-end when a machine migrates ("Migrating back-end state").
 ///
-/// What travels: eight bytes that say what it is, the device's kind and the length as 32-bit little-endian numbers, and the
-/// bytes of `VirtioDevice.saveState()`. Rings and configuration space travel in messages of their own.
+/// What travels: eight bytes that say what it is, the device's kind and the length as 32-bit little-endian numbers, and
+/// the bytes of `VirtioDevice.saveState()`. Rings and configuration space travel in messages of their own.
 struct StateTransfer {
   private static let magic = Array("sluice\0\u{1}".utf8)
   /// More than any device here has to say.
@@ -20,13 +20,16 @@ struct StateTransfer {
   private(set) var complaint = ""
 
   /// Begins a transfer over the descriptor of SET_DEVICE_STATE_FD.
-  init(_ direction: DeviceStateTransfer.Direction, of device: any VirtioDevice, over file: consuming FileDescriptor) throws(HostError) {
+  init(
+    _ direction: DeviceStateTransfer.Direction, of device: any VirtioDevice, over file: consuming FileDescriptor
+  ) throws(HostError) {
     stream = try ByteStream(adopting: file)
     self.direction = direction
     self.device = device
     if direction == .save {
       let state = device.saveState()
-      bytes = Self.magic + Self.little(device.id.rawValue) + Self.little(UInt32(truncatingIfNeeded: state.count)) + state
+      bytes =
+        Self.magic + Self.little(device.id.rawValue) + Self.little(UInt32(truncatingIfNeeded: state.count)) + state
     }
   }
 
@@ -78,7 +81,9 @@ struct StateTransfer {
     guard Self.number(bytes[Self.magic.count...]) == device.id.rawValue else {
       return end(false, "it is the state of another kind of device")
     }
-    guard Int(Self.number(bytes[(Self.magic.count + 4)...])) == bytes.count - head else { return end(false, "it is cut short") }
+    guard Int(Self.number(bytes[(Self.magic.count + 4)...])) == bytes.count - head else {
+      return end(false, "it is cut short")
+    }
     do throws(DeviceError) {
       try device.restoreState(Array(bytes[head...]))
       end(true, "")
@@ -92,7 +97,9 @@ struct StateTransfer {
     self.complaint = complaint
   }
 
-  private static func little(_ value: UInt32) -> [UInt8] { (0..<4).map { UInt8(truncatingIfNeeded: value >> (8 * $0)) } }
+  private static func little(_ value: UInt32) -> [UInt8] {
+    (0..<4).map { UInt8(truncatingIfNeeded: value >> (8 * $0)) }
+  }
   private static func number(_ bytes: ArraySlice<UInt8>) -> UInt32 {
     bytes.prefix(4).enumerated().reduce(0) { $0 | UInt32($1.element) << (8 * UInt32($1.offset)) }
   }

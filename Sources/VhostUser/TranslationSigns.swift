@@ -25,17 +25,23 @@ extension IOTLBSpace {
   }
 
   /// See ``BackendStatistics/missesInvalidations``.
-  var missesInvalidations: Bool { counters.withLock { Self.missesInvalidations($0.invalidations, $0.updates, $0.signs.identities, $0.signs.moved) } }
+  var missesInvalidations: Bool {
+    counters.withLock { Self.missesInvalidations($0.invalidations, $0.updates, $0.signs.identities, $0.signs.moved) }
+  }
 
-  static func missesInvalidations(_ invalidations: UInt64, _ updates: UInt64, _ identities: UInt64, _ moved: UInt64) -> Bool {
+  static func missesInvalidations(
+    _ invalidations: UInt64, _ updates: UInt64, _ identities: UInt64, _ moved: UInt64
+  ) -> Bool {
     invalidations == 0 && identities < updates && (moved > 0 || updates >= BackendStatistics.manyUpdates)
   }
 }
 
 extension BackendStatistics {
-  /// Whether every mapping so far leads from an address to itself: then an IOMMU in pass-through mode is the likeliest reason,
-  /// and whatever the device asks for would be granted.
-  public var looksLikePassThrough: Bool { addressPath == .platform && iotlb.updates > 0 && iotlb.identities == iotlb.updates }
+  /// Whether every mapping so far leads from an address to itself: then an IOMMU in pass-through mode is the likeliest
+  /// reason, and whatever the device asks for would be granted.
+  public var looksLikePassThrough: Bool {
+    addressPath == .platform && iotlb.updates > 0 && iotlb.identities == iotlb.updates
+  }
 
   /// Whether mappings come, and none is ever taken back although some must have been: unmaps do not get here.
   public var missesInvalidations: Bool {
@@ -43,7 +49,8 @@ extension BackendStatistics {
       && IOTLBSpace.missesInvalidations(iotlb.invalidations, iotlb.updates, iotlb.identities, iotlb.moved)
   }
 
-  /// A driver that unmaps anything has unmapped something after so many mappings, and an IOMMU in lazy mode has flushed.
+  /// A driver that unmaps anything has unmapped something after so many mappings, and an IOMMU in lazy mode has
+  /// flushed.
   static let manyUpdates: UInt64 = 4096
 
   /// What to do where ``missesInvalidations``.

@@ -6,8 +6,8 @@ public import VirtioServing
 
 /// A vhost-user back-end: serves a device to the front-end that connects, one after the other.
 ///
-/// On a listening socket it accepts again when a front-end has gone, whatever it did; a connected socket is served until it
-/// closes. The device outlives its connections.
+/// On a listening socket it accepts again when a front-end has gone, whatever it did; a connected socket is served
+/// until it closes. The device outlives its connections.
 public final class VhostUserServer: DeviceServer {
   private let device: any VirtioDevice
   private let socket: InheritedSocket
@@ -38,10 +38,11 @@ public final class VhostUserServer: DeviceServer {
     device.observeConfiguration { [weak self] in self?.channel.withLock { $0 }?.announce() }
   }
 
-  /// Serves `device` on a socket that is made at `path`, and removed with the server. Front-ends may connect at once; they
-  /// are served from ``run()`` on.
+  /// Serves `device` on a socket that is made at `path`, and removed with the server. Front-ends may connect at once;
+  /// they are served from ``run()`` on.
   ///
-  /// - Throws: as `UnixListener`: EADDRINUSE if somebody listens there, EEXIST if the path is something else than a socket.
+  /// - Throws: as `UnixListener`: EADDRINUSE if somebody listens there, EEXIST if the path is something else than a
+  ///   socket.
   public convenience init(
     _ device: any VirtioDevice, at path: String, options: BackendOptions = BackendOptions(), log: Logger
   ) throws(HostError) {
@@ -64,26 +65,27 @@ public final class VhostUserServer: DeviceServer {
 
   private func serve(_ listener: UnixListener) throws(HostError) {
     let report = report
-    let doorway = try Doorway(listener, stopping: stopping, log: log) { form in
+    let acceptor = try ConnectionAcceptor(listener, stopping: stopping, log: log) { form in
       form == .json ? report.statistics.json : report.statistics.words
     }
     let log = log
     let door = try WorkerThread(name: "\(options.name) door") {
-      do { try doorway.run() } catch { log.error("nobody new is let in: \(error)") }
+      do { try acceptor.run() } catch { log.error("nobody new is let in: \(error)") }
     }
     defer {
       stopping.signal()
       door.join()
     }
-    while let socket = try doorway.next() {
-      guard let session = try begin(on: socket, doorway) else { continue }
+    while let socket = try acceptor.next() {
+      guard let session = try begin(on: socket, acceptor) else { continue }
       try serve(session)
       if options.once { return }
     }
   }
 
-  /// A session, as soon as this host has what it takes; nil when told to stop before, or when the front-end did not wait.
-  private func begin(on socket: UnixSocket, _ doorway: Doorway) throws(HostError) -> BackendSession? {
+  /// A session, as soon as this host has what it takes; nil when told to stop before, or when the front-end did not
+  /// wait.
+  private func begin(on socket: UnixSocket, _ acceptor: ConnectionAcceptor) throws(HostError) -> BackendSession? {
     var isTold = false
     while true {
       do throws(HostError) {
@@ -92,8 +94,8 @@ public final class VhostUserServer: DeviceServer {
         guard error.isShortage else { throw error }
         if !isTold { log.warning("the front-end has to wait until this host has what it takes to serve it: \(error)") }
         isTold = true
-        doorway.makeRoom()
-        if try stopping.wait(timeout: Doorway.rest) || socket.isHungUp { return nil }
+        acceptor.makeRoom()
+        if try stopping.wait(timeout: ConnectionAcceptor.rest) || socket.isHungUp { return nil }
       }
     }
   }

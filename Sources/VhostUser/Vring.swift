@@ -29,13 +29,16 @@ extension QueueState {
     let low = UInt16(truncatingIfNeeded: base)
     let high = UInt16(truncatingIfNeeded: base >> 16)
     if packed {
-      self.init(available: low & 0x7fff, availableWrap: low & 0x8000 != 0, used: high & 0x7fff, usedWrap: high & 0x8000 != 0)
+      self.init(
+        available: low & 0x7fff, availableWrap: low & 0x8000 != 0, used: high & 0x7fff, usedWrap: high & 0x8000 != 0)
       if let size, available >= size || used ?? 0 >= size {
         throw ProtocolError("SET_VRING_BASE", "index \(available) or \(used ?? 0) is not below the ring's size \(size)")
       }
     } else {
       // The upper half is reserved; front-ends that restore a packed index by mistake show there.
-      guard high == 0 else { throw ProtocolError("SET_VRING_BASE", "index \(base) of a split ring is more than 16 bits") }
+      guard high == 0 else {
+        throw ProtocolError("SET_VRING_BASE", "index \(base) of a split ring is more than 16 bits")
+      }
       self.init(available: low, used: nil)
     }
   }

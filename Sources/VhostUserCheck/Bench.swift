@@ -31,7 +31,9 @@ final class Bench {
   /// A connection on which the back-end has answered GET_FEATURES.
   ///
   /// A back-end that is still busy with the end of the last connection may refuse the next one for a while.
-  func connect(memory: FrontendMemory = FrontendMemory(), mappings: FrontendMappings = FrontendMappings()) throws(Finding) -> Frontend {
+  func connect(
+    memory: FrontendMemory = FrontendMemory(), mappings: FrontendMappings = FrontendMappings()
+  ) throws(Finding) -> Frontend {
     let end = ContinuousClock.now + patience
     while true {
       do throws(FrontendError) {

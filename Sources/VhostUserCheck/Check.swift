@@ -18,7 +18,8 @@ struct Check: Sendable {
   var body: @Sendable (Bench) throws(Finding) -> String
 
   init(
-    _ name: String, _ rule: String, _ sentence: String, features: Features = [], protocolFeatures: ProtocolFeatures = [],
+    _ name: String, _ rule: String, _ sentence: String, features: Features = [],
+    protocolFeatures: ProtocolFeatures = [],
     needsWrites: Bool = false, _ body: @escaping @Sendable (Bench) throws(Finding) -> String
   ) {
     self.name = name
@@ -36,7 +37,8 @@ struct Check: Sendable {
     if let bit = absent.first { return "\(Self.name(of: bit)) is not offered" }
     let names = protocolFeatures.subtracting(bench.offeredProtocol).names
     if let name = names.first { return "the protocol feature \(name) is not offered" }
-    return needsWrites && !bench.device.writes ? "a \(bench.device) device does not write into its driver's buffers here" : nil
+    return needsWrites && !bench.device.writes
+      ? "a \(bench.device) device does not write into its driver's buffers here" : nil
   }
 
   private static func name(of bit: Int) -> String {
@@ -56,6 +58,7 @@ struct Check: Sendable {
 
   /// All checks, in the order in which they are made: what kills a back-end comes last.
   static let all: [Check] =
-    negotiation + rings + stopping + lifetime + lives + restless + memory + translation + addressing + permissions + granting + invalidation + log
+    negotiation + rings + stopping + lifetime + lives + restless + memory + translation + addressing + permissions
+    + granting + invalidation + log
     + inflight + messages + memoryTables + brokenRings + garbage
 }

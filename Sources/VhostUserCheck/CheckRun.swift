@@ -38,12 +38,16 @@ public final class CheckRun {
     _ subject: any CheckSubject, _ device: CheckedDevice, patience: Duration = .seconds(3), only: [String] = []
   ) throws(CheckError) {
     bench = Bench(subject, device, patience: patience)
-    if let unknown = only.first(where: { name in !Check.all.contains { $0.name == name } }) { throw .noSuchCheck(unknown) }
+    if let unknown = only.first(where: { name in !Check.all.contains { $0.name == name } }) {
+      throw .noSuchCheck(unknown)
+    }
     checks = only.isEmpty ? Check.all : Check.all.filter { only.contains($0.name) }
   }
 
   /// The names, rules and sentences of all checks, in their order.
-  public static var all: [(name: String, rule: String, sentence: String)] { Check.all.map { ($0.name, $0.rule, $0.sentence) } }
+  public static var all: [(name: String, rule: String, sentence: String)] {
+    Check.all.map { ($0.name, $0.rule, $0.sentence) }
+  }
 
   /// Those of some checks, or of all for an empty list.
   public static func list(only: [String] = []) throws(CheckError) -> [(name: String, rule: String, sentence: String)] {
@@ -105,7 +109,8 @@ public final class CheckRun {
       }
       report(
         CheckResult(
-          name: check.name, rule: check.rule, sentence: check.sentence, verdict: finding.verdict, evidence: finding.evidence,
+          name: check.name, rule: check.rule, sentence: check.sentence, verdict: finding.verdict,
+          evidence: finding.evidence,
           milliseconds: milliseconds(clock.now - begin)))
       summary.counts[finding.verdict, default: 0] += 1
     }
@@ -114,7 +119,8 @@ public final class CheckRun {
   }
 
   private func join(_ finding: Finding, _ worse: Finding) -> String {
-    finding.verdict == .kept || finding.evidence == worse.evidence ? worse.evidence : "\(worse.evidence); before that: \(finding.evidence)"
+    finding.verdict == .kept || finding.evidence == worse.evidence
+      ? worse.evidence : "\(worse.evidence); before that: \(finding.evidence)"
   }
 
   private func examine(_ check: Check) -> Finding {
@@ -200,7 +206,10 @@ public final class CheckRun {
 
 /// As people know it: SIGSEGV and not 11.
 func name(ofSignal number: Int32) -> String {
-  let names: [Int32: String] = [4: "SIGILL", 6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE", 9: "SIGKILL", 11: "SIGSEGV", 13: "SIGPIPE", 15: "SIGTERM", 31: "SIGSYS"]
+  let names: [Int32: String] = [
+    4: "SIGILL", 6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE", 9: "SIGKILL", 11: "SIGSEGV", 13: "SIGPIPE", 15: "SIGTERM",
+    31: "SIGSYS",
+  ]
   return names[number] ?? "signal \(number)"
 }
 

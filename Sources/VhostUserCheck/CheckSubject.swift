@@ -29,7 +29,9 @@ public final class SocketSubject: CheckSubject {
   /// The back-end that listens at `path`.
   public init(path: String) { self.path = path }
 
-  public func connect(timeout: Duration) throws(HostError) -> UnixSocket { try UnixSocket.connect(to: path, timeout: timeout) }
+  public func connect(timeout: Duration) throws(HostError) -> UnixSocket {
+    try UnixSocket.connect(to: path, timeout: timeout)
+  }
   public var life: BackendLife { .unknown }
   public func renew() -> Bool { false }
 }

@@ -65,7 +65,8 @@ extension CheckedDevice {
           [2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x88, 0xb5] + [UInt8](repeating: 0x5a, count: 46),
         ], writable: [])
     case .fs:
-      // FUSE_INIT of protocol 7.31: {length, opcode 26, unique 1, node, user, group, process, padding}, {major, minor, 0, 0}.
+      // FUSE_INIT of protocol 7.31: {length, opcode 26, unique 1, node, user, group, process, padding}, {major, minor,
+      // 0, 0}.
       ProbeRequest(
         readable: [Self.words([56, 26, 1, 0, 0, 0, 0, 0, 0, 0]) + Self.words([7, 31, 0, 0])], writable: [80])
     case .vsock:
@@ -87,7 +88,8 @@ extension CheckedDevice {
     // VIRTIO_BLK_T_GET_ID: the serial, and its status.
     case .blk:
       ProbeRequest(
-        readable: [[8] + [UInt8](repeating: 0, count: 15)], writable: [20] + [Int](repeating: 20, count: max(0, pieces - 3)) + [1])
+        readable: [[8] + [UInt8](repeating: 0, count: 15)],
+        writable: [20] + [Int](repeating: 20, count: max(0, pieces - 3)) + [1])
     case .rng: ProbeRequest(readable: [], writable: [Int](repeating: 8, count: max(1, pieces)))
     case .net, .fs, .vsock: request
     }
@@ -108,9 +110,12 @@ extension CheckedDevice {
       guard written > 0, written <= 512 else { return "\(written) bytes were written into a buffer of 512" }
       // Of 32 random bytes not all are the same.
       let written = Int(written) & ~31
-      let holes = stride(from: 0, to: written, by: 32).filter { start in pieces[0][start..<start + 32].allSatisfy { $0 == Self.blank } }
+      let holes = stride(from: 0, to: written, by: 32).filter { start in
+        pieces[0][start..<start + 32].allSatisfy { $0 == Self.blank }
+      }
       guard let hole = holes.first else { return nil }
-      return holes.count == written / 32 ? "nothing was written" : "nothing was written to the bytes from \(hole) on, of \(written)"
+      return holes.count == written / 32
+        ? "nothing was written" : "nothing was written to the bytes from \(hole) on, of \(written)"
     case .fs:
       guard written >= 16, pieces[0][8...].prefix(8).elementsEqual([1, 0, 0, 0, 0, 0, 0, 0]) else {
         return "the answer is not one to FUSE_INIT"

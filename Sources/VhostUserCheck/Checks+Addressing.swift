@@ -7,7 +7,9 @@ extension Check {
   /// What addresses mean where it is easily got wrong.
   static let addressing: [Check] = [
     Check(
-      "pass-through", "R005", "One translation of all memory to itself, as an IOMMU in pass-through gives it, is enough.", features: .accessPlatform
+      "pass-through", "R005",
+      "One translation of all memory to itself, as an IOMMU in pass-through gives it, is enough.",
+      features: .accessPlatform
     ) { bench throws(Finding) in
       let session = try bench.session(Setup(translated: true, identity: true))
       try session.roundTrip()
@@ -25,7 +27,8 @@ extension Check {
       return "three requests, whose buffers were on other pages each time, were served, and nothing was asked for"
     },
     Check(
-      "guest-addresses-unused", "R101", "With ACCESS_PLATFORM a device address that happens to be a guest address is translated all the same.",
+      "guest-addresses-unused", "R101",
+      "With ACCESS_PLATFORM a device address that happens to be a guest address is translated all the same.",
       features: .accessPlatform
     ) { bench throws(Finding) in
       let session = try bench.session(.platform)
@@ -42,14 +45,19 @@ extension Check {
       if let fault = session.fault(used) { throw .broken(fault) }
       return "the address was asked for, and led elsewhere"
     },
-    Check("order-platform", "R020", "ORDER_PLATFORM goes with ACCESS_PLATFORM and without it.", features: .orderPlatform) { bench throws(Finding) in
+    Check(
+      "order-platform", "R020", "ORDER_PLATFORM goes with ACCESS_PLATFORM and without it.", features: .orderPlatform
+    ) { bench throws(Finding) in
       try bench.oneRequest(Setup(features: .orderPlatform))
-      guard bench.offeredFeatures.contains(.accessPlatform) else { return "served without ACCESS_PLATFORM, which is not offered" }
+      guard bench.offeredFeatures.contains(.accessPlatform) else {
+        return "served without ACCESS_PLATFORM, which is not offered"
+      }
       try bench.oneRequest(Setup(features: .orderPlatform, translated: true))
       return "served with ACCESS_PLATFORM and without it"
     },
     Check(
-      "everything-translated", "R021", "ACCESS_PLATFORM goes with all ring features together that are offered.", features: .accessPlatform
+      "everything-translated", "R021", "ACCESS_PLATFORM goes with all ring features together that are offered.",
+      features: .accessPlatform
     ) { bench throws(Finding) in
       let all: Features = [.ringPacked, .indirectDescriptors, .eventIndex, .inOrder, .orderPlatform]
       let features = bench.offeredFeatures.intersection(all)
@@ -59,7 +67,8 @@ extension Check {
       return "\(count) requests with bits 33 and \(features.bits.map(String.init).joined(separator: ", "))"
     },
     Check(
-      "event-scattered", "R045", "The event fields at the end of the areas are found on pages of their own.", features: [.accessPlatform, .eventIndex]
+      "event-scattered", "R045", "The event fields at the end of the areas are found on pages of their own.",
+      features: [.accessPlatform, .eventIndex]
     ) { bench throws(Finding) in
       let session = try bench.session(Setup(features: .eventIndex, translated: true, scattered: true))
       let count = try laps(session)
@@ -67,7 +76,8 @@ extension Check {
       return "\(count) requests over a ring of 64, and a call when it was asked for"
     },
     Check(
-      "buffer-anywhere", "R047", "Buffers may start and end anywhere in scattered pages, those that are read as well.", features: .accessPlatform
+      "buffer-anywhere", "R047", "Buffers may start and end anywhere in scattered pages, those that are read as well.",
+      features: .accessPlatform
     ) { bench throws(Finding) in
       let session = try bench.session(.platform)
       try session.roundTrip()
@@ -85,18 +95,24 @@ extension Check {
       return "\(leads.count) requests whose buffers cross a boundary, each elsewhere"
     },
     Check(
-      "indirect-scattered", "R049", "An indirect table may cross a page whose neighbour is elsewhere.", features: [.accessPlatform, .indirectDescriptors]
+      "indirect-scattered", "R049", "An indirect table may cross a page whose neighbour is elsewhere.",
+      features: [.accessPlatform, .indirectDescriptors]
     ) { bench throws(Finding) in
-      guard bench.device.request.pieces > 1 else { throw .notOffered("a \(bench.device) request has one buffer: its table is one entry long") }
+      guard bench.device.request.pieces > 1 else {
+        throw .notOffered("a \(bench.device) request has one buffer: its table is one entry long")
+      }
       let session = try bench.session(Setup(features: .indirectDescriptors, translated: true, scatteredTables: true))
       for _ in 0..<3 { try session.roundTrip(indirect: true) }
       return "three requests whose first table entry is on another page than the others"
     },
     Check(
-      "direct-then-indirect", "R051", "Descriptors in the ring may be followed by an indirect one.", features: .indirectDescriptors
+      "direct-then-indirect", "R051", "Descriptors in the ring may be followed by an indirect one.",
+      features: .indirectDescriptors
     ) { bench throws(Finding) in
       let count = bench.device.request.pieces
-      guard count > 1 else { throw .notOffered("a \(bench.device) request has one buffer: there is nothing to put before its table") }
+      guard count > 1 else {
+        throw .notOffered("a \(bench.device) request has one buffer: there is nothing to put before its table")
+      }
       let session = try bench.session(Setup(features: .indirectDescriptors))
       try session.fill()
       func descriptor(_ i: Int, next: UInt16?) -> BareDescriptor {
@@ -113,7 +129,8 @@ extension Check {
       return "a request with one descriptor in the ring and \(entries.count) in a table was served"
     },
     Check(
-      "packed-permissions", "R052", "A packed ring's event areas need no more than reading (the driver's) and writing (the device's) (R086).",
+      "packed-permissions", "R052",
+      "A packed ring's event areas need no more than reading (the driver's) and writing (the device's) (R086).",
       features: [.accessPlatform, .ringPacked]
     ) { bench throws(Finding) in
       let session = try Session(bench, Setup(features: .ringPacked, translated: true))
@@ -124,7 +141,8 @@ extension Check {
       return "three requests were served"
     },
     Check(
-      "ring-lost", "R076", "A ring whose pages are gone is left alone, without asking on and on, and works when it is set up again (R112).",
+      "ring-lost", "R076",
+      "A ring whose pages are gone is left alone, without asking on and on, and works when it is set up again (R112).",
       features: .accessPlatform
     ) { bench throws(Finding) in
       let session = try bench.session(.platform)
@@ -147,7 +165,8 @@ extension Check {
       return "it asked \(count) times in three kicks, and the ring worked after it was set up again"
     },
     Check(
-      "partly-mapped", "R087", "A buffer of which a page is missing is not said to have been filled (R094).", features: .accessPlatform, needsWrites: true
+      "partly-mapped", "R087", "A buffer of which a page is missing is not said to have been filled (R094).",
+      features: .accessPlatform, needsWrites: true
     ) { bench throws(Finding) in
       let session = try bench.session(.platform)
       try session.roundTrip()
@@ -160,14 +179,16 @@ extension Check {
       let used = try unharmed(session)
       if let used {
         let lies = bench.device == .rng ? used.written > half : session.fault(used) == nil
-        try expect(!lies, "the request was used as if \(used.written) bytes had been written, and there is room for \(half)")
+        try expect(
+          !lies, "the request was used as if \(used.written) bytes had been written, and there is room for \(half)")
       }
       try expect(!session.misses(on: missing).isEmpty, "the page that is missing was never asked for")
       try recover(session)
       return used == nil ? "the request came to nothing, the back-end lives" : "the request was used as one that failed"
     },
     Check(
-      "channel", "R124", "The back-end's own channel brings questions about addresses, and never answers.", features: .accessPlatform
+      "channel", "R124", "The back-end's own channel brings questions about addresses, and never answers.",
+      features: .accessPlatform
     ) { bench throws(Finding) in
       let session = try bench.session(.platform)
       for _ in 0..<3 { try session.roundTrip() }

@@ -10,7 +10,10 @@ extension Check {
     _ name: String, _ sentence: String, _ features: Features = [], rule: String = "R091",
     _ place: @escaping @Sendable (Session, BareDescriptor.Flags) throws(Finding) -> Void
   ) -> Check {
-    Check(name, rule, sentence.dropLast() + ": the connection lives, and the ring works when it is set up again.", features: features) { bench throws(Finding) in
+    Check(
+      name, rule, sentence.dropLast() + ": the connection lives, and the ring works when it is set up again.",
+      features: features
+    ) { bench throws(Finding) in
       let session = try bench.session(Setup(features: features))
       try place(session, bench.device.request.readable.isEmpty ? .write : [])
       session.settle()
@@ -48,7 +51,8 @@ extension Check {
       },
       broken("readable-after-writable", "A device-readable descriptor behind a device-writable one.") { session, _ in
         session.offer([
-          BareDescriptor(session.first.rawValue, 16, [.write, .next], next: 1), BareDescriptor(session.first.rawValue, 16),
+          BareDescriptor(session.first.rawValue, 16, [.write, .next], next: 1),
+          BareDescriptor(session.first.rawValue, 16),
         ])
       },
       broken("address-outside", "A buffer that lies in no memory.") { session, kind in
@@ -84,9 +88,12 @@ extension Check {
     broken("indirect-odd", "An indirect table of 20 bytes.", .indirectDescriptors) { session, kind in
       table(session, [BareDescriptor(session.first.rawValue + 64, 16, kind), BareDescriptor(0, 0)], count: 20)
     },
-    broken("indirect-empty", "An indirect table of no bytes.", .indirectDescriptors) { session, _ in table(session, [], count: 0) },
+    broken("indirect-empty", "An indirect table of no bytes.", .indirectDescriptors) { session, _ in
+      table(session, [], count: 0)
+    },
     broken("indirect-huge", "An indirect table of almost 4 GiB.", .indirectDescriptors) { session, kind in
-      table(session, [BareDescriptor(session.first.rawValue + 64, 16, kind.union(.next), next: 0xfff0)], count: 0xffff_fff0)
+      table(
+        session, [BareDescriptor(session.first.rawValue + 64, 16, kind.union(.next), next: 0xfff0)], count: 0xffff_fff0)
     },
     broken("indirect-nested", "An indirect table in an indirect table.", .indirectDescriptors) { session, _ in
       table(session, [BareDescriptor(session.first.rawValue, 16, .indirect)])
@@ -97,7 +104,8 @@ extension Check {
     broken("indirect-next-outside", "A chain that goes on outside its table.", .indirectDescriptors) { session, kind in
       table(session, [BareDescriptor(session.first.rawValue + 64, 16, kind.union(.next), next: 9)])
     },
-    broken("indirect-and-next", "An indirect table and another descriptor behind it.", .indirectDescriptors) { session, kind in
+    broken("indirect-and-next", "An indirect table and another descriptor behind it.", .indirectDescriptors) {
+      session, kind in
       table(session, [BareDescriptor(session.first.rawValue + 64, 16, kind)], flags: [.indirect, .next])
     },
     broken("indirect-outside", "An indirect table that lies in no memory.", .indirectDescriptors) { session, _ in
@@ -115,16 +123,20 @@ extension Check {
     broken("packed-outside", "A packed descriptor whose buffer lies in no memory.", .ringPacked) { session, kind in
       session.offer([BareDescriptor(nowhere, 512, kind)])
     },
-    broken("packed-wraps", "A packed descriptor whose buffer passes 2^64.", .ringPacked, rule: "R059") { session, kind in
+    broken("packed-wraps", "A packed descriptor whose buffer passes 2^64.", .ringPacked, rule: "R059") {
+      session, kind in
       session.offer([BareDescriptor(.max - 15, 4096, kind)])
     },
     broken("packed-zero", "A packed descriptor of no bytes.", .ringPacked, rule: "R055") { session, kind in
       session.offer([BareDescriptor(session.first.rawValue, 0, kind)])
     },
     broken("packed-order", "A packed chain that goes back from writable to readable.", .ringPacked) { session, _ in
-      session.offer([BareDescriptor(session.first.rawValue, 16, [.write, .next]), BareDescriptor(session.first.rawValue, 16)])
+      session.offer([
+        BareDescriptor(session.first.rawValue, 16, [.write, .next]), BareDescriptor(session.first.rawValue, 16),
+      ])
     },
-    broken("packed-table", "A packed ring's indirect table of no bytes.", [.ringPacked, .indirectDescriptors]) { session, _ in
+    broken("packed-table", "A packed ring's indirect table of no bytes.", [.ringPacked, .indirectDescriptors]) {
+      session, _ in
       session.offer([BareDescriptor(session.first.rawValue, 0, .indirect)])
     },
   ]
@@ -135,7 +147,8 @@ extension Check {
   ) {
     session.space.write(entries.flatMap(\.split), to: session.first)
     session.offer([
-      BareDescriptor(session.first.rawValue, count ?? UInt32(16 * entries.count), flags, next: 1), BareDescriptor(session.first.rawValue, 16),
+      BareDescriptor(session.first.rawValue, count ?? UInt32(16 * entries.count), flags, next: 1),
+      BareDescriptor(session.first.rawValue, 16),
     ])
   }
 }

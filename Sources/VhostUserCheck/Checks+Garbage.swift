@@ -12,8 +12,14 @@ extension Check {
         for _ in 0..<16 {
           // SET_CONFIG is left out: it could be taken, and changes somebody's device.
           let request = UInt32(random.next() % 46)
-          if request == FrontendRequest.Kind.setConfiguration.rawValue || request == FrontendRequest.Kind.getFeatures.rawValue { continue }
-          let payload = (0..<Int(random.next() % 80)).map { _ in UInt8(truncatingIfNeeded: random.next() % 3 == 0 ? random.next() : 0) }
+          if request == FrontendRequest.Kind.setConfiguration.rawValue
+            || request == FrontendRequest.Kind.getFeatures.rawValue
+          {
+            continue
+          }
+          let payload = (0..<Int(random.next() % 80)).map { _ in
+            UInt8(truncatingIfNeeded: random.next() % 3 == 0 ? random.next() : 0)
+          }
           count += 1
           if try connection.provoke(request, payload) == .closed { break }
         }

@@ -4,11 +4,13 @@ internal import Virtio
 internal import VirtioDrivers
 
 extension Check {
-  /// A page that allows one access, used for it first and for the other one afterwards, and the other way round; and a front-end
-  /// whose answers say that both are allowed, as QEMU's do whatever the page allows. What was not asked for is not granted.
+  /// A page that allows one access, used for it first and for the other one afterwards, and the other way round; and a
+  /// front-end whose answers say that both are allowed, as QEMU's do whatever the page allows. What was not asked for
+  /// is not granted.
   static let granting: [Check] = [
     Check(
-      "read-then-write", "R084", "A page that is mapped for reading, and was read, is not written: writing is asked for again (R118).",
+      "read-then-write", "R084",
+      "A page that is mapped for reading, and was read, is not written: writing is asked for again (R118).",
       features: .accessPlatform, needsWrites: true
     ) { bench throws(Finding) in
       try mustRead(bench)
@@ -19,7 +21,8 @@ extension Check {
       return try mayNotWrite(session)
     },
     Check(
-      "ring-then-write", "R084", "The page of a ring's descriptors, mapped for reading and read, is not written (R118).",
+      "ring-then-write", "R084",
+      "The page of a ring's descriptors, mapped for reading and read, is not written (R118).",
       features: .accessPlatform, needsWrites: true
     ) { bench throws(Finding) in
       let session = try Session(bench, .platform)
@@ -31,7 +34,8 @@ extension Check {
       return try mayNotWrite(session)
     },
     Check(
-      "write-then-read", "R083", "A page that is mapped for writing, and was written, is not read: reading is asked for again (R118).",
+      "write-then-read", "R083",
+      "A page that is mapped for writing, and was written, is not read: reading is asked for again (R118).",
       features: .accessPlatform, needsWrites: true
     ) { bench throws(Finding) in
       try mustRead(bench)
@@ -43,14 +47,17 @@ extension Check {
       session.pieces[0] = DMAAddress(page.rawValue + 2048)
       let before = session.misses(on: page).count
       try session.submit()
-      if let used = try unharmed(session) { try expect(session.fault(used) != nil, "the request was served: the page was read") }
+      if let used = try unharmed(session) {
+        try expect(session.fault(used) != nil, "the request was served: the page was read")
+      }
       let asked = session.misses(on: page).dropFirst(before).contains { $0.permission.contains(.read) }
       try expect(asked, "the page was written, and reading it was not asked for")
       try recover(session)
       return "reading was asked for, refused, and the request not served"
     },
     Check(
-      "refused-write", "R118", "A page that may not be written can still be read after the write was refused.", features: .accessPlatform, needsWrites: true
+      "refused-write", "R118", "A page that may not be written can still be read after the write was refused.",
+      features: .accessPlatform, needsWrites: true
     ) { bench throws(Finding) in
       try mustRead(bench)
       let session = try Session(bench, .platform)
@@ -65,7 +72,8 @@ extension Check {
       return "it was refused the write, and read the page afterwards"
     },
     Check(
-      "refused-read", "R118", "A page that may not be read can still be written after the read was refused.", features: .accessPlatform, needsWrites: true
+      "refused-read", "R118", "A page that may not be read can still be written after the read was refused.",
+      features: .accessPlatform, needsWrites: true
     ) { bench throws(Finding) in
       try mustRead(bench)
       let session = try Session(bench, .platform)
@@ -74,7 +82,9 @@ extension Check {
       session.frontend.onMiss { _ in .generous }
       try session.start()
       try session.submit()
-      if let used = try unharmed(session) { try expect(session.fault(used) != nil, "the request was served: the page was read") }
+      if let used = try unharmed(session) {
+        try expect(session.fault(used) != nil, "the request was served: the page was read")
+      }
       try recover(session)
       session.landing = page
       try session.startOver()
@@ -101,7 +111,9 @@ extension Check {
     let before = session.misses(on: place).count
     try session.submit()
     let used = try unharmed(session)
-    try expect(session.space.isBlank(guest, count: session.landingCount), "the page was written, and it is mapped for reading only")
+    try expect(
+      session.space.isBlank(guest, count: session.landingCount),
+      "the page was written, and it is mapped for reading only")
     if let used { try expect(session.fault(used) != nil, "the request was used as if it had been served") }
     let asked = session.misses(on: place).dropFirst(before).contains { $0.permission.contains(.write) }
     try expect(asked, "writing to the page was not asked for")

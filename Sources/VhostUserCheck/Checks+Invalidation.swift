@@ -6,24 +6,29 @@ extension Check {
   /// The end of translations.
   static let invalidation: [Check] = [
     Check(
-      "invalidate", "R110", "After an INVALIDATE is acknowledged the old translation is used no more.", features: .accessPlatform
+      "invalidate", "R110", "After an INVALIDATE is acknowledged the old translation is used no more.",
+      features: .accessPlatform
     ) { bench throws(Finding) in
       try remapped(bench) { session, page throws(Finding) in
         try session.translate(IOTLBMessage(kind: .invalidate, address: page.rawValue, size: DeviceSpace.page))
       }
     },
     Check(
-      "invalidate-garbage", "R110", "An INVALIDATE's other fields mean nothing: QEMU sends what was on its stack.", features: .accessPlatform
+      "invalidate-garbage", "R110", "An INVALIDATE's other fields mean nothing: QEMU sends what was on its stack.",
+      features: .accessPlatform
     ) { bench throws(Finding) in
       try remapped(bench) { session, page throws(Finding) in try session.invalidate(page) }
     },
     Check(
       "invalidate-all", "R108", "An INVALIDATE of size 0 means everything.", features: .accessPlatform
     ) { bench throws(Finding) in
-      try remapped(bench) { session, _ throws(Finding) in try session.translate(IOTLBMessage(kind: .invalidate, address: 0, size: 0)) }
+      try remapped(bench) { session, _ throws(Finding) in
+        try session.translate(IOTLBMessage(kind: .invalidate, address: 0, size: 0))
+      }
     },
     Check(
-      "invalidate-lazy", "R108", "An INVALIDATE that ends at 2^64 is not taken for an empty one: VT-d's lazy flush.", features: .accessPlatform
+      "invalidate-lazy", "R108", "An INVALIDATE that ends at 2^64 is not taken for an empty one: VT-d's lazy flush.",
+      features: .accessPlatform
     ) { bench throws(Finding) in
       try remapped(bench) { session, _ throws(Finding) in
         // As QEMU sends them: around the window for message-signalled interrupts.
@@ -32,19 +37,24 @@ extension Check {
       }
     },
     Check(
-      "invalidate-top", "R108", "An INVALIDATE of all but the last byte of the address space is carried out.", features: .accessPlatform
+      "invalidate-top", "R108", "An INVALIDATE of all but the last byte of the address space is carried out.",
+      features: .accessPlatform
     ) { bench throws(Finding) in
-      try remapped(bench) { session, _ throws(Finding) in try session.translate(IOTLBMessage(kind: .invalidate, address: 0, size: .max)) }
+      try remapped(bench) { session, _ throws(Finding) in
+        try session.translate(IOTLBMessage(kind: .invalidate, address: 0, size: .max))
+      }
     },
     Check(
-      "restart-forgets", "R114", "A ring that is stopped takes its translations with it: what changes until it is started again is not told.",
+      "restart-forgets", "R114",
+      "A ring that is stopped takes its translations with it: what changes until it is started again is not told.",
       features: .accessPlatform
     ) { bench throws(Finding) in
       // QEMU listens to the IOMMU only while the device runs.
       try remapped(bench) { session, _ throws(Finding) in try session.startOver() }
     },
     Check(
-      "invalidate-unknown", "R111", "An INVALIDATE of addresses that were never translated is acknowledged.", features: .accessPlatform
+      "invalidate-unknown", "R111", "An INVALIDATE of addresses that were never translated is acknowledged.",
+      features: .accessPlatform
     ) { bench throws(Finding) in
       let session = try bench.session(.platform)
       try session.roundTrip()
@@ -53,7 +63,8 @@ extension Check {
       return "acknowledged, and the ring goes on"
     },
     Check(
-      "invalidate-part", "R111", "An INVALIDATE of a part of a translation ends that part at least.", features: .accessPlatform
+      "invalidate-part", "R111", "An INVALIDATE of a part of a translation ends that part at least.",
+      features: .accessPlatform
     ) { bench throws(Finding) in
       let session = try bench.session(.platform)
       // Four pages in one translation; the second one is used, taken away and led elsewhere.
@@ -78,17 +89,20 @@ extension Check {
       return "the second of four pages was led elsewhere and followed"
     },
     Check(
-      "ring-moved", "R112", "Ring pages that are led elsewhere are followed while the ring is idle (R044).", features: .accessPlatform
+      "ring-moved", "R112", "Ring pages that are led elsewhere are followed while the ring is idle (R044).",
+      features: .accessPlatform
     ) { bench throws(Finding) in
       try moved(bench, Setup(translated: true, scattered: true))
     },
     Check(
-      "packed-moved", "R112", "Pages of a packed ring that are led elsewhere are followed.", features: [.accessPlatform, .ringPacked]
+      "packed-moved", "R112", "Pages of a packed ring that are led elsewhere are followed.",
+      features: [.accessPlatform, .ringPacked]
     ) { bench throws(Finding) in
       try moved(bench, Setup(features: .ringPacked, translated: true))
     },
     Check(
-      "invalidate-while-held", "R116", "An INVALIDATE is acknowledged while a miss waits for its answer.", features: .accessPlatform
+      "invalidate-while-held", "R116", "An INVALIDATE is acknowledged while a miss waits for its answer.",
+      features: .accessPlatform
     ) { bench throws(Finding) in
       let session = try bench.session(.platform)
       try session.roundTrip()
@@ -100,7 +114,8 @@ extension Check {
       return "acknowledged twice, and the request was served when the miss was answered"
     },
     Check(
-      "unmap-in-flight", "R110", "Translations that end under requests at work end, one way or the other.", features: .accessPlatform
+      "unmap-in-flight", "R110", "Translations that end under requests at work end, one way or the other.",
+      features: .accessPlatform
     ) { bench throws(Finding) in
       let session = try bench.session(.platform)
       let page = session.probed
@@ -125,9 +140,11 @@ extension Check {
     },
   ]
 
-  /// Leads the page of the probe's answer, or of its first piece, elsewhere and tells the back-end by `tell`; then a request
-  /// must be served there, and the old page be left alone.
-  private static func remapped(_ bench: Bench, _ tell: (Session, DMAAddress) throws(Finding) -> Void) throws(Finding) -> String {
+  /// Leads the page of the probe's answer, or of its first piece, elsewhere and tells the back-end by `tell`; then a
+  /// request must be served there, and the old page be left alone.
+  private static func remapped(
+    _ bench: Bench, _ tell: (Session, DMAAddress) throws(Finding) -> Void
+  ) throws(Finding) -> String {
     let session = try bench.session(.platform)
     try session.roundTrip()
     let page = session.probed
@@ -143,8 +160,11 @@ extension Check {
   }
 
   /// Throws if the back-end still used the old page: it wrote there, or did not ask again for one that it reads.
-  static func notStale(_ session: Session, _ old: GuestAddress, misses: Int, _ page: DMAAddress? = nil) throws(Finding) {
-    if !session.space.isBlank(old) { throw .broken("the device wrote to the old page, which the address leads to no more") }
+  static func notStale(_ session: Session, _ old: GuestAddress, misses: Int, _ page: DMAAddress? = nil) throws(Finding)
+  {
+    if !session.space.isBlank(old) {
+      throw .broken("the device wrote to the old page, which the address leads to no more")
+    }
     if let page, !session.bench.device.writes, session.misses(on: page).count == misses {
       throw .broken("device address \(hex(page)) was used without another MISS: its old translation is still in use")
     }
@@ -155,8 +175,8 @@ extension Check {
     try session.batch(session.room)
     let pages = session.ringPages
     let all = Set((pages.descriptor + pages.driver + pages.device).map(\.rawValue)).sorted()
-    // The driver is quiet, but the device may still write which notifications it wants: it has to let go of the pages before
-    // their bytes are copied. What it asks for meanwhile is answered when they are.
+    // The driver is quiet, but the device may still write which notifications it wants: it has to let go of the pages
+    // before their bytes are copied. What it asks for meanwhile is answered when they are.
     session.frontend.onMiss { _ in .hold }
     for page in all {
       session.space.hide(DMAAddress(page))
@@ -170,7 +190,8 @@ extension Check {
     session.frontend.releaseHeldMisses()
     let count = try laps(session)
     for page in old {
-      try expect(session.space.isBlank(page), "the device wrote to a page of the ring that the address leads to no more")
+      try expect(
+        session.space.isBlank(page), "the device wrote to a page of the ring that the address leads to no more")
     }
     return "\(all.count) pages were led elsewhere, \(count) requests followed them"
   }

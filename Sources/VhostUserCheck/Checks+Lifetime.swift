@@ -17,7 +17,8 @@ extension Check {
       return "a request was served before and after"
     },
     Check(
-      "features-dropped", "R014", "Features without ACCESS_PLATFORM, under a running ring, do not change what its addresses mean.",
+      "features-dropped", "R014",
+      "Features without ACCESS_PLATFORM, under a running ring, do not change what its addresses mean.",
       features: .accessPlatform
     ) { bench throws(Finding) in
       let session = try bench.session(Setup(translated: true, identity: true))
@@ -31,12 +32,15 @@ extension Check {
       session.space.blank(before)
       try session.submit()
       guard let used = try session.used() else { throw session.nothingCame() }
-      try expect(session.space.isBlank(before), "the answer landed at the guest address that equals the device address: it was translated no more")
+      try expect(
+        session.space.isBlank(before),
+        "the answer landed at the guest address that equals the device address: it was translated no more")
       if let fault = session.fault(used) { throw .broken(fault) }
       return "\(said ?? "it was taken"), and the next request's addresses were translated as before"
     },
     Check(
-      "renegotiated", "R065", "The bit can be given up and taken again on one connection, and no translation outlives it (R015).",
+      "renegotiated", "R065",
+      "The bit can be given up and taken again on one connection, and no translation outlives it (R015).",
       features: .accessPlatform
     ) { bench throws(Finding) in
       let session = try bench.session(Setup(translated: true, identity: true))
@@ -47,7 +51,9 @@ extension Check {
       try session.invalidate(session.probed)
       try session.roundTrip()
       let platform = session.frontend.features
-      if let said = try agree(session, platform.subtracting(.accessPlatform)) { return "without the bit it will not work: \(said)" }
+      if let said = try agree(session, platform.subtracting(.accessPlatform)) {
+        return "without the bit it will not work: \(said)"
+      }
       // From now on addresses are guest addresses.
       session.space.hide(session.probed)
       try session.space.map(session.probed, to: here)
@@ -58,24 +64,32 @@ extension Check {
       try session.start()
       try session.submit()
       guard let used = try session.used() else { throw session.nothingCame() }
-      try expect(session.space.isBlank(elsewhere), "without the bit the answer landed where a translation led that was made with it")
+      try expect(
+        session.space.isBlank(elsewhere),
+        "without the bit the answer landed where a translation led that was made with it")
       if let fault = session.fault(used) { throw .broken(fault) }
       let more = session.frontend.counts.misses - misses
       try expect(more == 0, "without the bit it asked for \(more) translations")
-      if let said = try agree(session, platform) { throw .broken("the bit was accepted at first, and the second time \(said)") }
+      if let said = try agree(session, platform) {
+        throw .broken("the bit was accepted at first, and the second time \(said)")
+      }
       try session.start()
       try session.roundTrip()
-      try expect(session.frontend.counts.misses > misses, "with the bit again it asked for nothing: it remembered translations")
+      try expect(
+        session.frontend.counts.misses > misses, "with the bit again it asked for nothing: it remembered translations")
       return "served with the bit, without it and with it, and asked anew in the end"
     },
-    Check("elsewhere", "R062", "A ring that was stopped can be set up at other addresses, and the old ones are left alone.") { bench throws(Finding) in
+    Check(
+      "elsewhere", "R062", "A ring that was stopped can be set up at other addresses, and the old ones are left alone."
+    ) { bench throws(Finding) in
       try elsewhere(bench, Setup())
     },
     Check(
       "elsewhere-translated", "R062", "The same with ACCESS_PLATFORM.", features: .accessPlatform
     ) { bench throws(Finding) in try elsewhere(bench, .platform) },
     Check(
-      "stop-in-flight", "R060", "Once GET_VRING_BASE is answered no request that was under way writes to memory any more."
+      "stop-in-flight", "R060",
+      "Once GET_VRING_BASE is answered no request that was under way writes to memory any more."
     ) { bench throws(Finding) in
       let session = try bench.session()
       try session.roundTrip()
@@ -88,8 +102,11 @@ extension Check {
         if bench.device.writes { session.space.blank(page) }
         let index = session.ring.usedIndex(session.space)
         session.settle()
-        try expect(session.ring.usedIndex(session.space) == index, "the used index moved after GET_VRING_BASE was answered")
-        if bench.device.writes { try expect(session.space.isBlank(page), "a buffer was written after GET_VRING_BASE was answered") }
+        try expect(
+          session.ring.usedIndex(session.space) == index, "the used index moved after GET_VRING_BASE was answered")
+        if bench.device.writes {
+          try expect(session.space.isBlank(page), "a buffer was written after GET_VRING_BASE was answered")
+        }
         try session.resume(at: states)
         session.ring.events?.kick()
         for left in (1...count).reversed() {
@@ -100,7 +117,8 @@ extension Check {
       return "eight times \(count) requests under way: nothing was written late, none was lost"
     },
     Check(
-      "call-replaced", "SET_VRING_CALL", "A running ring takes another call descriptor: QEMU sends one whenever an interrupt is masked."
+      "call-replaced", "SET_VRING_CALL",
+      "A running ring takes another call descriptor: QEMU sends one whenever an interrupt is masked."
     ) { bench throws(Finding) in
       let session = try bench.session()
       try session.roundTrip()
@@ -119,7 +137,8 @@ extension Check {
       return "the new descriptor was signalled"
     },
     Check(
-      "kick-early", "SET_VRING_KICK", "A kick descriptor that is readable when it is passed starts the ring: what is available already is served."
+      "kick-early", "SET_VRING_KICK",
+      "A kick descriptor that is readable when it is passed starts the ring: what is available already is served."
     ) { bench throws(Finding) in
       let session = try bench.session()
       try session.roundTrip()
@@ -133,11 +152,16 @@ extension Check {
       return "a request that was kicked before was served, and one after"
     },
     Check(
-      "reset-owner", "RESET_OWNER", "RESET_OWNER, which is deprecated and understood in several ways, does no harm beyond its connection."
+      "reset-owner", "RESET_OWNER",
+      "RESET_OWNER, which is deprecated and understood in several ways, does no harm beyond its connection."
     ) { bench throws(Finding) in
       let session = try bench.session()
       try session.roundTrip()
-      if let said = try refusal({ () throws(FrontendError) in try session.frontend.send(.resetOwner) }), session.frontend.failure != nil { return said }
+      if let said = try refusal({ () throws(FrontendError) in try session.frontend.send(.resetOwner) }),
+        session.frontend.failure != nil
+      {
+        return said
+      }
       do throws(Finding) {
         try session.startOver()
         try session.roundTrip()
@@ -149,7 +173,8 @@ extension Check {
       }
     },
     Check(
-      "status-read", "R007", "The device status reads back as it was set, FEATURES_OK included.", protocolFeatures: .status
+      "status-read", "R007", "The device status reads back as it was set, FEATURES_OK included.",
+      protocolFeatures: .status
     ) { bench throws(Finding) in
       let session = try bench.session()
       try session.roundTrip()
@@ -162,7 +187,8 @@ extension Check {
       "in-band", "INBAND_NOTIFICATIONS", "Kicks and calls can be messages.",
       protocolFeatures: [.inbandNotifications, .backendRequests, .replyAck]
     ) { bench throws(Finding) in
-      let session = try bench.session(Setup(protocolFeatures: Frontend.usualProtocolFeatures.union(.inbandNotifications)))
+      let session = try bench.session(
+        Setup(protocolFeatures: Frontend.usualProtocolFeatures.union(.inbandNotifications)))
       for _ in 0..<3 { try session.roundTrip() }
       try called(session)
       return "four requests were served, and a call came as a message"
@@ -179,7 +205,8 @@ extension Check {
     },
   ]
 
-  /// Leads the page of the answer elsewhere, for both ends. Returns the guest page that its device address is the address of.
+  /// Leads the page of the answer elsewhere, for both ends. Returns the guest page that its device address is the
+  /// address of.
   private static func leadElsewhere(_ session: Session) throws(Finding) -> GuestAddress {
     let before = GuestAddress(session.probedPage.rawValue)
     session.space.hide(session.probed)
@@ -200,7 +227,9 @@ extension Check {
     let session = try bench.session(setup)
     for _ in 0..<3 { try session.roundTrip() }
     _ = try session.stop()
-    let old = (session.ringPages.descriptor + session.ringPages.driver + session.ringPages.device).map { session.space.guest($0) }
+    let old = (session.ringPages.descriptor + session.ringPages.driver + session.ringPages.device).map {
+      session.space.guest($0)
+    }
     try session.layOut()
     for page in old { session.space.blank(page) }
     try session.start()

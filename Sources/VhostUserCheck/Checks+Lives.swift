@@ -17,7 +17,8 @@ extension Check {
       return said
     },
     Check(
-      "after-reset", "RESET_DEVICE", "After RESET_DEVICE no ring runs before features were accepted again.", protocolFeatures: .resetDevice
+      "after-reset", "RESET_DEVICE", "After RESET_DEVICE no ring runs before features were accepted again.",
+      protocolFeatures: .resetDevice
     ) { bench throws(Finding) in
       let session = try bench.session(Setup(protocolFeatures: Frontend.usualProtocolFeatures.subtracting(.status)))
       try session.roundTrip()
@@ -32,14 +33,17 @@ extension Check {
       return "\(said), and a request was served after features were accepted again"
     },
     Check(
-      "second-life", "SET_OWNER", "A second SET_OWNER on a connection begins another life of the device: the same memory is taken again."
+      "second-life", "SET_OWNER",
+      "A second SET_OWNER on a connection begins another life of the device: the same memory is taken again."
     ) { bench throws(Finding) in try liveAgain(bench, Setup()) },
     Check(
-      "second-life-translated", "SET_OWNER", "The same with ACCESS_PLATFORM, and no translation outlives the life it was made in (R114).",
+      "second-life-translated", "SET_OWNER",
+      "The same with ACCESS_PLATFORM, and no translation outlives the life it was made in (R114).",
       features: .accessPlatform
     ) { bench throws(Finding) in try liveAgain(bench, .platform) },
     Check(
-      "call-owed", "SET_VRING_CALL", "A call descriptor for a ring with used buffers that the driver has not looked at is signalled."
+      "call-owed", "SET_VRING_CALL",
+      "A call descriptor for a ring with used buffers that the driver has not looked at is signalled."
     ) { bench throws(Finding) in
       let session = try bench.session()
       try session.roundTrip()
@@ -52,13 +56,15 @@ extension Check {
       let message = FrontendRequest.setVringCall(VringDescriptor(index: UInt8(bench.device.queue), hasDescriptor: true))
       try judged { () throws(FrontendError) in try session.frontend.send(message, descriptors: [call.rawValue]) }
       guard (try? call.wait(timeout: bench.patience)) == true else {
-        throw .wedged("a request was used, its driver may not have heard of it, and the new descriptor was not signalled")
+        throw .wedged(
+          "a request was used, its driver may not have heard of it, and the new descriptor was not signalled")
       }
       try session.finish()
       return "the new descriptor was signalled"
     },
     Check(
-      "call-taken-over", "SET_VRING_BASE", "Whoever takes over a ring with used buffers calls: its predecessor may have ended before it did."
+      "call-taken-over", "SET_VRING_BASE",
+      "Whoever takes over a ring with used buffers calls: its predecessor may have ended before it did."
     ) { bench throws(Finding) in
       for features in [[], Features.eventIndex] where bench.offeredFeatures.isSuperset(of: features) {
         let session = try bench.session(Setup(features: features))
@@ -69,7 +75,8 @@ extension Check {
         let here = QueueState(available: 1, used: nil)
         try session.resume(at: session.rings.map { $0.index == bench.device.queue ? here : .initial })
         guard session.ring.events?.waitForCall(timeout: bench.patience) == true else {
-          throw .wedged("a request was used before the ring was taken over, and no call came within \(seconds(bench.patience))")
+          throw .wedged(
+            "a request was used before the ring was taken over, and no call came within \(seconds(bench.patience))")
         }
         try session.finish()
         try session.roundTrip()
@@ -83,7 +90,9 @@ extension Check {
   private static func mustNotRun(_ session: Session, _ otherwise: String) throws(Finding) -> String {
     do throws(Finding) {
       try session.start()
-      for ring in session.rings { try judged { () throws(FrontendError) in try session.frontend.enable(ring.index, true) } }
+      for ring in session.rings {
+        try judged { () throws(FrontendError) in try session.frontend.enable(ring.index, true) }
+      }
     } catch {
       guard error.verdict == .broken else { throw error }
       return "its rings were refused"
@@ -103,7 +112,9 @@ extension Check {
       let frontend = session.frontend
       try judged { () throws(FrontendError) in
         if frontend.protocolFeatures.contains(.status) { try frontend.setStatus([]) }
-        for ring in session.rings where frontend.features.contains(Frontend.protocolFeaturesBit) { try frontend.enable(ring.index, false) }
+        for ring in session.rings where frontend.features.contains(Frontend.protocolFeaturesBit) {
+          try frontend.enable(ring.index, false)
+        }
       }
       _ = try session.stop()
       let page = session.probedPage

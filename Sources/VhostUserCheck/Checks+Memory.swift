@@ -6,7 +6,8 @@ internal import VirtioDrivers
 extension Check {
   /// Memory that comes, goes and moves.
   static let memory: [Check] = [
-    Check("file-offset", "memory", "A region that starts inside its file is read where it starts.") { bench throws(Finding) in
+    Check("file-offset", "memory", "A region that starts inside its file is read where it starts.") {
+      bench throws(Finding) in
       let session = try bench.session(Setup(fileOffset: 0x3000))
       try session.roundTrip()
       return "a region 12288 bytes into its file works"
@@ -20,12 +21,14 @@ extension Check {
       try session.roundTrip()
       return "a request with buffers above 4 GiB was served"
     },
-    Check("memory-replaced", "SET_MEM_TABLE", "When memory was replaced, the new one is used.") { bench throws(Finding) in
+    Check("memory-replaced", "SET_MEM_TABLE", "When memory was replaced, the new one is used.") {
+      bench throws(Finding) in
       let session = try bench.session()
       return try servesAfterReplacement(session)
     },
     Check(
-      "add-while-running", "ADD_MEM_REG", "A region can be added while a ring runs (R069).", protocolFeatures: .configureMemorySlots
+      "add-while-running", "ADD_MEM_REG", "A region can be added while a ring runs (R069).",
+      protocolFeatures: .configureMemorySlots
     ) { bench throws(Finding) in
       let session = try bench.session()
       try session.roundTrip()
@@ -41,7 +44,8 @@ extension Check {
       return "used while the ring ran, and taken away again"
     },
     Check(
-      "removed-region", "REM_MEM_REG", "A buffer in a region that was taken away is not reached.", protocolFeatures: .configureMemorySlots
+      "removed-region", "REM_MEM_REG", "A buffer in a region that was taken away is not reached.",
+      protocolFeatures: .configureMemorySlots
     ) { bench throws(Finding) in
       let session = try bench.session()
       let place = try second(session)
@@ -63,10 +67,12 @@ extension Check {
       return used == nil ? "the request came to nothing" : "the request was used, and not served"
     },
     Check(
-      "unknown-region", "REM_MEM_REG", "Taking an unknown region away is refused.", protocolFeatures: [.configureMemorySlots, .replyAck]
+      "unknown-region", "REM_MEM_REG", "Taking an unknown region away is refused.",
+      protocolFeatures: [.configureMemorySlots, .replyAck]
     ) { bench throws(Finding) in
       let session = try bench.session()
-      let none = RegionDescription(guestAddress: 0x7_0000_0000, size: 4096, frontendAddress: 0x7700_0000_0000, offset: 0)
+      let none = RegionDescription(
+        guestAddress: 0x7_0000_0000, size: 4096, frontendAddress: 0x7700_0000_0000, offset: 0)
       let said = try refusal { () throws(FrontendError) in try session.frontend.send(.removeMemoryRegion(none)) }
       guard let said else { throw .broken(Check.tookIt) }
       return said
@@ -119,8 +125,8 @@ extension Check {
     return used
   }
 
-  /// Where there is a status: resets the device, and is ready for its rings again. A reset ends what was negotiated, so that the
-  /// features come again, as QEMU sends them; these where they are to be others.
+  /// Where there is a status: resets the device, and is ready for its rings again. A reset ends what was negotiated, so
+  /// that the features come again, as QEMU sends them; these where they are to be others.
   static func restartStatus(_ frontend: Frontend, _ features: Features? = nil) throws(FrontendError) {
     let hasStatus = frontend.protocolFeatures.contains(.status)
     if hasStatus { try frontend.setStatus([]) }

@@ -7,7 +7,8 @@ extension Check {
   /// Memory tables that make no sense.
   static let memoryTables: [Check] = [
     Check(
-      "regions-overlap", "ADD_MEM_REG", "A region that overlaps another is refused.", protocolFeatures: [.configureMemorySlots, .replyAck]
+      "regions-overlap", "ADD_MEM_REG", "A region that overlaps another is refused.",
+      protocolFeatures: [.configureMemorySlots, .replyAck]
     ) { bench throws(Finding) in
       let session = try Session(bench)
       var region = session.space.region
@@ -23,7 +24,8 @@ extension Check {
       return said
     },
     Check(
-      "slots-full", "ADD_MEM_REG", "A region more than there are slots is refused.", protocolFeatures: [.configureMemorySlots, .replyAck]
+      "slots-full", "ADD_MEM_REG", "A region more than there are slots is refused.",
+      protocolFeatures: [.configureMemorySlots, .replyAck]
     ) { bench throws(Finding) in
       let frontend = try bench.connect()
       let file = try memoryFile(4096)
@@ -34,11 +36,16 @@ extension Check {
       guard slots <= 4096 else { throw .notOffered("\(slots) slots are too many to fill") }
       for i in 0..<slots + 1 {
         let region = RegionDescription(
-          guestAddress: 0x1_0000_0000 + i * 0x10000, size: 4096, frontendAddress: 0x7500_0000_0000 + i * 0x10000, offset: 0)
+          guestAddress: 0x1_0000_0000 + i * 0x10000, size: 4096, frontendAddress: 0x7500_0000_0000 + i * 0x10000,
+          offset: 0)
         let said = try refusal { () throws(FrontendError) in
           try frontend.send(.addMemoryRegion(region), descriptors: [file.descriptor.rawValue])
         }
-        if i < slots { try expect(said == nil, "region \(i + 1) of \(slots) was refused") } else if let said { return "after \(slots) regions \(said)" }
+        if i < slots {
+          try expect(said == nil, "region \(i + 1) of \(slots) was refused")
+        } else if let said {
+          return "after \(slots) regions \(said)"
+        }
       }
       throw .broken("region \(slots + 1) was acknowledged, and there are \(slots) slots")
     },
@@ -48,12 +55,15 @@ extension Check {
       let connection = try bench.negotiatedRaw()
       let file = try memoryFile(4096)
       let payload = BareDescriptor.bytes(0xffff_ffff, 8) + [UInt8](repeating: 0, count: 32)
-      let reaction = try connection.provoke(FrontendRequest.Kind.setMemoryTable.rawValue, payload, descriptors: [file.descriptor.rawValue])
+      let reaction = try connection.provoke(
+        FrontendRequest.Kind.setMemoryTable.rawValue, payload, descriptors: [file.descriptor.rawValue])
       return try connection.mustRefuse(reaction, "the message")
     },
     Check("region-without-file", "SET_MEM_TABLE", "A region without its file is refused.") { bench throws(Finding) in
       let connection = try bench.negotiatedRaw()
-      let table = FrontendRequest.setMemoryTable([RegionDescription(guestAddress: 0, size: 4096, frontendAddress: 0x7500_0000_0000, offset: 0)])
+      let table = FrontendRequest.setMemoryTable([
+        RegionDescription(guestAddress: 0, size: 4096, frontendAddress: 0x7500_0000_0000, offset: 0)
+      ])
       return try connection.mustRefuse(try connection.provoke(table.kind.rawValue, table.payload), "the message")
     },
     Check(
@@ -65,7 +75,8 @@ extension Check {
         RegionDescription(guestAddress: .max - 4095, size: 8192, frontendAddress: 0x7500_0000_0000, offset: 0)
       ])
       return try connection.mustRefuse(
-        try connection.provoke(table.kind.rawValue, table.payload, descriptors: [file.descriptor.rawValue]), "the message")
+        try connection.provoke(table.kind.rawValue, table.payload, descriptors: [file.descriptor.rawValue]),
+        "the message")
     },
     Check(
       "short-file", "memory", "A file that is shorter than its region is refused, or what it lacks harms nobody."
@@ -97,7 +108,11 @@ extension Check {
       return region
     }
     return try refusal { () throws(FrontendError) in
-      if frontend.protocolFeatures.contains(.configureMemorySlots) { try frontend.add(region) } else { try frontend.share() }
+      if frontend.protocolFeatures.contains(.configureMemorySlots) {
+        try frontend.add(region)
+      } else {
+        try frontend.share()
+      }
     }
   }
 

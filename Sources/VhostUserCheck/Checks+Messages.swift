@@ -7,7 +7,9 @@ extension Check {
   private typealias Kind = FrontendRequest.Kind
 
   /// A message that has to be refused, by an answer or by ending the connection.
-  private static func refused(_ name: String, _ rule: String, _ sentence: String, _ kind: FrontendRequest.Kind, _ payload: [UInt8]) -> Check {
+  private static func refused(
+    _ name: String, _ rule: String, _ sentence: String, _ kind: FrontendRequest.Kind, _ payload: [UInt8]
+  ) -> Check {
     Check(name, rule, sentence) { bench throws(Finding) in
       let connection = try bench.negotiatedRaw()
       return try connection.mustRefuse(try connection.provoke(kind.rawValue, payload), "the message")
@@ -23,7 +25,8 @@ extension Check {
       switch try body(try bench.negotiatedRaw()) {
       case .closed: return "it closed the connection"
       case .silent: return "it went on as if nothing had come"
-      case .answered(let bytes): return bytes.count == 8 ? "it answered, and goes on" : "it answered \(bytes.count) bytes, and goes on"
+      case .answered(let bytes):
+        return bytes.count == 8 ? "it answered, and goes on" : "it answered \(bytes.count) bytes, and goes on"
       }
     }
   }
@@ -39,7 +42,8 @@ extension Check {
       guard try connection.isAnswered() else { throw .broken("it closed the connection") }
       return "GET_FEATURES in twelve pieces was answered"
     },
-    Check("half-message", "header", "A connection that ends in the middle of a message harms nobody.") { bench throws(Finding) in
+    Check("half-message", "header", "A connection that ends in the middle of a message harms nobody.") {
+      bench throws(Finding) in
       let connection = try bench.raw()
       _ = try connection.send([1, 0, 0, 0, 1, 0])
       connection.socket.shutdown()
@@ -52,7 +56,8 @@ extension Check {
     },
     Check("too-large", "header", "A payload of 4 GiB is not waited for.") { bench throws(Finding) in
       let connection = try bench.negotiatedRaw()
-      return try connection.mustRefuse(try connection.provoke(Kind.setOwner.rawValue, [], size: 0xffff_ffff), "the message")
+      return try connection.mustRefuse(
+        try connection.provoke(Kind.setOwner.rawValue, [], size: 0xffff_ffff), "the message")
     },
     survived("version", "header", "A message of another version does no harm.") { connection throws(Finding) in
       try connection.provoke(Kind.setOwner.rawValue, [], flags: 2 | MessageHeader.needReply)
@@ -61,12 +66,17 @@ extension Check {
       try connection.provoke(Kind.setOwner.rawValue, [], flags: MessageHeader.version | MessageHeader.reply)
     },
     refused("short-payload", "SET_FEATURES", "A payload that is too short is refused.", .setFeatures, [0, 0, 0, 0]),
-    refused("short-address", "SET_VRING_ADDR", "Half of a ring's addresses is refused.", .setVringAddress, [UInt8](repeating: 0, count: 20)),
-    survived("many-descriptors", "header", "More descriptors than a message has do no harm.") { connection throws(Finding) in
+    refused(
+      "short-address", "SET_VRING_ADDR", "Half of a ring's addresses is refused.", .setVringAddress,
+      [UInt8](repeating: 0, count: 20)),
+    survived("many-descriptors", "header", "More descriptors than a message has do no harm.") {
+      connection throws(Finding) in
       let file = try memoryFile(4096)
-      return try connection.provoke(Kind.setOwner.rawValue, [], descriptors: [Int32](repeating: file.descriptor.rawValue, count: 64))
+      return try connection.provoke(
+        Kind.setOwner.rawValue, [], descriptors: [Int32](repeating: file.descriptor.rawValue, count: 64))
     },
-    Check("no-descriptor", "SET_VRING_CALL", "A message whose descriptor is missing is refused.") { bench throws(Finding) in
+    Check("no-descriptor", "SET_VRING_CALL", "A message whose descriptor is missing is refused.") {
+      bench throws(Finding) in
       let connection = try bench.negotiatedRaw()
       let call = FrontendRequest.setVringCall(VringDescriptor(index: 0, hasDescriptor: true))
       return try connection.mustRefuse(try connection.provoke(call.kind.rawValue, call.payload), "the message")
@@ -97,12 +107,17 @@ extension Check {
       }
       return said.joined(separator: ", ")
     },
-    Check("ring-outside", "SET_VRING_ADDR", "A ring that lies in no memory is refused or does no harm.") { bench throws(Finding) in
+    Check("ring-outside", "SET_VRING_ADDR", "A ring that lies in no memory is refused or does no harm.") {
+      bench throws(Finding) in
       let session = try Session(bench)
       let queue = UInt32(bench.device.queue)
       let said = try refusal { () throws(FrontendError) in
         try session.frontend.send(.setVringSize(VringState(index: queue, number: 64)))
-        try session.frontend.send(.setVringAddress(VringAddress(index: queue, descriptorArea: 0x6600_0000_0000, driverArea: 0x6600_0000_1000, deviceArea: 0x6600_0000_2000)))
+        try session.frontend.send(
+          .setVringAddress(
+            VringAddress(
+              index: queue, descriptorArea: 0x6600_0000_0000, driverArea: 0x6600_0000_1000, deviceArea: 0x6600_0000_2000
+            )))
       }
       pause(.milliseconds(10))
       if let end = try givenUp(session) { return end }
@@ -110,26 +125,43 @@ extension Check {
       try session.roundTrip()
       return "\(said ?? "it was taken"), and the ring worked when it was set up properly"
     },
-    survived("config-far", "GET_CONFIG", "A read past the end of the configuration space does no harm.", protocolFeatures: .configuration) { connection throws(Finding) in
-      let wanted = FrontendRequest.getConfiguration(ConfigurationBytes(offset: 0xffff_ff00, bytes: [UInt8](repeating: 0, count: 256)))
+    survived(
+      "config-far", "GET_CONFIG", "A read past the end of the configuration space does no harm.",
+      protocolFeatures: .configuration
+    ) { connection throws(Finding) in
+      let wanted = FrontendRequest.getConfiguration(
+        ConfigurationBytes(offset: 0xffff_ff00, bytes: [UInt8](repeating: 0, count: 256)))
       return try connection.provoke(wanted.kind.rawValue, wanted.payload)
     },
-    survived("config-lies", "GET_CONFIG", "A configuration size that the payload contradicts does no harm.", protocolFeatures: .configuration) { connection throws(Finding) in
+    survived(
+      "config-lies", "GET_CONFIG", "A configuration size that the payload contradicts does no harm.",
+      protocolFeatures: .configuration
+    ) { connection throws(Finding) in
       try connection.provoke(
-        Kind.getConfiguration.rawValue, BareDescriptor.bytes(0, 4) + BareDescriptor.bytes(0xffff_fff0, 4) + BareDescriptor.bytes(0, 4) + [0, 0, 0, 0])
+        Kind.getConfiguration.rawValue,
+        BareDescriptor.bytes(0, 4) + BareDescriptor.bytes(0xffff_fff0, 4) + BareDescriptor.bytes(0, 4) + [0, 0, 0, 0])
     },
-    survived("log-overflow", "SET_LOG_BASE", "A log whose size and offset overflow does no harm (R136).", protocolFeatures: .logSharedMemory) { connection throws(Finding) in
+    survived(
+      "log-overflow", "SET_LOG_BASE", "A log whose size and offset overflow does no harm (R136).",
+      protocolFeatures: .logSharedMemory
+    ) { connection throws(Finding) in
       let file = try memoryFile(4096)
       let area = FrontendRequest.setLogBase(LogArea(size: .max, offset: 4096))
       return try connection.provoke(area.kind.rawValue, area.payload, descriptors: [file.descriptor.rawValue])
     },
-    survived("inflight-lies", "SET_INFLIGHT_FD", "In-flight memory that its file does not have does no harm.", protocolFeatures: .inflightSharedMemory) { connection throws(Finding) in
+    survived(
+      "inflight-lies", "SET_INFLIGHT_FD", "In-flight memory that its file does not have does no harm.",
+      protocolFeatures: .inflightSharedMemory
+    ) { connection throws(Finding) in
       let file = try memoryFile(4096)
-      let area = FrontendRequest.setInflightDescriptor(InflightDescription(mmapSize: 1 << 40, mmapOffset: 1 << 50, queueCount: 1, queueSize: 1024))
+      let area = FrontendRequest.setInflightDescriptor(
+        InflightDescription(mmapSize: 1 << 40, mmapOffset: 1 << 50, queueCount: 1, queueSize: 1024))
       return try connection.provoke(area.kind.rawValue, area.payload, descriptors: [file.descriptor.rawValue])
     },
-    survived("iotlb-without-bit", "IOTLB_MSG", "A translation without ACCESS_PLATFORM does no harm.") { connection throws(Finding) in
-      let message = FrontendRequest.iotlb(IOTLBMessage(kind: .update, address: 0, size: 4096, frontendAddress: 0, permission: .read))
+    survived("iotlb-without-bit", "IOTLB_MSG", "A translation without ACCESS_PLATFORM does no harm.") {
+      connection throws(Finding) in
+      let message = FrontendRequest.iotlb(
+        IOTLBMessage(kind: .update, address: 0, size: 4096, frontendAddress: 0, permission: .read))
       return try connection.provoke(message.kind.rawValue, message.payload)
     },
   ]
@@ -140,14 +172,17 @@ extension Check {
   }
 
   static func memoryFile(_ size: UInt64) throws(Finding) -> MemoryFile {
-    do throws(HostError) { return try MemoryFile(name: "sluice-check", size: size) } catch { throw .notChecked("\(error)") }
+    do throws(HostError) { return try MemoryFile(name: "sluice-check", size: size) } catch {
+      throw .notChecked("\(error)")
+    }
   }
 
   private static func indexes(_ bench: Bench, _ index: UInt32) throws(Finding) -> String {
     let state = VringState(index: index, number: 1)
     let all: [FrontendRequest] = [
       .setVringSize(VringState(index: index, number: 64)), .setVringBase(VringState(index: index, number: 0)),
-      .setVringAddress(VringAddress(index: index, descriptorArea: 0, driverArea: 0, deviceArea: 0)), .setVringEnable(state), .getVringBase(state),
+      .setVringAddress(VringAddress(index: index, descriptorArea: 0, driverArea: 0, deviceArea: 0)),
+      .setVringEnable(state), .getVringBase(state),
     ]
     for request in all {
       let connection = try bench.negotiatedRaw()
@@ -157,7 +192,9 @@ extension Check {
       if case .answered(let bytes) = reaction, request == .getVringBase(state) {
         // Its own answer is a state, and there is none.
         let code = reaction.code ?? 0
-        try expect(bytes.count != 8 || UInt32(truncatingIfNeeded: code) != index, "\(request.name) of queue \(index) was answered with a position")
+        try expect(
+          bytes.count != 8 || UInt32(truncatingIfNeeded: code) != index,
+          "\(request.name) of queue \(index) was answered with a position")
         continue
       }
       _ = try connection.mustRefuse(reaction, "\(request.name) of queue \(index)")

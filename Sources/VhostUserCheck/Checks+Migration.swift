@@ -12,7 +12,8 @@ extension Check {
       features: Frontend.logAllBit, protocolFeatures: .logSharedMemory
     ) { bench throws(Finding) in try logged(bench, Setup()) },
     Check(
-      "log-translated", "R134", "Behind an IOMMU the log is marked by guest address, whatever the device addresses are (R136).",
+      "log-translated", "R134",
+      "Behind an IOMMU the log is marked by guest address, whatever the device addresses are (R136).",
       features: [Frontend.logAllBit, .accessPlatform], protocolFeatures: .logSharedMemory
     ) { bench throws(Finding) in try logged(bench, .platform) },
     Check(
@@ -69,11 +70,15 @@ extension Check {
         // The same memory once more, as a front-end sends it that knows no slots.
         try judged { () throws(FrontendError) in try frontend.share() }
         for done in 0..<places.count {
-          guard try session.used() != nil else { throw .broken("\(places.count - done) of \(places.count) requests were lost") }
+          guard try session.used() != nil else {
+            throw .broken("\(places.count - done) of \(places.count) requests were lost")
+          }
         }
         let isMarked = marked(log, pages)
         let missing = Set(pages).subtracting(log.pages).count
-        try expect(isMarked, "turn \(turn): \(pages.count) pages were written while the table was set, and \(missing) are not marked")
+        try expect(
+          isMarked,
+          "turn \(turn): \(pages.count) pages were written while the table was set, and \(missing) are not marked")
         session.landing = usual
         try session.roundTrip()
       }
@@ -102,7 +107,9 @@ extension Check {
       try session.roundTrip()
       // Of random bytes there may be fewer than there is room for.
       let isAcross = !session.space.isBlank(GuestAddress(border), count: session.landingCount - half)
-      try expect(marked(log, isAcross ? pages : [pages[0]]), "pages \(pages) were written, of two regions, and \(log.pages) are marked")
+      try expect(
+        marked(log, isAcross ? pages : [pages[0]]),
+        "pages \(pages) were written, of two regions, and \(log.pages) are marked")
     }
     return "\(setup.below) times the pages of both are marked"
   }
@@ -117,7 +124,9 @@ extension Check {
     if bench.device.writes { written.append(page(session.landing)) }
     try expect(marked(log, written), "pages \(written) were written, and \(log.pages) are marked")
     // Everything that the driver gave nobody to write.
-    let possible = Set(written + session.rings.flatMap { session.pages(of: $0).device.map { page($0) } } + session.pieces.map { page($0) })
+    let possible = Set(
+      written + session.rings.flatMap { session.pages(of: $0).device.map { page($0) } }
+        + session.pieces.map { page($0) })
     let wrong = log.pages.filter { !possible.contains($0) }
     try expect(wrong.isEmpty, "pages \(wrong.prefix(8)) are marked, and nothing was written there")
     return "\(log.pages.count) pages are marked, those of the used ring and the buffers"
@@ -134,13 +143,16 @@ extension Check {
   /// Requests in flight when a connection ends.
   static let inflight: [Check] = [
     Check(
-      "inflight", "GET_INFLIGHT_FD", "In-flight memory is made, taken and used.", protocolFeatures: .inflightSharedMemory
+      "inflight", "GET_INFLIGHT_FD", "In-flight memory is made, taken and used.",
+      protocolFeatures: .inflightSharedMemory
     ) { bench throws(Finding) in
       let session = try Session(bench)
       let area = try installed(session)
       let asked = UInt16(bench.device.queueCount)
       let got = area.description
-      try expect(got.queueCount >= asked && got.queueSize >= session.setup.size, "it is for \(got.queueCount) queues of \(got.queueSize)")
+      try expect(
+        got.queueCount >= asked && got.queueSize >= session.setup.size,
+        "it is for \(got.queueCount) queues of \(got.queueSize)")
       try session.start()
       for _ in 0..<3 { try session.roundTrip() }
       // the record is for as many descriptors as the back-end said, which may be more than were asked for
@@ -148,7 +160,8 @@ extension Check {
       return "\(got.mmapSize) bytes for \(got.queueCount) queues of \(got.queueSize)"
     },
     Check(
-      "inflight-kept", "R126", "Requests under way when the connection ended are done once, not more and not less.", protocolFeatures: .inflightSharedMemory
+      "inflight-kept", "R126", "Requests under way when the connection ended are done once, not more and not less.",
+      protocolFeatures: .inflightSharedMemory
     ) { bench throws(Finding) in
       let session = try Session(bench)
       let area = try installed(session)
@@ -167,7 +180,8 @@ extension Check {
       features: .accessPlatform, protocolFeatures: .inflightSharedMemory
     ) { bench throws(Finding) in try vanish(bench, channelFirst: true) },
     Check(
-      "inflight-stopped", "R126", "A ring that is stopped right after its start has done what a predecessor left in flight, or says that it has not.",
+      "inflight-stopped", "R126",
+      "A ring that is stopped right after its start has done what a predecessor left in flight, or says that it has not.",
       protocolFeatures: .inflightSharedMemory
     ) { bench throws(Finding) in
       let session = try Session(bench, Setup(size: bench.device.longRing))
@@ -181,7 +195,8 @@ extension Check {
       return said
     },
     Check(
-      "inflight-stop-late", "R126", "The same where it needs a translation that comes while the stop is under way (R064).",
+      "inflight-stop-late", "R126",
+      "The same where it needs a translation that comes while the stop is under way (R064).",
       features: .accessPlatform, protocolFeatures: .inflightSharedMemory, needsWrites: true
     ) { bench throws(Finding) in
       let session = try Session(bench, .platform)
@@ -191,7 +206,9 @@ extension Check {
       try session.resume(at: taken(session, count))
       let end = ContinuousClock.now + bench.patience
       while session.misses(on: session.first).isEmpty {
-        guard ContinuousClock.now < end else { throw .broken("the buffer of a request that was in flight was not asked for") }
+        guard ContinuousClock.now < end else {
+          throw .broken("the buffer of a request that was in flight was not asked for")
+        }
         pause(.milliseconds(1))
       }
       let said = try stopped(session, count)
@@ -199,7 +216,8 @@ extension Check {
       return said
     },
     Check(
-      "stop-abandoned", "R126", "A front-end that goes while a stop waits for a translation leaves a back-end that serves the next one.",
+      "stop-abandoned", "R126",
+      "A front-end that goes while a stop waits for a translation leaves a back-end that serves the next one.",
       features: .accessPlatform, protocolFeatures: .inflightSharedMemory, needsWrites: true
     ) { bench throws(Finding) in try stopAndGo(bench) },
   ]
@@ -229,11 +247,15 @@ extension Check {
     try session.resume(at: taken(session, count))
     let end = ContinuousClock.now + bench.patience
     while session.misses(on: session.first).isEmpty {
-      guard ContinuousClock.now < end else { throw .broken("the buffer of a request that was in flight was not asked for") }
+      guard ContinuousClock.now < end else {
+        throw .broken("the buffer of a request that was in flight was not asked for")
+      }
       pause(.milliseconds(1))
     }
     let stop = FrontendRequest.getVringBase(VringState(index: UInt32(bench.device.queue), number: 0))
-    try judged { () throws(FrontendError) in try session.frontend.sendRaw(stop.encoded(), request: stop.kind.rawValue, answers: 1) }
+    try judged { () throws(FrontendError) in
+      try session.frontend.sendRaw(stop.encoded(), request: stop.kind.rawValue, answers: 1)
+    }
     session.settle()
     session.frontend.close()
     withExtendedLifetime(area) {}
@@ -241,21 +263,26 @@ extension Check {
     return "the next front-end was served"
   }
 
-  /// Makes requests that a predecessor took and did not finish, with its record of them. Returns that, and how many there are.
+  /// Makes requests that a predecessor took and did not finish, with its record of them. Returns that, and how many
+  /// there are.
   private static func left(_ session: Session, _ wanted: Int) throws(Finding) -> (FrontendInflight, Int) {
     let area = try make(session)
     var heads: [Int] = []
     for _ in 0..<wanted { heads.append(Int(try session.add())) }
     _ = session.ring.queue.publish()
     let description = area.description
-    // {features 64, version 16, descriptors 16, last batch 16, used index 16}, and of each descriptor {in flight 8, padding, next 16, counter 64}.
-    // Pieces begin at multiples of 64, and what a back-end has behind them is its own.
+    // {features 64, version 16, descriptors 16, last batch 16, used index 16}, and of each descriptor {in flight 8,
+    // padding, next 16, counter 64}. Pieces begin at multiples of 64, and what a back-end has behind them is its own.
     let start = session.bench.device.queue * (Int(description.mmapSize) / max(1, Int(description.queueCount)) & ~63)
     let size = description.queueSize
     try judged { () throws(FrontendError) in
-      try area.overwrite([UInt8](repeating: 0, count: 8) + BareDescriptor.bytes(1, 2) + BareDescriptor.bytes(UInt64(size), 2) + [0, 0, 0, 0], at: start)
+      try area.overwrite(
+        [UInt8](repeating: 0, count: 8) + BareDescriptor.bytes(1, 2) + BareDescriptor.bytes(UInt64(size), 2) + [
+          0, 0, 0, 0,
+        ], at: start)
       for (order, head) in heads.enumerated() {
-        try area.overwrite([1, 0, 0, 0, 0, 0, 0, 0] + BareDescriptor.bytes(UInt64(order), 8), at: start + 16 + 16 * head)
+        try area.overwrite(
+          [1, 0, 0, 0, 0, 0, 0, 0] + BareDescriptor.bytes(UInt64(order), 8), at: start + 16 + 16 * head)
       }
       try session.frontend.install(area)
     }
@@ -272,7 +299,9 @@ extension Check {
   private static func stopped(_ session: Session, _ count: Int) throws(Finding) -> String {
     let states = try session.stop()
     let (position, used) = (states[session.bench.device.queue].available, session.ring.usedIndex(session.space))
-    try expect(position == used, "its position is \(position), and \(used) of \(count) requests are done: the rest would be lost")
+    try expect(
+      position == used, "its position is \(position), and \(used) of \(count) requests are done: the rest would be lost"
+    )
     session.frontend.onMiss { _ in .fromMappings }
     session.frontend.acknowledgeAll(true)
     try session.resume(at: states)
@@ -299,7 +328,8 @@ extension Check {
     return area
   }
 
-  /// The first queue's record, a split ring's: {features 64, version 16, descriptors 16, last batch 16, used index 16, …}.
+  /// The first queue's record, a split ring's: {features 64, version 16, descriptors 16, last batch 16, used index 16,
+  /// …}.
   private static func recorded(_ area: FrontendInflight, _ used: UInt16, _ size: UInt16) throws(Finding) {
     var seen: (version: UInt16, count: UInt16, used: UInt16) = (0, 0, 0)
     for _ in 0..<20 {
@@ -311,7 +341,9 @@ extension Check {
       // The record may follow the used index.
       pause(.milliseconds(5))
     }
-    throw .broken("after \(used) requests the record says version \(seen.version), \(seen.count) descriptors, used index \(seen.used)")
+    throw .broken(
+      "after \(used) requests the record says version \(seen.version), \(seen.count) descriptors, used index \(seen.used)"
+    )
   }
 
   /// Drops the connection, comes back, and counts what is done.

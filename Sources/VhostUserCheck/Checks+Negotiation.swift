@@ -12,7 +12,9 @@ extension Check {
         try frontend.negotiate([.version1])
         after.append(try frontend.ask(.getFeatures))
         guard after.allSatisfy({ $0 == first }) else {
-          throw .violation(ProtocolError("GET_FEATURES", "\(hex(first)) at first, then \(after.map { hex($0) }.joined(separator: ", "))"))
+          throw .violation(
+            ProtocolError(
+              "GET_FEATURES", "\(hex(first)) at first, then \(after.map { hex($0) }.joined(separator: ", "))"))
         }
         return "\(hex(first)) three times, before and after SET_FEATURES"
       }
@@ -29,9 +31,12 @@ extension Check {
       try expect(bench.offeredFeatures.contains(.version1), "bit 32 is missing in \(hex(bench.offeredFeatures.word))")
       return "\(hex(bench.offeredFeatures.word)) has it"
     },
-    Check("feature-not-offered", "R011", "A feature that was not offered is refused, or has no effect.") { bench throws(Finding) in
+    Check("feature-not-offered", "R011", "A feature that was not offered is refused, or has no effect.") {
+      bench throws(Finding) in
       // The bit that would change the meaning of every address, if it is free to be tried.
-      let bit = bench.offeredFeatures.contains(.accessPlatform) ? (41...63).first { !bench.offeredFeatures.contains(Features(bit: $0)) } : 33
+      let bit =
+        bench.offeredFeatures.contains(.accessPlatform)
+        ? (41...63).first { !bench.offeredFeatures.contains(Features(bit: $0)) } : 33
       guard let bit else { throw .notOffered("every bit is offered") }
       let session = try Session(bench)
       let word = session.frontend.features.union(Features(bit: bit)).word
@@ -54,7 +59,8 @@ extension Check {
       return "on the same connection and on the next one"
     },
     Check(
-      "without-protocol-features", "SET_FEATURES", "Without VHOST_USER_F_PROTOCOL_FEATURES rings work without being enabled."
+      "without-protocol-features", "SET_FEATURES",
+      "Without VHOST_USER_F_PROTOCOL_FEATURES rings work without being enabled."
     ) { bench throws(Finding) in
       let session = try Session(bench, Setup(protocolFeatures: []))
       try judged { () throws(FrontendError) in _ = try session.frontend.setFeatures([.version1]) }
@@ -63,7 +69,8 @@ extension Check {
       return "a request was served, and SET_VRING_ENABLE was never sent"
     },
     Check(
-      "features-forwarded", "SET_FEATURES", "Bits 24 and 27, which QEMU passes on from the driver though they were not offered, are taken."
+      "features-forwarded", "SET_FEATURES",
+      "Bits 24 and 27, which QEMU passes on from the driver though they were not offered, are taken."
     ) { bench throws(Finding) in
       let session = try Session(bench)
       let word = session.frontend.features.word | 1 << 24 | 1 << 27
@@ -74,16 +81,20 @@ extension Check {
       return "they were taken, and a request was served"
     },
     Check(
-      "ring-reset", "RING_RESET", "VIRTIO_F_RING_RESET is not offered for a device whose front-end has no message for it."
+      "ring-reset", "RING_RESET",
+      "VIRTIO_F_RING_RESET is not offered for a device whose front-end has no message for it."
     ) { bench throws(Finding) in
       let isOffered = bench.offeredFeatures.contains(Features(bit: 40))
       // QEMU disables and stops a network device's ring, and tells of no other's.
-      guard bench.device != .net else { return isOffered ? "offered: a network device's rings are disabled and stopped one by one" : "not offered" }
+      guard bench.device != .net else {
+        return isOffered ? "offered: a network device's rings are disabled and stopped one by one" : "not offered"
+      }
       try expect(!isOffered, "it is offered: a driver that resets a queue has a queue that is silent afterwards")
       return "not offered"
     },
     Check(
-      "all-acknowledged", "REPLY_ACK", "Every request that asks for an acknowledgement gets one.", protocolFeatures: .replyAck
+      "all-acknowledged", "REPLY_ACK", "Every request that asks for an acknowledgement gets one.",
+      protocolFeatures: .replyAck
     ) { bench throws(Finding) in
       let session = try bench.session()
       try session.roundTrip()
@@ -91,7 +102,8 @@ extension Check {
       return "every request of a session was acknowledged"
     },
     Check(
-      "unacknowledged", "REPLY_ACK", "Requests that do not ask for an acknowledgement get none.", protocolFeatures: .replyAck
+      "unacknowledged", "REPLY_ACK", "Requests that do not ask for an acknowledgement get none.",
+      protocolFeatures: .replyAck
     ) { bench throws(Finding) in
       let session = try Session(bench)
       session.frontend.acknowledgeAll(false)
@@ -108,7 +120,8 @@ extension Check {
       return "\(bench.queueCount)"
     },
     Check(
-      "configuration", "GET_CONFIG", "The configuration space can be read, and read again, whole and in parts.", protocolFeatures: .configuration
+      "configuration", "GET_CONFIG", "The configuration space can be read, and read again, whole and in parts.",
+      protocolFeatures: .configuration
     ) { bench throws(Finding) in
       let frontend = try bench.connect()
       let count = bench.device == .blk ? 60 : 8

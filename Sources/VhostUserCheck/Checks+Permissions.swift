@@ -7,7 +7,8 @@ extension Check {
   /// What a mapping allows, and what happens when it does not.
   static let permissions: [Check] = [
     Check(
-      "read-only-ring", "R053", "A ring whose descriptors and driver area are mapped for reading only works.", features: .accessPlatform
+      "read-only-ring", "R053", "A ring whose descriptors and driver area are mapped for reading only works.",
+      features: .accessPlatform
     ) { bench throws(Finding) in
       let session = try Session(bench, .platform)
       for page in session.ringPages.descriptor + session.ringPages.driver { try session.space.permit(page, .read) }
@@ -21,7 +22,8 @@ extension Check {
       return try serves(session)
     },
     Check(
-      "least-permissions", "R118", "Buffers that are mapped for what is done with them and nothing more are served.", features: .accessPlatform
+      "least-permissions", "R118", "Buffers that are mapped for what is done with them and nothing more are served.",
+      features: .accessPlatform
     ) { bench throws(Finding) in
       let session = try Session(bench, .platform)
       let readable = bench.device.request.readable.count
@@ -29,14 +31,16 @@ extension Check {
       return try serves(session)
     },
     Check(
-      "read-only-page", "R084", "A page that is mapped for reading is not written.", features: .accessPlatform, needsWrites: true
+      "read-only-page", "R084", "A page that is mapped for reading is not written.", features: .accessPlatform,
+      needsWrites: true
     ) { bench throws(Finding) in
       let session = try Session(bench, .platform)
       try session.space.permit(session.landing, .read)
       return try refusesToWrite(session, "it was asked for with write permission, and refused")
     },
     Check(
-      "read-only-entry", "R118", "A translation for reading that is known does not serve a write.", features: .accessPlatform, needsWrites: true
+      "read-only-entry", "R118", "A translation for reading that is known does not serve a write.",
+      features: .accessPlatform, needsWrites: true
     ) { bench throws(Finding) in
       let session = try Session(bench, .platform)
       try session.space.permit(session.landing, .read)
@@ -45,7 +49,8 @@ extension Check {
       return try refusesToWrite(session, "the page was known for reading, and not written")
     },
     Check(
-      "upgrade", "R118", "A page that was known for reading is asked for again when it is to be written.", features: .accessPlatform, needsWrites: true
+      "upgrade", "R118", "A page that was known for reading is asked for again when it is to be written.",
+      features: .accessPlatform, needsWrites: true
     ) { bench throws(Finding) in
       let session = try Session(bench, .platform)
       try session.translate(try session.update(session.landing, .read))
@@ -56,7 +61,9 @@ extension Check {
     Check(
       "write-only-page", "R083", "A page that is mapped for writing is not read.", features: .accessPlatform
     ) { bench throws(Finding) in
-      guard !bench.device.request.readable.isEmpty else { throw .notOffered("a \(bench.device) device reads no buffers") }
+      guard !bench.device.request.readable.isEmpty else {
+        throw .notOffered("a \(bench.device) device reads no buffers")
+      }
       let session = try Session(bench, .platform)
       try session.space.permit(session.first, .write)
       try session.start()
@@ -67,19 +74,25 @@ extension Check {
       return used == nil ? "the request came to nothing, the back-end lives" : "the request was used, and not served"
     },
     Check(
-      "miss-refused", "R105", "A miss that is refused stops neither the back-end nor, once set up again, the ring.", features: .accessPlatform
+      "miss-refused", "R105", "A miss that is refused stops neither the back-end nor, once set up again, the ring.",
+      features: .accessPlatform
     ) { bench throws(Finding) in
       let session = try bench.session(.platform)
       try session.roundTrip()
       try loseFirst(session)
       let used = try unharmed(session)
-      if let used { try expect(!bench.device.writes || session.fault(used) != nil, "the request was served although nothing is mapped") }
+      if let used {
+        try expect(
+          !bench.device.writes || session.fault(used) != nil, "the request was served although nothing is mapped")
+      }
       let asked = session.misses(on: session.first).count
       try recover(session)
       return "asked for \(asked) times, answered with a failure, and the ring worked after it was set up again"
     },
     Check(
-      "miss-unanswered", "R105", "A miss that is never answered stops neither messages nor, once set up again, the ring (R064).", features: .accessPlatform
+      "miss-unanswered", "R105",
+      "A miss that is never answered stops neither messages nor, once set up again, the ring (R064).",
+      features: .accessPlatform
     ) { bench throws(Finding) in
       let session = try bench.session(.platform)
       try session.roundTrip()
@@ -91,7 +104,8 @@ extension Check {
       return "GET_FEATURES and GET_VRING_BASE were answered meanwhile, and the ring worked after it was set up again"
     },
     Check(
-      "empty-success", "R105", "A miss that is acknowledged without any translation is survived.", features: .accessPlatform
+      "empty-success", "R105", "A miss that is acknowledged without any translation is survived.",
+      features: .accessPlatform
     ) { bench throws(Finding) in
       let session = try bench.session(.platform)
       try session.roundTrip()
@@ -106,11 +120,15 @@ extension Check {
       return "asked for \(count) times, and the ring worked after it was set up again"
     },
     Check(
-      "ring-unmapped", "R041", "A ring that is not mapped does no harm, and works when it is mapped and set up again (R042).", features: .accessPlatform
+      "ring-unmapped", "R041",
+      "A ring that is not mapped does no harm, and works when it is mapped and set up again (R042).",
+      features: .accessPlatform
     ) { bench throws(Finding) in
       let session = try Session(bench, Setup(translated: true, scattered: true))
       // The second page of each area: a look at the first byte alone does not find it.
-      let holes = [session.ringPages.descriptor, session.ringPages.driver, session.ringPages.device].compactMap { $0.count > 1 ? $0.last : nil }
+      let holes = [session.ringPages.descriptor, session.ringPages.driver, session.ringPages.device].compactMap {
+        $0.count > 1 ? $0.last : nil
+      }
       for page in holes { session.space.hide(page) }
       try session.start()
       try session.submit()
@@ -121,7 +139,8 @@ extension Check {
       return "nothing happened with \(holes.count) of its pages missing; then it worked"
     },
     Check(
-      "late-answer", "R064", "The answer to a miss that comes after the ring was stopped does not start it.", features: .accessPlatform
+      "late-answer", "R064", "The answer to a miss that comes after the ring was stopped does not start it.",
+      features: .accessPlatform
     ) { bench throws(Finding) in
       let session = try bench.session(.platform)
       try session.roundTrip()

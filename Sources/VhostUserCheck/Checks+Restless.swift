@@ -5,14 +5,16 @@ internal import Virtio
 extension Check {
   /// Messages while a driver never pauses.
   static let restless: [Check] = [
-    Check("restless", "split", "A request that takes its time is completed while the driver never pauses.") { bench throws(Finding) in
+    Check("restless", "split", "A request that takes its time is completed while the driver never pauses.") {
+      bench throws(Finding) in
       let session = try bench.session(RestlessDriver.setup(bench, Setup()))
       let driver = try RestlessDriver(session)
       for _ in 0..<4 { try driver.expectMore() }
       return "four requests were served among \(driver.served)"
     },
     Check(
-      "restless-invalidate", "R110", "An INVALIDATE is acknowledged while the driver never pauses.", features: .accessPlatform
+      "restless-invalidate", "R110", "An INVALIDATE is acknowledged while the driver never pauses.",
+      features: .accessPlatform
     ) { bench throws(Finding) in
       try undisturbed(bench, .platform) { frontend throws(FrontendError) in
         try frontend.invalidate(from: DMAAddress(0x5000_0000_0000), through: DMAAddress(0x5000_0000_0fff))
@@ -30,14 +32,17 @@ extension Check {
     ) { bench throws(Finding) in
       try undisturbed(bench, Setup()) { frontend throws(FrontendError) in _ = try frontend.startLogging() }
     },
-    Check("restless-stop", "GET_VRING_BASE", "A ring can be stopped while its driver never pauses.") { bench throws(Finding) in
+    Check("restless-stop", "GET_VRING_BASE", "A ring can be stopped while its driver never pauses.") {
+      bench throws(Finding) in
       let queue = bench.device.queue
-      return try ended(bench, "after GET_VRING_BASE was answered requests were served") { frontend throws(FrontendError) in
+      return try ended(bench, "after GET_VRING_BASE was answered requests were served") {
+        frontend throws(FrontendError) in
         _ = try frontend.stopQueue(queue)
       }
     },
     Check(
-      "restless-disable", "SET_VRING_ENABLE", "A ring can be disabled while its driver never pauses.", features: Frontend.protocolFeaturesBit
+      "restless-disable", "SET_VRING_ENABLE", "A ring can be disabled while its driver never pauses.",
+      features: Frontend.protocolFeaturesBit
     ) { bench throws(Finding) in
       let queue = bench.device.queue
       // What a network device does on a disabled ring is its own business.

@@ -14,7 +14,9 @@ extension Check {
   /// Requests over rings of every kind.
   static let rings: [Check] = [
     Check("split", "split", "A request over a split ring is served.", one([])),
-    Check("indirect", "INDIRECT_DESC", "A request in an indirect table is served.", features: .indirectDescriptors, one(.indirectDescriptors, indirect: true)),
+    Check(
+      "indirect", "INDIRECT_DESC", "A request in an indirect table is served.", features: .indirectDescriptors,
+      one(.indirectDescriptors, indirect: true)),
     Check(
       "event-index", "EVENT_IDX", "With event indexes requests are served and calls come.", features: .eventIndex
     ) { bench throws(Finding) in
@@ -26,9 +28,11 @@ extension Check {
     Check("packed", "RING_PACKED", "A request over a packed ring is served.", features: .ringPacked, one(.ringPacked)),
     Check(
       "packed-indirect", "RING_PACKED", "A packed ring with indirect tables and event indexes serves.",
-      features: [.ringPacked, .indirectDescriptors, .eventIndex], one([.ringPacked, .indirectDescriptors, .eventIndex], indirect: true)),
+      features: [.ringPacked, .indirectDescriptors, .eventIndex],
+      one([.ringPacked, .indirectDescriptors, .eventIndex], indirect: true)),
     Check(
-      "in-order", "IN_ORDER", "With IN_ORDER requests are used in the order they were made available.", features: .inOrder
+      "in-order", "IN_ORDER", "With IN_ORDER requests are used in the order they were made available.",
+      features: .inOrder
     ) { bench throws(Finding) in
       let session = try bench.session(Setup(features: .inOrder))
       for _ in 0..<4 { try session.add() }
@@ -43,7 +47,8 @@ extension Check {
       return "a call came"
     },
     Check("lap", "split", "A ring goes on after its end.") { bench throws(Finding) in try lap(bench, []) },
-    Check("lap-packed", "RING_PACKED", "A packed ring goes on after its end.", features: .ringPacked) { bench throws(Finding) in
+    Check("lap-packed", "RING_PACKED", "A packed ring goes on after its end.", features: .ringPacked) {
+      bench throws(Finding) in
       try lap(bench, .ringPacked)
     },
     Check("many", "split", "A full ring is served.") { bench throws(Finding) in
@@ -67,7 +72,8 @@ extension Check {
 
   /// Rings that stop and go on.
   static let stopping: [Check] = [
-    Check("position", "GET_VRING_BASE", "A stopped ring tells how far it came, and goes on from there.") { bench throws(Finding) in
+    Check("position", "GET_VRING_BASE", "A stopped ring tells how far it came, and goes on from there.") {
+      bench throws(Finding) in
       let session = try bench.session()
       for _ in 0..<3 { try session.roundTrip() }
       let states = try session.stop()
@@ -78,7 +84,8 @@ extension Check {
       return "3 after 3 requests, and a fourth was served after the stop"
     },
     Check(
-      "position-packed", "GET_VRING_BASE", "A stopped packed ring tells how far it came, wrap counter and all.", features: .ringPacked
+      "position-packed", "GET_VRING_BASE", "A stopped packed ring tells how far it came, wrap counter and all.",
+      features: .ringPacked
     ) { bench throws(Finding) in
       let session = try bench.session(Setup(features: .ringPacked, size: 16))
       let pieces = session.pieces.count
@@ -88,8 +95,12 @@ extension Check {
       let states = try session.stop()
       let state = states[bench.device.queue]
       let slots = count * pieces
-      let isRight = Int(state.available) == slots % 16 && state.availableWrap == (slots / 16 % 2 == 0) && state.used == state.available
-      try expect(isRight, "after \(slots) slots of 16: slot \(state.available), wrap \(state.availableWrap), used \(state.used ?? 0)")
+      let isRight =
+        Int(state.available) == slots % 16 && state.availableWrap == (slots / 16 % 2 == 0)
+        && state.used == state.available
+      try expect(
+        isRight,
+        "after \(slots) slots of 16: slot \(state.available), wrap \(state.availableWrap), used \(state.used ?? 0)")
       try session.resume(at: states)
       try session.roundTrip()
       return "slot \(state.available) after \(slots) slots, and the ring went on"
@@ -124,7 +135,8 @@ extension Check {
       try session.finish()
       return "a request was served after the ring was enabled again"
     },
-    Check("stop-start", "GET_VRING_BASE", "A ring can be stopped and set up anew, many times.") { bench throws(Finding) in
+    Check("stop-start", "GET_VRING_BASE", "A ring can be stopped and set up anew, many times.") {
+      bench throws(Finding) in
       let session = try bench.session()
       for _ in 0..<8 {
         try session.roundTrip()
@@ -149,7 +161,8 @@ extension Check {
       return "a request was served afterwards"
     },
     Check(
-      "status-reset", "SET_STATUS", "A status of 0 resets the device, which can be set up again (R060).", protocolFeatures: .status
+      "status-reset", "SET_STATUS", "A status of 0 resets the device, which can be set up again (R060).",
+      protocolFeatures: .status
     ) { bench throws(Finding) in
       let session = try bench.session()
       try session.roundTrip()
@@ -167,7 +180,8 @@ extension Check {
       return "nothing was served between reset and set-up, and a request after it"
     },
     Check(
-      "drop", "connection", "A front-end that goes in the middle of requests leaves a back-end that serves the next one."
+      "drop", "connection",
+      "A front-end that goes in the middle of requests leaves a back-end that serves the next one."
     ) { bench throws(Finding) in
       let session = try bench.session()
       for _ in 0..<8 { try session.add() }

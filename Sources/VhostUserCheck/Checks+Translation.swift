@@ -16,7 +16,8 @@ extension Check {
       return "no miss while a request was served"
     },
     Check(
-      "translated", "R100", "With ACCESS_PLATFORM ring and buffer addresses are device addresses.", features: .accessPlatform
+      "translated", "R100", "With ACCESS_PLATFORM ring and buffer addresses are device addresses.",
+      features: .accessPlatform
     ) { bench throws(Finding) in
       let session = try bench.session(.platform)
       for _ in 0..<3 { try session.roundTrip() }
@@ -37,10 +38,12 @@ extension Check {
       session.frontend.close()
       let next = try bench.session(.platform)
       try next.roundTrip()
-      try expect(!next.misses(on: next.first).isEmpty, "the second connection did not ask for the buffer at \(hex(next.first))")
+      try expect(
+        !next.misses(on: next.first).isEmpty, "the second connection did not ask for the buffer at \(hex(next.first))")
       return "the second connection asked again"
     },
-    Check("asked-once", "R115", "A miss that is open is not asked again.", features: .accessPlatform) { bench throws(Finding) in
+    Check("asked-once", "R115", "A miss that is open is not asked again.", features: .accessPlatform) {
+      bench throws(Finding) in
       let session = try bench.session(.platform)
       try session.roundTrip()
       try holdFirst(session)
@@ -68,7 +71,8 @@ extension Check {
       return "a buffer was used without being asked for"
     },
     Check(
-      "update-outside", "R107", "A translation that leads out of the memory table is refused.", features: .accessPlatform
+      "update-outside", "R107", "A translation that leads out of the memory table is refused.",
+      features: .accessPlatform
     ) { bench throws(Finding) in
       let session = try bench.session(.platform)
       try session.roundTrip()
@@ -76,13 +80,16 @@ extension Check {
       var message = try session.update(page)
       message.frontendAddress = 0x6600_0000_0000
       let said = try refusal { () throws(FrontendError) in try session.frontend.sendTranslation(message) }
-      guard let said else { throw .broken("an UPDATE to \(hex(message.frontendAddress)) was acknowledged as a success") }
+      guard let said else {
+        throw .broken("an UPDATE to \(hex(message.frontendAddress)) was acknowledged as a success")
+      }
       if session.frontend.failure != nil { return said }
       session.pieces[0] = page
       try session.roundTrip()
       return "\(said), and the right translation was asked for afterwards"
     },
-    Check("update-empty", "R108", "A translation of no bytes is refused.", features: .accessPlatform) { bench throws(Finding) in
+    Check("update-empty", "R108", "A translation of no bytes is refused.", features: .accessPlatform) {
+      bench throws(Finding) in
       let session = try bench.session(.platform)
       var message = try session.update(session.first)
       message.size = 0
@@ -91,7 +98,8 @@ extension Check {
       return said
     },
     Check(
-      "update-wraps", "R108", "A translation that passes the end of the address space is refused (R059).", features: .accessPlatform
+      "update-wraps", "R108", "A translation that passes the end of the address space is refused (R059).",
+      features: .accessPlatform
     ) { bench throws(Finding) in
       let session = try bench.session(.platform)
       var message = try session.update(session.first)
@@ -111,37 +119,44 @@ extension Check {
       return "every one of \(session.frontend.counts.misses) misses was answered twice"
     },
     Check(
-      "update-replaces", "R109", "A second translation of an address replaces the first, or is refused.", features: .accessPlatform, needsWrites: true
+      "update-replaces", "R109", "A second translation of an address replaces the first, or is refused.",
+      features: .accessPlatform, needsWrites: true
     ) { bench throws(Finding) in
       let session = try bench.session(.platform)
       try session.roundTrip()
       let old = session.space.guest(session.landing)
       let new = session.space.guestPage()
       let message = try session.update(session.landing, at: new)
-      if let said = try refusal({ () throws(FrontendError) in try session.frontend.sendTranslation(message) }) { return said }
+      if let said = try refusal({ () throws(FrontendError) in try session.frontend.sendTranslation(message) }) {
+        return said
+      }
       session.space.hide(session.landing)
       try session.space.map(session.landing, to: new)
       session.space.blank(old)
       try session.submit()
       guard let used = try session.used() else { throw session.nothingCame() }
-      try expect(session.space.isBlank(old, count: session.landingCount), "the answer landed where the address led before")
+      try expect(
+        session.space.isBlank(old, count: session.landingCount), "the answer landed where the address led before")
       if let fault = session.fault(used) { throw .broken(fault) }
       return "the answer landed where the second one leads"
     },
-    Check("scattered-ring", "R043", "Ring areas may be scattered over pages.", features: .accessPlatform) { bench throws(Finding) in
+    Check("scattered-ring", "R043", "Ring areas may be scattered over pages.", features: .accessPlatform) {
+      bench throws(Finding) in
       let session = try bench.session(Setup(translated: true, scattered: true))
       let count = try laps(session)
       return "\(count) requests over a ring of 64 whose areas cross pages that are no neighbours"
     },
     Check(
-      "scattered-packed", "R043", "A packed ring may be scattered over pages.", features: [.accessPlatform, .ringPacked]
+      "scattered-packed", "R043", "A packed ring may be scattered over pages.",
+      features: [.accessPlatform, .ringPacked]
     ) { bench throws(Finding) in
       let session = try bench.session(Setup(features: .ringPacked, translated: true, scattered: true))
       let count = try laps(session)
       return "\(count) requests over a ring of 64 whose pages are no neighbours"
     },
     Check(
-      "scattered-buffer", "R046", "A buffer's pages may be scattered (R119).", features: .accessPlatform, needsWrites: true
+      "scattered-buffer", "R046", "A buffer's pages may be scattered (R119).", features: .accessPlatform,
+      needsWrites: true
     ) { bench throws(Finding) in
       let session = try bench.session(.platform)
       // What it has to bring is known from one whose buffers are in one piece.
@@ -153,7 +168,9 @@ extension Check {
       return "a buffer across two pages that are no neighbours was served"
     },
     Check(
-      "indirect-translated", "R048", "An indirect table is read through translations, with read permission only (R050).", features: [.accessPlatform, .indirectDescriptors]
+      "indirect-translated", "R048",
+      "An indirect table is read through translations, with read permission only (R050).",
+      features: [.accessPlatform, .indirectDescriptors]
     ) { bench throws(Finding) in
       let session = try Session(bench, Setup(features: .indirectDescriptors, translated: true))
       for page in session.tablePages { try session.space.permit(page, .read) }
@@ -162,13 +179,15 @@ extension Check {
       return "three requests whose table was mapped for reading"
     },
     Check(
-      "packed-translated", "R052", "A packed ring is read and written through translations.", features: [.accessPlatform, .ringPacked]
+      "packed-translated", "R052", "A packed ring is read and written through translations.",
+      features: [.accessPlatform, .ringPacked]
     ) { bench throws(Finding) in
       let session = try bench.session(Setup(features: .ringPacked, translated: true))
       return "\(try laps(session)) requests over a ring of 64"
     },
     Check(
-      "event-translated", "R045", "With event indexes behind an IOMMU requests are served.", features: [.accessPlatform, .eventIndex]
+      "event-translated", "R045", "With event indexes behind an IOMMU requests are served.",
+      features: [.accessPlatform, .eventIndex]
     ) { bench throws(Finding) in
       let session = try bench.session(Setup(features: .eventIndex, translated: true))
       return "\(try laps(session)) requests over a ring of 64"
@@ -190,7 +209,8 @@ extension Check {
       return "2560 pages one after the other"
     },
     Check(
-      "without-after-with", "R065", "A session without ACCESS_PLATFORM works after one with it.", features: .accessPlatform
+      "without-after-with", "R065", "A session without ACCESS_PLATFORM works after one with it.",
+      features: .accessPlatform
     ) { bench throws(Finding) in
       let session = try bench.session(.platform)
       try session.roundTrip()
@@ -201,7 +221,8 @@ extension Check {
       return "a request was served and nothing asked for"
     },
     Check(
-      "memory-replaced-translated", "R113", "When memory was replaced, translations are asked for anew.", features: .accessPlatform
+      "memory-replaced-translated", "R113", "When memory was replaced, translations are asked for anew.",
+      features: .accessPlatform
     ) { bench throws(Finding) in
       let session = try bench.session(.platform)
       return try servesAfterReplacement(session)
@@ -227,7 +248,8 @@ extension Check {
       let access = miss.permission.rawValue
       try expect(access >= 1 && access <= 3, "the miss at \(place) asks for access \(access)")
       try expect(
-        miss.permission.isSuperset(of: area.access), "the miss at \(place), \(area.name), asks for access \(access) and needs \(area.access.rawValue)")
+        miss.permission.isSuperset(of: area.access),
+        "the miss at \(place), \(area.name), asks for access \(access) and needs \(area.access.rawValue)")
     }
     return "\(misses.count) misses, each in a ring area or buffer, each with the access needed there"
   }

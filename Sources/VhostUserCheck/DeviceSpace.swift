@@ -3,8 +3,9 @@ internal import VhostUser
 
 /// A driver's memory: pages, the device addresses that lead to them, and both ends' view of them.
 ///
-/// Without an IOMMU a device address is a guest address. With one it is a page of its own, near the top of the first 4 GiB,
-/// as Linux hands them out; what the device may reach is in `mappings`, what the driver sees does not depend on it.
+/// Without an IOMMU a device address is a guest address. With one it is a page of its own, near the top of the first 4
+/// GiB, as Linux hands them out; what the device may reach is in `mappings`, what the driver sees does not depend on
+/// it.
 final class DeviceSpace {
   let memory = FrontendMemory()
   let mappings = FrontendMappings()
@@ -35,7 +36,9 @@ final class DeviceSpace {
     nextGuest = Self.guestStart + Self.page
     region = try judged { () throws(FrontendError) in
       let region = try memory.add(byteCount: Self.byteCount, at: GuestAddress(Self.guestStart), offset: offset)
-      for i in 0..<UInt64(below) { try memory.add(byteCount: 1 << 20, at: GuestAddress(Self.guestStart - (i + 1) << 20)) }
+      for i in 0..<UInt64(below) {
+        try memory.add(byteCount: 1 << 20, at: GuestAddress(Self.guestStart - (i + 1) << 20))
+      }
       return region
     }
   }
@@ -55,7 +58,9 @@ final class DeviceSpace {
   }
 
   /// Fresh pages at successive device addresses. Scattered ones have no two neighbours in guest memory.
-  func allocate(_ count: Int = 1, scattered: Bool = false, permission: IOTLBMessage.Permission = [.read, .write]) throws(Finding) -> DMAAddress {
+  func allocate(
+    _ count: Int = 1, scattered: Bool = false, permission: IOTLBMessage.Permission = [.read, .write]
+  ) throws(Finding) -> DMAAddress {
     guard isTranslated else {
       let first = guestPage()
       for _ in 1..<max(1, count) { _ = guestPage() }
@@ -85,7 +90,9 @@ final class DeviceSpace {
   }
 
   /// Makes a device page lead to a guest page, for both ends.
-  func map(_ device: DMAAddress, to guest: GuestAddress, permission: IOTLBMessage.Permission = [.read, .write]) throws(Finding) {
+  func map(
+    _ device: DMAAddress, to guest: GuestAddress, permission: IOTLBMessage.Permission = [.read, .write]
+  ) throws(Finding) {
     let mapping = FrontendMapping(address: device, byteCount: Self.page, guestAddress: guest, permission: permission)
     guard mappings.insert(mapping) else { throw .notChecked("device page \(hex(device)) is mapped already") }
     pages[device.rawValue] = guest.rawValue
@@ -109,7 +116,8 @@ final class DeviceSpace {
     try map(device, to: guest, permission: permission)
   }
 
-  /// Moves a page's bytes to a fresh guest page, which the same device address leads to from now on. Returns the old one.
+  /// Moves a page's bytes to a fresh guest page, which the same device address leads to from now on. Returns the old
+  /// one.
   func move(_ device: DMAAddress) throws(Finding) -> GuestAddress {
     let old = guest(device)
     let new = guestPage()
@@ -150,7 +158,9 @@ final class DeviceSpace {
 
   /// Fills a guest page with bytes that no answer consists of.
   func blank(_ guest: GuestAddress) { write([UInt8](repeating: CheckedDevice.blank, count: Int(Self.page)), to: guest) }
-  func isBlank(_ guest: GuestAddress, count: Int = 4096) -> Bool { bytes(guest, count: count).allSatisfy { $0 == CheckedDevice.blank } }
+  func isBlank(_ guest: GuestAddress, count: Int = 4096) -> Bool {
+    bytes(guest, count: count).allSatisfy { $0 == CheckedDevice.blank }
+  }
 
   private func pieces(_ device: DMAAddress, _ count: Int) -> [(GuestAddress, Int)] {
     var list: [(GuestAddress, Int)] = []

@@ -63,7 +63,8 @@ final class RawConnection {
       guard try socket.receiveAll(into: &span, descriptors: &files, timeout: patience) else { return nil }
     } catch {
       if error.name == "ECONNRESET" || error.name == "EPIPE" { return nil }
-      throw error.name == "ETIMEDOUT" ? .wedged("it answers nothing any more, not even GET_FEATURES") : .notChecked("\(error)")
+      throw error.name == "ETIMEDOUT"
+        ? .wedged("it answers nothing any more, not even GET_FEATURES") : .notChecked("\(error)")
     }
     return bytes
   }
@@ -89,10 +90,13 @@ final class RawConnection {
   func tell(_ request: FrontendRequest, descriptors: [Int32] = []) throws(Finding) {
     let reaction = try provoke(request.kind.rawValue, request.payload, descriptors: descriptors)
     if reaction == .closed { throw .broken("the connection ended at \(request.name)") }
-    if let code = reaction.code, code != 0, !request.hasAnswer { throw .broken("the back-end refused \(request.name) with \(code)") }
+    if let code = reaction.code, code != 0, !request.hasAnswer {
+      throw .broken("the back-end refused \(request.name) with \(code)")
+    }
   }
 
-  /// Sends a message and looks what comes of it: GET_FEATURES follows at once, so that silence is known without waiting.
+  /// Sends a message and looks what comes of it: GET_FEATURES follows at once, so that silence is known without
+  /// waiting.
   func provoke(
     _ request: UInt32, _ payload: [UInt8], flags: UInt32? = nil, size: UInt32? = nil, descriptors: [Int32] = []
   ) throws(Finding) -> Reaction {
@@ -105,7 +109,9 @@ final class RawConnection {
     case .closed: return .closed
     case .message(let answer, let payload):
       // Of two answers to GET_FEATURES the first one may be the message's own.
-      if answer.request != request { return answer.request == FrontendRequest.Kind.getFeatures.rawValue ? .silent : .answered(payload) }
+      if answer.request != request {
+        return answer.request == FrontendRequest.Kind.getFeatures.rawValue ? .silent : .answered(payload)
+      }
       if let end = try awaitFeatures() { return end }
       return .answered(payload)
     }
@@ -119,7 +125,9 @@ final class RawConnection {
       if !acknowledges { return "it ignored \(what)" }
       throw .broken("\(what) asked for an acknowledgement (NEED_REPLY) and got none")
     case .answered:
-      guard let code = reaction.code else { throw .broken("\(what) was answered with something that is no acknowledgement") }
+      guard let code = reaction.code else {
+        throw .broken("\(what) was answered with something that is no acknowledgement")
+      }
       if code == 0 { throw .broken("\(what) was acknowledged with 0, which says that it was carried out") }
       return "it was refused with \(code)"
     }

@@ -15,7 +15,9 @@ extension CheckResult {
 
   /// The result as a line of a table for people.
   public var line: String {
-    func pad(_ text: String, _ width: Int) -> String { text + String(repeating: " ", count: max(1, width - text.count)) }
+    func pad(_ text: String, _ width: Int) -> String {
+      text + String(repeating: " ", count: max(1, width - text.count))
+    }
     return pad(verdict.rawValue, 13) + pad(rule, 17) + pad(name, 28) + evidence
   }
 }

@@ -4,11 +4,12 @@ internal import Synchronization
 internal import VhostUser
 internal import Virtio
 
-/// A driver of a split ring that makes every buffer available again the moment it was used: the ring is full at all times.
+/// A driver of a split ring that makes every buffer available again the moment it was used: the ring is full at all
+/// times.
 ///
-/// Where there are indirect tables every request is as long as a chain may be: that costs the device far more than the driver. One
-/// in the ring is the usual request, which may take the device some time.
-/// It uses its own view of the ring's memory; what the session's queue knows is void from then on.
+/// Where there are indirect tables every request is as long as a chain may be: that costs the device far more than the
+/// driver. One in the ring is the usual request, which may take the device some time. It uses its own view of the
+/// ring's memory; what the session's queue knows is void from then on.
 final class RestlessDriver {
   private let session: Session
   private let driver: RingMemory
@@ -27,7 +28,9 @@ final class RestlessDriver {
   static func setup(_ bench: Bench, _ setup: Setup) -> Setup {
     var setup = setup
     setup.size = bench.device.longRing
-    if bench.device.hasLongRequests { setup.features.formUnion(bench.offeredFeatures.intersection(.indirectDescriptors)) }
+    if bench.device.hasLongRequests {
+      setup.features.formUnion(bench.offeredFeatures.intersection(.indirectDescriptors))
+    }
     return setup
   }
 
@@ -98,7 +101,9 @@ final class RestlessDriver {
   func turn() throws(Finding) {
     let used = device.loadAcquire16(at: 2)
     guard used != seen else { return wake() }
-    guard used &- seen <= chains else { throw .broken("\(used &- seen) requests were used, and \(chains) were available") }
+    guard used &- seen <= chains else {
+      throw .broken("\(used &- seen) requests were used, and \(chains) were available")
+    }
     while seen != used {
       let id = device.load32(at: 4 + 8 * Int(seen % size))
       guard id < UInt32(size) else { throw .broken("the device used buffer \(id), and the ring has \(size)") }
@@ -167,7 +172,9 @@ final class RestlessDriver {
     while usual == before {
       guard ContinuousClock.now < end else {
         if served == quick { throw session.nothingCame() }
-        throw .wedged("the driver made \(served - quick) other requests meanwhile, and one was not used within \(seconds(session.bench.patience))")
+        throw .wedged(
+          "the driver made \(served - quick) other requests meanwhile, and one was not used within \(seconds(session.bench.patience))"
+        )
       }
       try turn()
     }

@@ -17,7 +17,8 @@ extension Session {
     var list: [SessionArea] = []
     func add(_ name: String, _ address: DMAAddress, _ count: Int, _ access: IOTLBMessage.Permission) {
       guard count > 0 else { return }
-      list.append(SessionArea(name: name, range: address.rawValue...address.rawValue + UInt64(count - 1), access: access))
+      list.append(
+        SessionArea(name: name, range: address.rawValue...address.rawValue + UInt64(count - 1), access: access))
     }
     for ring in rings {
       let bytes = ring.layout.byteCounts(packed: packed, eventIndex: frontend.features.contains(.eventIndex))
@@ -59,7 +60,11 @@ extension Session {
   /// The pages of a ring's descriptor, driver and device area.
   func pages(of ring: ProbeRing) -> (descriptor: [DMAAddress], driver: [DMAAddress], device: [DMAAddress]) {
     let layout = ring.layout
-    let bytes = layout.byteCounts(packed: frontend.features.contains(.ringPacked), eventIndex: frontend.features.contains(.eventIndex))
-    return (pages(layout.descriptorArea, bytes.descriptor), pages(layout.driverArea, bytes.driver), pages(layout.deviceArea, bytes.device))
+    let bytes = layout.byteCounts(
+      packed: frontend.features.contains(.ringPacked), eventIndex: frontend.features.contains(.eventIndex))
+    return (
+      pages(layout.descriptorArea, bytes.descriptor), pages(layout.driverArea, bytes.driver),
+      pages(layout.deviceArea, bytes.device)
+    )
   }
 }

@@ -26,19 +26,25 @@ struct BareDescriptor {
   }
 
   /// {address, length, flags, next}: a split ring's descriptor, or one in its indirect table.
-  var split: [UInt8] { Self.bytes(address, 8) + Self.bytes(UInt64(count), 4) + Self.bytes(UInt64(flags.rawValue), 2) + Self.bytes(UInt64(next), 2) }
+  var split: [UInt8] {
+    Self.bytes(address, 8) + Self.bytes(UInt64(count), 4) + Self.bytes(UInt64(flags.rawValue), 2)
+      + Self.bytes(UInt64(next), 2)
+  }
 
   /// {address, length, ID, flags}: a packed ring's, available in the first lap.
   var packed: [UInt8] {
-    Self.bytes(address, 8) + Self.bytes(UInt64(count), 4) + Self.bytes(UInt64(id), 2) + Self.bytes(UInt64(flags.rawValue | 1 << 7), 2)
+    Self.bytes(address, 8) + Self.bytes(UInt64(count), 4) + Self.bytes(UInt64(id), 2)
+      + Self.bytes(UInt64(flags.rawValue | 1 << 7), 2)
   }
 
-  static func bytes(_ number: UInt64, _ count: Int) -> [UInt8] { (0..<count).map { UInt8(truncatingIfNeeded: number >> (8 * UInt64($0))) } }
+  static func bytes(_ number: UInt64, _ count: Int) -> [UInt8] {
+    (0..<count).map { UInt8(truncatingIfNeeded: number >> (8 * UInt64($0))) }
+  }
 }
 
 extension Session {
-  /// Writes descriptors from the ring's start on and makes chains available, one for each of `heads`; `index` is the available
-  /// index if it is not to be what follows from that. What the driver's own queue knows is void afterwards.
+  /// Writes descriptors from the ring's start on and makes chains available, one for each of `heads`; `index` is the
+  /// available index if it is not to be what follows from that. What the driver's own queue knows is void afterwards.
   func offer(_ descriptors: [BareDescriptor], heads: [UInt16] = [0], index: UInt16? = nil) {
     let layout = ring.layout
     if frontend.features.contains(.ringPacked) {
@@ -68,6 +74,7 @@ extension Session {
     return bytes.reversed().reduce(0) { $0 << 8 | UInt32($1) }
   }
 
-  /// Gives the back-end time to do what it does about it. A call says nothing: libvhost-user makes one when a queue is set up.
+  /// Gives the back-end time to do what it does about it. A call says nothing: libvhost-user makes one when a queue is
+  /// set up.
   func settle() { pause(bench.quiet) }
 }

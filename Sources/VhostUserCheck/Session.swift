@@ -46,7 +46,8 @@ final class Session {
     self.bench = bench
     self.setup = setup
     request = bench.device.request
-    let space = try DeviceSpace(translated: setup.translated, identity: setup.identity, offset: setup.fileOffset, below: setup.below)
+    let space = try DeviceSpace(
+      translated: setup.translated, identity: setup.identity, offset: setup.fileOffset, below: setup.below)
     self.space = space
     let frontend = try bench.connect(memory: space.memory, mappings: space.mappings)
     self.frontend = frontend
@@ -64,7 +65,9 @@ final class Session {
       let known = bench.offeredFeatures.contains(Frontend.protocolFeaturesBit)
       return try judged { () throws(FrontendError) in
         // No STATUS: nothing but the features is missing.
-        if known { try frontend.send(.setProtocolFeatures(offered.intersection([.multiqueue, .replyAck, .configuration]))) }
+        if known {
+          try frontend.send(.setProtocolFeatures(offered.intersection([.multiqueue, .replyAck, .configuration])))
+        }
         try frontend.send(.setOwner)
         try frontend.share()
       }
@@ -81,10 +84,12 @@ final class Session {
     }
   }
 
-  /// Begins the device's life anew on the same connection, as QEMU does when a disk is plugged in where one was pulled out.
+  /// Begins the device's life anew on the same connection, as QEMU does when a disk is plugged in where one was pulled
+  /// out.
   func beginAnew() throws(Finding) { try introduce(anew: true) }
 
-  /// Drops the connection as a machine monitor does that dies, and comes back with the same memory; queues are to be resumed.
+  /// Drops the connection as a machine monitor does that dies, and comes back with the same memory; queues are to be
+  /// resumed.
   func reconnect(_ inflight: FrontendInflight? = nil) throws(Finding) {
     frontend.close()
     frontend = try bench.connect(memory: space.memory, mappings: space.mappings)
@@ -109,7 +114,8 @@ final class Session {
   /// The page of ``probed``.
   var probedPage: DMAAddress { DMAAddress(probed.rawValue & ~(DeviceSpace.page - 1)) }
 
-  /// Puts the probe's pieces elsewhere, a page each from `place` on: which of them a device really looks at is its own business.
+  /// Puts the probe's pieces elsewhere, a page each from `place` on: which of them a device really looks at is its own
+  /// business.
   func put(at place: DMAAddress) {
     for i in pieces.indices { pieces[i] = DMAAddress(place.rawValue + UInt64(i) * DeviceSpace.page) }
   }
@@ -119,7 +125,10 @@ final class Session {
     rings = []
     let tables = setup.features.contains(.indirectDescriptors)
     for index in 0..<bench.device.queueCount {
-      rings.append(try ProbeRing(index, space, setup.size, frontend.features, scattered: setup.scattered, tables: tables, scatteredTables: setup.scatteredTables))
+      rings.append(
+        try ProbeRing(
+          index, space, setup.size, frontend.features, scattered: setup.scattered, tables: tables,
+          scatteredTables: setup.scatteredTables))
     }
   }
 
@@ -216,9 +225,11 @@ final class Session {
   /// What the device did wrong in the used ring.
   private static func words(_ error: DriverQueueError) -> String {
     switch error {
-    case .usedIndex(let index, let expected): "the device moved the used index to \(index), and no more than \(expected) was made available"
+    case .usedIndex(let index, let expected):
+      "the device moved the used index to \(index), and no more than \(expected) was made available"
     case .usedID(let id): "the device used buffer \(id), which it was not given, or used already"
-    case .usedLength(let length, let room): "the device says that it wrote \(length) bytes into a buffer with room for \(room)"
+    case .usedLength(let length, let room):
+      "the device says that it wrote \(length) bytes into a buffer with room for \(room)"
     default: "the device broke its ring: \(error)"
     }
   }
@@ -241,7 +252,8 @@ final class Session {
   /// Says of a request that it was not used in the time.
   func nothingCame() -> Finding {
     let refused = frontend.counts.refusals
-    let misses = refused > 0 ? "; \(refused) translations that it asked for were refused, because nothing allows that access" : ""
+    let misses =
+      refused > 0 ? "; \(refused) translations that it asked for were refused, because nothing allows that access" : ""
     return .wedged("a request was not used within \(seconds(bench.patience))\(misses)")
   }
 
@@ -250,7 +262,9 @@ final class Session {
 
   /// As ``fault(_:)``, for an answer of so many bytes.
   func fault(written: UInt32) -> String? {
-    let answers = request.writable.enumerated().map { i, count in space.bytes(pieces[request.readable.count + i], count: count) }
+    let answers = request.writable.enumerated().map { i, count in
+      space.bytes(pieces[request.readable.count + i], count: count)
+    }
     let fault = bench.device.fault(written: written, answers, reference: bench.reference)
     if fault == nil, bench.device == .blk, bench.reference == nil { bench.reference = answers[0] }
     return fault
@@ -293,10 +307,15 @@ final class Session {
   }
 
   /// An UPDATE for one device page as it is mapped.
-  func update(_ device: DMAAddress, _ permission: IOTLBMessage.Permission = [.read, .write], at guest: GuestAddress? = nil) throws(Finding) -> IOTLBMessage {
-    guard let address = space.memory.frontendAddress(of: guest ?? space.guest(device)) else { throw .notChecked("no such memory") }
+  func update(
+    _ device: DMAAddress, _ permission: IOTLBMessage.Permission = [.read, .write], at guest: GuestAddress? = nil
+  ) throws(Finding) -> IOTLBMessage {
+    guard let address = space.memory.frontendAddress(of: guest ?? space.guest(device)) else {
+      throw .notChecked("no such memory")
+    }
     return IOTLBMessage(
-      kind: .update, address: device.rawValue, size: DeviceSpace.page, frontendAddress: address.rawValue, permission: permission)
+      kind: .update, address: device.rawValue, size: DeviceSpace.page, frontendAddress: address.rawValue,
+      permission: permission)
   }
 
   /// Misses on a device page so far.

@@ -18,7 +18,7 @@ public struct ConfigurationError: Error, Hashable, Sendable, CustomStringConvert
 
 /// A property that may be left to the device.
 public enum OnOffAuto: String, Hashable, Sendable, CaseIterable {
-  case on, off
+  case off, on
   /// Decided when the device is made, from what is there then; the device says what was decided, and why.
   case auto
 }

@@ -14,13 +14,14 @@
   // Reserved feature bits (§6).
   /// Legacy: the device notifies when the ring runs empty. Never offered here.
   @inlinable public static var notifyOnEmpty: Self { Self(bit: 24) }
-  /// Legacy: a request's descriptors are cut anywhere (§6.3), as every device of virtio 1 takes them. Offered through the legacy
-  /// interface only.
+  /// Legacy: a request's descriptors are cut anywhere (§6.3), as every device of virtio 1 takes them. Offered through
+  /// the legacy interface only.
   @inlinable public static var anyLayout: Self { Self(bit: 27) }
   @inlinable public static var indirectDescriptors: Self { Self(bit: 28) }
   @inlinable public static var eventIndex: Self { Self(bit: 29) }
   @inlinable public static var version1: Self { Self(bit: 32) }
-  /// The device's accesses go through the platform: an IOMMU, a bounce pool, grants (§6). ``AddressPath`` alone tests it.
+  /// The device's accesses go through the platform: an IOMMU, a bounce pool, grants (§6). ``AddressPath`` alone tests
+  /// it.
   @inlinable public static var accessPlatform: Self { Self(bit: 33) }
   @inlinable public static var ringPacked: Self { Self(bit: 34) }
   @inlinable public static var inOrder: Self { Self(bit: 35) }
@@ -33,12 +34,18 @@
   @inlinable public static var suspend: Self { Self(bit: 43) }
 
   /// What every device here offers about its rings.
-  public static var ring: Self { [.version1, .indirectDescriptors, .eventIndex, .ringPacked, .inOrder, .orderPlatform, .notificationData, .ringReset] }
+  public static var ring: Self {
+    [
+      .version1, .indirectDescriptors, .eventIndex, .ringPacked, .inOrder, .orderPlatform, .notificationData,
+      .ringReset,
+    ]
+  }
 }
 
 /// Whose addresses a device is given: the one place where bit 33 is read.
 @frozen public enum AddressPath: Hashable, Sendable {
-  /// Through the platform: whatever an IOMMU, its absence or another limit makes of an address (§6, VIRTIO_F_ACCESS_PLATFORM).
+  /// Through the platform: whatever an IOMMU, its absence or another limit makes of an address (§6,
+  /// VIRTIO_F_ACCESS_PLATFORM).
   case platform
   /// Guest-physical addresses, whatever the platform says.
   case physical

@@ -4,8 +4,8 @@
 ///      ▲                               ▲   │ refused: the bit does not stick                └──── SUSPEND ────▶
 ///      └── 0 written: reset ───────────┴───┘
 ///
-/// What is offered and has to be accepted: VIRTIO_F_VERSION_1, and VIRTIO_F_ACCESS_PLATFORM, so that a driver that ignores the
-/// latter is refused rather than translated by surprise.
+/// What is offered and has to be accepted: VIRTIO_F_VERSION_1, and VIRTIO_F_ACCESS_PLATFORM, so that a driver that
+/// ignores the latter is refused rather than translated by surprise.
 public struct DeviceNegotiation: Sendable {
   /// What a write to the device status field means for the device.
   public enum Step: Hashable, Sendable {

@@ -7,8 +7,8 @@ public struct DeviceError: Error, Hashable, Sendable, CustomStringConvertible {
   public init(_ description: String) { self.description = description }
 }
 
-/// What a device is: its identity, what it offers, its configuration. Called from control threads, several at once; what a
-/// device does is in its ``QueueHandler``.
+/// What a device is: its identity, what it offers, its configuration. Called from control threads, several at once;
+/// what a device does is in its ``QueueHandler``.
 public protocol VirtioDevice: Sendable {
   var id: DeviceID { get }
   /// What it offers, ring features included and VIRTIO_F_ACCESS_PLATFORM excluded: transports add that (§2.2).
@@ -23,17 +23,19 @@ public protocol VirtioDevice: Sendable {
   func readConfiguration(at offset: Int, into bytes: inout MutableSpan<UInt8>)
   /// A driver's write. Fields that are read-only ignore it.
   func writeConfiguration(at offset: Int, from bytes: Span<UInt8>)
-  /// What the driver has accepted, heard when FEATURES_OK stays set (§3.1.1), before any queue starts. Whoever serves the device
-  /// calls it; a device for which it makes a difference before that learns it from ``makeHandler(for:features:)`` at the latest.
+  /// What the driver has accepted, heard when FEATURES_OK stays set (§3.1.1), before any queue starts. Whoever serves
+  /// the device calls it; a device for which it makes a difference before that learns it from
+  /// ``makeHandler(for:features:)`` at the latest.
   func accepted(_ features: Features)
-  /// The driver has reset the device (§2.4): its queues have stopped, and what it negotiated is forgotten. Configuration that a
-  /// reset leaves alone stays.
+  /// The driver has reset the device (§2.4): its queues have stopped, and what it negotiated is forgotten.
+  /// Configuration that a reset leaves alone stays.
   func reset()
   /// The machine is reset: what only power-on sets is as it was then. ``reset()`` has come before.
   func systemReset()
   /// The work of one group of queues, for a driver that negotiated `features`. The handler lives on one thread.
   func makeHandler(for group: Range<Int>, features: Features) throws(DeviceError) -> sending any QueueHandler
-  /// Called once by whoever serves the device; `changed` is to be called whenever the configuration space changed by itself.
+  /// Called once by whoever serves the device; `changed` is to be called whenever the configuration space changed by
+  /// itself.
   func observeConfiguration(_ changed: @escaping @Sendable () -> Void)
   /// State beyond rings and configuration that a migration has to carry; empty when there is none.
   func saveState() -> [UInt8]
@@ -54,7 +56,9 @@ extension VirtioDevice {
   public func observeConfiguration(_ changed: @escaping @Sendable () -> Void) {}
   public func saveState() -> [UInt8] { [] }
   public func restoreState(_ bytes: [UInt8]) throws(DeviceError) {
-    guard bytes.isEmpty else { throw DeviceError("this device has no state to restore, and was given \(bytes.count) bytes") }
+    guard bytes.isEmpty else {
+      throw DeviceError("this device has no state to restore, and was given \(bytes.count) bytes")
+    }
   }
 }
 

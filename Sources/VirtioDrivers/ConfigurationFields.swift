@@ -1,5 +1,5 @@
-/// How a driver reads and writes its device's configuration over registers: each field in one access of its own width, fields of 64
-/// bits in two of 32 (§4.1.3.1, §4.2.2.2), and what is no field byte by byte.
+/// How a driver reads and writes its device's configuration over registers: each field in one access of its own width,
+/// fields of 64 bits in two of 32 (§4.1.3.1, §4.2.2.2), and what is no field byte by byte.
 enum ConfigurationFields {
   private static func width(_ offset: Int, _ count: Int) -> Int {
     switch count {
@@ -10,7 +10,9 @@ enum ConfigurationFields {
     }
   }
 
-  static func read(at offset: Int, into bytes: inout MutableSpan<UInt8>, _ register: (_ at: Int, _ width: Int) -> UInt32) {
+  static func read(
+    at offset: Int, into bytes: inout MutableSpan<UInt8>, _ register: (_ at: Int, _ width: Int) -> UInt32
+  ) {
     let width = width(offset, bytes.count)
     for i in bytes.indices where i % width == 0 {
       let value = register(offset &+ i, width)
@@ -18,7 +20,9 @@ enum ConfigurationFields {
     }
   }
 
-  static func write(at offset: Int, from bytes: Span<UInt8>, _ register: (_ at: Int, _ width: Int, _ value: UInt32) -> Void) {
+  static func write(
+    at offset: Int, from bytes: Span<UInt8>, _ register: (_ at: Int, _ width: Int, _ value: UInt32) -> Void
+  ) {
     let width = width(offset, bytes.count)
     for i in bytes.indices where i % width == 0 {
       var value: UInt32 = 0

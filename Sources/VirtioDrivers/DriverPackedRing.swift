@@ -9,8 +9,8 @@ extension DriverQueue {
   private static var availableBit: UInt16 { 1 << 7 }
   private static var usedBit: UInt16 { 1 << 15 }
 
-  /// {address 64, length 32, id 16} of the slot to be filled next; then its flags, unless the device waits for them: those of
-  /// the first slot since the last publication are kept back, and with them everything behind it.
+  /// {address 64, length 32, id 16} of the slot to be filled next; then its flags, unless the device waits for them:
+  /// those of the first slot since the last publication are kept back, and with them everything behind it.
   private mutating func put(_ piece: DriverBuffer, id: UInt16, flags: UInt16) {
     let at = Int(available) &* 16
     memory.descriptorArea.store64(piece.address.rawValue.littleEndian, at: at)
@@ -54,7 +54,8 @@ extension DriverQueue {
       entry(base + 16 * n, writable[i], flags: Self.write)
       n += 1
     }
-    let table = DriverBuffer(DMAAddress(memory.tableAddress.rawValue &+ UInt64(base)), count: UInt32(truncatingIfNeeded: 16 * n))
+    let table = DriverBuffer(
+      DMAAddress(memory.tableAddress.rawValue &+ UInt64(base)), count: UInt32(truncatingIfNeeded: 16 * n))
     put(table, id: id, flags: Self.indirect)
   }
 
@@ -79,7 +80,8 @@ extension DriverQueue {
       let event = UInt16(truncatingIfNeeded: word & 0x7fff)
       guard event < layout.size else { return true }
       // Slots from the event to the last one filled, looking back; the wrap counter says which lap the event is in.
-      let back = UInt32(available) &- UInt32(event) &- 1 &+ ((word >> 15 & 1 == 1) != availableWrap ? UInt32(layout.size) : 0)
+      let back =
+        UInt32(available) &- UInt32(event) &- 1 &+ ((word >> 15 & 1 == 1) != availableWrap ? UInt32(layout.size) : 0)
       return back < UInt32(count)
     default: return true
     }

@@ -52,7 +52,8 @@ public enum DriverQueueError: Error, Hashable, Sendable {
   case broken
 }
 
-/// The memory of a driver's queue as this process sees it: the three areas, and room for indirect tables if there is any.
+/// The memory of a driver's queue as this process sees it: the three areas, and room for indirect tables if there is
+/// any.
 public struct DriverQueueMemory: ~Copyable {
   var descriptorArea: RingMemory
   var driverArea: RingMemory
@@ -62,7 +63,8 @@ public struct DriverQueueMemory: ~Copyable {
   let tableCapacity: Int
 
   /// Areas without indirect tables.
-  public init(descriptorArea: consuming RingMemory, driverArea: consuming RingMemory, deviceArea: consuming RingMemory) {
+  public init(descriptorArea: consuming RingMemory, driverArea: consuming RingMemory, deviceArea: consuming RingMemory)
+  {
     self.descriptorArea = descriptorArea
     self.driverArea = driverArea
     self.deviceArea = deviceArea
@@ -122,8 +124,8 @@ public struct DriverQueueMemory: ~Copyable {
 
 /// The driver side of a virtqueue, split or packed (§2.7, §2.8).
 ///
-/// It keeps its own copy of everything it has to remember: what the device writes is checked against that copy, so a device
-/// that lies is an error here and nothing worse. A request costs no allocation. One thread uses it.
+/// It keeps its own copy of everything it has to remember: what the device writes is checked against that copy, so a
+/// device that lies is an error here and nothing worse. A request costs no allocation. One thread uses it.
 public struct DriverQueue: ~Copyable {
   public let layout: QueueLayout
   public let isPacked: Bool
@@ -201,8 +203,8 @@ public struct DriverQueue: ~Copyable {
     self.memory = memory
   }
 
-  /// Goes on in other memory that holds a copy of the areas, and of the tables, as they are: the addresses that the device sees
-  /// stay, and lead there now.
+  /// Goes on in other memory that holds a copy of the areas, and of the tables, as they are: the addresses that the
+  /// device sees stay, and lead there now.
   public mutating func move(to memory: consuming DriverQueueMemory) throws(DriverQueueError) {
     let bytes = layout.byteCounts(packed: isPacked, eventIndex: hasEventIndex)
     try Self.check(memory.descriptorArea.byteCount, bytes.descriptor)
@@ -227,7 +229,9 @@ public struct DriverQueue: ~Copyable {
     let pieces = readable.count + writable.count
     guard pieces > 0 else { throw .empty }
     // A chain may never be longer than the queue, indirect or not (§2.7.5.3.1).
-    guard pieces <= Int(layout.size), !indirect || pieces <= memory.tableCapacity || !hasIndirect else { throw .tooLong(pieces) }
+    guard pieces <= Int(layout.size), !indirect || pieces <= memory.tableCapacity || !hasIndirect else {
+      throw .tooLong(pieces)
+    }
     if indirect, !hasIndirect { throw .noIndirect }
     var total: UInt64 = 0
     for i in readable.indices { total += UInt64(readable[i].count) }
@@ -280,8 +284,8 @@ public struct DriverQueue: ~Copyable {
     }
   }
 
-  /// Asks for a call when a buffer is used, or, where the event index is negotiated, about `count` more than that: never more
-  /// than the device has, so that the call does come. True when something is used already: reap first.
+  /// Asks for a call when a buffer is used, or, where the event index is negotiated, about `count` more than that:
+  /// never more than the device has, so that the call does come. True when something is used already: reap first.
   public mutating func armCall(after count: UInt16 = 0) -> Bool {
     let count = min(count, outstanding > 0 ? outstanding &- 1 : 0)
     return isPacked ? armPackedCall(count) : armSplitCall(count)
@@ -298,8 +302,8 @@ public struct DriverQueue: ~Copyable {
     return at < Int(layout.size) ? at : at - Int(layout.size)
   }
 
-  /// The oldest buffer of a batch that ends with `batchEnd`: one the device did not write an entry for was used completely
-  /// (§2.7.9, §2.8.9).
+  /// The oldest buffer of a batch that ends with `batchEnd`: one the device did not write an entry for was used
+  /// completely (§2.7.9, §2.8.9).
   mutating func takeFromBatch(_ end: UsedBuffer) -> UsedBuffer {
     let id = order[orderSlot(0)]
     orderStart = UInt16(truncatingIfNeeded: orderSlot(1))
@@ -313,7 +317,9 @@ public struct DriverQueue: ~Copyable {
 
   /// Checks what the device said of a buffer.
   @inline(__always) func checked(id: UInt32, written: UInt32) throws(DriverQueueError) -> UsedBuffer {
-    guard id < UInt32(layout.size), entries[Int(id)].descriptors > 0, entries[Int(id)].epoch != epoch else { throw .usedID(id) }
+    guard id < UInt32(layout.size), entries[Int(id)].descriptors > 0, entries[Int(id)].epoch != epoch else {
+      throw .usedID(id)
+    }
     let room = entries[Int(id)].room
     guard UInt64(written) <= room else { throw .usedLength(written, room: room) }
     return UsedBuffer(id: UInt16(truncatingIfNeeded: id), written: written)

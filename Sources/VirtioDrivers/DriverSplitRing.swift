@@ -1,7 +1,8 @@
 import DMA
 import Virtio
 
-// The split format (§2.7). With VIRTIO_F_IN_ORDER descriptors are taken in ring order (§2.7.5), otherwise from a free list.
+// The split format (§2.7). With VIRTIO_F_IN_ORDER descriptors are taken in ring order (§2.7.5), otherwise from a free
+// list.
 extension DriverQueue {
   private static var next: UInt16 { 1 }
   private static var write: UInt16 { 2 }
@@ -26,7 +27,9 @@ extension DriverQueue {
     for i in readable.indices {
       left -= 1
       let following = after(index)
-      put(memory.descriptorArea, at: Int(index) &* 16, readable[i], flags: left > 0 ? Self.next : 0, next: left > 0 ? following : 0)
+      put(
+        memory.descriptorArea, at: Int(index) &* 16, readable[i], flags: left > 0 ? Self.next : 0,
+        next: left > 0 ? following : 0)
       index = following
     }
     for i in writable.indices {
@@ -48,7 +51,8 @@ extension DriverQueue {
     for i in readable.indices {
       let last = n + 1 == count
       put(
-        memory.tables, at: base + 16 * n, readable[i], flags: last ? 0 : Self.next, next: last ? 0 : UInt16(truncatingIfNeeded: n + 1))
+        memory.tables, at: base + 16 * n, readable[i], flags: last ? 0 : Self.next,
+        next: last ? 0 : UInt16(truncatingIfNeeded: n + 1))
       n += 1
     }
     for i in writable.indices {

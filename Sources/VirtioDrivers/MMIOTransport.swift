@@ -21,7 +21,8 @@ public enum MMIOTransportError: Error, Hashable, Sendable {
 
 /// The driver's side of virtio over MMIO (§4.2): a device of virtio 1, or a legacy one.
 ///
-/// A device that lies about itself is an error or makes nonsense of its own registers; it does not make the driver hang.
+/// A device that lies about itself is an error or makes nonsense of its own registers; it does not make the driver
+/// hang.
 public final class MMIODriverTransport: DriverTransport {
   private let access: any MMIORegisterAccess
   public let deviceID: DeviceID
@@ -93,16 +94,20 @@ public final class MMIODriverTransport: DriverTransport {
     return UInt16(truncatingIfNeeded: min(read(Register.queueSizeMax), 32768))
   }
 
-  /// The legacy interface has no choice of the areas' distance: the layout is that of `QueueLayout(legacyAt:size:alignment:)`, on a page.
+  /// The legacy interface has no choice of the areas' distance: the layout is that of
+  /// `QueueLayout(legacyAt:size:alignment:)`, on a page.
   public func enableQueue(_ index: Int, _ layout: QueueLayout) {
     select(index)
     write(Register.queueSize, UInt32(layout.size))
     guard !isLegacy else {
       write(Register.queueAlign, UInt32(PCITransport.legacyPageSize))
-      return write(Register.queuePageNumber, UInt32(truncatingIfNeeded: layout.descriptorArea.rawValue / PCITransport.legacyPageSize))
+      return write(
+        Register.queuePageNumber,
+        UInt32(truncatingIfNeeded: layout.descriptorArea.rawValue / PCITransport.legacyPageSize))
     }
     for (at, address) in [
-      (Register.queueDescriptor, layout.descriptorArea), (Register.queueDriver, layout.driverArea), (Register.queueDevice, layout.deviceArea),
+      (Register.queueDescriptor, layout.descriptorArea), (Register.queueDriver, layout.driverArea),
+      (Register.queueDevice, layout.deviceArea),
     ] {
       write(at, UInt32(truncatingIfNeeded: address.rawValue))
       write(at + 4, UInt32(truncatingIfNeeded: address.rawValue >> 32))
@@ -117,7 +122,8 @@ public final class MMIODriverTransport: DriverTransport {
     for _ in 0..<Self.patience where read(Register.queueReset) == 0 { return }
   }
 
-  /// Takes one queue back without VIRTIO_F_RING_RESET, as this transport can (§4.2.2.2, QueueReady), and says whether the device let go.
+  /// Takes one queue back without VIRTIO_F_RING_RESET, as this transport can (§4.2.2.2, QueueReady), and says whether
+  /// the device let go.
   public func disableQueue(_ index: Int) -> Bool {
     select(index)
     let at = isLegacy ? Register.queuePageNumber : Register.queueReady
@@ -132,9 +138,11 @@ public final class MMIODriverTransport: DriverTransport {
 
   // MARK: Interrupts
 
-  /// What the interrupt is for, acknowledged: bits of `MMIOTransport.Interrupt`. Others that a device shows are left alone.
+  /// What the interrupt is for, acknowledged: bits of `MMIOTransport.Interrupt`. Others that a device shows are left
+  /// alone.
   public func takeInterrupts() -> UInt32 {
-    let events = read(Register.interruptStatus) & (MMIOTransport.Interrupt.usedBuffer | MMIOTransport.Interrupt.configuration)
+    let events =
+      read(Register.interruptStatus) & (MMIOTransport.Interrupt.usedBuffer | MMIOTransport.Interrupt.configuration)
     if events != 0 { write(Register.interruptACK, events) }
     return events
   }

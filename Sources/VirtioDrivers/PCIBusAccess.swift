@@ -16,12 +16,16 @@ public final class PCIBusAccess: PCIFunctionAccess {
   }
 
   /// A function that firmware has found.
-  public convenience init(_ bus: PCIBus, _ found: PCIEnumerator.Found) { self.init(bus, found.requester, found.windows) }
+  public convenience init(_ bus: PCIBus, _ found: PCIEnumerator.Found) {
+    self.init(bus, found.requester, found.windows)
+  }
 
   /// Where a BAR is; nil: nowhere.
   private func window(_ index: Int) -> BARWindow? { windows.first { $0.index == index } }
 
-  public func readConfiguration(at offset: Int, width: Int) -> UInt32 { bus.readConfiguration(of: requester, at: offset, width: width) }
+  public func readConfiguration(at offset: Int, width: Int) -> UInt32 {
+    bus.readConfiguration(of: requester, at: offset, width: width)
+  }
 
   public func writeConfiguration(at offset: Int, width: Int, _ value: UInt32) {
     bus.writeConfiguration(of: requester, at: offset, width: width, value)

@@ -25,7 +25,9 @@ struct PCIStructures {
 
   /// Where capabilities are, and their IDs. A list that bites its tail ends all the same.
   static func capabilities(_ access: any PCIFunctionAccess) -> [(at: Int, id: UInt8)] {
-    guard access.readConfiguration(at: PCIRegister.status, width: 2) & UInt32(PCIStatus.capabilitiesList) != 0 else { return [] }
+    guard access.readConfiguration(at: PCIRegister.status, width: 2) & UInt32(PCIStatus.capabilitiesList) != 0 else {
+      return []
+    }
     var list: [(at: Int, id: UInt8)] = []
     var at = Int(access.readConfiguration(at: PCIRegister.capabilitiesPointer, width: 1) & 0xfc)
     while at >= PCIRegister.firstCapability, at <= 252, !list.contains(where: { $0.at == at }) {
@@ -45,7 +47,8 @@ struct PCIStructures {
     let isr = try required(.isr, length: 1)
     let multiplier = access.readConfiguration(at: notify.at + PCITransport.Capability.notifyMultiplier, width: 4)
     return PCIDriverTransport.Modern(
-      common: common.location, notify: notify.location, isr: isr.location, device: found[.device]?.location, notifyMultiplier: multiplier)
+      common: common.location, notify: notify.location, isr: isr.location, device: found[.device]?.location,
+      notifyMultiplier: multiplier)
   }
 
   private func required(

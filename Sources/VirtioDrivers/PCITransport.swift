@@ -26,7 +26,8 @@ public enum PCITransportError: Error, Hashable, Sendable {
 
 /// The driver's side of virtio over PCI (§4.1): the structures of virtio 1, or the legacy registers.
 ///
-/// A device that lies about itself is an error or makes nonsense of its own registers; it does not make the driver hang.
+/// A device that lies about itself is an error or makes nonsense of its own registers; it does not make the driver
+/// hang.
 public final class PCIDriverTransport: DriverTransport {
   struct Location {
     var bar: Int
@@ -77,7 +78,8 @@ public final class PCIDriverTransport: DriverTransport {
     }
     self.access = access
     deviceID = id
-    let command = PCICommand(rawValue: UInt16(truncatingIfNeeded: access.readConfiguration(at: PCIRegister.command, width: 2)))
+    let command = PCICommand(
+      rawValue: UInt16(truncatingIfNeeded: access.readConfiguration(at: PCIRegister.command, width: 2)))
     let enabled = command.union([.memorySpace, .ioSpace, .busMaster])
     access.writeConfiguration(at: PCIRegister.command, width: 2, UInt32(enabled.rawValue))
   }
@@ -85,7 +87,10 @@ public final class PCIDriverTransport: DriverTransport {
   // MARK: DriverTransport
 
   public var status: DeviceStatus {
-    get { DeviceStatus(rawValue: UInt8(truncatingIfNeeded: readRegister(CommonRegister.deviceStatus, LegacyRegister.deviceStatus, 1))) }
+    get {
+      DeviceStatus(
+        rawValue: UInt8(truncatingIfNeeded: readRegister(CommonRegister.deviceStatus, LegacyRegister.deviceStatus, 1)))
+    }
     set {
       if newValue.isEmpty {
         accepted = []
@@ -96,7 +101,9 @@ public final class PCIDriverTransport: DriverTransport {
   }
 
   public var deviceFeatures: Features {
-    guard case .modern(let modern) = interface else { return Features(word: UInt64(readLegacy(LegacyRegister.deviceFeatures, 4))) }
+    guard case .modern(let modern) = interface else {
+      return Features(word: UInt64(readLegacy(LegacyRegister.deviceFeatures, 4)))
+    }
     var features = Features()
     for word in 0..<UInt32(4) {
       write(modern.common, CommonRegister.deviceFeatureSelect, 4, word)
@@ -112,7 +119,9 @@ public final class PCIDriverTransport: DriverTransport {
     }
     for word in 0..<UInt32(4) {
       write(modern.common, CommonRegister.driverFeatureSelect, 4, word)
-      write(modern.common, CommonRegister.driverFeature, 4, UInt32(truncatingIfNeeded: features.rawValue >> UInt128(32 * word)))
+      write(
+        modern.common, CommonRegister.driverFeature, 4,
+        UInt32(truncatingIfNeeded: features.rawValue >> UInt128(32 * word)))
     }
   }
 
@@ -142,7 +151,9 @@ public final class PCIDriverTransport: DriverTransport {
     select(index)
     guard case .modern(let modern) = interface else {
       doorbells[index] = (0, UInt64(LegacyRegister.queueNotify), UInt16(truncatingIfNeeded: index))
-      return writeLegacy(LegacyRegister.queueAddress, 4, UInt32(truncatingIfNeeded: layout.descriptorArea.rawValue / PCITransport.legacyPageSize))
+      return writeLegacy(
+        LegacyRegister.queueAddress, 4,
+        UInt32(truncatingIfNeeded: layout.descriptorArea.rawValue / PCITransport.legacyPageSize))
     }
     write(modern.common, CommonRegister.queueSize, 2, UInt32(layout.size))
     for (at, address) in [
@@ -154,9 +165,11 @@ public final class PCIDriverTransport: DriverTransport {
     }
     let place = read(modern.common, CommonRegister.queueNotifyOffset, 2)
     let isNamed = accepted.contains(.notificationConfigurationData)
-    let name = isNamed ? read(modern.common, CommonRegister.queueNotificationData, 2) : UInt32(truncatingIfNeeded: index)
+    let name =
+      isNamed ? read(modern.common, CommonRegister.queueNotificationData, 2) : UInt32(truncatingIfNeeded: index)
     doorbells[index] = (
-      modern.notify.bar, modern.notify.offset &+ UInt64(place) &* UInt64(modern.notifyMultiplier), UInt16(truncatingIfNeeded: name)
+      modern.notify.bar, modern.notify.offset &+ UInt64(place) &* UInt64(modern.notifyMultiplier),
+      UInt16(truncatingIfNeeded: name)
     )
     write(modern.common, CommonRegister.queueEnable, 2, 1)
   }
@@ -197,7 +210,9 @@ public final class PCIDriverTransport: DriverTransport {
     let table = access.readConfiguration(at: at + 4, width: 4)
     guard messages.count <= Int(control & 0x7ff) + 1, table & 7 < 6 else { return false }
     for (i, message) in messages.enumerated() {
-      let words = [UInt32(truncatingIfNeeded: message.address), UInt32(truncatingIfNeeded: message.address >> 32), message.data, 0]
+      let words = [
+        UInt32(truncatingIfNeeded: message.address), UInt32(truncatingIfNeeded: message.address >> 32), message.data, 0,
+      ]
       for (j, word) in words.enumerated() {
         access.writeBAR(Int(table & 7), at: UInt64(table & ~7) + UInt64(16 * i + 4 * j), width: 4, word)
       }
@@ -249,10 +264,18 @@ public final class PCIDriverTransport: DriverTransport {
 
   /// A register that both interfaces have, each at a place of its own.
   private func readRegister(_ modern: Int, _ legacy: Int, _ width: Int) -> UInt32 {
-    if case .modern(let structures) = interface { read(structures.common, modern, width) } else { readLegacy(legacy, width) }
+    if case .modern(let structures) = interface {
+      read(structures.common, modern, width)
+    } else {
+      readLegacy(legacy, width)
+    }
   }
   private func writeRegister(_ modern: Int, _ legacy: Int, _ width: Int, _ value: UInt32) {
-    if case .modern(let structures) = interface { write(structures.common, modern, width, value) } else { writeLegacy(legacy, width, value) }
+    if case .modern(let structures) = interface {
+      write(structures.common, modern, width, value)
+    } else {
+      writeLegacy(legacy, width, value)
+    }
   }
 
   private func read(_ location: Location, _ at: Int, _ width: Int) -> UInt32 {
@@ -261,7 +284,9 @@ public final class PCIDriverTransport: DriverTransport {
   private func write(_ location: Location, _ at: Int, _ width: Int, _ value: UInt32) {
     access.writeBAR(location.bar, at: location.offset &+ UInt64(truncatingIfNeeded: at), width: width, value)
   }
-  private func readLegacy(_ at: Int, _ width: Int) -> UInt32 { access.readBAR(0, at: UInt64(truncatingIfNeeded: at), width: width) }
+  private func readLegacy(_ at: Int, _ width: Int) -> UInt32 {
+    access.readBAR(0, at: UInt64(truncatingIfNeeded: at), width: width)
+  }
   private func writeLegacy(_ at: Int, _ width: Int, _ value: UInt32) {
     access.writeBAR(0, at: UInt64(truncatingIfNeeded: at), width: width, value)
   }

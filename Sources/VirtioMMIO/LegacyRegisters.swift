@@ -2,7 +2,8 @@ import Synchronization
 import Virtio
 import VirtioServing
 
-/// The registers of a legacy device (§4.2.4): a queue is where a page number says, in physical memory and never anywhere else (R025).
+/// The registers of a legacy device (§4.2.4): a queue is where a page number says, in physical memory and never
+/// anywhere else (R025).
 extension VirtioMMIODevice {
   private typealias Register = MMIOTransport.Register
 
@@ -18,7 +19,9 @@ extension VirtioMMIODevice {
     case Register.driverFeatures: if selection.withLock({ $0.driverFeatures }) == 0 { control.acceptLegacy(value) }
     case Register.guestPageSize:
       // While a queue is used its page number keeps its meaning.
-      guard value & (value &- 1) == 0, !(0..<control.queueCount).contains(where: { control.queue($0)?.isEnabled == true }) else { return }
+      guard value & (value &- 1) == 0,
+        !(0..<control.queueCount).contains(where: { control.queue($0)?.isEnabled == true })
+      else { return }
       guestPageSize.withLock { $0 = value }
     case Register.queueSize: if let size = UInt16(exactly: value) { control.setLegacySize(size, ofQueue: index) }
     case Register.queueAlign:
@@ -30,7 +33,8 @@ extension VirtioMMIODevice {
       guard value == 0 || pageSize > 0 else { return }
       let alignment = selection.withLock { $0.alignments[UInt32(truncatingIfNeeded: index)] }
       control.setLegacyAddress(
-        ofQueue: index, page: value, pageSize: UInt64(pageSize), alignment: alignment.map(UInt64.init) ?? PCITransport.legacyPageSize)
+        ofQueue: index, page: value, pageSize: UInt64(pageSize),
+        alignment: alignment.map(UInt64.init) ?? PCITransport.legacyPageSize)
     case Register.status:
       control.setLegacyStatus(DeviceStatus(rawValue: UInt8(truncatingIfNeeded: value)))
       // GuestPageSize stays: drivers write it when they find the device, and reset the device afterwards.

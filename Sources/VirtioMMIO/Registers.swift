@@ -2,7 +2,8 @@ import Synchronization
 import Virtio
 import VirtioServing
 
-/// The control registers of virtio 1 (§4.2.2). What a legacy device has at the same places is in `LegacyRegisters.swift`.
+/// The control registers of virtio 1 (§4.2.2). What a legacy device has at the same places is in
+/// `LegacyRegisters.swift`.
 extension VirtioMMIODevice {
   private typealias Register = MMIOTransport.Register
 
@@ -26,9 +27,12 @@ extension VirtioMMIODevice {
     switch at {
     case Register.queueReady: return control.queue(selectedQueue)?.isEnabled == true ? 1 : 0
     // No region exists, whichever is selected: lengths and addresses of -1.
-    case Register.sharedMemoryLength, Register.sharedMemoryLength + 4, Register.sharedMemoryBase, Register.sharedMemoryBase + 4: return .max
+    case Register.sharedMemoryLength, Register.sharedMemoryLength + 4, Register.sharedMemoryBase,
+      Register.sharedMemoryBase + 4:
+      return .max
     case Register.configurationGeneration: return control.configurationGeneration
-    // A queue reset is over before the write that asked for it returns: QueueReset is never seen as 1. Nor can what is write-only be seen.
+    // A queue reset is over before the write that asked for it returns: QueueReset is never seen as 1. Nor can what is
+    // write-only be seen.
     default: return 0
     }
   }

@@ -6,9 +6,9 @@ public import VirtioServing
 
 /// A virtio device behind memory-mapped registers (§4.2): those of virtio 1, or those of a legacy device.
 ///
-/// Its registers are accessed by processors' threads, which may wait for queue threads; its queues reach memory through its
-/// ``MMIOEndpoint``, by the path that the negotiated features select. The legacy interface is little-endian, so a machine whose
-/// guests are not must leave it out.
+/// Its registers are accessed by processors' threads, which may wait for queue threads; its queues reach memory through
+/// its ``MMIOEndpoint``, by the path that the negotiated features select. The legacy interface is little-endian, so a
+/// machine whose guests are not must leave it out.
 public final class VirtioMMIODevice: Sendable {
   /// What the driver selects.
   struct Selection: Sendable {
@@ -38,7 +38,8 @@ public final class VirtioMMIODevice: Sendable {
   ///     wait for either.
   /// - Throws: options that exclude each other, or what the device cannot do there (R018, R023).
   public init(
-    _ device: any VirtioDevice, _ options: VirtioMMIOOptions = VirtioMMIOOptions(), name: String = "queue", at endpoint: MMIOEndpoint,
+    _ device: any VirtioDevice, _ options: VirtioMMIOOptions = VirtioMMIOOptions(), name: String = "queue",
+    at endpoint: MMIOEndpoint,
     line: @escaping @Sendable (Bool) -> Void, log: Logger
   ) throws(ConfigurationError) {
     let choices = try VirtioMMIOChoices(options, id: device.id, isBehindIOMMU: endpoint.isBehindIOMMU)
@@ -46,7 +47,8 @@ public final class VirtioMMIODevice: Sendable {
     let translates = options.backendTranslates
     do throws(HostError) {
       control = try DeviceControl(
-        device, name: name, offering: Self.features(device, options, choices), hiding: choices.hidesAccessPlatform ? [.accessPlatform] : [],
+        device, name: name, offering: Self.features(device, options, choices),
+        hiding: choices.hidesAccessPlatform ? [.accessPlatform] : [],
         interrupts: interrupts, log: log
       ) { path in
         switch path {
@@ -64,9 +66,13 @@ public final class VirtioMMIODevice: Sendable {
   }
 
   /// The device's features, with those of the transport.
-  private static func features(_ device: any VirtioDevice, _ options: VirtioMMIOOptions, _ choices: VirtioMMIOChoices) -> Features {
+  private static func features(
+    _ device: any VirtioDevice, _ options: VirtioMMIOOptions, _ choices: VirtioMMIOChoices
+  ) -> Features {
     // Bits for what this transport has not (§4.2.5, §6).
-    var features = device.features.subtracting([.accessPlatform, .singleRootIOV, .administrationQueue, .suspend, .notificationConfigurationData])
+    var features = device.features.subtracting([
+      .accessPlatform, .singleRootIOV, .administrationQueue, .suspend, .notificationConfigurationData,
+    ])
     if choices.isLegacy { return features.intersection(Features(word: 0xffff_ffff)) }
     if options.offersSuspend { features.insert(.suspend) }
     if choices.offersAccessPlatform { features.insert(.accessPlatform) }
@@ -85,12 +91,14 @@ public final class VirtioMMIODevice: Sendable {
 
   // MARK: Accesses
 
-  /// Reads 1, 2, 4 or 8 bytes at an offset from the first register. Registers are read whole, 32 bits wide and aligned (§4.2.2.2);
-  /// other accesses to them, and to what is none, read 0.
+  /// Reads 1, 2, 4 or 8 bytes at an offset from the first register. Registers are read whole, 32 bits wide and aligned
+  /// (§4.2.2.2); other accesses to them, and to what is none, read 0.
   public func read(at offset: UInt64, width: Int) -> UInt64 {
     guard offset <= UInt64(Int32.max) else { return 0 }
     let at = Int(offset)
-    if at >= MMIOTransport.Register.configuration { return readConfiguration(at: at - MMIOTransport.Register.configuration, width: width) }
+    if at >= MMIOTransport.Register.configuration {
+      return readConfiguration(at: at - MMIOTransport.Register.configuration, width: width)
+    }
     guard width == 4, at % 4 == 0 else { return 0 }
     return UInt64(readRegister(at))
   }

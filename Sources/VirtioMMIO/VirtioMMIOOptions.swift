@@ -9,7 +9,8 @@ public struct VirtioMMIOOptions: Sendable {
   public var legacy = false
   /// Whether the device's back-end can work with addresses that an IOMMU translates.
   public var backendTranslates = true
-  /// The guest's memory is protected from this process but for what it shares (a confidential guest): its drivers insist on the bit.
+  /// The guest's memory is protected from this process but for what it shares (a confidential guest): its drivers
+  /// insist on the bit.
   public var isRestricted = false
   /// Whether VIRTIO_F_SUSPEND is offered.
   public var offersSuspend = true
@@ -40,11 +41,15 @@ public struct VirtioMMIOChoices: Hashable, Sendable {
         option: "legacy=on", why: "a device of type \(id.rawValue) has no legacy interface", hint: "use legacy=off")
     }
     let bit = try AccessPlatformChoice(
-      options.iommuPlatform, legacy: options.legacy ? AccessPlatformChoice.LegacyWish(option: "legacy=on", hint: "use legacy=off") : nil,
+      options.iommuPlatform,
+      legacy: options.legacy ? AccessPlatformChoice.LegacyRequest(option: "legacy=on", hint: "use legacy=off") : nil,
       isBehindIOMMU: isBehindIOMMU, isRestricted: options.isRestricted, backendTranslates: options.backendTranslates)
     offersAccessPlatform = bit.isOffered
     hidesAccessPlatform = bit.isHidden
     isLegacy = options.legacy
-    reasons = bit.reasons + [options.legacy ? "the device is a legacy one: legacy is on" : "there is no legacy interface: legacy is off"]
+    reasons =
+      bit.reasons + [
+        options.legacy ? "the device is a legacy one: legacy is on" : "there is no legacy interface: legacy is off"
+      ]
   }
 }

@@ -38,7 +38,9 @@ extension VirtioPCIFunction {
     }
     // A queue reset is over before the write that asked for it returns: queue_reset is never seen as 1.
     var value: UInt64 = 0
-    for i in 0..<min(max(width, 0), 8) where offset + i < image.count { value |= UInt64(image[offset + i]) << UInt64(8 * i) }
+    for i in 0..<min(max(width, 0), 8) where offset + i < image.count {
+      value |= UInt64(image[offset + i]) << UInt64(8 * i)
+    }
     return value
   }
 
@@ -57,11 +59,14 @@ extension VirtioPCIFunction {
     case (Register.queueSize, 2): control.setSize(half, ofQueue: index)
     case (Register.queueVector, 2): interrupts.setVector(half, ofQueue: index)
     case (Register.queueEnable, 2): if half == 1 { control.enableQueue(index) }
-    case (Register.queueReset, 2): if half == 1, control.resetQueue(index) { interrupts.setVector(PCITransport.noVector, ofQueue: index) }
+    case (Register.queueReset, 2):
+      if half == 1, control.resetQueue(index) { interrupts.setVector(PCITransport.noVector, ofQueue: index) }
     case (Register.queueDescriptor..<Register.queueDescriptor + 8, _):
       setArea(.descriptor, index, offset - Register.queueDescriptor, width, value)
-    case (Register.queueDriver..<Register.queueDriver + 8, _): setArea(.driver, index, offset - Register.queueDriver, width, value)
-    case (Register.queueDevice..<Register.queueDevice + 8, _): setArea(.device, index, offset - Register.queueDevice, width, value)
+    case (Register.queueDriver..<Register.queueDriver + 8, _):
+      setArea(.driver, index, offset - Register.queueDriver, width, value)
+    case (Register.queueDevice..<Register.queueDevice + 8, _):
+      setArea(.device, index, offset - Register.queueDevice, width, value)
     default: break
     }
   }

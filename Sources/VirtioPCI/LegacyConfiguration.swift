@@ -37,7 +37,8 @@ extension VirtioPCIFunction {
     switch (offset, width) {
     case (Register.driverFeatures, 4): control.acceptLegacy(word)
     case (Register.queueAddress, 4):
-      control.setLegacyAddress(ofQueue: index, page: word, pageSize: PCITransport.legacyPageSize, alignment: PCITransport.legacyPageSize)
+      control.setLegacyAddress(
+        ofQueue: index, page: word, pageSize: PCITransport.legacyPageSize, alignment: PCITransport.legacyPageSize)
     case (Register.queueSelect, 2): selection.withLock { $0.queue = half }
     case (Register.queueNotify, 2): control.kick(Int(half))
     case (Register.deviceStatus, 1):

@@ -3,8 +3,8 @@ import Synchronization
 import Virtio
 import VirtioServing
 
-/// How a virtio function interrupts: by the vectors its driver mapped while MSI-X is enabled, else by ISR status and the pin
-/// (§4.1.5.3, §4.1.5.4).
+/// How a virtio function interrupts: by the vectors its driver mapped while MSI-X is enabled, else by ISR status and
+/// the pin (§4.1.5.3, §4.1.5.4).
 final class VirtioInterrupts: DeviceInterrupts {
   private struct State {
     var isr: UInt8 = 0

@@ -8,9 +8,9 @@ public import VirtioServing
 
 /// A virtio device as a PCI function (§4.1): modern, transitional or legacy.
 ///
-/// Its registers are accessed by processors' threads, which may wait for queue threads; its queues reach memory through the
-/// function's `BusMaster`, by the path that the negotiated features select. The legacy interface is little-endian, so a machine
-/// whose guests are not must disable it.
+/// Its registers are accessed by processors' threads, which may wait for queue threads; its queues reach memory through
+/// the function's `BusMaster`, by the path that the negotiated features select. The legacy interface is little-endian,
+/// so a machine whose guests are not must disable it.
 public final class VirtioPCIFunction: PCIFunction {
   /// What the driver selects, and where notifications go by the device's own numbers.
   struct Selection: Sendable {
@@ -35,7 +35,10 @@ public final class VirtioPCIFunction: PCIFunction {
   ///
   /// - Parameter name: what its threads are called.
   /// - Throws: options that exclude each other, or what the device cannot do there (R018, R023).
-  public init(_ device: any VirtioDevice, _ options: VirtioPCIOptions = VirtioPCIOptions(), name: String = "queue", on master: BusMaster, log: Logger)
+  public init(
+    _ device: any VirtioDevice, _ options: VirtioPCIOptions = VirtioPCIOptions(), name: String = "queue",
+    on master: BusMaster, log: Logger
+  )
     throws(ConfigurationError)
   {
     let choices = try VirtioPCIChoices(options, id: device.id, isBehindIOMMU: master.isBehindIOMMU)
@@ -47,7 +50,8 @@ public final class VirtioPCIFunction: PCIFunction {
     let isHardware = options.isHardware
     do throws(HostError) {
       control = try DeviceControl(
-        device, name: name, offering: Self.features(device, options, choices), hiding: choices.hidesAccessPlatform ? [.accessPlatform] : [],
+        device, name: name, offering: Self.features(device, options, choices),
+        hiding: choices.hidesAccessPlatform ? [.accessPlatform] : [],
         interrupts: interrupts, log: log
       ) { path in
         switch path {
@@ -67,9 +71,13 @@ public final class VirtioPCIFunction: PCIFunction {
   }
 
   /// The device's features, with those of the transport.
-  private static func features(_ device: any VirtioDevice, _ options: VirtioPCIOptions, _ choices: VirtioPCIChoices) -> Features {
+  private static func features(
+    _ device: any VirtioDevice, _ options: VirtioPCIOptions, _ choices: VirtioPCIChoices
+  ) -> Features {
     // Bits for what this transport has not: virtual functions (R022) and administration virtqueues.
-    var features = device.features.subtracting([.accessPlatform, .singleRootIOV, .administrationQueue, .suspend, .notificationConfigurationData])
+    var features = device.features.subtracting([
+      .accessPlatform, .singleRootIOV, .administrationQueue, .suspend, .notificationConfigurationData,
+    ])
     if choices.interface == .legacy { return features.intersection(Features(word: 0xffff_ffff)) }
     if options.offersSuspend { features.insert(.suspend) }
     if options.offersNotificationData { features.insert(.notificationConfigurationData) }
@@ -77,14 +85,16 @@ public final class VirtioPCIFunction: PCIFunction {
     return features
   }
 
-  /// What a driver calls a queue in notifications, where VIRTIO_F_NOTIF_CONFIG_DATA is negotiated: not its index, so that one
-  /// that did not look is noticed.
+  /// What a driver calls a queue in notifications, where VIRTIO_F_NOTIF_CONFIG_DATA is negotiated: not its index, so
+  /// that one that did not look is noticed.
   static func notificationData(_ index: UInt16) -> UInt16 { ~index }
 
   // MARK: PCIFunction
 
   public func readConfiguration(at offset: Int, width: Int) -> UInt32 {
-    accessWindow(offset, width) { read(structure: $0, width: $1).map { configuration.set(UInt32(truncatingIfNeeded: $0), at: dataAt, width: 4) } }
+    accessWindow(offset, width) {
+      read(structure: $0, width: $1).map { configuration.set(UInt32(truncatingIfNeeded: $0), at: dataAt, width: 4) }
+    }
     return configuration.read(at: offset, width: width)
   }
 
@@ -99,7 +109,8 @@ public final class VirtioPCIFunction: PCIFunction {
     case VirtioPCILayout.modernBAR: read(structure: offset, width: width) ?? 0
     case VirtioPCILayout.msixBAR:
       offset < layout.pendingOffset
-        ? msix?.readTable(at: offset, width: width) ?? 0 : msix?.readPending(at: offset - layout.pendingOffset, width: width) ?? 0
+        ? msix?.readTable(at: offset, width: width) ?? 0
+        : msix?.readPending(at: offset - layout.pendingOffset, width: width) ?? 0
     case VirtioPCILayout.legacyBAR: readLegacy(at: Int(truncatingIfNeeded: offset), width: width)
     default: 0
     }
@@ -129,7 +140,8 @@ public final class VirtioPCIFunction: PCIFunction {
 
   private var dataAt: Int { (layout.accessAt ?? 0) + PCITransport.Capability.accessData }
 
-  /// Calls `body` with the offset and width that the driver set, if an access touches the window's data and they are in the BAR.
+  /// Calls `body` with the offset and width that the driver set, if an access touches the window's data and they are in
+  /// the BAR.
   private func accessWindow(_ offset: Int, _ width: Int, _ body: (_ at: UInt64, _ width: Int) -> Void) {
     guard let at = layout.accessAt, offset < dataAt + 4, offset + width > dataAt else { return }
     let bar = configuration.read(at: at + PCITransport.Capability.bar, width: 1)

@@ -36,7 +36,8 @@ struct VirtioPCILayout {
 
     var layout = ConfigurationLayout(Self.identity(device.id, options, interface), pin: .a)
     if interface != .modern {
-      let bytes = UInt64(PCITransport.LegacyRegister.deviceConfiguration(isMSIXEnabled: true) + device.configurationSize)
+      let bytes = UInt64(
+        PCITransport.LegacyRegister.deviceConfiguration(isMSIXEnabled: true) + device.configurationSize)
       layout.add(BAR(index: Self.legacyBAR, kind: .io, size: Self.power(bytes, atLeast: 32)))
     }
     if vectors > 0 {
@@ -45,13 +46,19 @@ struct VirtioPCILayout {
     }
     if interface != .legacy {
       layout.add(BAR(index: Self.modernBAR, kind: .memory64(prefetchable: false), size: modernSize))
-      func add(_ type: PCITransport.Structure, _ offset: UInt64, _ length: UInt64, _ extra: [UInt8] = [], writable: [UInt8] = []) -> Int {
-        layout.addCapability(PCICapabilityID.vendorSpecific, Self.capability(type, offset, length, extra), writable: writable)
+      func add(
+        _ type: PCITransport.Structure, _ offset: UInt64, _ length: UInt64, _ extra: [UInt8] = [],
+        writable: [UInt8] = []
+      ) -> Int {
+        layout.addCapability(
+          PCICapabilityID.vendorSpecific, Self.capability(type, offset, length, extra), writable: writable)
       }
       _ = add(.common, Self.commonOffset, UInt64(PCITransport.CommonRegister.byteCount))
       _ = add(.notify, Self.notifyOffset, notifyLength, Self.bytes(notifyStride))
       _ = add(.isr, Self.isrOffset, 4)
-      if device.configurationSize > 0 { _ = add(.device, Self.deviceOffset, UInt64((device.configurationSize + 3) & ~3)) }
+      if device.configurationSize > 0 {
+        _ = add(.device, Self.deviceOffset, UInt64((device.configurationSize + 3) & ~3))
+      }
       // BAR, offset, length and data are the driver's (§4.1.4.9).
       accessAt = add(
         .configurationAccess, 0, 0, [0, 0, 0, 0],
@@ -61,7 +68,9 @@ struct VirtioPCILayout {
     configuration = layout
   }
 
-  private static func identity(_ id: DeviceID, _ options: VirtioPCIOptions, _ interface: VirtioPCIChoices.Interface) -> PCIIdentity {
+  private static func identity(
+    _ id: DeviceID, _ options: VirtioPCIOptions, _ interface: VirtioPCIChoices.Interface
+  ) -> PCIIdentity {
     let classCode: UInt32 =
       switch id {
       case .network: 0x02_00_00
@@ -74,7 +83,8 @@ struct VirtioPCILayout {
     // §4.1.2.1 and §4.1.2.3: revision and subsystem keep legacy drivers off, or let them in.
     var identity = PCIIdentity(
       vendorID: PCITransport.vendorID,
-      deviceID: isModern ? PCITransport.deviceID(id) : PCITransport.transitionalDeviceID(id) ?? PCITransport.deviceID(id),
+      deviceID: isModern
+        ? PCITransport.deviceID(id) : PCITransport.transitionalDeviceID(id) ?? PCITransport.deviceID(id),
       revisionID: isModern ? 1 : 0, classCode: classCode, subsystemVendorID: PCITransport.vendorID,
       subsystemID: isModern ? 0x1100 : UInt16(truncatingIfNeeded: id.rawValue))
     options.rename?(&identity)
@@ -82,8 +92,13 @@ struct VirtioPCILayout {
   }
 
   /// A virtio structure capability without its ID and pointer.
-  private static func capability(_ type: PCITransport.Structure, _ offset: UInt64, _ length: UInt64, _ extra: [UInt8]) -> [UInt8] {
-    [UInt8(PCITransport.Capability.byteCount + extra.count), type.rawValue, UInt8(type == .configurationAccess ? 0 : modernBAR), 0, 0, 0]
+  private static func capability(
+    _ type: PCITransport.Structure, _ offset: UInt64, _ length: UInt64, _ extra: [UInt8]
+  ) -> [UInt8] {
+    [
+      UInt8(PCITransport.Capability.byteCount + extra.count), type.rawValue,
+      UInt8(type == .configurationAccess ? 0 : modernBAR), 0, 0, 0,
+    ]
       + bytes(offset) + bytes(length) + extra
   }
 

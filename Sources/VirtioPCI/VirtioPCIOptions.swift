@@ -19,15 +19,17 @@ public struct VirtioPCIOptions: Sendable {
   public var disableModern = false
   /// Whether the device's back-end can work with addresses that an IOMMU translates.
   public var backendTranslates = true
-  /// The guest's memory is protected from this process but for what it shares (a confidential guest): its drivers insist on the bit.
+  /// The guest's memory is protected from this process but for what it shares (a confidential guest): its drivers
+  /// insist on the bit.
   public var isRestricted = false
-  /// The function stands for a physical one: its accesses go the way of all hardware behind an IOMMU, whatever was negotiated.
+  /// The function stands for a physical one: its accesses go the way of all hardware behind an IOMMU, whatever was
+  /// negotiated.
   public var isHardware = false
   public var notifyLayout = NotifyLayout.single
   /// MSI-X vectors, at most 2048; nil: one for each queue and one for the configuration; 0: interrupts by pin only.
   public var vectors: Int?
-  /// The PCI Express capability that the function has, with function level reset and extended configuration space; nil: it is a
-  /// conventional function.
+  /// The PCI Express capability that the function has, with function level reset and extended configuration space; nil:
+  /// it is a conventional function.
   public var express: PCIExpressKind?
   /// Whether VIRTIO_F_SUSPEND is offered.
   public var offersSuspend = true
@@ -66,11 +68,11 @@ public struct VirtioPCIChoices: Hashable, Sendable {
         option: options.disableModern ? "disable-modern=on" : "disable-legacy=off",
         why: "a device of type \(id.rawValue) has no legacy interface", hint: "leave it out")
     }
-    var wish: AccessPlatformChoice.LegacyWish?
+    var wish: AccessPlatformChoice.LegacyRequest?
     if options.disableModern {
-      wish = AccessPlatformChoice.LegacyWish(option: "disable-modern=on", hint: "leave disable-modern out")
+      wish = AccessPlatformChoice.LegacyRequest(option: "disable-modern=on", hint: "leave disable-modern out")
     } else if options.disableLegacy == .off {
-      wish = AccessPlatformChoice.LegacyWish(option: "disable-legacy=off", hint: "use disable-legacy=on")
+      wish = AccessPlatformChoice.LegacyRequest(option: "disable-legacy=off", hint: "use disable-legacy=on")
     }
     let bit = try AccessPlatformChoice(
       options.iommuPlatform, legacy: wish, isBehindIOMMU: isBehindIOMMU, isRestricted: options.isRestricted,

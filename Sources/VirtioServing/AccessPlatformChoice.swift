@@ -1,9 +1,10 @@
 public import Virtio
 
-/// Whether a device offers VIRTIO_F_ACCESS_PLATFORM, why, and whether its back-end hears of it: one rule for every bus (R018–R024).
+/// Whether a device offers VIRTIO_F_ACCESS_PLATFORM, why, and whether its back-end hears of it: one rule for every bus
+/// (R018–R024).
 public struct AccessPlatformChoice: Hashable, Sendable {
   /// An option that asks for the legacy interface, whose drivers cannot see bit 33, and what to type instead.
-  public struct LegacyWish: Hashable, Sendable {
+  public struct LegacyRequest: Hashable, Sendable {
     /// The option as it is written, with its value.
     public var option: String
     /// What to do: an instruction.
@@ -29,7 +30,9 @@ public struct AccessPlatformChoice: Hashable, Sendable {
   ///   - isBehindIOMMU: whether there is an IOMMU in front of the device now.
   ///   - isRestricted: whether the guest's memory is protected from devices but for what it shares.
   ///   - backendTranslates: whether the back-end can work with addresses that an IOMMU translates.
-  public init(_ wish: OnOffAuto, legacy: LegacyWish?, isBehindIOMMU: Bool, isRestricted: Bool, backendTranslates: Bool) throws(ConfigurationError) {
+  public init(
+    _ wish: OnOffAuto, legacy: LegacyRequest?, isBehindIOMMU: Bool, isRestricted: Bool, backendTranslates: Bool
+  ) throws(ConfigurationError) {
     switch wish {
     case .off:
       isOffered = false
@@ -37,25 +40,34 @@ public struct AccessPlatformChoice: Hashable, Sendable {
     case .on:
       if let legacy {
         throw ConfigurationError(
-          option: "iommu_platform=on,\(legacy.option)", why: "a legacy driver cannot see feature bit 33", hint: legacy.hint)
+          option: "iommu_platform=on,\(legacy.option)", why: "a legacy driver cannot see feature bit 33",
+          hint: legacy.hint)
       }
       if isBehindIOMMU, !backendTranslates {
         throw ConfigurationError(
-          option: "iommu_platform=on", why: "the device's back-end cannot translate addresses, and an IOMMU is in front of it",
+          option: "iommu_platform=on",
+          why: "the device's back-end cannot translate addresses, and an IOMMU is in front of it",
           hint: "use a back-end that can, or put the device where it bypasses the IOMMU")
       }
       isOffered = true
       reasons = ["VIRTIO_F_ACCESS_PLATFORM is offered: iommu_platform is on"]
     case .auto:
       let isNeeded = isBehindIOMMU || isRestricted
-      let obstacle = legacy != nil ? "the legacy interface is asked for" : isBehindIOMMU && !backendTranslates ? "the back-end cannot translate" : nil
+      let obstacle =
+        legacy != nil
+        ? "the legacy interface is asked for"
+        : isBehindIOMMU && !backendTranslates ? "the back-end cannot translate" : nil
       isOffered = isNeeded && obstacle == nil
       if !isNeeded {
-        reasons = ["VIRTIO_F_ACCESS_PLATFORM is not offered: there is no IOMMU in front of the device, and memory is not restricted"]
+        reasons = [
+          "VIRTIO_F_ACCESS_PLATFORM is not offered: there is no IOMMU in front of the device, and memory is not restricted"
+        ]
       } else if let obstacle {
         reasons = ["VIRTIO_F_ACCESS_PLATFORM is not offered: \(obstacle)"]
       } else {
-        reasons = ["VIRTIO_F_ACCESS_PLATFORM is offered: \(isBehindIOMMU ? "an IOMMU is in front of the device" : "memory is restricted")"]
+        reasons = [
+          "VIRTIO_F_ACCESS_PLATFORM is offered: \(isBehindIOMMU ? "an IOMMU is in front of the device" : "memory is restricted")"
+        ]
       }
     }
     isHidden = isOffered && !backendTranslates

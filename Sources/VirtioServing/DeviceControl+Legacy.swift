@@ -33,10 +33,12 @@ extension DeviceControl {
     }
   }
 
-  /// How many descriptors a legacy queue has, where the interface lets the driver choose: a power of two, before the queue is used.
+  /// How many descriptors a legacy queue has, where the interface lets the driver choose: a power of two, before the
+  /// queue is used.
   public func setLegacySize(_ size: UInt16, ofQueue index: Int) {
     state.withLock { state in
-      guard state.queues.indices.contains(index), !state.queues[index].isEnabled, !state.negotiation.status.contains(.featuresOK),
+      guard state.queues.indices.contains(index), !state.queues[index].isEnabled,
+        !state.negotiation.status.contains(.featuresOK),
         size > 0, size <= device.maxQueueSizes[index], size & (size - 1) == 0
       else { return }
       state.queues[index].size = size
@@ -50,7 +52,9 @@ extension DeviceControl {
   ///   - alignment: of the used ring.
   public func setLegacyAddress(ofQueue index: Int, page: UInt32, pageSize: UInt64, alignment: UInt64) {
     state.withLock { state in
-      guard state.queues.indices.contains(index), !state.negotiation.status.contains(.featuresOK), state.queues[index].size > 0 else { return }
+      guard state.queues.indices.contains(index), !state.negotiation.status.contains(.featuresOK),
+        state.queues[index].size > 0
+      else { return }
       alarm.useLegacy()
       _ = runner.stop(index)
       guard page != 0 else {
@@ -64,14 +68,17 @@ extension DeviceControl {
       state.queues[index].deviceArea = layout.deviceArea.rawValue
       state.queues[index].isEnabled = true
       // DRIVER_OK stays set when FAILED comes to it.
-      if state.negotiation.status.contains(.driverOK), !state.negotiation.status.contains(.failed) { start(index, &state) }
+      if state.negotiation.status.contains(.driverOK), !state.negotiation.status.contains(.failed) {
+        start(index, &state)
+      }
     }
   }
 
   /// Legacy drivers may use queues before DRIVER_OK, and some do: their notification is what starts one then (R027).
   func startLegacyQueue(_ index: Int) {
     state.withLock { state in
-      guard state.queues[index].isEnabled, !state.negotiation.status.contains(.featuresOK), !state.negotiation.status.contains(.failed)
+      guard state.queues[index].isEnabled, !state.negotiation.status.contains(.featuresOK),
+        !state.negotiation.status.contains(.failed)
       else { return }
       start(index, &state)
     }

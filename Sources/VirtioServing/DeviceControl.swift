@@ -4,8 +4,8 @@ public import Logging
 import Synchronization
 public import Virtio
 
-/// How a driver hears of a device behind a register interface. Called on queue threads and wherever a configuration changes:
-/// must not wait for a queue thread or a register access.
+/// How a driver hears of a device behind a register interface. Called on queue threads and wherever a configuration
+/// changes: must not wait for a queue thread or a register access.
 public protocol DeviceInterrupts: Sendable {
   /// A used buffer notification for a queue (§2.3).
   func usedBuffers(_ index: Int)
@@ -15,7 +15,8 @@ public protocol DeviceInterrupts: Sendable {
   func reset()
 }
 
-/// A device behind registers that a driver reads and writes: negotiation, status, queues, configuration, whatever the bus.
+/// A device behind registers that a driver reads and writes: negotiation, status, queues, configuration, whatever the
+/// bus.
 ///
 /// Any processor's thread may call it. A call may wait for queue threads; they never wait for it. A kick takes no lock.
 public final class DeviceControl: Sendable {
@@ -29,7 +30,8 @@ public final class DeviceControl: Sendable {
 
     var layout: QueueLayout {
       QueueLayout(
-        size: size, descriptorArea: DMAAddress(descriptorArea), driverArea: DMAAddress(driverArea), deviceArea: DMAAddress(deviceArea))
+        size: size, descriptorArea: DMAAddress(descriptorArea), driverArea: DMAAddress(driverArea),
+        deviceArea: DMAAddress(deviceArea))
     }
   }
   /// One of a queue's three areas.
@@ -46,7 +48,7 @@ public final class DeviceControl: Sendable {
   public let offeredFeatures: Features
   let state: Mutex<State>
   let runner: DeviceRunner
-  let alarm: DeviceAlarm
+  let alarm: ConfigurationNotifier
   private let kicks: [EventFD]
   private let interrupts: any DeviceInterrupts
   private let hiddenFeatures: Features
@@ -67,7 +69,7 @@ public final class DeviceControl: Sendable {
     self.interrupts = interrupts
     self.space = space
     self.log = log
-    alarm = DeviceAlarm(interrupts)
+    alarm = ConfigurationNotifier(interrupts)
     runner = DeviceRunner(device, name: name, events: alarm, log: log)
     var kicks: [EventFD] = []
     for _ in device.maxQueueSizes { kicks.append(try EventFD()) }
@@ -106,7 +108,9 @@ public final class DeviceControl: Sendable {
   /// What the driver and the device agreed on; empty before FEATURES_OK.
   public var negotiatedFeatures: Features { state.withLock { $0.negotiation.negotiated } }
   /// What the driver wrote, 32 bits from `32 * word` on.
-  public func driverFeatures(word: UInt32) -> UInt32 { Self.word(state.withLock { $0.negotiation.driverFeatures }, word) }
+  public func driverFeatures(word: UInt32) -> UInt32 {
+    Self.word(state.withLock { $0.negotiation.driverFeatures }, word)
+  }
   /// What is offered, 32 bits from `32 * word` on.
   public func deviceFeatures(word: UInt32) -> UInt32 { Self.word(offeredFeatures, word) }
 
@@ -120,7 +124,8 @@ public final class DeviceControl: Sendable {
     state.withLock { $0.negotiation.accept(bits, word: Int(word)) }
   }
 
-  /// A write to the device status field. 0 resets: afterwards the device touches no memory and remembers nothing (R060).
+  /// A write to the device status field. 0 resets: afterwards the device touches no memory and remembers nothing
+  /// (R060).
   public func setStatus(_ status: DeviceStatus) {
     state.withLock { state in take(state.negotiation.write(status), &state) }
   }
@@ -170,7 +175,8 @@ public final class DeviceControl: Sendable {
       }
       try runner.start(
         QueueStart(
-          index: index, layout: state.queues[index].layout, features: negotiated.subtracting(hiddenFeatures), space: space,
+          index: index, layout: state.queues[index].layout, features: negotiated.subtracting(hiddenFeatures),
+          space: space,
           kick: kicks[index], state: position ?? .initial))
     } catch {
       log.warning("queue \(index) cannot start: \(error)")
@@ -213,7 +219,9 @@ public final class DeviceControl: Sendable {
 
   private func changeQueue(_ index: Int, _ body: (inout QueueRegisters, _ isPacked: Bool) -> Void) {
     state.withLock { state in
-      guard state.queues.indices.contains(index), !state.queues[index].isEnabled, !state.negotiation.isLegacy else { return }
+      guard state.queues.indices.contains(index), !state.queues[index].isEnabled, !state.negotiation.isLegacy else {
+        return
+      }
       body(&state.queues[index], state.negotiation.negotiated.contains(.ringPacked))
     }
   }
@@ -230,11 +238,13 @@ public final class DeviceControl: Sendable {
     }
   }
 
-  /// Takes a queue back from the device, where a transport has a register for that (§4.2.2, QueueReady), and returns when it has let go.
-  /// What the driver has programmed stays; where the queue was is forgotten.
+  /// Takes a queue back from the device, where a transport has a register for that (§4.2.2, QueueReady), and returns
+  /// when it has let go. What the driver has programmed stays; where the queue was is forgotten.
   public func disableQueue(_ index: Int) {
     state.withLock { state in
-      guard state.queues.indices.contains(index), state.queues[index].isEnabled, !state.negotiation.isLegacy else { return }
+      guard state.queues.indices.contains(index), state.queues[index].isEnabled, !state.negotiation.isLegacy else {
+        return
+      }
       _ = runner.stop(index)
       state.suspended[index] = nil
       state.queues[index].isEnabled = false
@@ -247,7 +257,9 @@ public final class DeviceControl: Sendable {
   @discardableResult
   public func resetQueue(_ index: Int) -> Bool {
     state.withLock { state in
-      guard state.queues.indices.contains(index), state.negotiation.negotiated.contains(.ringReset) else { return false }
+      guard state.queues.indices.contains(index), state.negotiation.negotiated.contains(.ringReset) else {
+        return false
+      }
       _ = runner.stop(index)
       state.suspended[index] = nil
       state.queues[index] = Self.initialQueues(device)[index]

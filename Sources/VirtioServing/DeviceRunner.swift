@@ -3,7 +3,8 @@ public import Logging
 import Synchronization
 public import Virtio
 
-/// Runs a device's queues: a thread for each group that has a queue running, started with the first and ended with the last.
+/// Runs a device's queues: a thread for each group that has a queue running, started with the first and ended with the
+/// last.
 ///
 /// Its methods wait for queue threads, never the other way round. Call them from one control thread at a time. One that
 /// has to go on meanwhile, because a stop may need it, begins a stop with ``beginStop(_:_:notifying:)`` and hears of
@@ -48,8 +49,8 @@ public final class DeviceRunner: Sendable {
   /// Processor time of the queue threads that run.
   public var cpuTime: Duration { workers.withLock { $0.values.reduce(.zero) { $0 + $1.thread.cpuTime } } }
 
-  /// Where used buffer notifications of a queue go from now on: nil drops them. Something used meanwhile is not forgotten: a new
-  /// target is called once.
+  /// Where used buffer notifications of a queue go from now on: nil drops them. Something used meanwhile is not
+  /// forgotten: a new target is called once.
   public func setCall(_ index: Int, _ action: (@Sendable () -> Void)?) {
     guard calls.indices.contains(index) else { return }
     calls[index].set(action)
@@ -72,7 +73,7 @@ public final class DeviceRunner: Sendable {
 
   /// Kicks a running queue without its eventfd.
   public func kick(_ index: Int) {
-    worker(of: index)?.bells[index]?.translationArrived()
+    worker(of: index)?.bells[index]?.wake()
   }
 
   /// Whether queue `index` was started and not stopped.
@@ -85,7 +86,8 @@ public final class DeviceRunner: Sendable {
       throw DeviceError("there is no queue \(index)")
     }
     guard start.layout.size <= device.maxQueueSizes[index] else {
-      throw DeviceError("queue \(index) has at most \(device.maxQueueSizes[index]) descriptors, not \(start.layout.size)")
+      throw DeviceError(
+        "queue \(index) has at most \(device.maxQueueSizes[index]) descriptors, not \(start.layout.size)")
     }
     guard !isRunning(index) else { throw DeviceError("queue \(index) runs already") }
     let worker = try workers.withLock { workers throws(DeviceError) in
@@ -103,7 +105,7 @@ public final class DeviceRunner: Sendable {
     }
     workers.withLock { $0[group.lowerBound]?.bells[index] = bell }
     // Whatever was made available before we listened.
-    bell.translationArrived()
+    bell.wake()
   }
 
   /// `body`, whose failure is a reason why a queue cannot run.

@@ -21,7 +21,8 @@ public struct QueueStart: Sendable {
   public var inflight: (@Sendable () -> sending any InflightRecorder)?
 
   public init(
-    index: Int, layout: QueueLayout, features: Features, space: any DMASpace, kick: EventFD?, state: QueueState = .initial,
+    index: Int, layout: QueueLayout, features: Features, space: any DMASpace, kick: EventFD?,
+    state: QueueState = .initial,
     inflight: (@Sendable () -> sending any InflightRecorder)? = nil
   ) {
     self.index = index
@@ -87,15 +88,15 @@ struct QueueCaller {
   }
 }
 
-/// Rings for one queue: the translation it waits for arrived, or somebody kicks it without an eventfd.
+/// Wakes one queue: the translation that it waits for arrived, or it is kicked without an eventfd.
 final class QueueBell: TranslationWaiter {
   private let rung = Atomic<Bool>(false)
-  private let wake: EventFD
+  private let wakeUp: EventFD
 
-  init(_ wake: EventFD) { self.wake = wake }
+  init(_ wakeUp: EventFD) { self.wakeUp = wakeUp }
 
-  func translationArrived() {
-    if !rung.exchange(true, ordering: .acquiringAndReleasing) { wake.signal() }
+  func wake() {
+    if !rung.exchange(true, ordering: .acquiringAndReleasing) { wakeUp.signal() }
   }
 
   /// Whether it was rung since the last question.

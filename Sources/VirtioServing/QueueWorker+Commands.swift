@@ -42,7 +42,8 @@ extension QueueWorker {
     } catch {
       return error
     }
-    running.append(Running(index: start.index, call: QueueCaller(call), bell: bell, isTranslated: start.space.isTranslated))
+    running.append(
+      Running(index: start.index, call: QueueCaller(call), bell: bell, isTranslated: start.space.isTranslated))
     replaceKick(start.index, start.kick)
     return nil
   }

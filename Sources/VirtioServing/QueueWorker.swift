@@ -2,14 +2,15 @@ import HostIO
 import Logging
 import Virtio
 
-/// The thread of one queue group: waits for kicks, lets the handler work, calls the driver. Read ``round(ready:)`` first.
+/// The thread of one queue group: waits for kicks, lets the handler work, calls the driver. Read ``round(ready:)``
+/// first.
 ///
 /// It owns its queues and its handler; nothing on the way of a request takes a lock. It waits for nobody in this
 /// process: a translation that has to be asked for unwinds, and its answer rings the queue's bell; a stop goes on over
 /// as many rounds as it needs (`QueueWorker+Commands.swift`).
 ///
-/// After requests it stays awake for some microseconds, if that has been worth it, and asks for kicks only when it goes to
-/// sleep (`Wakefulness`).
+/// After requests it stays awake for some microseconds, if that has been worth it, and asks for kicks only when it goes
+/// to sleep (`Wakefulness`).
 ///
 /// Nothing waits for a driver to pause. A round takes 256 chains or a millisecond of each queue at most
 /// (`RoundBudget`), and after four rounds, or one that was used up, the handler's descriptors, commands and kicks have
@@ -30,8 +31,8 @@ struct QueueWorker: ~Copyable {
     var kick: EventFD?
     var call: QueueCaller
     var bell: QueueBell
-    /// The driver can take the ring away, so it is touched only after a kick: a look at the wrong time would be a fault that the guest
-    /// sees.
+    /// The driver can take the ring away, so it is touched only after a kick: a look at the wrong time would be a fault
+    /// that the guest sees.
     var isTranslated: Bool
     var hasFailed = false
     /// Counted up to 2.
@@ -55,7 +56,9 @@ struct QueueWorker: ~Copyable {
     let poller = try Poller()
     try poller.add(mailbox.wake, token: Token.wake)
     for (j, watched) in handler.watched.enumerated() {
-      try poller.add(watched.descriptor, token: Token.watched + UInt64(j), for: watched.reportsChanges ? [.readable, .edge] : .readable)
+      try poller.add(
+        watched.descriptor, token: Token.watched + UInt64(j),
+        for: watched.reportsChanges ? [.readable, .edge] : .readable)
     }
     self.poller = poller
     self.mailbox = mailbox
@@ -97,7 +100,9 @@ struct QueueWorker: ~Copyable {
         } else if token >= Token.watched {
           let j = Int(token - Token.watched)
           let watched = handler.watched
-          if j < watched.count, !running.isEmpty, turn(ready: watched[j].token, arming: !wakefulness.isAwake) { isBusy = true }
+          if j < watched.count, !running.isEmpty, turn(ready: watched[j].token, arming: !wakefulness.isAwake) {
+            isBusy = true
+          }
         } else {
           isBusy = true
           clear(kickOf: Int(token - 1))
@@ -125,7 +130,9 @@ struct QueueWorker: ~Copyable {
   /// Whoever stops is not to be held up, and a second kick is to be told (``DeviceEvents/secondKick(_:)``).
   private var mayStayAwake: Bool {
     for queue in running {
-      if queue.isTranslated || queue.kick == nil || queue.kicks < 2 || queue.stopping != nil || queue.hasFailed { return false }
+      if queue.isTranslated || queue.kick == nil || queue.kicks < 2 || queue.stopping != nil || queue.hasFailed {
+        return false
+      }
     }
     return true
   }

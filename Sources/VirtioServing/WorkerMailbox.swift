@@ -36,8 +36,8 @@ final class WorkerMailbox: Sendable {
     wake.signal()
   }
 
-  /// The worker has ended: what is left here is answered, and what comes will be. A queue that was told to stop can be told again
-  /// before its end was noticed.
+  /// The worker has ended: what is left here is answered, and what comes will be. A queue that was told to stop can be
+  /// told again before its end was noticed.
   func close() {
     let left = state.withLock { state in
       state.isClosed = true

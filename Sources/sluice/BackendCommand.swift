@@ -40,7 +40,9 @@ final class BackendCommand: CheckSubject {
     process = new
     // As long as a program may take that reserves memory for itself first.
     let nothing = try EventFD()
-    for _ in 0..<6000 where new.state == .running && !SocketFile.exists(socket) { _ = try nothing.wait(timeout: .milliseconds(5)) }
+    for _ in 0..<6000 where new.state == .running && !SocketFile.exists(socket) {
+      _ = try nothing.wait(timeout: .milliseconds(5))
+    }
   }
 
   /// Ends it, if it runs.

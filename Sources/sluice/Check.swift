@@ -50,10 +50,15 @@ struct Check: ParsableCommand {
   @Flag(help: "Answer in JSON: an object and a line a check, then one for the summary. Keys are in snake_case.")
   var json = false
 
-  @Option(help: ArgumentHelp("Make the check of this name only, as --list has it; can be given several times.", valueName: "name"))
+  @Option(
+    help: ArgumentHelp(
+      "Make the check of this name only, as --list has it; can be given several times.", valueName: "name"))
   var only: [String] = []
 
-  @Option(help: ArgumentHelp("How long one answer, or one request, may take: 0.1 to 600 seconds. More on a busy machine.", valueName: "seconds"))
+  @Option(
+    help: ArgumentHelp(
+      "How long one answer, or one request, may take: 0.1 to 600 seconds. More on a busy machine.", valueName: "seconds"
+    ))
   var timeout = 3.0
 
   @Flag(
@@ -61,7 +66,9 @@ struct Check: ParsableCommand {
       "Name the checks (those of --only, or all), each with its rule and a sentence, and exit; with --json as objects.")
   var list = false
 
-  @Argument(parsing: .postTerminator, help: ArgumentHelp("How to start the back-end, anew whenever it has ended.", valueName: "command"))
+  @Argument(
+    parsing: .postTerminator,
+    help: ArgumentHelp("How to start the back-end, anew whenever it has ended.", valueName: "command"))
   var command: [String] = []
 
   func run() throws {
@@ -77,7 +84,9 @@ struct Check: ParsableCommand {
       return
     }
     guard let path else { throw Failure.usage("no back-end to check; give the path of its socket") }
-    guard let type else { throw Failure.usage("what kind of device it is cannot be asked; give --type blk, rng, net, fs or vsock") }
+    guard let type else {
+      throw Failure.usage("what kind of device it is cannot be asked; give --type blk, rng, net, fs or vsock")
+    }
     guard timeout >= 0.1, timeout <= 600 else { throw Failure.usage("--timeout is 0.1 to 600 seconds") }
     let process = command.isEmpty ? nil : BackendCommand(command, socket: path)
     defer { process?.end() }
@@ -94,15 +103,20 @@ struct Check: ParsableCommand {
     let offer = run.offer
     StandardStream.output.print(
       json
-        ? summary.json(device: type.device, features: offer.features, protocolFeatures: offer.protocolFeatures) : summary.line)
+        ? summary.json(device: type.device, features: offer.features, protocolFeatures: offer.protocolFeatures)
+        : summary.line)
     if !summary.isClean { throw Failure(sentence: "not every rule is kept", status: 1) }
   }
 
-  private static func failure(_ error: CheckError, _ path: String, _ type: DeviceArgument, _ process: BackendCommand?) -> Failure {
+  private static func failure(
+    _ error: CheckError, _ path: String, _ type: DeviceArgument, _ process: BackendCommand?
+  ) -> Failure {
     switch error {
     case .noSuchCheck(let name): .usage("there is no check \(name); --list names them")
     case .servesOneConnection:
-      .usage("the back-end ended with its first connection; let this command start it: sluice check \(path) --type \(type) -- COMMAND")
+      .usage(
+        "the back-end ended with its first connection; let this command start it: sluice check \(path) --type \(type) -- COMMAND"
+      )
     case .unreachable(let reason): .usage("\(path) cannot be checked: \(reason)\(process?.lastWords ?? "")")
     }
   }

@@ -21,7 +21,9 @@ struct Explain: ParsableCommand {
   var json = false
 
   func run() throws {
-    guard !path.isEmpty else { throw Failure.usage("no socket is named; give the path that `sluice serve` got as --socket-path") }
+    guard !path.isEmpty else {
+      throw Failure.usage("no socket is named; give the path that `sluice serve` got as --socket-path")
+    }
     do {
       StandardStream.output.print(try ExplainRequest.ask(path, as: json ? .json : .words), terminator: "")
     } catch {
@@ -33,11 +35,14 @@ struct Explain: ParsableCommand {
       case .unreachable(let host) where host.errno == ENOTSOCK:
         throw Failure.host("\(path) is not a socket; give the path that `sluice serve` got as --socket-path")
       case .unreachable(let host) where host.errno == ENAMETOOLONG:
-        throw Failure.usage("\(path) is longer than a socket's path may be (107 bytes); go to its directory and give the rest")
+        throw Failure.usage(
+          "\(path) is longer than a socket's path may be (107 bytes); go to its directory and give the rest")
       case .unreachable(let host) where host.errno == EACCES || host.errno == EPERM:
-        throw Failure.host("\(path) may not be asked by this user (\(host.reason)); ask as the one its back-end runs as")
+        throw Failure.host(
+          "\(path) may not be asked by this user (\(host.reason)); ask as the one its back-end runs as")
       case .unreachable(let host): throw Failure.host("\(path) cannot be asked: \(host.reason)")
-      case .silent: throw Failure.host("who listens on \(path) does not answer; it is no back-end of sluice, or an older one")
+      case .silent:
+        throw Failure.host("who listens on \(path) does not answer; it is no back-end of sluice, or an older one")
       }
     }
   }

@@ -70,7 +70,9 @@ func serve(_ name: String, _ options: SocketOptions, _ makeDevice: (Logger) thro
     backend.idleLatency = options.idleLatency.policy
     if case .limit(let most) = backend.idleLatency {
       // Asked for by name, so not to be left out without a word.
-      do throws(HostError) { _ = try IdleLatencyLimit(microseconds: most) } catch { log.warning("--idle-latency \(most) is left out: \(error)") }
+      do throws(HostError) { _ = try IdleLatencyLimit(microseconds: most) } catch {
+        log.warning("--idle-latency \(most) is left out: \(error)")
+      }
     }
     let place = options.place
     let server = try VhostUserServer(served.device, on: socket, options: backend, log: unlimited) {

@@ -49,7 +49,9 @@ struct ServeBlock: DeviceCommand {
 
   @Option(
     name: .customLong("queue-size"), parsing: .unconditional,
-    help: ArgumentHelp("The most descriptors a queue may have: 2 to 32768. A front-end that wants more is refused; QEMU wants 128.", valueName: "number"))
+    help: ArgumentHelp(
+      "The most descriptors a queue may have: 2 to 32768. A front-end that wants more is refused; QEMU wants 128.",
+      valueName: "number"))
   var queueSize = 1024
 
   @Option(help: ArgumentHelp("The disk's serial number: up to 20 printable ASCII characters.", valueName: "text"))
@@ -74,7 +76,10 @@ struct ServeBlock: DeviceCommand {
       valueName: "writeback|writethrough"))
   var cache: CacheArgument = .writeback
 
-  @Option(help: ArgumentHelp("How the image is read and written: auto, uring (many requests at once), sync (one after the other).", valueName: "auto|uring|sync"))
+  @Option(
+    help: ArgumentHelp(
+      "How the image is read and written: auto, uring (many requests at once), sync (one after the other).",
+      valueName: "auto|uring|sync"))
   var engine: EngineArgument = .auto
 
   @Option(
@@ -91,7 +96,9 @@ struct ServeBlock: DeviceCommand {
 
   func run() throws {
     guard let image, !image.isEmpty else { throw Failure.usage("no disk image; give --blk-file PATH") }
-    guard let size = UInt16(exactly: queueSize) else { throw Failure.usage("--queue-size must be 2 to 32768, not \(queueSize)") }
+    guard let size = UInt16(exactly: queueSize) else {
+      throw Failure.usage("--queue-size must be 2 to 32768, not \(queueSize)")
+    }
     try serve("blk", socket) { log in
       var options = BlockOptions(path: image)
       options.readOnly = readOnly
@@ -113,7 +120,8 @@ struct ServeBlock: DeviceCommand {
         throw Self.failure(error, image, readOnly: readOnly)
       }
       guard disk.byteCount > 0 else {
-        throw Failure.host("\(image) has no room for a single block; give it a size, with `truncate -s 1G \(image)` say")
+        throw Failure.host(
+          "\(image) has no room for a single block; give it a size, with `truncate -s 1G \(image)` say")
       }
       let (final, lock) = (options, lock)
       return Served(device: disk) { Self.facts(disk, final, lock) }
@@ -151,7 +159,8 @@ struct ServeBlock: DeviceCommand {
     case .format(let name):
       return .host(
         "\(path) begins like a \(name) image; as a raw disk the guest would see that format's own bytes, and destroy it by "
-          + "writing. Convert it, with `qemu-img convert -O raw` say, or if it is a raw disk insist with --image-format raw")
+          + "writing. Convert it, with `qemu-img convert -O raw` say, or if it is a raw disk insist with --image-format raw"
+      )
     case .engine(let host):
       return .host("--engine uring: this host gives no io_uring (\(host.reason)); permit it, or leave --engine out")
     case .image(let host) where host.call == "lock":
@@ -177,15 +186,21 @@ struct ServeBlock: DeviceCommand {
       return .usage("\(option) \(rule)")
     case .image(let host):
       switch host.errno {
-      case ENOENT: return .host("there is no image \(path); create one, with `truncate -s 1G \(path)` say, or correct --blk-file")
+      case ENOENT:
+        return .host("there is no image \(path); create one, with `truncate -s 1G \(path)` say, or correct --blk-file")
       case EISDIR: return .host("\(path) is a directory; --blk-file needs a raw image file or a block device")
       case EBUSY: return .host("\(path) is in use by the host itself, mounted say; see to it that it is not")
       case ENOTBLK: return .host("\(path) is neither a file nor a block device; --blk-file needs one of them")
-      case EACCES where readOnly, EPERM where readOnly: return .host("\(path) may not be read by this user; give access to it")
-      case EACCES, EPERM, EROFS: return .host("\(path) may not be opened for writing (\(host.reason)); give access to it, or add --read-only")
+      case EACCES where readOnly, EPERM where readOnly:
+        return .host("\(path) may not be read by this user; give access to it")
+      case EACCES, EPERM, EROFS:
+        return .host("\(path) may not be opened for writing (\(host.reason)); give access to it, or add --read-only")
       case EINVAL where host.call == "open O_DIRECT":
-        return .host("the size of \(path) is no multiple of the block that --direct needs; round it up with `truncate -s %4096 \(path)`, or leave --direct out")
-      case ENOTSUP where host.call == "open O_DIRECT": return .host("the file system of \(path) has no O_DIRECT; leave --direct out")
+        return .host(
+          "the size of \(path) is no multiple of the block that --direct needs; round it up with `truncate -s %4096 \(path)`, or leave --direct out"
+        )
+      case ENOTSUP where host.call == "open O_DIRECT":
+        return .host("the file system of \(path) has no O_DIRECT; leave --direct out")
       default: return .host("\(path) cannot be opened: \(host.reason)")
       }
     }

@@ -59,7 +59,9 @@ enum TranslationsArgument: String, CaseIterable, ExpressibleByArgument {
 struct SocketOptions: ParsableArguments {
   @Option(
     name: .customLong("socket-path"),
-    help: ArgumentHelp("Listen on a Unix socket at this path; it must not exist, or be left over from a back-end that ended.", valueName: "path"),
+    help: ArgumentHelp(
+      "Listen on a Unix socket at this path; it must not exist, or be left over from a back-end that ended.",
+      valueName: "path"),
     completion: .file())
   var socketPath: String?
 
@@ -97,13 +99,17 @@ struct SocketOptions: ParsableArguments {
     transform: IdleLatencyArgument.init)
   var idleLatency = IdleLatencyArgument(.auto)
 
-  @Flag(name: .customLong("no-packed"), help: "Offer split rings only: for a front-end that starts packed ones wrongly (user-mode Linux).")
+  @Flag(
+    name: .customLong("no-packed"),
+    help: "Offer split rings only: for a front-end that starts packed ones wrongly (user-mode Linux).")
   var noPacked = false
 
   @Flag(help: "End when the first front-end disconnects, instead of waiting for the next.")
   var once = false
 
-  @Option(name: .customLong("log-level"), help: ArgumentHelp("What to tell on standard error: this and what is worse.", valueName: "level"))
+  @Option(
+    name: .customLong("log-level"),
+    help: ArgumentHelp("What to tell on standard error: this and what is worse.", valueName: "level"))
   var logLevel: LogLevel = .info
 
   @Option(
@@ -112,7 +118,9 @@ struct SocketOptions: ParsableArguments {
       "How lines of the log are written: for people (text), or an object of JSON each (json).", valueName: "text|json"))
   var logFormat: LogFormat = .text
 
-  @Flag(name: .customLong("print-capabilities"), help: "Print what this program can do, as JSON, and exit; the other options are ignored.")
+  @Flag(
+    name: .customLong("print-capabilities"),
+    help: "Print what this program can do, as JSON, and exit; the other options are ignored.")
   var printCapabilities = false
 
   /// Where it serves, for `explain`.
@@ -135,11 +143,14 @@ struct SocketOptions: ParsableArguments {
         throw Self.failure(error, path)
       }
     case (nil, .some(let number)):
-      guard number != 1, number != 2 else { throw Failure.usage("--fd \(number) is where this command writes; pass the socket as 3 or above") }
+      guard number != 1, number != 2 else {
+        throw Failure.usage("--fd \(number) is where this command writes; pass the socket as 3 or above")
+      }
       return try Self.adopt(number, "--fd \(number)")
     case (nil, nil):
       guard let number = passed.first else {
-        throw Failure.usage("nowhere to serve; give --socket-path PATH, or --fd NUMBER for a socket that is open already")
+        throw Failure.usage(
+          "nowhere to serve; give --socket-path PATH, or --fd NUMBER for a socket that is open already")
       }
       guard passed.count == 1 else {
         throw Failure.usage("LISTEN_FDS passes \(passed.count) sockets; pass one, a device has one front-end")
@@ -152,7 +163,8 @@ struct SocketOptions: ParsableArguments {
     do {
       return try InheritedSocket(passed: number)
     } catch {
-      throw Failure.usage("\(what) is not an open Unix stream socket (\(error.reason)); pass a listening or a connected one")
+      throw Failure.usage(
+        "\(what) is not an open Unix stream socket (\(error.reason)); pass a listening or a connected one")
     }
   }
 
@@ -160,7 +172,8 @@ struct SocketOptions: ParsableArguments {
     switch error.errno {
     case EADDRINUSE: .host("\(path) is busy: another process listens there; stop it or choose another --socket-path")
     case EEXIST: .host("\(path) exists and is not a socket; choose another --socket-path")
-    case ENAMETOOLONG: .usage("\(path) is longer than a socket's path may be (107 bytes); choose a shorter --socket-path")
+    case ENAMETOOLONG:
+      .usage("\(path) is longer than a socket's path may be (107 bytes); choose a shorter --socket-path")
     case ENOENT, ENOTDIR: .host("the directory of \(path) does not exist; create it or choose another --socket-path")
     case EACCES, EPERM: .host("\(path) may not be created by this user (\(error.reason)); choose another --socket-path")
     default: .host("cannot listen on \(path): \(error.reason)")
@@ -170,7 +183,9 @@ struct SocketOptions: ParsableArguments {
   /// What a service manager passed (LISTEN_PID, LISTEN_FDS): descriptors from 3 on.
   private static func passedDescriptors() -> [Int32] {
     func variable(_ name: String) -> Int32? { Environment.value(of: name).flatMap { Int32($0) } }
-    guard let count = variable("LISTEN_FDS"), count > 0, count < 64, let process = variable("LISTEN_PID"), process == getpid() else { return [] }
+    guard let count = variable("LISTEN_FDS"), count > 0, count < 64, let process = variable("LISTEN_PID"),
+      process == getpid()
+    else { return [] }
     return (0..<count).map { 3 + $0 }
   }
 }

@@ -1,5 +1,5 @@
-/// What was typed, looked at beside the argument parser: where it names a command that is not there, and where the parser's
-/// complaint is to become a sentence that says what to do.
+/// What was typed, looked at beside the argument parser: where it names a command that is not there, and where the
+/// parser's complaint is to become a sentence that says what to do.
 struct TypedWords {
   private let words: [String]
   /// The commands at the start: `["serve", "blk"]`.
@@ -8,7 +8,9 @@ struct TypedWords {
   init(_ words: [String]) {
     self.words = words
     var commands: [String] = []
-    if let first = words.first, ["serve", "explain", "check", "matrix", "machine"].contains(first) { commands.append(first) }
+    if let first = words.first, ["serve", "explain", "check", "matrix", "machine"].contains(first) {
+      commands.append(first)
+    }
     if commands == ["serve"], words.count > 1, words[1] == "blk" || words[1] == "rng" { commands.append(words[1]) }
     if commands == ["machine"], words.count > 1, words[1] == "run" { commands.append(words[1]) }
     self.commands = commands
@@ -29,7 +31,10 @@ struct TypedWords {
     let next = words[commands.count]
     // Words with a dash are options, or how a shell asks for completions.
     guard !next.isEmpty, !next.hasPrefix("-"), next != "help" else { return }
-    let there = commands.isEmpty ? "`sluice serve`, `sluice explain`, `sluice check`, `sluice matrix` and `sluice machine`" : "`sluice serve blk` and `sluice serve rng`"
+    let there =
+      commands.isEmpty
+      ? "`sluice serve`, `sluice explain`, `sluice check`, `sluice matrix` and `sluice machine`"
+      : "`sluice serve blk` and `sluice serve rng`"
     throw Failure.usage("there is no `\(Self.line(commands + [next]))`; there are \(there)")
   }
 

@@ -43,9 +43,13 @@ struct ArrowTests {
 
   @Test("Every target that users get has a floor, and every floor's target exists")
   func everyTargetHasAFloor() {
-    for target in shipped { #expect(floor(target.name) != nil, "\(target.name) is on no floor: add it to the table in this file") }
+    for target in shipped {
+      #expect(floor(target.name) != nil, "\(target.name) is on no floor: add it to the table in this file")
+    }
     let names = Set(manifest.targets.map(\.name))
-    for name in floors.flatMap(\.self) { #expect(names.contains(name), "\(name) is in the table and not in the package") }
+    for name in floors.flatMap(\.self) {
+      #expect(names.contains(name), "\(name) is in the table and not in the package")
+    }
   }
 
   @Test("A target imports from lower floors only: never upwards, never sideways")
@@ -73,7 +77,9 @@ struct ArrowTests {
   func testSupportStaysBelow() {
     let support = Set(manifest.targets.filter { $0.path?.hasPrefix("Tests/") == true }.map(\.name))
     #expect(!support.isEmpty)
-    for target in shipped { #expect(support.isDisjoint(with: target.modules), "\(target.name) depends on test support") }
+    for target in shipped {
+      #expect(support.isDisjoint(with: target.modules), "\(target.name) depends on test support")
+    }
   }
 
   @Test("A file imports what its target declares, and nothing else")
@@ -87,7 +93,9 @@ struct ArrowTests {
         for (number, line) in file.codeLines.enumerated() {
           guard let module = importedModule(line) else { continue }
           count += 1
-          let isKnown = declared.contains(module) || toolchain.contains(module) || (isUpstairs && upstairs.contains(module)) || system[target.name] == module
+          let isKnown =
+            declared.contains(module) || toolchain.contains(module) || (isUpstairs && upstairs.contains(module))
+            || system[target.name] == module
           #expect(isKnown, "\(file.path):\(number + 1): import \(module) is not declared for \(target.name)")
         }
       }
@@ -98,7 +106,12 @@ struct ArrowTests {
   /// The module of `import M`, `public import struct M.T`, `@testable import M`; nil for other lines.
   private func importedModule(_ line: Substring) -> String? {
     var words = line.split(separator: " ").map(String.init)
-    while let first = words.first, ["public", "package", "internal", "fileprivate", "private", "@testable", "@_exported", "@preconcurrency", "unsafe"].contains(first) {
+    while let first = words.first,
+      [
+        "public", "package", "internal", "fileprivate", "private", "@testable", "@_exported", "@preconcurrency",
+        "unsafe",
+      ].contains(first)
+    {
       words.removeFirst()
     }
     guard words.first == "import", words.count > 1 else { return nil }

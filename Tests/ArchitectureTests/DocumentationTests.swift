@@ -10,7 +10,9 @@ struct DocumentationTests {
     var isDocumented: Bool
   }
 
-  private static let kinds: Set<Substring> = ["struct", "class", "enum", "protocol", "actor", "typealias", "func", "init", "var", "let", "subscript"]
+  private static let kinds: Set<Substring> = [
+    "struct", "class", "enum", "protocol", "actor", "typealias", "func", "init", "var", "let", "subscript",
+  ]
 
   /// The public declarations of a file. One-line declarations right below one another share the comment of the first.
   private func declarations(_ file: Repository.File) -> [Declaration] {
@@ -22,18 +24,31 @@ struct DocumentationTests {
       var words = line.words[...]
       guard let access = words.firstIndex(where: { $0 == "public" }) else { continue }
       words = words[access...].dropFirst()
-      while let word = words.first, ["static", "final", "mutating", "consuming", "borrowing", "nonisolated", "override", "convenience", "indirect", "private", "fileprivate", "package", "set"].contains(word) {
+      while let word = words.first,
+        [
+          "static", "final", "mutating", "consuming", "borrowing", "nonisolated", "override", "convenience", "indirect",
+          "private", "fileprivate", "package", "set",
+        ].contains(word)
+      {
         words = words.dropFirst()
       }
       guard let kind = words.first, Self.kinds.contains(kind) else { continue }
       var above = number - 1
-      while above >= 0, lines[above].trimmed.hasPrefix("@") || lines[above].trimmed.hasPrefix("//  ") || lines[above].trimmed == "//" { above -= 1 }
-      let isDocumented = above >= 0 && (lines[above].trimmed.hasPrefix("///") || above <= documentedUntil && above == number - 1)
+      while above >= 0,
+        lines[above].trimmed.hasPrefix("@") || lines[above].trimmed.hasPrefix("//  ") || lines[above].trimmed == "//"
+      { above -= 1 }
+      let isDocumented =
+        above >= 0 && (lines[above].trimmed.hasPrefix("///") || above <= documentedUntil && above == number - 1)
       let isOneLine = !line.contains("{") || line.count { $0 == "{" } == line.count { $0 == "}" }
       if isDocumented, isOneLine { documentedUntil = number }
       // Operators say it by themselves.
-      if kind == "func", let name = line.split(separator: "func ", maxSplits: 1).last?.first, !name.isLetter { continue }
-      found.append(Declaration(path: file.path, line: number + 1, kind: kind, name: words.dropFirst().first ?? "", isDocumented: isDocumented))
+      if kind == "func", let name = line.split(separator: "func ", maxSplits: 1).last?.first, !name.isLetter {
+        continue
+      }
+      found.append(
+        Declaration(
+          path: file.path, line: number + 1, kind: kind, name: words.dropFirst().first ?? "", isDocumented: isDocumented
+        ))
     }
     return found
   }
@@ -66,7 +81,9 @@ struct DocumentationTests {
       if mustSay { Issue.record("\(d.path):\(d.line): \(d.kind) \(d.name) has no doc comment") }
     }
     let bare = all.count { !$0.isDocumented }
-    print("architecture: \(all.count) public declarations, \(bare) of them without a comment (initialisers, witnesses, fields that say it in their name)")
+    print(
+      "architecture: \(all.count) public declarations, \(bare) of them without a comment (initialisers, witnesses, fields that say it in their name)"
+    )
     #expect(all.count > 300)
   }
 }

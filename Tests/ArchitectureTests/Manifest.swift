@@ -46,7 +46,8 @@ struct Manifest: Decodable {
 
   /// Asks SwiftPM. It works in a scratch folder of its own: the folder of the build is locked while tests run.
   private static func load() throws -> Manifest {
-    let scratch = FileManager.default.temporaryDirectory.appendingPathComponent("sluice-manifest-\(ProcessInfo.processInfo.processIdentifier)")
+    let scratch = FileManager.default.temporaryDirectory.appendingPathComponent(
+      "sluice-manifest-\(ProcessInfo.processInfo.processIdentifier)")
     defer { try? FileManager.default.removeItem(at: scratch) }
     try FileManager.default.createDirectory(at: scratch, withIntermediateDirectories: true)
     let answer = scratch.appendingPathComponent("manifest.json")
@@ -54,7 +55,9 @@ struct Manifest: Decodable {
     for file in [answer, complaint] { _ = FileManager.default.createFile(atPath: file.path, contents: nil) }
     let process = Process()
     process.executableURL = URL(fileURLWithPath: "/usr/bin/env")
-    process.arguments = ["swift", "package", "--package-path", Repository.root.path, "--scratch-path", scratch.path, "dump-package"]
+    process.arguments = [
+      "swift", "package", "--package-path", Repository.root.path, "--scratch-path", scratch.path, "dump-package",
+    ]
     process.standardOutput = try FileHandle(forWritingTo: answer)
     process.standardError = try FileHandle(forWritingTo: complaint)
     let ended = DispatchSemaphore(value: 0)

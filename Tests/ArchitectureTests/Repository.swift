@@ -22,7 +22,9 @@ enum Repository {
     var found: [File] = []
     for folder in folders {
       let base = root.appendingPathComponent(folder)
-      guard let walk = FileManager.default.enumerator(at: base, includingPropertiesForKeys: [.isRegularFileKey]) else { continue }
+      guard let walk = FileManager.default.enumerator(at: base, includingPropertiesForKeys: [.isRegularFileKey]) else {
+        continue
+      }
       for case let url as URL in walk {
         if url.lastPathComponent.hasPrefix(".") {
           walk.skipDescendants()
@@ -40,7 +42,9 @@ enum Repository {
   }
 
   static func swiftSources() throws -> [File] { try files(below: ["Sources"], [".swift"]) }
-  static func allSwift() throws -> [File] { try files(below: ["Sources", "Tests", "Benchmarks", "Examples", "Fuzz"], [".swift"]) }
+  static func allSwift() throws -> [File] {
+    try files(below: ["Sources", "Tests", "Benchmarks", "Examples", "Fuzz"], [".swift"])
+  }
 
   /// Blanks comments and string contents; keeps line breaks, so that line numbers agree.
   static func stripped(_ text: String) -> String {

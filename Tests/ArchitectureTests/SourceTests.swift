@@ -5,7 +5,8 @@ import Testing
 struct SourceTests {
   @Test("No file is longer than 400 lines")
   func length() throws {
-    let files = try Repository.files(below: ["Sources", "Tests", "Benchmarks", "Examples", "Fuzz"], [".swift", ".c", ".h"])
+    let files = try Repository.files(
+      below: ["Sources", "Tests", "Benchmarks", "Examples", "Fuzz"], [".swift", ".c", ".h"])
     var longest = (lines: 0, path: "")
     for file in files {
       let count = file.lines.count - (file.text.hasSuffix("\n") ? 1 : 0)
@@ -38,7 +39,9 @@ struct SourceTests {
     let marks = ["/" + "work/", "/tmp/" + "wt", "/" + "home/", "/opt/" + "swift"]
     let texts = [".swift", ".c", ".h", ".md", ".dot", ".json", ".sh", "Makefile", ".yml", ".svg"]
     let top = try FileManager.default.contentsOfDirectory(atPath: Repository.root.path)
-    for file in try Repository.files(below: ["Sources", "Tests", "Benchmarks", "Examples", "Fuzz", "Documentation", "Scripts"], texts + [""]) {
+    for file in try Repository.files(
+      below: ["Sources", "Tests", "Benchmarks", "Examples", "Fuzz", "Documentation", "Scripts"], texts + [""])
+    {
       for mark in marks where file.text.contains(mark) { Issue.record("\(file.path) contains \(mark)") }
     }
     for name in top where texts.contains(where: { name.hasSuffix($0) }) {
@@ -62,9 +65,13 @@ struct SourceTests {
 
   @Test("Devices never name an address, a feature bit about addresses or a transport")
   func devicesKnowNoAddresses() throws {
-    let forbidden: Set<Substring> = ["DMAAddress", "GuestAddress", "FrontendAddress", "accessPlatform", "AddressPath", "IOTLB", "VhostUser", "QueueWorker"]
+    let forbidden: Set<Substring> = [
+      "DMAAddress", "GuestAddress", "FrontendAddress", "accessPlatform", "AddressPath", "IOTLB", "VhostUser",
+      "QueueWorker",
+    ]
     // The IOMMU is the exception: addresses are its business.
-    for file in try Repository.files(below: ["Sources/VirtioDevices"], [".swift"]) where !file.path.hasPrefix("Sources/VirtioDevices/IOMMU/") {
+    for file in try Repository.files(below: ["Sources/VirtioDevices"], [".swift"])
+    where !file.path.hasPrefix("Sources/VirtioDevices/IOMMU/") {
       for (number, line) in file.codeLines.enumerated() {
         for word in line.words where forbidden.contains(word) { Issue.record("\(file.path):\(number + 1): \(word)") }
       }
@@ -76,11 +83,13 @@ struct SourceTests {
   private static let onTheWay = [
     "DMA/BufferSegments", "DMA/Cells", "DMA/ChainMemory", "DMA/IOTLB", "DMA/IndirectScratch", "DMA/RingMemory",
     "DMA/SegmentList", "HostIO/EventFD", "HostIO/IOUring", "HostIO/Poller", "Virtio/Queue/ChainWalk",
-    "Virtio/Queue/DescriptorChain", "Virtio/Queue/InOrderWindow", "Virtio/Queue/PackedRing", "Virtio/Queue/QueueStatistics",
+    "Virtio/Queue/DescriptorChain", "Virtio/Queue/InOrderWindow", "Virtio/Queue/PackedRing",
+    "Virtio/Queue/QueueStatistics",
     "Virtio/Queue/SplitRing", "Virtio/Queue/Virtqueue", "VhostUser/PackedInflight", "VhostUser/SplitInflight",
-    "VirtioDevices/Block/AsyncBlockHandler", "VirtioDevices/Block/BlockFlight", "VirtioDevices/Block/BlockFlights",
+    "VirtioDevices/Block/AsyncBlockHandler", "VirtioDevices/Block/InFlightRequest",
+    "VirtioDevices/Block/InFlightRequests",
     "VirtioDevices/Block/BlockHandler", "VirtioDevices/Block/BlockRequest", "VirtioDevices/Block/BlockWork",
-    "VirtioDevices/Block/Shortcut", "VirtioDevices/Entropy/EntropyDevice", "VirtioServing/QueueWorker",
+    "VirtioDevices/Block/InlineIOPolicy", "VirtioDevices/Entropy/EntropyDevice", "VirtioServing/QueueWorker",
   ]
 
   @Test("No task, actor or lock is on the way of a request")

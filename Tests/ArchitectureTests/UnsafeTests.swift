@@ -9,7 +9,9 @@ struct UnsafeTests {
   private func places(_ file: Repository.File) -> [(line: Int, what: String)] {
     var found: [(Int, String)] = []
     for (number, line) in file.codeLines.enumerated() {
-      for word in line.words where word == "unsafe" || word == "unchecked" || word == "unsafeBitCast" { found.append((number + 1, String(word))) }
+      for word in line.words where word == "unsafe" || word == "unchecked" || word == "unsafeBitCast" {
+        found.append((number + 1, String(word)))
+      }
     }
     return found
   }
@@ -29,7 +31,9 @@ struct UnsafeTests {
       let all = files.flatMap(places)
       let reasons = files.reduce(0) { $0 + $1.lines.count { $0.contains("// Safe") } }
       let conformances = all.count { $0.what == "unchecked" }
-      print("architecture: \(target): \(all.count - conformances) unsafe, \(conformances) unchecked, \(reasons) written reasons")
+      print(
+        "architecture: \(target): \(all.count - conformances) unsafe, \(conformances) unchecked, \(reasons) written reasons"
+      )
       #expect(!all.isEmpty, "the count finds what is there")
     }
   }
@@ -43,7 +47,8 @@ struct UnsafeTests {
       #expect(lines.contains { $0.contains("// Safe") }, "\(file.path): no line starts with // Safe:")
       for place in found where place.what == "unchecked" {
         let near = lines[max(0, place.line - 4)..<min(lines.count, place.line + 3)]
-        #expect(near.contains { $0.contains("// Safe") }, "\(file.path):\(place.line): unchecked without a reason beside it")
+        #expect(
+          near.contains { $0.contains("// Safe") }, "\(file.path):\(place.line): unchecked without a reason beside it")
       }
     }
   }

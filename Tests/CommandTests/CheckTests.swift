@@ -21,10 +21,13 @@ import Testing
     let folder = try Folder()
     let disk = try folder.serve(try folder.image())
     let result = try Command.run(["check", folder.path("s.sock"), "--type", "blk", "--json"] + Self.fast)
-    let objects = try result.output.split(separator: "\n").map { try #require(JSONSerialization.jsonObject(with: Data($0.utf8)) as? [String: Any]) }
+    let objects = try result.output.split(separator: "\n").map {
+      try #require(JSONSerialization.jsonObject(with: Data($0.utf8)) as? [String: Any])
+    }
     #expect(objects.map { $0["check"] as? String } == ["split", "invalidate-lazy", "unknown-request", nil])
     #expect(objects[1]["rule"] as? String == "R108" && objects[1]["verdict"] as? String == "kept")
-    #expect(objects[3]["summary"] as? String == "blk" && objects[3]["kept"] as? Int == 3 && objects[3]["broken"] as? Int == 0)
+    #expect(
+      objects[3]["summary"] as? String == "blk" && objects[3]["kept"] as? Int == 3 && objects[3]["broken"] as? Int == 0)
     withExtendedLifetime(disk) {}
   }
 
@@ -47,8 +50,12 @@ import Testing
   @Test("A back-end that serves once is started anew for every connection, and ended at the end")
   func started() throws {
     let folder = try Folder()
-    let serve = [Command.program.path, "serve", "blk", "--once", "--blk-file", try folder.image(), "--socket-path", folder.path("s.sock")]
-    let result = try Command.run(["check", folder.path("s.sock"), "--type", "blk", "--only", "split", "--only", "features-again", "--"] + serve)
+    let serve = [
+      Command.program.path, "serve", "blk", "--once", "--blk-file", try folder.image(), "--socket-path",
+      folder.path("s.sock"),
+    ]
+    let result = try Command.run(
+      ["check", folder.path("s.sock"), "--type", "blk", "--only", "split", "--only", "features-again", "--"] + serve)
     #expect(result.status == 0, "\(result.output)\(result.errors)")
     #expect(result.output.split(separator: "\n").count == 3)
     #expect(try Command.run("explain", folder.path("s.sock")).status == 1)

@@ -13,7 +13,8 @@ struct Command {
     let runner = URL(fileURLWithPath: "/proc/self/exe").resolvingSymlinksInPath()
     let candidates = [
       runner.deletingLastPathComponent().appendingPathComponent("sluice"),
-      URL(fileURLWithPath: #filePath).deletingLastPathComponent().appendingPathComponent("../../.build/debug/sluice").standardized,
+      URL(fileURLWithPath: #filePath).deletingLastPathComponent().appendingPathComponent("../../.build/debug/sluice")
+        .standardized,
     ]
     return candidates.first { FileManager.default.isExecutableFile(atPath: $0.path) } ?? candidates[0]
   }()
@@ -81,7 +82,8 @@ struct Command {
       process.waitUntilExit()
       return Result(
         status: isLate ? -1 : process.terminationStatus,
-        output: try String(contentsOf: output, encoding: .utf8), errors: try String(contentsOf: errors, encoding: .utf8))
+        output: try String(contentsOf: output, encoding: .utf8), errors: try String(contentsOf: errors, encoding: .utf8)
+      )
     }
 
     func terminate() { kill(process.processIdentifier, SIGTERM) }

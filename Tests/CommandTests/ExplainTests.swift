@@ -74,12 +74,15 @@ import Virtio
 
   private func words(_ folder: Folder) throws -> String { try Command.run("explain", folder.path("s.sock")).output }
 
-  @Test("With a front-end behind an IOMMU the answer says so, how much is reachable of how much, and what each queue did; and keeps that")
+  @Test(
+    "With a front-end behind an IOMMU the answer says so, how much is reachable of how much, and what each queue did; and keeps that"
+  )
   func confined() throws {
     let folder = try Folder()
     let running = try folder.serve(try folder.image(), socket: "s.sock", "--num-queues", "2")
     let mappings = FrontendMappings()
-    let frontend = try Frontend.connect(to: folder.path("s.sock"), memory: FrontendMemory(byteCount: 8 << 20), mappings: mappings)
+    let frontend = try Frontend.connect(
+      to: folder.path("s.sock"), memory: FrontendMemory(byteCount: 8 << 20), mappings: mappings)
     // Connected, and nothing agreed on yet.
     #expect(try frontend.ask(.getFeatures) != 0)
     #expect(try words(folder).contains("VIRTIO_F_ACCESS_PLATFORM: offered; features are not negotiated yet"))
@@ -88,7 +91,10 @@ import Virtio
     let shift: UInt64 = 0x10_0000_0000
     let place = BlockClientPlace(base: GuestAddress(0x10000), queueSize: 16, slots: 4, slotBytes: 4096)
     let byteCount = place.end.rawValue - place.base.rawValue
-    #expect(mappings.insert(FrontendMapping(address: DMAAddress(place.base.rawValue + shift), byteCount: byteCount, guestAddress: place.base)))
+    #expect(
+      mappings.insert(
+        FrontendMapping(
+          address: DMAAddress(place.base.rawValue + shift), byteCount: byteCount, guestAddress: place.base)))
     do {
       var disk = try BlockClient(frontend, queue: 0, place: place, shift: shift)
       for sector in 0..<9 { _ = try disk.read(sector: UInt64(sector), count: 512) }
@@ -103,7 +109,10 @@ import Virtio
     #expect(now["faults"] as? Int == 0)
     #expect(try #require(now["misses"] as? Int) > 0)
     let text = try words(folder)
-    for part in ["VIRTIO_F_ACCESS_PLATFORM: offered, accepted", "path         platform", "8.0 MiB of guest memory", "queue 0", "9 taken, 9 done"] {
+    for part in [
+      "VIRTIO_F_ACCESS_PLATFORM: offered, accepted", "path         platform", "8.0 MiB of guest memory", "queue 0",
+      "9 taken, 9 done",
+    ] {
       #expect(text.contains(part), "\(text)")
     }
     #expect(text.split(separator: "\n").allSatisfy { $0.count <= 100 }, "\(text)")
@@ -182,10 +191,13 @@ import Virtio
     #expect(try running.end(within: 10).status == 0)
   }
 
-  @Test("--indirect decides about tables of descriptors, and --access-platform on about those of a disk where it does not; the answer says what came of it", arguments: [
-    ([], true, true), (["--indirect", "off"], false, false), (["--access-platform", "on"], false, true),
-    (["--access-platform", "on", "--indirect", "on"], true, true), (["--access-platform", "off", "--indirect", "auto"], true, true),
-  ] as [([String], Bool, Bool)])
+  @Test(
+    "--indirect decides about tables of descriptors, and --access-platform on about those of a disk where it does not; the answer says what came of it",
+    arguments: [
+      ([], true, true), (["--indirect", "off"], false, false), (["--access-platform", "on"], false, true),
+      (["--access-platform", "on", "--indirect", "on"], true, true),
+      (["--access-platform", "off", "--indirect", "auto"], true, true),
+    ] as [([String], Bool, Bool)])
   func indirect(_ options: [String], _ disk: Bool, _ entropy: Bool) throws {
     let folder = try Folder()
     for (device, isOffered) in [("blk", disk), ("rng", entropy)] {
@@ -229,7 +241,9 @@ import Virtio
     Issue.record("it did not come to that")
   }
 
-  @Test("Help is printed on standard output, status 0", arguments: [["--help"], ["serve", "--help"], ["serve", "blk", "--help"], ["explain", "--help"]])
+  @Test(
+    "Help is printed on standard output, status 0",
+    arguments: [["--help"], ["serve", "--help"], ["serve", "blk", "--help"], ["explain", "--help"]])
   func help(_ words: [String]) throws {
     let result = try Command.Running(words).end(within: 30)
     #expect(result.status == 0)

@@ -3,7 +3,9 @@ import Testing
 
 @Suite("sluice matrix and sluice machine, as typed") struct MachineCommandTests {
   private static func objects(_ output: String) throws -> [[String: Any]] {
-    try output.split(separator: "\n").map { try #require(JSONSerialization.jsonObject(with: Data($0.utf8)) as? [String: Any]) }
+    try output.split(separator: "\n").map {
+      try #require(JSONSerialization.jsonObject(with: Data($0.utf8)) as? [String: Any])
+    }
   }
 
   @Test("In JSON a line a cell, impossible ones with their reason, and the sums")
@@ -13,7 +15,9 @@ import Testing
     var objects = try Self.objects(result.output)
     let sums = objects.removeLast()
     #expect(sums["cells"] as? Int == objects.count && sums["failed"] as? Int == 0)
-    for verdict in ["passed", "skipped"] { #expect(sums[verdict] as? Int == objects.filter { $0["verdict"] as? String == verdict }.count) }
+    for verdict in ["passed", "skipped"] {
+      #expect(sums[verdict] as? Int == objects.filter { $0["verdict"] as? String == verdict }.count)
+    }
     #expect(objects.allSatisfy { $0["verdict"] as? String == "passed" || ($0["reason"] as? String)?.isEmpty == false })
     #expect(Set(objects.compactMap { $0["cell"] as? String }).count == objects.count)
   }
@@ -30,7 +34,9 @@ import Testing
   func explained() throws {
     let result = try Command.run("matrix", "--explain", "pc-vtd/new/on/all/modern/attached/blk/packed/indirect/hole")
     #expect(result.status == 0 && result.errors == "")
-    for word in ["fault, platform", "R087", "seen        at the spaces", "verdict     passed"] { #expect(result.output.contains(word)) }
+    for word in ["fault, platform", "R087", "seen        at the spaces", "verdict     passed"] {
+      #expect(result.output.contains(word))
+    }
     #expect(try Command.run("matrix", "--explain", "pc/new").status == 2)
   }
 
@@ -50,17 +56,19 @@ import Testing
     for name in ["pc", "pc-vtd", "xen-pv", "ppc64"] { #expect(result.output.contains("\(name) ")) }
   }
 
-  @Test("A mistake in a file is status 2, with what to write instead", arguments: [
-    (#"{"platfrom":"pc"}"#, "did you mean platform?"),
-    (#"{"platform":"pc","devices":[{"kind":"blk","iommu_platfrom":"on"}]}"#, "did you mean iommu_platform?"),
-    (#"{"platform":"vax","devices":[{"kind":"blk"}]}"#, "there is no platform vax"),
-    (#"{"devices":[{"kind":"tape"}]}"#, "kind is blk, rng, nvme, not tape"),
-    (#"{"platform":"sparc64","devices":[{"interface":"legacy"}]}"#, "big-endian"),
-    (#"{"platform":"pc","devices":[{"interface":"legacy","iommu_platform":"on"}]}"#, "disable-legacy"),
-    (#"{"devices":[{"size":1e99}]}"#, "size is a number"),
-    (#"{"devices":[{}],"workload":{"block_size":1000}}"#, "multiple of 512"),
-    (#"{"devices":[]}"#, "needs a device"), ("[1,", "no JSON"),
-  ])
+  @Test(
+    "A mistake in a file is status 2, with what to write instead",
+    arguments: [
+      (#"{"platfrom":"pc"}"#, "did you mean platform?"),
+      (#"{"platform":"pc","devices":[{"kind":"blk","iommu_platfrom":"on"}]}"#, "did you mean iommu_platform?"),
+      (#"{"platform":"vax","devices":[{"kind":"blk"}]}"#, "there is no platform vax"),
+      (#"{"devices":[{"kind":"tape"}]}"#, "kind is blk, rng, nvme, not tape"),
+      (#"{"platform":"sparc64","devices":[{"interface":"legacy"}]}"#, "big-endian"),
+      (#"{"platform":"pc","devices":[{"interface":"legacy","iommu_platform":"on"}]}"#, "disable-legacy"),
+      (#"{"devices":[{"size":1e99}]}"#, "size is a number"),
+      (#"{"devices":[{}],"workload":{"block_size":1000}}"#, "multiple of 512"),
+      (#"{"devices":[]}"#, "needs a device"), ("[1,", "no JSON"),
+    ])
   func mistakes(_ text: String, _ word: String) throws {
     let folder = try Folder()
     let path = folder.path("machine.json")
@@ -80,7 +88,8 @@ import Testing
   func image() throws {
     let folder = try Folder()
     let image = try folder.image()
-    let text = #"{"platform":"pc-virtio-iommu","devices":[{"kind":"blk","name":"d","iommu_platform":"on","image":"\#(image)","ring":"packed"}],"workload":{"kind":"verify","requests":20}}"#
+    let text =
+      #"{"platform":"pc-virtio-iommu","devices":[{"kind":"blk","name":"d","iommu_platform":"on","image":"\#(image)","ring":"packed"}],"workload":{"kind":"verify","requests":20}}"#
     try Data(text.utf8).write(to: URL(fileURLWithPath: folder.path("m.json")))
     let result = try Command.run("machine", "run", folder.path("m.json"))
     #expect(result.status == 0, "\(result.errors)")

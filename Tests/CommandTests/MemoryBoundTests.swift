@@ -26,7 +26,8 @@ struct MemoryBoundTests {
       while !isDone.load(ordering: .acquiring) {
         let text = (try? String(contentsOfFile: "/proc/\(process)/status", encoding: .utf8)) ?? ""
         for line in text.split(separator: "\n") where line.hasPrefix("RssAnon:") {
-          let bytes = (line.split(whereSeparator: { $0 == " " || $0 == "\t" }).dropFirst().first.flatMap { Int($0) } ?? 0) << 10
+          let bytes =
+            (line.split(whereSeparator: { $0 == " " || $0 == "\t" }).dropFirst().first.flatMap { Int($0) } ?? 0) << 10
           peak.max(bytes, ordering: .relaxed)
         }
         usleep(10_000)
@@ -94,7 +95,9 @@ struct MemoryBoundTests {
     func used(_ queue: Int) -> UInt16 { half(at: UInt64(queue) << 16 + 0x8000 + 2) }
   }
 
-  @Test("Eight queues of chains as long as can be, translations scattered over all addresses, and questions nobody answers: 64 MiB and 2 MiB a queue")
+  @Test(
+    "Eight queues of chains as long as can be, translations scattered over all addresses, and questions nobody answers: 64 MiB and 2 MiB a queue"
+  )
   func worst() throws {
     let folder = try Folder()
     let image = try folder.image(size: 256 << 20)
@@ -140,7 +143,9 @@ struct MemoryBoundTests {
       func tell(_ address: UInt64, _ size: UInt64, at place: UInt64) throws {
         guard let frontendAddress = memory.frontendAddress(of: GuestAddress(place)) else { return #expect(Bool(false)) }
         try frontend.sendTranslation(
-          IOTLBMessage(kind: .update, address: address, size: size, frontendAddress: frontendAddress.rawValue, permission: [.read, .write]))
+          IOTLBMessage(
+            kind: .update, address: address, size: size, frontendAddress: frontendAddress.rawValue,
+            permission: [.read, .write]))
       }
       // Rings and table; the pieces are what is asked for.
       try tell(shift, 18 << 20, at: 0)

@@ -17,29 +17,35 @@ import Virtio
   @Test("A mistyped option is answered with the nearest one, status 2")
   func mistyped() throws {
     let folder = try Folder()
-    let result = try Command.run("serve", "blk", "--socket-pth", folder.path("s.sock"), "--blk-file", try folder.image())
+    let result = try Command.run(
+      "serve", "blk", "--socket-pth", folder.path("s.sock"), "--blk-file", try folder.image())
     expectSentence(result, status: 2, saying: "--socket-path", absent: folder.path("s.sock"))
   }
 
   @Test("Without a place to serve the command says which options name one, status 2")
   func nowhere() throws {
     let folder = try Folder()
-    expectSentence(try Command.run("serve", "blk", "--blk-file", try folder.image()), status: 2, saying: "--socket-path")
     expectSentence(
-      try Command.run("serve", "blk", "--blk-file", try folder.image(), "--socket-path", folder.path("s"), "--fd", "3"), status: 2,
+      try Command.run("serve", "blk", "--blk-file", try folder.image()), status: 2, saying: "--socket-path")
+    expectSentence(
+      try Command.run("serve", "blk", "--blk-file", try folder.image(), "--socket-path", folder.path("s"), "--fd", "3"),
+      status: 2,
       saying: "exclude", absent: folder.path("s"))
   }
 
   @Test("Without an image the command says which option names one, status 2")
   func noImage() throws {
     let folder = try Folder()
-    expectSentence(try Command.run("serve", "blk", "--socket-path", folder.path("s")), status: 2, saying: "--blk-file", absent: folder.path("s"))
+    expectSentence(
+      try Command.run("serve", "blk", "--socket-path", folder.path("s")), status: 2, saying: "--blk-file",
+      absent: folder.path("s"))
   }
 
   @Test("A missing image is named with a way to make one, status 1, and no socket is left behind")
   func missing() throws {
     let folder = try Folder()
-    let result = try Command.run("serve", "blk", "--socket-path", folder.path("s"), "--blk-file", folder.path("none.img"))
+    let result = try Command.run(
+      "serve", "blk", "--socket-path", folder.path("s"), "--blk-file", folder.path("none.img"))
     expectSentence(result, status: 1, saying: "there is no image", absent: folder.path("s"))
   }
 
@@ -50,16 +56,21 @@ import Virtio
     expectSentence(result, status: 1, saying: "is a directory", absent: folder.path("s"))
   }
 
-  @Test("Options out of range are named as they are typed, status 2", arguments: [
-    ["--num-queues", "-1"], ["--num-queues", "many"], ["--queue-size", "70000"], ["--queue-size", "-1"],
-    ["--logical-block-size", "513"], ["--logical-block-size", "0"], ["--fd", "-1"],
-    ["--num-queues", "0"], ["--num-queues", "257"], ["--queue-size", "1"], ["--logical-block-size", "1000"],
-    ["--serial", "twenty-one characters"], ["--cache", "none"], ["--lock", "sometimes"], ["--access-platform", "maybe"], ["--fd", "x"],
-    ["--indirect", "sometimes"], ["--idle-latency", "-1"], ["--idle-latency", "soon"],
-  ])
+  @Test(
+    "Options out of range are named as they are typed, status 2",
+    arguments: [
+      ["--num-queues", "-1"], ["--num-queues", "many"], ["--queue-size", "70000"], ["--queue-size", "-1"],
+      ["--logical-block-size", "513"], ["--logical-block-size", "0"], ["--fd", "-1"],
+      ["--num-queues", "0"], ["--num-queues", "257"], ["--queue-size", "1"], ["--logical-block-size", "1000"],
+      ["--serial", "twenty-one characters"], ["--cache", "none"], ["--lock", "sometimes"],
+      ["--access-platform", "maybe"], ["--fd", "x"],
+      ["--indirect", "sometimes"], ["--idle-latency", "-1"], ["--idle-latency", "soon"],
+    ])
   func range(_ option: [String]) throws {
     let folder = try Folder()
-    let words = ["serve", "blk", "--blk-file", try folder.image()] + (option[0] == "--fd" ? [] : ["--socket-path", folder.path("s")]) + option
+    let words =
+      ["serve", "blk", "--blk-file", try folder.image()]
+      + (option[0] == "--fd" ? [] : ["--socket-path", folder.path("s")]) + option
     let result = try Command.Running(words).end(within: 30)
     expectSentence(result, status: 2, saying: option[0], absent: folder.path("s"))
   }
@@ -67,7 +78,9 @@ import Virtio
   @Test("An image without room for a block is refused with a way to give it a size, status 1", arguments: [0, 511])
   func empty(_ size: UInt64) throws {
     let folder = try Folder()
-    let result = try Command.run("serve", "blk", "--socket-path", folder.path("s"), "--blk-file", try folder.image(size: size), "--log-level", "error")
+    let result = try Command.run(
+      "serve", "blk", "--socket-path", folder.path("s"), "--blk-file", try folder.image(size: size), "--log-level",
+      "error")
     expectSentence(result, status: 1, saying: "truncate -s", absent: folder.path("s"))
   }
 
@@ -78,16 +91,22 @@ import Virtio
     expectSentence(result, status: 1, saying: "neither a file nor a block device", absent: folder.path("s"))
   }
 
-  @Test("A word that is no command is answered with those that are, status 2", arguments: [
-    (["serv", "blk"], "`sluice serve`, `sluice explain`, `sluice check`, `sluice matrix` and `sluice machine`"), (["serve", "net"], "`sluice serve blk` and"),
-  ])
+  @Test(
+    "A word that is no command is answered with those that are, status 2",
+    arguments: [
+      (["serv", "blk"], "`sluice serve`, `sluice explain`, `sluice check`, `sluice matrix` and `sluice machine`"),
+      (["serve", "net"], "`sluice serve blk` and"),
+    ])
   func noCommand(_ words: [String], _ there: String) throws {
     expectSentence(try Command.Running(words).end(within: 30), status: 2, saying: there)
   }
 
-  @Test("What the parser cannot make sense of is answered with where the help is, status 2", arguments: [
-    (["serve", "blk", "--once", "extra"], "sluice serve blk --help"), (["explain"], "sluice explain --help"), (["--versoin"], "sluice --help"),
-  ])
+  @Test(
+    "What the parser cannot make sense of is answered with where the help is, status 2",
+    arguments: [
+      (["serve", "blk", "--once", "extra"], "sluice serve blk --help"), (["explain"], "sluice explain --help"),
+      (["--versoin"], "sluice --help"),
+    ])
   func nonsense(_ words: [String], _ place: String) throws {
     expectSentence(try Command.Running(words).end(within: 30), status: 2, saying: place)
   }
@@ -96,10 +115,13 @@ import Virtio
   func impossiblePath() throws {
     let folder = try Folder()
     expectSentence(
-      try Command.run("serve", "rng", "--socket-path", folder.path(String(repeating: "x", count: 120))), status: 2, saying: "107 bytes")
+      try Command.run("serve", "rng", "--socket-path", folder.path(String(repeating: "x", count: 120))), status: 2,
+      saying: "107 bytes")
     expectSentence(try Command.run("serve", "rng", "--socket-path", ""), status: 2, saying: "--socket-path is empty")
-    expectSentence(try Command.run("serve", "rng", "--socket-path", folder.path("none/s")), status: 1, saying: "create it")
-    expectSentence(try Command.run("serve", "rng", "--socket-path", try folder.image() + "/s"), status: 1, saying: "create it")
+    expectSentence(
+      try Command.run("serve", "rng", "--socket-path", folder.path("none/s")), status: 1, saying: "create it")
+    expectSentence(
+      try Command.run("serve", "rng", "--socket-path", try folder.image() + "/s"), status: 1, saying: "create it")
   }
 
   @Test("A second server of the same image is refused while the first goes on, status 1")
@@ -131,7 +153,8 @@ import Virtio
     let folder = try Folder()
     let image = try folder.image()
     let first = try folder.serve(image)
-    let second = try Command.run("serve", "blk", "--socket-path", folder.path("s.sock"), "--blk-file", try folder.image("other.img"))
+    let second = try Command.run(
+      "serve", "blk", "--socket-path", folder.path("s.sock"), "--blk-file", try folder.image("other.img"))
     expectSentence(second, status: 1, saying: "is busy")
     #expect(try Command.run("explain", folder.path("s.sock")).status == 0)
     // Killed, it leaves its socket's file behind.
@@ -162,9 +185,12 @@ import Virtio
     #expect(!FileManager.default.fileExists(atPath: folder.path("s.sock")))
   }
 
-  @Test("--print-capabilities prints JSON and ignores what else is typed", arguments: [("blk", "block"), ("rng", "rng")])
+  @Test(
+    "--print-capabilities prints JSON and ignores what else is typed", arguments: [("blk", "block"), ("rng", "rng")])
   func capabilities(_ device: String, _ type: String) throws {
-    let result = try Command.run("serve", device, "--print-capabilities", "--socket-path", "/nowhere/at/all", "--queue-size", "x", "--no-such-option")
+    let result = try Command.run(
+      "serve", device, "--print-capabilities", "--socket-path", "/nowhere/at/all", "--queue-size", "x",
+      "--no-such-option")
     #expect(result.status == 0)
     let json = try #require(try JSONSerialization.jsonObject(with: Data(result.output.utf8)) as? [String: Any])
     #expect(json["type"] as? String == type)
@@ -175,7 +201,8 @@ import Virtio
   func inherited(_ named: Bool) throws {
     let folder = try Folder()
     // perl is part of every Debian: it opens descriptor 3, and becomes the command.
-    let open = #"$^F = 9; use Socket; socket(S, PF_UNIX, SOCK_STREAM, 0) && bind(S, sockaddr_un(shift)) && listen(S, 5) || die; "#
+    let open =
+      #"$^F = 9; use Socket; socket(S, PF_UNIX, SOCK_STREAM, 0) && bind(S, sockaddr_un(shift)) && listen(S, 5) || die; "#
       + #"fileno(S) == 3 || die "not 3"; $ENV{LISTEN_PID} = $$; $ENV{LISTEN_FDS} = 1; exec @ARGV"#
     let running = try Command.Running(
       ["serve", "rng"] + (named ? ["--fd", "3"] : []), through: ["/usr/bin/perl", "-e", open, folder.path("s.sock")])
@@ -186,7 +213,8 @@ import Virtio
     #expect(FileManager.default.fileExists(atPath: folder.path("s.sock")))
   }
 
-  @Test("A descriptor that is no socket is refused, status 2, standard error among them: the sentence still arrives there")
+  @Test(
+    "A descriptor that is no socket is refused, status 2, standard error among them: the sentence still arrives there")
   func noSocket() throws {
     for number in ["0", "1", "2", "77"] {
       expectSentence(try Command.run("serve", "rng", "--fd", number), status: 2, saying: "--fd \(number)")
@@ -195,23 +223,29 @@ import Virtio
 
   @Test("A socket that neither listens nor is connected is refused, status 2")
   func unconnected() throws {
-    let open = #"$^F = 9; use Socket; socket(S, PF_UNIX, SOCK_STREAM, 0) || die; fileno(S) == 3 || die "not 3"; exec @ARGV"#
-    let result = try Command.Running(["serve", "rng", "--fd", "3"], through: ["/usr/bin/perl", "-e", open]).end(within: 10)
+    let open =
+      #"$^F = 9; use Socket; socket(S, PF_UNIX, SOCK_STREAM, 0) || die; fileno(S) == 3 || die "not 3"; exec @ARGV"#
+    let result = try Command.Running(["serve", "rng", "--fd", "3"], through: ["/usr/bin/perl", "-e", open]).end(
+      within: 10)
     expectSentence(result, status: 2, saying: "--fd 3")
   }
 
   @Test("A connected socket that was inherited is served until its front-end goes, status 0")
   func connected() throws {
     // The other end asks for the features, waits for all of the answer, and goes.
-    let open = #"$^F = 9; use Socket; socketpair(S, T, PF_UNIX, SOCK_STREAM, 0) || die; fileno(S) == 3 || die "not 3"; "#
+    let open =
+      #"$^F = 9; use Socket; socketpair(S, T, PF_UNIX, SOCK_STREAM, 0) || die; fileno(S) == 3 || die "not 3"; "#
       + #"if (!fork) { close S; syswrite T, pack("L3", 1, 1, 0); my ($all, $some) = (""); "#
       + #"while (length $all < 20 && sysread T, $some, 20) { $all .= $some } exit(length $all != 20) } close T; exec @ARGV"#
-    let result = try Command.Running(["serve", "rng", "--fd", "3"], through: ["/usr/bin/perl", "-e", open]).end(within: 10)
+    let result = try Command.Running(["serve", "rng", "--fd", "3"], through: ["/usr/bin/perl", "-e", open]).end(
+      within: 10)
     #expect(result.status == 0)
     #expect(result.errors.contains("front-end gone"), "\(result.errors)")
   }
 
-  @Test("With --once the command ends when its first front-end has gone, status 0, and takes the socket along; questions do not count")
+  @Test(
+    "With --once the command ends when its first front-end has gone, status 0, and takes the socket along; questions do not count"
+  )
   func once() throws {
     let folder = try Folder()
     let running = try folder.serve(try folder.image(), socket: "s.sock", "--once")

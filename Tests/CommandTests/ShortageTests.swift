@@ -14,7 +14,9 @@ struct ShortageTests {
     let running: Command.Running
 
     init(descriptors: Int) throws {
-      let stem = FileManager.default.temporaryDirectory.appendingPathComponent("sluice-poor-\(UUID().uuidString.prefix(8))").path
+      let stem = FileManager.default.temporaryDirectory.appendingPathComponent(
+        "sluice-poor-\(UUID().uuidString.prefix(8))"
+      ).path
       (socket, image) = (stem + ".sock", stem + ".img")
       try Data(count: 1 << 20).write(to: URL(fileURLWithPath: image))
       running = try Command.Running(

@@ -5,7 +5,8 @@ import VirtioTestKit
 
 @Suite("Buffers behind an IOMMU")
 struct BufferTests {
-  @Test("Bytes follow the pages in order, wherever a buffer starts and however many pages it crosses; neighbours by address are no neighbours in memory (R046, R047, R119)",
+  @Test(
+    "Bytes follow the pages in order, wherever a buffer starts and however many pages it crosses; neighbours by address are no neighbours in memory (R046, R047, R119)",
     arguments: [false, true], [(0, 4096), (4095, 2), (100, 4096), (4000, 8200), (1, 511 * 4096), (17, 512 * 4096)])
   func pages(packed: Bool, shape: (start: Int, count: Int)) throws {
     let rig = try Rig(packed: packed)
@@ -18,13 +19,19 @@ struct BufferTests {
       let edge = page * 4096 - shape.start
       if edge < shape.count { marks += [edge - 1, edge] }
     }
-    for (i, mark) in marks.enumerated() { rig.put([UInt8(truncatingIfNeeded: i &* 7 &+ mark)], at: from + UInt64(mark)) }
+    for (i, mark) in marks.enumerated() {
+      rig.put([UInt8(truncatingIfNeeded: i &* 7 &+ mark)], at: from + UInt64(mark))
+    }
     #expect(rig.run([rig.read(from, shape.count), rig.write(to, shape.count)]).map(\.length) == [UInt32(shape.count)])
-    for mark in marks { #expect(rig.get(1, at: to + UInt64(mark)) == rig.get(1, at: from + UInt64(mark)), "byte \(mark)") }
+    for mark in marks {
+      #expect(rig.get(1, at: to + UInt64(mark)) == rig.get(1, at: from + UInt64(mark)), "byte \(mark)")
+    }
     #expect(rig.space.faults.isEmpty)
   }
 
-  @Test("A chain with an unreachable third descriptor moves no byte, comes back with nothing written, is one fault, and the queue goes on (R087, R088, R090, R092, R094)", arguments: [false, true])
+  @Test(
+    "A chain with an unreachable third descriptor moves no byte, comes back with nothing written, is one fault, and the queue goes on (R087, R088, R090, R092, R094)",
+    arguments: [false, true])
   func middleFault(packed: Bool) throws {
     let rig = try Rig(packed: packed)
     let from = rig.allocate(pages: 1)
@@ -34,7 +41,9 @@ struct BufferTests {
     let last = rig.allocate(pages: 1)
     rig.put([9, 9, 9, 9], at: from)
     let status = rig.allocate(pages: 1)
-    let used = rig.run([rig.read(from, 4), rig.write(first, 64), rig.write(torn, 5000), rig.write(last, 64), rig.write(status, 1)])
+    let used = rig.run([
+      rig.read(from, 4), rig.write(first, 64), rig.write(torn, 5000), rig.write(last, 64), rig.write(status, 1),
+    ])
     #expect(used.map(\.length) == [0])
     let fault = DMAFault(address: DMAAddress(torn + 4096), access: .write, reason: .unmapped)
     #expect(rig.space.faults == [fault] && rig.notes.faults == [fault])
@@ -44,7 +53,9 @@ struct BufferTests {
     rig.expectWorks()
   }
 
-  @Test("A page is read or written only as it is mapped, cached or not; a write-only page faults on a read, always (R083, R084, R085, R118)", arguments: [false, true])
+  @Test(
+    "A page is read or written only as it is mapped, cached or not; a write-only page faults on a read, always (R083, R084, R085, R118)",
+    arguments: [false, true])
   func permissions(packed: Bool) throws {
     let rig = try Rig(packed: packed)
     let readOnly = rig.allocate(pages: 1, .read)
@@ -61,10 +72,11 @@ struct BufferTests {
       #expect(rig.run([rig.read(writeOnly, 2), rig.write(sink, 2)]).map(\.length) == [0])
       // Its last byte is where a status would be.
       #expect(rig.get(1, at: sink) == [7])
-      #expect(rig.space.faults == [
-        DMAFault(address: DMAAddress(readOnly), access: .write, reason: .permission),
-        DMAFault(address: DMAAddress(writeOnly), access: .read, reason: .permission),
-      ])
+      #expect(
+        rig.space.faults == [
+          DMAFault(address: DMAAddress(readOnly), access: .write, reason: .permission),
+          DMAFault(address: DMAAddress(writeOnly), access: .read, reason: .permission),
+        ])
     }
   }
 
@@ -75,12 +87,15 @@ struct BufferTests {
     let to = rig.allocate(pages: 1)
     rig.put([3], at: from)
     rig.space.forgetAsked()
-    #expect(rig.run([rig.read(0, 0), rig.read(from, 1), rig.write(UInt64.max, 0), rig.write(to, 1)]).map(\.length) == [1])
+    #expect(
+      rig.run([rig.read(0, 0), rig.read(from, 1), rig.write(UInt64.max, 0), rig.write(to, 1)]).map(\.length) == [1])
     #expect(rig.get(1, at: to) == [3] && rig.space.faults.isEmpty)
     #expect(rig.space.asked.allSatisfy { $0.address != DMAAddress(0) && $0.address != DMAAddress(.max) })
   }
 
-  @Test("An address plus a length past the end of the address space is a fault, not a wrap (R059)", arguments: [false, true])
+  @Test(
+    "An address plus a length past the end of the address space is a fault, not a wrap (R059)",
+    arguments: [false, true])
   func wrap(packed: Bool) throws {
     let rig = try Rig(packed: packed)
     #expect(rig.run([rig.write(UInt64.max - 1, 4)]).map(\.length) == [0])
@@ -89,7 +104,9 @@ struct BufferTests {
     rig.expectWorks()
   }
 
-  @Test("An indirect table may be scattered and needs reading only; addresses in it are translated too (R048, R049, R050)", arguments: [false, true])
+  @Test(
+    "An indirect table may be scattered and needs reading only; addresses in it are translated too (R048, R049, R050)",
+    arguments: [false, true])
   func indirect(packed: Bool) throws {
     let rig = try Rig(packed: packed)
     // The table crosses from one page into another that lies elsewhere.
@@ -118,7 +135,8 @@ struct BufferTests {
     #expect(rig.space.faults.isEmpty && rig.harness.failures.isEmpty)
   }
 
-  @Test("An indirect table that cannot be reached is a fault of its request alone (R048, R090)", arguments: [false, true])
+  @Test(
+    "An indirect table that cannot be reached is a fault of its request alone (R048, R090)", arguments: [false, true])
   func unreachableTable(packed: Bool) throws {
     let rig = try Rig(packed: packed)
     let table = rig.allocate(pages: 1, .readWrite)
@@ -151,7 +169,9 @@ struct BufferTests {
     #expect(rig.get(4, at: to) == [1, 2, 3, 4])
   }
 
-  @Test("Asking ahead for pages reports no fault; a page that is refused decides the chain once (R092, R095)", arguments: [false, true])
+  @Test(
+    "Asking ahead for pages reports no fault; a page that is refused decides the chain once (R092, R095)",
+    arguments: [false, true])
   func lookAhead(packed: Bool) throws {
     let rig = try Rig(packed: packed)
     let slow = rig.allocate(pages: 3)
@@ -174,7 +194,9 @@ struct BufferTests {
     #expect(rig.space.faults == [DMAFault(address: DMAAddress(missing), access: .read, reason: .unmapped)])
   }
 
-  @Test("After an answer a chain is walked again from its start: every byte once, in order (R120)", arguments: [false, true])
+  @Test(
+    "After an answer a chain is walked again from its start: every byte once, in order (R120)",
+    arguments: [false, true])
   func again(packed: Bool) throws {
     let rig = try Rig(packed: packed)
     let from = rig.allocate(pages: 3)
@@ -193,7 +215,8 @@ struct BufferTests {
     #expect(rig.notes.count == 1)
   }
 
-  @Test("A kick whose translation is missing is consumed; the next one is not lost (R071, R072)", arguments: [false, true])
+  @Test(
+    "A kick whose translation is missing is consumed; the next one is not lost (R071, R072)", arguments: [false, true])
   func kicks(packed: Bool) throws {
     let rig = try Rig(packed: packed)
     let slow = rig.allocate(pages: 1)

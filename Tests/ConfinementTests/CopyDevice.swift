@@ -19,7 +19,9 @@ struct CopyDevice: VirtioDevice {
   var features: Features { .ring }
   var maxQueueSizes: [UInt16] { [32768, 32768] }
   var queueGroups: [Range<Int>] { [0..<2] }
-  func makeHandler(for group: Range<Int>, features: Features) throws(DeviceError) -> sending any QueueHandler { CopyHandler(notes) }
+  func makeHandler(for group: Range<Int>, features: Features) throws(DeviceError) -> sending any QueueHandler {
+    CopyHandler(notes)
+  }
 }
 
 final class CopyHandler: QueueHandler {

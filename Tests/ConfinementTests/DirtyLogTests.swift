@@ -15,9 +15,13 @@ struct DirtyLogTests {
     return Set(bytes.indices.flatMap { byte in (0..<8).filter { bytes[byte] >> $0 & 1 == 1 }.map { byte * 8 + $0 } })
   }
 
-  private func page(_ rig: Rig, _ address: UInt64) -> Int { Int(rig.literal.guestAddress(DMAAddress(address)).rawValue >> 12) }
+  private func page(_ rig: Rig, _ address: UInt64) -> Int {
+    Int(rig.literal.guestAddress(DMAAddress(address)).rawValue >> 12)
+  }
 
-  @Test("Buffers and rings are marked by guest page, whatever addresses the device uses, mappings made later included (R132, R134, R138)", arguments: [false, true])
+  @Test(
+    "Buffers and rings are marked by guest page, whatever addresses the device uses, mappings made later included (R132, R134, R138)",
+    arguments: [false, true])
   func translated(packed: Bool) throws {
     let rig = try Rig(packed: packed)
     rig.expectWorks()
@@ -60,7 +64,9 @@ struct DirtyLogTests {
     for (guest, offset) in [(UInt64(0), UInt64(0)), (1 << 20, 0)] {
       let mapping = try HostMapping(descriptor: file.descriptor.rawValue, offset: offset, byteCount: 64 << 10)
       try memory.add(
-        MemoryRegion(guestAddress: GuestAddress(guest), frontendAddress: FrontendAddress(guest), byteCount: 64 << 10, mapping: mapping))
+        MemoryRegion(
+          guestAddress: GuestAddress(guest), frontendAddress: FrontendAddress(guest), byteCount: 64 << 10,
+          mapping: mapping))
     }
     let bits = try HostMapping(anonymous: 4096)
     memory.setDirtyLog(DirtyLog(bits: bits, memory: memory))
@@ -74,7 +80,8 @@ struct DirtyLogTests {
     #expect(marked(bits).isSuperset(of: [9, 256 + 9]))
   }
 
-  @Test("A run that goes on in another region, whose mapping adjoins, is marked in both (R132)", arguments: [false, true])
+  @Test(
+    "A run that goes on in another region, whose mapping adjoins, is marked in both (R132)", arguments: [false, true])
   func adjoining(_ isAscending: Bool) throws {
     let mapping = try HostMapping(anonymous: 128 << 10)
     let memory = GuestMemory()
@@ -83,7 +90,8 @@ struct DirtyLogTests {
       let at = half * 64 << 10
       try memory.add(
         MemoryRegion(
-          guestAddress: GuestAddress(at), frontendAddress: FrontendAddress(at), byteCount: 64 << 10, mapping: mapping, mappingOffset: at))
+          guestAddress: GuestAddress(at), frontendAddress: FrontendAddress(at), byteCount: 64 << 10, mapping: mapping,
+          mappingOffset: at))
     }
     let bits = try HostMapping(anonymous: 4096)
     memory.setDirtyLog(DirtyLog(bits: bits, memory: memory))
@@ -91,14 +99,18 @@ struct DirtyLogTests {
     let (layout, _) = literalLayout(size: 8, packed: false, at: 0x1000)
     let ring = LiteralSplitRing(layout, in: LiteralMemory(memory))
     try harness.start(0, layout)
-    _ = ring.post([LiteralDescriptor(DMAAddress(0x5000), 0x4000), LiteralDescriptor(DMAAddress(0xe000), 0x4000, writable: true)])
+    _ = ring.post([
+      LiteralDescriptor(DMAAddress(0x5000), 0x4000), LiteralDescriptor(DMAAddress(0xe000), 0x4000, writable: true),
+    ])
     ring.publish()
     harness.kick(0)
     #expect(marked(bits).isSuperset(of: [14, 15, 16, 17]))
     #expect(marked(bits).isEmpty)
   }
 
-  @Test("A chain taken before logging begins and given back afterwards is marked, with its ring (R132)", arguments: [false, true])
+  @Test(
+    "A chain taken before logging begins and given back afterwards is marked, with its ring (R132)",
+    arguments: [false, true])
   func switchedOn(packed: Bool) throws {
     let memory = try GuestMemory(byteCount: 64 << 10)
     let features: Features = packed ? [.version1, .ringPacked] : .version1
@@ -121,7 +133,8 @@ struct DirtyLogTests {
     queue.complete(chain, written: 0x2000)
     queue.endRound()
     control.join()
-    #expect(marked(bits).isSuperset(of: [9, 10, Int((packed ? layout.descriptorArea : layout.deviceArea).rawValue >> 12)]))
+    #expect(
+      marked(bits).isSuperset(of: [9, 10, Int((packed ? layout.descriptorArea : layout.deviceArea).rawValue >> 12)]))
   }
 
   @Test("Pages beyond the end of the log are dropped; nothing else is written (R136)")
@@ -134,7 +147,9 @@ struct DirtyLogTests {
     #expect(marked(bits).isEmpty && rig.harness.failures.isEmpty)
   }
 
-  @Test("A ring that is gone when logging begins or ends is skipped, and the log is still set (R137)", arguments: [false, true])
+  @Test(
+    "A ring that is gone when logging begins or ends is skipped, and the log is still set (R137)",
+    arguments: [false, true])
   func unmappedRing(packed: Bool) throws {
     let rig = try Rig(packed: packed)
     rig.expectWorks()

@@ -3,7 +3,8 @@ import Testing
 import Virtio
 import VirtioTestKit
 
-/// A device, its ring, and a driver, in a space where every address is far above all memory: what is reached at all was mapped.
+/// A device, its ring, and a driver, in a space where every address is far above all memory: what is reached at all was
+/// mapped.
 final class Rig {
   static let base: UInt64 = 0x40_0000_0000
   let memory: GuestMemory
@@ -19,7 +20,8 @@ final class Rig {
 
   /// - Parameter minimal: the ring's areas get the permissions of their direction only (§2.7, §2.8).
   init(
-    packed: Bool, size: UInt16 = 8, _ more: Features = [], minimal: Bool = false, through wrap: ((PagedSpace) -> any DMASpace)? = nil
+    packed: Bool, size: UInt16 = 8, _ more: Features = [], minimal: Bool = false,
+    through wrap: ((PagedSpace) -> any DMASpace)? = nil
   ) throws {
     memory = try GuestMemory(byteCount: 16 << 20)
     space = PagedSpace(memory)
@@ -70,8 +72,12 @@ final class Rig {
     return nextAddress
   }
 
-  func read(_ address: UInt64, _ count: Int) -> LiteralDescriptor { LiteralDescriptor(DMAAddress(address), UInt32(count)) }
-  func write(_ address: UInt64, _ count: Int) -> LiteralDescriptor { LiteralDescriptor(DMAAddress(address), UInt32(count), writable: true) }
+  func read(_ address: UInt64, _ count: Int) -> LiteralDescriptor {
+    LiteralDescriptor(DMAAddress(address), UInt32(count))
+  }
+  func write(_ address: UInt64, _ count: Int) -> LiteralDescriptor {
+    LiteralDescriptor(DMAAddress(address), UInt32(count), writable: true)
+  }
   func put(_ bytes: [UInt8], at address: UInt64) { literal.write(bytes, at: DMAAddress(address)) }
   func get(_ count: Int, at address: UInt64) -> [UInt8] { literal.read(count, at: DMAAddress(address)) }
 

@@ -5,7 +5,9 @@ import VirtioTestKit
 
 @Suite("Ring areas behind an IOMMU")
 struct RingAreaTests {
-  @Test("Areas scattered page by page, each mapped for its own direction only, carry more than a lap (R029, R043, R052, R053, R054, R086)", arguments: [false, true])
+  @Test(
+    "Areas scattered page by page, each mapped for its own direction only, carry more than a lap (R029, R043, R052, R053, R054, R086)",
+    arguments: [false, true])
   func scattered(packed: Bool) throws {
     let rig = try Rig(packed: packed, size: 1024, minimal: true)
     let from = rig.allocate(pages: 1, .read)
@@ -21,7 +23,9 @@ struct RingAreaTests {
     #expect(rig.space.asked.allSatisfy { $0.address.rawValue >= Rig.base })
   }
 
-  @Test("A hole in the second page of an area is found, and stops the queue for good: mapping it again does not restart it, a reset does (R042, R089, R099)", arguments: [false, true])
+  @Test(
+    "A hole in the second page of an area is found, and stops the queue for good: mapping it again does not restart it, a reset does (R042, R089, R099)",
+    arguments: [false, true])
   func hole(packed: Bool) throws {
     let rig = try Rig(packed: packed, size: 1024)
     rig.expectWorks()
@@ -62,7 +66,8 @@ struct RingAreaTests {
     rig.harness.kick(1)
     #expect(rig.harness.hasFailed(1) == negotiated)
     if negotiated {
-      #expect(rig.harness.failures == [.ring(DMAFault(address: DMAAddress(page + 4096), access: .read, reason: .unmapped))])
+      #expect(
+        rig.harness.failures == [.ring(DMAFault(address: DMAAddress(page + 4096), access: .read, reason: .unmapped))])
     }
   }
 
@@ -74,11 +79,15 @@ struct RingAreaTests {
     try rig.harness.start(1, layout)
     rig.harness.kick(1)
     #expect(rig.harness.hasFailed(1) && !rig.harness.hasFailed(0))
-    guard case .ring(let fault)? = rig.harness.failures.first else { return #expect(Bool(false), "\(rig.harness.failures)") }
+    guard case .ring(let fault)? = rig.harness.failures.first else {
+      return #expect(Bool(false), "\(rig.harness.failures)")
+    }
     #expect(fault.address == layout.descriptorArea)
   }
 
-  @Test("The field that says whether to call is reached through the space; where it is gone, the driver hears of the queue's end instead of nothing (R074)", arguments: [false, true])
+  @Test(
+    "The field that says whether to call is reached through the space; where it is gone, the driver hears of the queue's end instead of nothing (R074)",
+    arguments: [false, true])
   func suppression(packed: Bool) throws {
     let rig = try Rig(packed: packed)
     rig.expectWorks()
@@ -87,7 +96,9 @@ struct RingAreaTests {
     #expect(rig.harness.failures == [.ring(DMAFault(address: rig.layout.driverArea, access: .read, reason: .unmapped))])
   }
 
-  @Test("A ring that waits for a translation is left alone, and goes on when it is there (R072, R076)", arguments: [false, true])
+  @Test(
+    "A ring that waits for a translation is left alone, and goes on when it is there (R072, R076)",
+    arguments: [false, true])
   func pendingRing(packed: Bool) throws {
     let rig = try Rig(packed: packed)
     rig.expectWorks()
@@ -120,7 +131,8 @@ struct RingAreaTests {
     #expect(fault.reason == .busMasterDisabled && notes.count == 0 && ring.takeUsed().isEmpty)
   }
 
-  @Test("A queue that is reset and enabled elsewhere leaves the other one running (R040, R062)", arguments: [false, true])
+  @Test(
+    "A queue that is reset and enabled elsewhere leaves the other one running (R040, R062)", arguments: [false, true])
   func queueReset(packed: Bool) throws {
     let rig = try Rig(packed: packed)
     let (layout, end) = literalLayout(size: 8, packed: packed, at: rig.reserve(pages: 8))

@@ -19,7 +19,9 @@ struct SpaceTests {
     #expect(EntropyDevice().features.isDisjoint(with: .accessPlatform))
   }
 
-  @Test("The negotiated bit decides and no other does; without it addresses are physical, which is the default (R010, R013, R020)")
+  @Test(
+    "The negotiated bit decides and no other does; without it addresses are physical, which is the default (R010, R013, R020)"
+  )
   func decision() {
     for bit in 0..<128 where bit != 33 {
       let other = Features(bit: bit)
@@ -35,7 +37,9 @@ struct SpaceTests {
     return [[]] + each + [each.reduce([]) { $0.union($1) }]
   }()
 
-  @Test("ACCESS_PLATFORM goes with every ring feature, and with ORDER_PLATFORM in all four ways (R020, R021)", arguments: [false, true], combinations)
+  @Test(
+    "ACCESS_PLATFORM goes with every ring feature, and with ORDER_PLATFORM in all four ways (R020, R021)",
+    arguments: [false, true], combinations)
   func together(packed: Bool, features: Features) throws {
     for platform in [Features(), .accessPlatform] {
       let rig = try Rig(packed: packed, features.union(platform))
@@ -102,7 +106,9 @@ struct SpaceTests {
     for _ in 0..<3 {
       #expect(run() == 0)
       let mapping = try HostMapping(anonymous: 4096)
-      try memory.add(MemoryRegion(guestAddress: high, frontendAddress: FrontendAddress(high.rawValue), byteCount: 4096, mapping: mapping))
+      try memory.add(
+        MemoryRegion(
+          guestAddress: high, frontendAddress: FrontendAddress(high.rawValue), byteCount: 4096, mapping: mapping))
       #expect(run() == 1)
       try memory.remove(guestAddress: high, frontendAddress: FrontendAddress(high.rawValue), byteCount: 4096)
     }
@@ -119,7 +125,9 @@ struct SpaceTests {
     #expect(domain.faults.count == 64 && domain.faults.last?.address == DMAAddress(9_999 << 12))
   }
 
-  @Test("A look-up walks a few levels however many mappings there are: 65,536 cost nothing like 4,096 times what 16 do (R121)")
+  @Test(
+    "A look-up walks a few levels however many mappings there are: 65,536 cost nothing like 4,096 times what 16 do (R121)"
+  )
   func cost() throws {
     let memory = try GuestMemory(byteCount: 1 << 20)
     func nanoseconds(mappings: UInt64) throws -> Double {

@@ -16,7 +16,8 @@ struct DomainTests {
       let count = UInt64(pages.count) * Self.page
       try memory.add(
         MemoryRegion(
-          guestAddress: GuestAddress(pages.lowerBound * Self.page), frontendAddress: FrontendAddress(pages.lowerBound * Self.page),
+          guestAddress: GuestAddress(pages.lowerBound * Self.page),
+          frontendAddress: FrontendAddress(pages.lowerBound * Self.page),
           byteCount: count, mapping: try HostMapping(anonymous: Int(count)), mappingOffset: 0))
       for page in pages {
         let bytes = contents(page)
@@ -33,7 +34,9 @@ struct DomainTests {
   private func contents(_ page: UInt64) -> [UInt8] { Self.pages[Int(page)] }
 
   /// What a queue gets of `count` bytes at `address`, or why not.
-  private func resolve(_ cache: inout IOTLB, _ address: DMAAddress, _ count: Int, _ access: DMAAccess) -> Result<[UInt8], DMAInterruption> {
+  private func resolve(
+    _ cache: inout IOTLB, _ address: DMAAddress, _ count: Int, _ access: DMAAccess
+  ) -> Result<[UInt8], DMAInterruption> {
     var pool = SegmentPool()
     var list = pool.take()
     do throws(DMAInterruption) {
@@ -83,22 +86,37 @@ struct DomainTests {
         var found: DomainError?
         do throws(DomainError) {
           try domain.map(
-            DMAAddress(base + at * Self.page), byteCount: count * Self.page, to: GuestAddress(guest * Self.page), permissions: permissions)
+            DMAAddress(base + at * Self.page), byteCount: count * Self.page, to: GuestAddress(guest * Self.page),
+            permissions: permissions)
         } catch { found = error }
         #expect(found == expected, "seed \(seed), step \(step): map \(pages)")
         if expected == nil {
           serial += 1
           mappings[serial] = pages
-          for page in pages { model[page] = Entry(mapping: serial, guestPage: guest + page - at, permissions: permissions) }
+          for page in pages {
+            model[page] = Entry(mapping: serial, guestPage: guest + page - at, permissions: permissions)
+          }
         }
       } else {
         // Ends need not be those of pages: a mapping goes whole or stays.
-        let first = base + at * Self.page + (random.chance(1, in: 4) ? UInt64.random(in: 0..<Self.page, using: &random) : 0)
-        let last = max(first, base + ((at + count) * Self.page - 1) - (random.chance(1, in: 4) ? UInt64.random(in: 0..<Self.page, using: &random) : 0))
-        let touched = mappings.filter { base + $0.value.lowerBound * Self.page <= last && base + $0.value.upperBound * Self.page + 4095 >= first }
-        let isWhole = touched.values.allSatisfy { base + $0.lowerBound * Self.page >= first && base + $0.upperBound * Self.page + 4095 <= last }
-        let result = Result { () throws(DomainError) in try domain.unmap(from: DMAAddress(first), through: DMAAddress(last)) }
-        #expect(result == (isWhole ? .success(touched.count) : .failure(.split)), "seed \(seed), step \(step): unmap \(first)...\(last)")
+        let first =
+          base + at * Self.page + (random.chance(1, in: 4) ? UInt64.random(in: 0..<Self.page, using: &random) : 0)
+        let last = max(
+          first,
+          base + ((at + count) * Self.page - 1)
+            - (random.chance(1, in: 4) ? UInt64.random(in: 0..<Self.page, using: &random) : 0))
+        let touched = mappings.filter {
+          base + $0.value.lowerBound * Self.page <= last && base + $0.value.upperBound * Self.page + 4095 >= first
+        }
+        let isWhole = touched.values.allSatisfy {
+          base + $0.lowerBound * Self.page >= first && base + $0.upperBound * Self.page + 4095 <= last
+        }
+        let result = Result { () throws(DomainError) in
+          try domain.unmap(from: DMAAddress(first), through: DMAAddress(last))
+        }
+        #expect(
+          result == (isWhole ? .success(touched.count) : .failure(.split)),
+          "seed \(seed), step \(step): unmap \(first)...\(last)")
         if isWhole {
           for (mapping, pages) in touched {
             mappings[mapping] = nil
@@ -106,7 +124,9 @@ struct DomainTests {
           }
         }
       }
-      #expect(domain.mappings == mappings.count && domain.byteCount == UInt64(model.count) * Self.page, "seed \(seed), step \(step)")
+      #expect(
+        domain.mappings == mappings.count && domain.byteCount == UInt64(model.count) * Self.page,
+        "seed \(seed), step \(step)")
       _ = awake.beginRound()
       check(&awake, base, model, window, &random, "seed \(seed), step \(step), a queue that is awake")
       awake.endRound()
@@ -125,7 +145,8 @@ struct DomainTests {
   }
 
   private func check(
-    _ cache: inout IOTLB, _ base: UInt64, _ model: [UInt64: Entry], _ window: UInt64, _ random: inout SeededGenerator, _ place: String
+    _ cache: inout IOTLB, _ base: UInt64, _ model: [UInt64: Entry], _ window: UInt64, _ random: inout SeededGenerator,
+    _ place: String
   ) {
     for _ in 0..<4 {
       let offset = UInt64.random(in: 0..<window * Self.page, using: &random)
@@ -136,7 +157,9 @@ struct DomainTests {
       var at = offset
       while at < offset + count {
         let (page, within) = at.quotientAndRemainder(dividingBy: Self.page)
-        guard let entry = model[page], entry.guestPage < Self.memoryPages, !Self.hole.contains(entry.guestPage), entry.permissions.allows(access) else {
+        guard let entry = model[page], entry.guestPage < Self.memoryPages, !Self.hole.contains(entry.guestPage),
+          entry.permissions.allows(access)
+        else {
           let isDenied = model[page].map { !$0.permissions.allows(access) } ?? false
           fault = DMAFault(address: DMAAddress(base + at), access: access, reason: isDenied ? .permission : .unmapped)
           break
@@ -146,7 +169,9 @@ struct DomainTests {
         at += end - within
       }
       let found = resolve(&cache, DMAAddress(base + offset), Int(count), access)
-      #expect(found == (fault.map { .failure(.fault($0)) } ?? .success(expected)), "\(place): \(count) bytes at \(offset), \(access)")
+      #expect(
+        found == (fault.map { .failure(.fault($0)) } ?? .success(expected)),
+        "\(place): \(count) bytes at \(offset), \(access)")
     }
   }
 
@@ -154,7 +179,8 @@ struct DomainTests {
   func ranges() throws {
     let domain = Domain(try makeMemory())
     for (address, count, guest) in [
-      (UInt64(0), UInt64(0), UInt64(0)), (0, 1, 0), (0, 4095, 0), (0, 4097, 0), (1, 4096, 0), (4095, 4096, 0), (0, 4096, 1), (0, 4096, 2048),
+      (UInt64(0), UInt64(0), UInt64(0)), (0, 1, 0), (0, 4095, 0), (0, 4097, 0), (1, 4096, 0), (4095, 4096, 0),
+      (0, 4096, 1), (0, 4096, 2048),
       (UInt64.max - 4095, 8192, 0), (0, 8192, UInt64.max - 4095), (8192, UInt64.max - 4095, 0), (0, UInt64.max, 0),
     ] {
       #expect(throws: DomainError.range, "\(count) bytes at \(address) to \(guest)") {
@@ -171,7 +197,9 @@ struct DomainTests {
     cache.endRound()
     #expect(try domain.unmap(from: DMAAddress(0), through: DMAAddress(.max)) == 1)
     try domain.map(DMAAddress(0), byteCount: UInt64.max - 4095, to: GuestAddress(0), permissions: .read)
-    #expect(throws: DomainError.overlap) { try domain.map(DMAAddress(1 << 40), byteCount: 4096, to: GuestAddress(0), permissions: .read) }
+    #expect(throws: DomainError.overlap) {
+      try domain.map(DMAAddress(1 << 40), byteCount: 4096, to: GuestAddress(0), permissions: .read)
+    }
     #expect(domain.byteCount == UInt64.max - 4095)
   }
 
@@ -179,7 +207,8 @@ struct DomainTests {
   func neighbours() throws {
     let domain = Domain(try makeMemory())
     func map(_ page: UInt64, _ count: UInt64) throws(DomainError) {
-      try domain.map(DMAAddress(page * 4096), byteCount: count * 4096, to: GuestAddress(page * 4096), permissions: .readWrite)
+      try domain.map(
+        DMAAddress(page * 4096), byteCount: count * 4096, to: GuestAddress(page * 4096), permissions: .readWrite)
     }
     try map(4, 4)
     for (page, count) in [(UInt64(1), UInt64(4)), (7, 1), (7, 9), (4, 1), (5, 2), (0, 40)] {
@@ -194,7 +223,8 @@ struct DomainTests {
       }
     }
     #expect(domain.mappings == 3)
-    #expect(try domain.unmap(from: DMAAddress(0), through: DMAAddress(2 * 4096 + 4095)) == 0, "unmapping nothing is no error")
+    #expect(
+      try domain.unmap(from: DMAAddress(0), through: DMAAddress(2 * 4096 + 4095)) == 0, "unmapping nothing is no error")
     #expect(try domain.unmap(from: DMAAddress(0), through: DMAAddress(8 * 4096 - 1)) == 2)
     #expect(try domain.unmap(from: DMAAddress(8 * 4096), through: DMAAddress(.max)) == 1)
   }
@@ -205,14 +235,16 @@ struct DomainTests {
     let domain = Domain(memory)
     try domain.map(DMAAddress(0x10000), byteCount: 8192, to: GuestAddress(0x4000), permissions: .readWrite)
     var cache = IOTLB(domain)
-    let missing = Result<[UInt8], DMAInterruption>.failure(.fault(DMAFault(address: DMAAddress(0x10ffe), access: .read, reason: .unmapped)))
+    let missing = Result<[UInt8], DMAInterruption>.failure(
+      .fault(DMAFault(address: DMAAddress(0x10ffe), access: .read, reason: .unmapped)))
     _ = cache.beginRound()
     #expect(resolve(&cache, DMAAddress(0x10ffe), 4, .read) == missing)
     cache.endRound()
     let mapping = try HostMapping(anonymous: 8192)
     try memory.add(
       MemoryRegion(
-        guestAddress: GuestAddress(0x4000), frontendAddress: FrontendAddress(0), byteCount: 8192, mapping: mapping, mappingOffset: 0))
+        guestAddress: GuestAddress(0x4000), frontendAddress: FrontendAddress(0), byteCount: 8192, mapping: mapping,
+        mappingOffset: 0))
     #expect(memory.copy([1, 2, 3, 4].span, to: GuestAddress(0x4ffe)) == 4)
     _ = cache.beginRound()
     #expect(resolve(&cache, DMAAddress(0x10ffe), 4, .read) == .success([1, 2, 3, 4]))
@@ -237,7 +269,9 @@ struct DomainTests {
     // What begins now finds nothing any more, while the old round may still use what it found.
     for _ in 0..<50 {
       _ = other.beginRound()
-      #expect(resolve(&other, DMAAddress(0), 8, .read) == .failure(.fault(DMAFault(address: DMAAddress(0), access: .read, reason: .unmapped))))
+      #expect(
+        resolve(&other, DMAAddress(0), 8, .read)
+          == .failure(.fault(DMAFault(address: DMAAddress(0), access: .read, reason: .unmapped))))
       other.endRound()
     }
     #expect(!unmap.isDone)
@@ -247,7 +281,9 @@ struct DomainTests {
     #expect(unmap.join())
     let isNew = user.beginRound()
     #expect(isNew)
-    #expect(resolve(&user, DMAAddress(0), 8, .read) == .failure(.fault(DMAFault(address: DMAAddress(0), access: .read, reason: .unmapped))))
+    #expect(
+      resolve(&user, DMAAddress(0), 8, .read)
+        == .failure(.fault(DMAFault(address: DMAAddress(0), access: .read, reason: .unmapped))))
     user.endRound()
   }
 
@@ -263,7 +299,8 @@ struct DomainTests {
     #expect(throws: DomainError.split) { try domain.unmap(from: DMAAddress(8), through: DMAAddress(4095)) }
     let isStale = user.isStale
     #expect(!isStale, "nothing this round uses has gone")
-    #expect(resolve(&user, DMAAddress(4096), 2, .read) == .success(Array(contents(1)[..<2])), "a new mapping works at once")
+    #expect(
+      resolve(&user, DMAAddress(4096), 2, .read) == .success(Array(contents(1)[..<2])), "a new mapping works at once")
     user.endRound()
   }
 

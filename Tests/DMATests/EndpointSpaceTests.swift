@@ -19,12 +19,16 @@ struct EndpointSpaceTests {
     return memory
   }
 
-  private func fault(_ address: UInt64, _ reason: DMAFault.Reason, _ access: DMAAccess = .read) -> Result<UInt8, DMAInterruption> {
+  private func fault(
+    _ address: UInt64, _ reason: DMAFault.Reason, _ access: DMAAccess = .read
+  ) -> Result<UInt8, DMAInterruption> {
     .failure(.fault(DMAFault(address: DMAAddress(address), access: access, reason: reason)))
   }
 
   /// One byte in a round of its own.
-  private func byte(_ cache: inout IOTLB, _ address: UInt64, _ access: DMAAccess = .read) -> Result<UInt8, DMAInterruption> {
+  private func byte(
+    _ cache: inout IOTLB, _ address: UInt64, _ access: DMAAccess = .read
+  ) -> Result<UInt8, DMAInterruption> {
     _ = cache.beginRound()
     defer { cache.endRound() }
     return firstByte(&cache, address, access)
@@ -33,8 +37,10 @@ struct EndpointSpaceTests {
   @Test("A requester ID is a bus, a device and a function, and reads as lspci writes it")
   func requester() {
     let id = RequesterID(bus: 0xab, device: 0x1f, function: 7)
-    #expect(id.rawValue == 0xabff && id.bus == 0xab && id.device == 31 && id.function == 7 && id.description == "ab:1f.7")
-    #expect(RequesterID(rawValue: 8).description == "00:01.0" && RequesterID(bus: 0, device: 32, function: 8).rawValue == 0)
+    #expect(
+      id.rawValue == 0xabff && id.bus == 0xab && id.device == 31 && id.function == 7 && id.description == "ab:1f.7")
+    #expect(
+      RequesterID(rawValue: 8).description == "00:01.0" && RequesterID(bus: 0, device: 32, function: 8).rawValue == 0)
     #expect(RequesterID(rawValue: 1) < RequesterID(rawValue: 2))
   }
 
@@ -80,7 +86,9 @@ struct EndpointSpaceTests {
     #expect(counts.misses > 0 && counts.faults == 0, "faults are counted when they are reported")
   }
 
-  @Test("A turn and an invalidation wait for rounds under way and for chains in flight, and for nothing younger (R110)", arguments: [false, true])
+  @Test(
+    "A turn and an invalidation wait for rounds under way and for chains in flight, and for nothing younger (R110)",
+    arguments: [false, true])
   func drains(turning: Bool) throws {
     let memory = try makeMemory()
     let domain = Domain(memory)
@@ -95,7 +103,11 @@ struct EndpointSpaceTests {
     user.endRound()
     let generation = endpoint.fence.generation
     let control = WorkThread {
-      if turning { endpoint.setRoute(.blocked(.stopped)) } else { _ = try? domain.unmap(from: DMAAddress(0), through: DMAAddress(4095)) }
+      if turning {
+        endpoint.setRoute(.blocked(.stopped))
+      } else {
+        _ = try? domain.unmap(from: DMAAddress(0), through: DMAAddress(4095))
+      }
     }
     while endpoint.fence.generation == generation { control.pause() }
     for _ in 0..<20 { #expect(byte(&other, 0) == fault(0, turning ? .stopped : .unmapped)) }
@@ -120,7 +132,9 @@ struct EndpointSpaceTests {
     for n in 1...3 as ClosedRange<UInt8> {
       #expect(byte(&cache, high) == fault(high, .unmapped))
       let mapping = try HostMapping(anonymous: 4096)
-      try memory.add(MemoryRegion(guestAddress: GuestAddress(high), frontendAddress: FrontendAddress(high), byteCount: 4096, mapping: mapping))
+      try memory.add(
+        MemoryRegion(
+          guestAddress: GuestAddress(high), frontendAddress: FrontendAddress(high), byteCount: 4096, mapping: mapping))
       #expect(memory.copy([n].span, to: GuestAddress(high)) == 1)
       #expect(byte(&cache, high) == .success(n))
       try memory.remove(guestAddress: GuestAddress(high), frontendAddress: FrontendAddress(high), byteCount: 4096)
@@ -128,7 +142,8 @@ struct EndpointSpaceTests {
     #expect(byte(&cache, high) == fault(high, .unmapped))
   }
 
-  @Test("A fault is told once to whoever translates, with the requester's number, and to nobody by another route (R092)")
+  @Test(
+    "A fault is told once to whoever translates, with the requester's number, and to nobody by another route (R092)")
   func reports() throws {
     let memory = try makeMemory()
     let heard = Mutex<[RequesterID]>([])
@@ -170,7 +185,10 @@ struct EndpointSpaceTests {
           let found = firstByte(&cache, 0, .read)
           let latest = begun.value
           cache.endRound()
-          if case .success(let byte) = found, (earliest...latest).contains(where: { UInt8($0 % 2) + 1 == byte }) {} else { wrong.add() }
+          if case .success(let byte) = found, (earliest...latest).contains(where: { UInt8($0 % 2) + 1 == byte }) {
+          } else {
+            wrong.add()
+          }
           looked.add()
         }
       }
@@ -205,7 +223,9 @@ struct EndpointSpaceTests {
       #expect(byte(&cache, address) == .success(UInt8(n % 16 + 1)), "a page that the table has no room for")
     }
     #expect(table.isFull)
-    for n in 0..<UInt64(64) { #expect(try domain.unmap(from: DMAAddress(n << 30), through: DMAAddress(n << 30 | 4095)) == 1) }
+    for n in 0..<UInt64(64) {
+      #expect(try domain.unmap(from: DMAAddress(n << 30), through: DMAAddress(n << 30 | 4095)) == 1)
+    }
     #expect(!table.isFull)
     try domain.map(DMAAddress(0), byteCount: 4096, to: GuestAddress(0), permissions: .read)
     #expect(byte(&cache, 0) == .success(1) && table.mappings == 1)

@@ -1,8 +1,9 @@
-@testable import DMA
 import Foundation
 import Synchronization
 import Testing
 import VirtioTestKit
+
+@testable import DMA
 
 /// Taking mappings away while queues use them, with real threads.
 @Suite("Translation fence")
@@ -151,10 +152,12 @@ struct FenceTests {
     #expect(heard(40).map { $0.count == 60 } ?? true)
   }
 
-  @Test("Many queues, many pages, many drains: no page is used after the drain that took it away", .timeLimit(.minutes(10)))
+  @Test(
+    "Many queues, many pages, many drains: no page is used after the drain that took it away", .timeLimit(.minutes(10)))
   func stress() async {
     let fence = TranslationFence()
-    // Each page's mapping is a number: readers may see the one in force when they began; a drainer poisons it after its drain.
+    // Each page's mapping is a number: readers may see the one in force when they began; a drainer poisons it after its
+    // drain.
     let pages = 8
     let current = SharedNumbers(count: pages)
     for page in 0..<pages { current[page] = page }
@@ -223,7 +226,9 @@ struct FenceTests {
     #expect(rounds.load(ordering: .relaxed) > 0)
   }
 
-  @Test("Ten thousand unmaps of other pages while one request is in flight: each returns at once, and none of its own does (R110)")
+  @Test(
+    "Ten thousand unmaps of other pages while one request is in flight: each returns at once, and none of its own does (R110)"
+  )
   func otherPages() {
     let fence = TranslationFence()
     var lease = fence.lease()

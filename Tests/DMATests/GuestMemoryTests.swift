@@ -5,9 +5,12 @@ import VirtioTestKit
 
 @Suite("Guest memory")
 struct GuestMemoryTests {
-  private func region(_ guest: UInt64, _ front: UInt64, _ count: UInt64, _ mapping: HostMapping, at offset: UInt64 = 0) -> MemoryRegion {
+  private func region(
+    _ guest: UInt64, _ front: UInt64, _ count: UInt64, _ mapping: HostMapping, at offset: UInt64 = 0
+  ) -> MemoryRegion {
     MemoryRegion(
-      guestAddress: GuestAddress(guest), frontendAddress: FrontendAddress(front), byteCount: count, mapping: mapping, mappingOffset: offset)
+      guestAddress: GuestAddress(guest), frontendAddress: FrontendAddress(front), byteCount: count, mapping: mapping,
+      mappingOffset: offset)
   }
 
   @Test("Regions that overlap, wrap, are empty or outgrow their mapping are refused, and nothing changes")
@@ -16,7 +19,8 @@ struct GuestMemoryTests {
     let mapping = try HostMapping(anonymous: 65536)
     try memory.add(region(0x10000, 0x7000_0000, 0x8000, mapping))
     for (guest, front, error) in [
-      (UInt64(0x17fff), UInt64(0x1000), MemoryRegionError.overlap), (0xf001, 0x1000, .overlap), (0x10000, 0x1000, .overlap),
+      (UInt64(0x17fff), UInt64(0x1000), MemoryRegionError.overlap), (0xf001, 0x1000, .overlap),
+      (0x10000, 0x1000, .overlap),
       (0x40000, 0x7000_7fff, .overlap),
     ] {
       #expect(throws: error) { try memory.add(region(guest, front, 0x1000, mapping)) }
@@ -34,9 +38,12 @@ struct GuestMemoryTests {
     #expect(memory.regions.map(\.guestAddress.rawValue) == [0x10000, 0x18000, .max - 0xfff])
     #expect(memory.run(at: GuestAddress(.max))?.byteCount == 0x1000)
     #expect(throws: MemoryRegionError.missing) {
-      try memory.remove(guestAddress: GuestAddress(0x10000), frontendAddress: FrontendAddress(0x7000_0000), byteCount: 0x7000)
+      try memory.remove(
+        guestAddress: GuestAddress(0x10000), frontendAddress: FrontendAddress(0x7000_0000), byteCount: 0x7000)
     }
-    #expect(throws: MemoryRegionError.overlap) { try memory.replace(with: [region(0, 0, 9, mapping), region(8, 100, 9, mapping)]) }
+    #expect(throws: MemoryRegionError.overlap) {
+      try memory.replace(with: [region(0, 0, 9, mapping), region(8, 100, 9, mapping)])
+    }
     #expect(memory.regions.count == 3)
     try memory.replace(with: [region(0, 0, 9, mapping)])
     #expect(memory.byteCount == 9)
@@ -75,7 +82,9 @@ struct GuestMemoryTests {
     _ = cache.beginRound()
     var list = pool.take()
     try cache.resolve(DMAAddress(100), count: 10, for: .write, into: &list)
-    let thread = WorkThread { try? memory.remove(guestAddress: GuestAddress(0), frontendAddress: FrontendAddress(0), byteCount: 65536) }
+    let thread = WorkThread {
+      try? memory.remove(guestAddress: GuestAddress(0), frontendAddress: FrontendAddress(0), byteCount: 65536)
+    }
     while !cache.isStale { thread.pause() }
     #expect(!thread.isDone)
     // Still ours to write to: the mapping lives.
@@ -180,7 +189,10 @@ struct BufferSegmentsTests {
       // A chain of scattered 64-byte runs.
       let runs = Int.random(in: 1...40, using: &random)
       let base = UInt64(trial) << 20
-      for i in 0..<runs { space.map(DMAAddress(base + UInt64(i) * 64), byteCount: 64, to: GuestAddress(UInt64((i * 37 + trial) % 4096) * 128)) }
+      for i in 0..<runs {
+        space.map(
+          DMAAddress(base + UInt64(i) * 64), byteCount: 64, to: GuestAddress(UInt64((i * 37 + trial) % 4096) * 128))
+      }
       _ = cache.beginRound()
       var list = pool.take()
       let skip = Int.random(in: 0..<64, using: &random)
@@ -270,7 +282,8 @@ struct BufferSegmentsTests {
       #expect(memory.copy(from: GuestAddress(0), into: &span) == 1300)
     }
     #expect(Array(found[0..<100]) == one)
-    #expect(found[1000..<1200].allSatisfy { $0 == 0x77 } && found[100..<1000].allSatisfy { $0 == 0 } && found[1200] == 0)
+    #expect(
+      found[1000..<1200].allSatisfy { $0 == 0x77 } && found[100..<1000].allSatisfy { $0 == 0 } && found[1200] == 0)
     cache.endRound()
   }
 }

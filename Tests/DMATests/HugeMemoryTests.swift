@@ -25,7 +25,8 @@ private enum HugePages {
 
 @Suite(
   "Guest memory in huge pages",
-  .enabled(if: HugePages.areHere, "NOT TESTED: this host has no 8 free huge pages: echo 8 > /proc/sys/vm/nr_hugepages"), .serialized)
+  .enabled(if: HugePages.areHere, "NOT TESTED: this host has no 8 free huge pages: echo 8 > /proc/sys/vm/nr_hugepages"),
+  .serialized)
 struct HugeMemoryTests {
   private func mapped() throws -> Int {
     let text = try String(contentsOfFile: "/proc/self/maps", encoding: .utf8)

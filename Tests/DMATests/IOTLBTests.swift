@@ -38,7 +38,8 @@ struct IOTLBTests {
           model[i] = nil
         } else {
           let guest = UInt64.random(in: 0..<UInt64(size) / granule, using: &random) * granule
-          let permissions: DMAPermissions = random.chance(1, in: 10) ? [.read, .write].randomElement(using: &random)! : .readWrite
+          let permissions: DMAPermissions =
+            random.chance(1, in: 10) ? [.read, .write].randomElement(using: &random)! : .readWrite
           space.remove(DMAAddress(at), byteCount: Int(granule))
           space.map(DMAAddress(at), byteCount: Int(granule), to: GuestAddress(guest), permissions)
           model[i] = (guest, permissions)
@@ -57,7 +58,8 @@ struct IOTLBTests {
           let (page, within) = (offset + i).quotientAndRemainder(dividingBy: granule)
           guard let mapped = model[page], mapped.permissions.allows(access) else {
             fault = DMAFault(
-              address: DMAAddress(base + offset + i), access: access, reason: model[page] == nil ? .unmapped : .permission)
+              address: DMAAddress(base + offset + i), access: access,
+              reason: model[page] == nil ? .unmapped : .permission)
             break
           }
           expected.append(contents[Int(mapped.guest + within)])
@@ -119,8 +121,12 @@ struct IOTLBTests {
     let memory = try GuestMemory(byteCount: 4 << 20)
     let space = PagedSpace(memory)
     // 1024 pages, backwards, so that no two join.
-    for i in 0..<1024 { space.map(DMAAddress(UInt64(i) << 12), byteCount: 4096, to: GuestAddress(UInt64(1023 - i) << 12)) }
-    for i in 0..<1024 { #expect(memory.copy([UInt8(truncatingIfNeeded: i)].span, to: GuestAddress(UInt64(1023 - i) << 12)) == 1) }
+    for i in 0..<1024 {
+      space.map(DMAAddress(UInt64(i) << 12), byteCount: 4096, to: GuestAddress(UInt64(1023 - i) << 12))
+    }
+    for i in 0..<1024 {
+      #expect(memory.copy([UInt8(truncatingIfNeeded: i)].span, to: GuestAddress(UInt64(1023 - i) << 12)) == 1)
+    }
     var cache = IOTLB(space)
     var pool = SegmentPool()
     _ = cache.beginRound()
@@ -140,7 +146,9 @@ struct IOTLBTests {
   func scatteredCells() throws {
     let memory = try GuestMemory(byteCount: 1 << 16)
     let space = PagedSpace(memory)
-    for i in 0..<4 { space.map(DMAAddress(0x10000 + UInt64(i) << 12), byteCount: 4096, to: GuestAddress(UInt64(12 - 3 * i) << 12)) }
+    for i in 0..<4 {
+      space.map(DMAAddress(0x10000 + UInt64(i) << 12), byteCount: 4096, to: GuestAddress(UInt64(12 - 3 * i) << 12))
+    }
     var cache = IOTLB(space)
     _ = cache.beginRound()
     let area = try cache.ring(DMAAddress(0x10010), count: 3 * 4096, for: .write)

@@ -67,7 +67,9 @@ struct SharedDomainTests {
     #expect(unmap.join())
   }
 
-  @Test("An endpoint is in one domain: attached to another, it has left the first, and an endpoint that is gone holds nobody up")
+  @Test(
+    "An endpoint is in one domain: attached to another, it has left the first, and an endpoint that is gone holds nobody up"
+  )
   func moves() throws {
     let memory = try makeMemory()
     let domains = [Domain(memory), Domain(memory)]
@@ -89,7 +91,9 @@ struct SharedDomainTests {
     #expect(try domains[1].unmap(from: DMAAddress(0), through: DMAAddress(.max)) == 1)
   }
 
-  @Test("Thousands of mappings in any order do what a table of pages says, error for error", arguments: [UInt64(1), .random(in: 2...UInt64.max)])
+  @Test(
+    "Thousands of mappings in any order do what a table of pages says, error for error",
+    arguments: [UInt64(1), .random(in: 2...UInt64.max)])
   func model(seed: UInt64) throws {
     var random = SeededGenerator(seed)
     let domain = Domain(try makeMemory(), maxMappings: 500)
@@ -104,11 +108,13 @@ struct SharedDomainTests {
       // Growing and shrinking take turns, so that chunks are split and joined.
       if random.chance(step / 1500 % 2 == 0 ? 19 : 3, in: 20) {
         let last = min(window - 1, at + Int.random(in: 0...3, using: &random))
-        let expected: DomainError? = extents.count == 500 ? .full : pages[at...last].contains { $0 != 0 } ? .overlap : nil
+        let expected: DomainError? =
+          extents.count == 500 ? .full : pages[at...last].contains { $0 != 0 } ? .overlap : nil
         var found: DomainError?
         do throws(DomainError) {
           try domain.map(
-            DMAAddress(UInt64(at) * Self.page), byteCount: UInt64(last - at + 1) * Self.page, to: GuestAddress(UInt64(at) * Self.page),
+            DMAAddress(UInt64(at) * Self.page), byteCount: UInt64(last - at + 1) * Self.page,
+            to: GuestAddress(UInt64(at) * Self.page),
             permissions: .read)
         } catch { found = error }
         guard found == expected else {
@@ -121,14 +127,21 @@ struct SharedDomainTests {
           for page in at...last { pages[page] = serial }
         }
       } else {
-        let last = min(window - 1, at + (random.chance(1, in: 8) ? Int.random(in: 0...2500, using: &random) : Int.random(in: 0...12, using: &random)))
+        let last = min(
+          window - 1,
+          at
+            + (random.chance(1, in: 8)
+              ? Int.random(in: 0...2500, using: &random) : Int.random(in: 0...12, using: &random)))
         let touched = Set(pages[at...last]).subtracting([0])
         let isWhole = touched.allSatisfy { extents[$0]!.lowerBound >= at && extents[$0]!.upperBound <= last }
         let result = Result { () throws(DomainError) in
-          try domain.unmap(from: DMAAddress(UInt64(at) * Self.page), through: DMAAddress(UInt64(last) * Self.page + 4095))
+          try domain.unmap(
+            from: DMAAddress(UInt64(at) * Self.page), through: DMAAddress(UInt64(last) * Self.page + 4095))
         }
         guard result == (isWhole ? .success(touched.count) : .failure(.split)) else {
-          Issue.record("seed \(seed), step \(step): unmap \(at)...\(last) is \(result), \(touched.count) mappings, whole: \(isWhole)")
+          Issue.record(
+            "seed \(seed), step \(step): unmap \(at)...\(last) is \(result), \(touched.count) mappings, whole: \(isWhole)"
+          )
           return
         }
         if isWhole {
@@ -140,9 +153,12 @@ struct SharedDomainTests {
       most = max(most, extents.count)
       let look = Int.random(in: 0..<window, using: &random)
       let found = try? domain.lookUp(DMAAddress(UInt64(look) * Self.page + 5), for: .read, by: RequesterID(rawValue: 0))
-      let expected = extents[pages[look]].map { UInt64($0.lowerBound) * Self.page...UInt64($0.upperBound) * Self.page + 4095 }
+      let expected = extents[pages[look]].map {
+        UInt64($0.lowerBound) * Self.page...UInt64($0.upperBound) * Self.page + 4095
+      }
       guard found.map({ $0.first.rawValue...$0.last.rawValue }) == expected, domain.mappings == extents.count,
-        domain.isMapped(from: DMAAddress(UInt64(look) * Self.page), through: DMAAddress(UInt64(look) * Self.page)) == (expected != nil)
+        domain.isMapped(from: DMAAddress(UInt64(look) * Self.page), through: DMAAddress(UInt64(look) * Self.page))
+          == (expected != nil)
       else {
         Issue.record("seed \(seed), step \(step): page \(look) is \(String(describing: found))")
         return
@@ -166,12 +182,15 @@ struct SharedDomainTests {
     #expect(domain.mappings == 1 << 14 && domain.byteCount == 1 << 26)
   }
 
-  @Test("A pair of map and unmap costs nothing like a thousand times more where there are a thousand times more mappings")
+  @Test(
+    "A pair of map and unmap costs nothing like a thousand times more where there are a thousand times more mappings")
   func cost() throws {
     let memory = try makeMemory()
     func nanoseconds(_ mappings: UInt64) throws -> Double {
       let domain = Domain(memory)
-      for n in 0..<mappings { try domain.map(DMAAddress(n << 13), byteCount: 4096, to: GuestAddress(0), permissions: .read) }
+      for n in 0..<mappings {
+        try domain.map(DMAAddress(n << 13), byteCount: 4096, to: GuestAddress(0), permissions: .read)
+      }
       let clock = ContinuousClock()
       var best = Double.infinity
       for lap in 0..<5 as Range<UInt64> {

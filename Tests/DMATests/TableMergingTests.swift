@@ -14,10 +14,13 @@ struct TableMergingTests {
   }
 
   private func run(_ page: UInt64, _ count: UInt64, to host: UInt64, _ permissions: DMAPermissions) throws -> HostRun {
-    try #require(whole.part(from: host << 12, count: count << 12, seenFrom: DMAAddress(page << 12), permissions: permissions))
+    try #require(
+      whole.part(from: host << 12, count: count << 12, seenFrom: DMAAddress(page << 12), permissions: permissions))
   }
 
-  @Test("Of every pair of permissions, known and asked for, what the run allows is kept and granted; losing one is taking away")
+  @Test(
+    "Of every pair of permissions, known and asked for, what the run allows is kept and granted; losing one is taking away"
+  )
   func everyPair() throws {
     let all: [DMAPermissions] = [[], .read, .write, .readWrite]
     for known in all {
@@ -31,20 +34,27 @@ struct TableMergingTests {
           #expect(change.isNews == (expected != known) && change.takesAway == !expected.isSuperset(of: known))
           // Where it leads elsewhere, nothing of what is known counts.
           let elsewhere = table.change(to: try run(7, 1, to: 8, allowed), granting: asked)
-          #expect(elsewhere.pieces.map(\.permissions) == [allowed.intersection(asked)] && elsewhere.takesAway == !known.isEmpty)
+          #expect(
+            elsewhere.pieces.map(\.permissions) == [allowed.intersection(asked)]
+              && elsewhere.takesAway == !known.isEmpty)
         }
       }
     }
   }
 
-  @Test("A run over holes, other memory and larger entries is cut where what is granted differs, and covers all of itself")
+  @Test(
+    "A run over holes, other memory and larger entries is cut where what is granted differs, and covers all of itself")
   func pieces() throws {
     #expect(table.insert(try run(512, 512, to: 512, .read)))
     #expect(table.insert(try run(1030, 2, to: 1030, .readWrite)))
     #expect(table.insert(try run(1040, 1, to: 3, .write)))
     let change = table.change(to: try run(500, 600, to: 500, .readWrite), granting: .write)
-    let cuts: [(UInt64, DMAPermissions)] = [(500, .write), (512, .readWrite), (1024, .write), (1030, .readWrite), (1032, .write)]
-    #expect(change.pieces.map { $0.firstAddress.rawValue >> 12 } == cuts.map(\.0) && change.pieces.map(\.permissions) == cuts.map(\.1))
+    let cuts: [(UInt64, DMAPermissions)] = [
+      (500, .write), (512, .readWrite), (1024, .write), (1030, .readWrite), (1032, .write),
+    ]
+    #expect(
+      change.pieces.map { $0.firstAddress.rawValue >> 12 } == cuts.map(\.0)
+        && change.pieces.map(\.permissions) == cuts.map(\.1))
     #expect(change.pieces.reduce(0) { $0 + $1.byteCount } == 600 << 12)
     #expect(change.takesAway && change.isNews, "page 1040 leads elsewhere")
     // A part of a large entry cannot change alone.

@@ -17,11 +17,15 @@ struct TranslationTableTests {
   private func matches(_ table: TranslationTable, _ model: Model, _ memory: HostRun, at page: UInt64) -> Bool {
     let found = table.run(at: DMAAddress(page << 12 | 0x123))
     guard let expected = model[page] else { return found == nil }
-    guard let found, found.contains(DMAAddress(page << 12)), found.permissions == expected.permissions else { return false }
+    guard let found, found.contains(DMAAddress(page << 12)), found.permissions == expected.permissions else {
+      return false
+    }
     // The page as a run of its own must be the run of host memory that was mapped there.
     let part = found.part(
-      from: page << 12 &- found.firstAddress.rawValue, count: 4096, seenFrom: DMAAddress(page << 12), permissions: found.permissions)
-    let wanted = memory.part(from: expected.host, count: 4096, seenFrom: DMAAddress(page << 12), permissions: found.permissions)
+      from: page << 12 &- found.firstAddress.rawValue, count: 4096, seenFrom: DMAAddress(page << 12),
+      permissions: found.permissions)
+    let wanted = memory.part(
+      from: expected.host, count: 4096, seenFrom: DMAAddress(page << 12), permissions: found.permissions)
     return part != nil && part == wanted
   }
 
@@ -36,7 +40,10 @@ struct TranslationTableTests {
     for step in 0..<700 {
       let base = bases.randomElement(using: &random)!
       let page = base + UInt64.random(in: 0..<900, using: &random)
-      let count = min(random.chance(1, in: 4) ? UInt64.random(in: 500...1100, using: &random) : UInt64.random(in: 1...20, using: &random), 0x10_0000_0000_0000 - page)
+      let count = min(
+        random.chance(1, in: 4)
+          ? UInt64.random(in: 500...1100, using: &random) : UInt64.random(in: 1...20, using: &random),
+        0x10_0000_0000_0000 - page)
       if random.chance(2, in: 3) {
         // Aligned on both sides at times, so that large entries come to be.
         let aligned = random.chance(1, in: 2)
@@ -48,7 +55,8 @@ struct TranslationTableTests {
         #expect(table.insert(run))
         // A new mapping may take away more of an old large one than it covers, never less, and never changes it.
         for i in 0..<count { model[start + i] = (host + i << 12, permissions) }
-        for near in (start > 1200 ? start - 1200 : 0)..<start &+ count &+ 1200 where model[near] != nil && !(start..<start + count).contains(near) {
+        for near in (start > 1200 ? start - 1200 : 0)..<start &+ count &+ 1200
+        where model[near] != nil && !(start..<start + count).contains(near) {
           if table.run(at: DMAAddress(near << 12)) == nil { model[near] = nil }
         }
       } else {
@@ -61,7 +69,9 @@ struct TranslationTableTests {
       }
       if step % 20 == 0 {
         for base in bases {
-          for page in base..<min(base + 2200, 0x10_0000_0000_0000) { try #require(matches(table, model, memory, at: page), "page \(page)") }
+          for page in base..<min(base + 2200, 0x10_0000_0000_0000) {
+            try #require(matches(table, model, memory, at: page), "page \(page)")
+          }
         }
       }
     }
@@ -75,13 +85,17 @@ struct TranslationTableTests {
     let (owner, memory) = try memory()
     let table = TranslationTable()
     // 4 MiB: two entries of 2 MiB.
-    #expect(table.insert(try #require(memory.part(from: 0, count: 4 << 20, seenFrom: DMAAddress(0), permissions: .read))))
+    #expect(
+      table.insert(try #require(memory.part(from: 0, count: 4 << 20, seenFrom: DMAAddress(0), permissions: .read))))
     #expect(table.mappings == 2)
-    #expect(table.insert(try #require(memory.part(from: 0, count: 4096, seenFrom: DMAAddress(8192), permissions: .write))))
+    #expect(
+      table.insert(try #require(memory.part(from: 0, count: 4096, seenFrom: DMAAddress(8192), permissions: .write))))
     #expect(table.run(at: DMAAddress(8192))?.permissions == .write)
     #expect(table.run(at: DMAAddress(2 << 20))?.permissions == .read)
     // And a large one over small ones serves every page.
-    #expect(table.insert(try #require(memory.part(from: 0, count: 2 << 20, seenFrom: DMAAddress(0), permissions: .readWrite))))
+    #expect(
+      table.insert(try #require(memory.part(from: 0, count: 2 << 20, seenFrom: DMAAddress(0), permissions: .readWrite)))
+    )
     for page in 0..<UInt64(512) { #expect(table.run(at: DMAAddress(page << 12))?.permissions == .readWrite) }
     #expect(table.byteCount == 4 << 20)
     _ = owner
@@ -91,7 +105,9 @@ struct TranslationTableTests {
   func partialRemoval() throws {
     let (owner, memory) = try memory()
     let table = TranslationTable()
-    #expect(table.insert(try #require(memory.part(from: 0, count: 2 << 20, seenFrom: DMAAddress(2 << 20), permissions: .read))))
+    #expect(
+      table.insert(
+        try #require(memory.part(from: 0, count: 2 << 20, seenFrom: DMAAddress(2 << 20), permissions: .read))))
     #expect(table.remove(from: 3 << 20, through: 3 << 20) == 1)
     #expect(table.run(at: DMAAddress(3 << 20)) == nil)
     #expect(table.byteCount == 0 && table.mappings == 0)
@@ -104,8 +120,10 @@ struct TranslationTableTests {
     let (owner, memory) = try memory()
     let table = TranslationTable()
     let top = UInt64.max - 4095
-    #expect(table.insert(try #require(memory.part(from: 0, count: 4096, seenFrom: DMAAddress(top), permissions: .read))))
-    #expect(table.insert(try #require(memory.part(from: 4096, count: 4096, seenFrom: DMAAddress(0), permissions: .read))))
+    #expect(
+      table.insert(try #require(memory.part(from: 0, count: 4096, seenFrom: DMAAddress(top), permissions: .read))))
+    #expect(
+      table.insert(try #require(memory.part(from: 4096, count: 4096, seenFrom: DMAAddress(0), permissions: .read))))
     #expect(table.run(at: DMAAddress(.max))?.firstAddress == DMAAddress(top))
     #expect(table.run(at: DMAAddress(top - 1)) == nil)
     #expect(table.run(at: DMAAddress(0))?.firstAddress == DMAAddress(0))
@@ -139,7 +157,9 @@ struct TranslationTableTests {
       for i in 0..<20 {
         // Far apart: a node or more each.
         let at = UInt64(i) << 40
-        if table.insert(try #require(memory.part(from: 0, count: 4096, seenFrom: DMAAddress(at), permissions: .read))) { taken.append(at) }
+        if table.insert(try #require(memory.part(from: 0, count: 4096, seenFrom: DMAAddress(at), permissions: .read))) {
+          taken.append(at)
+        }
       }
       #expect(!taken.isEmpty && taken.count < 20)
       for at in taken { #expect(table.run(at: DMAAddress(at)) != nil) }
@@ -155,7 +175,10 @@ struct TranslationTableTests {
     let (owner, memory) = try memory()
     let table = TranslationTable()
     for i in 0..<UInt64(4096) {
-      #expect(table.insert(try #require(memory.part(from: (i % 100) << 12, count: 4096, seenFrom: DMAAddress(i << 13), permissions: .read))))
+      #expect(
+        table.insert(
+          try #require(
+            memory.part(from: (i % 100) << 12, count: 4096, seenFrom: DMAAddress(i << 13), permissions: .read))))
     }
     let clock = ContinuousClock()
     func time(_ address: UInt64) -> Duration {

@@ -1,5 +1,5 @@
-import FrontendKit
 import Foundation
+import FrontendKit
 import Testing
 import VhostUser
 

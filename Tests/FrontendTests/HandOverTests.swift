@@ -10,7 +10,9 @@ import VirtioDevices
 
 @Suite("A disk that hands over what is in flight", .timeLimit(.minutes(10)))
 struct HandOverTests {
-  @Test("Stopped again and again in the middle of its work, with GET_VRING_BASE_INFLIGHT, a disk does every request once in the end", arguments: [false, true])
+  @Test(
+    "Stopped again and again in the middle of its work, with GET_VRING_BASE_INFLIGHT, a disk does every request once in the end",
+    arguments: [false, true])
   func underLoad(_ packed: Bool) throws {
     let scratch = try Scratch()
     let path = try scratch.image(4 << 20)
@@ -22,7 +24,8 @@ struct HandOverTests {
     let thread = try WorkerThread(name: "back-end") { try? server.run() }
     let frontend = try Frontend(near, memory: FrontendMemory(byteCount: 1 << 20))
     try frontend.negotiate(
-      packed ? [.version1, .ringPacked] : .version1, protocolFeatures: Frontend.usualProtocolFeatures.union(.vringBaseInflight))
+      packed ? [.version1, .ringPacked] : .version1,
+      protocolFeatures: Frontend.usualProtocolFeatures.union(.vringBaseInflight))
     try #require(frontend.protocolFeatures.contains(.vringBaseInflight))
     try frontend.share()
     try frontend.install(try frontend.makeInflight(queueCount: 1, queueSize: 128))

@@ -53,7 +53,9 @@ struct MigrationTests {
       var now = [UInt8](repeating: 0, count: count)
       var span = now.mutableSpan
       _ = memory.copy(from: GuestAddress(0), into: &span)
-      return copy.withLock { copy in (0..<count / 4096).filter { now[$0 * 4096..<$0 * 4096 + 4096] != copy[$0 * 4096..<$0 * 4096 + 4096] } }
+      return copy.withLock { copy in
+        (0..<count / 4096).filter { now[$0 * 4096..<$0 * 4096 + 4096] != copy[$0 * 4096..<$0 * 4096 + 4096] }
+      }
     }
   }
 
@@ -73,7 +75,8 @@ struct MigrationTests {
 
   private func work(_ disk: inout BlockClient, _ random: inout SystemRandomNumberGenerator) throws {
     while disk.freeSlots > 0 {
-      _ = try disk.add(.read, sector: UInt64.random(in: 0..<8000, using: &random), count: 512 * Int.random(in: 1...64, using: &random))
+      _ = try disk.add(
+        .read, sector: UInt64.random(in: 0..<8000, using: &random), count: 512 * Int.random(in: 1...64, using: &random))
     }
     disk.publish()
     let done = try disk.wait()
@@ -101,7 +104,8 @@ struct MigrationTests {
     let frontend = try Frontend(near, memory: memory)
     var wanted = Frontend.usualProtocolFeatures
     if asTable { wanted.remove(.configureMemorySlots) }
-    try frontend.negotiate(packed ? [.version1, .ringPacked, Frontend.logAllBit] : [.version1, Frontend.logAllBit], protocolFeatures: wanted)
+    try frontend.negotiate(
+      packed ? [.version1, .ringPacked, Frontend.logAllBit] : [.version1, Frontend.logAllBit], protocolFeatures: wanted)
     try frontend.share()
     let (first, second) = (place(around: Self.mebibyte), place(around: 2 * Self.mebibyte))
     let log = try frontend.startLogging(byteCount: 4096)

@@ -1,6 +1,6 @@
 import DMA
-import FrontendKit
 import Foundation
+import FrontendKit
 import Testing
 import VhostUser
 import Virtio
@@ -8,7 +8,9 @@ import Virtio
 /// The front-end against a back-end that nobody here wrote.
 @Suite("A peer's back-end", .enabled(if: FileManager.default.isExecutableFile(atPath: "/usr/bin/qemu-storage-daemon")))
 struct StorageDaemonTests {
-  static let wanted: Features = [.version1, .eventIndex, .indirectDescriptors, Features(bit: 9), Features(bit: 12), Features(bit: 6)]
+  static let wanted: Features = [
+    .version1, .eventIndex, .indirectDescriptors, Features(bit: 9), Features(bit: 12), Features(bit: 6),
+  ]
 
   private func daemon(_ scratch: Scratch, queues: Int = 1) throws -> BackendProcess {
     let image = try scratch.image(16 << 20)

@@ -39,7 +39,9 @@ struct BlockFileTests {
     #expect(file.byteCount(buffers.list.readable, 1..<3) == 1024)
     try file.write(from: buffers.list.readable, 1..<3, skipping: 600, at: 0)
     #expect(try Data(contentsOf: URL(filePath: file.path)).prefix(424) == Data(pattern(8192)[2000..<2424]))
-    #expect(errno { () throws(HostError) in try file.write(from: buffers.list.readable, 1..<3, skipping: 1025, at: 0) } == EINVAL)
+    #expect(
+      errno { () throws(HostError) in try file.write(from: buffers.list.readable, 1..<3, skipping: 1025, at: 0) }
+        == EINVAL)
   }
 
   @Test("More segments than one call takes are moved in several")
@@ -100,13 +102,15 @@ struct BlockFileTests {
   func kinds() throws {
     let directory = try TemporaryDirectory()
     #expect(errno { () throws(HostError) in _ = try BlockFile(path: directory.url.path) } == EISDIR)
-    #expect(errno { () throws(HostError) in
-      _ = try BlockFile(path: directory.url.path, options: .init(readOnly: true))
-    } == EISDIR)
+    #expect(
+      errno { () throws(HostError) in
+        _ = try BlockFile(path: directory.url.path, options: .init(readOnly: true))
+      } == EISDIR)
     #expect(try run("/usr/bin/mkfifo", [directory.path("fifo")]).status == 0)
-    #expect(errno { () throws(HostError) in
-      _ = try BlockFile(path: directory.path("fifo"), options: .init(readOnly: true))
-    } == ENOTBLK)
+    #expect(
+      errno { () throws(HostError) in
+        _ = try BlockFile(path: directory.path("fifo"), options: .init(readOnly: true))
+      } == ENOTBLK)
     #expect(errno { () throws(HostError) in _ = try BlockFile(path: "/dev/null") } == ENOTBLK)
     #expect(errno { () throws(HostError) in _ = try BlockFile(path: directory.path("none")) } == ENOENT)
     #expect(!FileManager.default.fileExists(atPath: directory.path("none")))
@@ -128,7 +132,8 @@ struct BlockFileTests {
   @Test("A full file system is ENOSPC, and what is there stays readable")
   func noSpace() throws {
     let directory = try TemporaryDirectory()
-    let mounted = (try? run("/usr/bin/mount", ["-t", "tmpfs", "-o", "size=64k", "tmpfs", directory.url.path]))?.status == 0
+    let mounted =
+      (try? run("/usr/bin/mount", ["-t", "tmpfs", "-o", "size=64k", "tmpfs", directory.url.path]))?.status == 0
     guard mounted else { try Test.cancel("SKIPPED: this process may not mount a tmpfs, ENOSPC is not tested") }
     defer { _ = try? run("/usr/bin/umount", [directory.url.path]) }
     let handle = try #require(FileHandle(forWritingAtPath: try directory.file("disk", pattern(4096))))
@@ -155,13 +160,17 @@ struct BlockFileRangeTests {
   func noRanges() throws {
     let directory = try TemporaryDirectory()
     let mounted = (try? run("/usr/bin/mount", ["-t", "ramfs", "ramfs", directory.url.path]))?.status == 0
-    guard mounted else { try Test.cancel("SKIPPED: this process may not mount a ramfs, a file system without holes is not tested") }
+    guard mounted else {
+      try Test.cancel("SKIPPED: this process may not mount a ramfs, a file system without holes is not tested")
+    }
     defer { _ = try? run("/usr/bin/umount", [directory.url.path]) }
     var expected = pattern(3 << 20)
     let file = try BlockFile(path: try directory.file("disk", expected))
     #expect(!file.supportsDiscard && file.isMemory)
     #expect(errno { () throws(HostError) in try file.discard(at: 0, count: 4096) } == EOPNOTSUPP)
-    for (position, count, unmap) in [(7, 2_000_003, false), (2_500_000, 4096, true), (3_000_000, 1, false), (3_100_000, 0, true)] {
+    for (position, count, unmap) in [
+      (7, 2_000_003, false), (2_500_000, 4096, true), (3_000_000, 1, false), (3_100_000, 0, true),
+    ] {
       try file.writeZeroes(at: UInt64(position), count: UInt64(count), unmap: unmap)
       expected.replaceSubrange(position..<position + count, with: repeatElement(0, count: count))
     }

@@ -7,11 +7,14 @@ import Testing
 
 /// Whether the temporary directory takes O_DIRECT at all.
 private func hasDirectAccess() -> Bool {
-  guard let directory = try? TemporaryDirectory(), let path = try? directory.file("probe", pattern(8192)) else { return false }
+  guard let directory = try? TemporaryDirectory(), let path = try? directory.file("probe", pattern(8192)) else {
+    return false
+  }
   return (try? BlockFile(path: path, options: .init(direct: true))) != nil
 }
 
-@Suite("Direct access", .enabled("SKIPPED: the temporary directory's file system has no O_DIRECT") { hasDirectAccess() })
+@Suite(
+  "Direct access", .enabled("SKIPPED: the temporary directory's file system has no O_DIRECT") { hasDirectAccess() })
 struct DirectAccessTests {
   @Test("Requests of every alignment, of memory and of position, read and write the same bytes as without")
   func alignments() throws {
@@ -68,7 +71,10 @@ struct DirectAccessTests {
     try file.discard(at: 32769, count: UInt64(unit))
     #expect(try Data(contentsOf: URL(filePath: file.path)) == Data(expected))
     var ring = try IOUring(entries: 4)
-    let queued = [ring.writeZeroes(file, at: 32768, count: UInt64(unit), tag: 1), ring.writeZeroes(file, at: 32768, count: UInt64(unit) - 1, tag: 2)]
+    let queued = [
+      ring.writeZeroes(file, at: 32768, count: UInt64(unit), tag: 1),
+      ring.writeZeroes(file, at: 32768, count: UInt64(unit) - 1, tag: 2),
+    ]
     #expect(queued == [.queued, .unsuitable])
   }
 
@@ -98,7 +104,8 @@ struct DirectAccessTests {
   @Test("Neighbours within a block, written from two threads at once, do not lose each other's bytes")
   func neighbours() throws {
     let directory = try TemporaryDirectory()
-    let file = try BlockFile(path: try directory.file("disk", [UInt8](repeating: 0, count: 8192)), options: .init(direct: true))
+    let file = try BlockFile(
+      path: try directory.file("disk", [UInt8](repeating: 0, count: 8192)), options: .init(direct: true))
     let unit = file.positionAlignment
     let failed = Shared(Atomic(false))
     let threads = try (0..<2).map { half in
@@ -110,7 +117,9 @@ struct DirectAccessTests {
             try file.write(from: buffers.list.readable, at: UInt64(half * unit / 2))
             buffers.bytes = [UInt8](repeating: 0, count: unit / 2)
             _ = try file.read(into: buffers.list.readable, at: UInt64(half * unit / 2))
-            if buffers.bytes != [UInt8](repeating: UInt8(round), count: unit / 2) { failed.value.store(true, ordering: .relaxed) }
+            if buffers.bytes != [UInt8](repeating: UInt8(round), count: unit / 2) {
+              failed.value.store(true, ordering: .relaxed)
+            }
           }
         } catch { failed.value.store(true, ordering: .relaxed) }
       }

@@ -9,7 +9,9 @@ private func hasIOUring() -> Bool { (try? IOUring(entries: 4)) != nil }
 
 @Suite("io_uring", .enabled("SKIPPED: this kernel has no io_uring for us") { hasIOUring() })
 struct IOUringTests {
-  @Test("Reads, writes and flushes complete with their tags, in every set-up", arguments: IOUring.Setup.allCases, [false, true])
+  @Test(
+    "Reads, writes and flushes complete with their tags, in every set-up", arguments: IOUring.Setup.allCases,
+    [false, true])
   func roundTrip(best: IOUring.Setup, registered: Bool) throws {
     let directory = try TemporaryDirectory()
     let file = try BlockFile(path: try directory.file("disk", pattern(65536)))
@@ -46,7 +48,9 @@ struct IOUringTests {
     #expect(try Data(contentsOf: URL(filePath: file.path))[32768..<33792] == Data(pattern(1024, seed: 8)))
   }
 
-  @Test("A ring made on one thread is used by another, and its event wakes that one's poller", arguments: IOUring.Setup.allCases)
+  @Test(
+    "A ring made on one thread is used by another, and its event wakes that one's poller",
+    arguments: IOUring.Setup.allCases)
   func handedOver(best: IOUring.Setup) throws {
     let directory = try TemporaryDirectory()
     let file = try BlockFile(path: try directory.file("disk", pattern(65536)))
@@ -64,7 +68,9 @@ struct IOUringTests {
         var ready = ReadySet()
         var done = CompletionSet()
         for round in 0..<100 {
-          guard ring.read(file, into: buffers.list.readable, 0..<1, at: UInt64(round * 512), tag: UInt64(round)) == .queued else { return }
+          guard
+            ring.read(file, into: buffers.list.readable, 0..<1, at: UInt64(round * 512), tag: UInt64(round)) == .queued
+          else { return }
           try ring.submit()
           while true {
             if ring.reap(into: &done) > 0 { break }
@@ -185,7 +191,9 @@ struct IOUringTests {
     let buffers = try Buffers([(0, 4096), (8192, 4096)])
     do {
       var ring = try IOUring(entries: 8)
-      for tag in 0..<8 { _ = ring.read(file, into: buffers.list.readable, 0..<2, at: UInt64(tag * 512), tag: UInt64(tag)) }
+      for tag in 0..<8 {
+        _ = ring.read(file, into: buffers.list.readable, 0..<2, at: UInt64(tag * 512), tag: UInt64(tag))
+      }
     }
     // Queued ones were even submitted: the last one's bytes, or an earlier one's, are there.
     let last = Array(buffers.bytes[..<16])
@@ -211,7 +219,8 @@ struct NoIOUringTests {
       } catch {
         guard error.errno == EMFILE, error.call == "io_uring_setup" else { exit(2) }
       }
-      guard try file.read(into: buffers.list.readable, at: 0) == 512, buffers.bytes == Array(pattern(4096)[..<512]) else { exit(3) }
+      guard try file.read(into: buffers.list.readable, at: 0) == 512, buffers.bytes == Array(pattern(4096)[..<512])
+      else { exit(3) }
       exit(0)
     }
   }

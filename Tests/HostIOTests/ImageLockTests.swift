@@ -7,14 +7,17 @@ private let dontLock = BlockFile.Options(locked: false)
 
 @Suite("Image locks")
 struct ImageLockTests {
-  @Test("One writer keeps everybody out, readers keep writers out", arguments: [
-    (false, false, true), (false, true, true), (true, false, true), (true, true, false),
-  ])
+  @Test(
+    "One writer keeps everybody out, readers keep writers out",
+    arguments: [
+      (false, false, true), (false, true, true), (true, false, true), (true, true, false),
+    ])
   func twoOfUs(firstReadOnly: Bool, secondReadOnly: Bool, conflict: Bool) throws {
     let directory = try TemporaryDirectory()
     let path = try directory.file("disk", pattern(4096))
     let first = try BlockFile(path: path, options: .init(readOnly: firstReadOnly))
-    let answer = errno { () throws(HostError) in _ = try BlockFile(path: path, options: .init(readOnly: secondReadOnly)) }
+    let answer = errno { () throws(HostError) in _ = try BlockFile(path: path, options: .init(readOnly: secondReadOnly))
+    }
     #expect(answer == (conflict ? EBUSY : nil))
     // Who does not ask is not stopped.
     _ = try BlockFile(path: path, options: dontLock)
@@ -63,7 +66,9 @@ struct ImageLockTests {
     _ = first
   }
 
-  @Test("A machine of QEMU does not start on an image we write, nor writes one we read", .enabled(if: isInstalled(qemu), "SKIPPED: QEMU is not installed"),
+  @Test(
+    "A machine of QEMU does not start on an image we write, nor writes one we read",
+    .enabled(if: isInstalled(qemu), "SKIPPED: QEMU is not installed"),
     arguments: [(false, false), (false, true), (true, false), (true, true)])
   func weAreFirst(weRead: Bool, theyRead: Bool) throws {
     let directory = try TemporaryDirectory()
@@ -75,7 +80,9 @@ struct ImageLockTests {
     _ = file
   }
 
-  @Test("We do not open an image that a machine of QEMU writes, nor write one it reads", .enabled(if: isInstalled(qemu), "SKIPPED: QEMU is not installed"),
+  @Test(
+    "We do not open an image that a machine of QEMU writes, nor write one it reads",
+    .enabled(if: isInstalled(qemu), "SKIPPED: QEMU is not installed"),
     arguments: [(false, false), (false, true), (true, false), (true, true)])
   func qemuIsFirst(theyRead: Bool, weRead: Bool) throws {
     let directory = try TemporaryDirectory()

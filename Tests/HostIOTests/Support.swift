@@ -41,7 +41,9 @@ struct Buffers: ~Copyable {
     var list = pool.take()
     var tlb = IOTLB(PhysicalSpace(memory))
     _ = tlb.beginRound()
-    for (address, count) in pieces { try tlb.resolve(DMAAddress(UInt64(address)), count: count, for: .write, into: &list) }
+    for (address, count) in pieces {
+      try tlb.resolve(DMAAddress(UInt64(address)), count: count, for: .write, into: &list)
+    }
     tlb.endRound()
     self.memory = memory
     self.list = list

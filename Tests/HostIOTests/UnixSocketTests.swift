@@ -51,9 +51,10 @@ struct UnixSocketTests {
     let left = list.count
     #expect(left == 0)
     let (some, none) = (pattern(1), pattern(0))
-    #expect(errno { () throws(HostError) in
-      try a.send(some.span, descriptors: Array(repeating: event.rawValue, count: 254))
-    } == EINVAL)
+    #expect(
+      errno { () throws(HostError) in
+        try a.send(some.span, descriptors: Array(repeating: event.rawValue, count: 254))
+      } == EINVAL)
     #expect(errno { () throws(HostError) in try a.send(none.span, descriptors: [event.rawValue]) } == EINVAL)
     #expect(bytes == [9])
   }
@@ -173,9 +174,10 @@ struct UnixSocketTests {
 
   @Test("What is no connected Unix stream socket is not taken for one")
   func adoption() throws {
-    #expect(errno { () throws(HostError) in
-      _ = try UnixSocket(adopting: MemoryFile(name: "x", size: 1).intoDescriptor())
-    } == ENOTSOCK)
+    #expect(
+      errno { () throws(HostError) in
+        _ = try UnixSocket(adopting: MemoryFile(name: "x", size: 1).intoDescriptor())
+      } == ENOTSOCK)
     let udp = FileDescriptor(adopting: socket(AF_INET, Int32(SOCK_DGRAM.rawValue), 0))
     do {
       _ = try UnixSocket(adopting: udp)

@@ -47,16 +47,19 @@ struct WaitingTests {
     let event = try EventFD()
     // One less than the counter's largest value.
     var largest = UInt64.max - 1
-    try FileHandle(fileDescriptor: event.rawValue).write(contentsOf: Data((0..<8).map { _ in
-      defer { largest >>= 8 }
-      return UInt8(truncatingIfNeeded: largest)
-    }))
+    try FileHandle(fileDescriptor: event.rawValue).write(
+      contentsOf: Data(
+        (0..<8).map { _ in
+          defer { largest >>= 8 }
+          return UInt8(truncatingIfNeeded: largest)
+        }))
     #expect(event.signal())
     let count = try event.drain()
     #expect(count > 0)
   }
 
-  @Test("A counter that a peer has filled, or emptied, and made blocking again holds nobody up", .timeLimit(.minutes(10)))
+  @Test(
+    "A counter that a peer has filled, or emptied, and made blocking again holds nobody up", .timeLimit(.minutes(10)))
   func blockingAgain() throws {
     let peer = try EventFD()
     let event = try EventFD(adopting: .duplicating(peer.rawValue))
@@ -69,7 +72,9 @@ struct WaitingTests {
     #expect(try event.drain() == 1)
   }
 
-  @Test("A peer that makes its empty counter blocking in just the moment in which it is drained holds nobody up", .timeLimit(.minutes(10)))
+  @Test(
+    "A peer that makes its empty counter blocking in just the moment in which it is drained holds nobody up",
+    .timeLimit(.minutes(10)))
   func blockingMeanwhile() throws {
     let peer = try EventFD()
     let event = try EventFD(adopting: .duplicating(peer.rawValue))

@@ -69,7 +69,8 @@ struct WorkerThreadTests {
     let text = status.value.withLock { $0 }
     #expect(text.contains("blk0 queue 1 an\n"))
     let blocked = try #require(text.split(separator: "\n").first { $0.hasPrefix("SigBlk:") }).suffix(16)
-    // All but KILL, STOP, the two the C library keeps to itself, and a thread's own faults (ILL, TRAP, ABRT, BUS, FPE, SEGV, SYS).
+    // All but KILL, STOP, the two the C library keeps to itself, and a thread's own faults (ILL, TRAP, ABRT, BUS, FPE,
+    // SEGV, SYS).
     let mask = try #require(UInt64(blocked, radix: 16))
     #expect(mask & 0x7fff_ffff == 0x3ffb_fa07)
     #expect(processCPUTime() > .zero)

@@ -11,7 +11,7 @@ import VirtioTestKit
 struct Preparation {
   /// How far the driver has come.
   enum Stage { case found, negotiated, enabled, live }
-  var kind = Victim.Kind.block
+  var kind = Target.Kind.block
   var stage = Stage.live
   var features: Features = []
   var without: Features = []
@@ -19,37 +19,42 @@ struct Preparation {
   var options: (inout VirtioPCIOptions) -> Void = { _ in }
 }
 
-/// Lets a driver break a rule, and judges what comes of it: the device answers in time, touches nothing that it was not given, does not
-/// spin, and serves the next driver after a reset.
+/// Lets a driver break a rule, and judges what comes of it: the device answers in time, touches nothing that it was not
+/// given, does not spin, and serves the next driver after a reset.
 ///
 /// - Parameters:
 ///   - clauses: the rules of `ClauseTable` that are broken.
 ///   - body: the violation.
 func attack(
-  _ clauses: String..., on front: Front, _ preparation: Preparation = Preparation(), sourceLocation: SourceLocation = #_sourceLocation,
-  _ body: (Life, Victim) throws -> Outcome
+  _ clauses: String..., on transport: Transport, _ preparation: Preparation = Preparation(),
+  sourceLocation: SourceLocation = #_sourceLocation,
+  _ body: (Session, Target) throws -> Outcome
 ) throws {
-  let (verdict, why) = try assess(front, preparation, body)
-  for clause in clauses { Ledger.shared.record(clause, front, verdict) }
-  #expect(verdict == .pass || verdict == .reject, "\(clauses) on \(front): \(verdict.rawValue): \(why)", sourceLocation: sourceLocation)
+  let (verdict, why) = try assess(transport, preparation, body)
+  for clause in clauses { Results.shared.record(clause, transport, verdict) }
+  #expect(
+    verdict == .pass || verdict == .reject, "\(clauses) on \(transport): \(verdict.rawValue): \(why)",
+    sourceLocation: sourceLocation)
 }
 
 /// An attack's verdict, and what speaks against the device.
-func assess(_ front: Front, _ preparation: Preparation, _ body: (Life, Victim) throws -> Outcome) throws -> (Verdict, String) {
-  let victim = try Victim(front, preparation.kind, platform: preparation.platform, preparation.options)
-  let life = Life(victim, Life.features(victim, adding: preparation.features, leavingOut: preparation.without))
+func assess(
+  _ transport: Transport, _ preparation: Preparation, _ body: (Session, Target) throws -> Outcome
+) throws -> (Verdict, String) {
+  let target = try Target(transport, preparation.kind, platform: preparation.platform, preparation.options)
+  let session = Session(target, Session.features(target, adding: preparation.features, leavingOut: preparation.without))
   var verdict: Verdict
   var why = ""
   do {
-    if preparation.stage != .found { try life.negotiate() }
-    if preparation.stage == .enabled || preparation.stage == .live { life.enable() }
-    if preparation.stage == .live { life.goLive() }
-    (verdict, why) = judge(try body(life, victim), life)
+    if preparation.stage != .found { try session.negotiate() }
+    if preparation.stage == .enabled || preparation.stage == .live { session.enable() }
+    if preparation.stage == .live { session.goLive() }
+    (verdict, why) = judge(try body(session, target), session)
     if verdict == .pass || verdict == .reject {
-      if let at = victim.touched { throw Failure("the device wrote at 0x\(String(at, radix: 16))") }
-      if isSpinning(victim.name) { throw Failure("a queue thread spins") }
+      if let at = target.touched { throw Failure("the device wrote at 0x\(String(at, radix: 16))") }
+      if isSpinning(target.name) { throw Failure("a queue thread spins") }
     }
-    if verdict != .wedged { try recover(victim) }
+    if verdict != .wedged { try recover(target) }
   } catch let failure as Failure {
     (verdict, why) = (.fail, failure.description)
   } catch let wedged as Wedged {
@@ -58,48 +63,56 @@ func assess(_ front: Front, _ preparation: Preparation, _ body: (Life, Victim) t
   return (verdict, why)
 }
 
-private func judge(_ outcome: Outcome, _ life: Life) -> (Verdict, String) {
+private func judge(_ outcome: Outcome, _ session: Session) -> (Verdict, String) {
   switch outcome {
   case .untouched:
-    if life.works() { return (.pass, "") }
-    return life.victim.transport.status.contains(.needsReset)
-      ? (.reject, "") : (.wedged, "a correct request is not served afterwards, and the device does not say that it needs a reset")
-  case .served: return life.works() ? (.pass, "") : (.wedged, "a correct request is not served afterwards")
-  case .requestRefused: return life.works() ? (.reject, "") : (.wedged, "a correct request is not served after the one that was refused")
+    if session.works() { return (.pass, "") }
+    return session.target.transport.status.contains(.needsReset)
+      ? (.reject, "")
+      : (.wedged, "a correct request is not served afterwards, and the device does not say that it needs a reset")
+  case .served: return session.works() ? (.pass, "") : (.wedged, "a correct request is not served afterwards")
+  case .requestRefused:
+    return session.works() ? (.reject, "") : (.wedged, "a correct request is not served after the one that was refused")
   case .stopped, .refused: return (.reject, "")
   case .noAnswer: return (.wedged, "no answer")
   }
 }
 
-/// The next driver resets the device, and is served elsewhere; where the last one's queue was, nothing happens any more.
-private func recover(_ victim: Victim) throws {
-  victim.transport.status = []
-  guard victim.watch.wait({ victim.transport.status.isEmpty }) else { throw Wedged("the device does not come out of its reset") }
+/// The next driver resets the device, and is served elsewhere; where the last one's queue was, nothing happens any
+/// more.
+private func recover(_ target: Target) throws {
+  target.transport.status = []
+  guard target.watch.wait({ target.transport.status.isEmpty }) else {
+    throw Wedged("the device does not come out of its reset")
+  }
   // Whatever was still under way is over.
-  if let at = victim.touched { throw Failure("the device wrote at 0x\(String(at, radix: 16)) before the reset was over") }
-  victim.forbidEverything()
-  if let unit = victim.unit {
+  if let at = target.touched {
+    throw Failure("the device wrote at 0x\(String(at, radix: 16)) before the reset was over")
+  }
+  target.forbidEverything()
+  if let unit = target.unit {
     guard unit.domains.isEmpty else { throw Failure("a domain outlives the reset") }
-    for number in victim.endpoints.keys {
-      for address in [IOMMUSite.mapped.virtual, IOMMUSite.prey.virtual, IOMMUSite.bypassed] where victim.look(number, address) != nil {
+    for number in target.endpoints.keys {
+      for address in [IOMMUSite.mapped.virtual, IOMMUSite.prey.virtual, IOMMUSite.bypassed]
+      where target.look(number, address) != nil {
         throw Failure("endpoint \(number) reaches memory after the reset")
       }
     }
   }
-  var features = Life.features(victim)
-  if victim.front.isPacked { features.insert(.ringPacked) }
-  let life = Life(victim, features, at: Life.secondBase)
-  if let iommu = victim.iommu {
-    let start = Victim.memoryStart
-    iommu.map(Victim.requester, DMAAddress(start), byteCount: UInt64(Victim.memorySize), to: GuestAddress(start))
+  var features = Session.features(target)
+  if target.transport.isPacked { features.insert(.ringPacked) }
+  let session = Session(target, features, at: Session.secondBase)
+  if let iommu = target.iommu {
+    let start = Target.memoryStart
+    iommu.map(Target.requester, DMAAddress(start), byteCount: UInt64(Target.memorySize), to: GuestAddress(start))
   }
-  try life.begin()
-  guard life.works(), life.works() else { throw Wedged("the next driver is not served") }
-  if let at = victim.touched { throw Failure("after the reset the device wrote at 0x\(String(at, radix: 16))") }
+  try session.begin()
+  guard session.works(), session.works() else { throw Wedged("the next driver is not served") }
+  if let at = target.touched { throw Failure("after the reset the device wrote at 0x\(String(at, radix: 16))") }
 }
 
-/// Whether threads of this name never sleep although nobody wants anything of them. Three looks in a row at which all sleep show that they
-/// do.
+/// Whether threads of this name never sleep although nobody wants anything of them. Three looks in a row at which all
+/// sleep show that they do.
 private func isSpinning(_ name: String) -> Bool {
   let tasks = "/proc/self/task"
   let ours = ((try? FileManager.default.contentsOfDirectory(atPath: tasks)) ?? []).filter { task in
@@ -108,7 +121,9 @@ private func isSpinning(_ name: String) -> Bool {
   /// The letter behind the name says what the scheduler thinks of a thread: S is asleep.
   func allSleep() -> Bool {
     ours.allSatisfy { task in
-      guard let stat = try? String(contentsOfFile: "\(tasks)/\(task)/stat", encoding: .utf8), let end = stat.lastIndex(of: ")") else { return true }
+      guard let stat = try? String(contentsOfFile: "\(tasks)/\(task)/stat", encoding: .utf8),
+        let end = stat.lastIndex(of: ")")
+      else { return true }
       return stat[end...].dropFirst(2).first == "S"
     }
   }

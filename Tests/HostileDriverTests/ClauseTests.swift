@@ -8,7 +8,9 @@ import Testing
     var found: Set<String> = []
     for file in try FileManager.default.contentsOfDirectory(at: folder, includingPropertiesForKeys: nil)
     where file.lastPathComponent.hasSuffix("Tests.swift") && file.lastPathComponent != "ClauseTests.swift" {
-      for match in try String(contentsOf: file, encoding: .utf8).matches(of: /"(\d+(?:\.\d+)+-\d+)"/) { found.insert(String(match.1)) }
+      for match in try String(contentsOf: file, encoding: .utf8).matches(of: /"(\d+(?:\.\d+)+-\d+)"/) {
+        found.insert(String(match.1))
+      }
     }
     return found
   }

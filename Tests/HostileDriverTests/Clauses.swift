@@ -3,7 +3,8 @@ struct Clause {
   /// The section of the normative text, and a number within it.
   var id: String
   var text: String
-  /// Why a driver cannot break it against these devices, or breaking it leaves nothing for a device to see; nil: it is attacked.
+  /// Why a driver cannot break it against these devices, or breaking it leaves nothing for a device to see; nil: it is
+  /// attacked.
   var reason: String?
 
   init(_ id: String, _ text: String, _ reason: String? = nil) {
@@ -13,27 +14,35 @@ struct Clause {
   }
 }
 
-/// The clauses for drivers of chapters 2, 3, 4.1, 4.2, 5.2, 5.4, 5.13 and 6; those of legacy sections too. Which test attacks which is in
-/// the tests: `attack("2.7.6.1-1", …)`.
+/// The clauses for drivers of chapters 2, 3, 4.1, 4.2, 5.2, 5.4, 5.13 and 6; those of legacy sections too. Which test
+/// attacks which is in the tests: `attack("2.7.6.1-1", …)`.
 enum ClauseTable {
   static let chapters = ["2", "3", "4.1", "4.2", "5.2", "5.4", "5.13", "6"]
   static func chapter(of id: String) -> String? { chapters.first { id.hasPrefix($0 + ".") } }
   static let all = facilities + splitRing + packedRing + operation + pci + mmio + devices + iommu
 
   /// Reasons that several clauses share.
-  static let inside = "What a driver thinks of what it read stays inside the driver: no access follows from it that a device could see."
-  private static let administration = "There is no administration virtqueue: neither the feature nor the queue is offered."
-  private static let zones = "VIRTIO_BLK_F_ZONED is not offered, and accepting it is refused (5.2.5.1-2): zones never come to be."
+  static let inside =
+    "What a driver thinks of what it read stays inside the driver: no access follows from it that a device could see."
+  private static let administration =
+    "There is no administration virtqueue: neither the feature nor the queue is offered."
+  private static let zones =
+    "VIRTIO_BLK_F_ZONED is not offered, and accepting it is refused (5.2.5.1-2): zones never come to be."
 
   static let facilities = [
     Clause("2.1.1-1", "set the status bits of the steps done, one by one"),
     Clause("2.1.1-2", "clear no status bit but by a reset"),
     Clause("2.1.1-3", "after FAILED, reset before initializing again"),
     Clause("2.2.1-1", "accept no feature that was not offered"),
-    Clause("2.2.1-2", "accept no feature whose prerequisite was not accepted", "No feature that these devices and transports offer has a prerequisite that they offer."),
+    Clause(
+      "2.2.1-2", "accept no feature whose prerequisite was not accepted",
+      "No feature that these devices and transports offer has a prerequisite that they offer."),
     Clause("2.2.1-3", "look at what is offered", inside),
     Clause("2.2.1-4", "accept no bit that is reserved, undefined, or of another transport or device"),
-    Clause("2.2.1-5", "set FAILED and stop where a feature is missing that there is no way without", "A driver that goes on as if it had the feature breaks the rules of that feature; those are attacked each at its place."),
+    Clause(
+      "2.2.1-5", "set FAILED and stop where a feature is missing that there is no way without",
+      "A driver that goes on as if it had the feature breaks the rules of that feature; those are attacked each at its place."
+    ),
     Clause("2.2.1-6", "do not fail because of unknown features", inside),
     Clause("2.5.1-1", "take no read of more than 32 bits, or of several fields, for atomic"),
     Clause("2.5.1-2", "look at a feature before using its optional fields"),
@@ -112,10 +121,17 @@ enum ClauseTable {
     Clause("6.1-1", "accept VERSION_1"),
     Clause("6.1-2", "with ACCESS_PLATFORM, set the IOMMU up or switch it off"),
     Clause("6.1-3", "without ACCESS_PLATFORM, give the device physical addresses"),
-    Clause("6.1-4", "with ORDER_PLATFORM, use barriers that hardware needs", "The device is in the driver's own coherence domain: every barrier that orders memory for a processor orders it for the device, and a driver without any is 2.7.13.3.1-1."),
-    Clause("6.1-5", "enable virtual functions after negotiating SR_IOV only", "There is no SR-IOV capability in which they could be enabled."),
+    Clause(
+      "6.1-4", "with ORDER_PLATFORM, use barriers that hardware needs",
+      "The device is in the driver's own coherence domain: every barrier that orders memory for a processor orders it for the device, and a driver without any is 2.7.13.3.1-1."
+    ),
+    Clause(
+      "6.1-5", "enable virtual functions after negotiating SR_IOV only",
+      "There is no SR-IOV capability in which they could be enabled."),
     Clause("6.1-6", "accept SR_IOV of PCI functions with the capability only"),
-    Clause("6.3-1", "legacy: accept ANY_LAYOUT where it is offered", "Not accepting it leaves a driver with the framing of old, which is any layout's special case."),
+    Clause(
+      "6.3-1", "legacy: accept ANY_LAYOUT where it is offered",
+      "Not accepting it leaves a driver with the framing of old, which is any layout's special case."),
   ]
 
   static let pci = [
@@ -134,7 +150,9 @@ enum ClauseTable {
     Clause("4.1.4.3.2-6", "never write 0 to queue_enable"),
     Clause("4.1.4.3.2-7", "take a queue reset for done when queue_reset reads 0"),
     Clause("4.1.4.3.2-8", "use the indices of administration virtqueues for them", administration),
-    Clause("4.1.4.8.2-1", "look at the vendor of vendor data", "There is no vendor data capability that could be interpreted or written."),
+    Clause(
+      "4.1.4.8.2-1", "look at the vendor of vendor data",
+      "There is no vendor data capability that could be interpreted or written."),
     Clause("4.1.4.9.2-1", "set the access window to multiples of its length"),
     Clause("4.1.4.9.2-2", "use the access window inside of structures only"),
     Clause("4.1.4.10-1", "legacy: write registers in the guest's byte order"),

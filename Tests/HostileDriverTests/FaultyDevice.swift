@@ -2,14 +2,14 @@ import DMA
 import HostIO
 import Virtio
 
-/// A device with a vice, to see whether an attack finds it: it fills each buffer with ones, but for what it does wrong.
+/// A device with a flaw, to see whether an attack finds it: it fills each buffer with ones, but for what it does wrong.
 final class FaultyDevice: VirtioDevice {
-  enum Vice: Hashable, Sendable, CaseIterable {
+  enum Flaw: Hashable, Sendable, CaseIterable {
     /// None.
     case none
     /// Writes a byte behind the buffer, where the driver gave it nothing.
     case scribbles
-    /// Writes into memory of its last life once more, after the reset.
+    /// Writes into memory of its last session once more, after the reset.
     case remembers
     /// Keeps its first buffer for ever.
     case keeps
@@ -18,11 +18,11 @@ final class FaultyDevice: VirtioDevice {
     /// Never sleeps.
     case spins
   }
-  private let vice: Vice
+  private let flaw: Flaw
   private let memory: GuestMemory
 
-  init(_ vice: Vice, _ memory: GuestMemory) {
-    self.vice = vice
+  init(_ flaw: Flaw, _ memory: GuestMemory) {
+    self.flaw = flaw
     self.memory = memory
   }
 
@@ -31,36 +31,38 @@ final class FaultyDevice: VirtioDevice {
   var maxQueueSizes: [UInt16] { [16] }
 
   func makeHandler(for group: Range<Int>, features: Features) throws(DeviceError) -> sending any QueueHandler {
-    do throws(HostError) { return try Handler(vice, memory) } catch { throw DeviceError("\(error)") }
+    do throws(HostError) { return try Handler(flaw, memory) } catch { throw DeviceError("\(error)") }
   }
 
   private final class Handler: QueueHandler {
-    private let vice: Vice
+    private let flaw: Flaw
     private let memory: GuestMemory
     private let restless: EventFD
     private var served = 0
 
-    init(_ vice: Vice, _ memory: GuestMemory) throws(HostError) {
-      self.vice = vice
+    init(_ flaw: Flaw, _ memory: GuestMemory) throws(HostError) {
+      self.flaw = flaw
       self.memory = memory
       restless = try EventFD()
-      if vice == .spins { restless.signal() }
+      if flaw == .spins { restless.signal() }
     }
 
     /// A descriptor that is ready and never read.
-    var watched: [WatchedDescriptor] { vice == .spins ? [WatchedDescriptor(descriptor: restless.rawValue, token: 0)] : [] }
+    var watched: [WatchedDescriptor] {
+      flaw == .spins ? [WatchedDescriptor(descriptor: restless.rawValue, token: 0)] : []
+    }
 
     func available(_ index: Int, in queues: inout QueueSet) throws(QueueError) {
       while let chain = try queues[index].next() {
         served += 1
         // Dropped: the driver never hears of it.
-        if vice == .mute || vice == .keeps && served == 1 { continue }
+        if flaw == .mute || flaw == .keeps && served == 1 { continue }
         let bytes = [UInt8](repeating: 1, count: chain.writable.byteCount)
         let count = chain.writable.copy(bytes.span, to: 0)
         let place: UInt64? =
-          switch vice {
-          case .scribbles: Life.firstBase + 0x1_3000 + 64 + 128
-          case .remembers: Life.firstBase + 0x1_3000 + 64
+          switch flaw {
+          case .scribbles: Session.firstBase + 0x1_3000 + 64 + 128
+          case .remembers: Session.firstBase + 0x1_3000 + 64
           default: nil
           }
         if let place { _ = memory.copy([0xa0 + UInt8(served & 15)].span, to: GuestAddress(place)) }

@@ -2,26 +2,34 @@ import Testing
 import VirtioTestKit
 
 @Suite("An attack finds what is wrong with a device", .timeLimit(.minutes(10))) struct HarnessTests {
-  private func verdict(_ vice: FaultyDevice.Vice, _ front: Front) throws -> (Verdict, String) {
+  private func verdict(_ flaw: FaultyDevice.Flaw, _ transport: Transport) throws -> (Verdict, String) {
     // The violation itself is none: a correct request decides.
-    try assess(front, Preparation(kind: .faulty(vice))) { _, _ in .untouched }
+    try assess(transport, Preparation(kind: .faulty(flaw))) { _, _ in .untouched }
   }
 
-  @Test("A device without a vice passes", arguments: Front.all)
-  func good(_ front: Front) throws { #expect(try verdict(.none, front).0 == .pass) }
+  @Test("A device without a flaw passes", arguments: Transport.all)
+  func good(_ transport: Transport) throws { #expect(try verdict(.none, transport).0 == .pass) }
 
-  @Test("A byte behind a buffer, or in memory of an earlier life, is a FAIL", arguments: Front.all, [FaultyDevice.Vice.scribbles, .remembers])
-  func memory(_ front: Front, _ vice: FaultyDevice.Vice) throws {
-    let (verdict, why) = try verdict(vice, front)
-    #expect(verdict == .fail && why.contains("wrote at 0x3") && why.contains("after the reset") == (vice == .remembers), "\(why)")
+  @Test(
+    "A byte behind a buffer, or in memory of an earlier session, is a FAIL", arguments: Transport.all,
+    [FaultyDevice.Flaw.scribbles, .remembers])
+  func memory(_ transport: Transport, _ flaw: FaultyDevice.Flaw) throws {
+    let (verdict, why) = try verdict(flaw, transport)
+    #expect(
+      verdict == .fail && why.contains("wrote at 0x3") && why.contains("after the reset") == (flaw == .remembers),
+      "\(why)")
   }
 
-  @Test("A thread that never sleeps is a FAIL", arguments: Front.all)
-  func spins(_ front: Front) throws {
-    let (verdict, why) = try verdict(.spins, front)
+  @Test("A thread that never sleeps is a FAIL", arguments: Transport.all)
+  func spins(_ transport: Transport) throws {
+    let (verdict, why) = try verdict(.spins, transport)
     #expect(verdict == .fail && why.contains("spins"))
   }
 
-  @Test("A device that does not answer, once or ever, is WEDGED", arguments: [Front(bus: .pci), Front(bus: .mmioLegacy)], [FaultyDevice.Vice.keeps, .mute])
-  func silent(_ front: Front, _ vice: FaultyDevice.Vice) throws { #expect(try verdict(vice, front).0 == .wedged) }
+  @Test(
+    "A device that does not answer, once or ever, is WEDGED",
+    arguments: [Transport(bus: .pci), Transport(bus: .mmioLegacy)], [FaultyDevice.Flaw.keeps, .mute])
+  func silent(_ transport: Transport, _ flaw: FaultyDevice.Flaw) throws {
+    #expect(try verdict(flaw, transport).0 == .wedged)
+  }
 }

@@ -1,4 +1,5 @@
-/// §5.13: beside the MUSTs what drivers SHOULD, as far as a device sees whether they do, and what the text says without either word.
+/// §5.13: beside the MUSTs what drivers SHOULD, as far as a device sees whether they do, and what the text says without
+/// either word.
 extension ClauseTable {
   static let iommu = [
     Clause("5.13.4.1-1", "write no field of the configuration but bypass, and that with BYPASS_CONFIG only"),
@@ -14,7 +15,10 @@ extension ClauseTable {
     Clause("5.13.6.1-3", "with DOMAIN_RANGE, send no domains outside of it"),
     Clause("5.13.6.1-4", "set the head's reserved field to 0 (SHOULD)"),
     Clause("5.13.6.3.1-1", "set the reserved field of ATTACH to 0 (SHOULD)"),
-    Clause("5.13.6.3.1-2", "attach endpoints that cannot be told apart to one domain (SHOULD)", "Functions that a bus cannot tell apart have one number here: no request can attach one of them without the others."),
+    Clause(
+      "5.13.6.3.1-2", "attach endpoints that cannot be told apart to one domain (SHOULD)",
+      "Functions that a bus cannot tell apart have one number here: no request can attach one of them without the others."
+    ),
     Clause("5.13.6.3.1-3", "set the bypass flag for bypass domains, and for those only (SHOULD)"),
     Clause("5.13.6.3.1-4", "set no flags of ATTACH that do not exist (text)"),
     Clause("5.13.6.4.1-1", "set the reserved field of DETACH to 0 (SHOULD)"),
@@ -33,6 +37,7 @@ extension ClauseTable {
     Clause("5.13.6.8.1.1-1", "ignore the reserved field of RESV_MEM", inside),
     Clause("5.13.6.8.1.1-2", "map nothing that is reserved (SHOULD)"),
     Clause("5.13.6.9-1", "offer device-writable event buffers with room for a report (text)"),
-    Clause("5.13.6.9.1-1", "ignore fault reports whose reserved field is not 0, and what is undefined in others", inside),
+    Clause(
+      "5.13.6.9.1-1", "ignore fault reports whose reserved field is not 0, and what is undefined in others", inside),
   ]
 }

@@ -9,93 +9,107 @@ import VirtioTestKit
   private static let endpoint = IOMMUSite.working.endpoint
 
   /// Lets an endpoint run into nothing, and waits for so many buffers.
-  private func collect(_ life: Life, _ count: Int) throws -> [UInt32]? {
-    life.fault(Self.endpoint, 0x6000_0000)
-    return life.usedEvents(count)
+  private func collect(_ session: Session, _ count: Int) throws -> [UInt32]? {
+    session.fault(Self.endpoint, 0x6000_0000)
+    return session.usedEvents(count)
   }
 
-  @Test("Event buffers are too small for a report: they come back empty, and it waits for the next (R169)", arguments: Front.modern)
-  func small(_ front: Front) throws {
-    try attackIOMMU(Self.clause, on: front) { life, victim in
+  @Test(
+    "Event buffers are too small for a report: they come back empty, and it waits for the next (R169)",
+    arguments: Transport.modern)
+  func small(_ transport: Transport) throws {
+    try attackIOMMU(Self.clause, on: transport) { session, target in
       let counts: [UInt32] = [1, 4, 16, 23]
-      for count in counts { life.offer([LiteralDescriptor(life.table, count, writable: true)]) }
-      victim.literal.write([UInt8](repeating: 0xee, count: 32), at: life.table)
-      guard try collect(life, counts.count) == [0, 0, 0, 0] else { return .noAnswer }
-      guard victim.literal.read(32, at: life.table).allSatisfy({ $0 == 0xee }) else { throw Failure("half a report was written") }
+      for count in counts { session.offer([LiteralDescriptor(session.table, count, writable: true)]) }
+      target.literal.write([UInt8](repeating: 0xee, count: 32), at: session.table)
+      guard try collect(session, counts.count) == [0, 0, 0, 0] else { return .noAnswer }
+      guard target.literal.read(32, at: session.table).allSatisfy({ $0 == 0xee }) else {
+        throw Failure("half a report was written")
+      }
       return .requestRefused
     }
   }
 
-  @Test("The event queue is full of buffers that are too small", arguments: Front.modern)
-  func full(_ front: Front) throws {
-    try attackIOMMU(Self.clause, on: front) { life, _ in
-      for _ in 0..<16 { life.offer([LiteralDescriptor(life.table, 8, writable: true)]) }
+  @Test("The event queue is full of buffers that are too small", arguments: Transport.modern)
+  func full(_ transport: Transport) throws {
+    try attackIOMMU(Self.clause, on: transport) { session, _ in
+      for _ in 0..<16 { session.offer([LiteralDescriptor(session.table, 8, writable: true)]) }
       return .untouched
     }
   }
 
-  @Test("Event buffers are device-readable: none of them is written", arguments: Front.modern)
-  func readable(_ front: Front) throws {
-    try attackIOMMU(Self.clause, on: front) { life, _ in
-      life.offer([LiteralDescriptor(life.table, 24)])
-      life.offer([LiteralDescriptor(life.table, 4096)])
-      guard try collect(life, 2) == [0, 0] else { return .noAnswer }
+  @Test("Event buffers are device-readable: none of them is written", arguments: Transport.modern)
+  func readable(_ transport: Transport) throws {
+    try attackIOMMU(Self.clause, on: transport) { session, _ in
+      session.offer([LiteralDescriptor(session.table, 24)])
+      session.offer([LiteralDescriptor(session.table, 4096)])
+      guard try collect(session, 2) == [0, 0] else { return .noAnswer }
       return .requestRefused
     }
   }
 
-  @Test("Requests are put into the event queue: nobody does what they ask for", arguments: Front.modern)
-  func requests(_ front: Front) throws {
-    try attackIOMMU(Self.clause, on: front) { life, victim in
-      victim.literal.write(IOMMUBytes.detach(IOMMUSite.attacked.domain, IOMMUSite.attacked.endpoint), at: life.header)
-      let before = victim.inventory
-      life.offer([LiteralDescriptor(life.header, 20), LiteralDescriptor(life.status, 4, writable: true)])
-      guard try collect(life, 1) == [0] else { return .noAnswer }
-      guard victim.inventory == before else { throw Failure("the event queue took a request") }
+  @Test("Requests are put into the event queue: nobody does what they ask for", arguments: Transport.modern)
+  func requests(_ transport: Transport) throws {
+    try attackIOMMU(Self.clause, on: transport) { session, target in
+      target.literal.write(
+        IOMMUBytes.detach(IOMMUSite.attacked.domain, IOMMUSite.attacked.endpoint), at: session.header)
+      let before = target.inventory
+      session.offer([LiteralDescriptor(session.header, 20), LiteralDescriptor(session.status, 4, writable: true)])
+      guard try collect(session, 1) == [0] else { return .noAnswer }
+      guard target.inventory == before else { throw Failure("the event queue took a request") }
       return .requestRefused
     }
   }
 
-  @Test("An event buffer has device-readable bytes in front, is cut in two, or is longer than a report", arguments: Front.modern, 0..<3)
-  func shaped(_ front: Front, _ way: Int) throws {
-    try attackIOMMU(Self.clause, on: front) { life, victim in
-      let whole = LiteralDescriptor(life.table, 24, writable: true)
+  @Test(
+    "An event buffer has device-readable bytes in transport, is cut in two, or is longer than a report",
+    arguments: Transport.modern, 0..<3)
+  func shaped(_ transport: Transport, _ way: Int) throws {
+    try attackIOMMU(Self.clause, on: transport) { session, target in
+      let whole = LiteralDescriptor(session.table, 24, writable: true)
       let chains = [
-        [LiteralDescriptor(life.header, 100), whole],
-        [LiteralDescriptor(life.table, 11, writable: true), LiteralDescriptor(life.table + 11, 13, writable: true)],
-        [LiteralDescriptor(life.table, 4096, writable: true)],
+        [LiteralDescriptor(session.header, 100), whole],
+        [
+          LiteralDescriptor(session.table, 11, writable: true),
+          LiteralDescriptor(session.table + 11, 13, writable: true),
+        ],
+        [LiteralDescriptor(session.table, 4096, writable: true)],
       ]
-      victim.literal.write([UInt8](repeating: 0xee, count: 4096), at: life.table)
-      life.offer(chains[way])
-      guard try collect(life, 1) == [24] else { return .noAnswer }
-      guard victim.literal.read(24, at: life.table) == life.record(Self.endpoint, 0x6000_0000) else { throw Failure("that is no report") }
-      guard victim.literal.read(4072, at: life.table + 24).allSatisfy({ $0 == 0xee }) else {
+      target.literal.write([UInt8](repeating: 0xee, count: 4096), at: session.table)
+      session.offer(chains[way])
+      guard try collect(session, 1) == [24] else { return .noAnswer }
+      guard target.literal.read(24, at: session.table) == session.record(Self.endpoint, 0x6000_0000) else {
+        throw Failure("that is no report")
+      }
+      guard target.literal.read(4072, at: session.table + 24).allSatisfy({ $0 == 0xee }) else {
         throw Failure("more than a report was written")
       }
       return .served
     }
   }
 
-  @Test("An event buffer is where there is no memory, and has no bytes", arguments: Front.modern)
-  func nowhere(_ front: Front) throws {
-    try attackIOMMU(Self.clause, on: front) { life, victim in
-      life.offer([LiteralDescriptor(DMAAddress(0x7f_0000_0000), 24, writable: true)])
-      life.offer([LiteralDescriptor(life.table, 0, writable: true)])
-      guard let lengths = try collect(life, 2) else { return victim.transport.status.contains(.needsReset) ? .stopped : .noAnswer }
+  @Test("An event buffer is where there is no memory, and has no bytes", arguments: Transport.modern)
+  func nowhere(_ transport: Transport) throws {
+    try attackIOMMU(Self.clause, on: transport) { session, target in
+      session.offer([LiteralDescriptor(DMAAddress(0x7f_0000_0000), 24, writable: true)])
+      session.offer([LiteralDescriptor(session.table, 0, writable: true)])
+      guard let lengths = try collect(session, 2) else {
+        return target.transport.status.contains(.needsReset) ? .stopped : .noAnswer
+      }
       guard lengths == [0, 0] else { throw Failure("something was written") }
       return .requestRefused
     }
   }
 
-  @Test("The driver offers no event buffers while faults come by the thousand (R093)", arguments: Front.modern)
-  func starved(_ front: Front) throws {
-    try attackIOMMU(Self.clause, on: front) { life, victim in
-      for i in 0..<2000 as Range<UInt64> { life.fault(IOMMUSite.attacked.endpoint, 0x6000_0000 + i * 4096) }
-      guard let dropped = victim.unit?.droppedFaults, dropped >= 2000 - 256 else { throw Failure("reports pile up") }
+  @Test("The driver offers no event buffers while faults come by the thousand (R093)", arguments: Transport.modern)
+  func starved(_ transport: Transport) throws {
+    try attackIOMMU(Self.clause, on: transport) { session, target in
+      for i in 0..<2000 as Range<UInt64> { session.fault(IOMMUSite.attacked.endpoint, 0x6000_0000 + i * 4096) }
+      guard let dropped = target.unit?.droppedFaults, dropped >= 2000 - 256 else { throw Failure("reports pile up") }
       // What waits is taken, so that the next is told again.
       for _ in 0..<256 {
-        life.offer([LiteralDescriptor(life.table, 24, writable: true)])
-        guard life.usedEvents(1) == [24] else { return .noAnswer }
+        session.offer([LiteralDescriptor(session.table, 24, writable: true)])
+        guard session.usedEvents(1) == [24] else { return .noAnswer }
       }
       return .untouched
     }

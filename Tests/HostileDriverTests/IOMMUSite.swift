@@ -4,8 +4,8 @@ import Virtio
 import VirtioDevices
 import VirtioTestKit
 
-/// What is behind a virtio-iommu under attack: endpoints that a correct driver uses, whose mappings no attack may change, one to attack
-/// with, and one to see afterwards whether the device works.
+/// What is behind a virtio-iommu under attack: endpoints that a correct driver uses, whose mappings no attack may
+/// change, one to attack with, and one to see afterwards whether the device works.
 enum IOMMUSite {
   /// Endpoints, and the domain of each.
   static let witness: (endpoint: UInt32, domain: UInt32) = (8, 2)
@@ -32,7 +32,7 @@ enum IOMMUSite {
     options.maxDomains = 4
     options.maxMappingsPerDomain = 16
     options.maxMappings = 20
-    options.ownRequester = Victim.requester
+    options.ownRequester = Target.requester
     return options
   }
 
@@ -76,10 +76,11 @@ struct IOMMUInventory: Equatable {
   var mappings: [Int?]
 }
 
-extension Victim {
+extension Target {
   var inventory: IOMMUInventory? {
     unit.map { unit in
-      IOMMUInventory(domains: unit.domains, attachments: unit.attachments, mappings: unit.domains.map { unit.mappings(of: $0) })
+      IOMMUInventory(
+        domains: unit.domains, attachments: unit.attachments, mappings: unit.domains.map { unit.mappings(of: $0) })
     }
   }
 
@@ -95,7 +96,9 @@ extension Victim {
     defer { cache.endRound() }
     var pool = SegmentPool()
     var list = pool.take()
-    do throws(DMAInterruption) { try cache.resolve(DMAAddress(address), count: 1, for: access, into: &list) } catch { return nil }
+    do throws(DMAInterruption) { try cache.resolve(DMAAddress(address), count: 1, for: access, into: &list) } catch {
+      return nil
+    }
     var bytes: [UInt8] = [0]
     var span = bytes.mutableSpan
     _ = list.readable.copy(from: 0, into: &span)

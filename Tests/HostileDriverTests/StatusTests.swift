@@ -5,110 +5,118 @@ import VirtioServing
 import VirtioTestKit
 
 @Suite("A hostile driver: status and features", .timeLimit(.minutes(10))) struct StatusTests {
-  @Test("DRIVER_OK without ACKNOWLEDGE and DRIVER", arguments: Front.all)
-  func skipped(_ front: Front) throws {
-    try attack("2.1.1-1", on: front, Preparation(stage: .found)) { life, victim in
-      victim.transport.status = []
-      victim.transport.accept(life.features)
-      if !front.isLegacy { victim.transport.status = [.featuresOK] }
-      life.enable()
-      victim.transport.status = front.isLegacy ? [.driverOK] : [.featuresOK, .driverOK]
+  @Test("DRIVER_OK without ACKNOWLEDGE and DRIVER", arguments: Transport.all)
+  func skipped(_ transport: Transport) throws {
+    try attack("2.1.1-1", on: transport, Preparation(stage: .found)) { session, target in
+      target.transport.status = []
+      target.transport.accept(session.features)
+      if !transport.isLegacy { target.transport.status = [.featuresOK] }
+      session.enable()
+      target.transport.status = transport.isLegacy ? [.driverOK] : [.featuresOK, .driverOK]
       return .untouched
     }
   }
 
-  @Test("Bits of the status are cleared while the device is live", arguments: Front.all)
-  func cleared(_ front: Front) throws {
-    try attack("2.1.1-2", on: front) { _, victim in
-      let all = victim.transport.status
-      for one in [DeviceStatus.acknowledge, .driver, .driverOK, .featuresOK, .suspend] { victim.transport.status = one }
-      guard victim.transport.status == all else { throw Failure("a bit was cleared: \(victim.transport.status)") }
+  @Test("Bits of the status are cleared while the device is live", arguments: Transport.all)
+  func cleared(_ transport: Transport) throws {
+    try attack("2.1.1-2", on: transport) { _, target in
+      let all = target.transport.status
+      for one in [DeviceStatus.acknowledge, .driver, .driverOK, .featuresOK, .suspend] { target.transport.status = one }
+      guard target.transport.status == all else { throw Failure("a bit was cleared: \(target.transport.status)") }
       return .untouched
     }
   }
 
-  @Test("After FAILED the driver goes on without a reset", arguments: Front.all)
-  func failed(_ front: Front) throws {
-    try attack("2.1.1-3", "3.1.1-6", on: front) { life, victim in
-      victim.transport.status = victim.transport.status.union(.failed)
-      victim.transport.accept(life.features)
-      life.enable()
-      life.goLive()
-      life.post(0, data: [LiteralDescriptor(life.data, 512, writable: true)])
-      life.ring.publish()
-      life.notify()
-      guard victim.transport.status.contains(.failed), !victim.control.isRunning(0) else { throw Failure("FAILED was forgotten") }
+  @Test("After FAILED the driver goes on without a reset", arguments: Transport.all)
+  func failed(_ transport: Transport) throws {
+    try attack("2.1.1-3", "3.1.1-6", on: transport) { session, target in
+      target.transport.status = target.transport.status.union(.failed)
+      target.transport.accept(session.features)
+      session.enable()
+      session.goLive()
+      session.post(0, data: [LiteralDescriptor(session.data, 512, writable: true)])
+      session.ring.publish()
+      session.notify()
+      guard target.transport.status.contains(.failed), !target.control.isRunning(0) else {
+        throw Failure("FAILED was forgotten")
+      }
       return .refused
     }
   }
 
-  private func accept(_ features: Features, _ front: Front, _ clauses: [String]) throws {
+  private func accept(_ features: Features, _ transport: Transport, _ clauses: [String]) throws {
     for clause in clauses {
-      try attack(clause, on: front, Preparation(stage: .found)) { life, victim in
-        victim.transport.status = []
-        victim.transport.status = [.acknowledge, .driver]
-        victim.transport.accept(life.features.union(features))
-        if front.isLegacy {
-          guard victim.control.negotiatedFeatures.isSubset(of: victim.transport.deviceFeatures) else { throw Failure("a bit not offered was taken") }
-          life.enable()
-          life.goLive()
+      try attack(clause, on: transport, Preparation(stage: .found)) { session, target in
+        target.transport.status = []
+        target.transport.status = [.acknowledge, .driver]
+        target.transport.accept(session.features.union(features))
+        if transport.isLegacy {
+          guard target.control.negotiatedFeatures.isSubset(of: target.transport.deviceFeatures) else {
+            throw Failure("a bit not offered was taken")
+          }
+          session.enable()
+          session.goLive()
           return .untouched
         }
-        victim.transport.status = [.acknowledge, .driver, .featuresOK]
-        guard !victim.transport.status.contains(.featuresOK) else { throw Failure("FEATURES_OK stuck") }
+        target.transport.status = [.acknowledge, .driver, .featuresOK]
+        guard !target.transport.status.contains(.featuresOK) else { throw Failure("FEATURES_OK stuck") }
         return .refused
       }
     }
   }
 
-  @Test("A feature is accepted that was not offered", arguments: Front.all)
-  func notOffered(_ front: Front) throws { try accept(.blockReadOnly, front, ["2.2.1-1"]) }
+  @Test("A feature is accepted that was not offered", arguments: Transport.all)
+  func notOffered(_ transport: Transport) throws { try accept(.blockReadOnly, transport, ["2.2.1-1"]) }
 
-  @Test("Reserved bits, bits of other devices and of other transports are accepted", arguments: Front.all)
-  func reserved(_ front: Front) throws {
-    for bit in [3, 24, 30, 31, 42, 50, 63, 127] where bit < 32 || !front.isLegacy { try accept(Features(bit: bit), front, ["2.2.1-4"]) }
+  @Test("Reserved bits, bits of other devices and of other transports are accepted", arguments: Transport.all)
+  func reserved(_ transport: Transport) throws {
+    for bit in [3, 24, 30, 31, 42, 50, 63, 127] where bit < 32 || !transport.isLegacy {
+      try accept(Features(bit: bit), transport, ["2.2.1-4"])
+    }
   }
 
-  @Test("Virtual functions are accepted of a device without their capability", arguments: Front.modern)
-  func virtualFunctions(_ front: Front) throws { try accept(.singleRootIOV, front, ["6.1-6"]) }
+  @Test("Virtual functions are accepted of a device without their capability", arguments: Transport.modern)
+  func virtualFunctions(_ transport: Transport) throws { try accept(.singleRootIOV, transport, ["6.1-6"]) }
 
-  @Test("Administration virtqueues are accepted where there are none", arguments: Front.modern)
-  func administration(_ front: Front) throws { try accept(.administrationQueue, front, ["2.2.1-4"]) }
+  @Test("Administration virtqueues are accepted where there are none", arguments: Transport.modern)
+  func administration(_ transport: Transport) throws { try accept(.administrationQueue, transport, ["2.2.1-4"]) }
 
-  @Test("Zones are accepted of a disk that has none", arguments: Front.all)
-  func zoned(_ front: Front) throws { try accept(.blockZoned, front, ["5.2.5.1-2"]) }
+  @Test("Zones are accepted of a disk that has none", arguments: Transport.all)
+  func zoned(_ transport: Transport) throws { try accept(.blockZoned, transport, ["5.2.5.1-2"]) }
 
-  @Test("VERSION_1 is offered and not accepted", arguments: Front.modern)
-  func version(_ front: Front) throws {
-    try attack("6.1-1", on: front, Preparation(stage: .found, without: .version1)) { life, victim in
-      victim.transport.status = []
-      victim.transport.status = [.acknowledge, .driver]
-      victim.transport.accept(life.features)
-      victim.transport.status = [.acknowledge, .driver, .featuresOK]
-      guard !victim.transport.status.contains(.featuresOK) else { throw Failure("FEATURES_OK stuck") }
+  @Test("VERSION_1 is offered and not accepted", arguments: Transport.modern)
+  func version(_ transport: Transport) throws {
+    try attack("6.1-1", on: transport, Preparation(stage: .found, without: .version1)) { session, target in
+      target.transport.status = []
+      target.transport.status = [.acknowledge, .driver]
+      target.transport.accept(session.features)
+      target.transport.status = [.acknowledge, .driver, .featuresOK]
+      guard !target.transport.status.contains(.featuresOK) else { throw Failure("FEATURES_OK stuck") }
       return .refused
     }
   }
 
-  @Test("ACCESS_PLATFORM is negotiated, and the IOMMU was told of nothing (R041)", arguments: Front.modern)
-  func unmapped(_ front: Front) throws {
-    try attack("6.1-2", on: front, Preparation(platform: true)) { life, victim in
-      life.post(0, data: [LiteralDescriptor(life.data, 512, writable: true)])
-      let outcome = try life.outcome(life.show())
-      guard case .stopped = outcome, victim.iommu?.faults.isEmpty == false else { throw Failure("memory was reached past the IOMMU") }
+  @Test("ACCESS_PLATFORM is negotiated, and the IOMMU was told of nothing (R041)", arguments: Transport.modern)
+  func unmapped(_ transport: Transport) throws {
+    try attack("6.1-2", on: transport, Preparation(platform: true)) { session, target in
+      session.post(0, data: [LiteralDescriptor(session.data, 512, writable: true)])
+      let outcome = try session.outcome(session.show())
+      guard case .stopped = outcome, target.iommu?.faults.isEmpty == false else {
+        throw Failure("memory was reached past the IOMMU")
+      }
       return outcome
     }
   }
 
-  @Test("ACCESS_PLATFORM is not offered, and addresses are not physical (R006)", arguments: Front.all)
-  func notPhysical(_ front: Front) throws {
-    try attack("6.1-3", on: front) { life, _ in
-      life.writeHeader(0, sector: 0)
-      _ = life.ring.post([
-        LiteralDescriptor(life.header, 16), LiteralDescriptor(DMAAddress(0x7f_0000_0000), 512, writable: true),
-        LiteralDescriptor(life.status, 1, writable: true),
+  @Test("ACCESS_PLATFORM is not offered, and addresses are not physical (R006)", arguments: Transport.all)
+  func notPhysical(_ transport: Transport) throws {
+    try attack("6.1-3", on: transport) { session, _ in
+      session.writeHeader(0, sector: 0)
+      _ = session.ring.post([
+        LiteralDescriptor(session.header, 16), LiteralDescriptor(DMAAddress(0x7f_0000_0000), 512, writable: true),
+        LiteralDescriptor(session.status, 1, writable: true),
       ])
-      return try life.outcome(life.show())
+      return try session.outcome(session.show())
     }
   }
 }

@@ -90,17 +90,23 @@ private final class AMDViBench {
 
 @Suite("The driver of AMD-Vi")
 struct AMDViDriverTests {
-  @Test("Tables say what was mapped, as the specification draws them, in the largest pages that fit", arguments: [3, 4, 5, 6])
+  @Test(
+    "Tables say what was mapped, as the specification draws them, in the largest pages that fit",
+    arguments: [3, 4, 5, 6])
   func tables(levels: Int) throws {
     let bench = try AMDViBench()
     let domain = try bench.driver.makeDomain(levels: levels)
     try bench.driver.attach(disk, to: domain)
-    #expect(bench.entry(disk).low & ~0x000F_FFFF_FFFF_F000 == 3 << 61 | UInt64(levels) << 9 | 3 && bench.entry(disk).high == 1)
+    #expect(
+      bench.entry(disk).low & ~0x000F_FFFF_FFFF_F000 == 3 << 61 | UInt64(levels) << 9 | 3 && bench.entry(disk).high == 1
+    )
     #expect(bench.entry(network).low == 3, "valid, and nothing is allowed")
     let base = domain.aperture.upperBound & ~(4 << 30 - 1)
     let (address, guest): (UInt64, UInt64) = (base + 1 << 30 - 4096, 5 << 30 - 4096)
     try domain.map(DMAAddress(address), to: GuestAddress(guest), count: 1 << 30 + 2 << 20 + 8192, permissions: .write)
-    for (offset, size) in [(0, 4096), (4096, 1 << 30), (4096 + 1 << 30, 2 << 20), (4096 + 1 << 30 + 2 << 20, 4096)] as [(UInt64, UInt64)] {
+    for (offset, size) in [(0, 4096), (4096, 1 << 30), (4096 + 1 << 30, 2 << 20), (4096 + 1 << 30 + 2 << 20, 4096)]
+      as [(UInt64, UInt64)]
+    {
       #expect(bench.page(disk, address + offset) == [guest + offset, size, 2])
     }
     #expect(bench.page(disk, address - 4096) == nil && bench.page(disk, address + 1 << 30 + 2 << 20 + 8192) == nil)
@@ -109,7 +115,9 @@ struct AMDViDriverTests {
     #expect(bench.page(disk, address) == nil && bench.page(disk, address + 4096) == nil)
   }
 
-  @Test("One unmap forgets its pages, several at a flush the whole domain; a device with a cache of its own is told after the unit (R110, R131)")
+  @Test(
+    "One unmap forgets its pages, several at a flush the whole domain; a device with a cache of its own is told after the unit (R110, R131)"
+  )
   func invalidation() throws {
     let bench = try AMDViBench()
     let domain = try bench.driver.makeDomain()
@@ -117,7 +125,9 @@ struct AMDViDriverTests {
     try bench.driver.attach(network, to: domain)
     #expect(bench.entry(disk).high == 1 | 1 << 32 && bench.entry(network).high == 1)
     func commands(_ ranges: [(UInt64, UInt64)]) throws -> [[UInt64]] {
-      for (address, count) in ranges { try domain.map(DMAAddress(address), to: GuestAddress(AMDViBench.data), count: count, permissions: .read) }
+      for (address, count) in ranges {
+        try domain.map(DMAAddress(address), to: GuestAddress(AMDViBench.data), count: count, permissions: .read)
+      }
       bench.registers.commands = []
       for (address, count) in ranges { try domain.unmap(DMAAddress(address), count: count) }
       #expect(bench.registers.commands.isEmpty)
@@ -133,11 +143,16 @@ struct AMDViDriverTests {
     #expect(try commands([(0x5000, 4096), (0x7000, 4096)]) == [[pages, 0x7FFF_FFFF_FFFF_F003], [kept, 0x5001]])
     bench.registers.commands = []
     try bench.driver.detach(disk)
-    #expect(bench.registers.commands.prefix(3) == [[2 << 60 | number, 0], [pages, 0x7FFF_FFFF_FFFF_F003], [kept, 0x7FFF_FFFF_FFFF_F001]])
+    #expect(
+      bench.registers.commands.prefix(3) == [
+        [2 << 60 | number, 0], [pages, 0x7FFF_FFFF_FFFF_F003], [kept, 0x7FFF_FFFF_FFFF_F001],
+      ])
     #expect(try commands([(0x5000, 4096)]) == [[pages, 0x5000]])
   }
 
-  @Test("A requester reaches its domain, another one, everything or nothing, as it is attached, at once (R077, R082)", arguments: [false, true])
+  @Test(
+    "A requester reaches its domain, another one, everything or nothing, as it is attached, at once (R077, R082)",
+    arguments: [false, true])
   func attaching(deviceIOTLB: Bool) throws {
     let bench = try AMDViBench()
     let (a, b) = (try bench.driver.makeDomain(), try bench.driver.makeDomain(levels: 3))
@@ -157,7 +172,9 @@ struct AMDViDriverTests {
     #expect(throws: UnitError.missing(.requester)) { try bench.driver.attach(RequesterID(bus: 2, device: 0), to: a) }
     try bench.driver.detach(disk)
     #expect(device.read(guest) == nil && device.read(0x5000) == nil)
-    #expect(try bench.driver.takeEvents().events.last == AMDViEvent(code: 2, requester: disk, address: 0x5000, access: .read, isPresent: true))
+    #expect(
+      try bench.driver.takeEvents().events.last
+        == AMDViEvent(code: 2, requester: disk, address: 0x5000, access: .read, isPresent: true))
     try bench.driver.attach(disk, to: .blocked(hidesFaults: true))
     #expect(device.read(guest) == nil)
     #expect(try bench.driver.takeEvents().events.isEmpty)
@@ -180,12 +197,17 @@ struct AMDViDriverTests {
       for _ in 0..<(round == 2 ? 300 : 200) { #expect(device.read(0x7008) == nil) }
       let (events, hasLostSome) = try bench.driver.takeEvents()
       #expect(events.count == (round == 2 ? 255 : 200) && hasLostSome == (round == 2))
-      #expect(events.allSatisfy { $0 == AMDViEvent(code: 2, requester: disk, address: 0x7008, access: .read, isPresent: true) })
+      #expect(
+        events.allSatisfy {
+          $0 == AMDViEvent(code: 2, requester: disk, address: 0x7008, access: .read, isPresent: true)
+        })
       #expect(bench.messages.all.count == round)
     }
   }
 
-  @Test("What the unit lacks is named; a unit that is silent, or stops at a command, is given up on in time, and serves again")
+  @Test(
+    "What the unit lacks is named; a unit that is silent, or stops at a command, is given up on in time, and serves again"
+  )
   func trouble() throws {
     #expect(throws: UnitError.missing(.addressWidth)) { _ = try AMDViBench { $0.replaced[0x30] = 3 << 10 | 1 << 6 } }
     #expect(throws: UnitError.missing(.invalidateAll)) { _ = try AMDViBench { $0.replaced[0x30] = 2 << 10 } }

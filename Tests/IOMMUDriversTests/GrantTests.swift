@@ -22,7 +22,9 @@ struct GrantTests {
     return (memory, GuestPages(memory, at: GuestAddress(1 << 20), byteCount: 1 << 20), table, endpoint)
   }
 
-  @Test("Mappings made and ended at random through the mapper reach their pages, in their direction, and leave nothing behind (R177, R180)")
+  @Test(
+    "Mappings made and ended at random through the mapper reach their pages, in their direction, and leave nothing behind (R177, R180)"
+  )
   func churn() throws {
     let (_, pages, table, endpoint) = try bench()
     let mapper = try GrantMapper(table, pages: pages)
@@ -33,7 +35,8 @@ struct GrantTests {
       if held.count < 60, random.chance(1, in: 2) {
         let page = UInt64.random(in: 1024..<2000, using: &random)
         let range = try mapper.mapRange(
-          GuestAddress(page << 12), count: UInt64.random(in: 8...40000, using: &random), random.chance(1, in: 2) ? .toDevice : .fromDevice)
+          GuestAddress(page << 12), count: UInt64.random(in: 8...40000, using: &random),
+          random.chance(1, in: 2) ? .toDevice : .fromDevice)
         #expect(range.address.rawValue >> 63 == 1 && device.read(range.address.rawValue) == page)
         #expect(device.canWrite(range.address.rawValue) == (range.direction == .fromDevice))
         held.append(range)

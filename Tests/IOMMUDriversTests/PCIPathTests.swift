@@ -8,7 +8,9 @@ import VirtioTestKit
 
 @Suite("A disk on the PCI bus behind each unit, with its driver", .timeLimit(.minutes(10)))
 struct PCIPathTests {
-  private func pattern(_ seed: Int) -> [UInt8] { (0..<20480).map { UInt8(truncatingIfNeeded: $0 &* 131 &+ seed &* 7919 ^ ($0 >> 8)) } }
+  private func pattern(_ seed: Int) -> [UInt8] {
+    (0..<20480).map { UInt8(truncatingIfNeeded: $0 &* 131 &+ seed &* 7919 ^ ($0 >> 8)) }
+  }
 
   private func exchange(_ rig: PCIRig, _ driver: BlockDriver, rounds: Int) throws {
     for round in 0..<rounds {
@@ -17,7 +19,9 @@ struct PCIPathTests {
       let sent = GuestAddress(out.rawValue + 24)
       #expect(rig.rig.memory.copy(bytes.span, to: sent) == bytes.count)
       let sector = UInt64(round % 7) * 40
-      try driver.write(sector, from: [GuestSegment(sent, count: 4096), GuestSegment(GuestAddress(sent.rawValue + 4096), count: 16384)].span)
+      try driver.write(
+        sector,
+        from: [GuestSegment(sent, count: 4096), GuestSegment(GuestAddress(sent.rawValue + 4096), count: 16384)].span)
       try driver.read(sector, into: [GuestSegment(back, count: 20480)].span)
       var read = [UInt8](repeating: 0, count: bytes.count)
       var span = read.mutableSpan
@@ -34,7 +38,9 @@ struct PCIPathTests {
     return (rig.unit as? TCETable)?.faults ?? (rig.unit as? Sun4uIOMMU)?.faults ?? .max
   }
 
-  @Test("What is written is read back through the unit's translation, strict and deferred (R004, R171)", arguments: UnitKind.allCases, [false, true])
+  @Test(
+    "What is written is read back through the unit's translation, strict and deferred (R004, R171)",
+    arguments: UnitKind.allCases, [false, true])
   func translated(kind: UnitKind, isDeferred: Bool) throws {
     let rig = try PCIRig(kind)
     let mapper = rig.rig.makeMapper(isDeferred ? .deferred(batch: 32) : .strict)
@@ -46,7 +52,9 @@ struct PCIPathTests {
     #expect(faults(rig.rig) == 0 && mapper.lostBytes == 0)
   }
 
-  @Test("Without the bit the disk goes past the unit, which translates nothing of it (R006, R172)", arguments: [UnitKind.vtd48, .amdvi64, .tce, .sun4uSmall])
+  @Test(
+    "Without the bit the disk goes past the unit, which translates nothing of it (R006, R172)",
+    arguments: [UnitKind.vtd48, .amdvi64, .tce, .sun4uSmall])
   func bypass(kind: UnitKind) throws {
     let rig = try PCIRig(kind, iommuPlatform: false)
     let mapper = rig.rig.makeMapper(.strict)
@@ -56,7 +64,9 @@ struct PCIPathTests {
     #expect(mapper.cacheCounts.all == 0 && faults(rig.rig) == 0)
   }
 
-  @Test("A unit that is there after the function translates for it (R032)", arguments: [UnitKind.vtd48, .amdvi64, .tce, .sun4uSmall])
+  @Test(
+    "A unit that is there after the function translates for it (R032)",
+    arguments: [UnitKind.vtd48, .amdvi64, .tce, .sun4uSmall])
   func late(kind: UnitKind) throws {
     let rig = try PCIRig(kind, isUnitLate: true)
     let mapper = rig.rig.makeMapper(.strict)
@@ -65,7 +75,9 @@ struct PCIPathTests {
     #expect(mapper.cacheCounts.all > 0)
   }
 
-  @Test("A requester in no domain reaches nothing: the device needs a reset, and works when it is attached again (R041, R089)")
+  @Test(
+    "A requester in no domain reaches nothing: the device needs a reset, and works when it is attached again (R041, R089)"
+  )
   func detached() throws {
     let rig = try PCIRig(.vtd48)
     let vtd = try #require(rig.rig.vtd)

@@ -45,10 +45,12 @@ final class PCIRig {
     var options = VirtioPCIOptions()
     options.iommuPlatform = iommuPlatform ? .on : .off
     function = try bus.add(at: PCISlot(UnitRig.requester.device)) { [options] master throws(ConfigurationError) in
-      try VirtioPCIFunction(device, options, name: "disk", on: master, log: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() })
+      try VirtioPCIFunction(
+        device, options, name: "disk", on: master, log: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() })
     }
     if isUnitLate { bus.setIOMMU(rig.unit) }
-    var firmware = PCIEnumerator(bus, memory: 0xe000_0000..<0xf000_0000, highMemory: 0x40_0000_0000..<0x50_0000_0000, io: 0x1000..<0x1_0000)
+    var firmware = PCIEnumerator(
+      bus, memory: 0xe000_0000..<0xf000_0000, highMemory: 0x40_0000_0000..<0x50_0000_0000, io: 0x1000..<0x1_0000)
     let found = try #require(firmware.enumerate().first)
     try #require(found.requester == UnitRig.requester)
     transport = try PCIDriverTransport(PCIBusAccess(bus, found))

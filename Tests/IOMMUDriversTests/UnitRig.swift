@@ -34,7 +34,9 @@ final class Hypercalls: TCEHypercalls {
     do throws(TCETable.HypercallError) { try body() } catch { return false }
     return true
   }
-  func putTCE(_ address: DMAAddress, _ entry: UInt64) -> Bool { call { () throws(TCETable.HypercallError) in try table.put(address, entry) } }
+  func putTCE(_ address: DMAAddress, _ entry: UInt64) -> Bool {
+    call { () throws(TCETable.HypercallError) in try table.put(address, entry) }
+  }
   func putTCEs(_ address: DMAAddress, _ entries: [UInt64]) -> Bool {
     entries.count <= 512 && call { () throws(TCETable.HypercallError) in try table.put(address, entries) }
   }
@@ -88,15 +90,20 @@ extension GuestMemory {
     guard let cell = cells(at: GuestAddress(address), byteCount: 8) else { return nil }
     return cell.load64(at: 0)
   }
-  func setWord(_ address: UInt64, _ value: UInt64) { cells(at: GuestAddress(address), byteCount: 8)?.store64(value, at: 0) }
+  func setWord(_ address: UInt64, _ value: UInt64) {
+    cells(at: GuestAddress(address), byteCount: 8)?.store64(value, at: 0)
+  }
 
   /// Writes to each page its own number.
-  func numberPages(from first: UInt64, count: UInt64) { for page in first..<first + count { setWord(page << 12, page) } }
+  func numberPages(from first: UInt64, count: UInt64) {
+    for page in first..<first + count { setWord(page << 12, page) }
+  }
 }
 
 /// A unit with its driver, in every way they come.
 enum UnitKind: String, CaseIterable, CustomStringConvertible {
-  case vtd39, vtd48, vtdSmallPages, vtdCachingMode, vtdDeviceIOTLB, amdvi39, amdvi64, amdviDeviceIOTLB, tce, sun4uSmall, sun4uLarge
+  case vtd39, vtd48, vtdSmallPages, vtdCachingMode, vtdDeviceIOTLB, amdvi39, amdvi64, amdviDeviceIOTLB, tce, sun4uSmall,
+    sun4uLarge
   var description: String { rawValue }
   var isStrict: Bool { [.tce, .sun4uSmall, .sun4uLarge].contains(self) }
 }
@@ -106,10 +113,11 @@ final class UnitRig {
   static let requester = RequesterID(bus: 0, device: 3)
   let kind: UnitKind
   let memory: GuestMemory
-  /// The driver's memory: 16 MiB from 1 MiB on. From 32 MiB on is memory for tests to map, each page with its number in it.
+  /// The driver's memory: 16 MiB from 1 MiB on. From 32 MiB on is memory for tests to map, each page with its number in
+  /// it.
   let pages: GuestPages
   let unit: any IOMMU
-  let domain: any IOMMUDriver
+  let domain: any IOMMUDomain
   let aperture: ClosedRange<UInt64>
   let granule: UInt64
   let endpoint: EndpointSpace
@@ -133,7 +141,8 @@ final class UnitRig {
       (unit, domain, aperture, granule) = (table, driver, driver.aperture, driver.pageSize)
     case .sun4uSmall, .sun4uLarge:
       let iommu = Sun4uIOMMU(memory)
-      let driver = try Sun4uDriver(Sun4uRegisters(iommu), pages: pages, order: kind == .sun4uSmall ? 4 : 1, largePages: kind == .sun4uLarge)
+      let driver = try Sun4uDriver(
+        Sun4uRegisters(iommu), pages: pages, order: kind == .sun4uSmall ? 4 : 1, largePages: kind == .sun4uLarge)
       try driver.enable()
       (unit, domain, aperture, granule) = (iommu, driver, driver.aperture, driver.pageSize)
     case .amdvi39, .amdvi64, .amdviDeviceIOTLB:

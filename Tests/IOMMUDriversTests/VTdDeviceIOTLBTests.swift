@@ -20,7 +20,8 @@ struct VTdDeviceIOTLBTests {
     let requester = UInt64(disk.rawValue) << 32
     // The lowest clear bit from 12 on says how many pages.
     let ranges: [(UInt64, UInt64, UInt64)] = [
-      (0x5000, 4096, 0x5000), (0x4000, 8192, 0x4001), (0x3000, 8192, 0x3001), (0x20_0000, 2 << 20, 0x20_0000 | 0xF_F000 | 1),
+      (0x5000, 4096, 0x5000), (0x4000, 8192, 0x4001), (0x3000, 8192, 0x3001),
+      (0x20_0000, 2 << 20, 0x20_0000 | 0xF_F000 | 1),
     ]
     for (address, count, word) in ranges {
       try domain.map(DMAAddress(address), to: GuestAddress(VTdBench.data), count: count, permissions: .read)
@@ -42,7 +43,9 @@ struct VTdDeviceIOTLBTests {
     #expect(bench.registers.descriptors.map { $0.low & 15 } == [2])
   }
 
-  @Test("Whether a device keeps translations can change while it is attached, and nothing old is used after an unmap, one way or the other (R131)")
+  @Test(
+    "Whether a device keeps translations can change while it is attached, and nothing old is used after an unmap, one way or the other (R131)"
+  )
   func live() throws {
     let bench = try VTdBench()
     let domain = try bench.driver.makeDomain()
@@ -53,7 +56,9 @@ struct VTdDeviceIOTLBTests {
       let guest = VTdBench.data + round << 12
       for deferred in [false, true] {
         try domain.map(DMAAddress(0x5000), to: GuestAddress(guest), count: 4096, permissions: .read)
-        if deferred { try domain.map(DMAAddress(0x9000), to: GuestAddress(guest + 4096), count: 4096, permissions: .read) }
+        if deferred {
+          try domain.map(DMAAddress(0x9000), to: GuestAddress(guest + 4096), count: 4096, permissions: .read)
+        }
         #expect(device.read(0x5000) == guest >> 12)
         if deferred { #expect(device.read(0x9000) == guest >> 12 + 1) }
         try domain.unmap(DMAAddress(0x5000), count: 4096)

@@ -10,7 +10,9 @@ private let network = RequesterID(bus: 0, device: 5)
 
 @Suite("The driver of VT-d")
 struct VTdDriverTests {
-  @Test("Tables say what was mapped, as the specification draws them, in the largest pages that fit", arguments: [39, 48], [true, false])
+  @Test(
+    "Tables say what was mapped, as the specification draws them, in the largest pages that fit", arguments: [39, 48],
+    [true, false])
   func tables(width: Int, hasLargePages: Bool) throws {
     let bench = try VTdBench(VTdOptions(addressWidth: width, hasLargePages: hasLargePages))
     let domain = try bench.driver.makeDomain()
@@ -24,19 +26,25 @@ struct VTdDriverTests {
     let sizes = hasLargePages ? [4096, 1 << 30, 2 << 20, 2 << 20, 4096] : [UInt64](repeating: 4096, count: 5)
     let places: [UInt64] = [address, 1 << 30, 2 << 30, 2 << 30 + 2 << 20, 2 << 30 + 4 << 20]
     for (place, size) in zip(places, sizes) {
-      #expect(bench.page(disk, place) == LiteralWalk.Page(guest: guest + (place - address), size: size, canRead: true, canWrite: false))
+      #expect(
+        bench.page(disk, place)
+          == LiteralWalk.Page(guest: guest + (place - address), size: size, canRead: true, canWrite: false))
     }
     #expect(bench.page(disk, address - 1) == nil && bench.page(disk, 2 << 30 + 4 << 20 + 4096) == nil)
     // Guest and device address do not agree about the boundary: small pages.
     try domain.map(DMAAddress(4 << 30), to: GuestAddress(1 << 21 + 4096), count: 2 << 20, permissions: .write)
-    #expect(bench.page(disk, 4 << 30) == LiteralWalk.Page(guest: 1 << 21 + 4096, size: 4096, canRead: false, canWrite: true))
+    #expect(
+      bench.page(disk, 4 << 30) == LiteralWalk.Page(guest: 1 << 21 + 4096, size: 4096, canRead: false, canWrite: true))
     // A part of a large page cannot be taken away, the whole mapping can.
-    if hasLargePages { #expect(throws: DMAError.iommu(DMAAddress(2 << 30))) { try domain.unmap(DMAAddress(2 << 30), count: 4096) } }
+    if hasLargePages {
+      #expect(throws: DMAError.iommu(DMAAddress(2 << 30))) { try domain.unmap(DMAAddress(2 << 30), count: 4096) }
+    }
     try domain.unmap(DMAAddress(address), count: 1 << 30 + 4 << 20 + 8192)
     for place in places { #expect(bench.page(disk, place) == nil) }
   }
 
-  @Test("A large page takes the place of a table that became empty, and of none that is not; the table's memory comes back")
+  @Test(
+    "A large page takes the place of a table that became empty, and of none that is not; the table's memory comes back")
   func replacedTable() throws {
     let bench = try VTdBench()
     let domain = try bench.driver.makeDomain()
@@ -57,7 +65,9 @@ struct VTdDriverTests {
     #expect(bench.registers.descriptors.last?.high == 2 << 20 | 9)
     try domain.map(DMAAddress(8 << 20 + 4096), to: GuestAddress(VTdBench.data), count: 4096, permissions: .read)
     try domain.map(DMAAddress(6 << 20), to: GuestAddress(VTdBench.data), count: 2 << 20, permissions: .read)
-    #expect(throws: DMAError.self) { try domain.map(DMAAddress(8 << 20), to: GuestAddress(VTdBench.data), count: 2 << 20, permissions: .read) }
+    #expect(throws: DMAError.self) {
+      try domain.map(DMAAddress(8 << 20), to: GuestAddress(VTdBench.data), count: 2 << 20, permissions: .read)
+    }
     #expect(bench.page(disk, 8 << 20) == nil && bench.page(disk, 8 << 20 + 4096) != nil)
   }
 
@@ -68,7 +78,9 @@ struct VTdDriverTests {
     try bench.driver.attach(disk, to: domain)
     let number = UInt64(2) << 16
     func descriptors(_ ranges: [(UInt64, UInt64)]) throws -> [[UInt64]] {
-      for (address, count) in ranges { try domain.map(DMAAddress(address), to: GuestAddress(VTdBench.data), count: count, permissions: .read) }
+      for (address, count) in ranges {
+        try domain.map(DMAAddress(address), to: GuestAddress(VTdBench.data), count: count, permissions: .read)
+      }
       bench.registers.descriptors = []
       for (address, count) in ranges { try domain.unmap(DMAAddress(address), count: count) }
       #expect(bench.registers.descriptors.isEmpty)
@@ -76,7 +88,8 @@ struct VTdDriverTests {
       try domain.flush()
       return bench.registers.descriptors.map { [$0.low, $0.high] }
     }
-    // Order 0 at the page; two pages across a boundary of 16 KiB need the 32 KiB around; large ranges are named by their power of two.
+    // Order 0 at the page; two pages across a boundary of 16 KiB need the 32 KiB around; large ranges are named by
+    // their power of two.
     #expect(try descriptors([(0x5000, 4096)]) == [[2 | 3 << 4 | number, 0x5000 | 1 << 6]])
     #expect(try descriptors([(0x3000, 8192)]) == [[2 | 3 << 4 | number, 0x0000 | 1 << 6 | 3]])
     #expect(try descriptors([(0x20_0000, 2 << 20)]) == [[2 | 3 << 4 | number, 0x20_0000 | 1 << 6 | 9]])
@@ -141,11 +154,15 @@ struct VTdDriverTests {
     #expect(throws: UnitError.noDomain) { try bench.driver.remove(domain) }
     #expect(throws: UnitError.noDomain) { try bench.driver.attach(disk, to: domain) }
     #expect(bench.pages.freeBytes == free)
-    #expect(throws: DMAError.self) { try domain.map(DMAAddress(0x5000), to: GuestAddress(VTdBench.data), count: 4096, permissions: .read) }
+    #expect(throws: DMAError.self) {
+      try domain.map(DMAAddress(0x5000), to: GuestAddress(VTdBench.data), count: 4096, permissions: .read)
+    }
     let (next, after) = (try bench.driver.makeDomain(), try bench.driver.makeDomain())
     try bench.driver.attach(disk, to: next)
     try bench.driver.attach(network, to: after)
-    let numbers = [(UInt64(2), UInt64(4 << 3 | 1)), (0, 5 << 3)].compactMap { bench.walk.context(bench.root, bus: $0.0, deviceFunction: $0.1)?.high }
+    let numbers = [(UInt64(2), UInt64(4 << 3 | 1)), (0, 5 << 3)].compactMap {
+      bench.walk.context(bench.root, bus: $0.0, deviceFunction: $0.1)?.high
+    }
     #expect(numbers.map { $0 >> 8 } == [2, 3])
   }
 
@@ -166,7 +183,9 @@ struct VTdDriverTests {
         VTdFault(requester: disk, page: DMAAddress(0x8000), access: .write, reason: 5),
       ]
       #expect(faults == Array(all.prefix(Int(round))) && hasLostSome == (round == 3))
-      #expect(bench.messages.all == [InterruptMessage](repeating: InterruptMessage(address: 0x1_FEE0_0000, data: 0x41), count: Int(round)))
+      #expect(
+        bench.messages.all
+          == [InterruptMessage](repeating: InterruptMessage(address: 0x1_FEE0_0000, data: 0x41), count: Int(round)))
     }
     try bench.driver.attach(disk, to: .blocked(hidesFaults: true))
     #expect(device.read(0x7000) == nil && bench.driver.takeFaults().faults.isEmpty)
@@ -188,7 +207,9 @@ struct VTdDriverTests {
       try domain.map(DMAAddress(2 << 20 - 4096), to: GuestAddress(VTdBench.data), count: 12 << 20, permissions: .read)
     }
     #expect(device.read(0x5000) == VTdBench.data >> 12)
-    for page in stride(from: UInt64(2 << 20 - 4096), to: 14 << 20, by: 4096) where bench.page(disk, page) != nil { Issue.record("\(page) is mapped") }
+    for page in stride(from: UInt64(2 << 20 - 4096), to: 14 << 20, by: 4096) where bench.page(disk, page) != nil {
+      Issue.record("\(page) is mapped")
+    }
     try domain.map(DMAAddress(2 << 20 - 4096), to: GuestAddress(VTdBench.data), count: 2 << 20, permissions: .read)
     #expect(device.read(2 << 20) == VTdBench.data >> 12 + 1)
     #expect(throws: UnitError.memory(.outOfMemory(4096))) { for _ in 0..<20 { _ = try bench.driver.makeDomain() } }

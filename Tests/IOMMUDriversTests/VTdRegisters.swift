@@ -62,7 +62,8 @@ struct LiteralWalk {
   func context(_ root: UInt64, bus: UInt64, deviceFunction: UInt64) -> (low: UInt64, high: UInt64)? {
     guard let entry = memory.word(root + bus * 16), entry & 1 == 1 else { return nil }
     let table = entry & 0xFFFF_FFFF_FFFF_F000
-    guard let low = memory.word(table + deviceFunction * 16), let high = memory.word(table + deviceFunction * 16 + 8) else { return nil }
+    guard let low = memory.word(table + deviceFunction * 16), let high = memory.word(table + deviceFunction * 16 + 8)
+    else { return nil }
     return (low, high)
   }
 
@@ -79,7 +80,8 @@ struct LiteralWalk {
       let left = indices.count - 1 - n
       if left == 0 || entry & 0x80 != 0 {
         let size: UInt64 = [4096, 2 << 20, 1 << 30][left]
-        return Page(guest: entry & 0x000F_FFFF_FFFF_F000 & ~(size - 1), size: size, canRead: canRead, canWrite: canWrite)
+        return Page(
+          guest: entry & 0x000F_FFFF_FFFF_F000 & ~(size - 1), size: size, canRead: canRead, canWrite: canWrite)
       }
       table = entry & 0x000F_FFFF_FFFF_F000
     }
@@ -96,7 +98,9 @@ final class VTdBench {
   let driver: VTdDriver
   let messages = Messages()
 
-  init(_ options: VTdOptions = VTdOptions(), tableBytes: UInt64 = 8 << 20, prepare: (WatchedRegisters) -> Void = { _ in }) throws {
+  init(
+    _ options: VTdOptions = VTdOptions(), tableBytes: UInt64 = 8 << 20, prepare: (WatchedRegisters) -> Void = { _ in }
+  ) throws {
     memory = try GuestMemory(byteCount: 48 << 20)
     memory.numberPages(from: 8192, count: 4096)
     memory.setWord(0x5000, 5)
@@ -120,6 +124,7 @@ final class VTdBench {
   }
 
   func page(_ requester: RequesterID, _ address: UInt64) -> LiteralWalk.Page? {
-    walk.page(root, bus: UInt64(requester.rawValue >> 8), deviceFunction: UInt64(requester.rawValue & 255), address: address)
+    walk.page(
+      root, bus: UInt64(requester.rawValue >> 8), deviceFunction: UInt64(requester.rawValue & 255), address: address)
   }
 }

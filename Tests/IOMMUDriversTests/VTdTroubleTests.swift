@@ -12,7 +12,8 @@ struct VTdTroubleTests {
   func capabilities() throws {
     let (capability, extended) = (VTdOptions().words.0, VTdOptions().words.1)
     let lacking: [(Int, UInt64, UnitError.Capability)] = [
-      (0x08, capability & ~(31 << 8), .addressWidth), (0x10, extended & ~1, .coherentWalks), (0x10, extended & ~2, .queuedInvalidation),
+      (0x08, capability & ~(31 << 8), .addressWidth), (0x10, extended & ~1, .coherentWalks),
+      (0x10, extended & ~2, .queuedInvalidation),
       (0x08, capability | 1 << 4, .unbufferedWrites),
     ]
     for (offset, word, missing) in lacking {
@@ -83,7 +84,9 @@ struct VTdTroubleTests {
     try domain.flush()
   }
 
-  @Test("When the unit stops at a descriptor the flush fails, the mapper keeps the addresses from everybody, and the queue goes on afterwards")
+  @Test(
+    "When the unit stops at a descriptor the flush fails, the mapper keeps the addresses from everybody, and the queue goes on afterwards"
+  )
   func queueError() throws {
     let bench = try VTdBench()
     let domain = try bench.driver.makeDomain()

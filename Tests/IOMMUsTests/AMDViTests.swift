@@ -4,7 +4,9 @@ import Testing
 
 private let disk = RequesterID(bus: 0, device: 3, function: 1)
 
-private func fault(_ result: Result<UInt64, DMAFault>) -> DMAFault.Reason? { if case .failure(let fault) = result { fault.reason } else { nil } }
+private func fault(_ result: Result<UInt64, DMAFault>) -> DMAFault.Reason? {
+  if case .failure(let fault) = result { fault.reason } else { nil }
+}
 
 /// An AMD-Vi unit with its driver's tables in guest memory, written bit by bit as the specification draws them.
 private final class AMDViBench {
@@ -76,18 +78,23 @@ private final class AMDViBench {
 
 @Suite("AMD-Vi, programmed by its registers and tables")
 struct AMDViTests {
-  @Test("Registers read back what they take, by halves too, and features say how many levels there are", arguments: [4, 5, 6])
+  @Test(
+    "Registers read back what they take, by halves too, and features say how many levels there are",
+    arguments: [4, 5, 6])
   func registers(levels: Int) throws {
     let bench = try AMDViBench(levels: levels)
     #expect(bench.unit.read(at: 0x30, width: 8) == 1 << 6 | UInt64(levels - 4) << 10)
     bench.unit.write(.max, at: 0x0, width: 8)
     #expect(bench.unit.read(at: 0x0, width: 8) == 0x000F_FFFF_FFFF_F1FF)
     bench.unit.write(0x1234_5000, at: 0x0, width: 4)
-    #expect(bench.unit.read(at: 0x0, width: 8) == 0x000F_FFFF_1234_5000 && bench.unit.read(at: 0x4, width: 4) == 0x000F_FFFF)
+    #expect(
+      bench.unit.read(at: 0x0, width: 8) == 0x000F_FFFF_1234_5000 && bench.unit.read(at: 0x4, width: 4) == 0x000F_FFFF)
     for offset in [-8, 2, 4, 0x3FFC, 0x4000, 1 << 40] { #expect(bench.unit.read(at: offset, width: 8) == 0) }
   }
 
-  @Test("Off, or with an entry that is not valid, addresses are physical; of mode 0 they are as far as it allows; else as tables say", arguments: 1...6)
+  @Test(
+    "Off, or with an entry that is not valid, addresses are physical; of mode 0 they are as far as it allows; else as tables say",
+    arguments: 1...6)
   func modes(levels: Int) throws {
     let bench = try AMDViBench()
     var device = Device(bench.endpoint)
@@ -110,7 +117,9 @@ struct AMDViTests {
     #expect(device.read(0x20_0000) == .success(0x5EED))
   }
 
-  @Test("Pages have their level's size, or one between that their address says; levels may be left out; what is reserved is refused")
+  @Test(
+    "Pages have their level's size, or one between that their address says; levels may be left out; what is reserved is refused"
+  )
   func pageSizes() throws {
     let bench = try AMDViBench()
     let root = bench.translate()
@@ -118,7 +127,9 @@ struct AMDViTests {
     // 2 MiB at level 2, 32 KiB at level 1: address bits 12 and 13 set, 14 clear.
     _ = bench.setPath(0x4000_0000, levels: 4, to: 2, 0x20_0000 | 3 << 61 | 1, in: root)
     #expect(device.read(0x4000_0000) == .success(0x5EED) && device.read(0x4010_0000) == .success(0xFEED))
-    for page in UInt64(0)..<8 { _ = bench.setPath(0x8000_0000 + page << 12, levels: 4, 0x20_0000 | 0x3000 | 7 << 9 | 3 << 61 | 1, in: root) }
+    for page in UInt64(0)..<8 {
+      _ = bench.setPath(0x8000_0000 + page << 12, levels: 4, 0x20_0000 | 0x3000 | 7 << 9 | 3 << 61 | 1, in: root)
+    }
     bench.store(0xABC, at: 0x20_7000)
     #expect(device.read(0x8000_7000) == .success(0xABC) && device.read(0x8000_0000) == .success(0x5EED))
     // From level 4 to level 1 at once: the address's bits between have to be zero.
@@ -134,11 +145,14 @@ struct AMDViTests {
   }
 
   static let commands: [(UInt64, UInt64)] = [
-    (3 << 60 | 7 << 32, 0x40_0000), (3 << 60 | 7 << 32, 0x40_3000 | 1), (3 << 60 | 7 << 32, 0x7FFF_FFFF_FFFF_F003), (8 << 60, 0),
+    (3 << 60 | 7 << 32, 0x40_0000), (3 << 60 | 7 << 32, 0x40_3000 | 1), (3 << 60 | 7 << 32, 0x7FFF_FFFF_FFFF_F003),
+    (8 << 60, 0),
     (2 << 60 | UInt64(disk.rawValue), 0),
   ]
 
-  @Test("What was translated stays until a command names it, and a completion wait says when it is gone (R110)", arguments: commands.indices)
+  @Test(
+    "What was translated stays until a command names it, and a completion wait says when it is gone (R110)",
+    arguments: commands.indices)
   func invalidation(index: Int) throws {
     let bench = try AMDViBench()
     let root = bench.translate()
@@ -146,7 +160,10 @@ struct AMDViTests {
     #expect(device.read(0x40_0000) == .success(0x5EED))
     _ = bench.setPath(0x40_0000, levels: 4, 0x30_0000 | 1 << 61 | 1, in: root)
     // Another domain, another page, another requester's own cache.
-    bench.submit([(3 << 60 | 8 << 32, 0x40_0000), (3 << 60 | 7 << 32, 0x41_0000), (4 << 60 | UInt64(disk.rawValue), 0x40_0000), (2 << 60 | 99, 0)])
+    bench.submit([
+      (3 << 60 | 8 << 32, 0x40_0000), (3 << 60 | 7 << 32, 0x41_0000), (4 << 60 | UInt64(disk.rawValue), 0x40_0000),
+      (2 << 60 | 99, 0),
+    ])
     #expect(device.read(0x40_0000) == .success(0x5EED))
     bench.submit([Self.commands[index], (1 << 60 | 0x30_0100 | 1, 0xD0E)], from: 4)
     #expect(bench.load(0x30_0100) == 0xD0E && bench.unit.read(at: 0x2000, width: 8) == 96)
@@ -177,10 +194,14 @@ struct AMDViTests {
     #expect(device.asksToWrite(0x50_0000)?.reason == .permission)
     #expect(fault(device.read(1 << 39)) == .unmapped)
     let who = UInt64(disk.rawValue) | 7 << 32
-    let expected: [(UInt64, UInt64)] = [(2 << 60 | who, 0x60_0018), (2 << 60 | 1 << 54 | 1 << 53 | 1 << 52 | who, 0x50_0000), (4 << 60 | who, 1 << 39)]
+    let expected: [(UInt64, UInt64)] = [
+      (2 << 60 | who, 0x60_0018), (2 << 60 | 1 << 54 | 1 << 53 | 1 << 52 | who, 0x50_0000), (4 << 60 | who, 1 << 39),
+    ]
     #expect(bench.unit.read(at: 0x2018, width: 8) == 48)
     for (n, event) in expected.enumerated() {
-      #expect(bench.load(bench.events + UInt64(n) * 16) == event.0 && bench.load(bench.events + UInt64(n) * 16 + 8) == event.1)
+      #expect(
+        bench.load(bench.events + UInt64(n) * 16) == event.0 && bench.load(bench.events + UInt64(n) * 16 + 8) == event.1
+      )
     }
     // An entry of a mode that is none; one that hides its faults.
     bench.setEntry(root | 7 << 9 | 3)
@@ -198,7 +219,9 @@ struct AMDViTests {
     #expect(fault(other.read(0x40_0000)) == .unmapped && bench.load(bench.events + 64) == 1 << 60 | 0x100)
   }
 
-  @Test("An event interrupts once until the driver has cleared the bit; a full log says so and stands still, however many follow (R093)")
+  @Test(
+    "An event interrupts once until the driver has cleared the bit; a full log says so and stands still, however many follow (R093)"
+  )
   func eventLog() throws {
     let bench = try AMDViBench()
     _ = bench.translate(0x100D)
@@ -218,13 +241,17 @@ struct AMDViTests {
     #expect(bench.unit.read(at: 0x2018, width: 8) == 0 && bench.messages.all.count == 3)
   }
 
-  @Test("A command that is none stops the buffer where it stands until it was off; a buffer outside memory does, too (R091)", arguments: [UInt64(0), 9, 15])
+  @Test(
+    "A command that is none stops the buffer where it stands until it was off; a buffer outside memory does, too (R091)",
+    arguments: [UInt64(0), 9, 15])
   func illegalCommand(code: UInt64) throws {
     let bench = try AMDViBench()
     _ = bench.translate()
     bench.submit([(code << 60, 0), (1 << 60 | 0x30_0100 | 1, 7)])
     #expect(bench.unit.read(at: 0x2000, width: 8) == 0 && bench.unit.read(at: 0x2020, width: 8) & 0x10 == 0)
-    #expect(bench.load(bench.events) == 5 << 60 && bench.load(bench.events + 8) == bench.commands && bench.load(0x30_0100) == 0)
+    #expect(
+      bench.load(bench.events) == 5 << 60 && bench.load(bench.events + 8) == bench.commands
+        && bench.load(0x30_0100) == 0)
     bench.store(8 << 60, at: bench.commands)
     bench.unit.write(5, at: 0x18, width: 8)
     bench.unit.write(0x1005, at: 0x18, width: 8)
@@ -243,7 +270,9 @@ struct AMDViTests {
     let offsets = [0x0, 0x8, 0x10, 0x18, 0x2000, 0x2008, 0x2010, 0x2018, 0x2020]
     for _ in 0..<20_000 {
       let offset = offsets.randomElement(using: &random)! + [0, 0, 4, 1].randomElement(using: &random)!
-      bench.unit.write(random.next() & (Bool.random() ? .max : 0x0F00_0000_00FF_FFFF), at: offset, width: [1, 4, 8][Int.random(in: 0...2)])
+      bench.unit.write(
+        random.next() & (Bool.random() ? .max : 0x0F00_0000_00FF_FFFF), at: offset,
+        width: [1, 4, 8][Int.random(in: 0...2)])
       if Int.random(in: 0..<64) == 0 { _ = device.read(UInt64.random(in: 0...0x50_0000, using: &random) & ~7) }
     }
     bench.unit.reset()

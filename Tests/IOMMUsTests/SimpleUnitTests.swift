@@ -2,7 +2,9 @@ import DMA
 import IOMMUs
 import Testing
 
-private func fault(_ result: Result<UInt64, DMAFault>) -> DMAFault.Reason? { if case .failure(let fault) = result { fault.reason } else { nil } }
+private func fault(_ result: Result<UInt64, DMAFault>) -> DMAFault.Reason? {
+  if case .failure(let fault) = result { fault.reason } else { nil }
+}
 
 private func store(_ value: UInt64, bigEndian: Bool = false, at address: UInt64, in memory: GuestMemory) {
   let bytes = (0..<8).map { UInt8(truncatingIfNeeded: value >> (8 * UInt64(bigEndian ? 7 - $0 : $0))) }
@@ -41,7 +43,9 @@ struct TCETableTests {
     let (_, table, endpoint) = try bench()
     var device = Device(endpoint)
     try table.put(DMAAddress(0x8000_0000), [0x3000 | 3, 0x2000 | 3, 0x9000 | 3])
-    #expect(device.read(0x8000_0000) == .success(3) && device.read(0x8000_1000) == .success(2) && device.read(0x8000_2000) == .success(9))
+    #expect(
+      device.read(0x8000_0000) == .success(3) && device.read(0x8000_1000) == .success(2)
+        && device.read(0x8000_2000) == .success(9))
     try table.stuff(DMAAddress(0x8000_0000), 0, count: 16)
     #expect(fault(device.read(0x8000_0000)) == .unmapped && fault(device.read(0x8000_2000)) == .unmapped)
   }
@@ -81,7 +85,9 @@ struct Sun4uTests {
     #expect(device.read(0x2_0000) == .success(0x5EED))
   }
 
-  @Test("On, the highest addresses below 4 GiB go through the buffer, with both page sizes", arguments: [UInt64(8192), 65536])
+  @Test(
+    "On, the highest addresses below 4 GiB go through the buffer, with both page sizes",
+    arguments: [UInt64(8192), 65536])
   func translation(pageSize: UInt64) throws {
     let (memory, unit, endpoint) = try bench(pageSize == 8192 ? 1 : 5)
     let window = 1024 * pageSize

@@ -28,12 +28,15 @@ struct VTdQueueTests {
   }
 
   static let descriptors: [(UInt64, UInt64)] = [
-    (2 | 1 << 4, 0), (2 | 2 << 4 | 1 << 16, 0), (2 | 3 << 4 | 1 << 16, 0x40_0000), (2 | 3 << 4 | 1 << 16, 0x40_0000 | 3),
+    (2 | 1 << 4, 0), (2 | 2 << 4 | 1 << 16, 0), (2 | 3 << 4 | 1 << 16, 0x40_0000),
+    (2 | 3 << 4 | 1 << 16, 0x40_0000 | 3),
     (3 | UInt64(disk.rawValue) << 32, 0x40_0000), (3 | UInt64(disk.rawValue) << 32, 0x40_7000 | 1),
     (1 | 1 << 4, 0), (1 | 2 << 4 | 1 << 16, 0), (1 | 3 << 4 | UInt64(disk.rawValue) << 32, 0),
   ]
 
-  @Test("Each kind of descriptor ends what it names before the wait after it is answered (R110, R159)", arguments: descriptors.indices)
+  @Test(
+    "Each kind of descriptor ends what it names before the wait after it is answered (R110, R159)",
+    arguments: descriptors.indices)
   func everyKind(index: Int) throws {
     let (bench, endpoint, table, queue) = try bench()
     if Self.descriptors[index].0 & 15 == 3 { bench.setContext(disk, table: table, kind: 1) }
@@ -46,7 +49,8 @@ struct VTdQueueTests {
     #expect(device.read(0x40_0000) == .success(0xFEED))
   }
 
-  @Test("A device with a cache of its own forgets when it is told so, and not when the unit is; one without, the other way round (R131)",
+  @Test(
+    "A device with a cache of its own forgets when it is told so, and not when the unit is; one without, the other way round (R131)",
     arguments: [false, true], [UInt64(1), 2, 3])
   func deviceIOTLB(isAllowed: Bool, granularity: UInt64) throws {
     let (bench, endpoint, table, queue) = try bench()
@@ -87,7 +91,9 @@ struct VTdQueueTests {
     #expect(bench.unit.read(at: 0x9C, width: 4) == 0)
   }
 
-  @Test("A descriptor that is none stops the queue where it stands until the driver has seen the error", arguments: [UInt64(0), 4, 15, 1, 2])
+  @Test(
+    "A descriptor that is none stops the queue where it stands until the driver has seen the error",
+    arguments: [UInt64(0), 4, 15, 1, 2])
   func invalidDescriptor(descriptor: UInt64) throws {
     let (bench, _, _, queue) = try bench()
     submit(bench, queue, [(descriptor, 0), (5 | 1 << 5 | 7 << 32, 0x30_0100)])
@@ -98,7 +104,9 @@ struct VTdQueueTests {
     #expect(bench.load(0x30_0100) == 7 && bench.unit.read(at: 0x80, width: 8) == 32)
   }
 
-  @Test("A queue outside memory, a tail past its end and a full turn end in an error or at the tail, never in a hang (R091)")
+  @Test(
+    "A queue outside memory, a tail past its end and a full turn end in an error or at the tail, never in a hang (R091)"
+  )
   func hostileQueue() throws {
     let (bench, _, _, queue) = try bench()
     bench.unit.write(0x7FFF0, at: 0x88, width: 8)
@@ -129,7 +137,8 @@ struct VTdQueueTests {
     var device = Device(endpoint)
     for _ in 0..<20_000 {
       let offset = Int.random(in: -8...0x2B0, using: &random)
-      bench.unit.write(random.next() & (Bool.random() ? .max : 0xFF_FFFF), at: offset, width: [1, 4, 8][Int.random(in: 0...2)])
+      bench.unit.write(
+        random.next() & (Bool.random() ? .max : 0xFF_FFFF), at: offset, width: [1, 4, 8][Int.random(in: 0...2)])
       if Int.random(in: 0..<64) == 0 { _ = device.read(UInt64.random(in: 0...0x50_0000, using: &random) & ~7) }
     }
     bench.unit.reset()

@@ -46,8 +46,12 @@ final class VTdBench {
     return endpoint
   }
 
-  /// A context entry; `kind` 0: translated, 1: with a device-IOTLB, 2: passed through. `width` 1: three levels, 2: four.
-  func setContext(_ requester: RequesterID, table: UInt64, kind: UInt64 = 0, domain: UInt16 = 1, width: UInt64 = 2, hidesFaults: Bool = false) {
+  /// A context entry; `kind` 0: translated, 1: with a device-IOTLB, 2: passed through. `width` 1: three levels, 2:
+  /// four.
+  func setContext(
+    _ requester: RequesterID, table: UInt64, kind: UInt64 = 0, domain: UInt16 = 1, width: UInt64 = 2,
+    hidesFaults: Bool = false
+  ) {
     let rootEntry = root + UInt64(requester.bus) * 16
     if load(rootEntry) & 1 == 0 { store(page() | 1, at: rootEntry) }
     let at = (load(rootEntry) & ~0xFFF) + UInt64(requester.rawValue & 255) * 16
@@ -56,14 +60,17 @@ final class VTdBench {
   }
 
   /// Maps a page of `4096 << 9 * (level - 1)` bytes in the tables that start at `table`.
-  func map(_ address: UInt64, to guest: UInt64, in table: UInt64, levels: Int = 4, level: Int = 1, permissions: UInt64 = 3) {
+  func map(
+    _ address: UInt64, to guest: UInt64, in table: UInt64, levels: Int = 4, level: Int = 1, permissions: UInt64 = 3
+  ) {
     var table = table
     for l in stride(from: levels, to: level, by: -1) {
       let at = table + (address >> UInt64(12 + 9 * (l - 1)) & 511) * 8
       if load(at) & 3 == 0 { store(page() | 3, at: at) }
       table = load(at) & 0x000F_FFFF_FFFF_F000
     }
-    store(guest | permissions | (level > 1 ? 1 << 7 : 0), at: table + (address >> UInt64(12 + 9 * (level - 1)) & 511) * 8)
+    store(
+      guest | permissions | (level > 1 ? 1 << 7 : 0), at: table + (address >> UInt64(12 + 9 * (level - 1)) & 511) * 8)
   }
 
   /// Latches the root table and turns translation on.

@@ -6,12 +6,16 @@ private let disk = RequesterID(bus: 1, device: 3)
 private let network = RequesterID(bus: 0, device: 5, function: 1)
 
 /// The fault a device met, or nil.
-private func fault(_ result: Result<UInt64, DMAFault>) -> DMAFault? { if case .failure(let fault) = result { fault } else { nil } }
+private func fault(_ result: Result<UInt64, DMAFault>) -> DMAFault? {
+  if case .failure(let fault) = result { fault } else { nil }
+}
 
 @Suite("VT-d, programmed by its registers and tables")
 struct VTdTests {
   /// A unit with one translated endpoint whose page 0x40_0000 is guest page 0x20_0000, which holds `stamp`.
-  private func bench(_ options: VTdOptions = VTdOptions(), width: UInt64 = 2) throws -> (VTdBench, EndpointSpace, table: UInt64) {
+  private func bench(
+    _ options: VTdOptions = VTdOptions(), width: UInt64 = 2
+  ) throws -> (VTdBench, EndpointSpace, table: UInt64) {
     let bench = try VTdBench(options)
     let table = bench.page()
     let endpoint = bench.endpoint(disk)
@@ -23,19 +27,27 @@ struct VTdTests {
 
   @Test("The capability registers say what the options say")
   func capabilities() throws {
-    let (bench, _, _) = try bench(VTdOptions(addressWidth: 39, hasLargePages: false, hasCachingMode: true, hasDeviceIOTLB: false, hasPassThrough: false, faultRecords: 8))
+    let (bench, _, _) = try bench(
+      VTdOptions(
+        addressWidth: 39, hasLargePages: false, hasCachingMode: true, hasDeviceIOTLB: false, hasPassThrough: false,
+        faultRecords: 8))
     let capability = bench.unit.read(at: 0x08, width: 8)
-    #expect(capability >> 7 & 1 == 1 && capability >> 8 & 31 == 2 && capability >> 16 & 63 == 38 && capability >> 34 & 15 == 0 && capability >> 40 & 255 == 7)
+    #expect(
+      capability >> 7 & 1 == 1 && capability >> 8 & 31 == 2 && capability >> 16 & 63 == 38 && capability >> 34 & 15 == 0
+        && capability >> 40 & 255 == 7)
     #expect(bench.unit.read(at: 0x10, width: 8) & 0b100_0110 == 0b10)
     let all = try self.bench().0
     #expect(all.unit.read(at: 0x08, width: 8) >> 8 & 31 == 6 && all.unit.read(at: 0x08, width: 8) >> 34 & 15 == 3)
     #expect(all.unit.read(at: 0x10, width: 8) & 0b100_0110 == 0b100_0110)
     // Two halves read as the whole does, and an unaligned read as nothing.
     #expect(all.unit.read(at: 0x0C, width: 4) == all.unit.read(at: 0x08, width: 8) >> 32)
-    #expect(all.unit.read(at: 0x0A, width: 4) == 0 && all.unit.read(at: 1 << 40, width: 4) == 0 && all.unit.read(at: -4, width: 4) == 0)
+    #expect(
+      all.unit.read(at: 0x0A, width: 4) == 0 && all.unit.read(at: 1 << 40, width: 4) == 0
+        && all.unit.read(at: -4, width: 4) == 0)
   }
 
-  @Test("Until it is turned on every address is physical, afterwards only what the tables map", arguments: [UInt64(1), 2])
+  @Test(
+    "Until it is turned on every address is physical, afterwards only what the tables map", arguments: [UInt64(1), 2])
   func translationOnAndOff(width: UInt64) throws {
     let (bench, endpoint, _) = try bench(width: width)
     var device = Device(endpoint)
@@ -48,7 +60,9 @@ struct VTdTests {
     #expect(device.read(0x20_0000) == .success(0x5EED))
   }
 
-  @Test("Pages of 4 KiB, 2 MiB and 1 GiB lead where their entries say, from their first byte to their last", arguments: [1, 2])
+  @Test(
+    "Pages of 4 KiB, 2 MiB and 1 GiB lead where their entries say, from their first byte to their last",
+    arguments: [1, 2])
   func largePages(level: Int) throws {
     let (bench, endpoint, table) = try bench()
     bench.enable()
@@ -91,7 +105,9 @@ struct VTdTests {
     #expect(device.asksToWrite(0x2000)?.reason == .permission)
   }
 
-  @Test("What was translated stays until the driver invalidates it, by page, domain or all (R110)", arguments: [UInt64(1), 2, 3])
+  @Test(
+    "What was translated stays until the driver invalidates it, by page, domain or all (R110)",
+    arguments: [UInt64(1), 2, 3])
   func invalidationByRegister(granularity: UInt64) throws {
     let (bench, endpoint, table) = try bench()
     bench.enable()
@@ -120,7 +136,9 @@ struct VTdTests {
     #expect(device.read(0x40_0000) == .success(0x5EED))
   }
 
-  @Test("A context entry counts again when the context cache is invalidated: by source, domain or all", arguments: [UInt64(1), 2, 3])
+  @Test(
+    "A context entry counts again when the context cache is invalidated: by source, domain or all",
+    arguments: [UInt64(1), 2, 3])
   func contextInvalidation(granularity: UInt64) throws {
     let (bench, endpoint, _) = try bench()
     bench.enable()
@@ -129,7 +147,8 @@ struct VTdTests {
     bench.setContext(disk, table: 0, kind: 2)
     #expect(fault(device.read(0x20_0000)) != nil)
     bench.unit.write(1 << 63 | granularity << 61 | UInt64(disk.rawValue) << 16 | 1, at: 0x28, width: 8)
-    #expect(bench.unit.read(at: 0x28, width: 8) >> 63 == 0 && bench.unit.read(at: 0x28, width: 8) >> 59 & 3 == granularity)
+    #expect(
+      bench.unit.read(at: 0x28, width: 8) >> 63 == 0 && bench.unit.read(at: 0x28, width: 8) >> 59 & 3 == granularity)
     #expect(device.read(0x20_0000) == .success(0x5EED))
   }
 
@@ -162,7 +181,9 @@ struct VTdTests {
     #expect(b.read(0x40_0000) == .success(0xFEED))
   }
 
-  @Test("A requester that goes and another that comes at its number start from the tables, not from what was remembered (R066)")
+  @Test(
+    "A requester that goes and another that comes at its number start from the tables, not from what was remembered (R066)"
+  )
   func hotUnplug() throws {
     let (bench, endpoint, _) = try bench()
     bench.enable()
@@ -191,20 +212,65 @@ struct VTdTests {
 struct VTdFaultTests {
   /// Each way in which tables can be wrong, and the unit's reason for it.
   static let mistakes: [(name: String, reason: UInt64, breakIt: @Sendable (VTdBench, UInt64) -> UInt64)] = [
-    ("no root entry", 1, { bench, _ in bench.store(0, at: bench.root + UInt64(disk.bus) * 16); return 0x40_0000 }),
-    ("no context entry", 2, { bench, _ in bench.store(0, at: (bench.load(bench.root + UInt64(disk.bus) * 16) & ~0xFFF) + UInt64(disk.rawValue & 255) * 16); return 0x40_0000 }),
-    ("a width that is none", 3, { bench, table in bench.setContext(disk, table: table, width: 5); return 0x40_0000 }),
-    ("a kind that is none", 3, { bench, table in bench.setContext(disk, table: table, kind: 3); return 0x40_0000 }),
+    (
+      "no root entry", 1,
+      { bench, _ in
+        bench.store(0, at: bench.root + UInt64(disk.bus) * 16)
+        return 0x40_0000
+      }
+    ),
+    (
+      "no context entry", 2,
+      { bench, _ in
+        bench.store(0, at: (bench.load(bench.root + UInt64(disk.bus) * 16) & ~0xFFF) + UInt64(disk.rawValue & 255) * 16)
+        return 0x40_0000
+      }
+    ),
+    (
+      "a width that is none", 3,
+      { bench, table in
+        bench.setContext(disk, table: table, width: 5)
+        return 0x40_0000
+      }
+    ),
+    (
+      "a kind that is none", 3,
+      { bench, table in
+        bench.setContext(disk, table: table, kind: 3)
+        return 0x40_0000
+      }
+    ),
     ("an address past the tables' reach", 4, { _, _ in 1 << 48 }),
     ("nothing mapped", 6, { _, _ in 0x50_0000 }),
-    ("a table outside memory", 7, { bench, _ in bench.setContext(disk, table: 1 << 40); return 0x40_0000 }),
-    ("a context table outside memory", 9, { bench, _ in bench.store(1 << 40 | 1, at: bench.root + UInt64(disk.bus) * 16); return 0x40_0000 }),
-    ("a root table outside memory", 8, { bench, _ in
-      bench.unit.write(1 << 40, at: 0x20, width: 8)
-      bench.unit.write(3 << 30, at: 0x18, width: 4)
-      return 0x40_0000
-    }),
-    ("a large page at the top", 12, { bench, table in bench.store(0x20_0083, at: table); return 0x40_0000 }),
+    (
+      "a table outside memory", 7,
+      { bench, _ in
+        bench.setContext(disk, table: 1 << 40)
+        return 0x40_0000
+      }
+    ),
+    (
+      "a context table outside memory", 9,
+      { bench, _ in
+        bench.store(1 << 40 | 1, at: bench.root + UInt64(disk.bus) * 16)
+        return 0x40_0000
+      }
+    ),
+    (
+      "a root table outside memory", 8,
+      { bench, _ in
+        bench.unit.write(1 << 40, at: 0x20, width: 8)
+        bench.unit.write(3 << 30, at: 0x18, width: 4)
+        return 0x40_0000
+      }
+    ),
+    (
+      "a large page at the top", 12,
+      { bench, table in
+        bench.store(0x20_0083, at: table)
+        return 0x40_0000
+      }
+    ),
   ]
 
   private func bench(_ options: VTdOptions = VTdOptions()) throws -> (VTdBench, EndpointSpace, UInt64) {
@@ -217,7 +283,9 @@ struct VTdFaultTests {
     return (bench, endpoint, table)
   }
 
-  @Test("Each mistake in the tables is a refusal, with the reason in the first fault record (R092, R094)", arguments: mistakes.indices)
+  @Test(
+    "Each mistake in the tables is a refusal, with the reason in the first fault record (R092, R094)",
+    arguments: mistakes.indices)
   func reasons(index: Int) throws {
     let (bench, endpoint, table) = try bench()
     let mistake = Self.mistakes[index]

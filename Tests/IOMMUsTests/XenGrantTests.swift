@@ -16,9 +16,13 @@ struct XenGrantTests {
     return (table, endpoint)
   }
   private func address(_ reference: UInt32) -> UInt64 { 1 << 63 | UInt64(reference) << 12 }
-  private func reason(_ result: Result<UInt64, DMAFault>) -> DMAFault.Reason? { if case .failure(let fault) = result { fault.reason } else { nil } }
+  private func reason(_ result: Result<UInt64, DMAFault>) -> DMAFault.Reason? {
+    if case .failure(let fault) = result { fault.reason } else { nil }
+  }
 
-  @Test("A reference leads to its page, read-only ones may not be written, and any address that is no reference leads nowhere (R180)")
+  @Test(
+    "A reference leads to its page, read-only ones may not be written, and any address that is no reference leads nowhere (R180)"
+  )
   func references() throws {
     let (table, endpoint) = try bench()
     var device = Device(endpoint)
@@ -44,7 +48,9 @@ struct XenGrantTests {
     #expect(table.endAccess(first, count: 3))
     for page in UInt32(0)..<3 { #expect(reason(device.read(address(first + page))) == .unmapped) }
     #expect(table.grantAccess(to: 7, count: 1, readOnly: false) != first)
-    #expect(!table.endAccess(first, count: 3) && !table.endAccess(.max, count: 2) && !table.endAccess(first, count: .max) && !table.endAccess(first, count: 0))
+    #expect(
+      !table.endAccess(first, count: 3) && !table.endAccess(.max, count: 2) && !table.endAccess(first, count: .max)
+        && !table.endAccess(first, count: 0))
   }
 
   @Test("While the other domain has a page mapped its grant cannot be ended, nor those with it (R180)")
@@ -52,7 +58,9 @@ struct XenGrantTests {
     let (table, endpoint) = try bench()
     var device = Device(endpoint)
     let first = try #require(table.grantAccess(to: 5, count: 2, readOnly: true))
-    #expect(table.map(first + 1, readOnly: false) == nil && table.map(first + 2, readOnly: true) == nil && table.map(.max, readOnly: true) == nil)
+    #expect(
+      table.map(first + 1, readOnly: false) == nil && table.map(first + 2, readOnly: true) == nil
+        && table.map(.max, readOnly: true) == nil)
     #expect(table.map(first + 1, readOnly: true) == GuestAddress(6 << 12))
     #expect(table.map(first + 1, readOnly: true) != nil)
     #expect(!table.endAccess(first, count: 2))
@@ -68,7 +76,9 @@ struct XenGrantTests {
   func full() throws {
     let (table, _) = try bench(capacity: 16)
     for count in [9, .max, 0] as [UInt64] { #expect(table.grantAccess(to: 0, count: count, readOnly: true) == nil) }
-    #expect(table.grantAccess(to: 1 << 52, count: 1, readOnly: true) == nil && table.grantAccess(to: 1 << 52 - 1, count: 2, readOnly: true) == nil)
+    #expect(
+      table.grantAccess(to: 1 << 52, count: 1, readOnly: true) == nil
+        && table.grantAccess(to: 1 << 52 - 1, count: 2, readOnly: true) == nil)
     let all = try (0..<8).map { _ in try #require(table.grantAccess(to: 1, count: 1, readOnly: true)) }
     #expect(Set(all) == Set(8..<16) && table.grantAccess(to: 1, count: 1, readOnly: true) == nil)
     #expect(table.endAccess(10, count: 1) && table.endAccess(12, count: 1))

@@ -1,5 +1,7 @@
-@testable import Machine
 import Testing
+import Virtio
+
+@testable import Machine
 
 @Suite("The truth table", .serialized, .timeLimit(.minutes(10))) struct MatrixTests {
   @Test(
@@ -7,7 +9,8 @@ import Testing
     arguments: Platform.all.map(\.name))
   func cells(_ name: String) throws {
     let platform = try #require(Platform.named(name))
-    // Every decision, each with one ring and one kind of descriptors in turn; `sluice matrix` runs all of them, in CI too.
+    // Every decision, each with one ring and one kind of descriptors in turn; `sluice matrix` runs all of them, in CI
+    // too.
     var turn: [Decision: Int] = [:]
     let cells = Matrix.cells(of: platform).filter { cell in
       guard let data = cell.data, let ring = data.ring else { return true }
@@ -17,7 +20,9 @@ import Testing
     }
     let results = Matrix.run(cells)
     for result in results {
-      if case .failed(let why) = result.verdict { Issue.record("\(result.cell.name): \(why)\n\(result.story.joined(separator: "\n"))") }
+      if case .failed(let why) = result.verdict {
+        Issue.record("\(result.cell.name): \(why)\n\(result.story.joined(separator: "\n"))")
+      }
     }
     #expect(results.contains { $0.verdict == .passed })
   }
@@ -26,7 +31,9 @@ import Testing
   func forgetful() {
     var platform = Platform.xenPV
     platform.isXen = false
-    let cells = Matrix.cells(of: platform).filter { $0.decision.host == .old && $0.decision.interface == .modern && $0.decision.acknowledgement == .all }
+    let cells = Matrix.cells(of: platform).filter {
+      $0.decision.host == .old && $0.decision.interface == .modern && $0.decision.acknowledgement == .all
+    }
     let failed = Matrix.run(cells).filter { if case .failed = $0.verdict { true } else { false } }
     #expect(failed.contains { $0.cell.data?.shape == .contiguous })
   }
@@ -36,7 +43,9 @@ import Testing
     // Nothing translates, so physical memory is reached on either path: only the record tells them apart.
     var platform = Platform.pc
     platform.devicesAreHardware = true
-    let right = Matrix.cells(of: platform).filter { $0.decision.host == .old && $0.decision.interface == .modern && $0.data?.shape == .contiguous }
+    let right = Matrix.cells(of: platform).filter {
+      $0.decision.host == .old && $0.decision.interface == .modern && $0.data?.shape == .contiguous
+    }
     #expect(!right.isEmpty)
     // The machine is made from one platform, and judged by another.
     for cell in right {
@@ -44,7 +53,8 @@ import Testing
       judged.decision.platform.devicesAreHardware = false
       #expect(cell.expected == .data(.platform) && judged.expected == .data(.physical))
       let results = CellRun.run([judged], on: platform)
-      #expect(results.allSatisfy { if case .failed(let why) = $0.verdict { why.contains("another path") } else { false } })
+      #expect(
+        results.allSatisfy { if case .failed(let why) = $0.verdict { why.contains("another path") } else { false } })
     }
   }
 
@@ -58,7 +68,9 @@ import Testing
 
   @Test("What cannot be has a reason, and what can has reasons too")
   func reasons() {
-    for cell in Platform.all.flatMap(Matrix.cells) { #expect(!cell.reasons.isEmpty && cell.reasons.allSatisfy { !$0.isEmpty }) }
+    for cell in Platform.all.flatMap(Matrix.cells) {
+      #expect(!cell.reasons.isEmpty && cell.reasons.allSatisfy { !$0.isEmpty })
+    }
   }
 }
 

@@ -5,7 +5,9 @@ import Testing
 @Suite("Random machines against a naive model of their memory", .serialized, .timeLimit(.minutes(10)))
 struct ModelTests {
   /// As long as SLUICE_MODEL_SECONDS says, from SLUICE_MODEL_SEED on.
-  @Test("After every request each byte of memory is what the model says, the path is the one that was negotiated, a fault is reported once (R006, R029)")
+  @Test(
+    "After every request each byte of memory is what the model says, the path is the one that was negotiated, a fault is reported once (R006, R029)"
+  )
   func model() throws {
     let environment = ProcessInfo.processInfo.environment
     let seconds = environment["SLUICE_MODEL_SECONDS"].flatMap { Double($0) } ?? 10
@@ -14,14 +16,20 @@ struct ModelTests {
     var run = ModelRun(seed: seed)
     let end = ContinuousClock.now + .seconds(seconds)
     repeat { try run.next() } while ContinuousClock.now < end
-    print("model: \(run.sums.machines) machines, \(run.sums.steps) steps, \(run.sums.requests) requests, \(run.sums.faults) faults")
+    print(
+      "model: \(run.sums.machines) machines, \(run.sums.steps) steps, \(run.sums.requests) requests, \(run.sums.faults) faults"
+    )
     #expect(run.sums.requests > 100 && run.sums.faults > 10)
   }
 
   @Test("A planted defect is found within 40 machines", arguments: Flaw.allCases)
-  func planted(_ flaw: Flaw) throws { try find(flaw, in: ModelRun(seed: 1, flaw: flaw, concurrent: false), concurrent: false) }
+  func planted(_ flaw: Flaw) throws {
+    try find(flaw, in: ModelRun(seed: 1, flaw: flaw, concurrent: false), concurrent: false)
+  }
 
-  @Test("What is unmapped, reset or unplugged while drivers on other threads use it does not change afterwards, and nothing hangs")
+  @Test(
+    "What is unmapped, reset or unplugged while drivers on other threads use it does not change afterwards, and nothing hangs"
+  )
   func concurrent() throws {
     var run = ModelRun(seed: 7, concurrent: true)
     for _ in 0..<4 { try run.next() }
@@ -30,7 +38,8 @@ struct ModelTests {
 
   @Test("An invalidation that is not heeded is found while drivers on other threads use what is gone")
   func plantedConcurrently() throws {
-    try find(.ignoresInvalidation, in: ModelRun(seed: 1, flaw: .ignoresInvalidation, concurrent: true), concurrent: true)
+    try find(
+      .ignoresInvalidation, in: ModelRun(seed: 1, flaw: .ignoresInvalidation, concurrent: true), concurrent: true)
   }
 
   private func find(_ flaw: Flaw, in run: consuming ModelRun, concurrent: Bool) throws {

@@ -11,7 +11,9 @@ import VirtioTestKit
     #expect(driver.enable())
     return driver
   }
-  private func bytes(_ driver: LiteralDriver, _ count: Int = 4096) -> [UInt8] { driver.rig.load(count, at: LiteralDriver.data) }
+  private func bytes(_ driver: LiteralDriver, _ count: Int = 4096) -> [UInt8] {
+    driver.rig.load(count, at: LiteralDriver.data)
+  }
 
   @Test("Identify tells of the controller: who it is, its limits, its queues' entries, SGLs, cache and commands")
   func identifyController() throws {
@@ -30,7 +32,9 @@ import VirtioTestKit
     let driver = try enabled()
     #expect(driver.admin(0x06, namespace: 1, pointer1: LiteralDriver.data, (10, 0))?.status == 0)
     let n = bytes(driver)
-    #expect(Array(n[0..<8]) == [0, 0x40, 0, 0, 0, 0, 0, 0] && Array(n[8..<16]) == Array(n[0..<8]) && n[25] == 0 && n[130] == 9 && n[99] == 0)
+    #expect(
+      Array(n[0..<8]) == [0, 0x40, 0, 0, 0, 0, 0, 0] && Array(n[8..<16]) == Array(n[0..<8]) && n[25] == 0 && n[130] == 9
+        && n[99] == 0)
     #expect(driver.admin(0x06, namespace: 0, pointer1: LiteralDriver.data, (10, 2))?.status == 0)
     #expect(Array(bytes(driver, 8)) == [1, 0, 0, 0, 0, 0, 0, 0])
     #expect(driver.admin(0x06, namespace: 1, pointer1: LiteralDriver.data, (10, 2))?.status == 0)
@@ -45,10 +49,14 @@ import VirtioTestKit
   func split() throws {
     let driver = try enabled()
     driver.rig.store([UInt8](repeating: 0xee, count: 0x4000), at: LiteralDriver.data)
-    #expect(driver.admin(0x06, pointer1: LiteralDriver.data + 0x600, pointer2: LiteralDriver.data + 0x2000, (10, 1))?.status == 0)
+    #expect(
+      driver.admin(0x06, pointer1: LiteralDriver.data + 0x600, pointer2: LiteralDriver.data + 0x2000, (10, 1))?.status
+        == 0)
     let all = bytes(driver, 0x4000)
     #expect(all[0x600] == 0x34 && all[0x2000 + 0x600 - 1] == 0)
-    #expect(all[..<0x600].allSatisfy { $0 == 0xee } && all[0x1000..<0x2000].allSatisfy { $0 == 0xee } && all[0x2600...].allSatisfy { $0 == 0xee })
+    #expect(
+      all[..<0x600].allSatisfy { $0 == 0xee } && all[0x1000..<0x2000].allSatisfy { $0 == 0xee }
+        && all[0x2600...].allSatisfy { $0 == 0xee })
   }
 
   @Test("Unknown opcodes, fused commands, SGLs of admin commands and unknown features are refused by name")
@@ -98,19 +106,29 @@ import VirtioTestKit
       $0.ioQueues = 2
       $0.queueSize = 64
     }
-    func create(_ opcode: UInt32, _ number: UInt32, _ size: UInt32, _ eleven: UInt32, at: UInt64 = 0x8_0000) -> UInt16? {
+    func create(_ opcode: UInt32, _ number: UInt32, _ size: UInt32, _ eleven: UInt32, at: UInt64 = 0x8_0000) -> UInt16?
+    {
       driver.admin(opcode, pointer1: at, (10, number | (size &- 1) << 16), (11, eleven))?.status
     }
     #expect(create(5, 0, 8, 1) == 0x101 && create(5, 3, 8, 1) == 0x101 && create(5, 0xffff, 8, 1) == 0x101)
     #expect(create(5, 1, 1, 1) == 0x102 && create(5, 1, 65, 1) == 0x102 && create(5, 1, 0x10000, 1) == 0x102)
-    #expect(create(5, 1, 8, 0) == 0x002 && create(5, 1, 8, 1, at: 0x8_0040) == 0x013 && create(5, 1, 8, 3 | 9 << 16) == 0x108)
-    #expect(create(1, 1, 8, 1 | 1 << 16) == 0x100 && create(1, 1, 8, 1) == 0x100 && create(1, 1, 8, 1 | 0xffff << 16) == 0x100)
+    #expect(
+      create(5, 1, 8, 0) == 0x002 && create(5, 1, 8, 1, at: 0x8_0040) == 0x013 && create(5, 1, 8, 3 | 9 << 16) == 0x108)
+    #expect(
+      create(1, 1, 8, 1 | 1 << 16) == 0x100 && create(1, 1, 8, 1) == 0x100 && create(1, 1, 8, 1 | 0xffff << 16) == 0x100
+    )
     #expect(create(5, 1, 64, 1) == 0 && create(5, 1, 64, 1) == 0x101)
     #expect(create(1, 2, 64, 1 | 1 << 16, at: 0x9_0000) == 0)
     // In use, never there, and not to be deleted at all.
-    #expect(driver.admin(4, (10, 1))?.status == 0x10c && driver.admin(4, (10, 2))?.status == 0x101 && driver.admin(4, (10, 0))?.status == 0x101)
-    #expect(driver.admin(0, (10, 1))?.status == 0x101 && driver.admin(0, (10, 0))?.status == 0x101 && driver.admin(0, (10, 0xffff))?.status == 0x101)
-    #expect(driver.admin(0, (10, 2))?.status == 0 && driver.admin(4, (10, 1))?.status == 0 && driver.admin(4, (10, 1))?.status == 0x101)
+    #expect(
+      driver.admin(4, (10, 1))?.status == 0x10c && driver.admin(4, (10, 2))?.status == 0x101
+        && driver.admin(4, (10, 0))?.status == 0x101)
+    #expect(
+      driver.admin(0, (10, 1))?.status == 0x101 && driver.admin(0, (10, 0))?.status == 0x101
+        && driver.admin(0, (10, 0xffff))?.status == 0x101)
+    #expect(
+      driver.admin(0, (10, 2))?.status == 0 && driver.admin(4, (10, 1))?.status == 0
+        && driver.admin(4, (10, 1))?.status == 0x101)
   }
 
   @Test("Entries of I/O queues must be of 64 and 16 bytes")
@@ -120,7 +138,9 @@ import VirtioTestKit
     #expect(driver.makePair(1) == [0x102, 0x102])
   }
 
-  @Test("A doorbell of no queue and a value of no entry change nothing and are events; a request waits, and the log page frees the next")
+  @Test(
+    "A doorbell of no queue and a value of no entry change nothing and are events; a request waits, and the log page frees the next"
+  )
   func events() throws {
     let driver = try enabled()
     for _ in 0..<4 { driver.post(0, 0x0c, []) }
@@ -135,7 +155,8 @@ import VirtioTestKit
     // A tail behind the end: told of only when the log page was read.
     driver.rig.write32(0x1000, 16)
     #expect(driver.admin(0x0a, (10, 7))?.status == 0)
-    #expect(driver.admin(0x02, namespace: .max, pointer1: LiteralDriver.data, (10, 1 | 15 << 16 | 1 << 15))?.status == 0)
+    #expect(
+      driver.admin(0x02, namespace: .max, pointer1: LiteralDriver.data, (10, 1 | 15 << 16 | 1 << 15))?.status == 0)
     #expect(driver.admin(0x0a, (10, 7))?.status == 0 && !driver.hasAnswer(0))
     #expect(driver.admin(0x02, namespace: .max, pointer1: LiteralDriver.data, (10, 1 | 15 << 16))?.status == 0)
     #expect(driver.take(0)?.result == 0x0001_0100)
@@ -158,15 +179,20 @@ import VirtioTestKit
     #expect(first?.identifier == request && first?.status == 0x007 && second?.status == 0 && second?.result == 0)
   }
 
-  @Test("Log pages: health counts what was done, firmware names its slot, lengths and offsets are kept, others are refused")
+  @Test(
+    "Log pages: health counts what was done, firmware names its slot, lengths and offsets are kept, others are refused")
   func logs() throws {
     let driver = try enabled()
     #expect(driver.makePair(1) == [0, 0])
-    #expect(driver.transfer(1, block: 0, blocks: 8, LiteralDriver.data) == 0 && driver.transfer(2, block: 0, blocks: 8, LiteralDriver.data) == 0)
+    #expect(
+      driver.transfer(1, block: 0, blocks: 8, LiteralDriver.data) == 0
+        && driver.transfer(2, block: 0, blocks: 8, LiteralDriver.data) == 0)
     driver.rig.store([UInt8](repeating: 0xee, count: 1024), at: LiteralDriver.data)
     #expect(driver.admin(0x02, namespace: .max, pointer1: LiteralDriver.data, (10, 2 | 127 << 16))?.status == 0)
     let health = bytes(driver, 1024)
-    #expect(health[0] == 0 && health[3] == 100 && health[32] == 1 && health[48] == 1 && health[64] == 1 && health[80] == 1 && health[512] == 0xee)
+    #expect(
+      health[0] == 0 && health[3] == 100 && health[32] == 1 && health[48] == 1 && health[64] == 1 && health[80] == 1
+        && health[512] == 0xee)
     #expect(driver.admin(0x02, namespace: .max, pointer1: LiteralDriver.data, (10, 2 | 0 << 16), (12, 64))?.status == 0)
     #expect(bytes(driver, 8) == [1, 0, 0, 0] + Array(health[4..<8]))
     #expect(driver.admin(0x02, pointer1: LiteralDriver.data, (10, 3 | 127 << 16))?.status == 0)

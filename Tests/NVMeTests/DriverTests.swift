@@ -14,20 +14,30 @@ import VirtioTestKit
     var format: NVMeDataFormat
     var isTranslated: Bool
     var hasMessages: Bool
-    var description: String { "\(format) \(isTranslated ? "translated" : "physical") \(hasMessages ? "messages" : "polling")" }
+    var description: String {
+      "\(format) \(isTranslated ? "translated" : "physical") \(hasMessages ? "messages" : "polling")"
+    }
     static let all = [NVMeDataFormat.prp, .sgl].flatMap { format in
-      [false, true].flatMap { translated in [false, true].map { Case(format: format, isTranslated: translated, hasMessages: $0) } }
+      [false, true].flatMap { translated in
+        [false, true].map { Case(format: format, isTranslated: translated, hasMessages: $0) }
+      }
     }
   }
 
-  private func driver(_ rig: Rig, _ mapper: any DMAMapper, _ format: NVMeDataFormat = .prp, messages: Bool = false, queues: Int = 1) throws -> NVMeDriver {
+  private func driver(
+    _ rig: Rig, _ mapper: any DMAMapper, _ format: NVMeDataFormat = .prp, messages: Bool = false, queues: Int = 1
+  ) throws -> NVMeDriver {
     let all = (0...UInt32(queues)).map { InterruptMessage(address: 0xfee0_0000, data: 0x30 + $0) }
     return try NVMeDriver(
       rig.access, mapper: mapper,
-      options: NVMeDriverOptions(queues: queues, format: format, messages: messages ? all : [], wait: BoundedWait(attempts: 20_000) { rig.platform.pause() }))
+      options: NVMeDriverOptions(
+        queues: queues, format: format, messages: messages ? all : [],
+        wait: BoundedWait(attempts: 20_000) { rig.platform.pause() }))
   }
 
-  @Test("What is written comes back, in pieces over pages, with PRPs and SGLs, translated and physical", arguments: Case.all)
+  @Test(
+    "What is written comes back, in pieces over pages, with PRPs and SGLs, translated and physical", arguments: Case.all
+  )
   func data(_ kind: Case) throws {
     let iommu = MapIOMMU()
     let rig = try Rig(iommu: kind.isTranslated ? iommu : nil)
@@ -38,7 +48,9 @@ import VirtioTestKit
       : DirectMapper(pages)
     let free = pages.freeBytes
     let driver = try driver(rig, mapper, kind.format, messages: kind.hasMessages)
-    #expect(driver.blockCount == Rig.diskBytes / 512 && driver.blockSize == 512 && driver.serialNumber == "S-1" && driver.canWriteZeroes)
+    #expect(
+      driver.blockCount == Rig.diskBytes / 512 && driver.blockSize == 512 && driver.serialNumber == "S-1"
+        && driver.canWriteZeroes)
     let bytes = pattern(40_960)
     rig.store(bytes, at: 0x10_0000)
     // The first piece begins inside a page, the last ends inside one.
@@ -50,12 +62,18 @@ import VirtioTestKit
     let into = [GuestSegment(GuestAddress(0x20_0000 + 512), count: 28_672)]
     try driver.read(77, into: into.span)
     #expect(rig.load(28_672, at: 0x20_0200) == Array(bytes[512..<512 + 28_672]))
-    #expect(rig.load(512, at: 0x20_0000) == [UInt8](repeating: 0, count: 512) && rig.load(512, at: 0x20_7200) == [UInt8](repeating: 0, count: 512))
+    #expect(
+      rig.load(512, at: 0x20_0000) == [UInt8](repeating: 0, count: 512)
+        && rig.load(512, at: 0x20_7200) == [UInt8](repeating: 0, count: 512))
     try driver.flush()
     try driver.writeZeroes(NVMeRange(78, blockCount: 2))
     try driver.read(77, into: into.span)
-    #expect(rig.load(512, at: 0x20_0200) == Array(bytes[512..<1024]) && rig.load(1024, at: 0x20_0400) == [UInt8](repeating: 0, count: 1024))
-    if driver.canDeallocate { try driver.deallocate([NVMeRange(80, blockCount: 8)].span, using: GuestAddress(0x30_0000)) }
+    #expect(
+      rig.load(512, at: 0x20_0200) == Array(bytes[512..<1024])
+        && rig.load(1024, at: 0x20_0400) == [UInt8](repeating: 0, count: 1024))
+    if driver.canDeallocate {
+      try driver.deallocate([NVMeRange(80, blockCount: 8)].span, using: GuestAddress(0x30_0000))
+    }
     #expect(rig.platform.messages.isEmpty != kind.hasMessages)
     #expect((iommu.lookUps > 0) == kind.isTranslated && iommu.faults.isEmpty)
     // Never past the IOMMU: the other space was not even asked.
@@ -68,7 +86,8 @@ import VirtioTestKit
   @Test("PRPs refuse data that is cut inside a page, and SGLs take it", arguments: [NVMeDataFormat.prp, .sgl])
   func cuts(_ format: NVMeDataFormat) throws {
     let rig = try Rig()
-    let driver = try driver(rig, DirectMapper(GuestPages(rig.memory, at: GuestAddress(0x40_0000), byteCount: 4 << 20)), format)
+    let driver = try driver(
+      rig, DirectMapper(GuestPages(rig.memory, at: GuestAddress(0x40_0000), byteCount: 4 << 20)), format)
     rig.store(pattern(1024), at: 0x10_0000)
     let data = [GuestSegment(GuestAddress(0x10_0000), count: 300), GuestSegment(GuestAddress(0x10_012c), count: 724)]
     if format == .prp {
@@ -79,11 +98,17 @@ import VirtioTestKit
       try driver.read(0, into: [GuestSegment(GuestAddress(0x11_0003), count: 1024)].span)
       #expect(rig.load(1024, at: 0x11_0003) == pattern(1024))
     }
-    #expect(throws: NVMeDriverError.request) { try driver.read(Rig.diskBytes / 512, into: [GuestSegment(GuestAddress(0x10_0000), count: 512)].span) }
-    #expect(throws: NVMeDriverError.request) { try driver.read(0, into: [GuestSegment(GuestAddress(0x10_0000), count: 500)].span) }
+    #expect(throws: NVMeDriverError.request) {
+      try driver.read(Rig.diskBytes / 512, into: [GuestSegment(GuestAddress(0x10_0000), count: 512)].span)
+    }
+    #expect(throws: NVMeDriverError.request) {
+      try driver.read(0, into: [GuestSegment(GuestAddress(0x10_0000), count: 500)].span)
+    }
   }
 
-  @Test("Through a pool that alone is shared with the controller, data is copied, and comes back whole", arguments: [NVMeDataFormat.prp, .sgl])
+  @Test(
+    "Through a pool that alone is shared with the controller, data is copied, and comes back whole",
+    arguments: [NVMeDataFormat.prp, .sgl])
   func bounce(_ format: NVMeDataFormat) throws {
     let iommu = MapIOMMU()
     let rig = try Rig(iommu: iommu)
@@ -99,9 +124,12 @@ import VirtioTestKit
     try driver.stop()
   }
 
-  @Test("An image that is locked while it is used is locked from enabling to reset, and a second controller fails meanwhile")
+  @Test(
+    "An image that is locked while it is used is locked from enabling to reset, and a second controller fails meanwhile"
+  )
   func lock() throws {
-    let host = FileManager.default.temporaryDirectory.appendingPathComponent("sluice-nvme-\(UUID().uuidString).img").path
+    let host = FileManager.default.temporaryDirectory.appendingPathComponent("sluice-nvme-\(UUID().uuidString).img")
+      .path
     try #require(FileManager.default.createFile(atPath: host, contents: Data(count: 1 << 20)))
     defer { try? FileManager.default.removeItem(atPath: host) }
     func rig() throws -> Rig {
@@ -120,18 +148,23 @@ import VirtioTestKit
   @Test("Several queues with many commands under way, round after round: each gets its own bytes")
   func manyQueues() throws {
     let rig = try Rig()
-    let driver = try driver(rig, DirectMapper(GuestPages(rig.memory, at: GuestAddress(0x40_0000), byteCount: 4 << 20)), messages: true, queues: 3)
+    let driver = try driver(
+      rig, DirectMapper(GuestPages(rig.memory, at: GuestAddress(0x40_0000), byteCount: 4 << 20)), messages: true,
+      queues: 3)
     #expect(driver.queueCount == 3)
     for round in 0..<6 {
       var tags: [NVMeTag] = []
       for i in 0..<60 {
         let at = 0x10_0000 + UInt64(i) * 4096
         rig.store(pattern(1024, i + round), at: at)
-        tags.append(try driver.submitWrite(UInt64(i) * 2, from: [GuestSegment(GuestAddress(at), count: 1024)].span, queue: i % 3))
+        tags.append(
+          try driver.submitWrite(UInt64(i) * 2, from: [GuestSegment(GuestAddress(at), count: 1024)].span, queue: i % 3))
       }
       for tag in tags.reversed() { #expect(try driver.complete(tag).error == nil) }
       tags = try (0..<60).map { i in
-        try driver.submitRead(UInt64(i) * 2, into: [GuestSegment(GuestAddress(0x20_0000 + UInt64(i) * 4096), count: 1024)].span, queue: (i + 1) % 3)
+        try driver.submitRead(
+          UInt64(i) * 2, into: [GuestSegment(GuestAddress(0x20_0000 + UInt64(i) * 4096), count: 1024)].span,
+          queue: (i + 1) % 3)
       }
       for tag in tags { #expect(try driver.complete(tag).error == nil) }
       for i in 0..<60 { #expect(rig.load(1024, at: 0x20_0000 + UInt64(i) * 4096) == pattern(1024, i + round)) }

@@ -32,7 +32,9 @@ import VirtioTestKit
     #expect(rig.access.readConfiguration(at: at, width: 2) == 0x0011)
   }
 
-  @Test("Without an IOMMU its addresses are physical, with one they are what that maps, whenever it came (R032, R080)", arguments: [false, true])
+  @Test(
+    "Without an IOMMU its addresses are physical, with one they are what that maps, whenever it came (R032, R080)",
+    arguments: [false, true])
   func path(_ isLate: Bool) throws {
     let plain = try Rig()
     #expect(ready(plain, offset: 0).transfer(2, block: 0, blocks: 1, data) == 0)
@@ -42,7 +44,9 @@ import VirtioTestKit
     if isLate { rig.bus.setIOMMU(iommu) }
     let driver = ready(rig, offset: offset)
     rig.store(pattern(4096), at: data)
-    #expect(driver.transfer(1, block: 7, blocks: 8, data + offset) == 0 && driver.transfer(2, block: 7, blocks: 8, data + offset + 0x2000) == 0)
+    #expect(
+      driver.transfer(1, block: 7, blocks: 8, data + offset) == 0
+        && driver.transfer(2, block: 7, blocks: 8, data + offset + 0x2000) == 0)
     #expect(rig.load(4096, at: data + 0x2000) == pattern(4096))
     #expect(iommu.lookUps > 0 && iommu.faults.isEmpty && rig.master.isBehindIOMMU)
     // Physical addresses mean nothing now, whoever asks.
@@ -53,7 +57,9 @@ import VirtioTestKit
     #expect(rig.platform.wait { rig.master.counts.translated.misses > 0 } && rig.master.counts.translated.faults == 1)
   }
 
-  @Test("A page that may only be read ends a read, one that may only be written ends a write: one fault, and no byte is touched", arguments: [false, true])
+  @Test(
+    "A page that may only be read ends a read, one that may only be written ends a write: one fault, and no byte is touched",
+    arguments: [false, true])
   func permissions(_ isRead: Bool) throws {
     let iommu = MapIOMMU()
     map(iommu)
@@ -71,11 +77,15 @@ import VirtioTestKit
     if isRead {
       #expect(driver.transfer(1, block: 0, blocks: 16, data + offset, bad.rawValue) == 0)
     } else {
-      #expect(driver.transfer(2, block: 0, blocks: 16, data + offset, bad.rawValue) == 0 && rig.load(0x2000, at: data) == [UInt8](repeating: 0, count: 0x2000))
+      #expect(
+        driver.transfer(2, block: 0, blocks: 16, data + offset, bad.rawValue) == 0
+          && rig.load(0x2000, at: data) == [UInt8](repeating: 0, count: 0x2000))
     }
   }
 
-  @Test("Queues that are unmapped make a fatal status and one fault; mapped again and reset, it works", arguments: [UInt64(0x3_0000), 0x3_1000])
+  @Test(
+    "Queues that are unmapped make a fatal status and one fault; mapped again and reset, it works",
+    arguments: [UInt64(0x3_0000), 0x3_1000])
   func queues(_ page: UInt64) throws {
     let iommu = MapIOMMU()
     map(iommu)
@@ -105,7 +115,8 @@ import VirtioTestKit
       iommu.unmap(page, count: 4096)
       rig.store([UInt8](repeating: 0xee, count: 4096), at: data)
       let all = (0..<7).map { _ in driver.take(1)?.status }
-      #expect(all.allSatisfy { $0 == 0 || $0 == 4 } && rig.load(4096, at: data) == [UInt8](repeating: 0xee, count: 4096))
+      #expect(
+        all.allSatisfy { $0 == 0 || $0 == 4 } && rig.load(4096, at: data) == [UInt8](repeating: 0xee, count: 4096))
       iommu.map(page, to: GuestAddress(data), count: 4096, permissions: .readWrite)
       #expect(driver.disable())
     }
@@ -145,7 +156,9 @@ import VirtioTestKit
     #expect(rig.load(4096, at: data)[1000] == SlowDisk.byte(at: 1024 * 512 + 1000))
   }
 
-  @Test("VT-d's tables govern it: what they map is reached, what they do not is a recorded fault with its requester's number")
+  @Test(
+    "VT-d's tables govern it: what they map is reached, what they do not is a recorded fault with its requester's number"
+  )
   func vtd() throws {
     let memory = try GuestMemory(byteCount: 16 << 20)
     let unit = VTdUnit(memory, options: VTdOptions(), interrupt: { _ in })

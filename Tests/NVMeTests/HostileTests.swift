@@ -41,10 +41,14 @@ import VirtioTestKit
     let rig = driver.rig
     rig.store([UInt8](repeating: 0xee, count: 0x8000), at: data)
     func read(_ low: UInt64, _ high: UInt64) -> UInt16? { driver.transfer(2, block: 0, blocks: 2, low, high, psdt: 1) }
-    func segment(_ words: UInt64...) { for (i, word) in words.enumerated() { rig.store64(word, at: 0xa_0000 + UInt64(8 * i)) } }
+    func segment(_ words: UInt64...) {
+      for (i, word) in words.enumerated() { rig.store64(word, at: 0xa_0000 + UInt64(8 * i)) }
+    }
     for type in [UInt64(1), 4, 5, 15] { #expect(read(data, 1024 | type << 60) == 0x011) }
     #expect(read(data, 1024 | 1 << 56) == 0x011)
-    #expect(read(data, 1023) == 0x00f && read(data, 1025) == 0x00f && read(data, 0) == 0x00f && read(data, 0xffff_ffff) == 0x00f)
+    #expect(
+      read(data, 1023) == 0x00f && read(data, 1025) == 0x00f && read(data, 0) == 0x00f
+        && read(data, 0xffff_ffff) == 0x00f)
     #expect(read(0xa_0000, 0 | 3 << 60) == 0x00d && read(0xa_0000, 17 | 2 << 60) == 0x00d)
     #expect(read(0xa_0000, 0xffff_fff0 | 3 << 60) == 0x00e)
     // A segment with nothing after it, one in the middle, and one in the last.
@@ -70,23 +74,33 @@ import VirtioTestKit
     #expect(driver.transfer(2, block: 0, blocks: 1, data, 512, psdt: 1) == 0x002)
   }
 
-  @Test("Where memory ends a command fails with a data transfer error before a byte moves, at any page", arguments: [0, 1, 7])
+  @Test(
+    "Where memory ends a command fails with a data transfer error before a byte moves, at any page",
+    arguments: [0, 1, 7])
   func holes(_ bad: Int) throws {
     let driver = ready(try Rig())
     let rig = driver.rig
     rig.store([UInt8](repeating: 0xee, count: 0x1_0000), at: data)
     // Eight pages after the first, one of them far away.
-    for i in 0..<8 { rig.store64(i == bad ? 0xffff_ffff_ffff_f000 : data + 0x1000 * UInt64(i + 1), at: 0x9_0000 + 8 * UInt64(i)) }
+    for i in 0..<8 {
+      rig.store64(i == bad ? 0xffff_ffff_ffff_f000 : data + 0x1000 * UInt64(i + 1), at: 0x9_0000 + 8 * UInt64(i))
+    }
     #expect(driver.transfer(2, block: 0, blocks: 72, data, 0x9_0000) == 0x004)
     #expect(rig.load(0x1_0000, at: data) == [UInt8](repeating: 0xee, count: 0x1_0000))
     #expect(driver.transfer(1, block: 0, blocks: 72, data, 0x9_0000) == 0x004)
-    #expect(driver.transfer(2, block: 0, blocks: 1, data) == 0 && rig.load(512, at: data) == [UInt8](repeating: 0, count: 512))
+    #expect(
+      driver.transfer(2, block: 0, blocks: 1, data) == 0 && rig.load(512, at: data) == [UInt8](repeating: 0, count: 512)
+    )
     // Lists and segments out of memory.
     #expect(driver.transfer(2, block: 0, blocks: 72, data, 0xffff_ffff_ffff_f000) == 0x004)
-    #expect(driver.transfer(2, block: 0, blocks: 2, .max - 15, 16 | 3 << 60, psdt: 1) == 0x004 && driver.transfer(2, block: 0, blocks: 2, .max - 100, 1024, psdt: 1) == 0x004)
+    #expect(
+      driver.transfer(2, block: 0, blocks: 2, .max - 15, 16 | 3 << 60, psdt: 1) == 0x004
+        && driver.transfer(2, block: 0, blocks: 2, .max - 100, 1024, psdt: 1) == 0x004)
   }
 
-  @Test("Random garbage in both queues and at all registers: every command is answered or the status is fatal, and a reset helps", arguments: 0..<6)
+  @Test(
+    "Random garbage in both queues and at all registers: every command is answered or the status is fatal, and a reset helps",
+    arguments: 0..<6)
   func garbage(_ seed: UInt64) throws {
     let rig = try Rig()
     let driver = ready(rig)
@@ -112,7 +126,9 @@ import VirtioTestKit
     #expect(rig.controller.status == [])
   }
 
-  @Test("A tail or a head rewritten at will, queues deleted with commands in them, and the same memory for everything: it stays well")
+  @Test(
+    "A tail or a head rewritten at will, queues deleted with commands in them, and the same memory for everything: it stays well"
+  )
   func queueGames() throws {
     let rig = try Rig()
     let driver = ready(rig)
@@ -122,7 +138,9 @@ import VirtioTestKit
     rig.write32(0x1008, 3)
     #expect(driver.makePair(1) == [0, 0] && driver.transfer(2, block: 0, blocks: 1, data) == 0)
     // A completion queue over its own submission queue: commands are what the controller wrote.
-    #expect(driver.admin(5, pointer1: 0x8_0000, (10, 2 | 7 << 16), (11, 1))?.status == 0 && driver.admin(1, pointer1: 0x8_0000, (10, 2 | 7 << 16), (11, 1 | 2 << 16))?.status == 0)
+    #expect(
+      driver.admin(5, pointer1: 0x8_0000, (10, 2 | 7 << 16), (11, 1))?.status == 0
+        && driver.admin(1, pointer1: 0x8_0000, (10, 2 | 7 << 16), (11, 1 | 2 << 16))?.status == 0)
     for tail in [UInt32(7), 3, 0, 7, 2] { rig.write32(0x1010, tail) }
     #expect(driver.admin(0x0a, (10, 7))?.status == 0 && driver.transfer(2, block: 0, blocks: 1, data) == 0)
   }
@@ -140,12 +158,15 @@ import VirtioTestKit
     #expect(ready(rig).transfer(2, block: 0, blocks: 1, data) == 0)
   }
 
-  @Test("Resets while commands run: each ends in an idle controller that works again, and leaves memory alone afterwards")
+  @Test(
+    "Resets while commands run: each ends in an idle controller that works again, and leaves memory alone afterwards")
   func resetUnderLoad() throws {
     let rig = try Rig()
     for round in 0..<20 {
       let driver = ready(rig)
-      for i in 0..<7 { driver.post(1, 2, namespace: 1, pointer1: data, pointer2: data + 0x1000, [(10, UInt32(i)), (12, 15)]) }
+      for i in 0..<7 {
+        driver.post(1, 2, namespace: 1, pointer1: data, pointer2: data + 0x1000, [(10, UInt32(i)), (12, 15)])
+      }
       driver.ring(1)
       if round % 2 == 0 {
         #expect(driver.disable())
@@ -162,11 +183,15 @@ import VirtioTestKit
     }
   }
 
-  @Test("Processors that write registers and ring doorbells at random, all at once, change nothing about the controller's health after a reset")
+  @Test(
+    "Processors that write registers and ring doorbells at random, all at once, change nothing about the controller's health after a reset"
+  )
   func crowd() throws {
     let rig = try Rig()
     let driver = ready(rig)
-    for i in 0..<7 { driver.post(1, 2, namespace: 1, pointer1: data, pointer2: data + 0x1000, [(10, UInt32(i)), (12, 15)]) }
+    for i in 0..<7 {
+      driver.post(1, 2, namespace: 1, pointer1: data, pointer2: data + 0x1000, [(10, UInt32(i)), (12, 15)])
+    }
     let (bus, base) = (rig.bus, rig.access.base(0))
     let threads = (0..<3).map { thread in
       WorkThread {
@@ -194,7 +219,9 @@ import VirtioTestKit
     for _ in 0..<10 {
       let rig = try Rig()
       let driver = ready(rig)
-      for i in 0..<7 { driver.post(1, 2, namespace: 1, pointer1: data, pointer2: data + 0x1000, [(10, UInt32(i)), (12, 15)]) }
+      for i in 0..<7 {
+        driver.post(1, 2, namespace: 1, pointer1: data, pointer2: data + 0x1000, [(10, UInt32(i)), (12, 15)])
+      }
       driver.ring(1)
       rig.bus.remove(rig.controller)
       rig.store([UInt8](repeating: 0xee, count: 0x2000), at: data)

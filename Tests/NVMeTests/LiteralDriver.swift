@@ -2,7 +2,8 @@ import DMA
 import PCI
 import Testing
 
-/// A driver written from the figures of the specification, number by number; it shares no word with the driver of the library.
+/// A driver written from the figures of the specification, number by number; it shares no word with the driver of the
+/// library.
 final class LiteralDriver {
   struct Answer: Equatable {
     var result: UInt32
@@ -38,14 +39,18 @@ final class LiteralDriver {
   }
 
   /// Bus mastering on, admin queues of 16 entries, CC.EN. Whether it became ready.
-  func enable(command: PCICommand = [.memorySpace, .busMaster], size: UInt32 = 16, configuration: UInt32 = 0x0046_0001) -> Bool {
+  func enable(
+    command: PCICommand = [.memorySpace, .busMaster], size: UInt32 = 16, configuration: UInt32 = 0x0046_0001
+  ) -> Bool {
     rig.setCommand(command)
     rig.store([UInt8](repeating: 0, count: 0x2000), at: Self.adminSubmission)
     rig.write32(0x24, (size - 1) << 16 | (size - 1))
     rig.write64(0x28, Self.adminSubmission + offset)
     rig.write64(0x30, Self.adminCompletion + offset)
     rig.write32(0x14, configuration)
-    queues = [0: Queue(submission: Self.adminSubmission, completion: Self.adminCompletion, size: size, completionSize: size)]
+    queues = [
+      0: Queue(submission: Self.adminSubmission, completion: Self.adminCompletion, size: size, completionSize: size)
+    ]
     return rig.platform.wait { self.rig.read32(0x1c) & 3 != 0 } && rig.read32(0x1c) & 3 == 1
   }
 
@@ -59,15 +64,21 @@ final class LiteralDriver {
   func makePair(_ number: Int, size: UInt32 = 8, vector: UInt32 = 0, interrupts: Bool = false) -> [UInt16?] {
     let at = 0x2_0000 + 0x1_0000 * UInt64(number)
     rig.store([UInt8](repeating: 0, count: 0x2000), at: at)
-    let first = admin(0x05, pointer1: at + 0x1000 + offset, (10, UInt32(number) | (size - 1) << 16), (11, 1 | (interrupts ? 2 : 0) | vector << 16))
-    let second = admin(0x01, pointer1: at + offset, (10, UInt32(number) | (size - 1) << 16), (11, 1 | UInt32(number) << 16))
+    let first = admin(
+      0x05, pointer1: at + 0x1000 + offset, (10, UInt32(number) | (size - 1) << 16),
+      (11, 1 | (interrupts ? 2 : 0) | vector << 16))
+    let second = admin(
+      0x01, pointer1: at + offset, (10, UInt32(number) | (size - 1) << 16), (11, 1 | UInt32(number) << 16))
     queues[number] = Queue(submission: at, completion: at + 0x1000, size: size, completionSize: size)
     return [first?.status, second?.status]
   }
 
   /// Writes a command into a queue and moves the tail; the doorbell is rung by ``ring(_:)``. Its identifier.
   @discardableResult
-  func post(_ queue: Int, _ opcode: UInt32, namespace: UInt32 = 0, pointer1: UInt64 = 0, pointer2: UInt64 = 0, psdt: UInt32 = 0, _ dwords: [(Int, UInt32)]) -> UInt16 {
+  func post(
+    _ queue: Int, _ opcode: UInt32, namespace: UInt32 = 0, pointer1: UInt64 = 0, pointer2: UInt64 = 0, psdt: UInt32 = 0,
+    _ dwords: [(Int, UInt32)]
+  ) -> UInt16 {
     var words = [UInt32](repeating: 0, count: 16)
     nextIdentifier += 1
     words[0] = opcode | psdt << 14 | UInt32(nextIdentifier) << 16
@@ -78,7 +89,9 @@ final class LiteralDriver {
     words[9] = UInt32(truncatingIfNeeded: pointer2 >> 32)
     for (i, word) in dwords { words[i] = word }
     let q = queues[queue]!
-    rig.store(words.flatMap { word in (0..<4).map { UInt8(truncatingIfNeeded: word >> (8 * UInt32($0))) } }, at: q.submission + 64 * UInt64(q.tail))
+    rig.store(
+      words.flatMap { word in (0..<4).map { UInt8(truncatingIfNeeded: word >> (8 * UInt32($0))) } },
+      at: q.submission + 64 * UInt64(q.tail))
     queues[queue]!.tail = (q.tail + 1) % q.size
     return nextIdentifier
   }
@@ -89,7 +102,9 @@ final class LiteralDriver {
   func take(_ queue: Int, acknowledging: Bool = true) -> Answer? {
     let q = queues[queue]!
     let at = q.completion + 16 * UInt64(q.head)
-    guard rig.platform.wait({ self.rig.load32(at + 12) >> 16 & 1 == q.phase || self.rig.read32(0x1c) & 2 != 0 }) else { return nil }
+    guard rig.platform.wait({ self.rig.load32(at + 12) >> 16 & 1 == q.phase || self.rig.read32(0x1c) & 2 != 0 }) else {
+      return nil
+    }
     let last = rig.load32(at + 12)
     guard last >> 16 & 1 == q.phase else { return nil }
     let third = rig.load32(at + 8)
@@ -100,7 +115,8 @@ final class LiteralDriver {
     }
     if acknowledging { acknowledge(queue) }
     return Answer(
-      result: rig.load32(at), status: UInt16(truncatingIfNeeded: last >> 17 & 0x7ff), queue: UInt16(third >> 16), head: UInt16(third & 0xffff),
+      result: rig.load32(at), status: UInt16(truncatingIfNeeded: last >> 17 & 0x7ff), queue: UInt16(third >> 16),
+      head: UInt16(third & 0xffff),
       identifier: UInt16(last & 0xffff), retry: last >> 31 == 0)
   }
 
@@ -112,21 +128,29 @@ final class LiteralDriver {
     return rig.load32(q.completion + 16 * UInt64(q.head) + 12) >> 16 & 1 == q.phase
   }
 
-  func admin(_ opcode: UInt32, namespace: UInt32 = 0, pointer1: UInt64 = 0, pointer2: UInt64 = 0, psdt: UInt32 = 0, _ dwords: (Int, UInt32)...) -> Answer? {
+  func admin(
+    _ opcode: UInt32, namespace: UInt32 = 0, pointer1: UInt64 = 0, pointer2: UInt64 = 0, psdt: UInt32 = 0,
+    _ dwords: (Int, UInt32)...
+  ) -> Answer? {
     post(0, opcode, namespace: namespace, pointer1: pointer1, pointer2: pointer2, psdt: psdt, dwords)
     ring(0)
     return take(0)
   }
 
   /// An I/O command in queue 1.
-  func io(_ opcode: UInt32, namespace: UInt32 = 1, pointer1: UInt64 = 0, pointer2: UInt64 = 0, psdt: UInt32 = 0, _ dwords: (Int, UInt32)...) -> Answer? {
+  func io(
+    _ opcode: UInt32, namespace: UInt32 = 1, pointer1: UInt64 = 0, pointer2: UInt64 = 0, psdt: UInt32 = 0,
+    _ dwords: (Int, UInt32)...
+  ) -> Answer? {
     post(1, opcode, namespace: namespace, pointer1: pointer1, pointer2: pointer2, psdt: psdt, dwords)
     ring(1)
     return take(1)
   }
 
   /// A read (2) or write (1) of `blocks` of 512 bytes; its status.
-  func transfer(_ opcode: UInt32, block: UInt32, blocks: UInt32, _ pointer1: UInt64, _ pointer2: UInt64 = 0, psdt: UInt32 = 0) -> UInt16? {
+  func transfer(
+    _ opcode: UInt32, block: UInt32, blocks: UInt32, _ pointer1: UInt64, _ pointer2: UInt64 = 0, psdt: UInt32 = 0
+  ) -> UInt16? {
     io(opcode, pointer1: pointer1, pointer2: pointer2, psdt: psdt, (10, block), (12, blocks - 1))?.status
   }
 }

@@ -3,7 +3,7 @@ import Synchronization
 import VirtioDrivers
 
 /// An IOMMU for one function, and its driver at once: pages mapped and unmapped one by one.
-final class MapIOMMU: IOMMU, AddressTranslation, IOMMUDriver {
+final class MapIOMMU: IOMMU, AddressTranslation, IOMMUDomain {
   private struct State {
     var pages: [UInt64: (guest: UInt64, permissions: DMAPermissions)] = [:]
     var faults: [DMAFault] = []
@@ -17,7 +17,9 @@ final class MapIOMMU: IOMMU, AddressTranslation, IOMMUDriver {
 
   func map(_ address: DMAAddress, to guest: GuestAddress, count: UInt64, permissions: DMAPermissions) {
     state.withLock { state in
-      for at in stride(from: 0, to: count, by: 4096) { state.pages[(address.rawValue + at) / 4096] = (guest.rawValue + at, permissions) }
+      for at in stride(from: 0, to: count, by: 4096) {
+        state.pages[(address.rawValue + at) / 4096] = (guest.rawValue + at, permissions)
+      }
     }
   }
 
@@ -47,7 +49,9 @@ final class MapIOMMU: IOMMU, AddressTranslation, IOMMUDriver {
     }
     guard let page else { throw DMAFault(address: address, access: access, reason: .unmapped) }
     let first = address.rawValue & ~4095
-    return GuestRun(first: DMAAddress(first), last: DMAAddress(first | 4095), guest: GuestAddress(page.guest), permissions: page.permissions)
+    return GuestRun(
+      first: DMAAddress(first), last: DMAAddress(first | 4095), guest: GuestAddress(page.guest),
+      permissions: page.permissions)
   }
 
   func report(_ fault: DMAFault, by requester: RequesterID) { state.withLock { $0.faults.append(fault) } }

@@ -13,7 +13,8 @@ import VirtioTestKit
     // BAR 0: 64 bits, memory, not prefetchable.
     #expect(rig.access.readConfiguration(at: 0x10, width: 4) & 0xf == 4)
     let at = Int(rig.access.readConfiguration(at: 0x34, width: 1))
-    #expect(rig.access.readConfiguration(at: at, width: 1) == 0x11 && rig.access.readConfiguration(at: at + 2, width: 2) == 4)
+    #expect(
+      rig.access.readConfiguration(at: at, width: 1) == 0x11 && rig.access.readConfiguration(at: at + 2, width: 2) == 4)
   }
 
   @Test("CAP and VS say what the options say, whole and in halves; reserved and misshapen accesses do nothing")
@@ -21,7 +22,8 @@ import VirtioTestKit
     let rig = try Rig { $0.queueSize = 256 }
     let cap = rig.read64(0x00)
     // MQES, CQR, AMS, TO, DSTRD, CSS, MPSMIN, MPSMAX.
-    #expect(cap & 0xffff == 255 && cap >> 16 & 1 == 1 && cap >> 17 & 3 == 0 && cap >> 24 & 255 == 40 && cap >> 32 & 15 == 0)
+    #expect(
+      cap & 0xffff == 255 && cap >> 16 & 1 == 1 && cap >> 17 & 3 == 0 && cap >> 24 & 255 == 40 && cap >> 32 & 15 == 0)
     #expect(cap >> 37 & 255 == 1 && cap >> 48 & 15 == 0 && cap >> 52 & 15 == 4)
     #expect(UInt64(rig.read32(0)) | UInt64(rig.read32(4)) << 32 == cap)
     #expect(rig.read32(0x08) == 0x0001_0400)
@@ -93,7 +95,9 @@ import VirtioTestKit
     let driver = LiteralDriver(rig)
     #expect(driver.enable())
     rig.bus.reset()
-    #expect(rig.controller.status == [] && rig.controller.readBAR(0, at: 0x28, width: 8) == 0 && rig.controller.readBAR(0, at: 0x14, width: 4) == 0)
+    #expect(
+      rig.controller.status == [] && rig.controller.readBAR(0, at: 0x28, width: 8) == 0
+        && rig.controller.readBAR(0, at: 0x14, width: 4) == 0)
   }
 
   @Test("The pin is asserted while answers wait, unless INTMS masks it; acknowledging them releases it")

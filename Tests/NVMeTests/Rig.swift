@@ -80,7 +80,8 @@ final class Rig {
       return try NVMeController(options, on: master)
     }
     master = seen
-    var firmware = PCIEnumerator(bus, memory: 0xe000_0000..<0xf000_0000, highMemory: 0x40_0000_0000..<0x50_0000_0000, io: 0x1000..<0x1_0000)
+    var firmware = PCIEnumerator(
+      bus, memory: 0xe000_0000..<0xf000_0000, highMemory: 0x40_0000_0000..<0x50_0000_0000, io: 0x1000..<0x1_0000)
     access = PCIBusAccess(bus, try #require(firmware.enumerate().first))
   }
 
@@ -88,9 +89,13 @@ final class Rig {
   func read64(_ offset: UInt64) -> UInt64 { bus.read(memory: access.base(0) + offset, width: 8) }
   func write32(_ offset: UInt64, _ value: UInt32) { access.writeBAR(0, at: offset, width: 4, value) }
   func write64(_ offset: UInt64, _ value: UInt64) { bus.write(memory: access.base(0) + offset, width: 8, value) }
-  func setCommand(_ command: PCICommand) { access.writeConfiguration(at: PCIRegister.command, width: 2, UInt32(command.rawValue)) }
+  func setCommand(_ command: PCICommand) {
+    access.writeConfiguration(at: PCIRegister.command, width: 2, UInt32(command.rawValue))
+  }
 
-  func store(_ bytes: [UInt8], at address: UInt64) { #expect(memory.copy(bytes.span, to: GuestAddress(address)) == bytes.count) }
+  func store(_ bytes: [UInt8], at address: UInt64) {
+    #expect(memory.copy(bytes.span, to: GuestAddress(address)) == bytes.count)
+  }
   func load(_ count: Int, at address: UInt64) -> [UInt8] {
     var bytes = [UInt8](repeating: 0, count: count)
     var span = bytes.mutableSpan
@@ -100,8 +105,12 @@ final class Rig {
   func store64(_ values: UInt64..., at address: UInt64) {
     store(values.flatMap { value in (0..<8).map { UInt8(truncatingIfNeeded: value >> (8 * UInt64($0))) } }, at: address)
   }
-  func load32(_ address: UInt64) -> UInt32 { load(4, at: address).enumerated().reduce(0) { $0 | UInt32($1.element) << UInt32(8 * $1.offset) } }
+  func load32(_ address: UInt64) -> UInt32 {
+    load(4, at: address).enumerated().reduce(0) { $0 | UInt32($1.element) << UInt32(8 * $1.offset) }
+  }
 }
 
 /// Bytes that tell places apart.
-func pattern(_ count: Int, _ seed: Int = 1) -> [UInt8] { (0..<count).map { UInt8(truncatingIfNeeded: $0 &* 7 &+ $0 / 256 &+ seed) } }
+func pattern(_ count: Int, _ seed: Int = 1) -> [UInt8] {
+  (0..<count).map { UInt8(truncatingIfNeeded: $0 &* 7 &+ $0 / 256 &+ seed) }
+}

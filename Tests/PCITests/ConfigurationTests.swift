@@ -60,7 +60,10 @@ import Testing
     let rig = try BusRig()
     let function = rig.plug(3)
     for index in 0..<6 { rig.write(first, PCIRegister.bar(index), 4, .max) }
-    #expect((0..<6).map { rig.read(first, PCIRegister.bar($0)) } == [0xffff_ffe1, 0xffff_f000, 0xffff_000c, 0xffff_ffff, 0xffff_f000, 0])
+    #expect(
+      (0..<6).map { rig.read(first, PCIRegister.bar($0)) } == [
+        0xffff_ffe1, 0xffff_f000, 0xffff_000c, 0xffff_ffff, 0xffff_f000, 0,
+      ])
     withExtendedLifetime(function) {}
   }
 

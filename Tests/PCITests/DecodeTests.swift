@@ -55,7 +55,9 @@ import Testing
     let rig = try BusRig()
     let bridge = rig.bus.add(at: PCISlot(1)) { _ in PCIBridge() }
     let inner = rig.bus.add(at: PCISlot(2), behind: bridge) { _ in PCIBridge() }
-    let functions = [rig.plug(3), rig.plug(4, behind: bridge), rig.plug(0, behind: inner), rig.plug(0, function: 2, behind: inner)]
+    let functions = [
+      rig.plug(3), rig.plug(4, behind: bridge), rig.plug(0, behind: inner), rig.plug(0, function: 2, behind: inner),
+    ]
     let found = rig.enumerate()
     #expect(found.map(\.requester.description) == ["00:01.0", "01:02.0", "02:00.0", "02:00.2", "01:04.0", "00:03.0"])
     for (number, function) in zip(["00:03.0", "01:04.0", "02:00.0", "02:00.2"], functions) {

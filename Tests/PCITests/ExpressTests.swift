@@ -48,7 +48,8 @@ import VirtioTestKit
     #expect(rig.read(first, 0xffc) == 0)
     rig.write(first, 0x110, 4, 0xffff_ffff)
     #expect(rig.read(first, 0x110) == 0x00cc_fbaa)
-    // The same through the memory window of configuration accesses: bus, device and function, then twelve bits of register.
+    // The same through the memory window of configuration accesses: bus, device and function, then twelve bits of
+    // register.
     let base = UInt64(first.rawValue) << 12
     #expect(rig.bus.read(ecam: base + 0x10c, width: 4) == 0x0002_000b)
     rig.bus.write(ecam: base + 0x111, width: 1, 0)
@@ -78,7 +79,8 @@ import VirtioTestKit
     withExtendedLifetime((plain, bridge)) {}
   }
 
-  @Test("A function level reset ends the function's accesses, puts its registers back, and leaves the IOMMU's mappings and its neighbour (R060, R061)",
+  @Test(
+    "A function level reset ends the function's accesses, puts its registers back, and leaves the IOMMU's mappings and its neighbour (R060, R061)",
     arguments: [1, 2, 4])
   func functionLevelReset(_ width: Int) throws {
     let rig = try BusRig()
@@ -100,7 +102,9 @@ import VirtioTestKit
     default: rig.write(first, control, 4, 0x8000)
     }
     #expect(function.resets.load(ordering: .relaxed) == 1 && neighbour.resets.load(ordering: .relaxed) == 0)
-    #expect(!function.reaches(0x7000, through: function.master.translated) && !function.reaches(0, through: function.master.physical))
+    #expect(
+      !function.reaches(0x7000, through: function.master.translated)
+        && !function.reaches(0, through: function.master.physical))
     #expect(neighbour.reaches(0x7000, through: neighbour.master.translated))
     #expect(rig.read(first, PCIRegister.command, 2) == 0 && rig.read(first, PCIRegister.bar(4)) == 0)
     #expect(rig.read(first, control, 2) == 0x2810)

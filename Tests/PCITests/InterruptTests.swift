@@ -116,7 +116,9 @@ import VirtioTestKit
   func wires() throws {
     let rig = try BusRig()
     let bridge = rig.bus.add(at: PCISlot(5)) { _ in PCIBridge() }
-    let (a, b, c) = (rig.plug(1, behind: bridge), rig.plug(0, behind: bridge, pin: .b), rig.plug(7, behind: bridge, pin: .d))
+    let (a, b, c) = (
+      rig.plug(1, behind: bridge), rig.plug(0, behind: bridge, pin: .b), rig.plug(7, behind: bridge, pin: .d)
+    )
     a.intx.setWanted(true)
     b.intx.setWanted(true)
     #expect(rig.interrupts.asserted == ["5 b"])

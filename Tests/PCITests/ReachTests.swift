@@ -7,7 +7,8 @@ import VirtioTestKit
 @Suite("Who reaches what") struct ReachTests {
   let first = RequesterID(bus: 0, device: 3)
 
-  @Test("The bus master enable bit opens and closes memory, with an IOMMU and without (R039)", arguments: [false, true])
+  @Test(
+    "The bus master enable bit opens and closes memory, with an IOMMU and without (R039)", arguments: [false, true])
   func busMaster(_ behindIOMMU: Bool) throws {
     let rig = try BusRig()
     let function = rig.plug(3)
@@ -93,7 +94,9 @@ import VirtioTestKit
     let bridge = rig.bus.add(at: PCISlot(1)) { _ in PCIBridge() }
     let function = rig.plug(0, behind: bridge)
     rig.enumerate()
-    let (old, new, port) = (RequesterID(bus: 1, device: 0), RequesterID(bus: 9, device: 0), RequesterID(bus: 0, device: 1))
+    let (old, new, port) = (
+      RequesterID(bus: 1, device: 0), RequesterID(bus: 9, device: 0), RequesterID(bus: 0, device: 1)
+    )
     rig.command(old, [.busMaster])
     iommu.map(old, DMAAddress(0), byteCount: 4096, to: GuestAddress(0))
     iommu.map(new, DMAAddress(0x1000), byteCount: 4096, to: GuestAddress(0))
@@ -116,7 +119,9 @@ import VirtioTestKit
     let function = rig.plug(0, behind: inner)
     rig.enumerate()
     let own = RequesterID(bus: 2, device: 0)
-    for bus in UInt8(0)...255 { iommu.map(RequesterID(bus: bus, device: 0), DMAAddress(0), byteCount: 4096, to: GuestAddress(0)) }
+    for bus in UInt8(0)...255 {
+      iommu.map(RequesterID(bus: bus, device: 0), DMAAddress(0), byteCount: 4096, to: GuestAddress(0))
+    }
     rig.command(own, [.busMaster])
     #expect(function.reaches(0, through: function.master.translated))
     // The outer bridge no longer forwards bus 2.

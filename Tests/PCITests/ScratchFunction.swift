@@ -2,7 +2,8 @@ import DMA
 import PCI
 import Synchronization
 
-/// A function whose BARs remember what is written: 0 is I/O, 1 holds the MSI-X table, 2 and 3 are 64-bit memory, 4 is 32-bit memory.
+/// A function whose BARs remember what is written: 0 is I/O, 1 holds the MSI-X table, 2 and 3 are 64-bit memory, 4 is
+/// 32-bit memory.
 final class ScratchFunction: PCIFunction {
   let configuration: ConfigurationSpace
   let master: BusMaster
@@ -17,7 +18,9 @@ final class ScratchFunction: PCIFunction {
     msix = MSIX(count: vectors, master)
     intx = INTx(pin, of: master)
     var layout = ConfigurationLayout(
-      PCIIdentity(vendorID: 0x1234, deviceID: 0x5678, revisionID: 3, classCode: 0x01_02_03, subsystemVendorID: 0xabcd, subsystemID: 0xef01),
+      PCIIdentity(
+        vendorID: 0x1234, deviceID: 0x5678, revisionID: 3, classCode: 0x01_02_03, subsystemVendorID: 0xabcd,
+        subsystemID: 0xef01),
       pin: pin)
     layout.add(BAR(index: 0, kind: .io, size: 32))
     layout.add(BAR(index: 1, kind: .memory32, size: 4096))
@@ -34,7 +37,10 @@ final class ScratchFunction: PCIFunction {
   }
 
   func readBAR(_ index: Int, at offset: UInt64, width: Int) -> UInt64 {
-    if index == 1 { return offset < 2048 ? msix.readTable(at: offset, width: width) : msix.readPending(at: offset - 2048, width: width) }
+    if index == 1 {
+      return offset < 2048
+        ? msix.readTable(at: offset, width: width) : msix.readPending(at: offset - 2048, width: width)
+    }
     return writes.withLock { $0[index]?[offset] ?? 0 }
   }
 
@@ -93,18 +99,30 @@ struct BusRig {
     bus = PCIBus(memory, messages: interrupts, lines: interrupts)
   }
 
-  func plug(_ device: UInt8, function: UInt8 = 0, behind bridge: PCIBridge? = nil, bypassing: Bool = false, pin: PCIInterruptPin = .a, express: PCIExpressKind? = nil)
+  func plug(
+    _ device: UInt8, function: UInt8 = 0, behind bridge: PCIBridge? = nil, bypassing: Bool = false,
+    pin: PCIInterruptPin = .a, express: PCIExpressKind? = nil
+  )
     -> ScratchFunction
   {
-    bus.add(at: PCISlot(device, function: function), behind: bridge, bypassingIOMMU: bypassing) { ScratchFunction($0, pin: pin, express: express) }
+    bus.add(at: PCISlot(device, function: function), behind: bridge, bypassingIOMMU: bypassing) {
+      ScratchFunction($0, pin: pin, express: express)
+    }
   }
 
-  func read(_ requester: RequesterID, _ at: Int, _ width: Int = 4) -> UInt32 { bus.readConfiguration(of: requester, at: at, width: width) }
-  func write(_ requester: RequesterID, _ at: Int, _ width: Int, _ value: UInt32) { bus.writeConfiguration(of: requester, at: at, width: width, value) }
-  func command(_ requester: RequesterID, _ command: PCICommand) { write(requester, PCIRegister.command, 2, UInt32(command.rawValue)) }
+  func read(_ requester: RequesterID, _ at: Int, _ width: Int = 4) -> UInt32 {
+    bus.readConfiguration(of: requester, at: at, width: width)
+  }
+  func write(_ requester: RequesterID, _ at: Int, _ width: Int, _ value: UInt32) {
+    bus.writeConfiguration(of: requester, at: at, width: width, value)
+  }
+  func command(_ requester: RequesterID, _ command: PCICommand) {
+    write(requester, PCIRegister.command, 2, UInt32(command.rawValue))
+  }
 
   @discardableResult func enumerate() -> [PCIEnumerator.Found] {
-    var firmware = PCIEnumerator(bus, memory: 0xe000_0000..<0xf000_0000, highMemory: 0x40_0000_0000..<0x50_0000_0000, io: 0x1000..<0x1_0000)
+    var firmware = PCIEnumerator(
+      bus, memory: 0xe000_0000..<0xf000_0000, highMemory: 0x40_0000_0000..<0x50_0000_0000, io: 0x1000..<0x1_0000)
     return firmware.enumerate()
   }
 }

@@ -25,9 +25,13 @@ import VirtioTestKit
     }
   }
 
-  private func reaches(_ function: ScratchFunction, _ address: UInt64) -> Bool { function.reaches(address, through: function.master.translated) }
+  private func reaches(_ function: ScratchFunction, _ address: UInt64) -> Bool {
+    function.reaches(address, through: function.master.translated)
+  }
 
-  @Test("They are one endpoint for the IOMMU, whenever it comes: what one is given the other has, and loses with it (R081)", arguments: [false, true])
+  @Test(
+    "They are one endpoint for the IOMMU, whenever it comes: what one is given the other has, and loses with it (R081)",
+    arguments: [false, true])
   func oneEndpoint(_ late: Bool) throws {
     let rig = try Rig(late: late)
     #expect(!rig.iommu.requesters.contains { $0.bus == 1 && $0 != rig.shared })
@@ -39,9 +43,13 @@ import VirtioTestKit
     #expect(!reaches(rig.a, 0x5000))
     rig.iommu.map(rig.shared, DMAAddress(0x7000), byteCount: 4096, to: GuestAddress(0))
     #expect(reaches(rig.a, 0x7000) && reaches(rig.b, 0x7000))
-    #expect(rig.a.master.translated.table?.run(at: DMAAddress(0x7000)) != nil && rig.b.master.translated.table?.run(at: DMAAddress(0x7000)) != nil)
+    #expect(
+      rig.a.master.translated.table?.run(at: DMAAddress(0x7000)) != nil
+        && rig.b.master.translated.table?.run(at: DMAAddress(0x7000)) != nil)
     rig.iommu.unmapAll(rig.shared)
-    #expect(rig.a.master.translated.table?.run(at: DMAAddress(0x7000)) == nil && rig.b.master.translated.table?.run(at: DMAAddress(0x7000)) == nil)
+    #expect(
+      rig.a.master.translated.table?.run(at: DMAAddress(0x7000)) == nil
+        && rig.b.master.translated.table?.run(at: DMAAddress(0x7000)) == nil)
     #expect(!reaches(rig.a, 0x7000) && !reaches(rig.b, 0x7000))
   }
 
@@ -51,7 +59,8 @@ import VirtioTestKit
     let alone = rig.rig.plug(3)
     let endpoints = rig.rig.bus.endpoints
     #expect(endpoints.map(\.requester.description) == ["00:01.0", "00:03.0", "01:00.0"])
-    #expect(endpoints.last?.functions.map { ObjectIdentifier($0) } == [ObjectIdentifier(rig.a), ObjectIdentifier(rig.b)])
+    #expect(
+      endpoints.last?.functions.map { ObjectIdentifier($0) } == [ObjectIdentifier(rig.a), ObjectIdentifier(rig.b)])
     // Software finds each at a place of its own all the same.
     #expect(rig.rig.read(RequesterID(bus: 1, device: 5), 0) == 0x5678_1234)
     withExtendedLifetime(alone) {}
@@ -71,7 +80,8 @@ import VirtioTestKit
     #expect(!reaches(rig.b, 0x7000))
   }
 
-  @Test("The number follows the bridge's secondary bus, and a bridge without one lets nobody through (R030, R031, R081)")
+  @Test(
+    "The number follows the bridge's secondary bus, and a bridge without one lets nobody through (R030, R031, R081)")
   func renumbering() throws {
     let rig = try Rig()
     let new = RequesterID(bus: 9, device: 0)

@@ -1,20 +1,30 @@
 import QTestKit
 import Testing
 
-@Suite("QEMU without a guest: rings no driver should write", .enabled(if: QEMU.path != nil, Comment(rawValue: QEMU.absence)))
+@Suite(
+  "QEMU without a guest: rings no driver should write", .enabled(if: QEMU.path != nil, Comment(rawValue: QEMU.absence)))
 struct BadRingTests {
   /// One thing wrong with a split ring of 16.
   enum Split: String, CaseIterable {
-    case chainToItself, chainInACircle, nextOutOfRange, nextFarOutOfRange, headOutOfRange, headFarOutOfRange, indexTooFarAhead, indexFarAhead
-    case emptyTable, tableOfAnOddLength, tableAndNext, tableInATable, tableNextOutOfRange, tableInACircle, tableUnmapped, tableTooLong
-    case emptyDescriptor, addressWraps, addressOutOfReach, readableAfterWritable, onlyReadable, shortHeader, endlessLength
+    case chainToItself, chainInACircle, nextOutOfRange, nextFarOutOfRange, headOutOfRange, headFarOutOfRange,
+      indexTooFarAhead, indexFarAhead
+    case emptyTable, tableOfAnOddLength, tableAndNext, tableInATable, tableNextOutOfRange, tableInACircle,
+      tableUnmapped, tableTooLong
+    case emptyDescriptor, addressWraps, addressOutOfReach, readableAfterWritable, onlyReadable, shortHeader,
+      endlessLength
   }
 
   /// Writes what is wrong: descriptors from number 0, and what is available.
-  private func write(_ wrong: Split, _ memory: DeviceMemory, _ areas: (descriptor: UInt64, driver: UInt64, device: UInt64), header: UInt64, buffer: UInt64) throws {
+  private func write(
+    _ wrong: Split, _ memory: DeviceMemory, _ areas: (descriptor: UInt64, driver: UInt64, device: UInt64),
+    header: UInt64, buffer: UInt64
+  ) throws {
     let table = try memory.allocate(4096, .read)
-    func put(_ index: UInt64, _ address: UInt64, _ count: UInt32, _ flags: UInt16, _ next: UInt16 = 0, in place: UInt64? = nil) throws {
-      try memory.write(literalDescriptor(address, count, flags: flags, next: next), at: (place ?? areas.descriptor) + 16 * index)
+    func put(
+      _ index: UInt64, _ address: UInt64, _ count: UInt32, _ flags: UInt16, _ next: UInt16 = 0, in place: UInt64? = nil
+    ) throws {
+      try memory.write(
+        literalDescriptor(address, count, flags: flags, next: next), at: (place ?? areas.descriptor) + 16 * index)
     }
     var head: UInt16 = 0
     var index: UInt16 = 1
@@ -70,7 +80,9 @@ struct BadRingTests {
     try memory.store(areas.driver + 2, index)
   }
 
-  @Test("A wrong split ring stops at most itself: the process lives, the other queue serves, a reset makes all well (R055, R059, R088, R089, R091)", arguments: DiskBackend.translating, Split.allCases)
+  @Test(
+    "A wrong split ring stops at most itself: the process lives, the other queue serves, a reset makes all well (R055, R059, R088, R089, R091)",
+    arguments: DiskBackend.translating, Split.allCases)
   func split(_ backend: DiskBackend, _ wrong: Split) throws {
     try survive(backend, .split) { fixture, features, header, buffer in
       let ring = try LiteralSplitRing(fixture.memory, size: 16, eventIndex: false, usedOffset: 4)
@@ -81,13 +93,19 @@ struct BadRingTests {
   /// One thing wrong with a packed ring of 16.
   enum Packed: String, CaseIterable {
     case chainWithoutEnd, emptyTable, tableOfAnOddLength, tableAndNext, tableInATable, tableUnmapped, tableTooLong
-    case emptyDescriptor, addressWraps, addressOutOfReach, readableAfterWritable, onlyReadable, shortHeader, identifierFarOut
+    case emptyDescriptor, addressWraps, addressOutOfReach, readableAfterWritable, onlyReadable, shortHeader,
+      identifierFarOut
   }
 
-  private func write(_ wrong: Packed, _ memory: DeviceMemory, _ areas: (descriptor: UInt64, driver: UInt64, device: UInt64), header: UInt64, buffer: UInt64) throws {
+  private func write(
+    _ wrong: Packed, _ memory: DeviceMemory, _ areas: (descriptor: UInt64, driver: UInt64, device: UInt64),
+    header: UInt64, buffer: UInt64
+  ) throws {
     let table = try memory.allocate(4096, .read)
     // Available in the first round: the AVAIL bit set, the USED bit clear.
-    func put(_ index: UInt64, _ address: UInt64, _ count: UInt32, _ flags: UInt16, id: UInt16 = 3, in place: UInt64? = nil) throws {
+    func put(
+      _ index: UInt64, _ address: UInt64, _ count: UInt32, _ flags: UInt16, id: UInt16 = 3, in place: UInt64? = nil
+    ) throws {
       let available: UInt16 = place == nil ? 1 << 7 : 0
       var bytes = literalDescriptor(address, count, flags: id, next: flags | available)
       bytes[12] = UInt8(truncatingIfNeeded: id)
@@ -137,7 +155,8 @@ struct BadRingTests {
 
   /// Two queues: the first gets the wrong ring, the second a good one.
   private func survive(
-    _ backend: DiskBackend, _ format: RingFormat, _ prepare: (Fixture, UInt64, UInt64, UInt64) throws -> (ring: any LiteralRing, write: () throws -> Void)
+    _ backend: DiskBackend, _ format: RingFormat,
+    _ prepare: (Fixture, UInt64, UInt64, UInt64) throws -> (ring: any LiteralRing, write: () throws -> Void)
   ) throws {
     let fixture = try Fixture(backend, format, size: 16) { $0.queues = 2 }
     let function = fixture.disk.function
@@ -154,7 +173,8 @@ struct BadRingTests {
     try function.enableQueue(0, size: 16, descriptor: areas.descriptor, driver: areas.driver, device: areas.device)
     let goodRing: any LiteralRing =
       format == .packed
-      ? try LiteralPackedRing(fixture.memory, size: 16, eventIndex: false) : try LiteralSplitRing(fixture.memory, size: 16, eventIndex: false, usedOffset: 4)
+      ? try LiteralPackedRing(fixture.memory, size: 16, eventIndex: false)
+      : try LiteralSplitRing(fixture.memory, size: 16, eventIndex: false, usedOffset: 4)
     let good = try DiskDriver(function, fixture.memory, queue: 1, ring: goodRing, features: features)
     try function.setStatus(0xf)
     let data = try fixture.memory.allocate(512)
@@ -176,7 +196,9 @@ struct BadRingTests {
     }
     try expectSame(qemu.read(guardPage, count: 4096), [UInt8](repeating: 0x3c, count: 4096), "a page nobody gave away")
     let next = try DiskDriver(function, fixture.memory, format)
-    #expect(try next.run(DiskDriver.Request.read, sector: 7, [Piece(data, 512, writable: true)]) == .init(status: 0, written: 513))
+    #expect(
+      try next.run(DiskDriver.Request.read, sector: 7, [Piece(data, 512, writable: true)])
+        == .init(status: 0, written: 513))
     try expectSame(fixture.memory.read(data, count: 512), DiskImage.pattern(7, count: 512))
     try expectSame(fixture.disk.image.read(0, count: 1 << 20), DiskImage.pattern(0, count: 1 << 20), "the image")
     if let server = fixture.disk.server { #expect(server.program.isRunning) }

@@ -2,16 +2,21 @@ import QTestKit
 import Testing
 
 /// Compares bytes and names the first difference only: a page printed twice helps nobody.
-func expectSame(_ got: [UInt8], _ expected: [UInt8], _ what: String = "bytes", sourceLocation: SourceLocation = #_sourceLocation) {
+func expectSame(
+  _ got: [UInt8], _ expected: [UInt8], _ what: String = "bytes", sourceLocation: SourceLocation = #_sourceLocation
+) {
   guard got != expected else { return }
   let first = zip(got, expected).enumerated().first { $0.element.0 != $0.element.1 }
-  let place = first.map { "byte \($0.offset) is \($0.element.0), expected \($0.element.1)" } ?? "\(got.count) of \(expected.count) bytes"
+  let place =
+    first.map { "byte \($0.offset) is \($0.element.0), expected \($0.element.1)" }
+    ?? "\(got.count) of \(expected.count) bytes"
   Issue.record("\(what): \(place)", sourceLocation: sourceLocation)
 }
 
 /// A descriptor of a split ring, byte by byte (§2.7.5).
 func literalDescriptor(_ address: UInt64, _ count: UInt32, flags: UInt16, next: UInt16) -> [UInt8] {
-  (0..<8).map { UInt8(truncatingIfNeeded: address >> ($0 * 8)) } + (0..<4).map { UInt8(truncatingIfNeeded: count >> ($0 * 8)) }
+  (0..<8).map { UInt8(truncatingIfNeeded: address >> ($0 * 8)) }
+    + (0..<4).map { UInt8(truncatingIfNeeded: count >> ($0 * 8)) }
     + [UInt8(truncatingIfNeeded: flags), UInt8(flags >> 8), UInt8(truncatingIfNeeded: next), UInt8(next >> 8)]
 }
 
@@ -26,7 +31,8 @@ struct Fixture {
   let backend: DiskBackend
 
   init(
-    _ backend: DiskBackend, _ format: RingFormat = .split, size: UInt16 = 16, wanted: UInt64 = DiskDriver.usual, addressBits: Int = 48,
+    _ backend: DiskBackend, _ format: RingFormat = .split, size: UInt16 = 16, wanted: UInt64 = DiskDriver.usual,
+    addressBits: Int = 48,
     top: UInt64 = 0x1_0000_0000, queuedInvalidation: Bool = true, adjust: (inout DiskOptions) -> Void = { _ in }
   ) throws {
     var options = DiskOptions(backend)
@@ -36,13 +42,15 @@ struct Fixture {
     disk = machine.disks[0]
     vtd = try #require(machine.vtd)
     memory = try machine.domain(for: disk, levels: addressBits == 39 ? 3 : 4, top: top)
-    driver = try DiskDriver(disk.function, memory, format, size: size, wanted: wanted, usedOffset: backend == .qemu ? 4 : 0)
+    driver = try DiskDriver(
+      disk.function, memory, format, size: size, wanted: wanted, usedOffset: backend == .qemu ? 4 : 0)
     self.backend = backend
     driver.insistsOnWriteMark = backend == .sluice
     #expect(driver.features & Feature.accessPlatform != 0)
   }
 
-  /// Tells VT-d that pages changed, the way a guest in strict mode does: the unit's cache, then the device's if it has one.
+  /// Tells VT-d that pages changed, the way a guest in strict mode does: the unit's cache, then the device's if it has
+  /// one.
   func invalidate(_ address: UInt64, order: UInt8 = 0) throws {
     guard let table = memory.table else { return }
     try vtd.invalidate(.pages(domain: table.domain, address: address, order: order))
@@ -61,7 +69,9 @@ struct Fixture {
   }
 
   /// A read whose data lands in `pieces`; checked against the image.
-  func expectRead(sector: Int, into pieces: [Piece], indirect: Bool = false, sourceLocation: SourceLocation = #_sourceLocation) throws {
+  func expectRead(
+    sector: Int, into pieces: [Piece], indirect: Bool = false, sourceLocation: SourceLocation = #_sourceLocation
+  ) throws {
     let count = pieces.reduce(0) { $0 + Int($1.count) }
     let completion = try driver.run(DiskDriver.Request.read, sector: sector, pieces, indirect: indirect)
     #expect(completion == .init(status: 0, written: UInt32(count) + 1), sourceLocation: sourceLocation)
@@ -71,11 +81,13 @@ struct Fixture {
   }
 
   /// A request that needs an address nobody mapped: VT-d records whose and which, and the device claims no success.
-  /// - `recorded`: off, where VT-d has the page in its own cache: it then refuses what the page does not allow, and QEMU's records nothing.
+  /// - `recorded`: off, where VT-d has the page in its own cache: it then refuses what the page does not allow, and
+  ///   QEMU's records nothing.
   /// - Returns: whether the queue still runs (if not, only a reset helps).
   @discardableResult
   func expectRefused(
-    _ type: UInt32 = DiskDriver.Request.read, sector: Int = 0, _ pieces: [Piece], at page: UInt64, recorded: Bool = true,
+    _ type: UInt32 = DiskDriver.Request.read, sector: Int = 0, _ pieces: [Piece], at page: UInt64,
+    recorded: Bool = true,
     sourceLocation: SourceLocation = #_sourceLocation
   ) throws -> Bool {
     _ = try vtd.takeFaults()
@@ -96,7 +108,9 @@ struct Fixture {
       return completion != nil || needsReset
     }
     faults += try vtd.takeFaults()
-    #expect(faults.allSatisfy { $0.address == page && $0.requester == requester }, "\(faults)", sourceLocation: sourceLocation)
+    #expect(
+      faults.allSatisfy { $0.address == page && $0.requester == requester }, "\(faults)", sourceLocation: sourceLocation
+    )
     // QEMU's own device drops the data and says "well"; a back-end that knows better must not.
     if backend != .qemu, let completion {
       #expect(completion.status != 0 && completion.written <= 1, "\(completion)", sourceLocation: sourceLocation)

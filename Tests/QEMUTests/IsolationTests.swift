@@ -1,9 +1,12 @@
 import QTestKit
 import Testing
 
-@Suite("QEMU without a guest: several devices, and who is translated", .enabled(if: QEMU.path != nil, Comment(rawValue: QEMU.absence)))
+@Suite(
+  "QEMU without a guest: several devices, and who is translated",
+  .enabled(if: QEMU.path != nil, Comment(rawValue: QEMU.absence)))
 struct IsolationTests {
-  @Test("Two disks in two domains use the same addresses for different pages (R077)", arguments: DiskBackend.translating)
+  @Test(
+    "Two disks in two domains use the same addresses for different pages (R077)", arguments: DiskBackend.translating)
   func twoDomains(_ backend: DiskBackend) throws {
     var one = DiskOptions(backend)
     one.seed = 11
@@ -18,11 +21,14 @@ struct IsolationTests {
     #expect(buffers[0] == buffers[1])
     for round in 0..<10 {
       for index in 0..<2 {
-        let completion = try drivers[index].run(DiskDriver.Request.read, sector: round * 8, [Piece(buffers[index], 4096, writable: true)])
+        let completion = try drivers[index].run(
+          DiskDriver.Request.read, sector: round * 8, [Piece(buffers[index], 4096, writable: true)])
         #expect(completion == .init(status: 0, written: 4097))
       }
       for (index, seed) in [(0, 11 as UInt64), (1, 22)] {
-        try expectSame(memories[index].read(buffers[index], count: 4096), DiskImage.pattern(round * 8, count: 4096, seed: seed), "disk \(index)")
+        try expectSame(
+          memories[index].read(buffers[index], count: 4096), DiskImage.pattern(round * 8, count: 4096, seed: seed),
+          "disk \(index)")
       }
     }
     // What is taken from one stays with the other.
@@ -39,11 +45,15 @@ struct IsolationTests {
     let refused = try drivers[0].add(DiskDriver.Request.read, sector: 800, [Piece(buffers[0], 4096, writable: true)])
     try drivers[0].notify()
     try machine.qemu.wait(for: "fault") { () throws(QTestError) in try !vtd.takeFaults().isEmpty }
-    try machine.qemu.wait(for: "end of the refused request") { () throws(QTestError) in try drivers[0].poll(refused) != nil }
+    try machine.qemu.wait(for: "end of the refused request") { () throws(QTestError) in
+      try drivers[0].poll(refused) != nil
+    }
     try expectSame(machine.qemu.read(frame, count: 4096), [UInt8](repeating: 0x21, count: 4096))
   }
 
-  @Test("A disk without bit 33 beside one with it passes the IOMMU by, and neither notices the other (R006, R079)", arguments: DiskBackend.translating)
+  @Test(
+    "A disk without bit 33 beside one with it passes the IOMMU by, and neither notices the other (R006, R079)",
+    arguments: DiskBackend.translating)
   func bypassBeside(_ backend: DiskBackend) throws {
     var bypass = DiskOptions(backend)
     bypass.platform = false
@@ -58,8 +68,10 @@ struct IsolationTests {
     let buffer = try translated.allocate(4096)
     let plain = try physical.allocate(4096)
     for round in 0..<5 {
-      #expect(try first.run(DiskDriver.Request.read, sector: round * 8, [Piece(buffer, 4096, writable: true)]).status == 0)
-      #expect(try second.run(DiskDriver.Request.read, sector: round * 8, [Piece(plain, 4096, writable: true)]).status == 0)
+      #expect(
+        try first.run(DiskDriver.Request.read, sector: round * 8, [Piece(buffer, 4096, writable: true)]).status == 0)
+      #expect(
+        try second.run(DiskDriver.Request.read, sector: round * 8, [Piece(plain, 4096, writable: true)]).status == 0)
       try expectSame(translated.read(buffer, count: 4096), DiskImage.pattern(round * 8, count: 4096))
       try expectSame(physical.read(plain, count: 4096), DiskImage.pattern(round * 8, count: 4096, seed: 33))
       // The IOMMU forgets everything; the disk beside it does not care.
@@ -87,13 +99,18 @@ struct IsolationTests {
     #expect(driver.ring.areas.descriptor == fixture.driver.ring.areas.descriptor, "the same addresses again")
     let same = try other.allocate(4096)
     #expect(same == buffer)
-    #expect(try driver.run(DiskDriver.Request.read, sector: 16, [Piece(same, 4096, writable: true)]) == .init(status: 0, written: 4097))
+    #expect(
+      try driver.run(DiskDriver.Request.read, sector: 16, [Piece(same, 4096, writable: true)])
+        == .init(status: 0, written: 4097))
     try expectSame(other.read(same, count: 4096), DiskImage.pattern(16, count: 4096))
-    try expectSame(fixture.machine.qemu.read(old, count: 4096), [UInt8](repeating: 0x19, count: 4096), "the old domain's page")
+    try expectSame(
+      fixture.machine.qemu.read(old, count: 4096), [UInt8](repeating: 0x19, count: 4096), "the old domain's page")
     #expect(try fixture.vtd.takeFaults().isEmpty)
   }
 
-  @Test("With bit 33 and a pass-through entry addresses mean themselves (R005)", arguments: DiskBackend.translating, RingFormat.allCases)
+  @Test(
+    "With bit 33 and a pass-through entry addresses mean themselves (R005)", arguments: DiskBackend.translating,
+    RingFormat.allCases)
   func passThrough(_ backend: DiskBackend, _ format: RingFormat) throws {
     var options = DiskOptions(backend)
     options.packed = format == .packed
@@ -105,12 +122,16 @@ struct IsolationTests {
     let driver = try DiskDriver(machine.disks[0].function, memory, format)
     #expect(driver.features & Feature.accessPlatform != 0)
     let buffer = try memory.allocate(1 << 16)
-    #expect(try driver.run(DiskDriver.Request.read, sector: 100, [Piece(buffer, 1 << 16, writable: true)]) == .init(status: 0, written: 65537))
+    #expect(
+      try driver.run(DiskDriver.Request.read, sector: 100, [Piece(buffer, 1 << 16, writable: true)])
+        == .init(status: 0, written: 65537))
     try expectSame(memory.read(buffer, count: 1 << 16), DiskImage.pattern(100, count: 1 << 16))
     #expect(try vtd.takeFaults().isEmpty)
   }
 
-  @Test("With bit 33 and no IOMMU in the machine addresses mean themselves (R005, R129)", arguments: DiskBackend.translating, RingFormat.allCases)
+  @Test(
+    "With bit 33 and no IOMMU in the machine addresses mean themselves (R005, R129)",
+    arguments: DiskBackend.translating, RingFormat.allCases)
   func noIOMMU(_ backend: DiskBackend, _ format: RingFormat) throws {
     var options = DiskOptions(backend)
     options.packed = format == .packed
@@ -119,11 +140,15 @@ struct IsolationTests {
     let driver = try DiskDriver(machine.disks[0].function, memory, format)
     #expect(driver.features & Feature.accessPlatform != 0)
     let buffer = try memory.allocate(4096)
-    #expect(try driver.run(DiskDriver.Request.read, sector: 100, [Piece(buffer, 4096, writable: true)]) == .init(status: 0, written: 4097))
+    #expect(
+      try driver.run(DiskDriver.Request.read, sector: 100, [Piece(buffer, 4096, writable: true)])
+        == .init(status: 0, written: 4097))
     try expectSame(memory.read(buffer, count: 4096), DiskImage.pattern(100, count: 4096))
   }
 
-  @Test("With bus mastering off a device reaches nothing, and serves the next driver once it is on (R039)", arguments: DiskBackend.translating)
+  @Test(
+    "With bus mastering off a device reaches nothing, and serves the next driver once it is on (R039)",
+    arguments: DiskBackend.translating)
   func busMaster(_ backend: DiskBackend) throws {
     let fixture = try Fixture(backend)
     let buffer = try fixture.memory.allocate(4096)
@@ -136,11 +161,15 @@ struct IsolationTests {
     try expectSame(fixture.memory.read(buffer, count: 4096), DiskImage.pattern(0, count: 4096), "the buffer as it was")
     try fixture.machine.pci.setBusMaster(fixture.disk.function.address, true)
     let driver = try DiskDriver(fixture.disk.function, fixture.memory)
-    #expect(try driver.run(DiskDriver.Request.read, sector: 8, [Piece(buffer, 4096, writable: true)]) == .init(status: 0, written: 4097))
+    #expect(
+      try driver.run(DiskDriver.Request.read, sector: 8, [Piece(buffer, 4096, writable: true)])
+        == .init(status: 0, written: 4097))
     try expectSame(fixture.memory.read(buffer, count: 4096), DiskImage.pattern(8, count: 4096))
   }
 
-  @Test("Feature words written while a queue runs change nothing about its addresses (R014)", arguments: DiskBackend.translating)
+  @Test(
+    "Feature words written while a queue runs change nothing about its addresses (R014)",
+    arguments: DiskBackend.translating)
   func lateFeatures(_ backend: DiskBackend) throws {
     let fixture = try Fixture(backend)
     let buffer = try fixture.memory.allocate(4096)
@@ -151,7 +180,9 @@ struct IsolationTests {
     #expect(try fixture.vtd.takeFaults().isEmpty)
   }
 
-  @Test("Firmware uses a device with plain addresses; once the IOMMU is set up, the same addresses fault (R082)", arguments: DiskBackend.translating)
+  @Test(
+    "Firmware uses a device with plain addresses; once the IOMMU is set up, the same addresses fault (R082)",
+    arguments: DiskBackend.translating)
   func firmwareFirst(_ backend: DiskBackend) throws {
     let machine = try DiskMachine([DiskOptions(backend)])
     let vtd = try #require(machine.vtd)
@@ -160,7 +191,9 @@ struct IsolationTests {
     let plain = machine.physical()
     let firmware = try DiskDriver(disk.function, plain)
     let page = try plain.allocate(4096)
-    #expect(try firmware.run(DiskDriver.Request.read, sector: 8, [Piece(page, 4096, writable: true)]) == .init(status: 0, written: 4097))
+    #expect(
+      try firmware.run(DiskDriver.Request.read, sector: 8, [Piece(page, 4096, writable: true)])
+        == .init(status: 0, written: 4097))
     try expectSame(plain.read(page, count: 4096), DiskImage.pattern(8, count: 4096))
     try disk.function.reset()
     try vtd.enable()
@@ -174,7 +207,9 @@ struct IsolationTests {
     _ = try vtd.takeFaults()
     let id = try driver.add(DiskDriver.Request.read, sector: 24, [Piece(page, 4096, writable: true)])
     try driver.notify()
-    try machine.qemu.wait(for: "fault at the firmware's page") { () throws(QTestError) in try vtd.takeFaults().contains { $0.address == page } }
+    try machine.qemu.wait(for: "fault at the firmware's page") { () throws(QTestError) in
+      try vtd.takeFaults().contains { $0.address == page }
+    }
     try machine.qemu.wait(for: "end of the refused request") { () throws(QTestError) in try driver.poll(id) != nil }
     try expectSame(machine.qemu.read(page, count: 4096), DiskImage.pattern(8, count: 4096), "the firmware's page")
   }

@@ -1,7 +1,9 @@
 import QTestKit
 import Testing
 
-@Suite("QEMU without a guest: map, read, unmap, read, remap, read", .enabled(if: QEMU.path != nil, Comment(rawValue: QEMU.absence)))
+@Suite(
+  "QEMU without a guest: map, read, unmap, read, remap, read",
+  .enabled(if: QEMU.path != nil, Comment(rawValue: QEMU.absence)))
 struct MapUnmapTests {
   @Test("A disk with no IOMMU anywhere is read and written (R006)", arguments: DiskBackend.present, RingFormat.allCases)
   func physical(_ backend: DiskBackend, _ format: RingFormat) throws {
@@ -25,7 +27,9 @@ struct MapUnmapTests {
     try expectSame(disk.image.read(16, count: 4096), bytes)
   }
 
-  @Test("map, read, unmap, read, remap, read: what is not mapped is not touched (R046, R061, R110, R130)", arguments: DiskBackend.translating, RingFormat.allCases)
+  @Test(
+    "map, read, unmap, read, remap, read: what is not mapped is not touched (R046, R061, R110, R130)",
+    arguments: DiskBackend.translating, RingFormat.allCases)
   func mapUnmapRemap(_ backend: DiskBackend, _ format: RingFormat) throws {
     let fixture = try Fixture(backend, format)
     let memory = fixture.memory
@@ -39,18 +43,23 @@ struct MapUnmapTests {
     try fixture.invalidate(buffer)
     try fixture.machine.qemu.fill(first, count: 4096, with: 0x5a)
     let alive = try fixture.expectRefused(sector: 16, [piece], at: buffer)
-    try expectSame(fixture.machine.qemu.read(first, count: 4096), [UInt8](repeating: 0x5a, count: 4096), "the unmapped page")
+    try expectSame(
+      fixture.machine.qemu.read(first, count: 4096), [UInt8](repeating: 0x5a, count: 4096), "the unmapped page")
     #expect(alive, "a fault of one request leaves the queue running (R090)")
 
     let second = try fixture.machine.qemu.frames.takeScattered(1)
     try memory.map(buffer, to: second)
     try fixture.invalidate(buffer)
     try fixture.expectRead(sector: 24, into: [piece])
-    try expectSame(fixture.machine.qemu.read(first, count: 4096), [UInt8](repeating: 0x5a, count: 4096), "the page of the first mapping")
+    try expectSame(
+      fixture.machine.qemu.read(first, count: 4096), [UInt8](repeating: 0x5a, count: 4096),
+      "the page of the first mapping")
     #expect(try fixture.vtd.takeFaults().isEmpty)
   }
 
-  @Test("A write from a page that is not mapped leaves the disk as it was (R083)", arguments: DiskBackend.translating, RingFormat.allCases)
+  @Test(
+    "A write from a page that is not mapped leaves the disk as it was (R083)", arguments: DiskBackend.translating,
+    RingFormat.allCases)
   func writeUnmapped(_ backend: DiskBackend, _ format: RingFormat) throws {
     let fixture = try Fixture(backend, format)
     let good = try fixture.memory.allocate(4096)
@@ -67,9 +76,12 @@ struct MapUnmapTests {
   /// Every way a guest has to say "forget it".
   enum Way: String, CaseIterable { case page, domain, global, registerPage, registerGlobal }
 
-  @Test("A remapped page is seen at its new place after every kind of invalidation (R044, R110)", arguments: DiskBackend.translating, Way.allCases)
+  @Test(
+    "A remapped page is seen at its new place after every kind of invalidation (R044, R110)",
+    arguments: DiskBackend.translating, Way.allCases)
   func remap(_ backend: DiskBackend, _ way: Way) throws {
-    // The registers cannot reach a device's own cache; there QEMU translates for the back-end, and forgets to for the global flush.
+    // The registers cannot reach a device's own cache; there QEMU translates for the back-end, and forgets to for the
+    // global flush.
     let byRegister = way == .registerPage || way == .registerGlobal
     if backend != .qemu, way == .registerGlobal { return }
     let fixture = try Fixture(backend, queuedInvalidation: !byRegister) { $0.ats = !byRegister }
@@ -95,7 +107,9 @@ struct MapUnmapTests {
       }
       try fixture.machine.qemu.fill(old, count: 4096, with: 0xa5)
       try fixture.expectRead(sector: 8 * round, into: [piece])
-      try expectSame(fixture.machine.qemu.read(old, count: 4096), [UInt8](repeating: 0xa5, count: 4096), "the old page, round \(round)")
+      try expectSame(
+        fixture.machine.qemu.read(old, count: 4096), [UInt8](repeating: 0xa5, count: 4096),
+        "the old page, round \(round)")
     }
     #expect(try fixture.vtd.takeFaults().isEmpty)
   }

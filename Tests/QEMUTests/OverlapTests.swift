@@ -1,11 +1,14 @@
 import QTestKit
 import Testing
 
-@Suite("QEMU without a guest: mappings that change while requests run", .enabled(if: QEMU.path != nil, Comment(rawValue: QEMU.absence)))
+@Suite(
+  "QEMU without a guest: mappings that change while requests run",
+  .enabled(if: QEMU.path != nil, Comment(rawValue: QEMU.absence)))
 struct OverlapTests {
   // QEMU's own device goes on writing to what it had translated: no referee here.
   @Test(
-    "Once an invalidation is acknowledged no request under way writes to the page any more (R110)", arguments: DiskBackend.translating.filter { $0 != .qemu },
+    "Once an invalidation is acknowledged no request under way writes to the page any more (R110)",
+    arguments: DiskBackend.translating.filter { $0 != .qemu },
     RingFormat.allCases)
   func unmapUnderWay(_ backend: DiskBackend, _ format: RingFormat) throws {
     let fixture = try Fixture(backend, format, size: 64)
@@ -18,7 +21,10 @@ struct OverlapTests {
     for round in 0..<40 {
       var ids: [UInt16] = []
       for (index, buffer) in buffers.enumerated() {
-        ids.append(try fixture.driver.add(DiskDriver.Request.read, sector: (round * 8 + index) * 16 % 1900, [Piece(buffer, pages * 4096, writable: true)]))
+        ids.append(
+          try fixture.driver.add(
+            DiskDriver.Request.read, sector: (round * 8 + index) * 16 % 1900,
+            [Piece(buffer, pages * 4096, writable: true)]))
       }
       try fixture.driver.notifyAlways()
       // The pages are taken back at once, whatever has been done with them.
@@ -33,7 +39,9 @@ struct OverlapTests {
       // From here on they are somebody else's.
       for frame in taken { try qemu.fill(frame, count: 4096, with: 0x99) }
       for id in ids where try fixture.driver.wait(id).status == 0 { served += 1 }
-      for frame in taken { try expectSame(qemu.read(frame, count: 4096), [UInt8](repeating: 0x99, count: 4096), "round \(round)") }
+      for frame in taken {
+        try expectSame(qemu.read(frame, count: 4096), [UInt8](repeating: 0x99, count: 4096), "round \(round)")
+      }
       try memory.map(buffers[round % 8], to: taken)
     }
     #expect(served >= 40 * 7, "whoever kept its pages was served")
@@ -101,7 +109,9 @@ struct OverlapTests {
         let sector = dice.roll(1900)
         let touched = Array(page...page + (offset + count - 1) / 4096)
         let start = base + UInt64(page) * 4096 + UInt64(offset)
-        let completion = try fixture.driver.run(isRead ? DiskDriver.Request.read : DiskDriver.Request.write, sector: sector, [Piece(start, count, writable: isRead)])
+        let completion = try fixture.driver.run(
+          isRead ? DiskDriver.Request.read : DiskDriver.Request.write, sector: sector,
+          [Piece(start, count, writable: isRead)])
         guard touched.allSatisfy({ mapped[$0] != nil }) else {
           // Nothing of a refused request is done, in memory or on the disk (R087).
           #expect(completion.status == 1, "step \(step)")
@@ -113,11 +123,17 @@ struct OverlapTests {
           let frame = try #require(mapped[page + at / 4096])
           let range = at % 4096..<at % 4096 + 512
           let place = (sector + byte) * 512..<(sector + byte + 1) * 512
-          if isRead { contents[frame].replaceSubrange(range, with: disk[place]) } else { disk.replaceSubrange(place, with: contents[frame][range]) }
+          if isRead {
+            contents[frame].replaceSubrange(range, with: disk[place])
+          } else {
+            disk.replaceSubrange(place, with: contents[frame][range])
+          }
         }
       }
     }
-    for (index, frame) in frames.enumerated() { try expectSame(qemu.read(frame, count: 4096), contents[index], "frame \(index)") }
+    for (index, frame) in frames.enumerated() {
+      try expectSame(qemu.read(frame, count: 4096), contents[index], "frame \(index)")
+    }
     try expectSame(fixture.disk.image.read(0, count: 2048 * 512), disk, "the disk")
   }
 }

@@ -1,19 +1,24 @@
 import QTestKit
 import Testing
 
-@Suite("QEMU without a guest: permissions and ring pages", .enabled(if: QEMU.path != nil, Comment(rawValue: QEMU.absence)))
+@Suite(
+  "QEMU without a guest: permissions and ring pages", .enabled(if: QEMU.path != nil, Comment(rawValue: QEMU.absence)))
 struct PermissionTests {
   /// What is done to a buffer before and after what its page does not allow.
   enum Order: String, CaseIterable, Sendable {
     case refusedFirst = "refused, allowed"
-    /// VT-d forgets the page in between and the device does not: VT-d records a fault only of what it looks up in its table.
+    /// VT-d forgets the page in between and the device does not: VT-d records a fault only of what it looks up in its
+    /// table.
     case allowedFirst = "allowed, refused, allowed"
     /// VT-d knows the page, too.
     case allAtOnce = "allowed, refused, allowed at once"
   }
 
-  // A front-end may answer a question about reading with an entry that allows writing, too: QEMU does. So the order matters.
-  @Test("A page mapped for reading only is not written, whatever was done to it before: not one byte (R084, R118)", arguments: DiskBackend.translating, Order.allCases)
+  // A front-end may answer a question about reading with an entry that allows writing, too: QEMU does. So the order
+  // matters.
+  @Test(
+    "A page mapped for reading only is not written, whatever was done to it before: not one byte (R084, R118)",
+    arguments: DiskBackend.translating, Order.allCases)
   func readOnlyBuffer(_ backend: DiskBackend, _ order: Order) throws {
     for format in RingFormat.allCases {
       let fixture = try Fixture(backend, format)
@@ -22,20 +27,25 @@ struct PermissionTests {
       func allowed(_ seed: UInt64) throws {
         let data = DiskImage.pattern(0, count: 4096, seed: seed)
         try fixture.memory.write(data, at: buffer)
-        #expect(try fixture.driver.run(DiskDriver.Request.write, sector: 8, [Piece(buffer, 4096, writable: false)]).status == 0)
+        #expect(
+          try fixture.driver.run(DiskDriver.Request.write, sector: 8, [Piece(buffer, 4096, writable: false)]).status
+            == 0)
         try expectSame(fixture.disk.image.read(8, count: 4096), data)
       }
       if order != .refusedFirst { try allowed(5) }
       if order == .allowedFirst { try fixture.invalidateUnit(buffer) }
       try fixture.machine.qemu.fill(frame, count: 4096, with: 0x41)
-      try fixture.expectRefused(sector: 16, [Piece(buffer, 4096, writable: true)], at: buffer, recorded: order != .allAtOnce)
+      try fixture.expectRefused(
+        sector: 16, [Piece(buffer, 4096, writable: true)], at: buffer, recorded: order != .allAtOnce)
       try expectSame(fixture.machine.qemu.read(frame, count: 4096), [UInt8](repeating: 0x41, count: 4096))
       try allowed(6)
       #expect(try fixture.vtd.takeFaults().isEmpty)
     }
   }
 
-  @Test("A page mapped for writing only is not read from, whatever was done to it before (R083, R085, R118)", arguments: DiskBackend.translating, Order.allCases)
+  @Test(
+    "A page mapped for writing only is not read from, whatever was done to it before (R083, R085, R118)",
+    arguments: DiskBackend.translating, Order.allCases)
   func writeOnlyBuffer(_ backend: DiskBackend, _ order: Order) throws {
     for format in RingFormat.allCases {
       let fixture = try Fixture(backend, format)
@@ -43,14 +53,18 @@ struct PermissionTests {
       if order != .refusedFirst { try fixture.expectRead(sector: 24, into: [Piece(buffer, 4096, writable: true)]) }
       if order == .allowedFirst { try fixture.invalidateUnit(buffer) }
       try fixture.expectRefused(
-        DiskDriver.Request.write, sector: 8, [Piece(buffer, 4096, writable: false)], at: buffer, recorded: order != .allAtOnce)
-      if backend == .sluice { try expectSame(fixture.disk.image.read(8, count: 4096), DiskImage.pattern(8, count: 4096)) }
+        DiskDriver.Request.write, sector: 8, [Piece(buffer, 4096, writable: false)], at: buffer,
+        recorded: order != .allAtOnce)
+      if backend == .sluice {
+        try expectSame(fixture.disk.image.read(8, count: 4096), DiskImage.pattern(8, count: 4096))
+      }
       try fixture.expectRead(sector: 16, into: [Piece(buffer, 4096, writable: true)])
       #expect(try fixture.vtd.takeFaults().isEmpty)
     }
   }
 
-  @Test("A page mapped both ways serves both, in both orders, without a fault (R118)", arguments: DiskBackend.translating)
+  @Test(
+    "A page mapped both ways serves both, in both orders, without a fault (R118)", arguments: DiskBackend.translating)
   func bothWays(_ backend: DiskBackend) throws {
     for readFirst in [true, false] {
       let fixture = try Fixture(backend)
@@ -61,7 +75,9 @@ struct PermissionTests {
         } else {
           let data = DiskImage.pattern(0, count: 4096, seed: UInt64(turn))
           try fixture.memory.write(data, at: buffer)
-          #expect(try fixture.driver.run(DiskDriver.Request.write, sector: 8, [Piece(buffer, 4096, writable: false)]).status == 0)
+          #expect(
+            try fixture.driver.run(DiskDriver.Request.write, sector: 8, [Piece(buffer, 4096, writable: false)]).status
+              == 0)
           try expectSame(fixture.disk.image.read(8, count: 4096), data)
         }
       }
@@ -78,29 +94,37 @@ struct PermissionTests {
     try fixture.memory.map(buffer, to: [frame], .read)
     try fixture.invalidate(buffer)
     try fixture.memory.write(DiskImage.pattern(0, count: 4096, seed: 3), at: buffer)
-    #expect(try fixture.driver.run(DiskDriver.Request.write, sector: 8, [Piece(buffer, 4096, writable: false)]).status == 0)
+    #expect(
+      try fixture.driver.run(DiskDriver.Request.write, sector: 8, [Piece(buffer, 4096, writable: false)]).status == 0)
     try fixture.invalidateUnit(buffer)
     try fixture.machine.qemu.fill(frame, count: 4096, with: 0x41)
     try fixture.expectRefused(sector: 16, [Piece(buffer, 4096, writable: true)], at: buffer)
     try expectSame(fixture.machine.qemu.read(frame, count: 4096), [UInt8](repeating: 0x41, count: 4096))
   }
 
-  @Test("A device area mapped for writing only serves a split ring (R054, R086)", arguments: DiskBackend.translating.filter { $0 != .qemu })
+  @Test(
+    "A device area mapped for writing only serves a split ring (R054, R086)",
+    arguments: DiskBackend.translating.filter { $0 != .qemu })
   func writeOnlyUsedRing(_ backend: DiskBackend) throws {
     let fixture = try Fixture(backend)
     let features = try DiskDriver.negotiate(fixture.disk.function, DiskDriver.usual)
-    let ring = try LiteralSplitRing(fixture.memory, size: 16, eventIndex: features & Feature.eventIndex != 0, usedAccess: .write)
+    let ring = try LiteralSplitRing(
+      fixture.memory, size: 16, eventIndex: features & Feature.eventIndex != 0, usedAccess: .write)
     let driver = try DiskDriver(fixture.disk.function, fixture.memory, queue: 0, ring: ring, features: features)
     try fixture.disk.function.setStatus(0xf)
     let buffer = try fixture.memory.allocate(512, .write)
     for sector in 0..<40 {
-      #expect(try driver.run(DiskDriver.Request.read, sector: sector, [Piece(buffer, 512, writable: true)]) == .init(status: 0, written: 513))
+      #expect(
+        try driver.run(DiskDriver.Request.read, sector: sector, [Piece(buffer, 512, writable: true)])
+          == .init(status: 0, written: 513))
       try expectSame(fixture.memory.read(buffer, count: 512), DiskImage.pattern(sector, count: 512))
     }
     #expect(try fixture.vtd.takeFaults().isEmpty)
   }
 
-  @Test("Ring pages that move while the driver holds still are found at their new place (R044, R112)", arguments: DiskBackend.translating, RingFormat.allCases)
+  @Test(
+    "Ring pages that move while the driver holds still are found at their new place (R044, R112)",
+    arguments: DiskBackend.translating, RingFormat.allCases)
   func moveRing(_ backend: DiskBackend, _ format: RingFormat) throws {
     let fixture = try Fixture(backend, format, size: 16)
     let memory = fixture.memory
@@ -112,12 +136,15 @@ struct PermissionTests {
       let old = try memory.frame(of: page)
       let new = try fixture.machine.qemu.frames.takeScattered(1)
       try fixture.machine.qemu.write(fixture.machine.qemu.read(old, count: 4096), at: new[0])
-      try memory.map(page, to: new, page == areas.driver & ~0xfff || (format == .split && page == areas.descriptor) ? .read : .both)
+      try memory.map(
+        page, to: new, page == areas.driver & ~0xfff || (format == .split && page == areas.descriptor) ? .read : .both)
       try fixture.invalidate(page)
       // Whoever still uses the old page reads nonsense, or writes where it is seen.
       try fixture.machine.qemu.fill(old, count: 4096, with: 0xcc)
       try fixture.expectRead(sector: round * 8 + 1, into: [Piece(buffer, 4096, writable: true)])
-      try expectSame(fixture.machine.qemu.read(old, count: 4096), [UInt8](repeating: 0xcc, count: 4096), "the ring's old page, round \(round)")
+      try expectSame(
+        fixture.machine.qemu.read(old, count: 4096), [UInt8](repeating: 0xcc, count: 4096),
+        "the ring's old page, round \(round)")
     }
     #expect(try fixture.vtd.takeFaults().isEmpty)
   }

@@ -1,9 +1,12 @@
 import QTestKit
 import Testing
 
-@Suite("QEMU without a guest: what a block device is asked", .enabled(if: QEMU.path != nil, Comment(rawValue: QEMU.absence)))
+@Suite(
+  "QEMU without a guest: what a block device is asked", .enabled(if: QEMU.path != nil, Comment(rawValue: QEMU.absence)))
 struct RequestTests {
-  @Test("The configuration space tells the size; flush, identify, discard and write zeroes do what they say", arguments: DiskBackend.translating, RingFormat.allCases)
+  @Test(
+    "The configuration space tells the size; flush, identify, discard and write zeroes do what they say",
+    arguments: DiskBackend.translating, RingFormat.allCases)
   func requests(_ backend: DiskBackend, _ format: RingFormat) throws {
     let fixture = try Fixture(backend, format)
     let function = fixture.disk.function
@@ -25,26 +28,37 @@ struct RequestTests {
     }
     try #require(driver.features & (Feature.writeZeroes | Feature.discard) == Feature.writeZeroes | Feature.discard)
     try put(64, 16, 0)
-    #expect(try driver.run(DiskDriver.Request.writeZeroes, [Piece(range, 16, writable: false)]) == .init(status: 0, written: 1))
+    #expect(
+      try driver.run(DiskDriver.Request.writeZeroes, [Piece(range, 16, writable: false)])
+        == .init(status: 0, written: 1))
     try expectSame(fixture.disk.image.read(64, count: 8192), [UInt8](repeating: 0, count: 8192))
     try expectSame(fixture.disk.image.read(63, count: 512), DiskImage.pattern(63, count: 512))
     try expectSame(fixture.disk.image.read(80, count: 512), DiskImage.pattern(80, count: 512))
     try put(128, 8, 1)
-    #expect(try driver.run(DiskDriver.Request.writeZeroes, [Piece(range, 16, writable: false)]).status == 0, "with unmap")
+    #expect(
+      try driver.run(DiskDriver.Request.writeZeroes, [Piece(range, 16, writable: false)]).status == 0, "with unmap")
     try expectSame(fixture.disk.image.read(128, count: 4096), [UInt8](repeating: 0, count: 4096))
     try put(256, 8, 0)
     #expect(try driver.run(DiskDriver.Request.discard, [Piece(range, 16, writable: false)]).status == 0)
     try expectSame(fixture.disk.image.read(255, count: 512), DiskImage.pattern(255, count: 512))
     try expectSame(fixture.disk.image.read(264, count: 512), DiskImage.pattern(264, count: 512))
     try put(2040, 16, 0)
-    #expect(try driver.run(DiskDriver.Request.writeZeroes, [Piece(range, 16, writable: false)]).status == 1, "past the end")
+    #expect(
+      try driver.run(DiskDriver.Request.writeZeroes, [Piece(range, 16, writable: false)]).status == 1, "past the end")
     try put(0, 8, 0xfffe)
-    #expect(try driver.run(DiskDriver.Request.discard, [Piece(range, 16, writable: false)]).status == 2, "flags nobody knows")
+    #expect(
+      try driver.run(DiskDriver.Request.discard, [Piece(range, 16, writable: false)]).status == 2, "flags nobody knows")
 
-    #expect(try driver.run(DiskDriver.Request.read, sector: 2048, [Piece(buffer, 512, writable: true)]).status == 1, "past the end")
-    #expect(try driver.run(DiskDriver.Request.read, sector: 2047, [Piece(buffer, 1024, writable: true)]).status == 1, "over the end")
+    #expect(
+      try driver.run(DiskDriver.Request.read, sector: 2048, [Piece(buffer, 512, writable: true)]).status == 1,
+      "past the end")
+    #expect(
+      try driver.run(DiskDriver.Request.read, sector: 2047, [Piece(buffer, 1024, writable: true)]).status == 1,
+      "over the end")
     #expect(try driver.run(DiskDriver.Request.read, sector: .max, [Piece(buffer, 512, writable: true)]).status == 1)
-    #expect(try driver.run(DiskDriver.Request.read, sector: -1, [Piece(buffer, 512, writable: true)]).status == 1, "sector 2^64 - 1")
+    #expect(
+      try driver.run(DiskDriver.Request.read, sector: -1, [Piece(buffer, 512, writable: true)]).status == 1,
+      "sector 2^64 - 1")
     #expect(try driver.run(0x7777, [Piece(buffer, 512, writable: true)]).status == 2, "a type nobody knows")
     try fixture.expectRead(sector: 2047, into: [Piece(buffer, 512, writable: true)])
     #expect(try fixture.vtd.takeFaults().isEmpty)
@@ -61,7 +75,8 @@ struct RequestTests {
     try fixture.expectRead(sector: 3, into: [Piece(buffer, 512, writable: true)])
   }
 
-  @Test("Four queues serve at once, each with a ring of its own", arguments: DiskBackend.translating, RingFormat.allCases)
+  @Test(
+    "Four queues serve at once, each with a ring of its own", arguments: DiskBackend.translating, RingFormat.allCases)
   func queues(_ backend: DiskBackend, _ format: RingFormat) throws {
     let fixture = try Fixture(backend, format) { $0.queues = 4 }
     let function = fixture.disk.function
@@ -87,7 +102,9 @@ struct RequestTests {
       for (queue, driver) in drivers.enumerated() {
         ids.append(
           try (0..<4).map { part in
-            try driver.add(DiskDriver.Request.read, sector: round * 32 + queue * 8 + part, [Piece(buffers[queue] + UInt64(part) * 4096, 4096, writable: true)])
+            try driver.add(
+              DiskDriver.Request.read, sector: round * 32 + queue * 8 + part,
+              [Piece(buffers[queue] + UInt64(part) * 4096, 4096, writable: true)])
           })
       }
       for driver in drivers { try driver.notify() }

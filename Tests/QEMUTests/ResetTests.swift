@@ -3,14 +3,17 @@ import Testing
 
 @Suite("QEMU without a guest: reset and negotiation", .enabled(if: QEMU.path != nil, Comment(rawValue: QEMU.absence)))
 struct ResetTests {
-  @Test("After a reset with requests in flight nothing of them reaches memory, and nothing faults (R060)", arguments: DiskBackend.translating, RingFormat.allCases)
+  @Test(
+    "After a reset with requests in flight nothing of them reaches memory, and nothing faults (R060)",
+    arguments: DiskBackend.translating, RingFormat.allCases)
   func inFlight(_ backend: DiskBackend, _ format: RingFormat) throws {
     let fixture = try Fixture(backend, format, size: 512) { $0.queueSize = 512 }
     let qemu = fixture.machine.qemu
     let pages = 16
     let buffers = try (0..<100).map { _ in try fixture.memory.allocate(pages * 4096) }
     for round in 0..<3 {
-      let driver = round == 0 ? fixture.driver : try DiskDriver(fixture.disk.function, fixture.memory, format, size: 512)
+      let driver =
+        round == 0 ? fixture.driver : try DiskDriver(fixture.disk.function, fixture.memory, format, size: 512)
       for (index, buffer) in buffers.enumerated() {
         _ = try driver.add(DiskDriver.Request.read, sector: 8 * index, [Piece(buffer, pages * 4096, writable: true)])
       }
@@ -34,25 +37,35 @@ struct ResetTests {
         #expect(try later.run(DiskDriver.Request.read, sector: sector, [Piece(other, 512, writable: true)]).status == 0)
         try expectSame(fixture.memory.read(other, count: 512), DiskImage.pattern(sector, count: 512))
       }
-      for frame in frames { try expectSame(qemu.read(frame, count: 4096), [UInt8](repeating: 0x77, count: 4096), "a page from before the reset") }
+      for frame in frames {
+        try expectSame(
+          qemu.read(frame, count: 4096), [UInt8](repeating: 0x77, count: 4096), "a page from before the reset")
+      }
       #expect(try fixture.vtd.takeFaults().isEmpty)
-      for (index, buffer) in buffers.enumerated() { try fixture.memory.map(buffer, to: Array(frames[index * pages..<(index + 1) * pages])) }
+      for (index, buffer) in buffers.enumerated() {
+        try fixture.memory.map(buffer, to: Array(frames[index * pages..<(index + 1) * pages]))
+      }
     }
   }
 
   @Test(
     "A back-end that offers no tables of descriptors keeps them from the guest, which is served without",
-    .enabled(if: DiskBackend.sluicePath != nil, Comment(rawValue: DiskBackend.sluiceAbsence)), arguments: RingFormat.allCases,
+    .enabled(if: DiskBackend.sluicePath != nil, Comment(rawValue: DiskBackend.sluiceAbsence)),
+    arguments: RingFormat.allCases,
     [["--indirect", "off"], ["--access-platform", "on"], []])
   func withoutTables(_ format: RingFormat, _ options: [String]) throws {
     let fixture = try Fixture(.sluice, format) { $0.serverArguments = options }
     #expect(try fixture.disk.function.offeredFeatures() & Feature.indirect == (options.isEmpty ? Feature.indirect : 0))
     #expect(fixture.driver.features & Feature.indirect == (options.isEmpty ? Feature.indirect : 0))
     let buffer = try fixture.memory.allocate(4096)
-    try fixture.expectRead(sector: 8, into: [Piece(buffer, 1024, writable: true), Piece(buffer + 2048, 1024, writable: true)], indirect: options.isEmpty)
+    try fixture.expectRead(
+      sector: 8, into: [Piece(buffer, 1024, writable: true), Piece(buffer + 2048, 1024, writable: true)],
+      indirect: options.isEmpty)
   }
 
-  @Test("A driver that does not take bit 33 is refused at FEATURES_OK, before and after one that did (R001, R002, R004, R007, R008, R015, R016, R017)", arguments: DiskBackend.translating)
+  @Test(
+    "A driver that does not take bit 33 is refused at FEATURES_OK, before and after one that did (R001, R002, R004, R007, R008, R015, R016, R017)",
+    arguments: DiskBackend.translating)
   func refused(_ backend: DiskBackend) throws {
     let fixture = try Fixture(backend)
     let function = fixture.disk.function
@@ -60,22 +73,29 @@ struct ResetTests {
     #expect(offered & Feature.accessPlatform != 0, "(R001, R004)")
     #expect(offered & Feature.packed == 0, "the packed bit is not a consequence of bit 33 (R002)")
     for _ in 0..<3 {
-      #expect(throws: QTestError.self) { try DiskDriver.negotiate(function, DiskDriver.usual & ~Feature.accessPlatform) }
+      #expect(throws: QTestError.self) {
+        try DiskDriver.negotiate(function, DiskDriver.usual & ~Feature.accessPlatform)
+      }
       #expect(try function.status() & VirtioFunction.Status.featuresOK == 0)
       #expect(try function.offeredFeatures() == offered, "(R017)")
       let driver = try DiskDriver(function, fixture.memory)
       let buffer = try fixture.memory.allocate(512)
-      #expect(try driver.run(DiskDriver.Request.read, sector: 3, [Piece(buffer, 512, writable: true)]) == .init(status: 0, written: 513))
+      #expect(
+        try driver.run(DiskDriver.Request.read, sector: 3, [Piece(buffer, 512, writable: true)])
+          == .init(status: 0, written: 513))
       try expectSame(fixture.memory.read(buffer, count: 512), DiskImage.pattern(3, count: 512))
     }
   }
 
-  @Test("A driver that takes neither bit 32 nor bit 33 slips past QEMU, reads nothing it should not, and the next one is served (R009, R065)", arguments: DiskBackend.translating)
+  @Test(
+    "A driver that takes neither bit 32 nor bit 33 slips past QEMU, reads nothing it should not, and the next one is served (R009, R065)",
+    arguments: DiskBackend.translating)
   func neither(_ backend: DiskBackend) throws {
     let fixture = try Fixture(backend)
     let function = fixture.disk.function
     let buffer = try fixture.memory.allocate(4096)
-    // An address with a page behind it in guest memory, but none in the domain: what an untranslated access would reach.
+    // An address with a page behind it in guest memory, but none in the domain: what an untranslated access would
+    // reach.
     let untranslated = try fixture.machine.qemu.frames.take()
     try fixture.machine.qemu.fill(untranslated, count: 4096, with: 0x66)
     let features = try DiskDriver.negotiate(function, Feature.segMax)
@@ -87,12 +107,17 @@ struct ResetTests {
     try driver.notifyAlways()
     try function.reset()
     let next = try DiskDriver(function, fixture.memory)
-    #expect(try next.run(DiskDriver.Request.read, sector: 9, [Piece(buffer, 4096, writable: true)]) == .init(status: 0, written: 4097))
+    #expect(
+      try next.run(DiskDriver.Request.read, sector: 9, [Piece(buffer, 4096, writable: true)])
+        == .init(status: 0, written: 4097))
     try expectSame(fixture.memory.read(buffer, count: 4096), DiskImage.pattern(9, count: 4096))
-    try expectSame(fixture.machine.qemu.read(untranslated, count: 4096), [UInt8](repeating: 0x66, count: 4096), "a page outside the domain")
+    try expectSame(
+      fixture.machine.qemu.read(untranslated, count: 4096), [UInt8](repeating: 0x66, count: 4096),
+      "a page outside the domain")
   }
 
-  @Test("A hundred drivers after one another get the same device", arguments: DiskBackend.translating, RingFormat.allCases)
+  @Test(
+    "A hundred drivers after one another get the same device", arguments: DiskBackend.translating, RingFormat.allCases)
   func sessions(_ backend: DiskBackend, _ format: RingFormat) throws {
     let fixture = try Fixture(backend, format)
     let buffer = try fixture.memory.allocate(4096)
@@ -100,7 +125,9 @@ struct ResetTests {
     for round in 0..<100 {
       let driver = try DiskDriver(fixture.disk.function, fixture.memory, format, size: UInt16(8 << (round % 3)))
       let sector = round * 8
-      #expect(try driver.run(DiskDriver.Request.read, sector: sector, [Piece(buffer, 4096, writable: true)]) == .init(status: 0, written: 4097))
+      #expect(
+        try driver.run(DiskDriver.Request.read, sector: sector, [Piece(buffer, 4096, writable: true)])
+          == .init(status: 0, written: 4097))
       try expectSame(fixture.memory.read(buffer, count: 4096), DiskImage.pattern(sector, count: 4096))
     }
     #expect(ContinuousClock.now - start < .seconds(30), "over 200 a minute")
@@ -108,7 +135,8 @@ struct ResetTests {
   }
 
   @Test(
-    "One back-end serves one machine after another (R126)", .enabled(if: DiskBackend.sluicePath != nil, Comment(rawValue: DiskBackend.sluiceAbsence)),
+    "One back-end serves one machine after another (R126)",
+    .enabled(if: DiskBackend.sluicePath != nil, Comment(rawValue: DiskBackend.sluiceAbsence)),
     arguments: RingFormat.allCases)
   func machines(_ format: RingFormat) throws {
     let scratch = try Scratch()
@@ -128,7 +156,9 @@ struct ResetTests {
     case oddSize, tooLarge, misalignedDescriptors, misalignedDriver, misalignedDevice, farAway, wrapsAround
   }
 
-  @Test("A queue that cannot be is refused alone: the next driver gets the disk (R041, R059, R091)", arguments: DiskBackend.translating, Registers.allCases)
+  @Test(
+    "A queue that cannot be is refused alone: the next driver gets the disk (R041, R059, R091)",
+    arguments: DiskBackend.translating, Registers.allCases)
   func impossibleQueue(_ backend: DiskBackend, _ wrong: Registers) throws {
     let fixture = try Fixture(backend) {
       $0.queueSize = 128
@@ -154,18 +184,25 @@ struct ResetTests {
     }
     let next = try DiskDriver(function, fixture.memory)
     let buffer = try fixture.memory.allocate(512)
-    #expect(try next.run(DiskDriver.Request.read, sector: 3, [Piece(buffer, 512, writable: true)]) == .init(status: 0, written: 513))
+    #expect(
+      try next.run(DiskDriver.Request.read, sector: 3, [Piece(buffer, 512, writable: true)])
+        == .init(status: 0, written: 513))
     try expectSame(fixture.memory.read(buffer, count: 512), DiskImage.pattern(3, count: 512))
     if let server = fixture.disk.server { #expect(server.program.isRunning) }
   }
 
-  @Test("Rings that nobody mapped at DRIVER_OK stop nothing but themselves; a reset makes all well (R041, R071, R089, R091)", arguments: DiskBackend.translating, RingFormat.allCases)
+  @Test(
+    "Rings that nobody mapped at DRIVER_OK stop nothing but themselves; a reset makes all well (R041, R071, R089, R091)",
+    arguments: DiskBackend.translating, RingFormat.allCases)
   func unmappedRings(_ backend: DiskBackend, _ format: RingFormat) throws {
     let fixture = try Fixture(backend, format)
     let function = fixture.disk.function
     for holes in 1..<8 {
-      _ = try DiskDriver.negotiate(function, DiskDriver.usual & ~Feature.packed | (format == .packed ? Feature.packed : 0))
-      let areas = try (0..<3).map { holes >> $0 & 1 != 0 ? fixture.memory.reserve(1) : try fixture.memory.allocate(4096) }
+      _ = try DiskDriver.negotiate(
+        function, DiskDriver.usual & ~Feature.packed | (format == .packed ? Feature.packed : 0))
+      let areas = try (0..<3).map {
+        holes >> $0 & 1 != 0 ? fixture.memory.reserve(1) : try fixture.memory.allocate(4096)
+      }
       try function.enableQueue(0, size: 16, descriptor: areas[0], driver: areas[1], device: areas[2])
       try function.setStatus(0xf)
       try fixture.machine.qemu.store(function.notificationAddress(0), UInt16(0))
@@ -173,7 +210,9 @@ struct ResetTests {
     }
     let driver = try DiskDriver(function, fixture.memory, format)
     let buffer = try fixture.memory.allocate(512)
-    #expect(try driver.run(DiskDriver.Request.read, sector: 3, [Piece(buffer, 512, writable: true)]) == .init(status: 0, written: 513))
+    #expect(
+      try driver.run(DiskDriver.Request.read, sector: 3, [Piece(buffer, 512, writable: true)])
+        == .init(status: 0, written: 513))
     try expectSame(fixture.memory.read(buffer, count: 512), DiskImage.pattern(3, count: 512))
     if let server = fixture.disk.server { #expect(server.program.isRunning) }
   }

@@ -12,7 +12,8 @@ struct RingCase: Sendable, CustomTestStringConvertible {
   static let split: [UInt16] = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024]
   static let packed: [UInt16] = [1, 2, 3, 4, 5, 6, 7, 9, 16, 31, 100, 128, 255, 256, 257, 1000, 1023, 1024]
   static let all = DiskBackend.translating.flatMap { backend in
-    split.map { RingCase(backend: backend, format: .split, size: $0) } + packed.map { RingCase(backend: backend, format: .packed, size: $0) }
+    split.map { RingCase(backend: backend, format: .split, size: $0) }
+      + packed.map { RingCase(backend: backend, format: .packed, size: $0) }
   }
 }
 
@@ -33,7 +34,9 @@ struct RingTests {
       var ids: [UInt16] = []
       for index in 0..<count {
         let piece = Piece(buffer + UInt64(index * stride), joined ? 513 : 512, writable: true)
-        ids.append(try driver.add(DiskDriver.Request.read, sector: (sector + index) % 2048, [piece], indirect: indirect, joined: joined))
+        ids.append(
+          try driver.add(
+            DiskDriver.Request.read, sector: (sector + index) % 2048, [piece], indirect: indirect, joined: joined))
       }
       try driver.notify()
       for (index, id) in ids.enumerated() {
@@ -42,7 +45,9 @@ struct RingTests {
       }
       let bytes = try fixture.memory.read(buffer, count: count * stride)
       for index in 0..<count {
-        try #require(Array(bytes[index * stride..<index * stride + 512]) == DiskImage.pattern((sector + index) % 2048, count: 512), "request \(sector + index)")
+        try #require(
+          Array(bytes[index * stride..<index * stride + 512]) == DiskImage.pattern((sector + index) % 2048, count: 512),
+          "request \(sector + index)")
       }
       sector += count
     }
@@ -50,7 +55,9 @@ struct RingTests {
     #expect(try fixture.vtd.takeFaults().isEmpty)
   }
 
-  @Test("Every ring size serves requests past its wrap, its areas scattered page by page (R040, R043, R045)", arguments: RingCase.all)
+  @Test(
+    "Every ring size serves requests past its wrap, its areas scattered page by page (R040, R043, R045)",
+    arguments: RingCase.all)
   func sizes(_ ring: RingCase) throws {
     let fixture = try Fixture(ring.backend, ring.format, size: ring.size) { $0.queueSize = 1024 }
     let areas = fixture.driver.ring.areas
@@ -77,21 +84,30 @@ struct RingTests {
     let buffer = try fixture.memory.allocate(512)
     let id = try driver.add(DiskDriver.Request.read, sector: 3, [Piece(buffer, 512, writable: true)])
     try driver.notifyAlways()
-    try fixture.machine.qemu.wait(for: "fault at the hole") { () throws(QTestError) in try fixture.vtd.takeFaults().contains { $0.address == page } }
+    try fixture.machine.qemu.wait(for: "fault at the hole") { () throws(QTestError) in
+      try fixture.vtd.takeFaults().contains { $0.address == page }
+    }
     #expect(try driver.poll(id) == nil)
     let next = try DiskDriver(fixture.disk.function, fixture.memory)
-    #expect(try next.run(DiskDriver.Request.read, sector: 3, [Piece(buffer, 512, writable: true)]) == .init(status: 0, written: 513))
+    #expect(
+      try next.run(DiskDriver.Request.read, sector: 3, [Piece(buffer, 512, writable: true)])
+        == .init(status: 0, written: 513))
   }
 
-  @Test("Indirect tables of scattered, read-only pages serve requests past the wrap (R029, R048, R049, R050)", arguments: DiskBackend.translating, RingFormat.allCases)
+  @Test(
+    "Indirect tables of scattered, read-only pages serve requests past the wrap (R029, R048, R049, R050)",
+    arguments: DiskBackend.translating, RingFormat.allCases)
   func indirect(_ backend: DiskBackend, _ format: RingFormat) throws {
     let fixture = try Fixture(backend, format, size: 32)
     try fill(fixture, requests: 150, indirect: true)
   }
 
-  @Test("Without the event index the flags suppress notifications, and nothing is lost", arguments: DiskBackend.translating, RingFormat.allCases)
+  @Test(
+    "Without the event index the flags suppress notifications, and nothing is lost", arguments: DiskBackend.translating,
+    RingFormat.allCases)
   func flags(_ backend: DiskBackend, _ format: RingFormat) throws {
-    let fixture = try Fixture(backend, format, size: 8, wanted: DiskDriver.usual & ~Feature.eventIndex & ~Feature.indirect)
+    let fixture = try Fixture(
+      backend, format, size: 8, wanted: DiskDriver.usual & ~Feature.eventIndex & ~Feature.indirect)
     #expect(fixture.driver.features & Feature.eventIndex == 0)
     try fill(fixture, requests: 64, indirect: false)
   }
@@ -102,12 +118,14 @@ struct RingTests {
     let qemu = fixture.machine.qemu
     let memory = fixture.memory
     let areas = fixture.driver.ring.areas
-    // 512 chains of two descriptors, written once: a request type nobody knows, and its status. They are made available again and again.
+    // 512 chains of two descriptors, written once: a request type nobody knows, and its status. They are made available
+    // again and again.
     let header = try memory.allocate(16, .read)
     let statuses = try memory.allocate(512)
     try memory.write([0xff, 0xff, 0xff, 0x7f], at: header)
     let table = (0..<512).flatMap { chain in
-      literalDescriptor(header, 16, flags: 1, next: UInt16(2 * chain + 1)) + literalDescriptor(statuses + UInt64(chain), 1, flags: 2, next: 0)
+      literalDescriptor(header, 16, flags: 1, next: UInt16(2 * chain + 1))
+        + literalDescriptor(statuses + UInt64(chain), 1, flags: 2, next: 0)
     }
     try memory.write(table, at: areas.descriptor)
     var heads: [UInt8] = []
@@ -119,7 +137,9 @@ struct RingTests {
       let available = UInt16(truncatingIfNeeded: 512 * round)
       try memory.store(areas.driver + 2, available)
       try fixture.driver.notifyAlways()
-      try qemu.wait(for: "used index \(available)") { () throws(QTestError) in try memory.load(areas.device + 2, as: UInt16.self) == available }
+      try qemu.wait(for: "used index \(available)") { () throws(QTestError) in
+        try memory.load(areas.device + 2, as: UInt16.self) == available
+      }
       let answers = try memory.read(statuses, count: 512)
       try #require(answers.allSatisfy { $0 == 2 }, "unsupported, all of them, round \(round)")
     }

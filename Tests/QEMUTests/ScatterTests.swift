@@ -3,14 +3,17 @@ import Testing
 
 @Suite("QEMU without a guest: scattered memory", .enabled(if: QEMU.path != nil, Comment(rawValue: QEMU.absence)))
 struct ScatterTests {
-  @Test("A chain of many small pieces in many pages is filled in order (R046, R047)", arguments: DiskBackend.translating, RingFormat.allCases)
+  @Test(
+    "A chain of many small pieces in many pages is filled in order (R046, R047)", arguments: DiskBackend.translating,
+    RingFormat.allCases)
   func pieces(_ backend: DiskBackend, _ format: RingFormat) throws {
     let fixture = try Fixture(backend, format, size: 64)
     let memory = fixture.memory
     // Starts and ends in the middle of pages, crosses one page border, two, and none; 16 sectors in all.
     let area = try memory.allocate(16 * 4096)
     let places: [(UInt64, Int)] = [
-      (1, 1), (100, 27), (4090, 12), (2 * 4096 - 1, 2), (3 * 4096 - 3, 4102), (5 * 4096, 512), (6 * 4096 + 1000, 3096), (8 * 4096 + 17, 240),
+      (1, 1), (100, 27), (4090, 12), (2 * 4096 - 1, 2), (3 * 4096 - 3, 4102), (5 * 4096, 512), (6 * 4096 + 1000, 3096),
+      (8 * 4096 + 17, 240),
       (9 * 4096 + 511, 200),
     ]
     let count = places.reduce(0) { $0 + $1.1 }
@@ -26,7 +29,8 @@ struct ScatterTests {
       try memory.write(Array(bytes[done..<done + place.1]), at: area + place.0)
       done += place.1
     }
-    let written = try fixture.driver.run(DiskDriver.Request.write, sector: 100, places.map { Piece(area + $0.0, $0.1, writable: false) })
+    let written = try fixture.driver.run(
+      DiskDriver.Request.write, sector: 100, places.map { Piece(area + $0.0, $0.1, writable: false) })
     #expect(written.status == 0)
     try expectSame(fixture.disk.image.read(100, count: count), bytes)
     try expectSame(fixture.disk.image.read(99, count: 512), DiskImage.pattern(99, count: 512))
@@ -36,7 +40,9 @@ struct ScatterTests {
   /// How a megabyte is cut.
   enum Cut: String, CaseIterable { case onePiece, pagePieces, pagePiecesIndirect }
 
-  @Test("A megabyte over 256 scattered pages arrives whole, both ways (R046, R047)", arguments: DiskBackend.translating, Cut.allCases)
+  @Test(
+    "A megabyte over 256 scattered pages arrives whole, both ways (R046, R047)", arguments: DiskBackend.translating,
+    Cut.allCases)
   func megabyte(_ backend: DiskBackend, _ cut: Cut) throws {
     for format in RingFormat.allCases {
       let fixture = try Fixture(backend, format, size: 512) {
@@ -47,10 +53,12 @@ struct ScatterTests {
       let buffer = try memory.allocate(1 << 20)
       func pieces(writable: Bool) -> [Piece] {
         cut == .onePiece
-          ? [Piece(buffer, 1 << 20, writable: writable)] : (0..<256).map { Piece(buffer + UInt64($0) * 4096, 4096, writable: writable) }
+          ? [Piece(buffer, 1 << 20, writable: writable)]
+          : (0..<256).map { Piece(buffer + UInt64($0) * 4096, 4096, writable: writable) }
       }
       try fixture.expectRead(sector: 1000, into: pieces(writable: true), indirect: cut == .pagePiecesIndirect)
-      let completion = try fixture.driver.run(DiskDriver.Request.write, sector: 4096, pieces(writable: false), indirect: cut == .pagePiecesIndirect)
+      let completion = try fixture.driver.run(
+        DiskDriver.Request.write, sector: 4096, pieces(writable: false), indirect: cut == .pagePiecesIndirect)
       #expect(completion.status == 0)
       try expectSame(fixture.disk.image.read(4096, count: 1 << 20), DiskImage.pattern(1000, count: 1 << 20))
     }
@@ -66,7 +74,9 @@ struct ScatterTests {
     let frame = try memory.frame(of: missing)
     try memory.unmap(missing)
     try fixture.invalidate(missing)
-    for page in 0..<64 where page != 40 { try memory.store(buffer + UInt64(page) * 4096, 0x1122_3344_5566_7788 as UInt64) }
+    for page in 0..<64 where page != 40 {
+      try memory.store(buffer + UInt64(page) * 4096, 0x1122_3344_5566_7788 as UInt64)
+    }
     try fixture.machine.qemu.fill(frame, count: 4096, with: 0x33)
     try fixture.expectRefused(sector: 512, [Piece(buffer, 64 * 4096, writable: true)], at: missing)
     try expectSame(fixture.machine.qemu.read(frame, count: 4096), [UInt8](repeating: 0x33, count: 4096))
@@ -97,7 +107,9 @@ struct ScatterTests {
         case .mapped: try fixture.memory.allocate(1)
         }
       if place == .mapped { try fixture.memory.store(status, 0xff as UInt8) }
-      _ = try ring.add([Piece(header, 16, writable: false), Piece(data, 4095, writable: true), Piece(status, 1, writable: true)], indirect: nil)
+      _ = try ring.add(
+        [Piece(header, 16, writable: false), Piece(data, 4095, writable: true), Piece(status, 1, writable: true)],
+        indirect: nil)
       try fixture.driver.notifyAlways()
       var used: Used?
       let (function, qemu) = (fixture.disk.function, fixture.machine.qemu)
@@ -114,7 +126,9 @@ struct ScatterTests {
         #expect(used == nil, "given back, it would pass for a success")
         let next = try DiskDriver(function, fixture.memory, format)
         let room = try fixture.memory.allocate(512)
-        #expect(try next.run(DiskDriver.Request.read, sector: 7, [Piece(room, 512, writable: true)]) == .init(status: 0, written: 513))
+        #expect(
+          try next.run(DiskDriver.Request.read, sector: 7, [Piece(room, 512, writable: true)])
+            == .init(status: 0, written: 513))
         try expectSame(fixture.memory.read(room, count: 512), DiskImage.pattern(7, count: 512))
       }
     }
@@ -128,9 +142,11 @@ struct ScatterTests {
   }
 
   @Test(
-    "Device addresses anywhere in the IOMMU's range work, above 4 GiB and to the last page (R059, R101, R136)", arguments: DiskBackend.translating,
+    "Device addresses anywhere in the IOMMU's range work, above 4 GiB and to the last page (R059, R101, R136)",
+    arguments: DiskBackend.translating,
     [
-      Place(bits: 39, top: 1 << 39), Place(bits: 48, top: 1 << 48), Place(bits: 39, top: 0x2_0000_0000), Place(bits: 48, top: 0x1234_5678_9000),
+      Place(bits: 39, top: 1 << 39), Place(bits: 48, top: 1 << 48), Place(bits: 39, top: 0x2_0000_0000),
+      Place(bits: 48, top: 0x1234_5678_9000),
       Place(bits: 39, top: 0x80_0000),
     ])
   func high(_ backend: DiskBackend, _ place: Place) throws {

@@ -2,9 +2,12 @@ import QTestKit
 import Testing
 
 /// A machine with no IOMMU and one disk, whose driver takes every bit that it is offered; some of them are QEMU's own.
-@Suite("QEMU without a guest: a plain machine, and a driver that takes what it is offered", .enabled(if: QEMU.path != nil, Comment(rawValue: QEMU.absence)))
+@Suite(
+  "QEMU without a guest: a plain machine, and a driver that takes what it is offered",
+  .enabled(if: QEMU.path != nil, Comment(rawValue: QEMU.absence)))
 struct SituationTests {
-  /// NOTIFY_ON_EMPTY and ANY_LAYOUT: QEMU offers them to a driver for every device, and passes what it takes on to the back-end.
+  /// NOTIFY_ON_EMPTY and ANY_LAYOUT: QEMU offers them to a driver for every device, and passes what it takes on to the
+  /// back-end.
   private static let forwarded: UInt64 = 1 << 24 | 1 << 27
   /// All but what changes the ring, and the bit by which a driver says that it is broken.
   private static let everything = ~(Feature.packed | 1 << 30 | Feature.eventIndex | Feature.indirect)
@@ -22,7 +25,9 @@ struct SituationTests {
     options.queues = queues
     let machine = try DiskMachine([options], addressBits: nil)
     let memory = machine.physical()
-    return Plain(machine: machine, memory: memory, driver: try DiskDriver(machine.disks[0].function, memory, wanted: Self.everything | also))
+    return Plain(
+      machine: machine, memory: memory,
+      driver: try DiskDriver(machine.disks[0].function, memory, wanted: Self.everything | also))
   }
 
   private func expectWorks(_ plain: Plain, sector: Int, indirect: Bool = false, joined: Bool = false) throws {
@@ -30,17 +35,22 @@ struct SituationTests {
     let buffer = try memory.allocate(1024)
     let data = DiskImage.pattern(0, count: 512, seed: UInt64(sector) + 99)
     try memory.write(data, at: buffer)
-    #expect(try driver.run(DiskDriver.Request.write, sector: sector, [Piece(buffer, 512, writable: false)], indirect: indirect).status == 0)
+    #expect(
+      try driver.run(
+        DiskDriver.Request.write, sector: sector, [Piece(buffer, 512, writable: false)], indirect: indirect
+      ).status == 0)
     try expectSame(plain.disk.image.read(sector, count: 512), data)
     try memory.write([UInt8](repeating: 0, count: 512), at: buffer)
     let id = try driver.add(
-      DiskDriver.Request.read, sector: sector, [Piece(buffer, joined ? 513 : 512, writable: true)], indirect: indirect, joined: joined)
+      DiskDriver.Request.read, sector: sector, [Piece(buffer, joined ? 513 : 512, writable: true)], indirect: indirect,
+      joined: joined)
     try driver.notify()
     #expect(try driver.wait(id) == .init(status: 0, written: 513))
     try expectSame(memory.read(buffer, count: 512), data)
   }
 
-  @Test("A driver that takes every bit reads and writes, whatever QEMU passes on (R011)", arguments: DiskBackend.present)
+  @Test(
+    "A driver that takes every bit reads and writes, whatever QEMU passes on (R011)", arguments: DiskBackend.present)
   func everyBit(_ backend: DiskBackend) throws {
     let plain = try plain(backend)
     #expect(plain.driver.features & Self.forwarded == Self.forwarded || plain.driver.features & Self.forwarded == 0)
@@ -53,7 +63,9 @@ struct SituationTests {
     for sector in 0..<20 { try expectWorks(plain, sector: sector, indirect: true, joined: true) }
   }
 
-  @Test("Ranges: one is carried out or refused by what is in it, and two are as good as their number allows", arguments: DiskBackend.present)
+  @Test(
+    "Ranges: one is carried out or refused by what is in it, and two are as good as their number allows",
+    arguments: DiskBackend.present)
   func ranges(_ backend: DiskBackend) throws {
     let plain = try plain(backend)
     let (driver, function) = (plain.driver, plain.disk.function)
@@ -103,7 +115,9 @@ struct SituationTests {
     try function.setStatus(0xf)
     let buffer = try memory.allocate(512)
     func request() throws {
-      #expect(try driver.run(DiskDriver.Request.read, sector: 3, [Piece(buffer, 512, writable: true)]) == .init(status: 0, written: 513))
+      #expect(
+        try driver.run(DiskDriver.Request.read, sector: 3, [Piece(buffer, 512, writable: true)])
+          == .init(status: 0, written: 513))
     }
     let event = ring.areas.driver + 4 + 2 * 16
     try request()

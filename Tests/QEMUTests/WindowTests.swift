@@ -1,7 +1,9 @@
 import QTestKit
 import Testing
 
-@Suite("QEMU without a guest: what is not translated, and what is not made", .enabled(if: QEMU.path != nil, Comment(rawValue: QEMU.absence)))
+@Suite(
+  "QEMU without a guest: what is not translated, and what is not made",
+  .enabled(if: QEMU.path != nil, Comment(rawValue: QEMU.absence)))
 struct WindowTests {
   /// Reads the device's configuration space through the window in PCI configuration space (§4.1.4.9).
   private func readThroughWindow(_ pci: PCI, _ at: PCIAddress, count: Int) throws -> [UInt8] {
@@ -56,22 +58,29 @@ struct WindowTests {
     (DiskBackend.sluicePath == nil ? [] : [.sluice]) + (DiskBackend.storageDaemonPath == nil ? [] : [.storageDaemon])
   }
 
-  @Test("A disk with bit 33 on a back-end that does not offer it is not made behind an IOMMU, and the back-end serves the next machine (R018, R130)", arguments: untranslating)
+  @Test(
+    "A disk with bit 33 on a back-end that does not offer it is not made behind an IOMMU, and the back-end serves the next machine (R018, R130)",
+    arguments: untranslating)
   func refusedAtCreation(_ backend: DiskBackend) throws {
     let scratch = try Scratch()
     let image = try DiskImage(in: scratch)
-    let server = try DiskServer(backend, image: image, in: scratch, arguments: backend == .sluice ? ["--access-platform", "off"] : [])
+    let server = try DiskServer(
+      backend, image: image, in: scratch, arguments: backend == .sluice ? ["--access-platform", "off"] : [])
     var options = DiskOptions(backend)
     options.running = (server, image)
     let error = #expect(throws: QTestError.self) { _ = try DiskMachine([options]) }
-    #expect("\(error.map { "\($0)" } ?? "")".contains("iommu_platform"), "the message names the option: \(error.map { "\($0)" } ?? "none")")
+    #expect(
+      "\(error.map { "\($0)" } ?? "")".contains("iommu_platform"),
+      "the message names the option: \(error.map { "\($0)" } ?? "none")")
     #expect(server.program.isRunning)
     options.platform = false
     let machine = try DiskMachine([options])
     let memory = machine.physical()
     let driver = try DiskDriver(machine.disks[0].function, memory)
     let buffer = try memory.allocate(4096)
-    #expect(try driver.run(DiskDriver.Request.read, sector: 8, [Piece(buffer, 4096, writable: true)]) == .init(status: 0, written: 4097))
+    #expect(
+      try driver.run(DiskDriver.Request.read, sector: 8, [Piece(buffer, 4096, writable: true)])
+        == .init(status: 0, written: 4097))
     try expectSame(memory.read(buffer, count: 4096), DiskImage.pattern(8, count: 4096))
   }
 }

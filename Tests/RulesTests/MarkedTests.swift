@@ -35,7 +35,9 @@ struct MarkedTests {
 
   private static func files(below folder: String) throws -> [String] {
     let base = root.appendingPathComponent(folder)
-    guard let walk = FileManager.default.enumerator(at: base, includingPropertiesForKeys: [.isRegularFileKey]) else { return [] }
+    guard let walk = FileManager.default.enumerator(at: base, includingPropertiesForKeys: [.isRegularFileKey]) else {
+      return []
+    }
     var found: [String] = []
     for case let url as URL in walk where try url.resourceValues(forKeys: [.isRegularFileKey]).isRegularFile == true {
       let path = String(url.path.dropFirst(root.path.count + 1))

@@ -26,16 +26,22 @@ struct RuleTable {
     var heading = ""
     for line in try String(contentsOf: Self.file, encoding: .utf8).split(separator: "\n") {
       if line.hasPrefix("## ") { heading = String(line.dropFirst(3)) }
-      guard line.hasPrefix("| R"), let number = line.firstMatch(of: /^\| R(\d{3}) \|/).flatMap({ Int($0.1) }) else { continue }
-      let cells = line.split(separator: "|", omittingEmptySubsequences: false).map { $0.trimmingCharacters(in: .whitespaces) }
+      guard line.hasPrefix("| R"), let number = line.firstMatch(of: /^\| R(\d{3}) \|/).flatMap({ Int($0.1) }) else {
+        continue
+      }
+      let cells = line.split(separator: "|", omittingEmptySubsequences: false).map {
+        $0.trimmingCharacters(in: .whitespaces)
+      }
       guard cells.count == 5 else { continue }
       var rule = Rule(number: number, heading: heading, summary: cells[2])
-      for part in cells[3].components(separatedBy: "<br>").map({ $0.trimmingCharacters(in: .whitespaces) }) where !part.isEmpty {
+      for part in cells[3].components(separatedBy: "<br>").map({ $0.trimmingCharacters(in: .whitespaces) })
+      where !part.isEmpty {
         if part.hasPrefix("Later:") {
           rule.reason = String(part.dropFirst("Later:".count)).trimmingCharacters(in: .whitespaces)
         } else if part.hasPrefix("`"), let end = part.dropFirst().firstIndex(of: "`") {
           let name = part[part.index(after: end)...].trimmingCharacters(in: .whitespaces)
-          rule.tests.append(MarkedTest(file: String(part[part.index(after: part.startIndex)..<end]), name: Self.unescaped(name)))
+          rule.tests.append(
+            MarkedTest(file: String(part[part.index(after: part.startIndex)..<end]), name: Self.unescaped(name)))
         } else {
           rule.tests.append(MarkedTest(file: "", name: part))
         }
@@ -73,6 +79,10 @@ struct RuleTable {
 
     """
 
-  private static func escaped(_ name: String) -> String { name.replacing("|", with: "&#124;").replacing("<", with: "&lt;") }
-  private static func unescaped(_ name: String) -> String { name.replacing("&#124;", with: "|").replacing("&lt;", with: "<") }
+  private static func escaped(_ name: String) -> String {
+    name.replacing("|", with: "&#124;").replacing("<", with: "&lt;")
+  }
+  private static func unescaped(_ name: String) -> String {
+    name.replacing("&#124;", with: "|").replacing("&lt;", with: "<")
+  }
 }

@@ -19,7 +19,9 @@ struct RuleTests {
   @Test("The table lists rules 1 to 180, each once and with words of its own")
   func complete() {
     #expect(table.rules.map(\.number) == Array(1...180))
-    for rule in table.rules { #expect(rule.summary.count >= 20 && rule.summary.hasSuffix("."), "\(rule.label): \(rule.summary)") }
+    for rule in table.rules {
+      #expect(rule.summary.count >= 20 && rule.summary.hasSuffix("."), "\(rule.label): \(rule.summary)")
+    }
   }
 
   @Test("A rule has a test, or a sentence that says why it belongs to a later floor")
@@ -29,11 +31,15 @@ struct RuleTests {
         Issue.record("\(rule.label) has neither a test nor a reason: \(rule.summary)")
         continue
       }
-      #expect(reason.count >= 40 && reason.hasSuffix(".") && reason.split(separator: " ").count >= 8, "\(rule.label): “\(reason)” is no reason")
+      #expect(
+        reason.count >= 40 && reason.hasSuffix(".") && reason.split(separator: " ").count >= 8,
+        "\(rule.label): “\(reason)” is no reason")
     }
     let tested = table.rules.count { !$0.tests.isEmpty }
     let early = table.rules.prefix(142)
-    print("rules: \(tested) of \(table.rules.count) have tests; of R001–R142 \(early.count { !$0.tests.isEmpty }) have, \(early.count { $0.tests.isEmpty }) wait for a later floor")
+    print(
+      "rules: \(tested) of \(table.rules.count) have tests; of R001–R142 \(early.count { !$0.tests.isEmpty }) have, \(early.count { $0.tests.isEmpty }) wait for a later floor"
+    )
   }
 
   @Test("Every test in the table exists, is not disabled, and names the rule")

@@ -11,14 +11,17 @@ struct FaultTests {
   @Test("A back-end that behaves badly is found out", arguments: Flaw.all)
   func found(flaw: Flaw) throws {
     let disk = try ServedDisk()
-    let subject = TwistedSubject(disk.served.path, wire: flaw.wire, channel: flaw.channel, injected: flaw.injected, flaw.twist)
+    let subject = TwistedSubject(
+      disk.served.path, wire: flaw.wire, channel: flaw.channel, injected: flaw.injected, flaw.twist)
     // Waiting for what never comes is the point of some of these.
     let patience: Duration = flaw.verdict == .wedged || flaw.verdict == nil ? .milliseconds(400) : .seconds(20)
     for name in flaw.checks {
       subject.memory.withLock { $0 = [:] }
       let (results, summary) = try results(subject, .blk, only: [name], patience: patience)
       let result = try #require(results[name])
-      #expect(flaw.verdict.map { $0 == result.verdict } ?? result.verdict.isFault, "\(name): \(result.verdict.rawValue): \(result.evidence)")
+      #expect(
+        flaw.verdict.map { $0 == result.verdict } ?? result.verdict.isFault,
+        "\(name): \(result.verdict.rawValue): \(result.evidence)")
       #expect(!summary.isClean)
     }
   }
@@ -28,22 +31,31 @@ struct FaultTests {
     let device = PickyDevice(temper)
     let served = try ServedDevice(device)
     let subject = TwistedSubject(served.path, { _ in .pass })
-    device.outcry.withLock { $0 = { [weak subject] in if temper == .dies { subject?.die() } else if temper == .closes { subject?.closeAll() } } }
-    subject.onConnect.withLock { $0 = { [weak device] in device?.sulks.store(false, ordering: .sequentiallyConsistent) } }
-    let names = Self.brokenRings
-    let (results, _) = try results(subject, .blk, only: names + ["split"], patience: temper == .sulks ? .milliseconds(250) : .seconds(20))
-    let verdict: Verdict = switch temper {
-    case .dies: .crashed
-    case .closes: .broken
-    case .sulks: .wedged
+    device.outcry.withLock {
+      $0 = { [weak subject] in if temper == .dies { subject?.die() } else if temper == .closes { subject?.closeAll() } }
     }
+    subject.onConnect.withLock {
+      $0 = { [weak device] in device?.sulks.store(false, ordering: .sequentiallyConsistent) }
+    }
+    let names = Self.brokenRings
+    let (results, _) = try results(
+      subject, .blk, only: names + ["split"], patience: temper == .sulks ? .milliseconds(250) : .seconds(20))
+    let verdict: Verdict =
+      switch temper {
+      case .dies: .crashed
+      case .closes: .broken
+      case .sulks: .wedged
+      }
     for name in names {
       guard var result = results[name] else {
         Issue.record("\(name) is missing")
         continue
       }
       // On a busy machine the ring may be set up again before the device has looked at what is wrong with it.
-      for _ in 0..<3 where result.verdict == .kept { result = try #require(try VhostUserCheckTests.results(subject, .blk, only: [name], patience: .seconds(1)).0[name]) }
+      for _ in 0..<3 where result.verdict == .kept {
+        result = try #require(
+          try VhostUserCheckTests.results(subject, .blk, only: [name], patience: .seconds(1)).0[name])
+      }
       #expect(result.verdict == verdict, "\(name): \(result.verdict.rawValue): \(result.evidence)")
     }
     #expect(results["split"]?.verdict == .kept)
@@ -75,7 +87,9 @@ struct FaultTests {
     var id: DeviceID { .entropy }
     var features: Features { .ring }
     var maxQueueSizes: [UInt16] { [256] }
-    func makeHandler(for group: Range<Int>, features: Features) throws(DeviceError) -> sending any QueueHandler { Handler() }
+    func makeHandler(for group: Range<Int>, features: Features) throws(DeviceError) -> sending any QueueHandler {
+      Handler()
+    }
 
     private final class Handler: QueueHandler {
       private var kept = SlotTable<DescriptorChain>(capacity: 256)
@@ -147,7 +161,9 @@ struct FaultTests {
     var id: DeviceID { .entropy }
     var features: Features { .ring }
     var maxQueueSizes: [UInt16] { [256] }
-    func makeHandler(for group: Range<Int>, features: Features) throws(DeviceError) -> sending any QueueHandler { Handler() }
+    func makeHandler(for group: Range<Int>, features: Features) throws(DeviceError) -> sending any QueueHandler {
+      Handler()
+    }
 
     private final class Handler: QueueHandler {
       func available(_ index: Int, in queues: inout QueueSet) throws(QueueError) {
@@ -172,7 +188,10 @@ struct FaultTests {
     var lines: [CheckResult] = []
     let summary = try run.run { lines.append($0) }
     let line = try #require(lines.first)
-    #expect(line.json.hasPrefix(#"{"check":"split","rule":"split","says":"A request over a split ring is served.","verdict":"kept","evidence":"three requests were served","milliseconds":"#))
+    #expect(
+      line.json.hasPrefix(
+        #"{"check":"split","rule":"split","says":"A request over a split ring is served.","verdict":"kept","evidence":"three requests were served","milliseconds":"#
+      ))
     #expect(line.line.hasPrefix("kept ") && line.line.hasSuffix("three requests were served"))
     let json = summary.json(device: .blk, features: run.offer.features, protocolFeatures: run.offer.protocolFeatures)
     #expect(json.hasPrefix(#"{"summary":"blk","features":["#) && json.contains(#""kept":1,"broken":0"#))

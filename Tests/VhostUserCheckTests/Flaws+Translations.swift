@@ -10,16 +10,24 @@ extension Flaw {
     Flaw(
       name: "takes no notice of invalidations",
       checks: [
-        "invalidate", "invalidate-garbage", "invalidate-all", "invalidate-lazy", "invalidate-top", "invalidate-part", "unmap-in-flight",
+        "invalidate", "invalidate-garbage", "invalidate-all", "invalidate-lazy", "invalidate-top", "invalidate-part",
+        "unmap-in-flight",
       ]
     ) { $0.translates(.invalidate) ? .success : .pass },
-    Flaw(name: "goes on with ring pages that moved", checks: ["ring-moved", "packed-moved"], verdict: nil) { $0.translates(.invalidate) ? .success : .pass },
+    Flaw(name: "goes on with ring pages that moved", checks: ["ring-moved", "packed-moved"], verdict: nil) {
+      $0.translates(.invalidate) ? .success : .pass
+    },
     Flaw(name: "takes a range that ends at 2^64 for an empty one", checks: ["invalidate-lazy"]) {
       let (end, overflows) = $0[0].addingReportingOverflow($0[8])
       return $0.translates(.invalidate) && (overflows || $0[0] != 0 && end == 0) ? .success : .pass
     },
-    Flaw(name: "takes size 0 for an empty range", checks: ["invalidate-all"]) { $0.translates(.invalidate) && $0[8] == 0 ? .success : .pass },
-    Flaw(name: "does not acknowledge invalidations", checks: ["invalidate", "invalidate-while-held", "restless-invalidate"], verdict: .wedged) {
+    Flaw(name: "takes size 0 for an empty range", checks: ["invalidate-all"]) {
+      $0.translates(.invalidate) && $0[8] == 0 ? .success : .pass
+    },
+    Flaw(
+      name: "does not acknowledge invalidations",
+      checks: ["invalidate", "invalidate-while-held", "restless-invalidate"], verdict: .wedged
+    ) {
       $0.translates(.invalidate) ? .swallow(answer: nil) : .pass
     },
     Flaw(name: "refuses to forget what it never knew", checks: ["invalidate-unknown"]) {
@@ -29,23 +37,31 @@ extension Flaw {
       return .pass
     },
     Flaw(asking: "asks for everything twice", checks: ["asked-once"], channel: { $0.fromFrontend ? .pass : .twice }),
-    Flaw(name: "asks where there is nothing", checks: ["no-misses-without", "zero-length"], injected: [
-      IOTLBMessage(kind: .miss, address: 0x2_0000_0000, permission: .read)
-    ]),
-    Flaw(name: "gives translations", checks: ["channel"], injected: [IOTLBMessage(kind: .update, address: 0x2_0000_0000, size: 4096, permission: .read)]),
-    Flaw(asking: "asks for reading, whatever it is to do", checks: ["miss-names"], channel: {
-      if !$0.fromFrontend, $0.payload.count > 25 { $0.payload[24] = 1 }
-      return .pass
-    }),
+    Flaw(
+      name: "asks where there is nothing", checks: ["no-misses-without", "zero-length"],
+      injected: [
+        IOTLBMessage(kind: .miss, address: 0x2_0000_0000, permission: .read)
+      ]),
+    Flaw(
+      name: "gives translations", checks: ["channel"],
+      injected: [IOTLBMessage(kind: .update, address: 0x2_0000_0000, size: 4096, permission: .read)]),
+    Flaw(
+      asking: "asks for reading, whatever it is to do", checks: ["miss-names"],
+      channel: {
+        if !$0.fromFrontend, $0.payload.count > 25 { $0.payload[24] = 1 }
+        return .pass
+      }),
     Flaw(
       asking: "asks for everything with both permissions",
-      checks: ["indirect-translated", "read-only-ring", "write-only-used", "least-permissions", "packed-permissions"], verdict: .wedged,
+      checks: ["indirect-translated", "read-only-ring", "write-only-used", "least-permissions", "packed-permissions"],
+      verdict: .wedged,
       channel: {
         if !$0.fromFrontend, $0.payload.count > 25 { $0.payload[24] = 3 }
         return .pass
       }),
     Flaw(
-      asking: "writes where it may only read", checks: ["read-only-entry", "read-only-page", "read-then-write", "ring-then-write", "refused-write"],
+      asking: "writes where it may only read",
+      checks: ["read-only-entry", "read-only-page", "read-then-write", "ring-then-write", "refused-write"],
       channel: {
         if !$0.fromFrontend, $0.payload.count > 25 { $0.payload[24] = 1 }
         return .pass
@@ -68,29 +84,42 @@ extension Flaw {
     // Whatever it asked for: once more and unasked for, what an answer says is taken as it is.
     Flaw(name: "takes all that an answer grants", checks: ["read-then-write", "ring-then-write", "write-then-read"]) {
       if $0.translates(.update), $0.payload[24] == 3 {
-        $0.connection.tell(.iotlb(IOTLBMessage(kind: .update, address: $0[0], size: $0[8], frontendAddress: $0[16], permission: [.read, .write])))
+        $0.connection.tell(
+          .iotlb(
+            IOTLBMessage(
+              kind: .update, address: $0[0], size: $0[8], frontendAddress: $0[16], permission: [.read, .write])))
       }
       return .pass
     },
-    Flaw(asking: "takes one refusal for all", checks: ["refused-write", "refused-read"], verdict: nil, channel: { letter in
-      guard !letter.fromFrontend, letter.payload.count > 25, letter.payload[25] == IOTLBMessage.Kind.miss.rawValue else { return .pass }
-      let (page, access) = (letter[0] & ~4095, UInt64(letter.payload[24]))
-      // Neither page is ever asked for both ways by a disk that has it right.
-      return letter.connection.subject.memory.withLock { known in
-        defer { if known[page] == nil { known[page] = access } }
-        return known[page].map { $0 != access } ?? false
-      } ? .swallow(answer: Letter.bytes(1)) : .pass
-    }),
-    Flaw(asking: "does not ask for more than it has", checks: ["upgrade"], channel: {
-      // The page of the answer, behind those of the ring and of the request's header.
-      !$0.fromFrontend && $0.connection.subject.memory.withLock { [page = $0[0] & ~4095] in $0[page] != nil } ? .swallow(answer: Letter.bytes(1)) : .pass
-    }, twist: { letter in
-      if letter.translates(.update), letter.payload[24] == 1 { letter.connection.subject.memory.withLock { $0[letter[0]] = 1 } }
-      return .pass
-    }),
+    Flaw(
+      asking: "takes one refusal for all", checks: ["refused-write", "refused-read"], verdict: nil,
+      channel: { letter in
+        guard !letter.fromFrontend, letter.payload.count > 25, letter.payload[25] == IOTLBMessage.Kind.miss.rawValue
+        else { return .pass }
+        let (page, access) = (letter[0] & ~4095, UInt64(letter.payload[24]))
+        // Neither page is ever asked for both ways by a disk that has it right.
+        return letter.connection.subject.memory.withLock { known in
+          defer { if known[page] == nil { known[page] = access } }
+          return known[page].map { $0 != access } ?? false
+        } ? .swallow(answer: Letter.bytes(1)) : .pass
+      }),
+    Flaw(
+      asking: "does not ask for more than it has", checks: ["upgrade"],
+      channel: {
+        // The page of the answer, behind those of the ring and of the request's header.
+        !$0.fromFrontend && $0.connection.subject.memory.withLock { [page = $0[0] & ~4095] in $0[page] != nil }
+          ? .swallow(answer: Letter.bytes(1)) : .pass
+      },
+      twist: { letter in
+        if letter.translates(.update), letter.payload[24] == 1 {
+          letter.connection.subject.memory.withLock { $0[letter[0]] = 1 }
+        }
+        return .pass
+      }),
     Flaw(name: "forgets translations that nobody asked for", checks: ["unsolicited"]) { letter in
       // Answers to misses are for pages below.
-      letter.translates(.update) && letter[0] > 0xffc0_a000 && letter.connection.subject.memory.withLock { $0.updateValue(1, forKey: letter[0]) == nil } ? .success : .pass
+      letter.translates(.update) && letter[0] > 0xffc0_a000
+        && letter.connection.subject.memory.withLock { $0.updateValue(1, forKey: letter[0]) == nil } ? .success : .pass
     },
     Flaw(name: "takes a page of each translation", checks: ["pass-through"]) {
       if $0.translates(.update) { $0[8] = 4096 }
@@ -107,15 +136,20 @@ extension Flaw {
       return first == letter[16] ? .pass : .success
     },
     Flaw(name: "refuses the second translation of an address", checks: ["update-twice"]) { letter in
-      letter.translates(.update) && letter.connection.subject.memory.withLock { $0.updateValue(1, forKey: letter[0]) != nil } ? .close : .pass
+      letter.translates(.update)
+        && letter.connection.subject.memory.withLock { $0.updateValue(1, forKey: letter[0]) != nil } ? .close : .pass
     },
     // It has one translation for a run of neighbouring pages and, instead of asking for the next page, lengthens it.
     Flaw(
       asking: "takes neighbouring device pages for neighbouring memory",
-      checks: ["scattered-ring", "scattered-packed", "scattered-buffer", "event-scattered", "buffer-anywhere", "indirect-scattered", "partly-mapped"],
+      checks: [
+        "scattered-ring", "scattered-packed", "scattered-buffer", "event-scattered", "buffer-anywhere",
+        "indirect-scattered", "partly-mapped",
+      ],
       verdict: nil,
       channel: { letter in
-        guard !letter.fromFrontend, letter.payload.count > 25, letter.payload[25] == IOTLBMessage.Kind.miss.rawValue else { return .pass }
+        guard !letter.fromFrontend, letter.payload.count > 25, letter.payload[25] == IOTLBMessage.Kind.miss.rawValue
+        else { return .pass }
         let page = letter[0] & ~4095
         // A page's number leads to the first page of its run; that one's number plus one to how many pages the run has.
         letter[0] = letter.connection.subject.memory.withLock { known in
@@ -127,12 +161,18 @@ extension Flaw {
         return .pass
       },
       twist: { letter in
-        if letter.translates(.update), let count = letter.connection.subject.memory.withLock({ [first = letter[0]] in $0[first + 1] }) { letter[8] = 4096 * count }
+        if letter.translates(.update),
+          let count = letter.connection.subject.memory.withLock({ [first = letter[0]] in $0[first + 1] })
+        {
+          letter[8] = 4096 * count
+        }
         return .pass
       }),
-    Flaw(asking: "has room for two thousand translations", checks: ["big-working-set"], verdict: nil, channel: {
-      !$0.fromFrontend && $0.earlier > 2000 ? .swallow(answer: Letter.bytes(1)) : .pass
-    }),
+    Flaw(
+      asking: "has room for two thousand translations", checks: ["big-working-set"], verdict: nil,
+      channel: {
+        !$0.fromFrontend && $0.earlier > 2000 ? .swallow(answer: Letter.bytes(1)) : .pass
+      }),
     Flaw(name: "takes device addresses for guest addresses", checks: ["guest-addresses-unused"]) {
       noteMemory($0)
       if $0.translates(.update) { asGuestAddress(&$0) }
@@ -156,31 +196,54 @@ extension Flaw {
       if letter.connection.subject.memory.withLock({ $0[33] == 1 }) { letter[0] |= 1 << 33 }
       return .pass
     },
-    Flaw(asking: "remembers translations for ever", checks: ["empty-at-first", "restart-forgets", "second-life-translated"], channel: { letter in
-      guard !letter.fromFrontend, letter.payload.count > 25, letter.payload[25] == IOTLBMessage.Kind.miss.rawValue else { return .pass }
-      let page = letter[0] & ~4095
-      guard let (base, offset) = letter.connection.subject.memory.withLock({ known in known[page].map { (known[0] ?? 0, $0) } }) else { return .pass }
-      letter.connection.tell(.iotlb(IOTLBMessage(kind: .update, address: page, size: 4096, frontendAddress: base + offset, permission: [.read, .write])))
-      return .success
-    }, twist: { letter in
-      noteMemory(letter)
-      if letter.translates(.update) {
-        letter.connection.subject.memory.withLock { known in if known[letter[0]] == nil { known[letter[0]] = letter[16] &- (known[0] ?? 0) } }
-      }
-      return .pass
-    }),
-    Flaw(asking: "dies when it is refused a translation", checks: ["miss-refused", "ring-unmapped", "ring-lost"], verdict: .crashed, channel: {
-      $0.fromFrontend && $0[0] != 0 ? .die : .pass
-    }),
-    Flaw(asking: "dies of a yes without a translation", checks: ["empty-success"], verdict: .crashed, channel: {
-      // The translation comes first.
-      if $0.fromFrontend, $0[0] == 0, !$0.connection.marks.withLock({ $0.remove("told") != nil }) { return .die }
-      return .pass
-    }, twist: {
-      if $0.translates(.update) { $0.connection.mark("told") }
-      return .pass
-    }),
-    Flaw(asking: "reads no messages while it waits for a translation", checks: ["miss-unanswered", "invalidate-while-held", "inflight-stop-late"], verdict: nil, channel: { _ in .pass }) {
+    Flaw(
+      asking: "remembers translations for ever",
+      checks: ["empty-at-first", "restart-forgets", "second-life-translated"],
+      channel: { letter in
+        guard !letter.fromFrontend, letter.payload.count > 25, letter.payload[25] == IOTLBMessage.Kind.miss.rawValue
+        else { return .pass }
+        let page = letter[0] & ~4095
+        guard
+          let (base, offset) = letter.connection.subject.memory.withLock({ known in
+            known[page].map { (known[0] ?? 0, $0) }
+          })
+        else { return .pass }
+        letter.connection.tell(
+          .iotlb(
+            IOTLBMessage(
+              kind: .update, address: page, size: 4096, frontendAddress: base + offset, permission: [.read, .write])))
+        return .success
+      },
+      twist: { letter in
+        noteMemory(letter)
+        if letter.translates(.update) {
+          letter.connection.subject.memory.withLock { known in
+            if known[letter[0]] == nil { known[letter[0]] = letter[16] &- (known[0] ?? 0) }
+          }
+        }
+        return .pass
+      }),
+    Flaw(
+      asking: "dies when it is refused a translation", checks: ["miss-refused", "ring-unmapped", "ring-lost"],
+      verdict: .crashed,
+      channel: {
+        $0.fromFrontend && $0[0] != 0 ? .die : .pass
+      }),
+    Flaw(
+      asking: "dies of a yes without a translation", checks: ["empty-success"], verdict: .crashed,
+      channel: {
+        // The translation comes first.
+        if $0.fromFrontend, $0[0] == 0, !$0.connection.marks.withLock({ $0.remove("told") != nil }) { return .die }
+        return .pass
+      },
+      twist: {
+        if $0.translates(.update) { $0.connection.mark("told") }
+        return .pass
+      }),
+    Flaw(
+      asking: "reads no messages while it waits for a translation",
+      checks: ["miss-unanswered", "invalidate-while-held", "inflight-stop-late"], verdict: nil, channel: { _ in .pass }
+    ) {
       guard $0.fromFrontend, !$0.translates(.update) else { return .pass }
       return $0.connection.openMisses.load(ordering: .sequentiallyConsistent) > 0 ? .swallow(answer: nil) : .pass
     },

@@ -29,7 +29,10 @@ struct Flaw: Sendable, CustomTestStringConvertible {
   }
 
   /// With something in the back-end's own channel. The label keeps a closure behind the call from meaning the channel.
-  init(asking name: String, checks: [String], verdict: Verdict? = .broken, channel: @escaping Twist, twist: @escaping Twist = { _ in .pass }) {
+  init(
+    asking name: String, checks: [String], verdict: Verdict? = .broken, channel: @escaping Twist,
+    twist: @escaping Twist = { _ in .pass }
+  ) {
     self.init(name: name, checks: checks, verdict: verdict, twist: twist)
     self.channel = channel
   }
@@ -43,11 +46,15 @@ enum RegionField { static let guest = 8, user = 24, offset = 32 }
 
 /// A translation that a back-end made up: the device address taken for a guest address.
 func asGuestAddress(_ letter: inout Letter) {
-  guard letter[0] >= firstGuest, letter[0] < firstGuest + guestBytes, let base = letter.connection.subject.memory.withLock({ $0[0] }) else { return }
+  guard letter[0] >= firstGuest, letter[0] < firstGuest + guestBytes,
+    let base = letter.connection.subject.memory.withLock({ $0[0] })
+  else { return }
   letter[16] = base + letter[0] - firstGuest
 }
 func noteMemory(_ letter: Letter) {
-  if letter.asks(region), letter[RegionField.guest] == firstGuest { letter.connection.subject.memory.withLock { $0[0] = letter[RegionField.user] } }
+  if letter.asks(region), letter[RegionField.guest] == firstGuest {
+    letter.connection.subject.memory.withLock { $0[0] = letter[RegionField.user] }
+  }
 }
 
 extension Flaw {
@@ -98,7 +105,9 @@ extension Flaw {
     Flaw(name: "does not acknowledge ring addresses", checks: ["all-acknowledged"], verdict: .wedged) {
       $0.asks(.setVringAddress) ? .swallow(answer: nil) : .pass
     },
-    Flaw(name: "acknowledges without being asked", checks: ["unacknowledged"]) { $0.asks(.setVringCall) ? .success : .pass },
+    Flaw(name: "acknowledges without being asked", checks: ["unacknowledged"]) {
+      $0.asks(.setVringCall) ? .success : .pass
+    },
     Flaw(name: "has no queues", checks: ["queue-count"]) {
       if $0.answers(.getQueueCount) { $0[0] = 0 }
       return .pass
@@ -112,17 +121,25 @@ extension Flaw {
     Flaw(
       name: "says yes to everything",
       checks: [
-        "update-outside", "update-empty", "update-wraps", "unknown-request", "unknown-region", "short-payload", "regions-overlap",
+        "update-outside", "update-empty", "update-wraps", "unknown-request", "unknown-region", "short-payload",
+        "regions-overlap",
         "region-without-file", "slots-full",
       ]
     ) {
-      if !$0.fromFrontend, $0.payload == Letter.bytes(1), $0.request != FrontendRequest.Kind.getQueueCount.rawValue { $0.payload = Letter.bytes(0) }
+      if !$0.fromFrontend, $0.payload == Letter.bytes(1), $0.request != FrontendRequest.Kind.getQueueCount.rawValue {
+        $0.payload = Letter.bytes(0)
+      }
       return .pass
     },
-    Flaw(name: "looks at no sizes and counts", checks: ["short-address", "no-descriptor", "index-beyond", "index-far", "table-too-long", "region-wraps"]) {
+    Flaw(
+      name: "looks at no sizes and counts",
+      checks: ["short-address", "no-descriptor", "index-beyond", "index-far", "table-too-long", "region-wraps"]
+    ) {
       if $0.asks(.setVringAddress), $0.payload.count < 40 { return .success }
       if $0.asks(.setVringCall), $0.descriptors == 0, $0.payload[1] & 1 == 0 { return .success }
-      let aboutQueues: [FrontendRequest.Kind] = [.setVringSize, .setVringBase, .setVringAddress, .setVringEnable, .getVringBase]
+      let aboutQueues: [FrontendRequest.Kind] = [
+        .setVringSize, .setVringBase, .setVringAddress, .setVringEnable, .getVringBase,
+      ]
       if aboutQueues.contains(where: $0.asks), $0.half(0) > 0 { return .success }
       if $0.asks(.setMemoryTable), $0.half(0) > 8 || $0[8] > 1 << 63 { return .success }
       return .pass
@@ -134,7 +151,8 @@ extension Flaw {
     Flaw(
       name: "dies of what it does not expect",
       checks: [
-        "version", "reply-flag", "many-descriptors", "config-far", "config-lies", "log-overflow", "inflight-lies", "iotlb-without-bit",
+        "version", "reply-flag", "many-descriptors", "config-far", "config-lies", "log-overflow", "inflight-lies",
+        "iotlb-without-bit",
         "iotlb-type", "size-odd", "ring-outside", "never-started", "random-messages",
       ], verdict: .crashed
     ) {
@@ -156,16 +174,25 @@ extension Flaw {
     Flaw(
       name: "starts no ring",
       checks: [
-        "split", "guest-addresses", "indirect", "packed", "packed-indirect", "lap", "lap-packed", "many", "polling", "order-platform", "translated",
-        "indirect-translated", "packed-translated", "event-translated", "everything-translated", "direct-then-indirect", "restless",
+        "split", "guest-addresses", "indirect", "packed", "packed-indirect", "lap", "lap-packed", "many", "polling",
+        "order-platform", "translated",
+        "indirect-translated", "packed-translated", "event-translated", "everything-translated", "direct-then-indirect",
+        "restless",
       ], verdict: .wedged
     ) { $0.asks(.setVringKick) ? .success : .pass },
-    Flaw(name: "never calls", checks: ["call", "event-index", "call-replaced", "call-owed", "call-taken-over"], verdict: .wedged) { $0.asks(.setVringCall) ? .success : .pass },
+    Flaw(
+      name: "never calls", checks: ["call", "event-index", "call-replaced", "call-owed", "call-taken-over"],
+      verdict: .wedged
+    ) { $0.asks(.setVringCall) ? .success : .pass },
     Flaw(name: "takes the first kick descriptor for the only one", checks: ["kick-early"], verdict: .wedged) {
       $0.asks(.setVringKick) && $0.earlier > 0 ? .success : .pass
     },
-    Flaw(name: "passes in-band kicks over", checks: ["in-band"], verdict: .wedged) { $0.asks(.vringKick) ? .swallow(answer: nil) : .pass },
-    Flaw(name: "dies when it is stopped", checks: ["stop-abandoned"], verdict: .crashed) { $0.asks(.getVringBase) ? .die : .pass },
+    Flaw(name: "passes in-band kicks over", checks: ["in-band"], verdict: .wedged) {
+      $0.asks(.vringKick) ? .swallow(answer: nil) : .pass
+    },
+    Flaw(name: "dies when it is stopped", checks: ["stop-abandoned"], verdict: .crashed) {
+      $0.asks(.getVringBase) ? .die : .pass
+    },
     Flaw(name: "miscounts", checks: ["position", "position-packed"]) {
       if $0.answers(.getVringBase) { $0.payload[4] &+= 1 }
       return .pass
@@ -178,13 +205,16 @@ extension Flaw {
       $0.asks(.getVringBase) ? .swallow(answer: Array($0.payload[..<4]) + [1, 0, 0, 0]) : .pass
     },
     Flaw(name: "stops once only", checks: ["stop-start"]) { $0.asks(.getVringBase) && $0.earlier > 2 ? .close : .pass },
-    Flaw(name: "goes on with disabled rings", checks: ["disabled", "restless-disable"]) { $0.asks(.setVringEnable) && $0.half(4) == 0 ? .success : .pass },
+    Flaw(name: "goes on with disabled rings", checks: ["disabled", "restless-disable"]) {
+      $0.asks(.setVringEnable) && $0.half(4) == 0 ? .success : .pass
+    },
     Flaw(name: "keeps a ring where it was first", checks: ["elsewhere", "elsewhere-translated"], verdict: .wedged) {
       $0.asks(.setVringAddress) && $0.earlier > 0 ? .success : .pass
     },
     // It is about what it does with a ring that is never empty; how long it takes for that cannot be seen in a message.
     Flaw(
-      name: "has no time for messages while requests come", checks: ["restless-stop", "restless-memory", "restless-log", "restless-disable"],
+      name: "has no time for messages while requests come",
+      checks: ["restless-stop", "restless-memory", "restless-log", "restless-disable"],
       verdict: .wedged
     ) {
       if $0.asks(.getVringBase) { return .swallow(answer: nil) }
@@ -194,40 +224,62 @@ extension Flaw {
     Flaw(name: "refuses memory that it has already", checks: ["second-life", "second-life-translated"]) {
       $0.asks(region) && $0.earlier > 0 ? .swallow(answer: Letter.bytes(1)) : .pass
     },
-    Flaw(name: "answers a reset and does nothing", checks: ["status-reset"]) { $0.asks(.setStatus) && $0[0] == 0 ? .success : .pass },
+    Flaw(name: "answers a reset and does nothing", checks: ["status-reset"]) {
+      $0.asks(.setStatus) && $0[0] == 0 ? .success : .pass
+    },
     Flaw(name: "has no status", checks: ["status-read"]) {
       if $0.answers(.getStatus) { $0[0] = 0 }
       return .pass
     },
     Flaw(name: "starts nothing after a reset", checks: ["reset-device", "reset-owner"], verdict: .wedged) { letter in
-      if letter.asks(.resetDevice) || letter.asks(.resetOwner) { letter.connection.subject.memory.withLock { $0[1] = 1 } }
+      if letter.asks(.resetDevice) || letter.asks(.resetOwner) {
+        letter.connection.subject.memory.withLock { $0[1] = 1 }
+      }
       return letter.asks(.setVringKick) && letter.connection.subject.memory.withLock { $0[1] == 1 } ? .success : .pass
     },
     Flaw(name: "maps every file from its start", checks: ["file-offset"], verdict: .wedged) {
       if $0.asks(region) { $0[RegionField.offset] = 0 }
       return .pass
     },
-    Flaw(name: "keeps the memory it had first", checks: ["second-region", "add-while-running", "memory-replaced", "memory-replaced-translated"], verdict: nil) {
+    Flaw(
+      name: "keeps the memory it had first",
+      checks: ["second-region", "add-while-running", "memory-replaced", "memory-replaced-translated"], verdict: nil
+    ) {
       $0.asks(region) && $0.earlier > 0 || $0.asks(.removeMemoryRegion) ? .success : .pass
     },
-    Flaw(name: "keeps memory that was taken away", checks: ["removed-region"]) { $0.asks(.removeMemoryRegion) ? .success : .pass },
+    Flaw(name: "keeps memory that was taken away", checks: ["removed-region"]) {
+      $0.asks(.removeMemoryRegion) ? .success : .pass
+    },
     Flaw(name: "dies some time after memory was added", checks: ["file-cut"], verdict: .crashed) {
       if $0.asks(region), $0.earlier > 0 { $0.connection.mark("more") }
       return $0.asks(.getFeatures) && $0.connection.has("more") ? .die : .pass
     },
-    Flaw(name: "dies of a second region", checks: ["short-file"], verdict: .crashed) { $0.asks(region) && $0.earlier > 0 ? .die : .pass },
-    Flaw(name: "logs nothing", checks: [
-      "log", "log-translated", "log-scattered", "log-switched", "log-regions", "log-regions-translated",
-    ]) { $0.asks(.setLogBase) ? .success : .pass },
+    Flaw(name: "dies of a second region", checks: ["short-file"], verdict: .crashed) {
+      $0.asks(region) && $0.earlier > 0 ? .die : .pass
+    },
+    Flaw(
+      name: "logs nothing",
+      checks: [
+        "log", "log-translated", "log-scattered", "log-switched", "log-regions", "log-regions-translated",
+      ]
+    ) { $0.asks(.setLogBase) ? .success : .pass },
     Flaw(name: "logs no more when the memory table was set", checks: ["log-table"]) { letter in
       if letter.asks(.setFeatures) { letter.connection.subject.memory.withLock { $0[7] = letter[0] } }
-      if letter.asks(.setMemoryTable), letter.earlier > 0, let word = letter.connection.subject.memory.withLock({ $0[7] }) {
+      if letter.asks(.setMemoryTable), letter.earlier > 0,
+        let word = letter.connection.subject.memory.withLock({ $0[7] })
+      {
         letter.connection.tell(.setFeatures(word & ~(1 << 26)))
       }
       return .pass
     },
-    Flaw(name: "keeps no record of what is in flight", checks: ["inflight"]) { $0.asks(.setInflightDescriptor) ? .success : .pass },
-    Flaw(name: "takes requests in flight for done", checks: ["inflight-kept", "inflight-held", "inflight-channel", "inflight-stopped", "inflight-stop-late"], verdict: nil) {
+    Flaw(name: "keeps no record of what is in flight", checks: ["inflight"]) {
+      $0.asks(.setInflightDescriptor) ? .success : .pass
+    },
+    Flaw(
+      name: "takes requests in flight for done",
+      checks: ["inflight-kept", "inflight-held", "inflight-channel", "inflight-stopped", "inflight-stop-late"],
+      verdict: nil
+    ) {
       if $0.asks(.setInflightDescriptor) { return .success }
       if $0.asks(.setVringBase), $0.half(4) > 0 { $0.payload[4] &+= 4 }
       return .pass

@@ -30,7 +30,8 @@ struct OwnBackendTests {
     expectNoFault(results, summary)
   }
 
-  /// Reads what it is given and writes nothing: all that a network interface does on its transmit queue, or a socket device.
+  /// Reads what it is given and writes nothing: all that a network interface does on its transmit queue, or a socket
+  /// device.
   private final class Reader: VirtioDevice {
     let id: DeviceID
     let maxQueueSizes: [UInt16]
@@ -39,7 +40,9 @@ struct OwnBackendTests {
       self.id = id
       maxQueueSizes = [UInt16](repeating: 256, count: queues)
     }
-    func makeHandler(for group: Range<Int>, features: Features) throws(DeviceError) -> sending any QueueHandler { Handler() }
+    func makeHandler(for group: Range<Int>, features: Features) throws(DeviceError) -> sending any QueueHandler {
+      Handler()
+    }
 
     private final class Handler: QueueHandler {
       func available(_ index: Int, in queues: inout QueueSet) throws(QueueError) {
@@ -53,12 +56,14 @@ struct OwnBackendTests {
     }
   }
 
-  @Test("A device that writes nothing is examined to the end, and keeps every rule", arguments: [CheckedDevice.net, .vsock])
+  @Test(
+    "A device that writes nothing is examined to the end, and keeps every rule", arguments: [CheckedDevice.net, .vsock])
   func reader(kind: CheckedDevice) throws {
     let served = try ServedDevice(Reader(kind == .net ? .network : .socket, queues: kind == .net ? 2 : 3))
     let (results, summary) = try results(SocketSubject(path: served.path), kind)
     expectNoFault(results, summary)
-    #expect(results["renegotiated"]?.verdict == .kept && results["invalidate"]?.evidence == "the address was asked for again")
+    #expect(
+      results["renegotiated"]?.verdict == .kept && results["invalidate"]?.evidence == "the address was asked for again")
   }
 
   @Test("What is not offered is not checked, and said to be so")
@@ -81,7 +86,11 @@ struct OwnBackendTests {
 
   @Test("Nobody to check, or no such check, is an error before anything is done")
   func nobody() throws {
-    #expect(throws: CheckError.self) { try results(SocketSubject(path: "/nonexistent/socket"), .blk, patience: .milliseconds(50)) }
-    #expect(throws: CheckError.noSuchCheck("x")) { try CheckRun(SocketSubject(path: "/nonexistent"), .blk, only: ["x"]) }
+    #expect(throws: CheckError.self) {
+      try results(SocketSubject(path: "/nonexistent/socket"), .blk, patience: .milliseconds(50))
+    }
+    #expect(throws: CheckError.noSuchCheck("x")) {
+      try CheckRun(SocketSubject(path: "/nonexistent"), .blk, only: ["x"])
+    }
   }
 }

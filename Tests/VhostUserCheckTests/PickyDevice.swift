@@ -21,7 +21,9 @@ final class PickyDevice: VirtioDevice {
   var features: Features { .ring }
   var maxQueueSizes: [UInt16] { [256] }
   var configurationSize: Int { 60 }
-  func makeHandler(for group: Range<Int>, features: Features) throws(DeviceError) -> sending any QueueHandler { Handler(self) }
+  func makeHandler(for group: Range<Int>, features: Features) throws(DeviceError) -> sending any QueueHandler {
+    Handler(self)
+  }
 
   func complain() {
     if temper == .sulks { sulks.store(true, ordering: .sequentiallyConsistent) }
@@ -36,7 +38,9 @@ final class PickyDevice: VirtioDevice {
       do throws(QueueError) {
         while let chain = try queues[index].next() {
           if device.sulks.load(ordering: .sequentiallyConsistent) { continue }
-          let isFine = chain.fault == nil && chain.readable.byteCount == 16 && chain.readable.segmentCount == 1 && chain.writable.byteCount == 513
+          let isFine =
+            chain.fault == nil && chain.readable.byteCount == 16 && chain.readable.segmentCount == 1
+            && chain.writable.byteCount == 513
           if !isFine { device.complain() }
           if isFine { _ = chain.writable.zero(from: 0, count: 513) }
           queues[index].complete(chain, written: isFine ? 513 : 0)

@@ -1,13 +1,16 @@
 /// Which rules of `Tests/RulesTests/Rules.md`, R001 to R142, a front-end can observe.
 ///
-/// A check covers the rule in its `rule` and those that its sentence names. What it covers besides, without saying so, is in
-/// `also`; `unseen` says of every other rule why no check is made.
+/// A check covers the rule in its `rule` and those that its sentence names. What it covers besides, without saying so,
+/// is in `also`; `unseen` says of every other rule why no check is made.
 enum RuleCoverage {
   /// Rules that checks cover without naming them, each with these checks.
   static let also: [Int: [String]] = [
-    1: ["translated"], 2: ["packed"], 10: ["no-misses-without"], 13: ["no-misses-without", "without-after-with"], 29: ["indirect-translated"],
-    40: ["ring-moved"], 42: ["ring-unmapped"], 66: ["empty-at-first"], 72: ["empty-success"], 74: ["event-index"], 85: ["write-only-page"],
-    88: ["partly-mapped"], 89: ["available-far"], 93: ["empty-success", "ring-lost"], 120: ["scattered-buffer"], 121: ["big-working-set"],
+    1: ["translated"], 2: ["packed"], 10: ["no-misses-without"], 13: ["no-misses-without", "without-after-with"],
+    29: ["indirect-translated"],
+    40: ["ring-moved"], 42: ["ring-unmapped"], 66: ["empty-at-first"], 72: ["empty-success"], 74: ["event-index"],
+    85: ["write-only-page"],
+    88: ["partly-mapped"], 89: ["available-far"], 93: ["empty-success", "ring-lost"], 120: ["scattered-buffer"],
+    121: ["big-working-set"],
     138: ["log-translated"],
   ]
 
@@ -31,8 +34,10 @@ enum RuleCoverage {
     list[73] = "Over vhost-user a queue that failed may signal its error descriptor; the document does not demand it."
     list[90] = "One of two policies that are both allowed; `broken rings` accept either."
     list[95] = "Looking ahead is a MISS like any other to a front-end, and a MISS is no fault."
-    list[99] = "A queue that waits for a translation is to go on when it comes (R115); vhost-user does not tell that from a fault."
-    list[133] = "Needs one page at two guest addresses, and most back-ends refuse regions that share front-end addresses."
+    list[99] =
+      "A queue that waits for a translation is to go on when it comes (R115); vhost-user does not tell that from a fault."
+    list[133] =
+      "Needs one page at two guest addresses, and most back-ends refuse regions that share front-end addresses."
     list[142] = "This front-end does not do post-copy (PAGEFAULT)."
     return list
   }()

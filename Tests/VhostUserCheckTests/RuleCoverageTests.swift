@@ -4,17 +4,25 @@ import VhostUserCheck
 
 @Suite("Which rules are checked from outside")
 struct RuleCoverageTests {
-  private static let root = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent().deletingLastPathComponent()
+  private static let root = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
+    .deletingLastPathComponent()
   private static let page = root.appendingPathComponent("Documentation/check.md")
-  private static let marks = (start: "<!-- rules: written by SLUICE_CHECKS=write swift test --filter RuleCoverageTests -->\n", end: "<!-- end of rules -->")
+  private static let marks = (
+    start: "<!-- rules: written by SLUICE_CHECKS=write swift test --filter RuleCoverageTests -->\n",
+    end: "<!-- end of rules -->"
+  )
 
   /// The checks of each rule, in their order.
   private static let covered: [Int: [String]] = {
     var list: [Int: [String]] = [:]
     for check in CheckRun.all {
-      for match in "\(check.rule) \(check.sentence)".matches(of: /\bR(\d{3})\b/) { list[Int(match.1) ?? 0, default: []].append(check.name) }
+      for match in "\(check.rule) \(check.sentence)".matches(of: /\bR(\d{3})\b/) {
+        list[Int(match.1) ?? 0, default: []].append(check.name)
+      }
     }
-    for (rule, names) in RuleCoverage.also { list[rule, default: []] += names.filter { !(list[rule] ?? []).contains($0) } }
+    for (rule, names) in RuleCoverage.also {
+      list[rule, default: []] += names.filter { !(list[rule] ?? []).contains($0) }
+    }
     return list
   }()
 
@@ -32,7 +40,9 @@ struct RuleCoverageTests {
   @Test("The list in the documentation is what the checks say")
   func documented() throws {
     var sentences: [Int: String] = [:]
-    for line in try String(contentsOf: Self.root.appendingPathComponent("Tests/RulesTests/Rules.md"), encoding: .utf8).split(separator: "\n") {
+    for line in try String(contentsOf: Self.root.appendingPathComponent("Tests/RulesTests/Rules.md"), encoding: .utf8)
+      .split(separator: "\n")
+    {
       guard let match = line.firstMatch(of: /^\| R(\d{3}) \| ([^|]*) \|/), let number = Int(match.1) else { continue }
       sentences[number] = String(match.2)
     }

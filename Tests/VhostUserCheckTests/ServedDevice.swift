@@ -14,7 +14,8 @@ final class ServedDevice {
   private let listener: UnixListener
 
   init(_ device: any VirtioDevice, options: BackendOptions = BackendOptions(name: "test")) throws {
-    path = FileManager.default.temporaryDirectory.appendingPathComponent("sluice-\(UUID().uuidString.prefix(8)).sock").path
+    path =
+      FileManager.default.temporaryDirectory.appendingPathComponent("sluice-\(UUID().uuidString.prefix(8)).sock").path
     let listener = try UnixListener(path: path)
     let server = try VhostUserServer(
       device, on: .listening(listener), options: options, log: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() })
@@ -49,7 +50,9 @@ final class ServedDisk {
 }
 
 /// The results of checks, by name.
-func results(_ subject: any CheckSubject, _ device: CheckedDevice, only: [String] = [], patience: Duration = .seconds(20)) throws -> ([String: CheckResult], CheckSummary) {
+func results(
+  _ subject: any CheckSubject, _ device: CheckedDevice, only: [String] = [], patience: Duration = .seconds(20)
+) throws -> ([String: CheckResult], CheckSummary) {
   var found: [String: CheckResult] = [:]
   let run = try CheckRun(subject, device, patience: patience, only: only)
   let summary = try run.run { found[$0.name] = $0 }

@@ -21,18 +21,26 @@ struct Letter {
   /// The back-end's answer to this kind.
   func answers(_ kind: FrontendRequest.Kind) -> Bool { !fromFrontend && request == kind.rawValue }
   /// The front-end's IOTLB message of this kind.
-  func translates(_ kind: IOTLBMessage.Kind) -> Bool { asks(.iotlb) && payload.count >= 26 && payload[25] == kind.rawValue }
+  func translates(_ kind: IOTLBMessage.Kind) -> Bool {
+    asks(.iotlb) && payload.count >= 26 && payload[25] == kind.rawValue
+  }
 
   /// Whoever sent it waits for an answer.
   var wantsAnswer: Bool { flags & MessageHeader.needReply != 0 }
 
   /// 64 bits of the payload; 0 where there are none.
   subscript(_ offset: Int) -> UInt64 {
-    get { offset + 8 <= payload.count ? (0..<8).reduce(0) { $0 | UInt64(payload[offset + $1]) << (8 * UInt64($1)) } : 0 }
-    set { if offset + 8 <= payload.count { payload.replaceSubrange(offset..<offset + 8, with: Letter.bytes(newValue)) } }
+    get {
+      offset + 8 <= payload.count ? (0..<8).reduce(0) { $0 | UInt64(payload[offset + $1]) << (8 * UInt64($1)) } : 0
+    }
+    set {
+      if offset + 8 <= payload.count { payload.replaceSubrange(offset..<offset + 8, with: Letter.bytes(newValue)) }
+    }
   }
   /// 32 bits of the payload.
-  func half(_ offset: Int) -> UInt32 { offset + 4 <= payload.count ? (0..<4).reduce(0) { $0 | UInt32(payload[offset + $1]) << (8 * UInt32($1)) } : 0 }
+  func half(_ offset: Int) -> UInt32 {
+    offset + 4 <= payload.count ? (0..<4).reduce(0) { $0 | UInt32(payload[offset + $1]) << (8 * UInt32($1)) } : 0
+  }
 
   static func bytes(_ word: UInt64) -> [UInt8] { (0..<8).map { UInt8(truncatingIfNeeded: word >> (8 * UInt64($0))) } }
 }
@@ -209,7 +217,9 @@ final class TwistedSubject: CheckSubject, Sendable {
 
   /// Puts itself into the back-end's channel. Returns the end for the back-end.
   private func interpose(_ files: inout FileDescriptorList, _ connection: Correspondence) -> UnixSocket? {
-    guard let file = files.takeFirst(), let front = try? UnixSocket(adopting: file), let (ours, theirs) = try? UnixSocket.pair() else { return nil }
+    guard let file = files.takeFirst(), let front = try? UnixSocket(adopting: file),
+      let (ours, theirs) = try? UnixSocket.pair()
+    else { return nil }
     let channel = channel ?? { _ in .pass }
     for message in injected {
       var frame = FrontendRequest.iotlb(message).encoded()
@@ -223,14 +233,18 @@ final class TwistedSubject: CheckSubject, Sendable {
       relay(ours, front, connection, fromFrontend: false) { letter, _ in
         let passage = channel(&letter)
         // Of questions that come together only the last one has an answer.
-        if letter.wantsAnswer, letter.payload.count > 25, letter.payload[25] == IOTLBMessage.Kind.miss.rawValue { connection.openMisses.add(1, ordering: .sequentiallyConsistent) }
+        if letter.wantsAnswer, letter.payload.count > 25, letter.payload[25] == IOTLBMessage.Kind.miss.rawValue {
+          connection.openMisses.add(1, ordering: .sequentiallyConsistent)
+        }
         switch passage {
         case .pass: try? front.send(Self.frame(letter).span, timeout: .seconds(5))
         case .twice:
           if letter.wantsAnswer { shared.drops.withLock { $0 += 1 } }
           for _ in 0..<2 { try? front.send(Self.frame(letter).span, timeout: .seconds(5)) }
         case .swallow(let answer):
-          if let answer, letter.wantsAnswer { try? ours.send(Self.frame(letter.request, 5, answer).span, timeout: .seconds(5)) }
+          if let answer, letter.wantsAnswer {
+            try? ours.send(Self.frame(letter.request, 5, answer).span, timeout: .seconds(5))
+          }
         case .close: connection.client.shutdown()
         case .die: die()
         }
@@ -264,11 +278,14 @@ final class TwistedSubject: CheckSubject, Sendable {
     MessageHeader(request: request, flags: flags, size: UInt32(payload.count)).encoded + payload
   }
 
-  private static func half(_ bytes: [UInt8], _ offset: Int) -> UInt32 { bytes[offset..<offset + 4].reversed().reduce(0) { $0 << 8 | UInt32($1) } }
+  private static func half(_ bytes: [UInt8], _ offset: Int) -> UInt32 {
+    bytes[offset..<offset + 4].reversed().reduce(0) { $0 << 8 | UInt32($1) }
+  }
 
   /// Takes messages from `source` until either socket ends, and then ends both.
   private func relay(
-    _ source: UnixSocket, _ sink: UnixSocket, _ connection: Correspondence, fromFrontend: Bool, _ body: (inout Letter, inout FileDescriptorList) -> Void
+    _ source: UnixSocket, _ sink: UnixSocket, _ connection: Correspondence, fromFrontend: Bool,
+    _ body: (inout Letter, inout FileDescriptorList) -> Void
   ) {
     defer {
       source.shutdown()
@@ -285,7 +302,10 @@ final class TwistedSubject: CheckSubject, Sendable {
       let header = MessageHeader(request: Self.half(head, 0), flags: Self.half(head, 4), size: Self.half(head, 8))
       guard header.size <= MessageHeader.payloadLimit else {
         // More than a message has: the back-end itself is to judge.
-        if wire == .patient, fromFrontend { while take(source, 1, &files, &isWhole) != nil {} ; return }
+        if wire == .patient, fromFrontend {
+          while take(source, 1, &files, &isWhole) != nil {}
+          return
+        }
         if wire == .fragile, fromFrontend { die() }
         try? sink.send(head.span, timeout: .seconds(5))
         while take(source, 1, &files, &isWhole) != nil {}
@@ -296,18 +316,23 @@ final class TwistedSubject: CheckSubject, Sendable {
         return
       }
       var letter = Letter(
-        request: header.request, flags: header.flags, payload: payload, descriptors: files.count, fromFrontend: fromFrontend,
+        request: header.request, flags: header.flags, payload: payload, descriptors: files.count,
+        fromFrontend: fromFrontend,
         earlier: connection.count(header.request, fromFrontend), connection: connection)
       body(&letter, &files)
     }
   }
 
-  private func take(_ socket: UnixSocket, _ count: Int, _ files: inout FileDescriptorList, atOnce: Bool = false, _ isWhole: inout Bool) -> [UInt8]? {
+  private func take(
+    _ socket: UnixSocket, _ count: Int, _ files: inout FileDescriptorList, atOnce: Bool = false, _ isWhole: inout Bool
+  ) -> [UInt8]? {
     var bytes = [UInt8](repeating: 0, count: count)
     guard count > 0 else { return bytes }
     var span = bytes.mutableSpan
     if atOnce {
-      guard (try? socket.waitReadable()) == true, case .bytes(count)? = try? socket.receive(into: &span, descriptors: &files) else { return nil }
+      guard (try? socket.waitReadable()) == true,
+        case .bytes(count)? = try? socket.receive(into: &span, descriptors: &files)
+      else { return nil }
       return bytes
     }
     do throws(HostError) {

@@ -34,13 +34,15 @@ private struct ChannelRig: ~Copyable {
   mutating func heard() throws -> [(page: UInt64, needsReply: Bool)] {
     var all: [(page: UInt64, needsReply: Bool)] = []
     while let message = try stream.next() {
-      guard case .iotlb(let one) = try BackendRequest(request: message.header.request, payload: message.payload) else { continue }
+      guard case .iotlb(let one) = try BackendRequest(request: message.header.request, payload: message.payload) else {
+        continue
+      }
       all.append((one.address >> 12, message.header.needsReply))
     }
     return all
   }
 
-  static func matters(_ numbers: Range<UInt64>) -> [BackendChannel.Matter] { numbers.map { .miss(question($0)) } }
+  static func replies(_ numbers: Range<UInt64>) -> [BackendChannel.PendingReply] { numbers.map { .miss(question($0)) } }
 }
 
 @Suite("The back-end's channel") struct BackendChannelTests {
@@ -58,7 +60,7 @@ private struct ChannelRig: ~Copyable {
     let more = try rig.heard()
     let first = rig.channel.takeAwaited()
     let second = rig.channel.takeAwaited()
-    #expect(more.isEmpty && first == ChannelRig.matters(0..<5) && second == nil)
+    #expect(more.isEmpty && first == ChannelRig.replies(0..<5) && second == nil)
   }
 
   @Test("Many go out before anybody says that they are all, and each piece has its answer")
@@ -72,14 +74,19 @@ private struct ChannelRig: ~Copyable {
     #expect(heard.map(\.page) == Array(0..<150))
     #expect(heard.enumerated().filter { $0.element.needsReply }.map(\.offset) == [47, 95, 143, 149])
     let told = (0..<5).map { _ in rig.channel.takeAwaited() }
-    #expect(told == [ChannelRig.matters(0..<48), ChannelRig.matters(48..<96), ChannelRig.matters(96..<144), ChannelRig.matters(144..<150), nil])
+    #expect(
+      told == [
+        ChannelRig.replies(0..<48), ChannelRig.replies(48..<96), ChannelRig.replies(96..<144),
+        ChannelRig.replies(144..<150), nil,
+      ])
   }
 
   @Test("A request of another kind does not overtake what was asked before it")
   func order() throws {
     var rig = try ChannelRig()
     rig.gather(0..<2)
-    let isSent = rig.channel.send(.iotlb(IOTLBMessage(kind: .accessFail, address: 9 << 12, permission: .read)), awaiting: nil)
+    let isSent = rig.channel.send(
+      .iotlb(IOTLBMessage(kind: .accessFail, address: 9 << 12, permission: .read)), awaiting: nil)
     #expect(isSent)
     let heard = try rig.heard()
     #expect(heard.map(\.page) == [0, 1, 9] && heard.map(\.needsReply) == [false, true, false])
@@ -104,7 +111,7 @@ private struct ChannelRig: ~Copyable {
     for batch in UInt64(0)..<400 {
       // A piece is 48 questions at most.
       let told = rig.channel.takeAwaited().map { $0 + (rig.channel.takeAwaited() ?? []) }
-      #expect(told == ChannelRig.matters(batch * 50..<(batch + 1) * 50))
+      #expect(told == ChannelRig.replies(batch * 50..<(batch + 1) * 50))
     }
   }
 
@@ -133,7 +140,7 @@ private struct ChannelRig: ~Copyable {
     rig.gather(3..<5)
     let (ours, theirs) = try UnixSocket.pair()
     let lost = rig.channel.replace(ours)
-    #expect(lost == ChannelRig.matters(0..<5))
+    #expect(lost == ChannelRig.replies(0..<5))
     rig.stream = MessageStream(theirs)
     rig.channel.post()
     let heard = try rig.heard()
@@ -147,7 +154,7 @@ private struct ChannelRig: ~Copyable {
     rig.channel.lose()
     rig.gather(0..<2)
     let kept = rig.channel.replace(nil)
-    #expect(kept == ChannelRig.matters(0..<2))
+    #expect(kept == ChannelRig.replies(0..<2))
     rig.gather(0..<1, isTaken: false)
   }
 }

@@ -38,7 +38,8 @@ private let samples: [Sample] = [
   Sample(
     .setVringAddress(
       VringAddress(
-        index: 2, flags: 1, descriptorArea: 0xffff_e000, driverArea: 0xffff_f000, deviceArea: 0xffff_f240, log: 0xffff_f241)),
+        index: 2, flags: 1, descriptorArea: 0xffff_e000, driverArea: 0xffff_f000, deviceArea: 0xffff_f240,
+        log: 0xffff_f241)),
     9, "02000000 01000000 00e0ffff00000000 40f2ffff00000000 00f0ffff00000000 41f2ffff00000000"),
   Sample(.setVringBase(VringState(index: 0, number: 0x8000_8000)), 10, "00000000 00800080"),
   Sample(.getVringBase(VringState(index: 3, number: 0)), 11, "03000000 00000000"),
@@ -53,7 +54,8 @@ private let samples: [Sample] = [
   Sample(
     .iotlb(
       IOTLBMessage(
-        kind: .update, address: 0xffff_f000, size: 0x1000, frontendAddress: 0x7fe8_0c17_6000, permission: [.read, .write])),
+        kind: .update, address: 0xffff_f000, size: 0x1000, frontendAddress: 0x7fe8_0c17_6000,
+        permission: [.read, .write])),
     22, "00f0ffff00000000 0010000000000000 0060170ce87f0000 03 02 000000000000"),
   Sample(
     .iotlb(IOTLBMessage(kind: .invalidate, address: 0xfef0_0000, size: 0xffff_ffff_0110_0000)),
@@ -125,19 +127,24 @@ struct CodecTests {
     #expect(throws: ProtocolError.self) { try FrontendRequest(request: 5, payload: nine) }
   }
 
-  @Test("Configuration bytes past 256 are refused, also where offset and size add up past 2^32", arguments: [
-    "00010000 01000000 00000000", "00000000 01010000 00000000", "ffffffff ffffffff 00000000", "f0000000 11000000 00000000",
-  ])
+  @Test(
+    "Configuration bytes past 256 are refused, also where offset and size add up past 2^32",
+    arguments: [
+      "00010000 01000000 00000000", "00000000 01010000 00000000", "ffffffff ffffffff 00000000",
+      "f0000000 11000000 00000000",
+    ])
   func configurationBounds(_ text: String) {
     let payload = hex(text) + [UInt8](repeating: 0, count: 300)
     #expect(throws: ProtocolError.self) { try FrontendRequest(request: 24, payload: payload) }
     #expect(throws: ProtocolError.self) { try FrontendRequest(request: 25, payload: payload) }
   }
 
-  @Test("Requests nobody serves are refused by name", arguments: [
-    (UInt32(0), "request 0"), (19, "SEND_RARP"), (23, "SET_VRING_ENDIAN"), (28, "POSTCOPY_ADVISE"),
-    (41, "GET_SHARED_OBJECT"), (44, "GET_SHMEM_CONFIG"), (45, "request 45"), (0xffff_ffff, "request 4294967295"),
-  ])
+  @Test(
+    "Requests nobody serves are refused by name",
+    arguments: [
+      (UInt32(0), "request 0"), (19, "SEND_RARP"), (23, "SET_VRING_ENDIAN"), (28, "POSTCOPY_ADVISE"),
+      (41, "GET_SHARED_OBJECT"), (44, "GET_SHMEM_CONFIG"), (45, "request 45"), (0xffff_ffff, "request 4294967295"),
+    ])
   func unknown(_ request: UInt32, _ name: String) {
     let error = #expect(throws: ProtocolError.self) { try FrontendRequest(request: request, payload: []) }
     #expect(error?.message == name)
@@ -156,9 +163,11 @@ struct CodecTests {
     }
   }
 
-  @Test("Device state transfers in unknown directions and phases are refused", arguments: [
-    "02000000 00000000", "00000000 01000000",
-  ])
+  @Test(
+    "Device state transfers in unknown directions and phases are refused",
+    arguments: [
+      "02000000 00000000", "00000000 01000000",
+    ])
   func deviceState(_ text: String) {
     #expect(throws: ProtocolError.self) { try FrontendRequest(request: 42, payload: hex(text)) }
   }
@@ -169,7 +178,10 @@ struct CodecTests {
     let header = try MessageHeader(decoding: good)
     #expect(header.request == 22 && header.size == 32 && header.needsReply && !header.isReply)
     #expect(header.encoded == good)
-    for bad in ["16000000 00000000 00000000", "16000000 02000000 00000000", "16000000 01000000 01100000", "16000000 01000000 ffffffff"] {
+    for bad in [
+      "16000000 00000000 00000000", "16000000 02000000 00000000", "16000000 01000000 01100000",
+      "16000000 01000000 ffffffff",
+    ] {
       #expect(throws: ProtocolError.self) { try MessageHeader(decoding: hex(bad)) }
     }
   }
@@ -188,8 +200,12 @@ struct CodecTests {
   func replies() throws {
     #expect(BackendReply.value(0x1_0000_0002).encoded(to: 1) == hex("01000000 05000000 08000000 0200000001000000"))
     #expect(try BackendReply(to: .getFeatures, payload: hex("0200000001000000")) == .value(0x1_0000_0002))
-    #expect(BackendReply.vring(VringState(index: 1, number: 59)).encoded(to: 11) == hex("0b000000 05000000 08000000 01000000 3b000000"))
-    #expect(try BackendReply(to: .getVringBase, payload: hex("01000000 3b000000")) == .vring(VringState(index: 1, number: 59)))
+    #expect(
+      BackendReply.vring(VringState(index: 1, number: 59)).encoded(to: 11)
+        == hex("0b000000 05000000 08000000 01000000 3b000000"))
+    #expect(
+      try BackendReply(to: .getVringBase, payload: hex("01000000 3b000000")) == .vring(VringState(index: 1, number: 59))
+    )
     #expect(BackendReply.configuration(nil).encoded(to: 24) == hex("18000000 05000000 00000000"))
     #expect(try BackendReply(to: .getConfiguration, payload: []) == .configuration(nil))
     let area = InflightDescription(mmapSize: 0x1000, mmapOffset: 0, queueCount: 1, queueSize: 128)
@@ -209,7 +225,8 @@ struct CodecTests {
     let call = BackendRequest.vringCall(VringState(index: 3, number: 0))
     #expect(call.encoded(needsReply: false) == hex("04000000 01000000 08000000 03000000 00000000"))
     #expect(try BackendRequest(request: 4, payload: hex("03000000 00000000")) == call)
-    #expect(try BackendRequest(request: 5, payload: hex("03000000 00000000")) == .vringError(VringState(index: 3, number: 0)))
+    #expect(
+      try BackendRequest(request: 5, payload: hex("03000000 00000000")) == .vringError(VringState(index: 3, number: 0)))
     #expect(throws: ProtocolError.self) { try BackendRequest(request: 3, payload: []) }
     #expect(throws: ProtocolError.self) { try BackendRequest(request: 2, payload: [0]) }
   }

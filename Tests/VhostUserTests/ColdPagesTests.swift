@@ -10,7 +10,7 @@ import Virtio
 private final class ColdRig {
   private final class Bell: TranslationWaiter {
     let isRung = Atomic<Bool>(false)
-    func translationArrived() { isRung.store(true, ordering: .relaxed) }
+    func wake() { isRung.store(true, ordering: .relaxed) }
   }
   private final class Questions: Sendable {
     private let state = Mutex<[(IOTLBMessage, PendingMisses.Question)]>([])
@@ -45,7 +45,8 @@ private final class ColdRig {
   private let each: Int
   private var posted: UInt16 = 0
 
-  /// - Parameter pages: in as many descriptors of an indirect table as `pages` can be divided into by `each`; each begins `step`
+  /// - Parameter pages: in as many descriptors of an indirect table as `pages` can be divided into by `each`; each
+  ///   begins `step`
   ///   pages after the one before it.
   init(pages: Int, each: Int, step: Int? = nil, nodes: Int = 1 << 15, servesOneChain: Bool = false) throws {
     let dataBytes = UInt64(pages) << 12
@@ -55,7 +56,8 @@ private final class ColdRig {
         mapping: try HostMapping(anonymous: Int(Self.ringBytes))))
     try memory.add(
       MemoryRegion(
-        guestAddress: GuestAddress(1 << 32), frontendAddress: FrontendAddress(Self.frontend + Self.ringBytes), byteCount: dataBytes,
+        guestAddress: GuestAddress(1 << 32), frontendAddress: FrontendAddress(Self.frontend + Self.ringBytes),
+        byteCount: dataBytes,
         mapping: try HostMapping(anonymous: Int(dataBytes))))
     let questions = questions
     space = IOTLBSpace(memory: memory, maxNodes: nodes, servesOneChain: servesOneChain, ask: { questions.add($0, $1) })
@@ -83,7 +85,8 @@ private final class ColdRig {
   /// Ends the queue.
   func end() -> IOTLBSpace {
     queue = try! Virtqueue(
-      index: 0, layout: QueueLayout(size: 2, descriptorArea: DMAAddress(0), driverArea: DMAAddress(0), deviceArea: DMAAddress(0)),
+      index: 0,
+      layout: QueueLayout(size: 2, descriptorArea: DMAAddress(0), driverArea: DMAAddress(0), deviceArea: DMAAddress(0)),
       features: [.version1], in: space)
     return space
   }
@@ -99,7 +102,8 @@ private final class ColdRig {
     for (_, question) in questions.take() { space.answered(question) }
   }
 
-  /// The driver makes another chain of the one that waits: the first descriptor of the table, at an address of its choice.
+  /// The driver makes another chain of the one that waits: the first descriptor of the table, at an address of its
+  /// choice.
   func rewrite(to address: UInt64) {
     precondition(memory.copy(address.bytes.span, to: GuestAddress(0x4000)) == 8)
     precondition(memory.copy(UInt32(16).bytes.span, to: GuestAddress(8)) == 4)
@@ -137,7 +141,9 @@ private final class ColdRig {
         let page = message.address & ~4095
         let place = page >= Self.dataAt ? place(page - Self.dataAt) : page - Self.ringAt
         try space.apply(
-          IOTLBMessage(kind: .update, address: page, size: 4096, frontendAddress: Self.frontend + place, permission: [.read, .write]))
+          IOTLBMessage(
+            kind: .update, address: page, size: 4096, frontendAddress: Self.frontend + place,
+            permission: [.read, .write]))
         space.answered(question)
       }
       let isRung = bell.isRung.load(ordering: .relaxed)
@@ -186,7 +192,9 @@ struct ColdPagesTests {
     return least
   }
 
-  @Test("64 Ki cold pages in one request cost no more a page than 1 Ki, in one descriptor and in many", .timeLimit(.minutes(10)), arguments: [1, 256])
+  @Test(
+    "64 Ki cold pages in one request cost no more a page than 1 Ki, in one descriptor and in many",
+    .timeLimit(.minutes(10)), arguments: [1, 256])
   func linear(each: Int) throws {
     // A table has 32768 descriptors at most, and a chain 65536 pieces.
     let many = each == 1 ? 32 * 1024 : 64 * 1024
@@ -200,7 +208,9 @@ struct ColdPagesTests {
     #expect(ratio <= 1.5, "a page costs \(ratio) times what it costs among 1024")
   }
 
-  @Test("A chain of more pages than there is room for ends in one fault after a bounded number of tries, and the next chain works (R117)", arguments: [false, true])
+  @Test(
+    "A chain of more pages than there is room for ends in one fault after a bounded number of tries, and the next chain works (R117)",
+    arguments: [false, true])
   func tooMuch(servesOneChain: Bool) throws {
     // A page of each 2 MiB, so that each takes a node of the table's.
     let rig = try ColdRig(pages: 200, each: 1, step: 512, nodes: 64, servesOneChain: servesOneChain)
@@ -217,7 +227,9 @@ struct ColdPagesTests {
     let rig = try ColdRig(pages: 64, each: 64)
     // The ring and the table, and a page that is innocent.
     try rig.space.apply(
-      IOTLBMessage(kind: .update, address: ColdRig.ringAt, size: 0x20000, frontendAddress: ColdRig.frontend, permission: [.read, .write]))
+      IOTLBMessage(
+        kind: .update, address: ColdRig.ringAt, size: 0x20000, frontendAddress: ColdRig.frontend,
+        permission: [.read, .write]))
     for round in 0..<50 {
       if round > 0 { try rig.post(1) }
       rig.rewrite(to: ColdRig.dataAt)
@@ -233,7 +245,9 @@ struct ColdPagesTests {
   func ended() throws {
     let rig = try ColdRig(pages: 64, each: 64)
     try rig.space.apply(
-      IOTLBMessage(kind: .update, address: ColdRig.ringAt, size: 0x20000, frontendAddress: ColdRig.frontend, permission: [.read, .write]))
+      IOTLBMessage(
+        kind: .update, address: ColdRig.ringAt, size: 0x20000, frontendAddress: ColdRig.frontend,
+        permission: [.read, .write]))
     try rig.refused()
     let refused = try rig.popped()
     #expect(refused == 0 && rig.reason == .unmapped && rig.kept == (0, 0) && rig.space.statistics.faults == 1)

@@ -10,12 +10,12 @@ import Virtio
 /// Each of many queues has one chain of this many pages that nobody has asked for.
 private let pages = 20_000
 
-/// Many queues over one space, whose rings are mapped and whose chains are cold; a front-end that answers when it is told to. All on
-/// one thread, so that every step counts.
+/// Many queues over one space, whose rings are mapped and whose chains are cold; a front-end that answers when it is
+/// told to. All on one thread, so that every step counts.
 private final class Crowd {
   private final class Bell: TranslationWaiter {
     let isRung = Atomic<Bool>(false)
-    func translationArrived() { isRung.store(true, ordering: .relaxed) }
+    func wake() { isRung.store(true, ordering: .relaxed) }
   }
   private final class Asked: Sendable {
     let all = Mutex(FIFO<(message: IOTLBMessage, question: PendingMisses.Question)>())
@@ -44,7 +44,9 @@ private final class Crowd {
   init(queues: Int) throws {
     let mapping = try HostMapping(anonymous: 0x5000)
     try memory.add(
-      MemoryRegion(guestAddress: GuestAddress(0), frontendAddress: FrontendAddress(Self.frontend), byteCount: 0x5000, mapping: mapping))
+      MemoryRegion(
+        guestAddress: GuestAddress(0), frontendAddress: FrontendAddress(Self.frontend), byteCount: 0x5000,
+        mapping: mapping))
     let asked = asked
     space = IOTLBSpace(memory: memory) { message, question in
       if let question { asked.all.withLock { $0.append((message, question)) } }
@@ -52,13 +54,18 @@ private final class Crowd {
     }
     questions = [Int](repeating: 0, count: queues)
     // One ring for all of them, each with addresses of its own. Its one chain is a buffer to write to.
-    func put(_ bytes: [UInt8], _ address: UInt64) { precondition(memory.copy(bytes.span, to: GuestAddress(address)) == bytes.count) }
+    func put(_ bytes: [UInt8], _ address: UInt64) {
+      precondition(memory.copy(bytes.span, to: GuestAddress(address)) == bytes.count)
+    }
     put(UInt16(1).bytes, 0x1002)
     for index in 0..<queues {
       let (ring, bell) = (Self.base(index), Bell())
-      try space.apply(IOTLBMessage(kind: .update, address: ring, size: 0x3000, frontendAddress: Self.frontend, permission: [.read, .write]))
+      try space.apply(
+        IOTLBMessage(
+          kind: .update, address: ring, size: 0x3000, frontendAddress: Self.frontend, permission: [.read, .write]))
       let layout = QueueLayout(
-        size: 2, descriptorArea: DMAAddress(ring), driverArea: DMAAddress(ring + 0x1000), deviceArea: DMAAddress(ring + 0x2000))
+        size: 2, descriptorArea: DMAAddress(ring), driverArea: DMAAddress(ring + 0x1000),
+        deviceArea: DMAAddress(ring + 0x2000))
       let queue = try Virtqueue(index: index, layout: layout, features: .version1, in: space, waking: bell)
       members[index] = Holder(Member(queue: queue, bell: bell))
     }
@@ -94,7 +101,9 @@ private final class Crowd {
       let page = message.address & ~4095
       questions[Int(page >> 32) - 1] += 1
       try space.apply(
-        IOTLBMessage(kind: .update, address: page, size: 4096, frontendAddress: Self.frontend + 0x3000, permission: [.read, .write]))
+        IOTLBMessage(
+          kind: .update, address: page, size: 4096, frontendAddress: Self.frontend + 0x3000,
+          permission: [.read, .write]))
       space.answered(question)
       for (index, holder) in members where holder.member.bell.isRung.load(ordering: .relaxed) { try look(index) }
     }
@@ -107,7 +116,8 @@ private final class Crowd {
   }
 }
 
-/// A back-end with many queues, each with one cold chain, and a front-end that answers one question at a time, as QEMU does.
+/// A back-end with many queues, each with one cold chain, and a front-end that answers one question at a time, as QEMU
+/// does.
 private final class CrowdedFrontend {
   let raw: RawFrontend
   private let kicks: [EventFD]
@@ -121,12 +131,15 @@ private final class CrowdedFrontend {
     try raw.must(.iotlb(raw.update(rings, size: 0x10000)))
     for (index, kick) in kicks.enumerated() {
       let (number, at) = (UInt32(index), UInt64(index) * 256)
-      raw.poke((1 << 40 + UInt64(index) << 32).bytes + UInt32(pages << 12).bytes + UInt16(2).bytes + UInt16(0).bytes, Int(at))
+      raw.poke(
+        (1 << 40 + UInt64(index) << 32).bytes + UInt32(pages << 12).bytes + UInt16(2).bytes + UInt16(0).bytes, Int(at))
       raw.poke(UInt16(0).bytes + UInt16(1).bytes + UInt16(0).bytes, Int(at) + 64)
       try raw.must(.setVringSize(VringState(index: number, number: 2)))
       try raw.must(
         .setVringAddress(
-          VringAddress(index: number, descriptorArea: rings + at, driverArea: rings + at + 64, deviceArea: rings + at + 128, log: 0)))
+          VringAddress(
+            index: number, descriptorArea: rings + at, driverArea: rings + at + 64, deviceArea: rings + at + 128, log: 0
+          )))
       kick.signal()
       try raw.must(.setVringKick(VringDescriptor(index: UInt8(index), hasDescriptor: true)), [kick.rawValue])
       try raw.must(.setVringEnable(VringState(index: number, number: 1)))
@@ -144,14 +157,17 @@ private final class CrowdedFrontend {
     return Double(count) / (begun.duration(to: .now) / .seconds(1))
   }
 
-  func invalidate(_ address: UInt64) throws { try raw.must(.iotlb(IOTLBMessage(kind: .invalidate, address: address, size: 4096))) }
+  func invalidate(_ address: UInt64) throws {
+    try raw.must(.iotlb(IOTLBMessage(kind: .invalidate, address: address, size: 4096)))
+  }
 
   func stop(_ queue: Int) throws { _ = try raw.ask(.getVringBase(VringState(index: UInt32(queue), number: 0))) }
 }
 
 @Suite("Many queues of many cold pages", .serialized, .timeLimit(.minutes(10)))
 struct ConvoyTests {
-  @Test("A walk that may ask no more stops there, however many pages are left of its chain and however often it is made")
+  @Test(
+    "A walk that may ask no more stops there, however many pages are left of its chain and however often it is made")
   func stops() throws {
     let crowd = try Crowd(queues: 256)
     let before = crowd.steps
@@ -190,7 +206,9 @@ struct ConvoyTests {
     #expect(many <= 1.25 * one, "an answer costs \(many) steps with 256 queues and \(one) with 8")
   }
 
-  @Test("With 256 queues of cold chains unmaps, stops and memory tables have their turn soon, whether anything is answered or not", arguments: [false, true])
+  @Test(
+    "With 256 queues of cold chains unmaps, stops and memory tables have their turn soon, whether anything is answered or not",
+    arguments: [false, true])
   func turns(_ answers: Bool) throws {
     // Other tests want the processors too: what holds once holds by the rules, and without them it never does.
     let bound = Duration.milliseconds(250)

@@ -30,7 +30,8 @@ private final class Remains {
   func recorder() -> any InflightRecorder {
     let cells = record.cells(from: 0, byteCount: 4096)!
     let size = rig.layout.size
-    return rig.kind.isPacked ? PackedInflight(cells, size: size, capacity: size) : SplitInflight(cells, size: size, capacity: size)
+    return rig.kind.isPacked
+      ? PackedInflight(cells, size: size, capacity: size) : SplitInflight(cells, size: size, capacity: size)
   }
 
   var recordBytes: [UInt8] {
@@ -54,7 +55,9 @@ private final class Remains {
     Array(after[..<count]) + before[count..<headerBytes] + after[headerBytes...]
   }
 
-  func laterHeader(_ before: [UInt8], _ after: [UInt8]) -> [UInt8] { Array(after[..<headerBytes]) + before[headerBytes...] }
+  func laterHeader(_ before: [UInt8], _ after: [UInt8]) -> [UInt8] {
+    Array(after[..<headerBytes]) + before[headerBytes...]
+  }
 
   /// What a front-end that knows nothing better says about the position.
   func guess(_ start: UInt16) -> QueueState {
@@ -107,7 +110,9 @@ private final class Mortal: InflightRecorder {
   }
 
   func popped(head: UInt16) -> UInt16 { step { inner.popped(head: head) } }
-  func popped(id: UInt16, descriptors: [RingDescriptor]) -> UInt16? { step { inner.popped(id: id, descriptors: descriptors) } }
+  func popped(id: UInt16, descriptors: [RingDescriptor]) -> UInt16? {
+    step { inner.popped(id: id, descriptors: descriptors) }
+  }
   func completing(_ record: UInt16) { step { inner.completing(record) } }
   func published(used: UInt16, wrap: Bool) { step { inner.published(used: used, wrap: wrap) } }
 }
@@ -168,7 +173,9 @@ private struct Deaths {
           #expect(seen.insert(id).inserted, "\(id) is done twice at once")
           held.append(chains.insert(chain))
         } else if !held.isEmpty {
-          guard let chain = chains.remove(held.remove(at: Int.random(in: held.indices, using: &random))) else { continue }
+          guard let chain = chains.remove(held.remove(at: Int.random(in: held.indices, using: &random))) else {
+            continue
+          }
           seen.remove(UInt32(chain.id))
           queue.complete(chain, written: 8)
         } else if random.chance(1, in: 4) {
@@ -190,7 +197,8 @@ struct CrashTests {
   func anywhere(packed: Bool, inOrder: Bool) throws {
     for seed in 0..<60 as Range<UInt64> {
       let size: UInt16 = packed ? [5, 8, 13, 16][Int(seed % 4)] : [4, 8, 16, 16][Int(seed % 4)]
-      var deaths = try Deaths(RingCase(packed: packed, size: size, indirect: false, eventIndex: false, inOrder: inOrder), seed: seed)
+      var deaths = try Deaths(
+        RingCase(packed: packed, size: size, indirect: false, eventIndex: false, inOrder: inOrder), seed: seed)
       // Few moments at first, so that the beginning of a life is met often; in the end one lives long enough.
       var moments = Int(seed % 7) + 1
       while try !deaths.live(moments: moments, until: 40) {
@@ -202,7 +210,9 @@ struct CrashTests {
     }
   }
 
-  @Test("A record full of chance, changing while it is used, harms nobody but the ring it is about", arguments: [false, true])
+  @Test(
+    "A record full of chance, changing while it is used, harms nobody but the ring it is about",
+    arguments: [false, true])
   func garbage(_ packed: Bool) throws {
     for seed in 0..<120 as Range<UInt64> {
       var random = SeededGenerator(seed)

@@ -2,8 +2,9 @@ import HostIO
 import Logging
 import Synchronization
 import Testing
-@testable import VhostUser
 import Virtio
+
+@testable import VhostUser
 
 /// Keeps the lines that a test looks at.
 final class Lines: Sendable {
@@ -64,7 +65,7 @@ struct DoorwayTests {
     var present: UnixSocket? = try house.knock()
     let isServed = try house.isAnswered(present!, within: .seconds(10))
     #expect(isServed)
-    var waiting = try (0..<Doorway.waitingLimit).map { _ in try house.knock() }
+    var waiting = try (0..<ConnectionAcceptor.waitingLimit).map { _ in try house.knock() }
     // The one too many is sent away, with an end and without a word.
     let extra = try house.knock()
     var none = FileDescriptorList()
@@ -87,7 +88,9 @@ struct DoorwayTests {
     #expect(house.lines.all.filter { $0.contains("connected and waits") }.count == 1)
   }
 
-  @Test("A front-end whose requests are refused thousands of times writes a few lines, and so do thousands that are sent away")
+  @Test(
+    "A front-end whose requests are refused thousands of times writes a few lines, and so do thousands that are sent away"
+  )
   func quiet() throws {
     let house = try House()
     let socket = try UnixSocket.connect(to: house.path)

@@ -32,13 +32,16 @@ private final class AheadRig {
       layout: QueueLayout(
         size: Self.size, descriptorArea: DMAAddress(Self.ringAt), driverArea: DMAAddress(Self.ringAt + 0x1000),
         deviceArea: DMAAddress(Self.ringAt + 0x2000)),
-      features: packed ? [.version1, .indirectDescriptors, .ringPacked] : [.version1, .indirectDescriptors], in: rig.space,
+      features: packed ? [.version1, .indirectDescriptors, .ringPacked] : [.version1, .indirectDescriptors],
+      in: rig.space,
       waking: bell)
   }
 
   static func page(_ n: Int) -> UInt64 { dataAt + UInt64(n) << 12 }
 
-  private func put(_ bytes: [UInt8], _ at: Int) { precondition(rig.memory.copy(bytes.span, to: GuestAddress(UInt64(at))) == bytes.count) }
+  private func put(_ bytes: [UInt8], _ at: Int) {
+    precondition(rig.memory.copy(bytes.span, to: GuestAddress(UInt64(at))) == bytes.count)
+  }
 
   /// Makes a chain of device-writable descriptors available. `flags` go into each.
   func post(_ buffers: [(address: UInt64, count: Int)], flags: UInt16 = 2, next: UInt16? = nil) {
@@ -82,7 +85,9 @@ private final class AheadRig {
   /// Pages of data that were asked for since the last time, in order.
   func asked() -> [Int] {
     defer { rig.asked.forget() }
-    return rig.asked.messages.filter { $0.kind == .miss && $0.address >= Self.dataAt }.map { Int(($0.address - Self.dataAt) >> 12) }
+    return rig.asked.messages.filter { $0.kind == .miss && $0.address >= Self.dataAt }.map {
+      Int(($0.address - Self.dataAt) >> 12)
+    }
   }
 
   /// The front-end maps a page of data.
@@ -90,7 +95,9 @@ private final class AheadRig {
 }
 
 @Suite("Chains behind one that waits") struct ForesightTests {
-  @Test("Their pages are asked for with its own, and when all are answered all are taken in one round", arguments: [false, true])
+  @Test(
+    "Their pages are asked for with its own, and when all are answered all are taken in one round",
+    arguments: [false, true])
   func together(packed: Bool) throws {
     let rig = try AheadRig(packed: packed)
     for n in 0..<8 { rig.post([(AheadRig.page(3 * n), 512), (AheadRig.page(3 * n + 1), 8192)]) }

@@ -1,5 +1,6 @@
 import DMA
 import Testing
+
 @testable import VhostUser
 
 @Suite("What an update grants")
@@ -7,9 +8,11 @@ struct GrantTests {
   static let iova: UInt64 = 0x40_0000_0000
 
   // QEMU's answers allow reading and writing, whatever the guest mapped: the question alone says what was looked up.
-  @Test("What is granted is question and answer together, whichever access comes first and whatever the page allows (R083, R084, R104, R118)", arguments: [
-    (DMAAccess.read, DMAAccess.write), (.write, .read), (.read, .read), (.write, .write),
-  ], [[.read], [.write], [.read, .write]] as [IOTLBMessage.Permission])
+  @Test(
+    "What is granted is question and answer together, whichever access comes first and whatever the page allows (R083, R084, R104, R118)",
+    arguments: [
+      (DMAAccess.read, DMAAccess.write), (.write, .read), (.read, .read), (.write, .write),
+    ], [[.read], [.write], [.read, .write]] as [IOTLBMessage.Permission])
   func questionAndAnswer(order: (first: DMAAccess, second: DMAAccess), mapped: IOTLBMessage.Permission) throws {
     for answered in [IOTLBMessage.Permission([.read, .write]), mapped] {
       let rig = try IOTLBRig()
@@ -34,7 +37,9 @@ struct GrantTests {
     }
   }
 
-  @Test("A page that is read and written is asked about for both at once, each answer grants its own, and neither waits for queues")
+  @Test(
+    "A page that is read and written is asked about for both at once, each answer grants its own, and neither waits for queues"
+  )
   func mapsBothWays() throws {
     let rig = try IOTLBRig()
     let bell = RungBell()
@@ -57,7 +62,9 @@ struct GrantTests {
     #expect(rig.space.fence.generation != before && rig.page(Self.iova) == nil && rig.page(Self.iova, .write) == 9)
   }
 
-  @Test("An update of many pages that answers a reader grants reading on all of them; what nobody asked for is taken at its word (R106)")
+  @Test(
+    "An update of many pages that answers a reader grants reading on all of them; what nobody asked for is taken at its word (R106)"
+  )
   func wideAnswer() throws {
     let rig = try IOTLBRig()
     #expect(rig.outcome(Self.iova + 2 * 4096, .read) == .pending)
@@ -68,7 +75,9 @@ struct GrantTests {
     // Written in the middle: the whole mapping comes again, and loses nothing.
     #expect(rig.outcome(Self.iova + 5 * 4096, .write) == .pending)
     try rig.space.apply(rig.update(Self.iova, page: 16, pages: 8))
-    for n in UInt64(0)..<8 { #expect(rig.page(Self.iova + n * 4096) != nil && rig.page(Self.iova + n * 4096, .write) != nil) }
+    for n in UInt64(0)..<8 {
+      #expect(rig.page(Self.iova + n * 4096) != nil && rig.page(Self.iova + n * 4096, .write) != nil)
+    }
     try rig.space.apply(rig.update(Self.iova + 0x100000, page: 30, pages: 2))
     #expect(rig.page(Self.iova + 0x101000) != nil && rig.page(Self.iova + 0x101000, .write) == 31)
   }
@@ -97,7 +106,9 @@ struct GrantTests {
     #expect(rig.outcome(Self.iova, .read, bell) == nil && bell.rings == 1)
   }
 
-  @Test("An answer from before a flush grants nothing, and what was asked since is granted by its own (R064)", arguments: [DMAAccess.read, .write])
+  @Test(
+    "An answer from before a flush grants nothing, and what was asked since is granted by its own (R064)",
+    arguments: [DMAAccess.read, .write])
   func lateAnswers(_ access: DMAAccess) throws {
     let rig = try IOTLBRig()
     let (old, new) = (RungBell(), RungBell())

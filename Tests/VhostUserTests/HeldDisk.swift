@@ -17,7 +17,9 @@ final class HeldDisk: VirtioDevice {
     taken = try EventFD()
   }
 
-  func makeHandler(for group: Range<Int>, features: Features) throws(DeviceError) -> sending any QueueHandler { Handler(self) }
+  func makeHandler(for group: Range<Int>, features: Features) throws(DeviceError) -> sending any QueueHandler {
+    Handler(self)
+  }
 
   private final class Handler: QueueHandler {
     private let disk: HeldDisk

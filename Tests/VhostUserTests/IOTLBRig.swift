@@ -2,11 +2,13 @@ import DMA
 import HostIO
 import Synchronization
 import Testing
+
 @testable import VhostUser
 
 /// Whoever is asked for translations, and remembers it.
 final class Asked: Sendable {
-  private let state = Mutex<(messages: [IOTLBMessage], questions: [PendingMisses.Question], isThere: Bool)>(([], [], true))
+  private let state = Mutex<(messages: [IOTLBMessage], questions: [PendingMisses.Question], isThere: Bool)>(
+    ([], [], true))
   func take(_ message: IOTLBMessage, _ question: PendingMisses.Question?) -> Bool {
     state.withLock { state in
       guard state.isThere else { return false }
@@ -23,7 +25,7 @@ final class Asked: Sendable {
 
 final class RungBell: TranslationWaiter {
   private let count = Atomic<Int>(0)
-  func translationArrived() { count.add(1, ordering: .relaxed) }
+  func wake() { count.add(1, ordering: .relaxed) }
   var rings: Int { count.load(ordering: .relaxed) }
 }
 
@@ -38,7 +40,9 @@ struct IOTLBRig {
   init(maxNodes: Int = 1 << 15) throws {
     let mapping = try HostMapping(anonymous: Int(Self.regionBytes))
     try memory.add(
-      MemoryRegion(guestAddress: GuestAddress(0), frontendAddress: FrontendAddress(Self.frontend), byteCount: Self.regionBytes, mapping: mapping))
+      MemoryRegion(
+        guestAddress: GuestAddress(0), frontendAddress: FrontendAddress(Self.frontend), byteCount: Self.regionBytes,
+        mapping: mapping))
     let asked = asked
     space = IOTLBSpace(memory: memory, maxNodes: maxNodes, ask: { asked.take($0, $1) })
     // Each page of memory says which it is.
@@ -48,12 +52,19 @@ struct IOTLBRig {
     }
   }
 
-  func update(_ address: UInt64, page: UInt64, pages: UInt64 = 1, _ permission: IOTLBMessage.Permission = [.read, .write]) -> IOTLBMessage {
-    IOTLBMessage(kind: .update, address: address, size: pages * 4096, frontendAddress: Self.frontend + page * 4096, permission: permission)
+  func update(
+    _ address: UInt64, page: UInt64, pages: UInt64 = 1, _ permission: IOTLBMessage.Permission = [.read, .write]
+  ) -> IOTLBMessage {
+    IOTLBMessage(
+      kind: .update, address: address, size: pages * 4096, frontendAddress: Self.frontend + page * 4096,
+      permission: permission)
   }
 
   func invalidate(_ address: UInt64, _ size: UInt64) throws {
-    try space.apply(IOTLBMessage(kind: .invalidate, address: address, size: size, frontendAddress: 0xdead_beef, permission: .init(rawValue: 178)))
+    try space.apply(
+      IOTLBMessage(
+        kind: .invalidate, address: address, size: size, frontendAddress: 0xdead_beef, permission: .init(rawValue: 178))
+    )
   }
 
   func outcome(_ address: UInt64, _ access: DMAAccess = .read, _ bell: RungBell? = nil) -> DMAInterruption? {

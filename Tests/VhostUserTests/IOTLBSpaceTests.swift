@@ -2,20 +2,25 @@ import DMA
 import HostIO
 import Synchronization
 import Testing
-@testable import VhostUser
 import Virtio
 import VirtioTestKit
+
+@testable import VhostUser
 
 @Suite("What IOTLB messages do to what a device can reach")
 struct IOTLBSpaceTests {
   static let iova: UInt64 = 0x40_0000_0000
 
-  @Test("A space starts empty and asks for the very byte and access; guest addresses of the memory table mean nothing in it (R101, R102, R103)")
+  @Test(
+    "A space starts empty and asks for the very byte and access; guest addresses of the memory table mean nothing in it (R101, R102, R103)"
+  )
   func empty() throws {
     let rig = try IOTLBRig()
     #expect(rig.space.statistics.reachableBytes == 0)
     #expect(rig.outcome(0x1234, .write) == .pending)
-    #expect(rig.asked.messages.map(\.kind) == [.miss] && rig.asked.messages[0].address == 0x1234 && rig.asked.messages[0].permission == .write)
+    #expect(
+      rig.asked.messages.map(\.kind) == [.miss] && rig.asked.messages[0].address == 0x1234
+        && rig.asked.messages[0].permission == .write)
   }
 
   @Test("An update is taken, asked for or not, by front-end address, and wakes who waited (R101, R104, R106)")
@@ -43,7 +48,9 @@ struct IOTLBSpaceTests {
     #expect(rig.outcome(Self.iova, .write, bell) == .pending && rig.asked.questions.count == 2)
   }
 
-  @Test("A miss is sent once for a page and access, whoever waits; one that cannot be sent is a fault now and asked for later (R115)")
+  @Test(
+    "A miss is sent once for a page and access, whoever waits; one that cannot be sent is a fault now and asked for later (R115)"
+  )
   func once() throws {
     let rig = try IOTLBRig()
     let first = RungBell(), second = RungBell()
@@ -60,7 +67,9 @@ struct IOTLBSpaceTests {
     #expect(rig.outcome(Self.iova + 4096, .read, first) == .pending && rig.asked.messages.count == 2)
   }
 
-  @Test("Updates outside the memory table, of no bytes, past the end of the space, or with permissions nobody defined are refused and change nothing (R107, R108)")
+  @Test(
+    "Updates outside the memory table, of no bytes, past the end of the space, or with permissions nobody defined are refused and change nothing (R107, R108)"
+  )
   func badUpdates() throws {
     let rig = try IOTLBRig()
     try rig.space.apply(rig.update(Self.iova, page: 3))
@@ -73,7 +82,9 @@ struct IOTLBSpaceTests {
       IOTLBMessage(kind: .update, address: Self.iova, size: 4096, frontendAddress: .max, permission: .read),
       IOTLBMessage(kind: .update, address: .max, size: 4096, frontendAddress: IOTLBRig.frontend, permission: .read),
       IOTLBMessage(kind: .update, address: 0, size: .max, frontendAddress: IOTLBRig.frontend, permission: .read),
-      IOTLBMessage(kind: .update, address: Self.iova, size: 4096, frontendAddress: IOTLBRig.frontend, permission: .init(rawValue: 4)),
+      IOTLBMessage(
+        kind: .update, address: Self.iova, size: 4096, frontendAddress: IOTLBRig.frontend,
+        permission: .init(rawValue: 4)),
       IOTLBMessage(kind: .miss, address: Self.iova), IOTLBMessage(kind: .accessFail, address: Self.iova),
     ] {
       #expect(throws: ProtocolError.self) { try rig.space.apply(message) }
@@ -81,9 +92,11 @@ struct IOTLBSpaceTests {
     }
   }
 
-  @Test("An invalidation of no bytes, of all bytes, or up to the very top means what it says (R108)", arguments: [
-    (UInt64(0), UInt64(0)), (0, .max), (0xfef0_0000, 0xffff_ffff_0110_0000), (iova, .max),
-  ])
+  @Test(
+    "An invalidation of no bytes, of all bytes, or up to the very top means what it says (R108)",
+    arguments: [
+      (UInt64(0), UInt64(0)), (0, .max), (0xfef0_0000, 0xffff_ffff_0110_0000), (iova, .max),
+    ])
   func wideInvalidations(range: (address: UInt64, size: UInt64)) throws {
     let rig = try IOTLBRig()
     let top = UInt64.max - 4095
@@ -113,7 +126,8 @@ struct IOTLBSpaceTests {
     #expect(rig.page(Self.iova, .write) == nil && rig.page(Self.iova) == 30)
   }
 
-  @Test("An invalidation of a part of a mapping drops at least that part (R111)", arguments: [1, 4096, 4097] as [UInt64])
+  @Test(
+    "An invalidation of a part of a mapping drops at least that part (R111)", arguments: [1, 4096, 4097] as [UInt64])
   func part(size: UInt64) throws {
     let rig = try IOTLBRig()
     try rig.space.apply(rig.update(Self.iova, page: 16, pages: 64))
@@ -141,7 +155,9 @@ struct IOTLBSpaceTests {
     #expect(rig.outcome(Self.iova + 4096, .read, bell) == .pending, "asked anew, not refused for an old answer")
   }
 
-  @Test("Where chains give their pages back, an invalidation waits for those that still use a page another one gave back (R110)", .timeLimit(.minutes(10)))
+  @Test(
+    "Where chains give their pages back, an invalidation waits for those that still use a page another one gave back (R110)",
+    .timeLimit(.minutes(10)))
   func givenBack() throws {
     let rig = try IOTLBRig()
     let space = IOTLBSpace(memory: rig.memory, servesOneChain: true, ask: { _, _ in true })
@@ -194,7 +210,9 @@ struct IOTLBSpaceTests {
     #expect(rig.space.statistics.faults == 1)
   }
 
-  @Test("Misses go out without waiting: a front-end that reads nothing does not hold up its own updates (R116)", .timeLimit(.minutes(10)))
+  @Test(
+    "Misses go out without waiting: a front-end that reads nothing does not hold up its own updates (R116)",
+    .timeLimit(.minutes(10)))
   func deafFrontend() throws {
     let (ours, theirs) = try UnixSocket.pair()
     let channel = try BackendChannel()

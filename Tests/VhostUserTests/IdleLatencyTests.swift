@@ -27,7 +27,9 @@ private final class Limits {
 }
 
 @Suite("How long an idle processor may take to wake") struct IdleLatencyTests {
-  private static func send(_ count: Int, each: Duration, to idle: inout IdleLatency, from now: inout ContinuousClock.Instant) {
+  private static func send(
+    _ count: Int, each: Duration, to idle: inout IdleLatency, from now: inout ContinuousClock.Instant
+  ) {
     for _ in 0..<count {
       now += each
       idle.message(at: now)
@@ -106,7 +108,9 @@ private final class Limits {
     #expect(limits.asked.isEmpty && idle.fact.values["idle_latency_us"] == nil)
   }
 
-  @Test("The machine's own limit is in force while it is held", .enabled(if: (try? IdleLatencyLimit(microseconds: 1000)) != nil, "/dev/cpu_dma_latency cannot be written"))
+  @Test(
+    "The machine's own limit is in force while it is held",
+    .enabled(if: (try? IdleLatencyLimit(microseconds: 1000)) != nil, "/dev/cpu_dma_latency cannot be written"))
   func machine() throws {
     // Its device answers with the lowest limit of all that hold one.
     let limit = try IdleLatencyLimit(microseconds: 7)

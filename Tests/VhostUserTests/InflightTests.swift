@@ -16,14 +16,18 @@ private struct Survivor {
   }
 
   func split() -> SplitInflight { SplitInflight(mapping.cells(from: 0, byteCount: 4096)!, size: size, capacity: size) }
-  func packed() -> PackedInflight { PackedInflight(mapping.cells(from: 0, byteCount: 4096)!, size: size, capacity: size) }
+  func packed() -> PackedInflight {
+    PackedInflight(mapping.cells(from: 0, byteCount: 4096)!, size: size, capacity: size)
+  }
   func load(_ offset: Int) -> UInt16 { mapping.cells(from: 0, byteCount: 4096)!.load16(at: offset) }
 }
 
 private func noFlags(_ slot: UInt16) -> UInt16 { 0 }
 
 private func descriptors(_ id: UInt16, _ count: Int) -> [RingDescriptor] {
-  (0..<count).map { RingDescriptor(address: DMAAddress(UInt64(id) << 16 + UInt64($0)), length: UInt32($0 + 1), id: id, flags: 0x80) }
+  (0..<count).map {
+    RingDescriptor(address: DMAAddress(UInt64(id) << 16 + UInt64($0)), length: UInt32($0 + 1), id: id, flags: 0x80)
+  }
 }
 
 @Suite("Requests in flight outlive the back-end")
@@ -32,7 +36,9 @@ struct InflightTests {
   func splitOrder() throws {
     let memory = try Survivor(size: 8)
     let first = memory.split()
-    #expect(first.resume(at: QueueState(available: 40, used: nil), used: 40, flags: noFlags) == QueueResumption(state: QueueState(available: 40, used: nil)))
+    #expect(
+      first.resume(at: QueueState(available: 40, used: nil), used: 40, flags: noFlags)
+        == QueueResumption(state: QueueState(available: 40, used: nil)))
     for head in [5, 2, 7, 0] as [UInt16] { #expect(first.popped(head: head) == head) }
     first.completing(2)
     first.published(used: 41, wrap: true)
@@ -154,13 +160,17 @@ struct InflightTests {
 
 @Suite("Where in-flight memory lies")
 struct InflightShapeTests {
-  private func region(_ file: borrowing MemoryFile, _ byteCount: Int, queues: UInt16, size: UInt16) throws -> InflightRegion {
+  private func region(
+    _ file: borrowing MemoryFile, _ byteCount: Int, queues: UInt16, size: UInt16
+  ) throws -> InflightRegion {
     try InflightRegion(
       InflightDescription(mmapSize: UInt64(byteCount), mmapOffset: 0, queueCount: queues, queueSize: size),
       try file.descriptor.duplicate())
   }
 
-  @Test("Memory made here has room for its largest ring in every piece, whatever it is said to be for", arguments: [false, true])
+  @Test(
+    "Memory made here has room for its largest ring in every piece, whatever it is said to be for",
+    arguments: [false, true])
   func made(_ packed: Bool) throws {
     let shape = InflightShape(capacity: 1024, packed: packed)
     let file = try shape.makeFile(queueCount: 3)
@@ -169,7 +179,8 @@ struct InflightShapeTests {
     var end = 0
     for index in 0..<3 {
       let piece = try region.piece(index, size: 1024, packed: packed)
-      #expect(piece.offset >= end && piece.capacity == 1024 && piece.byteCount >= (packed ? 32 + 32 * 1024 : 16 + 16 * 1024))
+      #expect(
+        piece.offset >= end && piece.capacity == 1024 && piece.byteCount >= (packed ? 32 + 32 * 1024 : 16 + 16 * 1024))
       end = piece.offset + piece.byteCount
     }
     #expect(end + 64 == shape.byteCount(queueCount: 3))
@@ -182,8 +193,11 @@ struct InflightShapeTests {
     for packed in [false, true] {
       let shape = InflightShape(capacity: 64, packed: packed)
       let region = try region(try shape.makeFile(queueCount: 2), shape.byteCount(queueCount: 2), queues: 2, size: 64)
-      if packed { #expect(try region.piece(1, size: 64, packed: false).offset == shape.stride) }
-      else { #expect(throws: ProtocolError.self) { try region.piece(0, size: 64, packed: true) } }
+      if packed {
+        #expect(try region.piece(1, size: 64, packed: false).offset == shape.stride)
+      } else {
+        #expect(throws: ProtocolError.self) { try region.piece(0, size: 64, packed: true) }
+      }
     }
   }
 
@@ -198,15 +212,20 @@ struct InflightShapeTests {
   /// A lie: what the block says, and the virtqueues that are asked for.
   struct Lie: Sendable { var stride: UInt32, capacity: UInt16, queues: UInt16 }
 
-  @Test("A block that cannot be true is as none", arguments: [
-    Lie(stride: 4096, capacity: 0, queues: 1), Lie(stride: 4096, capacity: 255, queues: 4), Lie(stride: 4096, capacity: 256, queues: 1),
-    Lie(stride: 4095, capacity: 16, queues: 1), Lie(stride: 0, capacity: 16, queues: 1), Lie(stride: .max & ~63, capacity: 16, queues: 1),
-    Lie(stride: 1 << 31, capacity: 65535, queues: 1),
-  ])
+  @Test(
+    "A block that cannot be true is as none",
+    arguments: [
+      Lie(stride: 4096, capacity: 0, queues: 1), Lie(stride: 4096, capacity: 255, queues: 4),
+      Lie(stride: 4096, capacity: 256, queues: 1),
+      Lie(stride: 4095, capacity: 16, queues: 1), Lie(stride: 0, capacity: 16, queues: 1),
+      Lie(stride: .max & ~63, capacity: 16, queues: 1),
+      Lie(stride: 1 << 31, capacity: 65535, queues: 1),
+    ])
   func lies(_ lie: Lie) throws {
     let file = try InflightShape(capacity: 1000, packed: false).makeFile(queueCount: 1)
     #expect(InflightShape(capacity: 1000, packed: false).byteCount(queueCount: 1) == 16128)
-    let block = try HostMapping(descriptor: file.descriptor.rawValue, offset: 0, byteCount: 16128).cells(from: 16128 - 64, byteCount: 64)
+    let block = try HostMapping(descriptor: file.descriptor.rawValue, offset: 0, byteCount: 16128).cells(
+      from: 16128 - 64, byteCount: 64)
     guard let block else { return #expect(Bool(false)) }
     block.store32(lie.stride, at: 8)
     block.store16(lie.capacity, at: 12)
@@ -224,7 +243,9 @@ struct InflightSessionTests {
     try first.negotiate()
     var files = FileDescriptorList()
     let wanted = InflightDescription(mmapSize: 0, mmapOffset: 0, queueCount: 1, queueSize: 16)
-    guard case .inflight(let area) = try first.ask(.getInflightDescriptor(wanted), ack: false, [], &files) else { return #expect(Bool(false)) }
+    guard case .inflight(let area) = try first.ask(.getInflightDescriptor(wanted), ack: false, [], &files) else {
+      return #expect(Bool(false))
+    }
     // Room for the largest ring that the device takes.
     #expect(area.queueCount == 1 && area.queueSize == 256 && area.mmapSize >= 16 + 16 * 256)
     guard let file = files.takeFirst() else { return #expect(Bool(false)) }
@@ -247,15 +268,17 @@ struct InflightSessionTests {
     #expect(first.server.statistics.queues[0].counts.requests == 2)
   }
 
-  @Test("Descriptions that make no sense are refused", arguments: [
-    InflightDescription(mmapSize: 0, mmapOffset: 0, queueCount: 1, queueSize: 16),
-    InflightDescription(mmapSize: 4096, mmapOffset: 0, queueCount: 0, queueSize: 16),
-    InflightDescription(mmapSize: 4096, mmapOffset: 0, queueCount: 1, queueSize: 0),
-    InflightDescription(mmapSize: 4096, mmapOffset: 8, queueCount: 1, queueSize: 16),
-    InflightDescription(mmapSize: 1 << 33, mmapOffset: 0, queueCount: 1, queueSize: 16),
-    InflightDescription(mmapSize: 4096, mmapOffset: .max - 63, queueCount: 1, queueSize: 16),
-    InflightDescription(mmapSize: 8192, mmapOffset: 0, queueCount: 1, queueSize: 16),
-  ])
+  @Test(
+    "Descriptions that make no sense are refused",
+    arguments: [
+      InflightDescription(mmapSize: 0, mmapOffset: 0, queueCount: 1, queueSize: 16),
+      InflightDescription(mmapSize: 4096, mmapOffset: 0, queueCount: 0, queueSize: 16),
+      InflightDescription(mmapSize: 4096, mmapOffset: 0, queueCount: 1, queueSize: 0),
+      InflightDescription(mmapSize: 4096, mmapOffset: 8, queueCount: 1, queueSize: 16),
+      InflightDescription(mmapSize: 1 << 33, mmapOffset: 0, queueCount: 1, queueSize: 16),
+      InflightDescription(mmapSize: 4096, mmapOffset: .max - 63, queueCount: 1, queueSize: 16),
+      InflightDescription(mmapSize: 8192, mmapOffset: 0, queueCount: 1, queueSize: 16),
+    ])
   func refused(_ area: InflightDescription) throws {
     let frontend = try RawFrontend()
     try frontend.negotiate()
@@ -270,7 +293,8 @@ struct InflightSessionTests {
     try frontend.share()
     let file = try MemoryFile(name: "inflight", size: 4096)
     try frontend.must(
-      .setInflightDescriptor(InflightDescription(mmapSize: 64, mmapOffset: 0, queueCount: 1, queueSize: 16)), [file.descriptor.rawValue])
+      .setInflightDescriptor(InflightDescription(mmapSize: 64, mmapOffset: 0, queueCount: 1, queueSize: 16)),
+      [file.descriptor.rawValue])
     try frontend.must(.setVringSize(VringState(index: 0, number: 16)))
     try frontend.must(.setVringAddress(frontend.address(RawFrontend.frontend)))
     try frontend.must(.setVringKick(VringDescriptor(index: 0, hasDescriptor: true)), [frontend.kick.rawValue])
@@ -284,7 +308,8 @@ struct InflightSessionTests {
     try frontend.share()
     let file = try MemoryFile(name: "inflight", size: 4096)
     try frontend.must(
-      .setInflightDescriptor(InflightDescription(mmapSize: 4096, mmapOffset: 0, queueCount: 1, queueSize: 8)), [file.descriptor.rawValue])
+      .setInflightDescriptor(InflightDescription(mmapSize: 4096, mmapOffset: 0, queueCount: 1, queueSize: 8)),
+      [file.descriptor.rawValue])
     try frontend.startRing(size: 16)
     #expect(try frontend.read(sector: 1))
     let mapping = try HostMapping(descriptor: file.descriptor.rawValue, offset: 0, byteCount: 4096)

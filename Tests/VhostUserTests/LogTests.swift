@@ -43,7 +43,9 @@ struct LogTests {
     }
   }
 
-  @Test("What a request in flight writes when the memory table is replaced is marked wherever the new one shows the same bytes (R132, R133)")
+  @Test(
+    "What a request in flight writes when the memory table is replaced is marked wherever the new one shows the same bytes (R132, R133)"
+  )
   func replacedTable() throws {
     let logged = try Logged()
     let frontend = logged.frontend
@@ -59,13 +61,17 @@ struct LogTests {
     let file = frontend.memory.descriptor.rawValue
     try frontend.send(.setMemoryTable([first, second, alias]), ack: true, [file, file, file])
     let end = ContinuousClock.now + .seconds(10)
-    while frontend.server.statistics.memoryRegions != 3, ContinuousClock.now < end { _ = try frontend.call.wait(timeout: .milliseconds(1)) }
+    while frontend.server.statistics.memoryRegions != 3, ContinuousClock.now < end {
+      _ = try frontend.call.wait(timeout: .milliseconds(1))
+    }
     #expect(frontend.usedIndex == 0)
     logged.disk.release.signal()
     #expect(try logged.acknowledged())
     #expect(frontend.usedIndex == 1)
     for place in [RawFrontend.Place.data, RawFrontend.Place.status, RawFrontend.Place.used] {
-      #expect(logged.isMarked(first.guestAddress + UInt64(place)) && logged.isMarked(alias.guestAddress + UInt64(place)), "\(place)")
+      #expect(
+        logged.isMarked(first.guestAddress + UInt64(place)) && logged.isMarked(alias.guestAddress + UInt64(place)),
+        "\(place)")
     }
     #expect(!logged.isMarked(first.guestAddress + UInt64(RawFrontend.Place.header)))
   }
@@ -76,7 +82,9 @@ struct LogTests {
     let frontend = logged.frontend
     try frontend.send(.removeMemoryRegion(frontend.region), ack: true)
     let end = ContinuousClock.now + .seconds(10)
-    while frontend.server.statistics.memoryRegions != 0, ContinuousClock.now < end { _ = try frontend.call.wait(timeout: .milliseconds(1)) }
+    while frontend.server.statistics.memoryRegions != 0, ContinuousClock.now < end {
+      _ = try frontend.call.wait(timeout: .milliseconds(1))
+    }
     logged.disk.release.signal()
     #expect(try logged.acknowledged())
     #expect(logged.isMarked(RawFrontend.guest + UInt64(RawFrontend.Place.data)))

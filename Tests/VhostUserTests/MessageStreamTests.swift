@@ -45,7 +45,9 @@ private struct Sent: Equatable {
         let count = Int.random(in: 0..<3, using: &random) + 1
         sent = Sent(request: Self.kick, payload: [UInt8](repeating: UInt8(n & 255), count: 8), descriptors: count)
       case 1: sent = Sent(request: 1, payload: [], descriptors: 0)
-      case 2: sent = Sent(request: 4, payload: [UInt8](repeating: 7, count: Int.random(in: 0..<4096, using: &random)), descriptors: 0)
+      case 2:
+        sent = Sent(
+          request: 4, payload: [UInt8](repeating: 7, count: Int.random(in: 0..<4096, using: &random)), descriptors: 0)
       default: sent = Self.translation(n)
       }
       expected.append(sent)
@@ -53,7 +55,10 @@ private struct Sent: Equatable {
       var rest = sent.bytes[...]
       var passed = files.prefix(sent.descriptors).map(\.rawValue)
       while !rest.isEmpty {
-        let piece = Array(rest.prefix(Int.random(in: 0..<4, using: &random) == 0 ? Int.random(in: 0..<rest.count, using: &random) + 1 : rest.count))
+        let piece = Array(
+          rest.prefix(
+            Int.random(in: 0..<4, using: &random) == 0 ? Int.random(in: 0..<rest.count, using: &random) + 1 : rest.count
+          ))
         try theirs.send(piece.span, descriptors: passed)
         passed = []
         rest = rest.dropFirst(piece.count)
@@ -72,7 +77,8 @@ private struct Sent: Equatable {
     for n in 0..<2 { try theirs.send(Self.translation(n).bytes.span) }
     for _ in 0..<2 { _ = try take(&stream) }
     let kick = Sent(request: Self.kick, payload: [UInt8](repeating: 1, count: 8), descriptors: 1)
-    let enable = Sent(request: FrontendRequest.Kind.setVringEnable.rawValue, payload: [UInt8](repeating: 2, count: 8), descriptors: 0)
+    let enable = Sent(
+      request: FrontendRequest.Kind.setVringEnable.rawValue, payload: [UInt8](repeating: 2, count: 8), descriptors: 0)
     try theirs.send((kick.bytes + enable.bytes).span, descriptors: [file.rawValue])
     #expect(try take(&stream) == kick)
     #expect(try take(&stream) == enable)

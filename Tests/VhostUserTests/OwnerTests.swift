@@ -12,7 +12,8 @@ struct OwnerTests {
   func secondLife(_ platform: Bool) throws {
     let first = try RawFrontend()
     let memory = try MemoryFile(name: "guest", size: RawFrontend.memorySize)
-    let mapping = try HostMapping(descriptor: memory.descriptor.rawValue, offset: 0, byteCount: Int(RawFrontend.memorySize))
+    let mapping = try HostMapping(
+      descriptor: memory.descriptor.rawValue, offset: 0, byteCount: Int(RawFrontend.memorySize))
     let features: Features = platform ? [.version1, .accessPlatform] : .version1
     try first.negotiate(features)
     try first.must(.addMemoryRegion(first.region), [first.memory.descriptor.rawValue])
@@ -28,8 +29,8 @@ struct OwnerTests {
     #expect(try first.ask(.getStatus) == .value(0))
     try first.must(.setStatus(15))
 
-    // As QEMU does after device_del and device_add: the ring was stopped, memory was not taken back, and the next device's
-    // protocol features and channel come before its owner.
+    // As QEMU does after device_del and device_add: the ring was stopped, memory was not taken back, and the next
+    // device's protocol features and channel come before its owner.
     _ = try first.ask(.getVringBase(VringState(index: 0, number: 0)))
     let before = first.peek(Int(RawFrontend.memorySize), 0)
     _ = try first.ask(.getFeatures)
@@ -52,7 +53,8 @@ struct OwnerTests {
     while second.status != 0, ContinuousClock.now < end { _ = try first.call.wait(timeout: .milliseconds(100)) }
     #expect(second.status == 0 && second.data == Array(first.disk.contents[1024..<1536]))
     _ = try first.ask(.getVringBase(VringState(index: 0, number: 0)))
-    #expect(first.peek(Int(RawFrontend.memorySize), 0) == before, "the memory of the first life was touched in the second")
+    #expect(
+      first.peek(Int(RawFrontend.memorySize), 0) == before, "the memory of the first life was touched in the second")
   }
 
   @Test("The first SET_OWNER changes nothing, wherever it comes")
@@ -75,10 +77,13 @@ struct OwnerTests {
     try frontend.share()
     let log = try MemoryFile(name: "log", size: 1 << 16)
     let bits = try HostMapping(descriptor: log.descriptor.rawValue, offset: 0, byteCount: 1 << 16)
-    #expect(try frontend.ask(.setLogBase(LogArea(size: 1 << 16, offset: 0)), ack: false, [log.descriptor.rawValue]) == .success)
+    #expect(
+      try frontend.ask(.setLogBase(LogArea(size: 1 << 16, offset: 0)), ack: false, [log.descriptor.rawValue])
+        == .success)
     var files = FileDescriptorList()
     let wanted = InflightDescription(mmapSize: 0, mmapOffset: 0, queueCount: 1, queueSize: 16)
-    guard case .inflight(let area) = try frontend.ask(.getInflightDescriptor(wanted), ack: false, [], &files), let file = files.takeFirst()
+    guard case .inflight(let area) = try frontend.ask(.getInflightDescriptor(wanted), ack: false, [], &files),
+      let file = files.takeFirst()
     else { return #expect(Bool(false)) }
     try frontend.must(.setInflightDescriptor(area), [file.rawValue])
     let record = try HostMapping(descriptor: file.rawValue, offset: 0, byteCount: Int(area.mmapSize))
@@ -88,7 +93,8 @@ struct OwnerTests {
     #expect(usedIndex() == 1)
     // Without a stop: the ring runs.
     try frontend.must(.setOwner)
-    #expect(frontend.server.statistics.queues.allSatisfy { !$0.isRunning } && frontend.server.statistics.memoryBytes == 0)
+    #expect(
+      frontend.server.statistics.queues.allSatisfy { !$0.isRunning } && frontend.server.statistics.memoryBytes == 0)
     _ = bits.copy([UInt8](repeating: 0, count: 1 << 16).span, to: 0)
     try frontend.must(.setFeatures(Features.version1.word | 1 << 30 | 1 << 26))
     try frontend.share()
@@ -123,9 +129,13 @@ extension RawFrontend {
     func prepareRead(sector: UInt64) {
       poke([0, 0, 0, 0, 0, 0, 0, 0] + sector.bytes, Place.header)
       poke([0xff], Place.status)
-      let parts: [(Int, UInt32, UInt16, UInt16)] = [(Place.header, 16, 1, 1), (Place.data, 512, 3, 2), (Place.status, 1, 2, 0)]
+      let parts: [(Int, UInt32, UInt16, UInt16)] = [
+        (Place.header, 16, 1, 1), (Place.data, 512, 3, 2), (Place.status, 1, 2, 0),
+      ]
       for (i, part) in parts.enumerated() {
-        poke((RawFrontend.guest + UInt64(part.0)).bytes + part.1.bytes + part.2.bytes + part.3.bytes, Place.descriptors + 16 * i)
+        poke(
+          (RawFrontend.guest + UInt64(part.0)).bytes + part.1.bytes + part.2.bytes + part.3.bytes,
+          Place.descriptors + 16 * i)
       }
       poke(UInt16(0).bytes, Place.available + 4)
       poke(UInt16(1).bytes, Place.available + 2)

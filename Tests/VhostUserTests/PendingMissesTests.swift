@@ -4,12 +4,14 @@ import Testing
 @testable import VhostUser
 
 private final class Bell: TranslationWaiter {
-  func translationArrived() {}
+  func wake() {}
 }
 
 @Suite("Who waits for which translation")
 struct PendingMissesTests {
-  private func ask(_ misses: inout PendingMisses, _ address: UInt64, _ access: DMAAccess, _ bell: Bell) -> PendingMisses.Question? {
+  private func ask(
+    _ misses: inout PendingMisses, _ address: UInt64, _ access: DMAAccess, _ bell: Bell
+  ) -> PendingMisses.Question? {
     if case .ask(let question) = misses.want(DMAAddress(address), access, bell) { question } else { nil }
   }
 
@@ -22,7 +24,8 @@ struct PendingMissesTests {
     case .answer(let question):
       let granted = permissions.intersection(question.key.access == .read ? .read : .write)
       return misses.updated(from: first, through: last, granted: granted, answering: granted.isEmpty ? nil : question)
-    case .late(let question): return misses.updated(from: first, through: last, granted: [], answering: question, isNews: false)
+    case .late(let question):
+      return misses.updated(from: first, through: last, granted: [], answering: question, isNews: false)
     case .unasked: return misses.updated(from: first, through: last, granted: permissions, answering: nil)
     }
   }
@@ -78,7 +81,8 @@ struct PendingMissesTests {
     let second = try #require(ask(&misses, 0x2000, .write, bell))
     _ = misses.answered(first)
     misses.ended(bell)
-    // The next chain waits for this page, too. It is woken, and not told what was said to another question than its own.
+    // The next chain waits for this page, too. It is woken, and not told what was said to another question than its
+    // own.
     #expect(misses.want(DMAAddress(0x2000), .write, bell) == .wait)
     #expect(misses.answered(second).count == 1)
     let third = try #require(ask(&misses, 0x2000, .write, bell))
@@ -149,9 +153,11 @@ struct PendingMissesTests {
     #expect(misses.count == 0)
   }
 
-  @Test("An update is the answer to what was asked first about its page: it grants that, and the other access waits for its own (R104)", arguments: [
-    (DMAAccess.read, DMAAccess.write), (.write, .read),
-  ])
+  @Test(
+    "An update is the answer to what was asked first about its page: it grants that, and the other access waits for its own (R104)",
+    arguments: [
+      (DMAAccess.read, DMAAccess.write), (.write, .read),
+    ])
   func bothWays(_ first: DMAAccess, _ second: DMAAccess) throws {
     var misses = PendingMisses()
     let (a, b) = (Bell(), Bell())
@@ -167,7 +173,8 @@ struct PendingMissesTests {
     #expect(misses.want(DMAAddress(0x1000), second, b) == .refused)
   }
 
-  @Test("An update of many pages grants on all of them what was asked first about one; the others' own are still to come")
+  @Test(
+    "An update of many pages grants on all of them what was asked first about one; the others' own are still to come")
   func wide() throws {
     var misses = PendingMisses()
     let bells = (0..<4).map { _ in Bell() }
@@ -220,14 +227,17 @@ struct PendingMissesTests {
     #expect(ask(&misses, 0x2000, .read, bell) != nil)
   }
 
-  @Test("A queue has so many questions open and no more, all queues together so many, and each is woken to ask for the rest")
+  @Test(
+    "A queue has so many questions open and no more, all queues together so many, and each is woken to ask for the rest"
+  )
   func bounded() throws {
     var misses = PendingMisses()
     let bells = (0...PendingMisses.openInAll / PendingMisses.openPerQueue).map { _ in Bell() }
     var questions: [[PendingMisses.Question]] = []
     for (n, bell) in bells.dropLast().enumerated() {
       let base = UInt64(n) << 32
-      questions.append(try (0..<UInt64(PendingMisses.openPerQueue)).map { try #require(ask(&misses, base + $0 << 12, .read, bell)) })
+      questions.append(
+        try (0..<UInt64(PendingMisses.openPerQueue)).map { try #require(ask(&misses, base + $0 << 12, .read, bell)) })
       #expect(misses.want(DMAAddress(base + 1 << 31), .read, bell) == .wait)
     }
     #expect(misses.count == PendingMisses.openInAll)
@@ -243,13 +253,17 @@ struct PendingMissesTests {
     #expect(ask(&misses, 1 << 40, .read, last) != nil)
   }
 
-  @Test("Queues that ask at the same time have equal parts; who found no room is woken when there is some, in turn, and no more of them than it is enough for")
+  @Test(
+    "Queues that ask at the same time have equal parts; who found no room is woken when there is some, in turn, and no more of them than it is enough for"
+  )
   func parts() throws {
     var misses = PendingMisses()
     let greedy = (0..<8).map { _ in Bell() }
     var open: [PendingMisses.Question] = []
     for (n, bell) in greedy.enumerated() {
-      for page in 0..<UInt64(PendingMisses.openPerQueue) { open.append(try #require(ask(&misses, UInt64(n) << 32 + page << 12, .read, bell))) }
+      for page in 0..<UInt64(PendingMisses.openPerQueue) {
+        open.append(try #require(ask(&misses, UInt64(n) << 32 + page << 12, .read, bell)))
+      }
     }
     // Chains that come and go while there is no room are not kept.
     let others = (0..<120).map { _ in Bell() }
@@ -282,14 +296,18 @@ struct PendingMissesTests {
     #expect(misses.inLine == 0)
   }
 
-  @Test("A question costs the same among few and among many, in whatever order and however wide its answers come", arguments: [1, 512, 4096] as [UInt64])
+  @Test(
+    "A question costs the same among few and among many, in whatever order and however wide its answers come",
+    arguments: [1, 512, 4096] as [UInt64])
   func constant(_ width: UInt64) throws {
     func steps(_ count: UInt64) throws -> Int {
       var misses = PendingMisses()
       let bell = Bell()
       for round in 0..<4 as Range<UInt64> {
         let base = round << 40
-        let questions = try (0..<count).map { try #require(ask(&misses, base + $0 << 12, $0 % 2 == 0 ? .read : .write, bell)) }
+        let questions = try (0..<count).map {
+          try #require(ask(&misses, base + $0 << 12, $0 % 2 == 0 ? .read : .write, bell))
+        }
         misses.paused(bell)
         var woken = 0
         for (n, question) in questions.enumerated() {
@@ -300,7 +318,8 @@ struct PendingMissesTests {
           // The front-end tells the whole mapping each time, and it is news once for each access.
           let access: DMAPermissions = question.key.access == .read ? .read : .write
           let isNews = UInt64(n) % width < 2
-          woken += misses.updated(from: first, through: last, granted: access, answering: question, isNews: isNews).count
+          woken +=
+            misses.updated(from: first, through: last, granted: access, answering: question, isNews: isNews).count
           woken += misses.answered(question).count
         }
         #expect(woken == 1 && misses.count == 0)

@@ -12,7 +12,9 @@ private struct FillDevice: VirtioDevice {
   var id: DeviceID { .entropy }
   var features: Features { .ring }
   var maxQueueSizes: [UInt16] { [64] }
-  func makeHandler(for group: Range<Int>, features: Features) throws(DeviceError) -> sending any QueueHandler { FillHandler() }
+  func makeHandler(for group: Range<Int>, features: Features) throws(DeviceError) -> sending any QueueHandler {
+    FillHandler()
+  }
 }
 
 private final class FillHandler: QueueHandler {
@@ -31,10 +33,14 @@ private final class Served {
   let server: VhostUserServer
   private let thread: WorkerThread
 
-  init(_ policy: AccessPlatformPolicy = .auto, memory: FrontendMemory? = nil, mappings: FrontendMappings = FrontendMappings(), translations: TranslationPolicy = .keep) throws {
+  init(
+    _ policy: AccessPlatformPolicy = .auto, memory: FrontendMemory? = nil,
+    mappings: FrontendMappings = FrontendMappings(), translations: TranslationPolicy = .keep
+  ) throws {
     let (near, far) = try UnixSocket.pair()
     let server = try VhostUserServer(
-      FillDevice(), on: .connected(far), options: BackendOptions(accessPlatform: policy, translations: translations), log: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() })
+      FillDevice(), on: .connected(far), options: BackendOptions(accessPlatform: policy, translations: translations),
+      log: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() })
     self.server = server
     thread = try WorkerThread(name: "back-end") { try? server.run() }
     frontend = try Frontend(near, memory: memory ?? FrontendMemory(byteCount: 1 << 20), mappings: mappings)
@@ -61,11 +67,15 @@ private final class Client {
   init(_ frontend: Frontend, shift: UInt64 = 0) throws {
     let (descriptor, driver, device) = (GuestAddress(0x1000), GuestAddress(0x2000), GuestAddress(0x3000))
     func address(_ guest: GuestAddress) -> DMAAddress { DMAAddress(guest.rawValue &+ shift) }
-    let layout = QueueLayout(size: 16, descriptorArea: address(descriptor), driverArea: address(driver), deviceArea: address(device))
+    let layout = QueueLayout(
+      size: 16, descriptorArea: address(descriptor), driverArea: address(driver), deviceArea: address(device))
     guest = frontend.memory.guest
     let zero = [UInt8](repeating: 0, count: 0x3000)
     precondition(guest.copy(zero.span, to: descriptor) == zero.count)
-    guard let memory = DriverQueueMemory(guest, size: 16, features: frontend.features, descriptorArea: descriptor, driverArea: driver, deviceArea: device)
+    guard
+      let memory = DriverQueueMemory(
+        guest, size: 16, features: frontend.features, descriptorArea: descriptor, driverArea: driver, deviceArea: device
+      )
     else { preconditionFailure("the test's memory is too small") }
     queue = try DriverQueue(layout: layout, features: frontend.features, memory: memory)
     events = try frontend.startQueue(0, layout: layout)
@@ -102,7 +112,9 @@ struct PlatformTests {
   static let shift: UInt64 = 0x40_0000_0000
   static let platform: Features = [.version1, .accessPlatform]
 
-  @Test("The bit is offered unless switched off, and the offer stays the same (R004, R017)", arguments: AccessPlatformPolicy.allCases)
+  @Test(
+    "The bit is offered unless switched off, and the offer stays the same (R004, R017)",
+    arguments: AccessPlatformPolicy.allCases)
   func offer(policy: AccessPlatformPolicy) throws {
     let served = try Served(policy)
     let first = try served.frontend.ask(.getFeatures)
@@ -122,11 +134,16 @@ struct PlatformTests {
     #expect(served.statistics.addressPath != .platform)
   }
 
-  @Test("The bit without a back channel and acknowledgements is refused (R122)", arguments: [ProtocolFeatures.replyAck, .backendRequests])
+  @Test(
+    "The bit without a back channel and acknowledgements is refused (R122)",
+    arguments: [ProtocolFeatures.replyAck, .backendRequests])
   func withoutChannel(missing: ProtocolFeatures) throws {
     let served = try Served()
-    #expect(throws: FrontendError.notNegotiated("SET_FEATURES with ACCESS_PLATFORM", needs: "REPLY_ACK and BACKEND_REQ")) {
-      try served.frontend.negotiate(Self.platform, protocolFeatures: Frontend.usualProtocolFeatures.subtracting(missing))
+    #expect(
+      throws: FrontendError.notNegotiated("SET_FEATURES with ACCESS_PLATFORM", needs: "REPLY_ACK and BACKEND_REQ")
+    ) {
+      try served.frontend.negotiate(
+        Self.platform, protocolFeatures: Frontend.usualProtocolFeatures.subtracting(missing))
     }
     // The back-end does not rely on that.
     _ = try? served.frontend.send(.setFeatures(Self.platform.union(Frontend.protocolFeaturesBit).word))
@@ -143,7 +160,9 @@ struct PlatformTests {
     #expect(willing.frontend.features.contains(.accessPlatform))
   }
 
-  @Test("Offered and not taken: addresses are physical, and no translation is asked for or reported (R005, R006, R019, R129)")
+  @Test(
+    "Offered and not taken: addresses are physical, and no translation is asked for or reported (R005, R006, R019, R129)"
+  )
   func physical() throws {
     let served = try Served()
     try served.frontend.negotiate(.version1)
@@ -155,10 +174,14 @@ struct PlatformTests {
     #expect(try client.fill(1 << 40) == 0)
     #expect(served.frontend.counts.misses == 0 && served.frontend.counts.accessFailures == 0)
     #expect(served.statistics.reachableBytes == served.statistics.memoryBytes)
-    #expect(throws: FrontendError.refused("IOTLB_MSG", code: 1)) { try served.frontend.invalidate(from: DMAAddress(0), through: DMAAddress(4095)) }
+    #expect(throws: FrontendError.refused("IOTLB_MSG", code: 1)) {
+      try served.frontend.invalidate(from: DMAAddress(0), through: DMAAddress(4095))
+    }
   }
 
-  @Test("Ring addresses are the front-end's own, guest-physical when that is agreed, and device addresses with the bit (R100)", arguments: [false, true], [false, true])
+  @Test(
+    "Ring addresses are the front-end's own, guest-physical when that is agreed, and device addresses with the bit (R100)",
+    arguments: [false, true], [false, true])
   func ringAddresses(platform: Bool, guestAddresses: Bool) throws {
     let mappings = FrontendMappings()
     let served = try Served(mappings: mappings)
@@ -167,7 +190,8 @@ struct PlatformTests {
     try served.frontend.share()
     let shift = platform ? Self.shift : 0
     if platform {
-      try served.frontend.map(FrontendMapping(address: DMAAddress(shift), byteCount: 64 << 10, guestAddress: GuestAddress(0)))
+      try served.frontend.map(
+        FrontendMapping(address: DMAAddress(shift), byteCount: 64 << 10, guestAddress: GuestAddress(0)))
     }
     let client = try Client(served.frontend, shift: shift)
     #expect(try client.fillData() == 64)
@@ -175,12 +199,15 @@ struct PlatformTests {
     #expect((served.frontend.counts.misses > 0) == platform)
   }
 
-  @Test("With the bit only what is mapped is reached; a fault is told, ends one request, and the queue goes on (R090, R101, R105, R125)")
+  @Test(
+    "With the bit only what is mapped is reached; a fault is told, ends one request, and the queue goes on (R090, R101, R105, R125)"
+  )
   func confined() throws {
     let served = try Served()
     try served.frontend.negotiate(Self.platform)
     try served.frontend.share()
-    try served.frontend.map(FrontendMapping(address: DMAAddress(Self.shift), byteCount: 64 << 10, guestAddress: GuestAddress(0)))
+    try served.frontend.map(
+      FrontendMapping(address: DMAAddress(Self.shift), byteCount: 64 << 10, guestAddress: GuestAddress(0)))
     let client = try Client(served.frontend, shift: Self.shift)
     #expect(try client.fillData() == 64)
     #expect(client.wasFilled())
@@ -189,7 +216,9 @@ struct PlatformTests {
     #expect(!client.wasFilled(GuestAddress(0x20000)))
     // It comes on a socket of its own, beside the completion.
     #expect(try served.frontend.accessFailed.wait(timeout: .seconds(10)))
-    #expect(served.frontend.counts.failed.map(\.address) == [0x20000] && served.frontend.counts.failed.map(\.permission) == [.write])
+    #expect(
+      served.frontend.counts.failed.map(\.address) == [0x20000]
+        && served.frontend.counts.failed.map(\.permission) == [.write])
     #expect(served.frontend.counts.refusals >= 1)
     #expect(try client.fillData() == 64)
     #expect(served.statistics.reachableBytes <= 64 << 10)
@@ -198,7 +227,8 @@ struct PlatformTests {
   @Test("A front-end that agreed on in-band notifications kicks and is called by messages")
   func inband() throws {
     let served = try Served()
-    try served.frontend.negotiate(.version1, protocolFeatures: Frontend.usualProtocolFeatures.union(.inbandNotifications))
+    try served.frontend.negotiate(
+      .version1, protocolFeatures: Frontend.usualProtocolFeatures.union(.inbandNotifications))
     try served.frontend.share()
     let client = try Client(served.frontend)
     for _ in 0..<3 {
@@ -208,13 +238,16 @@ struct PlatformTests {
     #expect(client.calls > 0 || client.events.waitForCall(timeout: .seconds(10)))
   }
 
-  @Test("Told to keep a translation for one request, the back-end sees a page that moved without a word; otherwise it trusts the front-end", arguments: TranslationPolicy.allCases)
+  @Test(
+    "Told to keep a translation for one request, the back-end sees a page that moved without a word; otherwise it trusts the front-end",
+    arguments: TranslationPolicy.allCases)
   func silentFrontend(translations: TranslationPolicy) throws {
     let mappings = FrontendMappings()
     let served = try Served(mappings: mappings, translations: translations)
     try served.frontend.negotiate(Self.platform)
     try served.frontend.share()
-    try served.frontend.map(FrontendMapping(address: DMAAddress(Self.shift), byteCount: 32 << 10, guestAddress: GuestAddress(0)))
+    try served.frontend.map(
+      FrontendMapping(address: DMAAddress(Self.shift), byteCount: 32 << 10, guestAddress: GuestAddress(0)))
     let client = try Client(served.frontend, shift: Self.shift)
     let (place, first, second) = (DMAAddress(0x50_0000_0000), GuestAddress(0x8000), GuestAddress(0x9000))
     #expect(mappings.insert(FrontendMapping(address: place, byteCount: 4096, guestAddress: first)))
@@ -233,7 +266,8 @@ struct PlatformTests {
     let served = try Served()
     try served.frontend.negotiate(Self.platform)
     try served.frontend.share()
-    try served.frontend.map(FrontendMapping(address: DMAAddress(Self.shift), byteCount: 64 << 10, guestAddress: GuestAddress(0)))
+    try served.frontend.map(
+      FrontendMapping(address: DMAAddress(Self.shift), byteCount: 64 << 10, guestAddress: GuestAddress(0)))
     let client = try Client(served.frontend, shift: Self.shift)
     #expect(try client.fillData() == 64)
     #expect(throws: FrontendError.refused("SET_FEATURES", code: 1)) {
@@ -243,7 +277,9 @@ struct PlatformTests {
     #expect(served.statistics.addressPath == .platform)
   }
 
-  @Test("A reset forgets the bit and every translation; the next driver may take it again or not (R015, R016, R065, R066, R114)")
+  @Test(
+    "A reset forgets the bit and every translation; the next driver may take it again or not (R015, R016, R065, R066, R114)"
+  )
   func reset() throws {
     let served = try Served()
     for turn in 0..<4 {
@@ -255,7 +291,9 @@ struct PlatformTests {
       let shift = platform ? Self.shift : 0
       if platform {
         // Told at once: an answer to a miss that replaces another would leave nothing mapped for a moment.
-        try served.frontend.map(FrontendMapping(address: DMAAddress(shift), byteCount: 64 << 10, guestAddress: GuestAddress(0)), announcing: true)
+        try served.frontend.map(
+          FrontendMapping(address: DMAAddress(shift), byteCount: 64 << 10, guestAddress: GuestAddress(0)),
+          announcing: true)
       }
       let client = try Client(served.frontend, shift: shift)
       #expect(try client.fillData() == 64, "turn \(turn)")
@@ -269,13 +307,16 @@ struct PlatformTests {
     }
   }
 
-  @Test("A miss for a queue that has stopped, and one nobody mapped, end well: the back-end serves the next queue (R064, R123)")
+  @Test(
+    "A miss for a queue that has stopped, and one nobody mapped, end well: the back-end serves the next queue (R064, R123)"
+  )
   func stopped() throws {
     let served = try Served()
     try served.frontend.negotiate(Self.platform)
     try served.frontend.share()
     served.frontend.onMiss { _ in .hold }
-    try served.frontend.map(FrontendMapping(address: DMAAddress(Self.shift), byteCount: 64 << 10, guestAddress: GuestAddress(0)))
+    try served.frontend.map(
+      FrontendMapping(address: DMAAddress(Self.shift), byteCount: 64 << 10, guestAddress: GuestAddress(0)))
     _ = try Client(served.frontend, shift: Self.shift)
     // Its ring is asked for, and the queue stops before the answer.
     #expect(try served.frontend.missHeld.wait(timeout: .seconds(10)))
@@ -287,7 +328,8 @@ struct PlatformTests {
     #expect(client.wasFilled())
   }
 
-  @Test("A ring that loses its mapping stops its queue: the driver's side is told, and a reset cures it (R073, R089, R112)")
+  @Test(
+    "A ring that loses its mapping stops its queue: the driver's side is told, and a reset cures it (R073, R089, R112)")
   func lostRing() throws {
     let served = try Served()
     try served.frontend.negotiate(Self.platform)

@@ -51,7 +51,9 @@ struct ProtocolTests {
     try frontend.negotiate(word: 1 << 30 | 1 << 26)
     try frontend.share()
     let log = try MemoryFile(name: "log", size: 1 << 16)
-    #expect(try frontend.ask(.setLogBase(LogArea(size: 1 << 16, offset: 0)), ack: false, [log.descriptor.rawValue]) == .success)
+    #expect(
+      try frontend.ask(.setLogBase(LogArea(size: 1 << 16, offset: 0)), ack: false, [log.descriptor.rawValue])
+        == .success)
     let event = try EventFD()
     try frontend.must(.setLogDescriptor, [event.rawValue])
     try frontend.startRing(log: 1)
@@ -66,7 +68,9 @@ struct ProtocolTests {
     #expect(try event.drain() == 0)
   }
 
-  @Test("CHECK_DEVICE_STATE is answered when the transfer has ended, not before, and whatever was sent after it comes after it")
+  @Test(
+    "CHECK_DEVICE_STATE is answered when the transfer has ended, not before, and whatever was sent after it comes after it"
+  )
   func checkWaits() throws {
     let frontend = try RawFrontend()
     try frontend.negotiate()
@@ -89,7 +93,8 @@ struct ProtocolTests {
     let frontend = try RawFrontend()
     try frontend.negotiate()
     let (writing, reading) = try UnixSocket.pair()
-    _ = try frontend.ask(.setDeviceStateDescriptor(DeviceStateTransfer(direction: .load)), ack: false, [reading.rawValue])
+    _ = try frontend.ask(
+      .setDeviceStateDescriptor(DeviceStateTransfer(direction: .load)), ack: false, [reading.rawValue])
     try frontend.send(.checkDeviceState)
     let begin = ContinuousClock.now
     frontend.server.stop()
@@ -100,7 +105,8 @@ struct ProtocolTests {
 
   private func state(of frontend: RawFrontend) throws -> [UInt8] {
     let (ours, theirs) = try UnixSocket.pair()
-    _ = try frontend.ask(.setDeviceStateDescriptor(DeviceStateTransfer(direction: .save)), ack: false, [theirs.rawValue])
+    _ = try frontend.ask(
+      .setDeviceStateDescriptor(DeviceStateTransfer(direction: .save)), ack: false, [theirs.rawValue])
     #expect(try frontend.ask(.checkDeviceState) == .success)
     var state = [UInt8](repeating: 0, count: 17)
     var span = state.mutableSpan
@@ -151,7 +157,8 @@ struct ProtocolTests {
     try frontend.share()
     var files = FileDescriptorList()
     let wanted = InflightDescription(mmapSize: 0, mmapOffset: 0, queueCount: 1, queueSize: 16)
-    guard case .inflight(let area) = try frontend.ask(.getInflightDescriptor(wanted), ack: false, [], &files), let file = files.takeFirst()
+    guard case .inflight(let area) = try frontend.ask(.getInflightDescriptor(wanted), ack: false, [], &files),
+      let file = files.takeFirst()
     else { return #expect(Bool(false)) }
     let mapping = try HostMapping(descriptor: file.rawValue, offset: 0, byteCount: Int(area.mmapSize))
     func usedIndex() -> UInt16? { mapping.cells(from: 0, byteCount: Int(area.mmapSize))?.load16(at: 14) }
@@ -167,7 +174,9 @@ struct ProtocolTests {
     #expect(usedIndex() == 1)
   }
 
-  @Test("GET_VRING_BASE leaves what is in flight to the memory for it if that is agreed, else waits for it", arguments: [true, false])
+  @Test(
+    "GET_VRING_BASE leaves what is in flight to the memory for it if that is agreed, else waits for it",
+    arguments: [true, false])
   func handOver(_ isAgreed: Bool) throws {
     let disk = try HeldDisk()
     let frontend = try RawFrontend(device: disk)
@@ -175,7 +184,8 @@ struct ProtocolTests {
     try frontend.share()
     var files = FileDescriptorList()
     let wanted = InflightDescription(mmapSize: 0, mmapOffset: 0, queueCount: 1, queueSize: 16)
-    guard case .inflight(let area) = try frontend.ask(.getInflightDescriptor(wanted), ack: false, [], &files), let file = files.takeFirst()
+    guard case .inflight(let area) = try frontend.ask(.getInflightDescriptor(wanted), ack: false, [], &files),
+      let file = files.takeFirst()
     else { return #expect(Bool(false)) }
     try frontend.must(.setInflightDescriptor(area), [file.rawValue])
     try frontend.startRing()
@@ -183,7 +193,8 @@ struct ProtocolTests {
     #expect(try disk.taken.wait(timeout: .seconds(10)))
     try disk.taken.drain()
     #expect(try frontend.ask(.getVringBase(Self.ring(0, 0))) == .vring(Self.ring(0, 1)))
-    #expect(frontend.usedIndex == (isAgreed ? 0 : 1) && frontend.peek(1, RawFrontend.Place.status) == [isAgreed ? 0xff : 0])
+    #expect(
+      frontend.usedIndex == (isAgreed ? 0 : 1) && frontend.peek(1, RawFrontend.Place.status) == [isAgreed ? 0xff : 0])
     // Whoever goes on does it, once.
     try frontend.must(.setVringBase(Self.ring(0, 1)))
     try frontend.must(.setVringKick(VringDescriptor(index: 0, hasDescriptor: true)), [frontend.kick.rawValue])
@@ -206,11 +217,14 @@ struct ProtocolTests {
   func configurationFlags() throws {
     let frontend = try RawFrontend()
     try frontend.negotiate()
-    #expect(try frontend.ask(.setConfiguration(ConfigurationBytes(offset: 32, flags: 2, bytes: [0])), ack: true) == .value(1))
+    #expect(
+      try frontend.ask(.setConfiguration(ConfigurationBytes(offset: 32, flags: 2, bytes: [0])), ack: true) == .value(1))
     try frontend.must(.setConfiguration(ConfigurationBytes(offset: 32, flags: 1, bytes: [0])))
   }
 
-  @Test("A ring that stops right after all its mappings were taken back has given back what it had taken (R064, R110, R114)")
+  @Test(
+    "A ring that stops right after all its mappings were taken back has given back what it had taken (R064, R110, R114)"
+  )
   func stoppedWhileWithdrawn() throws {
     let disk = try HeldDisk()
     let frontend = try RawFrontend(device: disk)

@@ -38,7 +38,8 @@ final class RawFrontend {
 
   /// - Parameter device: what is served instead of ``disk``.
   init(
-    policy: AccessPlatformPolicy = .auto, indirect: IndirectPolicy = .auto, sectors: Int = 64, nodes: Int = 1 << 15, queues: Int = 1,
+    policy: AccessPlatformPolicy = .auto, indirect: IndirectPolicy = .auto, sectors: Int = 64, nodes: Int = 1 << 15,
+    queues: Int = 1,
     device: (any VirtioDevice)? = nil, patience: Duration? = nil, logger: Logger? = nil
   ) throws {
     disk = MemoryDisk(bytes: (0..<sectors * 512).map { UInt8(truncatingIfNeeded: $0 / 512 &* 7 &+ $0) }, queues: queues)
@@ -75,7 +76,8 @@ final class RawFrontend {
     try socket.send(bytes.span, descriptors: descriptors, timeout: .seconds(5))
   }
 
-  static func receive(_ socket: UnixSocket, _ descriptors: inout FileDescriptorList) throws -> (MessageHeader, [UInt8])? {
+  static func receive(_ socket: UnixSocket, _ descriptors: inout FileDescriptorList) throws -> (MessageHeader, [UInt8])?
+  {
     var head = [UInt8](repeating: 0, count: MessageHeader.byteCount)
     var span = head.mutableSpan
     guard try socket.receiveAll(into: &span, descriptors: &descriptors, timeout: .seconds(10)) else { return nil }
@@ -93,7 +95,9 @@ final class RawFrontend {
     return try ask(request, ack: ack, descriptors, &none)
   }
 
-  func ask(_ request: FrontendRequest, ack: Bool, _ descriptors: [Int32], _ came: inout FileDescriptorList) throws -> BackendReply {
+  func ask(
+    _ request: FrontendRequest, ack: Bool, _ descriptors: [Int32], _ came: inout FileDescriptorList
+  ) throws -> BackendReply {
     try send(request, ack: ack, descriptors)
     let (header, payload) = try #require(try Self.receive(socket, &came))
     #expect(header.request == request.kind.rawValue && header.flags == 5)
@@ -109,7 +113,9 @@ final class RawFrontend {
   /// True if the back-end closes the connection.
   func isClosed() throws -> Bool {
     var none = FileDescriptorList()
-    do { return try Self.receive(socket, &none) == nil } catch let error as HostError { return error.name == "ECONNRESET" }
+    do { return try Self.receive(socket, &none) == nil } catch let error as HostError {
+      return error.name == "ECONNRESET"
+    }
   }
 
   // MARK: Steps
@@ -119,7 +125,9 @@ final class RawFrontend {
     .configureMemorySlots, .status, .deviceState,
   ]
 
-  func negotiate(_ features: Features = [.version1], protocol wanted: ProtocolFeatures = all, word more: UInt64 = 1 << 30) throws {
+  func negotiate(
+    _ features: Features = [.version1], protocol wanted: ProtocolFeatures = all, word more: UInt64 = 1 << 30
+  ) throws {
     _ = try ask(.getFeatures)
     try send(.setProtocolFeatures(wanted))
     try send(.setOwner)
@@ -130,7 +138,11 @@ final class RawFrontend {
   func openChannel(ack: Bool = true) throws {
     let (ours, theirs) = try UnixSocket.pair()
     channel = ours
-    if ack { try must(.setBackendRequestDescriptor, [theirs.rawValue]) } else { try send(.setBackendRequestDescriptor, [theirs.rawValue]) }
+    if ack {
+      try must(.setBackendRequestDescriptor, [theirs.rawValue])
+    } else {
+      try send(.setBackendRequestDescriptor, [theirs.rawValue])
+    }
   }
 
   var region: RegionDescription {
@@ -153,7 +165,8 @@ final class RawFrontend {
 
   func address(_ base: UInt64, _ flags: UInt32 = 0) -> VringAddress {
     VringAddress(
-      index: 0, flags: flags, descriptorArea: base + UInt64(Place.descriptors), driverArea: base + UInt64(Place.available),
+      index: 0, flags: flags, descriptorArea: base + UInt64(Place.descriptors),
+      driverArea: base + UInt64(Place.available),
       deviceArea: base + UInt64(Place.used), log: Self.guest + UInt64(Place.used))
   }
 
@@ -222,14 +235,18 @@ final class RawFrontend {
   static let iova: UInt64 = 0x9_0000_0000
 
   /// A translation of the page at `address`, an I/O virtual address, to the same place of memory, or to another.
-  func update(_ address: UInt64, to place: UInt64? = nil, _ permission: IOTLBMessage.Permission = [.read, .write], size: UInt64 = 4096) -> IOTLBMessage {
+  func update(
+    _ address: UInt64, to place: UInt64? = nil, _ permission: IOTLBMessage.Permission = [.read, .write],
+    size: UInt64 = 4096
+  ) -> IOTLBMessage {
     let page = address & ~4095
     return IOTLBMessage(
-      kind: .update, address: page, size: size, frontendAddress: Self.frontend + (place ?? page - Self.iova), permission: permission)
+      kind: .update, address: page, size: size, frontendAddress: Self.frontend + (place ?? page - Self.iova),
+      permission: permission)
   }
 
-  /// Answers misses with identical mappings until `done`; returns what was asked. Of questions that come together the last one
-  /// asks for an answer.
+  /// Answers misses with identical mappings until `done`; returns what was asked. Of questions that come together the
+  /// last one asks for an answer.
   func serveMisses(until done: () throws -> Bool) throws -> [IOTLBMessage] {
     var asked: [IOTLBMessage] = []
     var isAnswered = true

@@ -24,7 +24,9 @@ struct VhostRingTests {
   func guestAddresses() throws {
     let frontend = try RawFrontend()
     try frontend.negotiate(protocol: RawFrontend.all.union(.guestAddresses))
-    #expect(try frontend.ask(.setMemoryTable([frontend.region]), ack: true, [frontend.memory.descriptor.rawValue]) == .value(1))
+    #expect(
+      try frontend.ask(.setMemoryTable([frontend.region]), ack: true, [frontend.memory.descriptor.rawValue])
+        == .value(1))
     var region = frontend.region
     region.frontendAddress = region.guestAddress
     try frontend.must(.setMemoryTable([region]), [frontend.memory.descriptor.rawValue])
@@ -45,15 +47,17 @@ struct VhostRingTests {
     #expect(try frontend.read(sector: 1))
   }
 
-  @Test("Sizes and indices out of bounds are refused", arguments: [
-    FrontendRequest.setVringSize(VringState(index: 0, number: 0)), .setVringSize(VringState(index: 0, number: 3)),
-    .setVringSize(VringState(index: 0, number: 512)), .setVringSize(VringState(index: 1, number: 16)),
-    .setVringBase(VringState(index: 0, number: 0x10000)), .setVringBase(VringState(index: 7, number: 0)),
-    .setVringEnable(VringState(index: 0, number: 2)), .setVringEnable(VringState(index: 1, number: 1)),
-    .setVringAddress(VringAddress(index: 0, flags: 2, descriptorArea: 0, driverArea: 0, deviceArea: 0)),
-    .setVringAddress(VringAddress(index: 9, descriptorArea: 0, driverArea: 0, deviceArea: 0)),
-    .vringKick(VringState(index: 4, number: 0)),
-  ])
+  @Test(
+    "Sizes and indices out of bounds are refused",
+    arguments: [
+      FrontendRequest.setVringSize(VringState(index: 0, number: 0)), .setVringSize(VringState(index: 0, number: 3)),
+      .setVringSize(VringState(index: 0, number: 512)), .setVringSize(VringState(index: 1, number: 16)),
+      .setVringBase(VringState(index: 0, number: 0x10000)), .setVringBase(VringState(index: 7, number: 0)),
+      .setVringEnable(VringState(index: 0, number: 2)), .setVringEnable(VringState(index: 1, number: 1)),
+      .setVringAddress(VringAddress(index: 0, flags: 2, descriptorArea: 0, driverArea: 0, deviceArea: 0)),
+      .setVringAddress(VringAddress(index: 9, descriptorArea: 0, driverArea: 0, deviceArea: 0)),
+      .vringKick(VringState(index: 4, number: 0)),
+    ])
   func outOfBounds(_ request: FrontendRequest) throws {
     let frontend = try RawFrontend()
     try frontend.negotiate()
@@ -190,7 +194,9 @@ struct VhostRingTests {
     let pages = (RawFrontend.guest + RawFrontend.memorySize) / 4096
     let log = try MemoryFile(name: "log", size: pages / 8)
     let bits = try HostMapping(descriptor: log.descriptor.rawValue, offset: 0, byteCount: Int(pages / 8))
-    #expect(try frontend.ask(.setLogBase(LogArea(size: pages / 8, offset: 0)), ack: false, [log.descriptor.rawValue]) == .success)
+    #expect(
+      try frontend.ask(.setLogBase(LogArea(size: pages / 8, offset: 0)), ack: false, [log.descriptor.rawValue])
+        == .success)
     func isMarked(_ place: Int) -> Bool {
       let page = (RawFrontend.guest + UInt64(place)) / 4096
       var byte: [UInt8] = [0]
@@ -215,7 +221,8 @@ struct VhostRingTests {
     try frontend.must(.setConfiguration(ConfigurationBytes(offset: 32, bytes: [0])))
     let (ours, theirs) = try UnixSocket.pair()
     #expect(
-      try frontend.ask(.setDeviceStateDescriptor(DeviceStateTransfer(direction: .save)), ack: false, [theirs.rawValue]) == .value(0x100))
+      try frontend.ask(.setDeviceStateDescriptor(DeviceStateTransfer(direction: .save)), ack: false, [theirs.rawValue])
+        == .value(0x100))
     var state = [UInt8](repeating: 0, count: 17)
     var span = state.mutableSpan
     var none = FileDescriptorList()
@@ -228,7 +235,8 @@ struct VhostRingTests {
     for (bytes, result) in [(state, UInt64(0)), (Array(state.dropLast()), 1), ([], 1)] {
       let (writing, reading) = try UnixSocket.pair()
       #expect(
-        try target.ask(.setDeviceStateDescriptor(DeviceStateTransfer(direction: .load)), ack: false, [reading.rawValue]) == .value(0x100))
+        try target.ask(.setDeviceStateDescriptor(DeviceStateTransfer(direction: .load)), ack: false, [reading.rawValue])
+          == .value(0x100))
       if !bytes.isEmpty { try writing.send(bytes.span) }
       writing.shutdown()
       #expect(try target.ask(.checkDeviceState) == .value(result))

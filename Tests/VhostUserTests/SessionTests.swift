@@ -8,7 +8,9 @@ import VirtioDevices
 
 @Suite("A vhost-user session, message by message", .timeLimit(.minutes(10)))
 struct SessionTests {
-  @Test("Offers: vhost's bits, the device's, and bit 33 unless told not to (R001, R002, R003)", arguments: AccessPlatformPolicy.allCases)
+  @Test(
+    "Offers: vhost's bits, the device's, and bit 33 unless told not to (R001, R002, R003)",
+    arguments: AccessPlatformPolicy.allCases)
   func offers(_ policy: AccessPlatformPolicy) throws {
     let frontend = try RawFrontend(policy: policy)
     guard case .value(let word) = try frontend.ask(.getFeatures) else { return #expect(Bool(false)) }
@@ -18,7 +20,8 @@ struct SessionTests {
     #expect(try frontend.ask(.getMaxMemorySlots) == .value(509))
     guard case .value(let protocolWord) = try frontend.ask(.getProtocolFeatures) else { return #expect(Bool(false)) }
     #expect(ProtocolFeatures(rawValue: protocolWord).isSuperset(of: RawFrontend.all))
-    #expect(ProtocolFeatures(rawValue: protocolWord).isDisjoint(with: [.pageFault, .xenMmap, .sharedObject, .crossEndian]))
+    #expect(
+      ProtocolFeatures(rawValue: protocolWord).isDisjoint(with: [.pageFault, .xenMmap, .sharedObject, .crossEndian]))
   }
 
   @Test(
@@ -37,14 +40,18 @@ struct SessionTests {
       let platform: UInt64 = policy == .off ? 0 : 1 << 33
       try frontend.negotiate(Features(word: platform | 1 << 32))
       #expect(try frontend.ask(.setFeatures(platform | 1 << 32 | 1 << 28), ack: true) == .value(expected ? 0 : 1))
-      #expect(frontend.server.statistics.offersIndirect == expected && frontend.server.statistics.acceptsIndirect == expected)
+      #expect(
+        frontend.server.statistics.offersIndirect == expected && frontend.server.statistics.acceptsIndirect == expected)
     }
   }
 
-  @Test("A feature that was not offered is refused: with an answer where one is awaited, else the connection ends (R011, R140)")
+  @Test(
+    "A feature that was not offered is refused: with an answer where one is awaited, else the connection ends (R011, R140)"
+  )
   func unofferedFeature() throws {
     let frontend = try RawFrontend(policy: .off)
-    // All that bit 33 needs is there: only that it was not offered can refuse it. So comes a machine that had it elsewhere.
+    // All that bit 33 needs is there: only that it was not offered can refuse it. So comes a machine that had it
+    // elsewhere.
     try frontend.negotiate()
     #expect(try frontend.ask(.setFeatures(1 << 33 | 1 << 32), ack: true) == .value(1))
     #expect(try frontend.ask(.setFeatures(1 << 57 | 1 << 32), ack: true) == .value(1))
@@ -70,7 +77,9 @@ struct SessionTests {
     #expect(try frontend.ask(.setFeatures(1 << 32), ack: true) == .value(1))
   }
 
-  @Test("No ring runs before features were accepted, nor after a reset until they are again (R013)", arguments: AccessPlatformPolicy.allCases)
+  @Test(
+    "No ring runs before features were accepted, nor after a reset until they are again (R013)",
+    arguments: AccessPlatformPolicy.allCases)
   func noRingWithoutFeatures(_ policy: AccessPlatformPolicy) throws {
     let frontend = try RawFrontend(policy: policy)
     try frontend.send(.setProtocolFeatures(RawFrontend.all))
@@ -103,7 +112,9 @@ struct SessionTests {
     #expect(try frontend.ask(.setFeatures(1 << 32 | 1 << 25), ack: true) == .value(1))
     try frontend.share()
     let end = ContinuousClock.now + .seconds(10)
-    while frontend.server.statistics.negotiatedFeatures.rawValue == 0, ContinuousClock.now < end { _ = try frontend.ask(.getQueueCount) }
+    while frontend.server.statistics.negotiatedFeatures.rawValue == 0, ContinuousClock.now < end {
+      _ = try frontend.ask(.getQueueCount)
+    }
     #expect(frontend.server.statistics.negotiatedFeatures == .version1)
     try frontend.startRing()
     #expect(try frontend.read(sector: 1))
@@ -116,11 +127,14 @@ struct SessionTests {
     #expect(MemoryDisk(sectors: 1).features.contains(.ringReset) && word & Features.ringReset.word == 0)
   }
 
-  @Test("Messages that no front-end may send end the connection", arguments: [
-    [9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], [1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 1, 0], [1, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0],
-    [19, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0], [1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 7], [8, 0, 0, 0, 1, 0, 0, 0, 8, 0, 0, 0, 9, 0, 0, 0, 1, 0, 0, 0],
-    [11, 0, 0, 0, 9, 0, 0, 0, 8, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0],
-  ] as [[UInt8]])
+  @Test(
+    "Messages that no front-end may send end the connection",
+    arguments: [
+      [9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], [1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 1, 0], [1, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0],
+      [19, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0], [1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 7],
+      [8, 0, 0, 0, 1, 0, 0, 0, 8, 0, 0, 0, 9, 0, 0, 0, 1, 0, 0, 0],
+      [11, 0, 0, 0, 9, 0, 0, 0, 8, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0],
+    ] as [[UInt8]])
   func malformed(_ bytes: [UInt8]) throws {
     let frontend = try RawFrontend()
     try frontend.socket.send(bytes.span)
@@ -176,7 +190,9 @@ struct SessionTests {
     #expect(server.statistics.sessions == 3 && server.statistics.failedSessions == 2)
   }
 
-  @Test("Memory regions that are empty, wrap, overlap or are longer than their file are refused; the old table stays (R059)")
+  @Test(
+    "Memory regions that are empty, wrap, overlap or are longer than their file are refused; the old table stays (R059)"
+  )
   func badRegions() throws {
     let frontend = try RawFrontend()
     try frontend.negotiate()
@@ -206,7 +222,8 @@ struct SessionTests {
     try frontend.negotiate()
     let file = frontend.memory.descriptor.rawValue
     func region(_ i: Int) -> RegionDescription {
-      RegionDescription(guestAddress: UInt64(i) << 20, size: 0x1000, frontendAddress: 0x5000_0000_0000 + UInt64(i) << 20, offset: 0)
+      RegionDescription(
+        guestAddress: UInt64(i) << 20, size: 0x1000, frontendAddress: 0x5000_0000_0000 + UInt64(i) << 20, offset: 0)
     }
     for i in 0..<509 { try frontend.must(.addMemoryRegion(region(i)), [file]) }
     #expect(try frontend.ask(.addMemoryRegion(region(509)), ack: true, [file]) == .value(1))
@@ -220,7 +237,9 @@ struct SessionTests {
     let frontend = try RawFrontend()
     try frontend.negotiate()
     let wanted = ConfigurationBytes(offset: 0, bytes: [UInt8](repeating: 0, count: 8))
-    #expect(try frontend.ask(.getConfiguration(wanted)) == .configuration(ConfigurationBytes(offset: 0, bytes: UInt64(64).bytes)))
+    #expect(
+      try frontend.ask(.getConfiguration(wanted))
+        == .configuration(ConfigurationBytes(offset: 0, bytes: UInt64(64).bytes)))
     try frontend.must(.setConfiguration(ConfigurationBytes(offset: 32, bytes: [0])))
     #expect(
       try frontend.ask(.getConfiguration(ConfigurationBytes(offset: 32, bytes: [9])))
@@ -241,12 +260,16 @@ struct SessionTests {
     #expect(try frontend.ask(.getStatus) == .value(0xf))
   }
 
-  @Test("Requests of protocol features that were not negotiated are refused", arguments: [
-    FrontendRequest.getStatus, .setStatus(1), .resetDevice, .getInflightDescriptor(InflightDescription(mmapSize: 0, mmapOffset: 0, queueCount: 1, queueSize: 8)),
-    .getConfiguration(ConfigurationBytes(offset: 0, bytes: [0])), .checkDeviceState, .vringKick(VringState(index: 0, number: 0)),
-    .removeMemoryRegion(RegionDescription(guestAddress: 0, size: 1, frontendAddress: 0, offset: 0)),
-    .iotlb(IOTLBMessage(kind: .invalidate, address: 0)),
-  ])
+  @Test(
+    "Requests of protocol features that were not negotiated are refused",
+    arguments: [
+      FrontendRequest.getStatus, .setStatus(1), .resetDevice,
+      .getInflightDescriptor(InflightDescription(mmapSize: 0, mmapOffset: 0, queueCount: 1, queueSize: 8)),
+      .getConfiguration(ConfigurationBytes(offset: 0, bytes: [0])), .checkDeviceState,
+      .vringKick(VringState(index: 0, number: 0)),
+      .removeMemoryRegion(RegionDescription(guestAddress: 0, size: 1, frontendAddress: 0, offset: 0)),
+      .iotlb(IOTLBMessage(kind: .invalidate, address: 0)),
+    ])
   func notNegotiated(_ request: FrontendRequest) throws {
     let frontend = try RawFrontend()
     try frontend.send(.setProtocolFeatures(.replyAck))

@@ -79,20 +79,20 @@ private final class RestlessDriver {
 struct StarvationTests {
   static let flushTime = Duration.milliseconds(60)
 
-  enum Matter: String, CaseIterable {
+  enum PendingReply: String, CaseIterable {
     case flush, invalidate, memoryTable, log, base, reset
 
     /// The most that it takes longer than the flush.
     var bound: Duration { self == .flush ? .milliseconds(10) : .milliseconds(50) }
   }
 
-  /// How much longer than the flush under way a matter takes, with a driver that does not pause.
-  private func delay(_ matter: Matter, _ engine: BlockEngine) throws -> Duration {
+  /// How much longer than the flush under way a reply takes, with a driver that does not pause.
+  private func delay(_ reply: PendingReply, _ engine: BlockEngine) throws -> Duration {
     let storage = try SlowDisk(byteCount: 1 << 20, flush: 60)
     var options = BlockOptions(path: storage.path)
     options.engine = engine
     let frontend = try RawFrontend(device: try BlockDevice(options))
-    let isTranslated = matter == .invalidate
+    let isTranslated = reply == .invalidate
     let base = isTranslated ? RawFrontend.iova : RawFrontend.guest
     let features: Features = [.version1, .indirectDescriptors, Features(bit: 9)]
     try frontend.negotiate(isTranslated ? features.union(.accessPlatform) : features)
@@ -101,7 +101,7 @@ struct StarvationTests {
     try frontend.startRing(base: isTranslated ? base : RawFrontend.frontend, size: UInt32(ringSize))
     let driver = try RestlessDriver(frontend, base: base)
     let begun = driver.begun
-    switch matter {
+    switch reply {
     case .flush:
       while !driver.isFlushed, begun.duration(to: .now) < .seconds(5) {}
       #expect(driver.isFlushed)
@@ -121,12 +121,13 @@ struct StarvationTests {
   }
 
   @Test(
-    "Completions, unmaps and everything that a front-end asks for have their turn, soon", arguments: Matter.allCases,
+    "Completions, unmaps and everything that a front-end asks for have their turn, soon",
+    arguments: PendingReply.allCases,
     [BlockEngine.uring, .synchronous])
-  func turns(_ matter: Matter, _ engine: BlockEngine) throws {
+  func turns(_ reply: PendingReply, _ engine: BlockEngine) throws {
     // Other tests want the processors too: what holds once holds by the rules, and without them it never does.
     var best = Duration.seconds(60)
-    for _ in 0..<20 where best > matter.bound { best = min(best, try delay(matter, engine)) }
-    #expect(best <= matter.bound, "\(matter): \(best) more than the flush")
+    for _ in 0..<20 where best > reply.bound { best = min(best, try delay(reply, engine)) }
+    #expect(best <= reply.bound, "\(reply): \(best) more than the flush")
   }
 }

@@ -22,7 +22,8 @@ private final class Replaying {
     try frontend.share()
     var files = FileDescriptorList()
     let wanted = InflightDescription(mmapSize: 0, mmapOffset: 0, queueCount: 1, queueSize: 16)
-    guard case .inflight(let area) = try frontend.ask(.getInflightDescriptor(wanted), ack: false, [], &files), let file = files.takeFirst()
+    guard case .inflight(let area) = try frontend.ask(.getInflightDescriptor(wanted), ack: false, [], &files),
+      let file = files.takeFirst()
     else { throw RawFrontendError.noInflightMemory }
     self.area = area
     record = try HostMapping(descriptor: file.rawValue, offset: 0, byteCount: Int(area.mmapSize))
@@ -36,7 +37,9 @@ private final class Replaying {
     for i in 0..<Int(Self.count) {
       let (header, data) = (0x4000 + 0x100 * i, 0x8000 + 0x1000 * i)
       frontend.poke(UInt64(0).bytes + UInt64(i).bytes + [0xff], header)
-      let parts: [(Int, UInt32, UInt16, UInt16)] = [(header, 16, 1, UInt16(3 * i + 1)), (data, 512, 3, UInt16(3 * i + 2)), (header + 16, 1, 2, 0)]
+      let parts: [(Int, UInt32, UInt16, UInt16)] = [
+        (header, 16, 1, UInt16(3 * i + 1)), (data, 512, 3, UInt16(3 * i + 2)), (header + 16, 1, 2, 0),
+      ]
       for (j, part) in parts.enumerated() {
         frontend.poke(
           (RawFrontend.iova + UInt64(part.0)).bytes + part.1.bytes + part.2.bytes + part.3.bytes,
@@ -71,7 +74,9 @@ private final class Replaying {
     var count = 0
     let end = ContinuousClock.now + .seconds(10)
     while frontend.usedIndex != Self.count, ContinuousClock.now < end {
-      guard case (.iotlb(let message), let needsReply)? = try frontend.heard(within: .milliseconds(20)) else { continue }
+      guard case (.iotlb(let message), let needsReply)? = try frontend.heard(within: .milliseconds(20)) else {
+        continue
+      }
       // The ring's new place is nobody's to answer for.
       guard message.kind == .miss, message.address < RawFrontend.iova + 0x80000 else { break }
       #expect(try frontend.ask(.iotlb(frontend.update(message.address)), ack: true) == .success)
@@ -113,7 +118,9 @@ struct StoppingTests {
     var word: UInt64 { self == .getBase ? UInt64(Replaying.count) << 32 : 0 }
   }
 
-  @Test("What a predecessor left is done before a ring stands still, though its translations are yet to be asked for", arguments: Way.allCases)
+  @Test(
+    "What a predecessor left is done before a ring stands still, though its translations are yet to be asked for",
+    arguments: Way.allCases)
   func finishes(_ way: Way) throws {
     let rig = try Replaying()
     try rig.start()
@@ -145,15 +152,18 @@ struct StoppingTests {
       let first = try rig.nextAnswer()
       #expect(first == (request.kind.rawValue, way.word) && rig.left == 0 && rig.statuses == [0, 0, 0, 0])
     } else {
-      // A device that begins anew asks nothing on it before it has: what could not be asked on the old one ends in errors.
+      // A device that begins anew asks nothing on it before it has: what could not be asked on the old one ends in
+      // errors.
       let first = try rig.nextAnswer()
       #expect(first == (request.kind.rawValue, way.word))
       #expect(try rig.frontend.heard(within: .zero) == nil)
     }
-    #expect(try rig.nextAnswer() == (FrontendRequest.Kind.getQueueCount.rawValue, 1), "what came behind is answered behind")
+    #expect(
+      try rig.nextAnswer() == (FrontendRequest.Kind.getQueueCount.rawValue, 1), "what came behind is answered behind")
   }
 
-  @Test("A front-end that answers no question has its ring back in the end, and what was not done in the in-flight memory")
+  @Test(
+    "A front-end that answers no question has its ring back in the end, and what was not done in the in-flight memory")
   func gaveUp() throws {
     let rig = try Replaying(patience: .milliseconds(200))
     try rig.start()
@@ -186,7 +196,9 @@ struct StoppingTests {
     #expect(try rig.frontend.heard() != nil, "it waits for a translation")
     rig.frontend.socket.shutdown()
     let begun = ContinuousClock.now
-    while rig.frontend.server.statistics.isConnected, begun.duration(to: .now) < .seconds(5) { rig.frontend.kick.signal() }
+    while rig.frontend.server.statistics.isConnected, begun.duration(to: .now) < .seconds(5) {
+      rig.frontend.kick.signal()
+    }
     #expect(!rig.frontend.server.statistics.isConnected)
     #expect(rig.frontend.server.statistics.queues.allSatisfy { !$0.isRunning })
     #expect(rig.left == Int(Replaying.count) && rig.frontend.usedIndex == 0)
@@ -214,11 +226,14 @@ struct StoppingTests {
     #expect(frontend.usedIndex == 0, "the acknowledgement came before the read was over")
     var none = FileDescriptorList()
     let (header, payload) = try #require(try RawFrontend.receive(frontend.socket, &none))
-    #expect(header.request == FrontendRequest.Kind.getVringBase.rawValue && payload.word == 1 << 32 && frontend.usedIndex == 1)
+    #expect(
+      header.request == FrontendRequest.Kind.getVringBase.rawValue && payload.word == 1 << 32 && frontend.usedIndex == 1
+    )
     withExtendedLifetime(storage) {}
   }
 
-  @Test("Whoever takes a ring over anywhere but at its beginning calls once: its predecessor may have died before it did")
+  @Test(
+    "Whoever takes a ring over anywhere but at its beginning calls once: its predecessor may have died before it did")
   func callsOnce() throws {
     let frontend = try RawFrontend()
     try frontend.negotiate()
@@ -229,7 +244,9 @@ struct StoppingTests {
     try frontend.startRing(at: 1)
     #expect(try frontend.call.wait(timeout: .seconds(10)))
     _ = try frontend.ask(.getVringBase(VringState(index: 0, number: 0)))
-    #expect(frontend.server.statistics.queues[0].counts.calls == 1 && frontend.server.statistics.queues[0].counts.requests == 0)
+    #expect(
+      frontend.server.statistics.queues[0].counts.calls == 1
+        && frontend.server.statistics.queues[0].counts.requests == 0)
     // A ring at its beginning owes nothing.
     let other = try RawFrontend()
     try other.negotiate()
@@ -240,7 +257,9 @@ struct StoppingTests {
     #expect(other.server.statistics.queues[0].counts.calls == 1)
   }
 
-  @Test("A call descriptor is signalled when it comes, whether the ring runs or not: nobody can tell what the driver has missed", arguments: [false, true])
+  @Test(
+    "A call descriptor is signalled when it comes, whether the ring runs or not: nobody can tell what the driver has missed",
+    arguments: [false, true])
   func callsAtFirst(_ isRunning: Bool) throws {
     let frontend = try RawFrontend()
     try frontend.negotiate()
@@ -251,7 +270,9 @@ struct StoppingTests {
     #expect(try call.drain() == 1)
   }
 
-  @Test("A call descriptor that comes late, and one that was full and would block, hear of what was used", arguments: [false, true])
+  @Test(
+    "A call descriptor that comes late, and one that was full and would block, hear of what was used",
+    arguments: [false, true])
   func lateCall(_ isFull: Bool) throws {
     let frontend = try RawFrontend()
     try frontend.negotiate()

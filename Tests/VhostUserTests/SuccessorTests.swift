@@ -2,9 +2,10 @@ import DMA
 import HostIO
 import Logging
 import Testing
-@testable import VhostUser
 import Virtio
 import VirtioDrivers
+
+@testable import VhostUser
 
 /// A back-end that holds what it takes, and the front-end at the other end.
 private final class Holding {
@@ -16,7 +17,8 @@ private final class Holding {
   init(_ memory: FrontendMemory, packed: Bool) throws {
     disk = try HeldDisk()
     let (near, far) = try UnixSocket.pair()
-    let server = try VhostUserServer(disk, on: .connected(far), log: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() })
+    let server = try VhostUserServer(
+      disk, on: .connected(far), log: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() })
     self.server = server
     thread = try WorkerThread(name: "back-end") { try? server.run() }
     frontend = try Frontend(near, memory: memory)
@@ -54,7 +56,8 @@ struct SuccessorTests {
   }
 
   @Test(
-    "The requests that a back-end has in its hands when it dies are done by its successor, once each (R126)", arguments: [false, true],
+    "The requests that a back-end has in its hands when it dies are done by its successor, once each (R126)",
+    arguments: [false, true],
     // descriptors that memory was asked for; the ring has 16
     [16, 4] as [UInt16])
   func takeOver(_ packed: Bool, _ asked: UInt16) throws {
@@ -68,7 +71,8 @@ struct SuccessorTests {
     try first.frontend.send(.setInflightDescriptor(description), descriptors: [inflight.file.descriptor.rawValue])
     guard
       let areas = DriverQueueMemory(
-        guest, size: 16, features: first.frontend.features, descriptorArea: GuestAddress(0x1000), driverArea: GuestAddress(0x2000),
+        guest, size: 16, features: first.frontend.features, descriptorArea: GuestAddress(0x1000),
+        driverArea: GuestAddress(0x2000),
         deviceArea: GuestAddress(0x3000))
     else { return #expect(Bool(false)) }
     var queue = try DriverQueue(layout: Self.layout, features: first.frontend.features, memory: areas)
@@ -96,7 +100,8 @@ struct SuccessorTests {
     #expect(try first.waitTaken(4))
 
     // What there is at this moment is what a killed process leaves. Ours ends in good order; that is undone.
-    let record = try HostMapping(descriptor: inflight.file.descriptor.rawValue, offset: 0, byteCount: Int(inflight.description.mmapSize))
+    let record = try HostMapping(
+      descriptor: inflight.file.descriptor.rawValue, offset: 0, byteCount: Int(inflight.description.mmapSize))
     let recordBytes = bytes(of: record)
     var guestBytes = [UInt8](repeating: 0, count: 1 << 16)
     var span = guestBytes.mutableSpan
@@ -118,7 +123,11 @@ struct SuccessorTests {
     second.disk.release.signal()
     var done: [UInt16] = []
     while done.count < 5 {
-      if let used = try queue.reap() { done.append(used.id) } else if !events.waitForCall(timeout: .seconds(10)) { break }
+      if let used = try queue.reap() {
+        done.append(used.id)
+      } else if !events.waitForCall(timeout: .seconds(10)) {
+        break
+      }
     }
     #expect(done.count == 5 && Set(done) == ids)
     _ = try second.frontend.stopQueue(0)
@@ -126,7 +135,9 @@ struct SuccessorTests {
     second.end()
   }
 
-  @Test("A front-end that goes at any message, or within one, leaves a back-end that ends, and a device that the next one can use")
+  @Test(
+    "A front-end that goes at any message, or within one, leaves a back-end that ends, and a device that the next one can use"
+  )
   func frontendGoes() throws {
     let files = try Files()
     let session = messages(files)
@@ -134,12 +145,16 @@ struct SuccessorTests {
       for cut in [0, 7, 13] {
         let (near, far) = try UnixSocket.pair()
         let disk = MemoryDisk(sectors: 8)
-        let server = try VhostUserServer(disk, on: .connected(far), log: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() })
+        let server = try VhostUserServer(
+          disk, on: .connected(far), log: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() })
         let thread = try WorkerThread(name: "back-end") { try? server.run() }
-        for (bytes, descriptors) in session[..<count] { try near.send(bytes.span, descriptors: descriptors, timeout: .seconds(5)) }
+        for (bytes, descriptors) in session[..<count] {
+          try near.send(bytes.span, descriptors: descriptors, timeout: .seconds(5))
+        }
         if cut > 0, count < session.count {
           let (bytes, descriptors) = session[count]
-          try near.send(bytes.span.extracting(0..<min(cut, bytes.count)), descriptors: descriptors, timeout: .seconds(5))
+          try near.send(
+            bytes.span.extracting(0..<min(cut, bytes.count)), descriptors: descriptors, timeout: .seconds(5))
         }
         near.shutdown()
         thread.join()
@@ -168,15 +183,22 @@ struct SuccessorTests {
     let region = RegionDescription(guestAddress: 0, size: 1 << 20, frontendAddress: 1 << 40, offset: 0)
     let area = InflightDescription(mmapSize: 4096, mmapOffset: 0xf0000, queueCount: 1, queueSize: 16)
     let messages: [(FrontendRequest, [Int32])] = [
-      (.getFeatures, []), (.setProtocolFeatures([.replyAck, .backendRequests, .inflightSharedMemory, .deviceState, .logSharedMemory]), []),
-      (.setBackendRequestDescriptor, [channel]), (.setFeatures(Features([.version1, .accessPlatform]).word | 1 << 30 | 1 << 26), []),
+      (.getFeatures, []),
+      (.setProtocolFeatures([.replyAck, .backendRequests, .inflightSharedMemory, .deviceState, .logSharedMemory]), []),
+      (.setBackendRequestDescriptor, [channel]),
+      (.setFeatures(Features([.version1, .accessPlatform]).word | 1 << 30 | 1 << 26), []),
       (.setMemoryTable([region]), [memory]), (.setLogBase(LogArea(size: 4096, offset: 0xe0000)), [memory]),
       (.setInflightDescriptor(area), [memory]), (.setVringSize(VringState(index: 0, number: 16)), []),
       (.setVringAddress(VringAddress(index: 0, descriptorArea: 0x1000, driverArea: 0x2000, deviceArea: 0x3000)), []),
       (.setVringCall(vring), [event]), (.setVringError(vring), [event]), (.setVringKick(vring), [event]),
       (.setVringEnable(VringState(index: 0, number: 1)), []),
-      (.iotlb(IOTLBMessage(kind: .update, address: 0, size: 0x10000, frontendAddress: 1 << 40, permission: [.read, .write])), []),
-      (.iotlb(IOTLBMessage(kind: .invalidate, address: 0, size: .max)), []), (.getVringBase(VringState(index: 0, number: 0)), []),
+      (
+        .iotlb(
+          IOTLBMessage(kind: .update, address: 0, size: 0x10000, frontendAddress: 1 << 40, permission: [.read, .write])),
+        []
+      ),
+      (.iotlb(IOTLBMessage(kind: .invalidate, address: 0, size: .max)), []),
+      (.getVringBase(VringState(index: 0, number: 0)), []),
       (.setDeviceStateDescriptor(DeviceStateTransfer(direction: .load)), [channel]), (.checkDeviceState, []),
     ]
     return messages.map { ($0.0.encoded(needsReply: true), $0.1) }

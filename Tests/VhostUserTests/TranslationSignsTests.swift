@@ -12,17 +12,22 @@ struct TranslationSignsTests {
     try frontend.share()
     // What was agreed shows after the messages that came together.
     let end = ContinuousClock.now + .seconds(10)
-    while frontend.server.statistics.addressPath == nil, ContinuousClock.now < end { _ = try frontend.ask(.getQueueCount) }
+    while frontend.server.statistics.addressPath == nil, ContinuousClock.now < end {
+      _ = try frontend.ask(.getQueueCount)
+    }
     return frontend
   }
 
   private func tell(_ frontend: RawFrontend, _ address: UInt64, at place: UInt64) throws {
     let update = IOTLBMessage(
-      kind: .update, address: address, size: 4096, frontendAddress: RawFrontend.frontend + place, permission: [.read, .write])
+      kind: .update, address: address, size: 4096, frontendAddress: RawFrontend.frontend + place,
+      permission: [.read, .write])
     #expect(try frontend.ask(.iotlb(update), ack: true) == .success)
   }
 
-  @Test("When every mapping leads to itself, all of memory counts as reachable, and the words say that it looks like pass-through")
+  @Test(
+    "When every mapping leads to itself, all of memory counts as reachable, and the words say that it looks like pass-through"
+  )
   func passThrough() throws {
     let frontend = try confined()
     for page in 0..<4 as Range<UInt64> { try tell(frontend, RawFrontend.guest + page << 12, at: page << 12) }
@@ -30,7 +35,9 @@ struct TranslationSignsTests {
     #expect(statistics.looksLikePassThrough && !statistics.missesInvalidations)
     #expect(statistics.reachableBytes == 16384 && statistics.grantableBytes == RawFrontend.memorySize)
     #expect(statistics.reason.contains("looks like pass-through"))
-    #expect(statistics.words.contains("1.0 MiB on asking") && statistics.words.contains("16.0 KiB now"), "\(statistics.words)")
+    #expect(
+      statistics.words.contains("1.0 MiB on asking") && statistics.words.contains("16.0 KiB now"), "\(statistics.words)"
+    )
     #expect(!statistics.words.contains("%"))
     // One that leads elsewhere is enough for the opposite.
     try tell(frontend, RawFrontend.iova, at: 0)
@@ -39,20 +46,28 @@ struct TranslationSignsTests {
     #expect(statistics.words.contains("20.0 KiB now") && statistics.reason.contains("only what it maps"))
   }
 
-  @Test("A mapping that moved although it was never taken back is hinted at: once in the log, and in the words until one is taken back")
+  @Test(
+    "A mapping that moved although it was never taken back is hinted at: once in the log, and in the words until one is taken back"
+  )
   func lostInvalidations() throws {
     let lines = Lines()
     let frontend = try confined(lines)
     for round in 0..<3 as Range<UInt64> {
-      for page in 0..<4 as Range<UInt64> { try tell(frontend, RawFrontend.iova + page << 12, at: (page + 4 * round) << 12) }
+      for page in 0..<4 as Range<UInt64> {
+        try tell(frontend, RawFrontend.iova + page << 12, at: (page + 4 * round) << 12)
+      }
     }
     #expect(frontend.server.statistics.missesInvalidations && frontend.server.statistics.iotlb.moved == 8)
     #expect(frontend.server.statistics.words.contains("ats=on"))
     let end = ContinuousClock.now + .seconds(10)
-    while !lines.all.contains(where: { $0.contains("ats=on") }), ContinuousClock.now < end { _ = try frontend.ask(.getQueueCount) }
+    while !lines.all.contains(where: { $0.contains("ats=on") }), ContinuousClock.now < end {
+      _ = try frontend.ask(.getQueueCount)
+    }
     for _ in 0..<200 { _ = try frontend.ask(.getQueueCount) }
     #expect(lines.all.filter { $0.contains("ats=on") }.count == 1)
-    #expect(try frontend.ask(.iotlb(IOTLBMessage(kind: .invalidate, address: RawFrontend.iova, size: 4096)), ack: true) == .success)
+    #expect(
+      try frontend.ask(.iotlb(IOTLBMessage(kind: .invalidate, address: RawFrontend.iova, size: 4096)), ack: true)
+        == .success)
     #expect(!frontend.server.statistics.missesInvalidations && !frontend.server.statistics.words.contains("ats=on"))
   }
 
@@ -60,7 +75,9 @@ struct TranslationSignsTests {
   func settled() throws {
     let lines = Lines()
     let frontend = try confined(lines)
-    for _ in 0..<3 { for page in 0..<4 as Range<UInt64> { try tell(frontend, RawFrontend.iova + page << 12, at: page << 12) } }
+    for _ in 0..<3 {
+      for page in 0..<4 as Range<UInt64> { try tell(frontend, RawFrontend.iova + page << 12, at: page << 12) }
+    }
     #expect(!frontend.server.statistics.missesInvalidations && frontend.server.statistics.iotlb.moved == 0)
     #expect(try frontend.ask(.getQueueCount) == .value(1))
     #expect(lines.all.filter { $0.contains("ats=on") }.isEmpty)

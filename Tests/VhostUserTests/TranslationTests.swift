@@ -18,7 +18,9 @@ struct TranslationTests {
     let target = frontend.availableIndex
     let asked = try frontend.serveMisses { frontend.usedIndex == target }
     #expect(frontend.peek(1, RawFrontend.Place.status) == [0])
-    #expect(frontend.peek(512, RawFrontend.Place.data) == Array(frontend.disk.contents[Int(sector) * 512..<Int(sector + 1) * 512]))
+    #expect(
+      frontend.peek(512, RawFrontend.Place.data)
+        == Array(frontend.disk.contents[Int(sector) * 512..<Int(sector + 1) * 512]))
     return asked
   }
 
@@ -28,9 +30,11 @@ struct TranslationTests {
     try frontend.startRing(base: RawFrontend.iova)
     let asked = try run(frontend, sector: 3)
     typealias Place = RawFrontend.Place
-    // The used index is read once, to know where a predecessor stopped, and a translation for writing does not say that it may be.
+    // The used index is read once, to know where a predecessor stopped, and a translation for writing does not say that
+    // it may be.
     let pages: [Int: IOTLBMessage.Permission] = [
-      Place.descriptors: .read, Place.available: .read, Place.used: [.read, .write], Place.header: .read, Place.data: .write,
+      Place.descriptors: .read, Place.available: .read, Place.used: [.read, .write], Place.header: .read,
+      Place.data: .write,
       Place.status: .write,
     ]
     #expect(asked.count == 7 && Set(asked.map { [$0.address, UInt64($0.permission.rawValue)] }).count == 7)
@@ -95,14 +99,16 @@ struct TranslationTests {
     let data = RawFrontend.iova + UInt64(RawFrontend.Place.data)
     try frontend.must(.iotlb(frontend.update(data, .read)))
     frontend.submitRead(sector: 2, base: RawFrontend.iova)
-    #expect(try #require(try frontend.heard()).0 == .iotlb(IOTLBMessage(kind: .miss, address: data, permission: .write)))
+    #expect(
+      try #require(try frontend.heard()).0 == .iotlb(IOTLBMessage(kind: .miss, address: data, permission: .write)))
     try frontend.answer(with: 0)
     #expect(try frontend.waitUsed(2))
     #expect(frontend.peek(1, RawFrontend.Place.status) == [1])
     #expect(frontend.peek(512, RawFrontend.Place.data) == [UInt8](repeating: 0xee, count: 512))
   }
 
-  @Test("A page granted to a reader is not written: that is asked for, and refused (R084, R104)", arguments: [UInt64(0), 1])
+  @Test(
+    "A page granted to a reader is not written: that is asked for, and refused (R084, R104)", arguments: [UInt64(0), 1])
   func readThenWritten(refusal: UInt64) throws {
     let frontend = try translated()
     try frontend.startRing(base: RawFrontend.iova)
@@ -110,7 +116,9 @@ struct TranslationTests {
     // The page of the header was read, and the front-end's answer allowed both.
     let page = RawFrontend.iova + UInt64(RawFrontend.Place.header)
     frontend.submitRead(sector: 2, base: RawFrontend.iova, data: RawFrontend.Place.header + 1024)
-    #expect(try #require(try frontend.heard()).0 == .iotlb(IOTLBMessage(kind: .miss, address: page + 1024, permission: .write)))
+    #expect(
+      try #require(try frontend.heard()).0
+        == .iotlb(IOTLBMessage(kind: .miss, address: page + 1024, permission: .write)))
     try frontend.answer(with: refusal)
     #expect(try frontend.waitUsed(2))
     #expect(frontend.peek(1, RawFrontend.Place.status) == [1])
@@ -126,7 +134,8 @@ struct TranslationTests {
     let data = RawFrontend.iova + UInt64(RawFrontend.Place.data)
     try frontend.must(.iotlb(IOTLBMessage(kind: .invalidate, address: data, size: 4096)))
     frontend.submitRead(sector: 2, base: RawFrontend.iova)
-    #expect(try #require(try frontend.heard()).0 == .iotlb(IOTLBMessage(kind: .miss, address: data, permission: .write)))
+    #expect(
+      try #require(try frontend.heard()).0 == .iotlb(IOTLBMessage(kind: .miss, address: data, permission: .write)))
     try frontend.must(.iotlb(frontend.update(data)))
     try frontend.answer(with: 1)
     #expect(try frontend.waitUsed(2))
@@ -153,14 +162,19 @@ struct TranslationTests {
     #expect(frontend.peek(512, 0x20000) == Array(frontend.disk.contents[5 * 512..<6 * 512]))
   }
 
-  @Test("Flushes: size 0 is everything, and a range may end at 2^64 (R108)", arguments: [
-    (UInt64(0), UInt64(0)), (0xfef0_0000, 0xffff_ffff_0110_0000), (RawFrontend.iova, .max),
-  ])
+  @Test(
+    "Flushes: size 0 is everything, and a range may end at 2^64 (R108)",
+    arguments: [
+      (UInt64(0), UInt64(0)), (0xfef0_0000, 0xffff_ffff_0110_0000), (RawFrontend.iova, .max),
+    ])
   func flush(_ address: UInt64, _ size: UInt64) throws {
     let frontend = try translated()
     try frontend.startRing(base: RawFrontend.iova)
     #expect(try run(frontend, sector: 1).count == 7)
-    try frontend.must(.iotlb(IOTLBMessage(kind: .invalidate, address: address, size: size, frontendAddress: 0x55, permission: .init(rawValue: 6))))
+    try frontend.must(
+      .iotlb(
+        IOTLBMessage(
+          kind: .invalidate, address: address, size: size, frontendAddress: 0x55, permission: .init(rawValue: 6))))
     #expect(frontend.server.statistics.iotlb.reachableBytes == 0)
     #expect(try run(frontend, sector: 2).count == 6)
   }
@@ -204,7 +218,9 @@ struct TranslationTests {
     try frontend.startRing(base: RawFrontend.iova)
     for i in 0..<64 as Range<UInt64> {
       // Far apart, so that each needs nodes of its own.
-      let far = IOTLBMessage(kind: .update, address: i << 39 | 0x8000_0000_0000_0000, size: 4096, frontendAddress: RawFrontend.frontend, permission: .read)
+      let far = IOTLBMessage(
+        kind: .update, address: i << 39 | 0x8000_0000_0000_0000, size: 4096, frontendAddress: RawFrontend.frontend,
+        permission: .read)
       try frontend.must(.iotlb(far))
     }
     #expect(frontend.server.statistics.iotlb.evictions > 0)
@@ -241,7 +257,9 @@ struct TranslationTests {
     piece.size = 511
     try frontend.must(.iotlb(piece))
     frontend.submitRead(sector: 2, base: RawFrontend.iova)
-    #expect(try #require(try frontend.heard()).0 == .iotlb(IOTLBMessage(kind: .miss, address: data + 511, permission: .write)))
+    #expect(
+      try #require(try frontend.heard()).0 == .iotlb(IOTLBMessage(kind: .miss, address: data + 511, permission: .write))
+    )
     try frontend.answer(with: 1)
     #expect(try frontend.waitUsed(2))
     #expect(frontend.peek(1, RawFrontend.Place.status) == [1])

@@ -1,8 +1,9 @@
 import DMA
 import HostIO
 import Testing
-@testable import VhostUser
 import Virtio
+
+@testable import VhostUser
 
 @Suite("What a front-end makes of a back-end's translation messages", .timeLimit(.minutes(10)))
 struct UpstreamTests {
@@ -21,12 +22,16 @@ struct UpstreamTests {
     }
   }
 
-  @Test("The answer to a miss covers the address, lies in the memory table and has the IOMMU's permission; without a mapping there is none (R104, R105)")
+  @Test(
+    "The answer to a miss covers the address, lies in the memory table and has the IOMMU's permission; without a mapping there is none (R104, R105)"
+  )
   func answers() throws {
     let rig = try Rig()
-    let mapping = FrontendMapping(address: DMAAddress(0x50_0000), byteCount: 0x4000, guestAddress: GuestAddress(0x8000), permission: .read)
+    let mapping = FrontendMapping(
+      address: DMAAddress(0x50_0000), byteCount: 0x4000, guestAddress: GuestAddress(0x8000), permission: .read)
     #expect(rig.mappings.insert(mapping))
-    let update = try #require(rig.translator.update(for: IOTLBMessage(kind: .miss, address: 0x50_1234, permission: .read)))
+    let update = try #require(
+      rig.translator.update(for: IOTLBMessage(kind: .miss, address: 0x50_1234, permission: .read)))
     #expect(update.kind == .update && update.permission == .read)
     #expect(update.address <= 0x50_1234 && update.address + (update.size - 1) >= 0x50_1234)
     let region = try #require(rig.memory.regions.first)
@@ -36,14 +41,19 @@ struct UpstreamTests {
     #expect(rig.translator.update(for: IOTLBMessage(kind: .miss, address: 0x60_0000, permission: .read)) == nil)
   }
 
-  @Test("An update or an invalidation from a back-end changes nothing (R124)", arguments: [IOTLBMessage.Kind.update, .invalidate])
+  @Test(
+    "An update or an invalidation from a back-end changes nothing (R124)",
+    arguments: [IOTLBMessage.Kind.update, .invalidate])
   func wrongWay(kind: IOTLBMessage.Kind) throws {
     let rig = try Rig()
     let mapping = FrontendMapping(address: DMAAddress(0x50_0000), byteCount: 0x4000, guestAddress: GuestAddress(0x8000))
     #expect(rig.mappings.insert(mapping))
     var counts = rig.translator.counts
     rig.translator.take(
-      .iotlb(IOTLBMessage(kind: kind, address: 0x50_0000, size: 0x4000, frontendAddress: FrontendMemory.frontendBase, permission: [.read, .write])),
+      .iotlb(
+        IOTLBMessage(
+          kind: kind, address: 0x50_0000, size: 0x4000, frontendAddress: FrontendMemory.frontendBase,
+          permission: [.read, .write])),
       needsReply: false)
     // It is counted as what it is, for whoever examines a back-end.
     counts.strays += 1

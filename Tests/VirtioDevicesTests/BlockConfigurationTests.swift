@@ -20,7 +20,9 @@ import VirtioDevices
     configuration(device, at: offset, count: count).reversed().reduce(0) { $0 << 8 | UInt64($1) }
   }
 
-  func write(_ device: BlockDevice, _ bytes: [UInt8], at offset: Int) { device.writeConfiguration(at: offset, from: bytes.span) }
+  func write(_ device: BlockDevice, _ bytes: [UInt8], at offset: Int) {
+    device.writeConfiguration(at: offset, from: bytes.span)
+  }
 
   @Test("Every field is where §5.2.4 has it")
   func fields() throws {
@@ -58,7 +60,9 @@ import VirtioDevices
     let file = try ScratchFile(size: 1 << 20)
     let device = try BlockDevice(options(file))
     let whole = configuration(device)
-    for (offset, count) in [(0, 57), (0, 60), (5, 7), (90, 6)] { #expect(configuration(device, at: offset, count: count) == Array(whole[offset..<offset + count])) }
+    for (offset, count) in [(0, 57), (0, 60), (5, 7), (90, 6)] {
+      #expect(configuration(device, at: offset, count: count) == Array(whole[offset..<offset + count]))
+    }
     #expect(configuration(device, at: 90, count: 20) == Array(whole[90...]) + [UInt8](repeating: 0, count: 14))
     #expect(configuration(device, at: .max, count: 4) == [0, 0, 0, 0])
     #expect(configuration(device, at: -4, count: 8) == [0, 0, 0, 0] + whole[..<4])
@@ -69,7 +73,11 @@ import VirtioDevices
     let file = try ScratchFile(size: 1 << 20)
     var options = options(file)
     let plain = try { try BlockDevice(options).features }()
-    #expect(plain == [.ring, .blockSegMax, .blockGeometry, .blockBlockSize, .blockFlush, .blockTopology, .blockConfigWCE, .blockDiscard, .blockWriteZeroes])
+    #expect(
+      plain == [
+        .ring, .blockSegMax, .blockGeometry, .blockBlockSize, .blockFlush, .blockTopology, .blockConfigWCE,
+        .blockDiscard, .blockWriteZeroes,
+      ])
     options.queueCount = 2
     options.maxSegmentSize = 65536
     options.cacheIsConfigurable = false
@@ -78,7 +86,9 @@ import VirtioDevices
     #expect(!plain.contains(.accessPlatform), "transports add that")
   }
 
-  @Test("Segments fit the queue, however small it is", arguments: [(2, 1), (3, 1), (64, 62), (128, 126), (1024, 126)] as [(UInt16, UInt64)])
+  @Test(
+    "Segments fit the queue, however small it is",
+    arguments: [(2, 1), (3, 1), (64, 62), (128, 126), (1024, 126)] as [(UInt16, UInt64)])
   func segments(queueSize: UInt16, most: UInt64) throws {
     let file = try ScratchFile(size: 1 << 20)
     var options = options(file)
@@ -135,7 +145,9 @@ import VirtioDevices
       #expect(configuration(target, at: 32, count: 1) == [mode])
     }
     let target = try BlockDevice(options)
-    for bad in [[], [2, 0], [1], [1, 2], [1, 0, 0]] as [[UInt8]] { #expect(throws: DeviceError.self) { try target.restoreState(bad) } }
+    for bad in [[], [2, 0], [1], [1, 2], [1, 0, 0]] as [[UInt8]] {
+      #expect(throws: DeviceError.self) { try target.restoreState(bad) }
+    }
   }
 
   @Test("A resized image changes the capacity and is announced within the poll interval")
@@ -215,10 +227,14 @@ import VirtioDevices
   func badOptions() throws {
     let file = try ScratchFile(size: 1 << 20)
     let changes: [(String, (inout BlockOptions) -> Void)] = [
-      ("queueCount", { $0.queueCount = 0 }), ("queueCount", { $0.queueCount = 257 }), ("queueSize", { $0.queueSize = 1 }),
-      ("queueSize", { $0.queueSize = 32769 }), ("serial", { $0.serial = "twenty-one characters" }), ("serial", { $0.serial = "nul\0" }),
-      ("serial", { $0.serial = "ü" }), ("logicalBlockSize", { $0.logicalBlockSize = 0 }), ("logicalBlockSize", { $0.logicalBlockSize = 1000 }),
-      ("logicalBlockSize", { $0.logicalBlockSize = 131072 }), ("maxSegments", { $0.maxSegments = 0 }), ("maxSegmentSize", { $0.maxSegmentSize = 512 }),
+      ("queueCount", { $0.queueCount = 0 }), ("queueCount", { $0.queueCount = 257 }),
+      ("queueSize", { $0.queueSize = 1 }),
+      ("queueSize", { $0.queueSize = 32769 }), ("serial", { $0.serial = "twenty-one characters" }),
+      ("serial", { $0.serial = "nul\0" }),
+      ("serial", { $0.serial = "ü" }), ("logicalBlockSize", { $0.logicalBlockSize = 0 }),
+      ("logicalBlockSize", { $0.logicalBlockSize = 1000 }),
+      ("logicalBlockSize", { $0.logicalBlockSize = 131072 }), ("maxSegments", { $0.maxSegments = 0 }),
+      ("maxSegmentSize", { $0.maxSegmentSize = 512 }),
     ]
     for (name, change) in changes {
       var options = options(file)

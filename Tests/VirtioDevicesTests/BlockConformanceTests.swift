@@ -14,7 +14,9 @@ import VirtioTestKit
         .init(readable: Wire.header(1, 64) + sector, writable: 1) { used, bytes in
           used == 1 && bytes == [0] && Array(file.bytes[64 * 512..<65 * 512]) == sector
         },
-        .init(readable: Wire.header(8), writable: 21) { used, bytes in used == 21 && bytes.last == 0 && bytes.first != 0xee },
+        .init(readable: Wire.header(8), writable: 21) { used, bytes in
+          used == 21 && bytes.last == 0 && bytes.first != 0xee
+        },
       ],
       // The write-back field alone, §5.2.4.
       writableConfiguration: 32..<33, endsInStatus: true
@@ -23,7 +25,10 @@ import VirtioTestKit
 
   @Test(
     "However a driver meets virtio-blk",
-    arguments: EngineKind.buffered, DeviceConformance.Check.allCases.flatMap { check in DeviceConformance.meetings.map { Meeting(check: check, meeting: $0) } })
+    arguments: EngineKind.buffered,
+    DeviceConformance.Check.allCases.flatMap { check in
+      DeviceConformance.meetings.map { Meeting(check: check, meeting: $0) }
+    })
   func conforms(engine: EngineKind, meeting: Meeting) throws {
     #expect(try Self.device(engine).violations(of: meeting.check, as: meeting.meeting) == [])
   }

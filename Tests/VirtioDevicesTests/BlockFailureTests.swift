@@ -12,13 +12,16 @@ import VirtioTestKit
     let file = try ScratchFile(pattern(65536))
     let rig = try engine.rig(file)
     for (sector, count) in [
-      (128, 512), (127, 1024), (0, 66048), (129, 512), (UInt64.max, 512), (1 << 55, 512), ((1 << 55) - 1, 512), (UInt64.max >> 9, 512),
+      (128, 512), (127, 1024), (0, 66048), (129, 512), (UInt64.max, 512), (1 << 55, 512), ((1 << 55) - 1, 512),
+      (UInt64.max >> 9, 512),
       (0, 511), (0, 513), (0, 1),
     ] as [(UInt64, Int)] {
       let read = try rig.perform(readable: [Wire.header(0, sector)], writable: [count, 1])
       #expect(read.used == 0, "reading \(count) bytes at \(sector)")
       #expect(read.bytes == [UInt8](repeating: 0xEE, count: count) + [1])
-      #expect(try rig.writeDisk(sector, [UInt8](repeating: 0x55, count: count)) == (1, 1), "writing \(count) bytes at \(sector)")
+      #expect(
+        try rig.writeDisk(sector, [UInt8](repeating: 0x55, count: count)) == (1, 1),
+        "writing \(count) bytes at \(sector)")
     }
     #expect(file.bytes == pattern(65536))
     // Nothing at all is a request, if a useless one.
@@ -43,7 +46,9 @@ import VirtioTestKit
   }
 
   /// A request that cannot be told how it ended, behind one that can, and in front of another.
-  private func needsReset(_ device: BlockDevice, _ kind: RingKind, _ file: ScratchFile, _ submit: (DeviceRig) -> Int) throws {
+  private func needsReset(
+    _ device: BlockDevice, _ kind: RingKind, _ file: ScratchFile, _ submit: (DeviceRig) -> Int
+  ) throws {
     let rig = try DeviceRig(device, kind: kind)
     let before = rig.submit(readable: [Wire.header(1, 64), pattern(512, seed: 9)], writable: [1])
     let bad = submit(rig)
@@ -65,17 +70,23 @@ import VirtioTestKit
     #expect(try next.readDisk(64, 512).data == pattern(512, seed: 9))
   }
 
-  @Test("A chain without a device-writable byte for its status needs a reset (R089)", arguments: EngineKind.buffered, [RingKind(indirect: true), RingKind(packed: true, indirect: true)])
+  @Test(
+    "A chain without a device-writable byte for its status needs a reset (R089)", arguments: EngineKind.buffered,
+    [RingKind(indirect: true), RingKind(packed: true, indirect: true)])
   func withoutStatus(engine: EngineKind, kind: RingKind) throws {
     for type in [0, 1, 4, 99] as [UInt32] {
       let file = try ScratchFile(pattern(65536))
-      try needsReset(engine.device(file), kind, file) { $0.submit(readable: [Wire.header(type), pattern(512, seed: 4)], writable: []) }
+      try needsReset(engine.device(file), kind, file) {
+        $0.submit(readable: [Wire.header(type), pattern(512, seed: 4)], writable: [])
+      }
     }
     let file = try ScratchFile(pattern(65536))
     try needsReset(engine.device(file), kind, file) { $0.submit(readable: [[1]], writable: []) }
   }
 
-  @Test("A chain whose status cannot be reached needs a reset: nothing else would tell the driver (R088, R089)", arguments: EngineKind.buffered, [RingKind(indirect: true), RingKind(packed: true, indirect: true)])
+  @Test(
+    "A chain whose status cannot be reached needs a reset: nothing else would tell the driver (R088, R089)",
+    arguments: EngineKind.buffered, [RingKind(indirect: true), RingKind(packed: true, indirect: true)])
   func unreachableStatus(engine: EngineKind, kind: RingKind) throws {
     let hole = DMAAddress(0x7f00_0000_0000)
     for (type, isDataThere) in [(0, true), (0, false), (1, true), (1, false), (4, true)] as [(UInt32, Bool)] {
@@ -84,12 +95,16 @@ import VirtioTestKit
         let (header, data) = (rig.allocate(16), rig.allocate(512))
         rig.write(Wire.header(type), at: header)
         let middle = LiteralDescriptor(isDataThere ? DMAAddress(data) : hole, 512, writable: type == 0)
-        return rig.submit([LiteralDescriptor(DMAAddress(header), 16), middle, LiteralDescriptor(hole, 1, writable: true)])
+        return rig.submit([
+          LiteralDescriptor(DMAAddress(header), 16), middle, LiteralDescriptor(hole, 1, writable: true),
+        ])
       }
     }
   }
 
-  @Test("A chain whose memory cannot be reached is IOERR where its status can be, used length 0 (R087, R088, R090)", arguments: EngineKind.buffered, RingKind.all)
+  @Test(
+    "A chain whose memory cannot be reached is IOERR where its status can be, used length 0 (R087, R088, R090)",
+    arguments: EngineKind.buffered, RingKind.all)
   func unreachable(engine: EngineKind, kind: RingKind) throws {
     let file = try ScratchFile(pattern(65536))
     let rig = try engine.rig(file, kind: kind)
@@ -102,7 +117,10 @@ import VirtioTestKit
     }
     // (what the chain asks for, its descriptors)
     let cases: [(UInt32, [LiteralDescriptor])] = [
-      (0, [descriptor(header, 16), LiteralDescriptor(hole, 4096, writable: true), descriptor(status, 1, writable: true)]),
+      (
+        0,
+        [descriptor(header, 16), LiteralDescriptor(hole, 4096, writable: true), descriptor(status, 1, writable: true)]
+      ),
       (1, [descriptor(header, 16), LiteralDescriptor(hole, 4096), descriptor(status, 1, writable: true)]),
       (1, [LiteralDescriptor(hole, 16), descriptor(data, 4096), descriptor(status, 1, writable: true)]),
     ]
@@ -120,7 +138,9 @@ import VirtioTestKit
     #expect(try rig.readDisk(0, 512).data == pattern(512))
   }
 
-  @Test("Requests of random bytes and shapes all come back, and stay on the disk", arguments: EngineKind.buffered, [RingKind(), RingKind(packed: true, indirect: true)])
+  @Test(
+    "Requests of random bytes and shapes all come back, and stay on the disk", arguments: EngineKind.buffered,
+    [RingKind(), RingKind(packed: true, indirect: true)])
   func random(engine: EngineKind, kind: RingKind) throws {
     let file = try ScratchFile(size: 65536)
     let rig = try engine.rig(file, kind: kind)
@@ -128,11 +148,17 @@ import VirtioTestKit
     for _ in 0..<40 {
       var requests: [(Int, Int)] = []
       for _ in 0..<20 {
-        var message = Wire.header(UInt32(random.next() % 16), random.next() % 8 == 0 ? random.next() : random.next() % 130)
-        message = Array((message + pattern(Int(random.next() % 3) * 512 + Int(random.next() % 2) * 16, seed: 3))[..<(message.count)]) + pattern(Int(random.next() % 1100))
+        var message = Wire.header(
+          UInt32(random.next() % 16), random.next() % 8 == 0 ? random.next() : random.next() % 130)
+        message =
+          Array(
+            (message + pattern(Int(random.next() % 3) * 512 + Int(random.next() % 2) * 16, seed: 3))[..<(message.count)]
+          ) + pattern(Int(random.next() % 1100))
         let cut = Int(random.next() % UInt64(message.count))
         let writable = (0...Int(random.next() % 3)).map { _ in Int(random.next() % 700) + 1 }
-        let n = rig.submit(readable: cut == 0 ? [message] : [Array(message[..<cut]), Array(message[cut...])], writable: writable, skew: random.next() % 16)
+        let n = rig.submit(
+          readable: cut == 0 ? [message] : [Array(message[..<cut]), Array(message[cut...])], writable: writable,
+          skew: random.next() % 16)
         requests.append((n, writable.reduce(0, +)))
       }
       try rig.run()

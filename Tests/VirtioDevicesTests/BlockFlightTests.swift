@@ -9,14 +9,16 @@ import VirtioTestKit
 /// What follows from the host's answers, the ones included that no healthy host gives when a test wants them.
 @Suite("virtio-blk: answers of the host to a request in flight") struct BlockFlightTests {
   /// How a request of 4096 bytes, or of `count` ranges, goes on after each answer, and what it has done at the end.
-  private func land(_ kind: BlockFlight.Kind, _ answers: [Int32], count: Int = 4096, flushing: Bool = false) throws -> (ways: [String], done: Int, filled: Int) {
+  private func land(
+    _ kind: InFlightRequest.Kind, _ answers: [Int32], count: Int = 4096, flushing: Bool = false
+  ) throws -> (ways: [String], done: Int, filled: Int) {
     let rig = try RingRig(RingCase(packed: false))
     rig.ring.post([LiteralDescriptor(rig.data, 16), LiteralDescriptor(rig.data + 4096, 4097, writable: true)])
     rig.ring.publish()
     var queue = try rig.makeQueue()
     try queue.beginRound()
     guard let chain = try queue.next() else { throw RigError.nothingHappens }
-    var flight = BlockFlight(chain, kind, count: count, segments: 0..<1)
+    var flight = InFlightRequest(chain, kind, count: count, segments: 0..<1)
     flight.piece = 0..<1
     flight.pieceCount = count
     flight.isFlushing = flushing
@@ -40,7 +42,9 @@ import VirtioTestKit
   @Test("Interrupted, out of memory for the moment, would block: done without the ring, whatever it was")
   func again() throws {
     for number in [EAGAIN, EINTR, ENOMEM] {
-      for kind in [.read, .write(durable: true), .flush, .ranges(.discard), .ranges(.writeZeroes)] as [BlockFlight.Kind] {
+      for kind in [.read, .write(durable: true), .flush, .ranges(.discard), .ranges(.writeZeroes)]
+        as [InFlightRequest.Kind]
+      {
         #expect(try land(kind, [-number], count: 2) == (["elsewhere"], 0, 0), "\(number) of \(kind)")
       }
     }
@@ -54,16 +58,23 @@ import VirtioTestKit
       #expect(try land(.flush, [-number], count: 0).ways == ["failed(\"fdatasync\", \(number))"])
       #expect(try land(.ranges(.discard), [0, -number], count: 2).ways == ["more", "failed(\"discard\", \(number))"])
       #expect(try land(.ranges(.writeZeroes), [-number], count: 1).ways == ["failed(\"write zeroes\", \(number))"])
-      #expect(try land(.ranges(.writeZeroes), [-number], count: 1, flushing: true).ways == ["failed(\"fdatasync\", \(number))"])
+      #expect(
+        try land(.ranges(.writeZeroes), [-number], count: 1, flushing: true).ways == [
+          "failed(\"fdatasync\", \(number))"
+        ])
     }
   }
 
-  @Test("Ranges are done one after the other; zeroes are then made stable; what a file system cannot do is done in another way")
+  @Test(
+    "Ranges are done one after the other; zeroes are then made stable; what a file system cannot do is done in another way"
+  )
   func ranges() throws {
     #expect(try land(.flush, [0], count: 0).ways == ["done"])
     #expect(try land(.ranges(.discard), [0, 0, 0], count: 3) == (["more", "more", "done"], 3, 0))
     #expect(try land(.ranges(.writeZeroes), [0, 0], count: 2) == (["more", "flush"], 2, 0))
     #expect(try land(.ranges(.writeZeroes), [0], count: 2, flushing: true).ways == ["done"])
-    for number in [EOPNOTSUPP, ENOSYS] { #expect(try land(.ranges(.writeZeroes), [0, -number], count: 2) == (["more", "elsewhere"], 1, 0)) }
+    for number in [EOPNOTSUPP, ENOSYS] {
+      #expect(try land(.ranges(.writeZeroes), [0, -number], count: 2) == (["more", "elsewhere"], 1, 0))
+    }
   }
 }

@@ -8,13 +8,17 @@ import VirtioDevices
 @Suite("virtio-blk: hosts that fail, or cannot do everything") struct BlockHostTests {
   @Test("A full file system is IOERR and one line, and the next request is served", arguments: EngineKind.buffered)
   func full(engine: EngineKind) throws {
-    guard let place = Mount("tmpfs", options: "size=256k") else { try Test.cancel("SKIPPED: this process may not mount a tmpfs, ENOSPC is not tested") }
+    guard let place = Mount("tmpfs", options: "size=256k") else {
+      try Test.cancel("SKIPPED: this process may not mount a tmpfs, ENOSPC is not tested")
+    }
     let file = try ScratchFile(size: 1 << 20, in: place.directory)
     let lines = Lines()
     let rig = try engine.rig(file) { $0.report = { lines.add($0) } }
     #expect(try rig.writeDisk(0, pattern(65536)).status == 0)
     var failures = 0
-    for i in 1..<10 as Range<UInt64> where try rig.writeDisk(128 * i, pattern(65536, seed: i)).status == 1 { failures += 1 }
+    for i in 1..<10 as Range<UInt64> where try rig.writeDisk(128 * i, pattern(65536, seed: i)).status == 1 {
+      failures += 1
+    }
     #expect(failures >= 6)
     #expect(lines.all.count >= 1 && lines.all.count < failures)
     #expect(lines.all[0].contains("ENOSPC"))
@@ -69,10 +73,14 @@ import VirtioDevices
   }
 
   private func transferInSectors(_ device: BlockDevice, _ backing: ScratchFile) throws {
-    #expect(device.features.isSuperset(of: [.blockDiscard, .blockWriteZeroes]) && !device.features.contains(.blockSecureErase))
+    #expect(
+      device.features.isSuperset(of: [.blockDiscard, .blockWriteZeroes]) && !device.features.contains(.blockSecureErase)
+    )
     let rig = try DeviceRig(device)
     var expected = try rig.readDisk(0, 1 << 18).data
-    for (sector, count, skew) in [(0, 4096, 0), (1, 512, 0), (7, 1024, 3), (15, 8192, 0), (100, 65536, 1), (511, 512, 9)] as [(UInt64, Int, UInt64)] {
+    for (sector, count, skew) in [
+      (0, 4096, 0), (1, 512, 0), (7, 1024, 3), (15, 8192, 0), (100, 65536, 1), (511, 512, 9),
+    ] as [(UInt64, Int, UInt64)] {
       let data = pattern(count, seed: sector + 2)
       let written = try rig.perform(readable: [Wire.header(1, sector), data], writable: [1], skew: skew)
       #expect(written.bytes == [0])
@@ -80,7 +88,9 @@ import VirtioDevices
     }
     // Not in whole blocks: the parts are written, and a discard leaves them.
     #expect(try rig.command(13, Wire.range(3, 2) + Wire.range(20, 30, flags: 1)) == (0, 1))
-    for (first, count) in [(3, 2), (20, 30)] { expected.replaceSubrange(first * 512..<(first + count) * 512, with: repeatElement(0, count: count * 512)) }
+    for (first, count) in [(3, 2), (20, 30)] {
+      expected.replaceSubrange(first * 512..<(first + count) * 512, with: repeatElement(0, count: count * 512))
+    }
     #expect(try rig.command(11, Wire.range(201, 6)) == (0, 1))
     #expect(try rig.readDisk(0, 1 << 18).data == expected)
     #expect(try rig.command(11, Wire.range(256, 128)) == (0, 1))
@@ -89,9 +99,12 @@ import VirtioDevices
     #expect(Array(backing.bytes[..<131072]) == Array(expected[..<131072]))
   }
 
-  @Test("On a file system without holes zeroes are written, and discards are not offered", arguments: EngineKind.buffered)
+  @Test(
+    "On a file system without holes zeroes are written, and discards are not offered", arguments: EngineKind.buffered)
   func withoutHoles(engine: EngineKind) throws {
-    guard let place = Mount("ramfs") else { try Test.cancel("SKIPPED: this process may not mount a ramfs, a file system without holes is not tested") }
+    guard let place = Mount("ramfs") else {
+      try Test.cancel("SKIPPED: this process may not mount a ramfs, a file system without holes is not tested")
+    }
     let file = try ScratchFile(pattern(65536), in: place.directory)
     let device = try engine.device(file)
     #expect(!device.features.contains(.blockDiscard) && device.features.contains(.blockWriteZeroes))
@@ -99,7 +112,9 @@ import VirtioDevices
     #expect(try rig.command(11, Wire.range(0, 8)) == (2, 1))
     #expect(try rig.command(13, Wire.range(1, 7) + Wire.range(100, 20, flags: 1)) == (0, 1))
     var expected = pattern(65536)
-    for (first, count) in [(1, 7), (100, 20)] { expected.replaceSubrange(first * 512..<(first + count) * 512, with: repeatElement(0, count: count * 512)) }
+    for (first, count) in [(1, 7), (100, 20)] {
+      expected.replaceSubrange(first * 512..<(first + count) * 512, with: repeatElement(0, count: count * 512))
+    }
     #expect(file.bytes == expected)
   }
 
@@ -136,7 +151,9 @@ import VirtioDevices
       var others: [EventFD] = []
       while let one = try? EventFD() { others.append(one) }
       let handler = try device.makeHandler(for: 0..<1, features: device.features)
-      guard handler.watched.isEmpty, lines.all.count == 1, lines.all[0].contains("one after the other"), lines.all[0].contains("EMFILE") else { exit(1) }
+      guard handler.watched.isEmpty, lines.all.count == 1, lines.all[0].contains("one after the other"),
+        lines.all[0].contains("EMFILE")
+      else { exit(1) }
       do throws(DeviceError) {
         _ = try strict.makeHandler(for: 0..<1, features: strict.features)
         exit(2)
@@ -163,7 +180,8 @@ private func output(_ tool: String, _ arguments: String...) -> String? {
   guard (try? process.run()) != nil else { return nil }
   let data = (try? pipe.fileHandleForReading.readToEnd()) ?? nil
   process.waitUntilExit()
-  return process.terminationStatus == 0 ? String(decoding: data ?? Data(), as: UTF8.self).trimmingCharacters(in: .whitespacesAndNewlines) : nil
+  return process.terminationStatus == 0
+    ? String(decoding: data ?? Data(), as: UTF8.self).trimmingCharacters(in: .whitespacesAndNewlines) : nil
 }
 
 /// A file system of its own, as long as the object lives.
@@ -172,7 +190,9 @@ private final class Mount {
 
   init?(_ kind: String, options: String = "defaults") {
     directory = "\(FileManager.default.temporaryDirectory.path)/sluice-mount-\(UUID().uuidString)"
-    guard (try? FileManager.default.createDirectory(atPath: directory, withIntermediateDirectories: true)) != nil else { return nil }
+    guard (try? FileManager.default.createDirectory(atPath: directory, withIntermediateDirectories: true)) != nil else {
+      return nil
+    }
     guard output("mount", "-t", kind, "-o", options, kind, directory) != nil else {
       try? FileManager.default.removeItem(atPath: directory)
       return nil
@@ -191,7 +211,9 @@ private final class LoopDevice {
   let path: String
 
   init?(_ file: String, sectorSize: Int) {
-    guard let path = output("losetup", "--find", "--show", "--sector-size", "\(sectorSize)", file), path.hasPrefix("/dev/") else { return nil }
+    guard let path = output("losetup", "--find", "--show", "--sector-size", "\(sectorSize)", file),
+      path.hasPrefix("/dev/")
+    else { return nil }
     self.path = path
   }
 

@@ -68,10 +68,15 @@ import VirtioDevices
       #expect(try rig.command(type) == (1, 1), "no range")
       #expect(try rig.command(type, (0..<33).flatMap { _ in good }) == (1, 1), "more ranges than announced")
       #expect(try rig.command(type, good + Wire.range(8, 8, flags: 2)) == (2, 1), "a flag nobody knows")
-      #expect(try rig.command(type, Wire.range(512, 1) + Wire.range(8, 8, flags: 4)) == (2, 1), "a flag nobody knows, after a range past the end")
-      #expect(try rig.command(type, good + Wire.range(8, 8, flags: 0x8000_0001)) == (2, 1), "a flag nobody knows beside unmap")
+      #expect(
+        try rig.command(type, Wire.range(512, 1) + Wire.range(8, 8, flags: 4)) == (2, 1),
+        "a flag nobody knows, after a range past the end")
+      #expect(
+        try rig.command(type, good + Wire.range(8, 8, flags: 0x8000_0001)) == (2, 1), "a flag nobody knows beside unmap"
+      )
     }
-    #expect(try rig.command(Self.discard, good + Wire.range(8, 8, flags: 1)) == (2, 1), "unmap means nothing to a discard")
+    #expect(
+      try rig.command(Self.discard, good + Wire.range(8, 8, flags: 1)) == (2, 1), "unmap means nothing to a discard")
     #expect(file.bytes == pattern(Self.size))
     #expect(try rig.command(Self.discard, (0..<32).flatMap { _ in good }) == (0, 1), "as many ranges as announced")
   }
@@ -100,7 +105,8 @@ import VirtioDevices
     #expect(file.bytes == pattern(65536))
   }
 
-  @Test("A sparse file stays sparse under writes, and after a whole disk of zeroes with unmap", arguments: EngineKind.all)
+  @Test(
+    "A sparse file stays sparse under writes, and after a whole disk of zeroes with unmap", arguments: EngineKind.all)
   func sparse(engine: EngineKind) throws {
     let file = try ScratchFile(size: 1 << 30)
     let rig = try engine.rig(file)

@@ -40,7 +40,9 @@ import VirtioTestKit
     let rig = try engine.rig(file, kind: kind)
     let data = pattern(4096, seed: 3)
     let message = Wire.header(1, 8) + data
-    for cuts in [[], [1], [8], [15, 17], [16], [16, 528], [4, 16, 17, 4111], Array(stride(from: 3, to: 4112, by: 411))] {
+    for cuts in [
+      [], [1], [8], [15, 17], [16], [16, 528], [4, 16, 17, 4111], Array(stride(from: 3, to: 4112, by: 411)),
+    ] {
       #expect(try rig.writeDisk(8, [UInt8](repeating: 0, count: 4096)).status == 0)
       let edges = [0] + cuts + [message.count]
       let pieces = zip(edges, edges.dropFirst()).map { Array(message[$0..<$1]) }
@@ -49,14 +51,19 @@ import VirtioTestKit
       #expect(result.bytes == [0])
       #expect(Array(file.bytes[4096..<8192]) == data, "cut at \(cuts)")
     }
-    for writable in [[4097], [4096, 1], [1, 4096], [1, 4095, 1], [512, 512, 3073], Array(repeating: 241, count: 17)] {
-      let result = try rig.perform(readable: [Array(Wire.header(0, 8)[..<5]), Array(Wire.header(0, 8)[5...])], writable: writable, skew: 9)
+    for writable in [
+      [4097], [4096, 1], [1, 4096], [1, 4095, 1], [512, 512, 3073], Array(repeating: 241, count: 17),
+    ] {
+      let result = try rig.perform(
+        readable: [Array(Wire.header(0, 8)[..<5]), Array(Wire.header(0, 8)[5...])], writable: writable, skew: 9)
       #expect(result.used == 4097)
       #expect(result.bytes == data + [0], "pieces of \(writable)")
     }
   }
 
-  @Test("The ID is 20 bytes padded with NUL; a short buffer gets its start, a long one no more", arguments: EngineKind.buffered)
+  @Test(
+    "The ID is 20 bytes padded with NUL; a short buffer gets its start, a long one no more",
+    arguments: EngineKind.buffered)
   func getID(engine: EngineKind) throws {
     let file = try ScratchFile(size: 4096)
     let id = Array("sluice-0001".utf8)
@@ -91,7 +98,8 @@ import VirtioTestKit
     #expect(try rig.command(4) == (0, 1))
   }
 
-  @Test("What the device does not do is UNSUPP: lifetime, SCSI, zones, anything unknown", arguments: EngineKind.buffered)
+  @Test(
+    "What the device does not do is UNSUPP: lifetime, SCSI, zones, anything unknown", arguments: EngineKind.buffered)
   func unsupported(engine: EngineKind) throws {
     let file = try ScratchFile(pattern(65536))
     let rig = try engine.rig(file)
@@ -134,14 +142,19 @@ import VirtioTestKit
     #expect(try first.readDisk(16, 4096).data == pattern(4096, seed: 2))
   }
 
-  @Test("Hundreds of requests at once all end, with the right bytes", arguments: EngineKind.all, [RingKind(), RingKind(packed: true)])
+  @Test(
+    "Hundreds of requests at once all end, with the right bytes", arguments: EngineKind.all,
+    [RingKind(), RingKind(packed: true)])
   func many(engine: EngineKind, kind: RingKind) throws {
     let file = try ScratchFile(size: 4 << 20)
     // Fewer slots than requests: a driver may have more under way than the device was told to expect.
     let device = try engine.device(file) { $0.queueSize = 16 }
     let rig = try DeviceRig(device, kind: kind, queueSize: 1024)
     var writes: [Int] = []
-    for i in 0..<300 { writes.append(rig.submit(readable: [Wire.header(1, UInt64(8 * i)), pattern(4096, seed: UInt64(i + 1))], writable: [1])) }
+    for i in 0..<300 {
+      writes.append(
+        rig.submit(readable: [Wire.header(1, UInt64(8 * i)), pattern(4096, seed: UInt64(i + 1))], writable: [1]))
+    }
     try rig.run()
     for n in writes {
       let result = try #require(rig.take(n))
@@ -162,7 +175,8 @@ import VirtioTestKit
   @Test("A request of more pieces than one host call takes is split, and whole", arguments: EngineKind.all)
   func pieces(engine: EngineKind) throws {
     let file = try ScratchFile(size: 2 << 20)
-    let rig = try DeviceRig(engine.device(file) { $0.queueSize = 4096 }, kind: RingKind(indirect: true), queueSize: 4096)
+    let rig = try DeviceRig(
+      engine.device(file) { $0.queueSize = 4096 }, kind: RingKind(indirect: true), queueSize: 4096)
     let data = pattern(2500 * 512)
     let parts = (0..<2500).map { Array(data[512 * $0..<512 * ($0 + 1)]) }
     let written = try rig.perform(readable: [Wire.header(1, 7)] + parts, writable: [1])
@@ -177,7 +191,9 @@ import VirtioTestKit
   func stop(engine: EngineKind) throws {
     let file = try ScratchFile(size: 1 << 20)
     let rig = try engine.rig(file)
-    let requests = (0..<60).map { rig.submit(readable: [Wire.header(1, UInt64(8 * $0)), pattern(4096, seed: UInt64($0 + 1))], writable: [1]) }
+    let requests = (0..<60).map {
+      rig.submit(readable: [Wire.header(1, UInt64(8 * $0)), pattern(4096, seed: UInt64($0 + 1))], writable: [1])
+    }
     try rig.kick()
     try rig.finish()
     #expect(rig.inFlight == 0)
@@ -189,7 +205,8 @@ import VirtioTestKit
     for i in 0..<60 { #expect(Array(bytes[4096 * i..<4096 * (i + 1)]) == pattern(4096, seed: UInt64(i + 1))) }
   }
 
-  @Test("With direct access, buffers and lengths that are not aligned work all the same", arguments: BlockEngine.allCases)
+  @Test(
+    "With direct access, buffers and lengths that are not aligned work all the same", arguments: BlockEngine.allCases)
   func misaligned(engine: BlockEngine) throws {
     let file = try ScratchFile(pattern(65536))
     let rig = try EngineKind(engine: engine, direct: true).rig(file)

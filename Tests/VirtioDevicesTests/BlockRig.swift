@@ -125,7 +125,9 @@ struct EngineKind: Hashable, CustomStringConvertible {
     return try BlockDevice(options)
   }
 
-  func rig(_ file: ScratchFile, kind: RingKind = RingKind(), _ change: (inout BlockOptions) -> Void = { _ in }) throws -> DeviceRig {
+  func rig(
+    _ file: ScratchFile, kind: RingKind = RingKind(), _ change: (inout BlockOptions) -> Void = { _ in }
+  ) throws -> DeviceRig {
     try DeviceRig(device(file, change), kind: kind)
   }
 }

@@ -11,8 +11,8 @@ struct RingKind: Hashable, CustomStringConvertible {
   static let all = [Self(), Self(indirect: true), Self(packed: true), Self(packed: true, indirect: true)]
 }
 
-/// One queue of a device with a literal ring for a driver, on the caller's thread: rounds as a worker runs them, and nothing
-/// in between.
+/// One queue of a device with a literal ring for a driver, on the caller's thread: rounds as a worker runs them, and
+/// nothing in between.
 final class DeviceRig {
   private struct Request {
     /// Where the device-writable pieces are, and how long.
@@ -38,7 +38,8 @@ final class DeviceRig {
 
   /// With `readingConfiguration` the driver reads all of the configuration before it starts, as drivers do.
   init(
-    _ device: some VirtioDevice, queue index: Int = 0, features: Features? = nil, kind: RingKind = RingKind(), queueSize: UInt16 = 256,
+    _ device: some VirtioDevice, queue index: Int = 0, features: Features? = nil, kind: RingKind = RingKind(),
+    queueSize: UInt16 = 256,
     memoryBytes: Int = 64 << 20, resumingAt state: QueueState = .initial, readingConfiguration: Bool = true,
     space: ((GuestMemory) -> any DMASpace)? = nil
   ) throws {
@@ -57,11 +58,16 @@ final class DeviceRig {
     let (layout, end) = literalLayout(size: queueSize, packed: kind.packed, at: 0x1000)
     ring = makeLiteralRing(layout, features: negotiated, startingAt: state.available, in: LiteralMemory(memory))
     queues = QueueSet(index..<index + 1)
-    queues.insert(try Virtqueue(index: index, layout: layout, features: negotiated, in: space?(memory) ?? PhysicalSpace(memory), resumingAt: state))
+    queues.insert(
+      try Virtqueue(
+        index: index, layout: layout, features: negotiated, in: space?(memory) ?? PhysicalSpace(memory),
+        resumingAt: state))
     heap = end
     next = end
     poller = try Poller()
-    for one in handler.watched { try poller.add(one.descriptor, token: one.token, for: one.reportsChanges ? [.readable, .edge] : .readable) }
+    for one in handler.watched {
+      try poller.add(one.descriptor, token: one.token, for: one.reportsChanges ? [.readable, .edge] : .readable)
+    }
   }
 
   // MARK: Guest memory
@@ -93,8 +99,8 @@ final class DeviceRig {
 
   // MARK: Requests
 
-  /// Makes a chain available: device-readable pieces with contents, then device-writable pieces of these sizes, filled with
-  /// 0xEE. `skew` misaligns every piece. Returns a number for ``take(_:)``.
+  /// Makes a chain available: device-readable pieces with contents, then device-writable pieces of these sizes, filled
+  /// with 0xEE. `skew` misaligns every piece. Returns a number for ``take(_:)``.
   @discardableResult
   func submit(readable: [[UInt8]], writable: [Int], skew: UInt64 = 0) -> Int {
     var pieces: [LiteralDescriptor] = []
@@ -202,7 +208,9 @@ final class DeviceRig {
 
   private func reap() {
     for used in ring.takeUsed() {
-      guard let n = number.removeValue(forKey: used.id), requests[n]!.used == nil else { preconditionFailure("used, but not available") }
+      guard let n = number.removeValue(forKey: used.id), requests[n]!.used == nil else {
+        preconditionFailure("used, but not available")
+      }
       requests[n]!.used = used.length
     }
   }

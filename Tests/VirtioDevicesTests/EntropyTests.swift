@@ -12,7 +12,8 @@ import VirtioTestKit
     let second = try rig.perform(readable: [], writable: [300, 1, 5000])
     #expect(first.used == 5301)
     #expect(first.bytes != second.bytes)
-    // 5301 fair bytes hold all 256 values but with a probability below 1e-6, and few runs of what the buffer held before.
+    // 5301 fair bytes hold all 256 values but with a probability below 1e-6, and few runs of what the buffer held
+    // before.
     #expect(Set(first.bytes).count == 256)
     #expect(first.bytes.suffix(64) != ArraySlice(repeating: 0xEE, count: 64))
   }

@@ -17,7 +17,8 @@ import VirtioTestKit
     let device = FlawedDevice.conformance(flaw)
     if let check = flaw.check {
       #expect(try device.violations(of: check, as: RingCase(packed: false, size: 64, path: path)) != [])
-      #expect(try device.violations(of: check, as: RingCase(packed: true, size: 45, path: path, driver: .driverQueue)) != [])
+      #expect(
+        try device.violations(of: check, as: RingCase(packed: true, size: 45, path: path, driver: .driverQueue)) != [])
     } else {
       #expect(try device.violationsOfIdentity() + device.violationsOfConfiguration() != [])
     }

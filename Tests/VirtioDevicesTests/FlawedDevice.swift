@@ -79,14 +79,18 @@ struct FlawedDevice: VirtioDevice {
     }
   }
 
-  func makeHandler(for group: Range<Int>, features: Features) throws(DeviceError) -> sending any QueueHandler { FlawedHandler(flaw) }
+  func makeHandler(for group: Range<Int>, features: Features) throws(DeviceError) -> sending any QueueHandler {
+    FlawedHandler(flaw)
+  }
 
   /// The battery, for this device.
   static func conformance(_ flaw: Flaw?) -> DeviceConformance {
     let question = pattern(40, seed: 6)
     return DeviceConformance(
       requests: [
-        .init(readable: question, writable: 100) { used, bytes in used == 100 && bytes == EchoDevice.answer(to: question, count: 100) },
+        .init(readable: question, writable: 100) { used, bytes in
+          used == 100 && bytes == EchoDevice.answer(to: question, count: 100)
+        },
         .init(writable: 9) { used, bytes in used == 9 && bytes == EchoDevice.answer(to: [], count: 9) },
       ], writableConfiguration: 0..<4
     ) { FlawedDevice(flaw) }
@@ -130,7 +134,8 @@ private final class FlawedHandler: QueueHandler {
     var span = read.mutableSpan
     _ = chain.readable.copy(from: 0, into: &span)
     let room = chain.writable.byteCount
-    _ = chain.writable.copy(EchoDevice.answer(to: read, count: flaw == .saysTooMuch ? max(room - 1, 0) : room).span, to: 0)
+    _ = chain.writable.copy(
+      EchoDevice.answer(to: read, count: flaw == .saysTooMuch ? max(room - 1, 0) : room).span, to: 0)
     queue.complete(chain, written: flaw == .saysTooLittle ? 0 : room)
   }
 }

@@ -10,12 +10,18 @@ import VirtioTestKit
     // Any number of times in any order: each leaves behind what it found, or the same.
     return DeviceConformance(
       requests: [
-        .init(readable: [1, 0, 0, 0, 1, 0, 0, 0, 8, 0, 0, 0] + [UInt8](repeating: 0, count: 8), writable: 4, isAnswered: ends(0)),
+        .init(
+          readable: [1, 0, 0, 0, 1, 0, 0, 0, 8, 0, 0, 0] + [UInt8](repeating: 0, count: 8), writable: 4,
+          isAnswered: ends(0)),
         .init(readable: [5, 0, 0, 0, 8, 0, 0, 0] + [UInt8](repeating: 0, count: 64), writable: 516) { used, bytes in
           used == 516 && bytes[..<4] == [1, 0, 20, 0] && bytes[24...].allSatisfy { $0 == 0 }
         },
-        .init(readable: [4, 0, 0, 0, 1, 0, 0, 0] + [UInt8](repeating: 0, count: 8) + [0xff, 0xff] + [UInt8](repeating: 0, count: 10), writable: 4, isAnswered: ends(0)),
-        .init(readable: [2, 0, 0, 0, 1, 0, 0, 0, 7, 0, 0, 0] + [UInt8](repeating: 0, count: 8), writable: 4, isAnswered: ends(6)),
+        .init(
+          readable: [4, 0, 0, 0, 1, 0, 0, 0] + [UInt8](repeating: 0, count: 8) + [0xff, 0xff]
+            + [UInt8](repeating: 0, count: 10), writable: 4, isAnswered: ends(0)),
+        .init(
+          readable: [2, 0, 0, 0, 1, 0, 0, 0, 7, 0, 0, 0] + [UInt8](repeating: 0, count: 8), writable: 4,
+          isAnswered: ends(6)),
         .init(readable: [3, 0, 0, 0, 9] + [UInt8](repeating: 0, count: 31), writable: 4, isAnswered: ends(6)),
       ], writableConfiguration: 36..<37
     ) {
@@ -28,7 +34,9 @@ import VirtioTestKit
     }
   }
 
-  @Test("However a driver meets virtio-iommu (R162)", arguments: DeviceConformance.Check.allCases, DeviceConformance.meetings)
+  @Test(
+    "However a driver meets virtio-iommu (R162)", arguments: DeviceConformance.Check.allCases,
+    DeviceConformance.meetings)
   func conforms(check: DeviceConformance.Check, meeting: RingCase) throws {
     #expect(try Self.device.violations(of: check, as: meeting) == [])
   }

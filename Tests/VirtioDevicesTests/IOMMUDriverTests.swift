@@ -28,7 +28,9 @@ struct IOMMUDriverTests {
     return memory
   }
 
-  private func machine(_ wanted: Features = VirtioIOMMUDriver.supported, _ change: (inout IOMMUOptions) -> Void = { _ in }) throws -> Machine {
+  private func machine(
+    _ wanted: Features = VirtioIOMMUDriver.supported, _ change: (inout IOMMUOptions) -> Void = { _ in }
+  ) throws -> Machine {
     let memory = try makeMemory()
     let device = try IOMMUDevice(memory, options: IOMMURig.options(change))
     let endpoints = [Self.eight, Self.nine].map { EndpointSpace(memory, requester: $0, isOpen: true) }
@@ -47,7 +49,8 @@ struct IOMMUDriverTests {
   }
 
   static let formats: [Features] = [
-    VirtioIOMMUDriver.supported, VirtioIOMMUDriver.supported.subtracting(.ringPacked), VirtioIOMMUDriver.supported.subtracting([.eventIndex, .inOrder]),
+    VirtioIOMMUDriver.supported, VirtioIOMMUDriver.supported.subtracting(.ringPacked),
+    VirtioIOMMUDriver.supported.subtracting([.eventIndex, .inOrder]),
     VirtioIOMMUDriver.supported.subtracting([.ringPacked, .eventIndex, .inOrder]),
   ]
 
@@ -60,7 +63,9 @@ struct IOMMUDriverTests {
       try driver.attach(Self.eight, to: 1)
       try driver.attach(Self.nine, to: 1)
       try driver.map(DMAAddress(lap << 12), byteCount: 8192, to: GuestAddress(4096), permissions: .read, in: 1)
-      #expect(look(endpoints[0], lap << 12) == 2 && look(endpoints[1], (lap << 12) + 4096) == 3 && look(endpoints[0], lap << 12, .write) == nil)
+      #expect(
+        look(endpoints[0], lap << 12) == 2 && look(endpoints[1], (lap << 12) + 4096) == 3
+          && look(endpoints[0], lap << 12, .write) == nil)
       try driver.unmap(DMAAddress(lap << 12), byteCount: 8192, in: 1)
       #expect(look(endpoints[0], lap << 12) == nil)
       try driver.attach(Self.nine, to: 2, bypass: true)
@@ -85,8 +90,12 @@ struct IOMMUDriverTests {
     #expect(throws: VirtioIOMMUDriverError.refused(.invalid)) {
       try driver.map(DMAAddress(.max - 4095), byteCount: 4096, to: GuestAddress(0), permissions: .readWrite, in: 1)
     }
-    #expect(throws: VirtioIOMMUDriverError.refused(.range)) { try driver.map(DMAAddress(1), byteCount: 4096, to: GuestAddress(0), permissions: .read, in: 1) }
-    #expect(throws: VirtioIOMMUDriverError.range) { try driver.map(DMAAddress(.max - 4095), byteCount: 8192, to: GuestAddress(0), permissions: .read, in: 1) }
+    #expect(throws: VirtioIOMMUDriverError.refused(.range)) {
+      try driver.map(DMAAddress(1), byteCount: 4096, to: GuestAddress(0), permissions: .read, in: 1)
+    }
+    #expect(throws: VirtioIOMMUDriverError.range) {
+      try driver.map(DMAAddress(.max - 4095), byteCount: 8192, to: GuestAddress(0), permissions: .read, in: 1)
+    }
     #expect(throws: VirtioIOMMUDriverError.range) { try driver.unmap(DMAAddress(0), byteCount: 0, in: 1) }
     try driver.unmap(DMAAddress(4096), byteCount: .max - 4095, in: 1)
   }
@@ -96,7 +105,9 @@ struct IOMMUDriverTests {
     let driver = try machine(VirtioIOMMUDriver.supported.subtracting([.iommuBypassConfig, .iommuMMIO, .iommuProbe])) {
       $0.reservedMemory = [IOMMUReservedMemory(0...4095)]
     }.driver
-    #expect(throws: VirtioIOMMUDriverError.unsupported(.iommuBypassConfig)) { try driver.attach(Self.eight, to: 1, bypass: true) }
+    #expect(throws: VirtioIOMMUDriverError.unsupported(.iommuBypassConfig)) {
+      try driver.attach(Self.eight, to: 1, bypass: true)
+    }
     #expect(throws: VirtioIOMMUDriverError.unsupported(.iommuBypassConfig)) { try driver.setBypass(true) }
     #expect(throws: VirtioIOMMUDriverError.unsupported(.iommuMMIO)) {
       try driver.map(DMAAddress(0), byteCount: 4096, to: GuestAddress(0), permissions: .read, in: 1, isMMIO: true)
@@ -115,7 +126,8 @@ struct IOMMUDriverTests {
     #expect(list([7, 0, 3, 0, 1, 2, 3] + good) == [ranges[0]], "another type")
     #expect(list([1, 0x10, 20, 0] + [UInt8](repeating: 0, count: 20) + good) == [ranges[0]], "reserved bits")
     #expect(list([1, 0, 22, 0] + good[4...] + [0, 0] + good) == [ranges[0], ranges[0]], "a longer one")
-    #expect(list([0, 0, 0, 0] + good).isEmpty && list([1, 0, 200, 0] + good).isEmpty && list(Array(good.dropLast())).isEmpty)
+    #expect(
+      list([0, 0, 0, 0] + good).isEmpty && list([1, 0, 200, 0] + good).isEmpty && list(Array(good.dropLast())).isEmpty)
     #expect(list([1, 0, 4, 0, 0, 0, 0, 0] + good) == [ranges[0]], "a shorter one")
     #expect(IOMMUReservedMemory.properties(ranges, count: 47) == nil)
   }
@@ -154,7 +166,9 @@ struct IOMMUDriverTests {
     let memory = try makeMemory()
     let transport = HarnessTransport(try IOMMUDevice(memory), memory)
     var slept = 0
-    let driver = try VirtioIOMMUDriver(transport, memory: memory, area: GuestAddress(1 << 20), timeout: .milliseconds(20)) { _ in slept += 1 }
+    let driver = try VirtioIOMMUDriver(
+      transport, memory: memory, area: GuestAddress(1 << 20), timeout: .milliseconds(20)
+    ) { _ in slept += 1 }
     transport.isDeaf = true
     #expect(throws: VirtioIOMMUDriverError.timeout) { try driver.attach(Self.eight, to: 1) }
     #expect(slept > 0)
@@ -166,22 +180,33 @@ struct IOMMUDriverTests {
   func strangers() throws {
     let memory = try makeMemory()
     func start(_ transport: HarnessTransport, area: UInt64 = 1 << 20) throws {
-      _ = try VirtioIOMMUDriver(transport, memory: memory, area: GuestAddress(area), timeout: .milliseconds(50)) { _ in }
+      _ = try VirtioIOMMUDriver(transport, memory: memory, area: GuestAddress(area), timeout: .milliseconds(50)) { _ in
+      }
     }
-    #expect(throws: VirtioIOMMUDriverError.notAnIOMMU(.entropy)) { try start(HarnessTransport(EntropyDevice(), memory)) }
+    #expect(throws: VirtioIOMMUDriverError.notAnIOMMU(.entropy)) {
+      try start(HarnessTransport(EntropyDevice(), memory))
+    }
     let device = try IOMMUDevice(memory)
     let refusing = HarnessTransport(device, memory)
     refusing.refusesFeatures = true
-    #expect(throws: VirtioIOMMUDriverError.featuresRefused(device.features.intersection(VirtioIOMMUDriver.supported))) { try start(refusing) }
+    #expect(throws: VirtioIOMMUDriverError.featuresRefused(device.features.intersection(VirtioIOMMUDriver.supported))) {
+      try start(refusing)
+    }
     #expect(refusing.status.contains(.failed))
     let restless = HarnessTransport(device, memory)
     restless.isRestless = true
     #expect(throws: VirtioIOMMUDriverError.configuration) { try start(restless) }
-    #expect(throws: VirtioIOMMUDriverError.missingFeatures(.iommuMapUnmap)) { try start(HarnessTransport(OddIOMMU(features: .version1), memory)) }
-    #expect(throws: VirtioIOMMUDriverError.configuration) { try start(HarnessTransport(OddIOMMU(pageSizeMask: 0), memory)) }
+    #expect(throws: VirtioIOMMUDriverError.missingFeatures(.iommuMapUnmap)) {
+      try start(HarnessTransport(OddIOMMU(features: .version1), memory))
+    }
+    #expect(throws: VirtioIOMMUDriverError.configuration) {
+      try start(HarnessTransport(OddIOMMU(pageSizeMask: 0), memory))
+    }
     #expect(throws: VirtioIOMMUDriverError.noQueue(1)) { try start(HarnessTransport(OddIOMMU(queues: 1), memory)) }
     #expect(throws: VirtioIOMMUDriverError.self) { try start(HarnessTransport(device, memory), area: 2 << 20) }
-    #expect(throws: VirtioIOMMUDriverError.memory(GuestAddress(2 << 20 - 65536))) { try start(HarnessTransport(device, memory), area: 2 << 20 - 65536) }
+    #expect(throws: VirtioIOMMUDriverError.memory(GuestAddress(2 << 20 - 65536))) {
+      try start(HarnessTransport(device, memory), area: 2 << 20 - 65536)
+    }
   }
 
   @Test("A request that comes back without a status is not taken for done", arguments: [0, 1, 4])
@@ -208,7 +233,9 @@ private struct OddIOMMU: VirtioDevice {
     configuration.pageSizeMask = pageSizeMask
     for i in bytes.indices { bytes[i] = offset + i < 40 ? configuration.bytes[offset + i] : 0 }
   }
-  func makeHandler(for group: Range<Int>, features: Features) throws(DeviceError) -> sending any QueueHandler { Handler(used: used) }
+  func makeHandler(for group: Range<Int>, features: Features) throws(DeviceError) -> sending any QueueHandler {
+    Handler(used: used)
+  }
 
   private final class Handler: QueueHandler {
     let used: Int

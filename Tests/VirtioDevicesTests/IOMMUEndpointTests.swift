@@ -8,18 +8,23 @@ import VirtioTestKit
 /// Which way endpoints are turned, and what that waits for.
 @Suite("virtio-iommu: endpoints")
 struct IOMMUEndpointTests {
-  @Test("The field bypass is byte 36 of 40, reads as 0 or 1, and is written only with its feature negotiated (R163)", arguments: [false, true])
+  @Test(
+    "The field bypass is byte 36 of 40, reads as 0 or 1, and is written only with its feature negotiated (R163)",
+    arguments: [false, true])
   func field(initial: Bool) throws {
     let rig = try IOMMURig(IOMMURig.options { $0.bypass = .configured(initial) })
     let all = rig.configuration()
     #expect(all[36] == (initial ? 1 : 0) && all[37...].allSatisfy { $0 == 0 } && rig.device.configurationSize == 40)
-    #expect(rig.look(8, 0) == (initial ? .success(1) : rig.refused(0)), "what it shows is what it does, before anything is written")
+    #expect(
+      rig.look(8, 0) == (initial ? .success(1) : rig.refused(0)),
+      "what it shows is what it does, before anything is written")
     for value in 2...255 as ClosedRange<UInt8> {
       rig.configure([value], at: 36)
       #expect(rig.configuration(36, 1)[0] == (initial ? 1 : 0))
     }
     rig.configure([initial ? 0 : 1], at: 36)
-    #expect(rig.configuration(36, 1)[0] == (initial ? 0 : 1) && rig.look(8, 0) == (initial ? rig.refused(0) : .success(1)))
+    #expect(
+      rig.configuration(36, 1)[0] == (initial ? 0 : 1) && rig.look(8, 0) == (initial ? rig.refused(0) : .success(1)))
     rig.configure(rig.le(UInt32(initial ? 1 : 0)), at: 36)
     #expect(rig.configuration() == all, "as a driver writes a field of four bytes")
     rig.configure([UInt8](repeating: 1, count: 36), at: 0)
@@ -48,13 +53,18 @@ struct IOMMUEndpointTests {
       }
     }
     static let all = [IOMMUOptions.Bypass.never, .configured(false), .configured(true), .accepted].flatMap { offered in
-      [false, true].flatMap { accepted in Attachment.allCases.map { BypassCase(offered: offered, accepted: accepted, attachment: $0) } }
+      [false, true].flatMap { accepted in
+        Attachment.allCases.map { BypassCase(offered: offered, accepted: accepted, attachment: $0) }
+      }
     }
   }
 
-  @Test("An endpoint is in bypass mode in the cases of the specification's list, and in no other (R164)", arguments: BypassCase.all)
+  @Test(
+    "An endpoint is in bypass mode in the cases of the specification's list, and in no other (R164)",
+    arguments: BypassCase.all)
   func truth(one: BypassCase) throws {
-    let rig = try IOMMURig(IOMMURig.options { $0.bypass = one.offered }, without: one.accepted ? [] : [.iommuBypass, .iommuBypassConfig])
+    let rig = try IOMMURig(
+      IOMMURig.options { $0.bypass = one.offered }, without: one.accepted ? [] : [.iommuBypass, .iommuBypassConfig])
     let canMakeBypassDomains = one.accepted && rig.features.contains(.iommuBypassConfig)
     switch one.attachment {
     case .none: break
@@ -77,11 +87,14 @@ struct IOMMUEndpointTests {
     #expect(rig.look(8, 0) == rig.refused(0))
   }
 
-  @Test("A reset detaches every endpoint and forgets every domain, and leaves bypass as it was (R166)", arguments: [false, true])
+  @Test(
+    "A reset detaches every endpoint and forgets every domain, and leaves bypass as it was (R166)",
+    arguments: [false, true])
   func reset(bypass: Bool) throws {
     let rig = try IOMMURig()
     rig.configure([bypass ? 1 : 0], at: 36)
-    #expect(try rig.attach(1, 8) == Status.ok && rig.map(1, 0, to: 5) == Status.ok && rig.attach(2, 9, flags: 1) == Status.ok)
+    #expect(
+      try rig.attach(1, 8) == Status.ok && rig.map(1, 0, to: 5) == Status.ok && rig.attach(2, 9, flags: 1) == Status.ok)
     rig.device.reset()
     #expect(rig.device.domains.isEmpty && rig.device.attachments.values.allSatisfy { $0 == nil })
     #expect(rig.configuration(36, 1) == [bypass ? 1 : 0])
@@ -103,7 +116,9 @@ struct IOMMUEndpointTests {
     #expect(rig.look(8, 0) == .success(1))
   }
 
-  @Test("The status of UNMAP, DETACH and a narrower ATTACH is seen when nothing uses the mapping any more (R159, R149)", arguments: [0, 1, 2])
+  @Test(
+    "The status of UNMAP, DETACH and a narrower ATTACH is seen when nothing uses the mapping any more (R159, R149)",
+    arguments: [0, 1, 2])
   func complete(how: Int) throws {
     let rig = try IOMMURig()
     #expect(try rig.attach(1, 8) == Status.ok && rig.attach(1, 9) == Status.ok && rig.map(1, 0, to: 5) == Status.ok)
@@ -120,7 +135,9 @@ struct IOMMUEndpointTests {
       guard IOMMURig.byte(&cache, 0) == .success(6) else { fatalError("the page is not there") }
       holding.signal()
       while !cache.isStale {}
-      guard LiteralMemory(ring).observe16(at: usedIndex) == before else { fatalError("the request is used while the mapping is in use") }
+      guard LiteralMemory(ring).observe16(at: usedIndex) == before else {
+        fatalError("the request is used while the mapping is in use")
+      }
       cache.endRound()
     }
     #expect(try holding.wait(timeout: .seconds(20)))
@@ -134,7 +151,9 @@ struct IOMMUEndpointTests {
     #expect(LiteralMemory(ring).observe16(at: usedIndex) != before)
   }
 
-  @Test("An endpoint that was there before the unit, one that comes later and one whose number changes are all routed by it (R032)")
+  @Test(
+    "An endpoint that was there before the unit, one that comes later and one whose number changes are all routed by it (R032)"
+  )
   func comesAndGoes() throws {
     let rig = try IOMMURig(endpoints: [])
     let early = EndpointSpace(rig.memory, requester: RequesterID(rawValue: 8), isOpen: true)
@@ -156,7 +175,8 @@ struct IOMMUEndpointTests {
     early.requester = RequesterID(rawValue: 0x300)
     rig.device.adopt(early)
     #expect(look() == rig.refused(0))
-    #expect(try rig.attach(1, 8) == Status.noEntry && rig.attach(1, 0x300) == Status.ok && rig.map(1, 0, to: 7) == Status.ok)
+    #expect(
+      try rig.attach(1, 8) == Status.noEntry && rig.attach(1, 0x300) == Status.ok && rig.map(1, 0, to: 7) == Status.ok)
     #expect(look() == .success(8))
   }
 
@@ -199,11 +219,22 @@ struct IOMMUEndpointTests {
   func options() throws {
     let memory = try GuestMemory(byteCount: 4096)
     let changes: [(inout IOMMUOptions) -> Void] = [
-      { $0.inputRange = 0x1001...0x1fff }, { $0.inputRange = 0x1000...0x1ffe }, { $0.maxDomains = 0 }, { $0.maxMappings = 0 },
-      { $0.maxMappingsPerDomain = 0 }, { $0.maxFaultsPerSecond = 0 }, { $0.probeSize = 23; $0.reservedMemory = [IOMMUReservedMemory(0...1)] },
+      { $0.inputRange = 0x1001...0x1fff }, { $0.inputRange = 0x1000...0x1ffe }, { $0.maxDomains = 0 },
+      { $0.maxMappings = 0 },
+      { $0.maxMappingsPerDomain = 0 }, { $0.maxFaultsPerSecond = 0 },
+      {
+        $0.probeSize = 23
+        $0.reservedMemory = [IOMMUReservedMemory(0...1)]
+      },
       { $0.reservedMemory = [IOMMUReservedMemory(0...9), IOMMUReservedMemory(9...12)] },
-      { $0.reservedMemoryOf = [RequesterID(rawValue: 1): [IOMMUReservedMemory(0...9, .msi), IOMMUReservedMemory(10...12, .msi)]] },
+      {
+        $0.reservedMemoryOf = [
+          RequesterID(rawValue: 1): [IOMMUReservedMemory(0...9, .msi), IOMMUReservedMemory(10...12, .msi)]
+        ]
+      },
     ]
-    for change in changes { #expect(throws: DeviceError.self) { try IOMMUDevice(memory, options: IOMMURig.options(change)) } }
+    for change in changes {
+      #expect(throws: DeviceError.self) { try IOMMUDevice(memory, options: IOMMURig.options(change)) }
+    }
   }
 }

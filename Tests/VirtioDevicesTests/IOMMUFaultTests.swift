@@ -7,12 +7,16 @@ import VirtioTestKit
 /// The event queue (§5.13.6.9).
 @Suite("virtio-iommu: reports of faults")
 struct IOMMUFaultTests {
-  private func report(_ rig: IOMMURig, _ endpoint: UInt32, _ address: UInt64, _ access: DMAAccess, _ reason: DMAFault.Reason = .unmapped) {
+  private func report(
+    _ rig: IOMMURig, _ endpoint: UInt32, _ address: UInt64, _ access: DMAAccess, _ reason: DMAFault.Reason = .unmapped
+  ) {
     rig.endpoints[endpoint]?.report(DMAFault(address: DMAAddress(address), access: access, reason: reason))
   }
 
   /// The 24 bytes of §5.13.6.9.
-  private func record(_ rig: IOMMURig, _ reason: UInt8, _ flags: UInt32, _ endpoint: UInt32, _ address: UInt64) -> [UInt8] {
+  private func record(
+    _ rig: IOMMURig, _ reason: UInt8, _ flags: UInt32, _ endpoint: UInt32, _ address: UInt64
+  ) -> [UInt8] {
     [reason, 0, 0, 0] + rig.le(flags) + rig.le(endpoint) + [0, 0, 0, 0] + rig.le(address)
   }
 
@@ -20,7 +24,8 @@ struct IOMMUFaultTests {
     try DeviceRig(rig.device, queue: 1, features: rig.features, kind: kind, queueSize: 64, memoryBytes: 2 << 20)
   }
 
-  @Test("A fault is one record of 24 bytes: reason, direction, endpoint and address (R169, R092)", arguments: RingKind.all)
+  @Test(
+    "A fault is one record of 24 bytes: reason, direction, endpoint and address (R169, R092)", arguments: RingKind.all)
   func records(kind: RingKind) throws {
     let rig = try IOMMURig()
     #expect(try rig.attach(1, 9) == Status.ok)
@@ -35,7 +40,8 @@ struct IOMMUFaultTests {
     report(rig, 9, 0x42, .read, .discontiguous)
     try events.serveReady()
     let expected = [
-      record(rig, 1, 0x102, 8, 0x1234), record(rig, 2, 0x101, 9, .max), record(rig, 2, 0x102, 9, 0x5678), record(rig, 0, 0x101, 9, 0x42),
+      record(rig, 1, 0x102, 8, 0x1234), record(rig, 2, 0x101, 9, .max), record(rig, 2, 0x102, 9, 0x5678),
+      record(rig, 0, 0x101, 9, 0x42),
     ]
     for (buffer, record) in zip(buffers, expected) {
       let answer = try #require(events.take(buffer))
@@ -44,7 +50,8 @@ struct IOMMUFaultTests {
     #expect(events.take(buffers[4]) == nil && rig.device.droppedFaults == 0)
   }
 
-  @Test("A whole device's fault: what its queue meets is told once, and a closed gate or bypass tells nothing (R092, R039)")
+  @Test(
+    "A whole device's fault: what its queue meets is told once, and a closed gate or bypass tells nothing (R092, R039)")
   func fromAQueue() throws {
     let rig = try IOMMURig()
     let events = try events(rig)
@@ -67,7 +74,9 @@ struct IOMMUFaultTests {
     #expect(events.take(buffers[1]) == nil)
   }
 
-  @Test("Without buffers 256 reports wait and the rest is dropped; endpoints wait for nothing, and nothing grows (R169, R093)")
+  @Test(
+    "Without buffers 256 reports wait and the rest is dropped; endpoints wait for nothing, and nothing grows (R169, R093)"
+  )
   func storm() throws {
     let rig = try IOMMURig(IOMMURig.options { $0.maxFaultsPerSecond = 1 << 30 })
     for n in 0..<100_000 as Range<UInt64> { report(rig, n % 2 == 0 ? 8 : 9, n, .read) }
@@ -116,7 +125,9 @@ struct IOMMUFaultTests {
       #expect(answer.used == 0 && answer.bytes.allSatisfy { $0 == 0xEE })
     }
     let answer = try #require(events.take(pieces))
-    #expect(answer.used == 24 && Array(answer.bytes[..<24]) == record(rig, 1, 0x101, 8, 0x77) && answer.bytes[24...].allSatisfy { $0 == 0xEE })
+    #expect(
+      answer.used == 24 && Array(answer.bytes[..<24]) == record(rig, 1, 0x101, 8, 0x77)
+        && answer.bytes[24...].allSatisfy { $0 == 0xEE })
   }
 
   @Test("A reset forgets reports that nobody took (R166)")

@@ -15,7 +15,8 @@ struct IOMMUMapTests {
 
   @Test("MAP that is not made of whole pages on both sides is RANGE (R150)", arguments: [UInt64(4096), 65536])
   func aligned(granule: UInt64) throws {
-    let rig = try attached(IOMMURig.options { $0.pageSizeMask = 0xffff_ffff_ffff_ffff << UInt64(granule.trailingZeroBitCount) })
+    let rig = try attached(
+      IOMMURig.options { $0.pageSizeMask = 0xffff_ffff_ffff_ffff << UInt64(granule.trailingZeroBitCount) })
     for bit in 0..<granule.trailingZeroBitCount {
       let off = UInt64(1) << UInt64(bit)
       #expect(try rig.send(rig.mapBytes(1, granule + off, 3 * granule - 1, 0)) == Status.range)
@@ -34,7 +35,9 @@ struct IOMMUMapTests {
       #expect(try rig.map(1, page, count, to: 9) == Status.invalid, "pages \(page), \(count) of them")
     }
     #expect(rig.device.mappings(of: 1) == 1)
-    for page in 0..<12 as Range<UInt64> { #expect(rig.look(8, page * 4096) == (4..<8 ~= page ? .success(UInt8(page - 2)) : rig.refused(page * 4096))) }
+    for page in 0..<12 as Range<UInt64> {
+      #expect(rig.look(8, page * 4096) == (4..<8 ~= page ? .success(UInt8(page - 2)) : rig.refused(page * 4096)))
+    }
     #expect(try rig.map(1, 3, to: 0) == Status.ok && rig.map(1, 8, to: 0) == Status.ok)
   }
 
@@ -54,7 +57,8 @@ struct IOMMUMapTests {
       #expect(try rig.map(1, UInt64(flags), to: 4, flags: flags) == Status.ok)
       let address = UInt64(flags) * 4096
       #expect(rig.look(8, address, .read) == (flags & 1 != 0 ? .success(5) : rig.refused(address, .permission)))
-      #expect(rig.look(8, address, .write) == (flags & 2 != 0 ? .success(5) : rig.refused(address, .permission, .write)))
+      #expect(
+        rig.look(8, address, .write) == (flags & 2 != 0 ? .success(5) : rig.refused(address, .permission, .write)))
     }
   }
 
@@ -68,10 +72,15 @@ struct IOMMUMapTests {
 
   @Test("MAP over a reserved range of an endpoint that is attached is INVAL, of another not (R154)")
   func reserved() throws {
-    let rig = try attached(IOMMURig.options { $0.reservedMemoryOf = [RequesterID(rawValue: 9): [IOMMUReservedMemory(0x5800...0x67ff, .msi)]] })
+    let rig = try attached(
+      IOMMURig.options {
+        $0.reservedMemoryOf = [RequesterID(rawValue: 9): [IOMMUReservedMemory(0x5800...0x67ff, .msi)]]
+      })
     #expect(try rig.map(1, 4, 4, to: 0) == Status.ok && rig.unmap(1, 4, 4) == Status.ok)
     #expect(try rig.attach(1, 9) == Status.ok)
-    for (page, count) in [(5, 1), (6, 1), (4, 4), (0, 16)] as [(UInt64, UInt64)] { #expect(try rig.map(1, page, count, to: 0) == Status.invalid) }
+    for (page, count) in [(5, 1), (6, 1), (4, 4), (0, 16)] as [(UInt64, UInt64)] {
+      #expect(try rig.map(1, page, count, to: 0) == Status.invalid)
+    }
     #expect(try rig.map(1, 4, to: 0) == Status.ok && rig.map(1, 7, to: 0) == Status.ok)
     #expect(try rig.detach(1, 9) == Status.ok && rig.map(1, 5, 2, to: 0) == Status.ok)
   }
@@ -79,10 +88,13 @@ struct IOMMUMapTests {
   @Test("MAP of nothing or backwards is RANGE; the last page of all can be mapped, used and unmapped (R155)")
   func ends() throws {
     let rig = try attached()
-    for (first, last) in [(4096, 4095), (8192, 4095), (4096, 0), (0, 0), (.max - 4095, 4095), (8192, 8192)] as [(UInt64, UInt64)] {
+    for (first, last) in [(4096, 4095), (8192, 4095), (4096, 0), (0, 0), (.max - 4095, 4095), (8192, 8192)]
+      as [(UInt64, UInt64)]
+    {
       #expect(try rig.send(rig.mapBytes(1, first, last, 0)) == Status.range)
     }
-    #expect(try rig.send(rig.mapBytes(1, 4096, 12287, .max - 4095)) == Status.range, "physical addresses that wrap around")
+    #expect(
+      try rig.send(rig.mapBytes(1, 4096, 12287, .max - 4095)) == Status.range, "physical addresses that wrap around")
     #expect(try rig.send(rig.mapBytes(1, 0, .max, 0)) == Status.range)
     #expect(rig.device.mappings(of: 1) == 0)
     #expect(try rig.mapTop(1, to: 3) == Status.ok && rig.mapTop(1, to: 3) == Status.invalid)
@@ -91,10 +103,14 @@ struct IOMMUMapTests {
     #expect(rig.look(8, .max) == rig.refused(.max))
   }
 
-  @Test("MAP outside the input range is RANGE, whether the range was negotiated or not (R156)", arguments: [Features(), .iommuInputRange])
+  @Test(
+    "MAP outside the input range is RANGE, whether the range was negotiated or not (R156)",
+    arguments: [Features(), .iommuInputRange])
   func inputRange(without: Features) throws {
     let rig = try attached(IOMMURig.options { $0.inputRange = 0x4000...0xbfff }, without: without)
-    for (page, count) in [(3, 1), (3, 2), (12, 1), (11, 2), (0, 16)] as [(UInt64, UInt64)] { #expect(try rig.map(1, page, count, to: 0) == Status.range) }
+    for (page, count) in [(3, 1), (3, 2), (12, 1), (11, 2), (0, 16)] as [(UInt64, UInt64)] {
+      #expect(try rig.map(1, page, count, to: 0) == Status.range)
+    }
     #expect(try rig.mapTop(1, to: 0) == Status.range && rig.map(1, 4, 8, to: 0) == Status.ok)
     #expect(rig.configuration(8, 16) == rig.le(UInt64(0x4000)) + rig.le(UInt64(0xbfff)))
   }
@@ -106,28 +122,38 @@ struct IOMMUMapTests {
       ([], 0...4, true, 0), ([0...9], 0...9, true, 0), ([0...4, 5...9], 0...9, true, 0), ([0...9], 0...4, false, 1),
       ([0...4, 5...9], 0...4, true, 1), ([0...4], 0...9, true, 0), ([0...4, 10...14], 0...14, true, 0),
       // As (4), with whole mappings in the range beside the one that would be split.
-      ([0...1, 2...3, 6...9], 0...7, false, 3), ([0...3, 4...5, 6...7], 2...9, false, 3), ([0...9], 3...5, false, 1), ([0...9], 5...12, false, 1),
+      ([0...1, 2...3, 6...9], 0...7, false, 3), ([0...3, 4...5, 6...7], 2...9, false, 3), ([0...9], 3...5, false, 1),
+      ([0...9], 5...12, false, 1),
     ]
     for (number, (mappings, range, isDone, left)) in examples.enumerated() {
       let rig = try attached()
-      for one in mappings { #expect(try rig.map(1, one.lowerBound, one.upperBound - one.lowerBound + 1, to: one.lowerBound) == Status.ok) }
+      for one in mappings {
+        #expect(try rig.map(1, one.lowerBound, one.upperBound - one.lowerBound + 1, to: one.lowerBound) == Status.ok)
+      }
       #expect(
-        try rig.unmap(1, range.lowerBound, range.upperBound - range.lowerBound + 1) == (isDone ? Status.ok : Status.range), "example \(number + 1)")
+        try rig.unmap(1, range.lowerBound, range.upperBound - range.lowerBound + 1)
+          == (isDone ? Status.ok : Status.range), "example \(number + 1)")
       #expect(rig.device.mappings(of: 1) == left, "example \(number + 1)")
       for page in 0...14 as ClosedRange<UInt64> {
         let isMapped = mappings.contains { $0.contains(page) } && !(isDone && range.contains(page))
-        #expect(rig.look(8, page * 4096) == (isMapped ? .success(UInt8(page + 1)) : rig.refused(page * 4096)), "example \(number + 1), page \(page)")
+        #expect(
+          rig.look(8, page * 4096) == (isMapped ? .success(UInt8(page + 1)) : rig.refused(page * 4096)),
+          "example \(number + 1), page \(page)")
       }
     }
   }
 
-  @Test("UNMAP in an unknown domain is NOENT, in a bypass domain INVAL; holes are no matter, and reserved bytes are (R158)")
+  @Test(
+    "UNMAP in an unknown domain is NOENT, in a bypass domain INVAL; holes are no matter, and reserved bytes are (R158)")
   func unmaps() throws {
     let rig = try attached()
     #expect(try rig.attach(2, 9, flags: 1) == Status.ok)
-    #expect(try rig.unmap(3, 0) == Status.noEntry && rig.unmap(2, 0) == Status.invalid && rig.unmap(1, 0, 99) == Status.ok)
+    #expect(
+      try rig.unmap(3, 0) == Status.noEntry && rig.unmap(2, 0) == Status.invalid && rig.unmap(1, 0, 99) == Status.ok)
     #expect(try rig.map(1, 0, to: 0) == Status.ok && rig.map(1, 5, to: 0) == Status.ok)
-    #expect(try rig.send(rig.unmapBytes(1, 0, 0xffff, reserved: 1 << 24)) == Status.invalid && rig.device.mappings(of: 1) == 2)
+    #expect(
+      try rig.send(rig.unmapBytes(1, 0, 0xffff, reserved: 1 << 24)) == Status.invalid && rig.device.mappings(of: 1) == 2
+    )
     #expect(try rig.send(rig.unmapBytes(1, 8192, 4095)) == Status.range && rig.device.mappings(of: 1) == 2)
     #expect(try rig.send(rig.unmapBytes(1, 0, .max)) == Status.ok && rig.device.mappings(of: 1) == 0)
   }
@@ -154,10 +180,13 @@ struct IOMMUMapTests {
   @Test("A MAP that one endpoint of a domain forbids is made for none of them (R168)")
   func allOrNone() throws {
     let rig = try IOMMURig(
-      IOMMURig.options { $0.reservedMemoryOf = [RequesterID(rawValue: 9): [IOMMUReservedMemory(0x1000...0x1fff)]] }, endpoints: [8, 9, 10])
+      IOMMURig.options { $0.reservedMemoryOf = [RequesterID(rawValue: 9): [IOMMUReservedMemory(0x1000...0x1fff)]] },
+      endpoints: [8, 9, 10])
     for endpoint in [8, 9, 10] as [UInt32] { #expect(try rig.attach(1, endpoint) == Status.ok) }
     #expect(try rig.map(1, 0, 4, to: 0) == Status.invalid && rig.device.mappings(of: 1) == 0)
-    for endpoint in [8, 9, 10] as [UInt32] { for page in 0..<4 as Range<UInt64> { #expect(rig.look(endpoint, page * 4096) == rig.refused(page * 4096)) } }
+    for endpoint in [8, 9, 10] as [UInt32] {
+      for page in 0..<4 as Range<UInt64> { #expect(rig.look(endpoint, page * 4096) == rig.refused(page * 4096)) }
+    }
   }
 
   @Test("The page size mask names a granule; a mapping of granules works wherever larger pages would lie (R170)")
@@ -170,7 +199,9 @@ struct IOMMUMapTests {
       for n in 0..<7 as Range<UInt64> { #expect(rig.look(8, (boundary - 3 + n) * 4096) == .success(UInt8(3 + n))) }
     }
     for mask in [0, 1, 2048, 0xfff] as [UInt64] {
-      #expect(throws: DeviceError.self) { try IOMMUDevice(rig.memory, options: IOMMURig.options { $0.pageSizeMask = mask }) }
+      #expect(throws: DeviceError.self) {
+        try IOMMUDevice(rig.memory, options: IOMMURig.options { $0.pageSizeMask = mask })
+      }
     }
   }
 }

@@ -24,7 +24,9 @@ struct IOMMUModelTests {
     }
   }
 
-  @Test("Random requests, resets and unplugs end as the model says, and endpoints reach what it says (R145–R168)", arguments: [UInt64(1), 2, .random(in: 3...UInt64.max)])
+  @Test(
+    "Random requests, resets and unplugs end as the model says, and endpoints reach what it says (R145–R168)",
+    arguments: [UInt64(1), 2, .random(in: 3...UInt64.max)])
   func random(seed: UInt64) {
     var random = SeededGenerator(seed)
     for lap in 0..<25 {
@@ -42,8 +44,10 @@ struct IOMMUModelTests {
 
   @Test("What the fuzzer's corpus holds ends as the model says")
   func corpus() throws {
-    let folder = URL(fileURLWithPath: #filePath).deletingLastPathComponent().appendingPathComponent("../../Fuzz/Corpora/IOMMURequests")
-    let files = try FileManager.default.contentsOfDirectory(at: folder.standardizedFileURL, includingPropertiesForKeys: nil)
+    let folder = URL(fileURLWithPath: #filePath).deletingLastPathComponent().appendingPathComponent(
+      "../../Fuzz/Corpora/IOMMURequests")
+    let files = try FileManager.default.contentsOfDirectory(
+      at: folder.standardizedFileURL, includingPropertiesForKeys: nil)
     #expect(!files.isEmpty)
     for file in files { #expect(run([UInt8](try Data(contentsOf: file))) == nil, "\(file.lastPathComponent)") }
   }

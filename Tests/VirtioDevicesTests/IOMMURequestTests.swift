@@ -31,7 +31,9 @@ struct IOMMUAttachTests {
   @Test("ATTACH of an unknown endpoint is NOENT, and no domain comes of it (R145)")
   func unknownEndpoint() throws {
     let rig = try IOMMURig()
-    for endpoint in [7, 0xffff, 0x1_0008, 0x8000_0008, .max] as [UInt32] { #expect(try rig.attach(1, endpoint) == Status.noEntry) }
+    for endpoint in [7, 0xffff, 0x1_0008, 0x8000_0008, .max] as [UInt32] {
+      #expect(try rig.attach(1, endpoint) == Status.noEntry)
+    }
     #expect(rig.device.domains.isEmpty && rig.device.attachments.count == 2)
     #expect(try rig.map(1, 0, to: 0) == Status.noEntry)
   }
@@ -75,11 +77,15 @@ struct IOMMUAttachTests {
     #expect(rig.look(8, 0) == .success(2) && rig.look(9, 0) == .success(2))
   }
 
-  @Test("DETACH of an unknown endpoint is NOENT, from a domain it is not in INVAL; after it nothing is reached through the domain (R149)")
+  @Test(
+    "DETACH of an unknown endpoint is NOENT, from a domain it is not in INVAL; after it nothing is reached through the domain (R149)"
+  )
   func detaches() throws {
     let rig = try IOMMURig()
     #expect(try rig.attach(1, 8) == Status.ok && rig.attach(1, 9) == Status.ok && rig.map(1, 0, to: 5) == Status.ok)
-    #expect(try rig.detach(1, 7) == Status.noEntry && rig.detach(2, 8) == Status.invalid && rig.detach(1, 0x10008) == Status.noEntry)
+    #expect(
+      try rig.detach(1, 7) == Status.noEntry && rig.detach(2, 8) == Status.invalid
+        && rig.detach(1, 0x10008) == Status.noEntry)
     #expect(rig.look(8, 0) == .success(6))
     #expect(try rig.detach(1, 8) == Status.ok && rig.detach(1, 8) == Status.invalid)
     #expect(rig.look(8, 0) == rig.refused(0) && rig.look(9, 0) == .success(6))
@@ -93,7 +99,11 @@ struct IOMMUAttachTests {
     let rig = try IOMMURig(
       IOMMURig.options {
         $0.reservedMemory = [IOMMUReservedMemory(0xfee0_0000...0xfeef_ffff, .msi)]
-        $0.reservedMemoryOf = [RequesterID(rawValue: 9): [IOMMUReservedMemory(0x1000...0x1fff), IOMMUReservedMemory(0xfee0_0000...0xfeef_ffff, .msi)]]
+        $0.reservedMemoryOf = [
+          RequesterID(rawValue: 9): [
+            IOMMUReservedMemory(0x1000...0x1fff), IOMMUReservedMemory(0xfee0_0000...0xfeef_ffff, .msi),
+          ]
+        ]
       })
     let msi: [UInt8] = [1, 0, 20, 0, 1, 0, 0, 0, 0, 0, 0xe0, 0xfe, 0, 0, 0, 0, 0xff, 0xff, 0xef, 0xfe, 0, 0, 0, 0]
     let own: [UInt8] = [1, 0, 20, 0, 0, 0, 0, 0, 0, 0x10, 0, 0, 0, 0, 0, 0, 0xff, 0x1f, 0, 0, 0, 0, 0, 0]
@@ -109,7 +119,9 @@ struct IOMMUAttachTests {
     #expect(unknown.used == 516 && unknown.status == UInt8(Status.noEntry) && unknown.properties.allSatisfy { $0 == 0 })
     for room in [0, 1, 24, 511] {
       let small = try rig.probe(8, room: room)
-      #expect(small.status == UInt8(Status.invalid) && small.used == room + 4 && small.properties.allSatisfy { $0 == 0 }, "\(room) bytes of properties")
+      #expect(
+        small.status == UInt8(Status.invalid) && small.used == room + 4 && small.properties.allSatisfy { $0 == 0 },
+        "\(room) bytes of properties")
     }
     #expect(try rig.requests.perform(readable: [rig.probeBytes(8)], writable: [3]).used == 0)
   }
@@ -117,11 +129,18 @@ struct IOMMUAttachTests {
   @Test("A type that is not known, and a request without all its bytes or without a tail, come back untouched (R161)")
   func unknownTypes() throws {
     let rig = try IOMMURig(without: .iommuMapUnmap)
-    for type in [0] + Array(6...255) as [UInt8] { #expect(try rig.send([type] + [UInt8](repeating: 0, count: 71)) == Status.untouched, "type \(type)") }
+    for type in [0] + Array(6...255) as [UInt8] {
+      #expect(try rig.send([type] + [UInt8](repeating: 0, count: 71)) == Status.untouched, "type \(type)")
+    }
     #expect(try rig.map(1, 0, to: 0) == Status.untouched && rig.unmap(1, 0) == Status.untouched, "not negotiated")
     let whole = try IOMMURig()
-    for bytes in [whole.attachBytes(1, 8), whole.detachBytes(1, 8), whole.mapBytes(1, 0, 4095, 0), whole.unmapBytes(1, 0, 4095), whole.probeBytes(8)] {
-      for count in 1..<bytes.count { #expect(try whole.send(Array(bytes.prefix(count))) == Status.untouched, "\(count) bytes of type \(bytes[0])") }
+    for bytes in [
+      whole.attachBytes(1, 8), whole.detachBytes(1, 8), whole.mapBytes(1, 0, 4095, 0), whole.unmapBytes(1, 0, 4095),
+      whole.probeBytes(8),
+    ] {
+      for count in 1..<bytes.count {
+        #expect(try whole.send(Array(bytes.prefix(count))) == Status.untouched, "\(count) bytes of type \(bytes[0])")
+      }
       for room in 1..<4 {
         let (used, answer) = try whole.requests.perform(readable: [bytes], writable: [room])
         #expect(used == 0 && answer.allSatisfy { $0 == 0xEE })
@@ -147,13 +166,18 @@ struct IOMMUAttachTests {
   func domainRange() throws {
     for without in [[], Features.iommuDomainRange] {
       let rig = try IOMMURig(IOMMURig.options { $0.domainRange = 5...6 }, without: without)
-      #expect(try rig.attach(4, 8) == Status.range && rig.attach(7, 8) == Status.range && rig.attach(5, 8) == Status.ok && rig.attach(6, 8) == Status.ok)
+      #expect(
+        try rig.attach(4, 8) == Status.range && rig.attach(7, 8) == Status.range && rig.attach(5, 8) == Status.ok
+          && rig.attach(6, 8) == Status.ok)
     }
   }
 
-  @Test("An endpoint whose reserved range is mapped in a domain cannot join it, and one that can pays no attention to others (R154)")
+  @Test(
+    "An endpoint whose reserved range is mapped in a domain cannot join it, and one that can pays no attention to others (R154)"
+  )
   func incompatible() throws {
-    let rig = try IOMMURig(IOMMURig.options { $0.reservedMemoryOf = [RequesterID(rawValue: 9): [IOMMUReservedMemory(0x3000...0x3fff)]] })
+    let rig = try IOMMURig(
+      IOMMURig.options { $0.reservedMemoryOf = [RequesterID(rawValue: 9): [IOMMUReservedMemory(0x3000...0x3fff)]] })
     #expect(try rig.attach(1, 8) == Status.ok && rig.map(1, 2, 3, to: 2) == Status.ok)
     #expect(try rig.attach(1, 9) == Status.unsupported)
     #expect(rig.device.attachments[RequesterID(rawValue: 9)] == .some(nil))

@@ -5,17 +5,22 @@ import Virtio
 import VirtioDevices
 import VirtioTestKit
 
-/// A virtio-iommu with endpoints behind it, and a driver that writes the bytes of §5.13's tables and shares no code with it.
+/// A virtio-iommu with endpoints behind it, and a driver that writes the bytes of §5.13's tables and shares no code
+/// with it.
 final class IOMMURig {
   static let page: UInt64 = 4096
   let device: IOMMUDevice
-  /// What endpoints reach: 16 pages, each full of its own number plus 1. The device's queues are in memory of their own.
+  /// What endpoints reach: 16 pages, each full of its own number plus 1. The device's queues are in memory of their
+  /// own.
   let memory: GuestMemory
   let features: Features
   private(set) var endpoints: [UInt32: EndpointSpace] = [:]
   private(set) var requests: DeviceRig
 
-  init(_ options: IOMMUOptions = IOMMURig.options(), endpoints: [UInt16] = [8, 9], without: Features = [], kind: RingKind = RingKind()) throws {
+  init(
+    _ options: IOMMUOptions = IOMMURig.options(), endpoints: [UInt16] = [8, 9], without: Features = [],
+    kind: RingKind = RingKind()
+  ) throws {
     memory = try GuestMemory(byteCount: 16 * 4096)
     for page in 0..<UInt64(16) {
       let bytes = [UInt8](repeating: UInt8(page + 1), count: 4096)
@@ -49,11 +54,15 @@ final class IOMMURig {
 
   // MARK: Requests, byte by byte
 
-  func le<T: FixedWidthInteger>(_ value: T) -> [UInt8] { (0..<MemoryLayout<T>.size).map { UInt8(truncatingIfNeeded: value >> T(8 * $0)) } }
+  func le<T: FixedWidthInteger>(_ value: T) -> [UInt8] {
+    (0..<MemoryLayout<T>.size).map { UInt8(truncatingIfNeeded: value >> T(8 * $0)) }
+  }
   func attachBytes(_ domain: UInt32, _ endpoint: UInt32, flags: UInt32 = 0, reserved: UInt32 = 0) -> [UInt8] {
     [1, 0, 0, 0] + le(domain) + le(endpoint) + le(flags) + le(reserved)
   }
-  func detachBytes(_ domain: UInt32, _ endpoint: UInt32) -> [UInt8] { [2, 0, 0, 0] + le(domain) + le(endpoint) + [1, 2, 3, 4, 5, 6, 7, 8] }
+  func detachBytes(_ domain: UInt32, _ endpoint: UInt32) -> [UInt8] {
+    [2, 0, 0, 0] + le(domain) + le(endpoint) + [1, 2, 3, 4, 5, 6, 7, 8]
+  }
   func mapBytes(_ domain: UInt32, _ first: UInt64, _ last: UInt64, _ physical: UInt64, flags: UInt32 = 3) -> [UInt8] {
     [3, 0, 0, 0] + le(domain) + le(first) + le(last) + le(physical) + le(flags)
   }
@@ -66,10 +75,13 @@ final class IOMMURig {
   func send(_ bytes: [UInt8]) throws -> Int {
     let (used, answer) = try requests.perform(readable: [bytes], writable: [4])
     if used == 0, answer == [0xEE, 0xEE, 0xEE, 0xEE] { return -1 }
-    #expect(used == 4 && answer.dropFirst().allSatisfy { $0 == 0 }, "a tail is a status and three bytes of 0, not \(answer)")
+    #expect(
+      used == 4 && answer.dropFirst().allSatisfy { $0 == 0 }, "a tail is a status and three bytes of 0, not \(answer)")
     return Int(answer[0])
   }
-  func attach(_ domain: UInt32, _ endpoint: UInt32, flags: UInt32 = 0) throws -> Int { try send(attachBytes(domain, endpoint, flags: flags)) }
+  func attach(_ domain: UInt32, _ endpoint: UInt32, flags: UInt32 = 0) throws -> Int {
+    try send(attachBytes(domain, endpoint, flags: flags))
+  }
   func detach(_ domain: UInt32, _ endpoint: UInt32) throws -> Int { try send(detachBytes(domain, endpoint)) }
   /// Pages.
   func map(_ domain: UInt32, _ page: UInt64, _ count: UInt64 = 1, to guest: UInt64, flags: UInt32 = 3) throws -> Int {
@@ -78,7 +90,9 @@ final class IOMMURig {
   func unmap(_ domain: UInt32, _ page: UInt64, _ count: UInt64 = 1) throws -> Int {
     try send(unmapBytes(domain, page * Self.page, (page + count) * Self.page - 1))
   }
-  func mapTop(_ domain: UInt32, to guest: UInt64) throws -> Int { try send(mapBytes(domain, .max - 4095, .max, guest * Self.page)) }
+  func mapTop(_ domain: UInt32, to guest: UInt64) throws -> Int {
+    try send(mapBytes(domain, .max - 4095, .max, guest * Self.page))
+  }
 
   /// A PROBE with so many bytes of properties: what came back.
   func probe(_ endpoint: UInt32, room: Int = 512) throws -> (used: Int, status: UInt8, properties: [UInt8]) {
@@ -97,7 +111,9 @@ final class IOMMURig {
     return Self.byte(&cache, address, access)
   }
 
-  static func byte(_ cache: inout IOTLB, _ address: UInt64, _ access: DMAAccess = .read) -> Result<UInt8, DMAInterruption> {
+  static func byte(
+    _ cache: inout IOTLB, _ address: UInt64, _ access: DMAAccess = .read
+  ) -> Result<UInt8, DMAInterruption> {
     var pool = SegmentPool()
     var list = pool.take()
     do throws(DMAInterruption) {
@@ -110,7 +126,9 @@ final class IOMMURig {
     return .success(bytes[0])
   }
 
-  func refused(_ address: UInt64, _ reason: DMAFault.Reason = .unmapped, _ access: DMAAccess = .read) -> Result<UInt8, DMAInterruption> {
+  func refused(
+    _ address: UInt64, _ reason: DMAFault.Reason = .unmapped, _ access: DMAAccess = .read
+  ) -> Result<UInt8, DMAInterruption> {
     .failure(.fault(DMAFault(address: DMAAddress(address), access: access, reason: reason)))
   }
 

@@ -12,7 +12,9 @@ struct IOMMUStateTests {
     let rig = try IOMMURig(options, endpoints: [8, 9, 10])
     rig.configure([bypass ? 1 : 0], at: 36)
     #expect(try rig.attach(1, 8) == Status.ok && rig.attach(7, 9, flags: 1) == Status.ok)
-    for flags in 0..<4 as Range<UInt32> { #expect(try rig.map(1, UInt64(flags) * 2, to: 4 + UInt64(flags), flags: flags) == Status.ok) }
+    for flags in 0..<4 as Range<UInt32> {
+      #expect(try rig.map(1, UInt64(flags) * 2, to: 4 + UInt64(flags), flags: flags) == Status.ok)
+    }
     #expect(try rig.map(1, 20, 3, to: 9) == Status.ok && rig.mapTop(1, to: 3) == Status.ok)
     return rig
   }
@@ -28,27 +30,35 @@ struct IOMMUStateTests {
     return all
   }
 
-  @Test("A device that takes over domains, mappings with permissions, attachments and bypass translates as the one before (R139)", arguments: [false, true])
+  @Test(
+    "A device that takes over domains, mappings with permissions, attachments and bypass translates as the one before (R139)",
+    arguments: [false, true])
   func carries(bypass: Bool) throws {
     let old = try source(bypass: bypass)
     let new = try IOMMURig(endpoints: [8, 9, 10])
     // Something else was here before, and nothing of it stays.
-    #expect(try new.attach(3, 8) == Status.ok && new.map(3, 1, 14, to: 0) == Status.ok && new.attach(1, 10) == Status.ok)
+    #expect(
+      try new.attach(3, 8) == Status.ok && new.map(3, 1, 14, to: 0) == Status.ok && new.attach(1, 10) == Status.ok)
     new.configure([bypass ? 0 : 1], at: 36)
     try new.device.restoreState(old.device.saveState())
     #expect(view(new) == view(old))
     #expect(new.look(8, 4 * 4096, .write) == .success(7) && new.look(8, 4 * 4096) == new.refused(4 * 4096, .permission))
     #expect(new.look(10, 0) == (bypass ? .success(1) : new.refused(0)) && new.look(9, 0) == .success(1))
-    #expect(new.device.attachments == old.device.attachments && new.device.domains == [1, 7] && new.device.mappings(of: 1) == 6)
+    #expect(
+      new.device.attachments == old.device.attachments && new.device.domains == [1, 7]
+        && new.device.mappings(of: 1) == 6)
     #expect(new.configuration() == old.configuration() && new.device.saveState() == old.device.saveState())
     // And its driver goes on where it was.
-    #expect(try new.map(1, 21, to: 0) == Status.invalid && new.unmap(1, 20, 3) == Status.ok && new.map(1, 21, to: 0) == Status.ok)
+    #expect(
+      try new.map(1, 21, to: 0) == Status.invalid && new.unmap(1, 20, 3) == Status.ok
+        && new.map(1, 21, to: 0) == Status.ok)
     #expect(new.look(8, 21 * 4096) == .success(1) && new.look(8, 20 * 4096) == new.refused(20 * 4096))
     #expect(try new.detach(7, 9) == Status.ok)
     #expect(new.look(9, 0) == (bypass ? .success(1) : new.refused(0)))
   }
 
-  @Test("Endpoints that come after the state find the domain they were in; a reset forgets those that never come (R139)")
+  @Test(
+    "Endpoints that come after the state find the domain they were in; a reset forgets those that never come (R139)")
   func later() throws {
     let old = try source()
     let new = try IOMMURig(endpoints: [])
@@ -74,7 +84,9 @@ struct IOMMUStateTests {
     #expect(new.look(8, 0) == .success(1))
   }
 
-  @Test("A state that the device's own features, ranges and limits forbid is refused, and changes nothing (R140)", arguments: 0..<10)
+  @Test(
+    "A state that the device's own features, ranges and limits forbid is refused, and changes nothing (R140)",
+    arguments: 0..<10)
   func refuses(which: Int) throws {
     let state = try source().device.saveState()
     let options = IOMMURig.options {
@@ -113,7 +125,9 @@ struct IOMMUStateTests {
         #expect(rig.device.saveState() == before)
       }
     }
-    for count in 0..<good.count { #expect(throws: DeviceError.self) { try rig.device.restoreState(Array(good[..<count])) } }
+    for count in 0..<good.count {
+      #expect(throws: DeviceError.self) { try rig.device.restoreState(Array(good[..<count])) }
+    }
     #expect(throws: DeviceError.self) { try rig.device.restoreState(good + [0]) }
     offer(good)
     #expect(taken == 1)
@@ -124,7 +138,8 @@ struct IOMMUStateTests {
         offer(bytes)
       }
     }
-    // More than the unchanged bytes, and far from all: other domains' numbers, addresses and permissions make sense too.
+    // More than the unchanged bytes, and far from all: other domains' numbers, addresses and permissions make sense
+    // too.
     #expect(taken > good.count && taken < 8 * good.count)
     // The device still serves its driver.
     try rig.device.restoreState(good)

@@ -5,14 +5,18 @@ import Virtio
 import VirtioDevices
 
 @Suite("virtio-blk: an image that is handed over", .timeLimit(.minutes(10))) struct SharedImageTests {
-  private func device(_ file: ScratchFile, _ lock: BlockLock, _ engine: EngineKind, queues: Int = 1) throws -> BlockDevice {
+  private func device(
+    _ file: ScratchFile, _ lock: BlockLock, _ engine: EngineKind, queues: Int = 1
+  ) throws -> BlockDevice {
     try engine.device(file) {
       $0.lock = lock
       $0.queueCount = queues
     }
   }
 
-  @Test("With lock: running two devices are there, and the second starts once the first has stopped", arguments: EngineKind.buffered)
+  @Test(
+    "With lock: running two devices are there, and the second starts once the first has stopped",
+    arguments: EngineKind.buffered)
   func handedOver(engine: EngineKind) throws {
     let file = try ScratchFile(size: 1 << 20)
     let source = try device(file, .running, engine)

@@ -6,10 +6,14 @@ import VirtioTestKit
 
 @testable import VirtioDevices
 
-@Suite("Storage that answers late", .timeLimit(.minutes(10)), .enabled("SKIPPED: no /dev/fuse, or not root") { SlowDisk.isThere() })
+@Suite(
+  "Storage that answers late", .timeLimit(.minutes(10)),
+  .enabled("SKIPPED: no /dev/fuse, or not root") { SlowDisk.isThere() })
 struct SlowStorageTests {
   /// With deferred work the kernel does about twenty items a call, and signals for the first one only.
-  @Test("A thread that sleeps only when nothing is pending is woken for every completion", arguments: IOUring.Setup.allCases)
+  @Test(
+    "A thread that sleeps only when nothing is pending is woken for every completion", arguments: IOUring.Setup.allCases
+  )
   func wakes(_ best: IOUring.Setup) throws {
     let count = 400
     let storage = try SlowDisk(byteCount: count * 8192)
@@ -31,7 +35,8 @@ struct SlowStorageTests {
       var results: [UInt64: Int32] = [:]
       for i in 0..<count {
         // Never twice the same page: what is in the page cache does not wait.
-        let queued = ring.read(file, into: buffer.readable, 0..<1, at: UInt64((round * count + i) % (2 * count)) * 4096, tag: UInt64(i))
+        let queued = ring.read(
+          file, into: buffer.readable, 0..<1, at: UInt64((round * count + i) % (2 * count)) * 4096, tag: UInt64(i))
         #expect(queued == .queued)
       }
       try ring.submit()

@@ -19,7 +19,8 @@ struct RingKind: Hashable, CustomStringConvertible {
   /// A driver that polls a device in its own thread looks twice and has seen everything.
   func options(size: UInt16 = 64, segments: Int = 8, withheld: Features = []) -> DriverOptions {
     DriverOptions(
-      queue: QueueOptions(size: size, segments: segments, indirect: indirect), withheld: packed ? withheld : withheld.union(.ringPacked),
+      queue: QueueOptions(size: size, segments: segments, indirect: indirect),
+      withheld: packed ? withheld : withheld.union(.ringPacked),
       wait: BoundedWait(attempts: 3))
   }
 }
@@ -68,7 +69,8 @@ final class DriverRig {
     case .bounce: mapper = try confined()
     case .bounceBehindIOMMU: mapper = try BounceMapper(over: strict, poolSize: poolSize)
     case .grants: mapper = try GrantMapper(grants, pages: pages)
-    case .premapped: mapper = try PremappedMapper(over: strict, pages: pages, toDevice: 64, fromDevice: 64, bufferSize: 8192)
+    case .premapped:
+      mapper = try PremappedMapper(over: strict, pages: pages, toDevice: 64, fromDevice: 64, bufferSize: 8192)
     case .premappedBounce:
       mapper = try PremappedMapper(over: confined(), pages: pages, toDevice: 64, fromDevice: 64, bufferSize: 8192)
     case .xen: mapper = try XenMapper(xen, contiguous: shared, poolSize: poolSize)
@@ -85,13 +87,16 @@ final class DriverRig {
     }
   }
 
-  func platform(isXen: Bool = false, isRestricted: Bool = false, mismatch: DriverPlatform.Mismatch = .bypass) -> DriverPlatform {
+  func platform(
+    isXen: Bool = false, isRestricted: Bool = false, mismatch: DriverPlatform.Mismatch = .bypass
+  ) -> DriverPlatform {
     DriverPlatform(pages: pages, mapper: mapper, isXen: isXen, isRestricted: isRestricted, mismatch: mismatch)
   }
 
   func transport(_ device: any VirtioDevice, offered: Features? = nil) -> InProcessTransport {
     InProcessTransport(
-      device, offered: offered ?? device.features.union(.accessPlatform), platform: platformSpace, physical: PhysicalSpace(memory))
+      device, offered: offered ?? device.features.union(.accessPlatform), platform: platformSpace,
+      physical: PhysicalSpace(memory))
   }
 
   // MARK: Buffers
@@ -115,7 +120,9 @@ final class DriverRig {
     taken = []
   }
 
-  func fill(_ address: GuestAddress, _ bytes: [UInt8]) { precondition(memory.copy(bytes.span, to: address) == bytes.count) }
+  func fill(_ address: GuestAddress, _ bytes: [UInt8]) {
+    precondition(memory.copy(bytes.span, to: address) == bytes.count)
+  }
   func bytes(_ address: GuestAddress, _ count: Int) -> [UInt8] { memory.bytes(address, count) }
 }
 
@@ -148,14 +155,17 @@ struct DeviceEye {
       for (n, byte) in bytes.enumerated() {
         let i = lead + n
         let old = UInt16(littleEndian: cells.load16(at: i & ~1))
-        cells.store16((i & 1 == 0 ? old & 0xff00 | UInt16(byte) : old & 0x00ff | UInt16(byte) << 8).littleEndian, at: i & ~1)
+        cells.store16(
+          (i & 1 == 0 ? old & 0xff00 | UInt16(byte) : old & 0x00ff | UInt16(byte) << 8).littleEndian, at: i & ~1)
       }
       return true
     }
     return done ?? false
   }
 
-  private func with<T>(_ address: DMAAddress, _ count: Int, _ access: DMAAccess, _ body: (borrowing RingMemory, Int) -> T) -> T? {
+  private func with<T>(
+    _ address: DMAAddress, _ count: Int, _ access: DMAAccess, _ body: (borrowing RingMemory, Int) -> T
+  ) -> T? {
     var iotlb = IOTLB(space)
     _ = iotlb.beginRound()
     defer { iotlb.endRound() }

@@ -9,7 +9,9 @@ private let cells = MapperKind.allCases.flatMap { kind in RingKind.all.map { (ki
 @Suite("Drivers and devices move bytes through every mapper")
 struct DriverTests {
   /// Segments of these sizes, each in a page of its own and off its start, filled with a pattern if they go out.
-  private func segments(_ rig: DriverRig, _ sizes: [Int], _ direction: DMADirection, seed: Int = 0) throws -> [GuestSegment] {
+  private func segments(
+    _ rig: DriverRig, _ sizes: [Int], _ direction: DMADirection, seed: Int = 0
+  ) throws -> [GuestSegment] {
     var segments: [GuestSegment] = []
     var at = 0
     let all = pattern(sizes.reduce(0, +), seed: seed)
@@ -92,7 +94,9 @@ struct DriverTests {
     checkEmpty(rig)
   }
 
-  @Test("Requests under way at once complete each with its own data, and one that is waited for first loses none of the others", arguments: cells)
+  @Test(
+    "Requests under way at once complete each with its own data, and one that is waited for first loses none of the others",
+    arguments: cells)
   func many(kind: MapperKind, ring: RingKind) throws {
     let rig = try DriverRig(kind)
     let disk = try Disk()
@@ -114,12 +118,15 @@ struct DriverTests {
     for n in 0..<8 { #expect(try disk.bytes(n * 4096..<n * 4096 + 4096) == pattern(4096, seed: n)) }
   }
 
-  @Test("A legacy device without the bit works by physical addresses, and is never asked for FEATURES_OK", arguments: [false, true])
+  @Test(
+    "A legacy device without the bit works by physical addresses, and is never asked for FEATURES_OK",
+    arguments: [false, true])
   func legacy(indirect: Bool) throws {
     let rig = try DriverRig(.strict)
     let disk = try Disk()
     let transport = rig.transport(disk.device, offered: disk.device.features.subtracting([.version1, .ringPacked]))
-    let driver = try BlockDriver(transport, on: rig.platform(), options: RingKind(packed: false, indirect: indirect).options())
+    let driver = try BlockDriver(
+      transport, on: rig.platform(), options: RingKind(packed: false, indirect: indirect).options())
     let data = try segments(rig, [512], .toDevice, seed: 5)
     try driver.write(1, from: data.span)
     #expect(try disk.bytes(512..<1024) == pattern(512, seed: 5))

@@ -61,7 +61,9 @@ struct HostileDeviceTests {
     }
   }
 
-  @Test("A used ID that the device does not have ends the queue, not the driver; after a stop a new driver works", arguments: RingKind.all)
+  @Test(
+    "A used ID that the device does not have ends the queue, not the driver; after a stop a new driver works",
+    arguments: RingKind.all)
   func wrongID(ring: RingKind) throws {
     let scene = try Scene(ring)
     for id: UInt32 in [1] {
@@ -80,7 +82,9 @@ struct HostileDeviceTests {
   @Test("A used length beyond the buffer ends the queue", arguments: RingKind.all)
   func longLength(ring: RingKind) throws {
     let scene = try Scene(ring)
-    #expect(throws: DriverError.queue(.usedLength(514, room: 513))) { try scene.read { scene.forger.use(0, id: 0, written: 514) } }
+    #expect(throws: DriverError.queue(.usedLength(514, room: 513))) {
+      try scene.read { scene.forger.use(0, id: 0, written: 514) }
+    }
   }
 
   @Test("A used index beyond what is available ends the queue")
@@ -106,7 +110,9 @@ struct HostileDeviceTests {
     // The honest device has answered; then its length is falsified.
     transport.afterNotify = { forger.use(0, id: 0, written: 100) }
     let guest = try rig.buffer(512, .fromDevice)
-    #expect(throws: DriverError.incomplete(written: 100, needed: 513)) { try driver.read(0, into: [GuestSegment(guest, count: 512)].span) }
+    #expect(throws: DriverError.incomplete(written: 100, needed: 513)) {
+      try driver.read(0, into: [GuestSegment(guest, count: 512)].span)
+    }
   }
 
   @Test("A device that never answers costs the time allowed and no more", arguments: RingKind.all)
@@ -153,7 +159,9 @@ struct HostileDeviceTests {
     let forger = Forger(memory: rig.memory, layout: try #require(transport.layouts[0]), packed: false)
     let guest = try rig.buffer(64, .fromDevice)
     transport.afterNotify = { forger.use(0, id: 0, written: 0) }
-    #expect(throws: DriverError.incomplete(written: 0, needed: 1)) { _ = try driver.fill([GuestSegment(guest, count: 64)].span) }
+    #expect(throws: DriverError.incomplete(written: 0, needed: 1)) {
+      _ = try driver.fill([GuestSegment(guest, count: 64)].span)
+    }
     // The device wants no notification for this one.
     transport.afterNotify = {}
     let tag = try driver.submit([GuestSegment(guest, count: 64)].span)
@@ -166,15 +174,18 @@ struct HostileDeviceTests {
 
 @Suite("A driver takes its device over")
 struct InitializationTests {
-  @Test("Reset, ACKNOWLEDGE, DRIVER, FEATURES_OK and DRIVER_OK are written in this order, and queues are enabled in between")
+  @Test(
+    "Reset, ACKNOWLEDGE, DRIVER, FEATURES_OK and DRIVER_OK are written in this order, and queues are enabled in between"
+  )
   func order() throws {
     let rig = try DriverRig(.strict)
     let transport = rig.transport(EntropyDevice())
     let driver = try EntropyDriver(transport, on: rig.platform(), options: RingKind.all[0].options())
-    #expect(transport.statuses == [
-      [], .acknowledge, [.acknowledge, .driver], [.acknowledge, .driver, .featuresOK],
-      [.acknowledge, .driver, .featuresOK, .driverOK],
-    ])
+    #expect(
+      transport.statuses == [
+        [], .acknowledge, [.acknowledge, .driver], [.acknowledge, .driver, .featuresOK],
+        [.acknowledge, .driver, .featuresOK, .driverOK],
+      ])
     #expect(driver.features == transport.accepted && transport.accepted.isSubset(of: transport.offered))
     try driver.stop()
     #expect(transport.statuses.last == [])
@@ -189,7 +200,9 @@ struct InitializationTests {
     transport.slowReset = 15
     _ = try EntropyDriver(transport, on: rig.platform(), options: options)
     transport.slowReset = 25
-    #expect(throws: DriverError.reset(.acknowledge)) { _ = try EntropyDriver(transport, on: rig.platform(), options: options) }
+    #expect(throws: DriverError.reset(.acknowledge)) {
+      _ = try EntropyDriver(transport, on: rig.platform(), options: options)
+    }
   }
 
   @Test("A device that clears FEATURES_OK is given up, with FAILED and no memory")
@@ -218,7 +231,9 @@ struct InitializationTests {
     rig.iommu.mapsLeft = left
     let disk = try Disk()
     let transport = rig.transport(disk.device)
-    #expect(throws: DriverError.self) { _ = try BlockDriver(transport, on: rig.platform(), options: RingKind.all[1].options()) }
+    #expect(throws: DriverError.self) {
+      _ = try BlockDriver(transport, on: rig.platform(), options: RingKind.all[1].options())
+    }
     #expect(transport.statuses.last?.contains(.failed) == true)
     #expect(rig.pages.freeBytes == free && rig.domain.mappings == 0 && rig.addresses.freeBytes > 0)
   }

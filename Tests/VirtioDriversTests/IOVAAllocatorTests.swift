@@ -41,7 +41,8 @@ struct IOVAAllocatorTests {
         let alignment: UInt64 = 1 << UInt64.random(in: 0...5, using: &random)
         let limit = random.chance(1, in: 3) ? UInt64.random(in: first...last, using: &random) : last
         let expected = model.place(count, alignment: alignment, limit: limit)
-        let address = try? allocator.allocate(bytes, alignment: alignment * granule, limit: limit * granule + granule - 1)
+        let address = try? allocator.allocate(
+          bytes, alignment: alignment * granule, limit: limit * granule + granule - 1)
         #expect(address?.rawValue == expected.map { $0 * granule }, "seed \(seed)")
         if let expected {
           for n in expected..<expected + count { model.taken.insert(n) }
@@ -56,7 +57,9 @@ struct IOVAAllocatorTests {
     }
   }
 
-  @Test("Users with caches never hold the same byte, keep to limits, alignment and reserved ranges, and lose nothing", arguments: 0..<12)
+  @Test(
+    "Users with caches never hold the same byte, keep to limits, alignment and reserved ranges, and lose nothing",
+    arguments: 0..<12)
   func caches(seed: UInt64) throws {
     var random = SeededGenerator(seed &+ 77)
     let aperture: ClosedRange<UInt64> = 0x1000...0x4f_ffff

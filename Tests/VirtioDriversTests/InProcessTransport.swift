@@ -3,7 +3,8 @@ import Virtio
 import VirtioDrivers
 import VirtioTestKit
 
-/// A device in the driver's own thread: a notification returns when the device has done what it can. With some vices on request.
+/// A device in the driver's own thread: a notification returns when the device has done what it can. With some vices on
+/// request.
 final class InProcessTransport: DriverTransport {
   let device: any VirtioDevice
   let offered: Features
@@ -86,9 +87,15 @@ final class InProcessTransport: DriverTransport {
 
   func accept(_ features: Features) { accepted = features }
   var configurationGeneration: UInt32 { 0 }
-  func readConfiguration(at offset: Int, into bytes: inout MutableSpan<UInt8>) { device.readConfiguration(at: offset, into: &bytes) }
-  func writeConfiguration(at offset: Int, from bytes: Span<UInt8>) { device.writeConfiguration(at: offset, from: bytes) }
-  func maxQueueSize(_ index: Int) -> UInt16 { device.maxQueueSizes.indices.contains(index) ? device.maxQueueSizes[index] : 0 }
+  func readConfiguration(at offset: Int, into bytes: inout MutableSpan<UInt8>) {
+    device.readConfiguration(at: offset, into: &bytes)
+  }
+  func writeConfiguration(at offset: Int, from bytes: Span<UInt8>) {
+    device.writeConfiguration(at: offset, from: bytes)
+  }
+  func maxQueueSize(_ index: Int) -> UInt16 {
+    device.maxQueueSizes.indices.contains(index) ? device.maxQueueSizes[index] : 0
+  }
 
   func enableQueue(_ index: Int, _ layout: QueueLayout) {
     layouts[index] = layout

@@ -43,7 +43,9 @@ struct MapperFailureTests {
     _ = try mapper.mapRange(guest, count: 4096, .toDevice)
   }
 
-  @Test("A mapping that the IOMMU refuses leaves its addresses free; an unmapping that it refuses keeps them from everybody")
+  @Test(
+    "A mapping that the IOMMU refuses leaves its addresses free; an unmapping that it refuses keeps them from everybody"
+  )
   func refusals() throws {
     let rig = try DriverRig(.strict)
     let mapper = try #require(rig.mapper as? IOMMUMapper)
@@ -127,7 +129,9 @@ struct MapperFailureTests {
 
   // MARK: Grants
 
-  @Test("Grants carry bit 63, are read-only to the device where it only reads, and a page still in use breaks the mapper (R180)")
+  @Test(
+    "Grants carry bit 63, are read-only to the device where it only reads, and a page still in use breaks the mapper (R180)"
+  )
   func grants() throws {
     let rig = try DriverRig(.grants)
     let eye = DeviceEye(space: rig.domain)
@@ -152,7 +156,9 @@ struct MapperFailureTests {
   @Test("A device with fewer than 64 address bits cannot be given grants (R180)")
   func grantAddressBits() throws {
     let rig = try DriverRig(.grants)
-    #expect(throws: DMAError.addressBits(48, needed: 64)) { _ = try GrantMapper(rig.grants, pages: rig.pages, addressBits: 48) }
+    #expect(throws: DMAError.addressBits(48, needed: 64)) {
+      _ = try GrantMapper(rig.grants, pages: rig.pages, addressBits: 48)
+    }
   }
 
   @Test("A full grant table is an error, and coherent memory goes back")
@@ -166,7 +172,9 @@ struct MapperFailureTests {
 
   // MARK: Premapped pool
 
-  @Test("Premapped buffers are handed out without a word to the IOMMU, each direction from its own pool", arguments: [MapperKind.premapped, .premappedBounce])
+  @Test(
+    "Premapped buffers are handed out without a word to the IOMMU, each direction from its own pool",
+    arguments: [MapperKind.premapped, .premappedBounce])
   func premapped(kind: MapperKind) throws {
     let rig = try DriverRig(kind)
     let mapper = try #require(rig.mapper as? PremappedMapper)
@@ -181,7 +189,9 @@ struct MapperFailureTests {
     #expect(mapper.take(.toDevice) == nil)
     let buffer = try #require(seen.first)
     #expect(throws: DMAError.direction(buffer)) { _ = try mapper.mapRange(buffer, count: 10, .fromDevice) }
-    #expect(throws: DMAError.tooLarge(8192, maximum: 8182)) { _ = try mapper.mapRange(GuestAddress(buffer.rawValue + 10), count: 8192, .toDevice) }
+    #expect(throws: DMAError.tooLarge(8192, maximum: 8182)) {
+      _ = try mapper.mapRange(GuestAddress(buffer.rawValue + 10), count: 8192, .toDevice)
+    }
     mapper.give(buffer)
     #expect(mapper.take(.toDevice) == buffer)
     #expect(rig.iommu.maps.count == maps && rig.iommu.unmaps == unmaps && mapper.innerMaps == inner)
@@ -232,7 +242,10 @@ struct MapperFailureTests {
     #expect(mapper.misuses == [.overlap(a, c)])
     mapper.synchronizeForDriver(a, at: 0, count: 1)
     mapper.synchronizeForDevice(a, at: 99, count: 2)
-    #expect(mapper.misuses.dropFirst() == [.synchronization(a, offset: 0, count: 1), .synchronization(a, offset: 99, count: 2)])
+    #expect(
+      mapper.misuses.dropFirst() == [
+        .synchronization(a, offset: 0, count: 1), .synchronization(a, offset: 99, count: 2),
+      ])
     try mapper.unmapRange(b)
     #expect(throws: DMAError.notMapped(b.address)) { try mapper.unmapRange(b) }
     #expect(mapper.misuses.last == .notMapped(b))

@@ -5,7 +5,9 @@ import VirtioTestKit
 
 @Suite("Mappers")
 struct MapperTests {
-  @Test("A device sees what was mapped, in its direction and no other way, and nothing of it afterwards", arguments: MapperKind.allCases)
+  @Test(
+    "A device sees what was mapped, in its direction and no other way, and nothing of it afterwards",
+    arguments: MapperKind.allCases)
   func bytes(kind: MapperKind) throws {
     let rig = try DriverRig(kind)
     let eye = DeviceEye(space: rig.platformSpace)
@@ -52,7 +54,9 @@ struct MapperTests {
     #expect(rig.bytes(guest, 3000) == expected)
   }
 
-  @Test("Coherent memory is zeroed, aligned, seen by both sides at once, and the device's no longer once unmapped", arguments: MapperKind.allCases)
+  @Test(
+    "Coherent memory is zeroed, aligned, seen by both sides at once, and the device's no longer once unmapped",
+    arguments: MapperKind.allCases)
   func coherent(kind: MapperKind) throws {
     let rig = try DriverRig(kind)
     let eye = DeviceEye(space: rig.platformSpace)
@@ -71,7 +75,8 @@ struct MapperTests {
     }
   }
 
-  @Test("Synchronising shows each side what the other wrote while a buffer stays mapped", arguments: MapperKind.allCases)
+  @Test(
+    "Synchronising shows each side what the other wrote while a buffer stays mapped", arguments: MapperKind.allCases)
   func synchronizing(kind: MapperKind) throws {
     let rig = try DriverRig(kind)
     let eye = DeviceEye(space: rig.platformSpace)
@@ -131,8 +136,12 @@ struct MapperTests {
   @Test("A range of no bytes, or one past the last address, is refused", arguments: MapperKind.allCases)
   func ranges(kind: MapperKind) throws {
     let rig = try DriverRig(kind)
-    #expect(throws: DMAError.range(GuestAddress(4096), count: 0)) { _ = try rig.mapper.mapRange(GuestAddress(4096), count: 0, .toDevice) }
-    #expect(throws: DMAError.range(GuestAddress(.max), count: 2)) { _ = try rig.mapper.mapRange(GuestAddress(.max), count: 2, .toDevice) }
+    #expect(throws: DMAError.range(GuestAddress(4096), count: 0)) {
+      _ = try rig.mapper.mapRange(GuestAddress(4096), count: 0, .toDevice)
+    }
+    #expect(throws: DMAError.range(GuestAddress(.max), count: 2)) {
+      _ = try rig.mapper.mapRange(GuestAddress(.max), count: 2, .toDevice)
+    }
     #expect(throws: DMAError.self) { _ = try rig.mapper.allocateRange(0, alignment: 4096) }
   }
 

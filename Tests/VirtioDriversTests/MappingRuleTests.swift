@@ -26,7 +26,9 @@ struct MappingRuleTests {
     #expect(recorder.everything.allSatisfy { $0.isCoherent || $0.count <= bounce.maxMappingSize })
     // One more piece than a request may have.
     let long = try rig.buffer(9 * 16384, .toDevice)
-    #expect(throws: DriverError.segments(11, maximum: 10)) { try driver.write(0, from: [GuestSegment(long, count: 9 * 16384)].span) }
+    #expect(throws: DriverError.segments(11, maximum: 10)) {
+      try driver.write(0, from: [GuestSegment(long, count: 9 * 16384)].span)
+    }
   }
 
   @Test("A queue is made small enough for its tables to fit into one mapping (R176)")
@@ -34,7 +36,8 @@ struct MappingRuleTests {
     let rig = try DriverRig(.direct)
     let bounce = try BounceMapper(over: DirectMapper(rig.shared), poolSize: 1 << 20, slotsPerMapping: 2)
     let transport = rig.transport(try Disk().device)
-    let driver = try BlockDriver(transport, on: DriverPlatform(pages: rig.pages, mapper: bounce), options: DriverOptions())
+    let driver = try BlockDriver(
+      transport, on: DriverPlatform(pages: rig.pages, mapper: bounce), options: DriverOptions())
     let size = try #require(transport.layouts[0]).size
     #expect(Int(size) * driver.maxSegments * 16 < 4096 && size >= 8)
     let tiny = try BounceMapper(over: DirectMapper(rig.shared), poolSize: 1 << 20, slotSize: 64, slotsPerMapping: 1)
@@ -43,7 +46,9 @@ struct MappingRuleTests {
     }
   }
 
-  @Test("Each buffer is mapped in its descriptor's direction, indirect tables to the device, rings both ways (R177)", arguments: RingKind.all)
+  @Test(
+    "Each buffer is mapped in its descriptor's direction, indirect tables to the device, rings both ways (R177)",
+    arguments: RingKind.all)
   func directions(ring: RingKind) throws {
     let rig = try DriverRig(.strict)
     let recorder = RecordingMapper(rig.mapper)
@@ -53,7 +58,9 @@ struct MappingRuleTests {
     let driver = try BlockDriver(transport, on: platform, options: ring.options())
     // The rings; tables if there are any, headers; statuses.
     #expect(recorder.everything.filter(\.isCoherent).map(\.direction) == [.bidirectional])
-    #expect(recorder.maps.map(\.direction) == (ring.indirect ? [.toDevice, .toDevice, .fromDevice] : [.toDevice, .fromDevice]))
+    #expect(
+      recorder.maps.map(\.direction)
+        == (ring.indirect ? [.toDevice, .toDevice, .fromDevice] : [.toDevice, .fromDevice]))
     recorder.maps = []
     let guest = try rig.buffer(4096, .toDevice)
     try driver.write(0, from: [GuestSegment(guest, count: 1024), GuestSegment(guest, count: 512)].span)
@@ -65,13 +72,16 @@ struct MappingRuleTests {
     _ = try driver.readID()
     try driver.flush()
     #expect(recorder.maps.isEmpty)
-    // The IOMMU says the same, and the device never met a fault: no permission is missing, and none is there for nothing.
+    // The IOMMU says the same, and the device never met a fault: no permission is missing, and none is there for
+    // nothing.
     #expect(Set(rig.iommu.maps.map(\.permissions)) == [.read, .write, .readWrite])
     #expect(rig.iommu.maps.filter { $0.permissions == .readWrite }.count == 1)
     #expect(rig.domain.faults.isEmpty)
   }
 
-  @Test("A request that cannot be mapped to its end leaves nothing mapped, nothing in the ring, and its memory as it was (R178)", arguments: RingKind.all)
+  @Test(
+    "A request that cannot be mapped to its end leaves nothing mapped, nothing in the ring, and its memory as it was (R178)",
+    arguments: RingKind.all)
   func unwinding(ring: RingKind) throws {
     let rig = try DriverRig(.strict)
     let disk = try Disk()
@@ -95,7 +105,8 @@ struct MappingRuleTests {
   func unwindingBounce(ring: RingKind) throws {
     let rig = try DriverRig(.bounce, poolSize: 64 << 10)
     let mapper = try #require(rig.mapper as? BounceMapper)
-    let driver = try BlockDriver(rig.transport(Disk().device), on: rig.platform(), options: ring.options(size: 16, segments: 8))
+    let driver = try BlockDriver(
+      rig.transport(Disk().device), on: rig.platform(), options: ring.options(size: 16, segments: 8))
     let free = mapper.freeSlots
     let guest = try rig.buffer(64 << 10, .fromDevice)
     rig.fill(guest, pattern(64 << 10))
@@ -106,7 +117,9 @@ struct MappingRuleTests {
     try driver.read(0, into: [pieces[0]].span)
   }
 
-  @Test("A buffer stays mapped while the device has it, through time-outs too, until it is used (R179)", arguments: RingKind.all)
+  @Test(
+    "A buffer stays mapped while the device has it, through time-outs too, until it is used (R179)",
+    arguments: RingKind.all)
   func untilUsed(ring: RingKind) throws {
     let rig = try DriverRig(.strict)
     let disk = try Disk()
@@ -127,12 +140,15 @@ struct MappingRuleTests {
     #expect(try disk.bytes(0..<512) == pattern(512))
   }
 
-  @Test("Stopping resets the device first and unmaps afterwards, what it still had included (R179)", arguments: [MapperKind.strict, .grants, .bounce, .debugging])
+  @Test(
+    "Stopping resets the device first and unmaps afterwards, what it still had included (R179)",
+    arguments: [MapperKind.strict, .grants, .bounce, .debugging])
   func stopping(kind: MapperKind) throws {
     let rig = try DriverRig(kind)
     let recorder = RecordingMapper(rig.mapper)
     let transport = rig.transport(EntropyDevice())
-    let driver = try EntropyDriver(transport, on: DriverPlatform(pages: rig.pages, mapper: recorder), options: RingKind.all[3].options())
+    let driver = try EntropyDriver(
+      transport, on: DriverPlatform(pages: rig.pages, mapper: recorder), options: RingKind.all[3].options())
     transport.isDeaf = true
     let guest = try rig.buffer(64, .fromDevice)
     let free = rig.pages.freeBytes
@@ -170,7 +186,8 @@ struct MappingRuleTests {
     #expect(rig.domain.mappings == mappings && rig.pages.freeBytes == free && rig.iommu.unmaps == 0)
   }
 
-  @Test("A driver that goes away without a word takes its device and its memory with it (R179)", arguments: RingKind.all)
+  @Test(
+    "A driver that goes away without a word takes its device and its memory with it (R179)", arguments: RingKind.all)
   func goingAway(ring: RingKind) throws {
     let rig = try DriverRig(.strict)
     let free = rig.pages.freeBytes
@@ -184,14 +201,18 @@ struct MappingRuleTests {
     #expect(transport.status.isEmpty && rig.domain.mappings == 0 && rig.pages.freeBytes == free)
   }
 
-  @Test("A grant that the device still uses ends the driver's trust in it: the request fails and nothing more is mapped (R180)", arguments: RingKind.all)
+  @Test(
+    "A grant that the device still uses ends the driver's trust in it: the request fails and nothing more is mapped (R180)",
+    arguments: RingKind.all)
   func grantInUse(ring: RingKind) throws {
     let rig = try DriverRig(.grants)
     let transport = rig.transport(EntropyDevice())
     let driver = try EntropyDriver(transport, on: rig.platform(), options: ring.options())
     let guest = try rig.buffer(64, .fromDevice)
     let layout = try #require(transport.layouts[0])
-    #expect(layout.descriptorArea.rawValue >> 63 == 1 && layout.driverArea.rawValue >> 63 == 1 && layout.deviceArea.rawValue >> 63 == 1)
+    #expect(
+      layout.descriptorArea.rawValue >> 63 == 1 && layout.driverArea.rawValue >> 63 == 1
+        && layout.deviceArea.rawValue >> 63 == 1)
     transport.afterNotify = { rig.grants.isInUse = true }
     do {
       _ = try driver.fill([GuestSegment(guest, count: 64)].span)

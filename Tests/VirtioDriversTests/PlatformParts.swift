@@ -2,7 +2,7 @@ import DMA
 import VirtioDrivers
 
 /// An IOMMU whose page tables are a ``Domain``, and that can be told to fail.
-final class ModelIOMMU: IOMMUDriver {
+final class ModelIOMMU: IOMMUDomain {
   struct Map: Hashable {
     var address: UInt64
     var guest: UInt64
@@ -53,7 +53,9 @@ final class ModelIOMMU: IOMMUDriver {
   }
 
   private func remove(_ address: DMAAddress, _ count: UInt64) throws(DMAError) {
-    guard (try? domain.unmap(from: address, through: DMAAddress(address.rawValue + (count - 1)))) == 1 else { throw .iommu(address) }
+    guard (try? domain.unmap(from: address, through: DMAAddress(address.rawValue + (count - 1)))) == 1 else {
+      throw .iommu(address)
+    }
   }
 }
 
@@ -90,7 +92,9 @@ final class ModelGrants: GrantTable {
     for i in 0..<UInt32(count) {
       guard granted.removeValue(forKey: first + i) != nil else { return false }
       let address = UInt64(1) << 63 | UInt64(first + i) << 12
-      guard (try? domain.unmap(from: DMAAddress(address), through: DMAAddress(address + 4095))) == 1 else { return false }
+      guard (try? domain.unmap(from: DMAAddress(address), through: DMAAddress(address + 4095))) == 1 else {
+        return false
+      }
     }
     return true
   }

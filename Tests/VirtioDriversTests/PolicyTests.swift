@@ -23,7 +23,9 @@ private struct Case: CustomStringConvertible {
 @Suite("Which mapper a device gets")
 struct PolicyTests {
   /// Whether every address that the device was given came from the platform's mapper.
-  private func runs(_ rig: DriverRig, _ transport: InProcessTransport, isXen: Bool) throws -> (bytes: Bool, usesPlatform: Bool) {
+  private func runs(
+    _ rig: DriverRig, _ transport: InProcessTransport, isXen: Bool
+  ) throws -> (bytes: Bool, usesPlatform: Bool) {
     let driver = try EntropyDriver(transport, on: rig.platform(isXen: isXen), options: RingKind.all[1].options())
     let guest = try rig.buffer(64, .fromDevice)
     let n = try driver.fill([GuestSegment(guest, count: 64)].span)
@@ -33,7 +35,9 @@ struct PolicyTests {
     return (n == 64 && rig.bytes(guest, 64) != [UInt8](repeating: 0, count: 64), usesPlatform)
   }
 
-  @Test("The bit is accepted exactly when it is offered, and then every address is the platform's (R171)", arguments: Case.all)
+  @Test(
+    "The bit is accepted exactly when it is offered, and then every address is the platform's (R171)",
+    arguments: Case.all)
   fileprivate func rule(_ one: Case) throws {
     let rig = try DriverRig(.strict)
     let device = EntropyDevice()
@@ -49,7 +53,9 @@ struct PolicyTests {
     if !one.usesPlatform { #expect(rig.iommu.maps.isEmpty) }
   }
 
-  @Test("Without the bit the addresses are physical, though the platform has an IOMMU that would map them elsewhere (R172)", arguments: RingKind.all)
+  @Test(
+    "Without the bit the addresses are physical, though the platform has an IOMMU that would map them elsewhere (R172)",
+    arguments: RingKind.all)
   func bypass(ring: RingKind) throws {
     let rig = try DriverRig(.strict)
     let disk = try Disk()
@@ -62,11 +68,14 @@ struct PolicyTests {
     #expect(try disk.bytes(1536..<1536 + 4096) == pattern(4096))
   }
 
-  @Test("In a Xen guest the mapper is used though the bit is not offered (R173)", arguments: [MapperKind.strict, .grants, .bounce])
+  @Test(
+    "In a Xen guest the mapper is used though the bit is not offered (R173)",
+    arguments: [MapperKind.strict, .grants, .bounce])
   func xen(kind: MapperKind) throws {
     let rig = try DriverRig(kind)
     let disk = try Disk()
-    let transport = InProcessTransport(disk.device, offered: disk.device.features, platform: BlockingSpace.none, physical: rig.domain)
+    let transport = InProcessTransport(
+      disk.device, offered: disk.device.features, platform: BlockingSpace.none, physical: rig.domain)
     let driver = try BlockDriver(transport, on: rig.platform(isXen: true), options: RingKind.all[0].options())
     let guest = try rig.buffer(512, .toDevice)
     rig.fill(guest, pattern(512))
@@ -99,7 +108,9 @@ struct PolicyTests {
     _ = try EntropyDriver(rig.transport(device), on: rig.platform(isRestricted: true))
   }
 
-  @Test("A device without the bit is refused where the platform's addresses are other ones, if the platform wants that (R175)")
+  @Test(
+    "A device without the bit is refused where the platform's addresses are other ones, if the platform wants that (R175)"
+  )
   func mismatch() throws {
     let device = EntropyDevice()
     let rig = try DriverRig(.strict)
@@ -118,7 +129,8 @@ struct PolicyTests {
     }
     #expect(transport.statuses.last?.contains(.failed) == true)
     #expect(rig.pages.freeBytes == free && rig.domain.mappings == 0, "the probe leaves nothing behind")
-    // With the bit, or where both addresses are the same, or where the host is known to go past the IOMMU, there is nothing to refuse.
+    // With the bit, or where both addresses are the same, or where the host is known to go past the IOMMU, there is
+    // nothing to refuse.
     _ = try EntropyDriver(rig.transport(device), on: rig.platform(mismatch: .refuse))
     let plain = try DriverRig(.direct)
     _ = try EntropyDriver(plain.transport(device, offered: device.features), on: plain.platform(mismatch: .refuse))

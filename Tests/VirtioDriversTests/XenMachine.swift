@@ -1,7 +1,8 @@
 import DMA
 import VirtioDrivers
 
-/// The machine under a Xen guest: the same memory at other addresses, a part of it in pieces of 64 KiB in reverse order.
+/// The machine under a Xen guest: the same memory at other addresses, a part of it in pieces of 64 KiB in reverse
+/// order.
 final class XenMachine: MachinePages {
   /// What devices reach.
   let machine = GuestMemory()
@@ -18,11 +19,14 @@ final class XenMachine: MachinePages {
     func add(_ guest: UInt64, _ count: UInt64) throws {
       try machine.add(
         MemoryRegion(
-          guestAddress: GuestAddress(address(of: guest)), frontendAddress: FrontendAddress(guest), byteCount: count, mapping: region.mapping,
+          guestAddress: GuestAddress(address(of: guest)), frontendAddress: FrontendAddress(guest), byteCount: count,
+          mapping: region.mapping,
           mappingOffset: guest))
     }
     try add(0, scattered.lowerBound)
-    for guest in stride(from: scattered.lowerBound, to: scattered.upperBound, by: Int(Self.piece)) { try add(guest, Self.piece) }
+    for guest in stride(from: scattered.lowerBound, to: scattered.upperBound, by: Int(Self.piece)) {
+      try add(guest, Self.piece)
+    }
     try add(scattered.upperBound, region.byteCount - scattered.upperBound)
   }
 

@@ -12,21 +12,28 @@ struct XenMapperTests {
     return (rig, try #require(rig.mapper as? XenMapper), DeviceEye(space: rig.platformSpace))
   }
 
-  @Test("What is in one piece in the machine is mapped where it is, what is not goes through the pool, and the device sees the same (R173)")
+  @Test(
+    "What is in one piece in the machine is mapped where it is, what is not goes through the pool, and the device sees the same (R173)"
+  )
   func pieces() throws {
     let (rig, mapper, eye) = try bench()
     let buffer = try rig.buffer(256 << 10, .toDevice)
     // The first place at which two pieces meet.
     let seam = (buffer.rawValue + XenMachine.piece) & ~(XenMachine.piece - 1)
     let slots = mapper.freeSlots
-    for (start, count, isWhole) in [(seam, UInt64(65536), true), (seam + 5, 65531, true), (seam - 8, 8, true), (seam - 8, 16, false), (seam - 5000, 20000, false)] {
+    for (start, count, isWhole) in [
+      (seam, UInt64(65536), true), (seam + 5, 65531, true), (seam - 8, 8, true), (seam - 8, 16, false),
+      (seam - 5000, 20000, false),
+    ] {
       let guest = GuestAddress(start)
       rig.fill(guest, pattern(Int(count), seed: Int(start)))
       let range = try mapper.mapRange(guest, count: count, .toDevice)
       #expect((range.address.rawValue == rig.xen.address(of: start)) == isWhole)
       #expect((mapper.freeSlots == slots) == isWhole)
       #expect(eye.read(range.address, 1) == Array(pattern(Int(count), seed: Int(start)).prefix(1)))
-      #expect(eye.read(DMAAddress(range.address.rawValue + count - 3), 3) == Array(pattern(Int(count), seed: Int(start)).suffix(3)))
+      #expect(
+        eye.read(DMAAddress(range.address.rawValue + count - 3), 3)
+          == Array(pattern(Int(count), seed: Int(start)).suffix(3)))
       try mapper.unmapRange(range)
       #expect(mapper.freeSlots == slots)
     }
@@ -45,7 +52,8 @@ struct XenMapperTests {
     }
   }
 
-  @Test("A device with too few address bits gets what it can name: the pool, and an error where that is out of reach too")
+  @Test(
+    "A device with too few address bits gets what it can name: the pool, and an error where that is out of reach too")
   func limit() throws {
     // As far as the pool's end, which takes the first part of the shared memory.
     let rig = try DriverRig(.direct)
@@ -61,7 +69,9 @@ struct XenMapperTests {
     #expect(mapper.bounced == 1 && range.address.rawValue <= limit)
     #expect(eye.read(range.address, 3) == [1, 2, 3])
     #expect(throws: DMAError.self) { _ = try mapper.allocateRange(4096, alignment: 4096) }
-    #expect(throws: DMAError.self) { _ = try XenMapper(rig.xen, contiguous: rig.shared, poolSize: 1 << 20, limit: 0xFFFF_FFFF) }
+    #expect(throws: DMAError.self) {
+      _ = try XenMapper(rig.xen, contiguous: rig.shared, poolSize: 1 << 20, limit: 0xFFFF_FFFF)
+    }
   }
 
   @Test("Coherent memory that is not in one piece is refused and given back; memory that is nowhere cannot be mapped")
@@ -75,16 +85,21 @@ struct XenMapperTests {
     #expect(rig.pages.freeBytes == free - 32 << 10)
     let buffer = try rig.buffer(8192, .toDevice)
     rig.xen.hole = buffer.rawValue >> 12 + 1
-    #expect(throws: DMAError.missing(GuestAddress(buffer.rawValue + 4096))) { _ = try mapper.mapRange(buffer, count: 8192, .toDevice) }
+    #expect(throws: DMAError.missing(GuestAddress(buffer.rawValue + 4096))) {
+      _ = try mapper.mapRange(buffer, count: 8192, .toDevice)
+    }
     _ = try mapper.mapRange(buffer, count: 4096, .toDevice)
   }
 
-  @Test("A disk in a Xen guest without the bit is given machine addresses only, rings included (R173)", arguments: RingKind.all)
+  @Test(
+    "A disk in a Xen guest without the bit is given machine addresses only, rings included (R173)",
+    arguments: RingKind.all)
   func disk(ring: RingKind) throws {
     let (rig, mapper, _) = try bench()
     let disk = try Disk()
     let transport = InProcessTransport(
-      disk.device, offered: disk.device.features, platform: PhysicalSpace(rig.xen.machine), physical: PhysicalSpace(rig.xen.machine))
+      disk.device, offered: disk.device.features, platform: PhysicalSpace(rig.xen.machine),
+      physical: PhysicalSpace(rig.xen.machine))
     let driver = try BlockDriver(transport, on: rig.platform(isXen: true), options: ring.options())
     #expect(try #require(transport.layouts[0]).descriptorArea.rawValue >= XenMachine.start)
     let guest = try rig.buffer(192 << 10, .toDevice, skew: 512)

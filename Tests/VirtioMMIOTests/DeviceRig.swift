@@ -73,7 +73,10 @@ final class DeviceRig {
   /// No function's number: the machine has chosen it.
   static let requester = RequesterID(rawValue: 0xf00d)
 
-  init(_ device: any VirtioDevice = EchoDevice(), _ options: VirtioMMIOOptions = VirtioMMIOOptions(), iommu: PageIOMMU? = nil) throws {
+  init(
+    _ device: any VirtioDevice = EchoDevice(), _ options: VirtioMMIOOptions = VirtioMMIOOptions(),
+    iommu: PageIOMMU? = nil
+  ) throws {
     memory = try GuestMemory(byteCount: 16 << 20)
     let line = try Line()
     endpoint = MMIOEndpoint(memory, requester: Self.requester)
@@ -100,9 +103,12 @@ final class DeviceRig {
     return transport.status.contains(.featuresOK)
   }
 
-  /// Memory for a queue and its buffers: where the device sees it, page by page elsewhere in guest memory if `isScattered`.
+  /// Memory for a queue and its buffers: where the device sees it, page by page elsewhere in guest memory if
+  /// `isScattered`.
   func place(_ size: UInt16 = 16, packed: Bool = false, scattered isScattered: Bool) -> QueuePlace {
-    QueuePlace(memory, size: size, packed: packed, scattered: isScattered) { iommu?.map(Self.requester, $0, byteCount: 4096, to: $1) }
+    QueuePlace(memory, size: size, packed: packed, scattered: isScattered) {
+      iommu?.map(Self.requester, $0, byteCount: 4096, to: $1)
+    }
   }
 
   /// Sets DRIVER_OK with queue 0 enabled at a place.
@@ -113,7 +119,8 @@ final class DeviceRig {
 
   /// Sends bytes through a queue and checks the echo, handling the interrupt as a driver does. Whether it came.
   func echo(
-    _ transport: MMIODriverTransport, _ place: QueuePlace, _ ring: any LiteralRing, queue: Int = 0, indirect: Bool = false, seed: UInt8 = 1
+    _ transport: MMIODriverTransport, _ place: QueuePlace, _ ring: any LiteralRing, queue: Int = 0,
+    indirect: Bool = false, seed: UInt8 = 1
   ) -> Bool {
     let sent = (0..<200).map { UInt8(truncatingIfNeeded: $0) &* 3 &+ seed }
     place.literal.write(sent, at: place.data)
@@ -121,16 +128,21 @@ final class DeviceRig {
     place.literal.write([UInt8](repeating: 0xee, count: 300), at: answer)
     ring.wantCalls()
     _ = ring.post(
-      [LiteralDescriptor(place.data, 120), LiteralDescriptor(place.data + 120, 80), LiteralDescriptor(answer, 300, writable: true)],
+      [
+        LiteralDescriptor(place.data, 120), LiteralDescriptor(place.data + 120, 80),
+        LiteralDescriptor(answer, 300, writable: true),
+      ],
       table: indirect ? place.tables : nil)
     ring.publish()
     transport.notify(queue, data: 0)
     var used: [LiteralUsed] = []
-    guard line.wait({
-      if line.isAsserted { _ = transport.takeInterrupts() }
-      used += ring.takeUsed()
-      return !used.isEmpty || transport.status.contains(.needsReset)
-    }), let first = used.first else { return false }
+    guard
+      line.wait({
+        if line.isAsserted { _ = transport.takeInterrupts() }
+        used += ring.takeUsed()
+        return !used.isEmpty || transport.status.contains(.needsReset)
+      }), let first = used.first
+    else { return false }
     return place.literal.read(Int(first.length), at: answer) == EchoDevice.answer(to: sent, count: Int(first.length))
   }
 }

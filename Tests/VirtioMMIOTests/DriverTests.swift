@@ -10,7 +10,7 @@ import VirtioServing
 import VirtioTestKit
 
 /// The driver of a TCE table: hypercalls, a page at a time.
-private final class TCEDriver: IOMMUDriver {
+private final class TCEDriver: IOMMUDomain {
   private let table: TCETable
   init(_ table: TCETable) { self.table = table }
 
@@ -19,7 +19,9 @@ private final class TCEDriver: IOMMUDriver {
     do throws(TCETable.HypercallError) { try table.put(address, entries) } catch { throw .iommu(address) }
   }
   func unmap(_ address: DMAAddress, count: UInt64) throws(DMAError) {
-    do throws(TCETable.HypercallError) { try table.stuff(address, 0, count: Int(count / 4096)) } catch { throw .iommu(address) }
+    do throws(TCETable.HypercallError) { try table.stuff(address, 0, count: Int(count / 4096)) } catch {
+      throw .iommu(address)
+    }
   }
 }
 
@@ -48,7 +50,9 @@ private final class TCEDriver: IOMMUDriver {
     return DriverOptions(queue: QueueOptions(size: 16, segments: 4), withheld: packed ? [] : .ringPacked, wait: wait)
   }
 
-  @Test("A disk is written and read, translated, flat, past the IOMMU and by a legacy driver (R006, R025, R033, R034)", arguments: Way.allCases, [false, true])
+  @Test(
+    "A disk is written and read, translated, flat, past the IOMMU and by a legacy driver (R006, R025, R033, R034)",
+    arguments: Way.allCases, [false, true])
   func block(_ way: Way, _ packed: Bool) throws {
     let file = try MemoryFile(name: "disk", size: 1 << 20)
     var blockOptions = BlockOptions(path: "/proc/self/fd/\(file.descriptor.rawValue)")
@@ -65,7 +69,8 @@ private final class TCEDriver: IOMMUDriver {
       let sector = UInt64(round * 16)
       let sent = bytes.map { $0 &+ UInt8(round) }
       #expect(rig.memory.copy(sent.span, to: buffer) == 8192)
-      try driver.write(sector, from: [GuestSegment(buffer, count: 4096), GuestSegment(buffer + 4096, count: 4096)].span)
+      try driver.write(
+        sector, from: [GuestSegment(buffer, count: 4096), GuestSegment(buffer + 4096, count: 4096)].span)
       #expect(rig.memory.copy([UInt8](repeating: 0, count: 8192).span, to: buffer) == 8192)
       try driver.read(sector, into: [GuestSegment(buffer, count: 8192)].span)
       #expect(LiteralMemory(rig.memory).read(8192, at: DMAAddress(buffer.rawValue)) == sent)
@@ -78,7 +83,9 @@ private final class TCEDriver: IOMMUDriver {
     #expect(table.faults == 0)
   }
 
-  @Test("Random bytes come, translated, flat, past the IOMMU and to a legacy driver", arguments: Way.allCases, [false, true])
+  @Test(
+    "Random bytes come, translated, flat, past the IOMMU and to a legacy driver", arguments: Way.allCases,
+    [false, true])
   func entropy(_ way: Way, _ packed: Bool) throws {
     let (rig, platform, table) = try rig(EntropyDevice(), way)
     let driver = try EntropyDriver(rig.driver(), on: platform, options: options(rig, packed: packed))
@@ -114,7 +121,8 @@ private final class TCEDriver: IOMMUDriver {
   @Test("What is no device, of another version, or a placeholder is left alone after the first three registers")
   func discovery() throws {
     for (answers, error) in [
-      ([UInt64(0): UInt32(0)], MMIOTransportError.notVirtio(magic: 0)), ([0: .max], .notVirtio(magic: .max)), ([4: 0], .version(0)),
+      ([UInt64(0): UInt32(0)], MMIOTransportError.notVirtio(magic: 0)), ([0: .max], .notVirtio(magic: .max)),
+      ([4: 0], .version(0)),
       ([4: 3], .version(3)), ([8: 0], .noDevice),
     ] {
       let registers = Registers(answers)
@@ -123,7 +131,8 @@ private final class TCEDriver: IOMMUDriver {
     }
   }
 
-  @Test("A queue reset that never ends, a queue of any size and a status of all ones end a driver's patience, not its life")
+  @Test(
+    "A queue reset that never ends, a queue of any size and a status of all ones end a driver's patience, not its life")
   func lies() throws {
     let registers = Registers([0x034: .max, 0x060: .max, 0x070: .max, 0x0c0: 1, 0x044: 1, 0x010: .max])
     let transport = try MMIODriverTransport(registers)
@@ -144,12 +153,19 @@ private final class TCEDriver: IOMMUDriver {
     let rig = try DeviceRig(EntropyDevice(), .platform)
     let transport = try rig.driver()
     let platform = DriverPlatform(pages: GuestPages(rig.memory, at: GuestAddress(1 << 20), byteCount: 8 << 20))
-    let driver = try EntropyDriver(transport, on: platform, options: DriverOptions(wait: BoundedWait(attempts: 1_000_000) { _ = rig.line.isAsserted }))
+    let driver = try EntropyDriver(
+      transport, on: platform,
+      options: DriverOptions(wait: BoundedWait(attempts: 1_000_000) { _ = rig.line.isAsserted }))
     let buffer = try platform.pages.allocate(4096)
     #expect(try driver.fill([GuestSegment(buffer, count: 8)].span) == 8)
     try driver.stop()
-    let readable: Set<UInt64> = [0x000, 0x004, 0x008, 0x00c, 0x010, 0x034, 0x044, 0x060, 0x070, 0x0b0, 0x0b4, 0x0b8, 0x0bc, 0x0c0, 0x0fc]
-    let writable: Set<UInt64> = [0x014, 0x020, 0x024, 0x030, 0x038, 0x044, 0x050, 0x064, 0x070, 0x080, 0x084, 0x090, 0x094, 0x0a0, 0x0a4, 0x0ac, 0x0c0]
+    let readable: Set<UInt64> = [
+      0x000, 0x004, 0x008, 0x00c, 0x010, 0x034, 0x044, 0x060, 0x070, 0x0b0, 0x0b4, 0x0b8, 0x0bc, 0x0c0, 0x0fc,
+    ]
+    let writable: Set<UInt64> = [
+      0x014, 0x020, 0x024, 0x030, 0x038, 0x044, 0x050, 0x064, 0x070, 0x080, 0x084, 0x090, 0x094, 0x0a0, 0x0a4, 0x0ac,
+      0x0c0,
+    ]
     #expect(rig.window.accesses.count > 20)
     for one in rig.window.accesses where one.at < 0x100 {
       #expect(one.width == 4 && (one.isWrite ? writable : readable).contains(one.at), "\(one)")

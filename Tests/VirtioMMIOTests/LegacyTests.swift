@@ -8,7 +8,9 @@ import VirtioTestKit
 
 extension DeviceRig {
   /// A legacy driver with queue 0 running.
-  func startLegacy(_ transport: MMIODriverTransport, _ features: Features = [], size: UInt16? = nil) -> (QueuePlace, any LiteralRing) {
+  func startLegacy(
+    _ transport: MMIODriverTransport, _ features: Features = [], size: UInt16? = nil
+  ) -> (QueuePlace, any LiteralRing) {
     transport.status = []
     transport.status = [.acknowledge, .driver]
     transport.accept(features)
@@ -21,14 +23,17 @@ extension DeviceRig {
 
   func legacyPlace(_ size: UInt16, at base: UInt64 = 0x10_0000, alignment: UInt64 = 4096) -> QueuePlace {
     QueuePlace(
-      layout: QueueLayout(legacyAt: base, size: size, alignment: alignment), tables: DMAAddress(0x20_0000), data: DMAAddress(0x30_0000),
+      layout: QueueLayout(legacyAt: base, size: size, alignment: alignment), tables: DMAAddress(0x20_0000),
+      data: DMAAddress(0x30_0000),
       literal: LiteralMemory(memory), space: PhysicalSpace(memory))
   }
 }
 
 /// Offsets are written out here as the table of §4.2.4 has them.
 @Suite("The legacy interface of memory-mapped devices", .timeLimit(.minutes(10))) struct LegacyTests {
-  @Test("A queue is where its page number says in physical memory, and no IOMMU hears of it (R025, R027)", arguments: [false, true])
+  @Test(
+    "A queue is where its page number says in physical memory, and no IOMMU hears of it (R025, R027)",
+    arguments: [false, true])
   func data(_ smaller: Bool) throws {
     let iommu = PageIOMMU()
     let rig = try DeviceRig(CounterDevice(), .old, iommu: iommu)
@@ -64,7 +69,8 @@ extension DeviceRig {
     #expect(!modern.contains(.anyLayout))
   }
 
-  @Test("The page size counts the page number, the alignment places the used ring, and what is no power of two is ignored (R025)",
+  @Test(
+    "The page size counts the page number, the alignment places the used ring, and what is no power of two is ignored (R025)",
     arguments: [(UInt32(4096), UInt32(4096)), (65536, 4096), (8192, 64), (256, 16384)])
   func pages(_ pageSize: UInt32, _ alignment: UInt32) throws {
     let rig = try DeviceRig(CounterDevice(), .old)

@@ -6,11 +6,15 @@ import VirtioServing
 import VirtioTestKit
 
 @Suite("Negotiation over MMIO, and what options make of a device", .timeLimit(.minutes(10))) struct NegotiationTests {
-  private func choices(_ options: VirtioMMIOOptions, id: DeviceID = .entropy, behind: Bool = false) throws(ConfigurationError) -> VirtioMMIOChoices {
+  private func choices(
+    _ options: VirtioMMIOOptions, id: DeviceID = .entropy, behind: Bool = false
+  ) throws(ConfigurationError) -> VirtioMMIOChoices {
     try VirtioMMIOChoices(options, id: id, isBehindIOMMU: behind)
   }
 
-  @Test("A driver that accepts the bit gets FEATURES_OK (R007); one that does not is refused, with VERSION_1 or without (R008, R009)")
+  @Test(
+    "A driver that accepts the bit gets FEATURES_OK (R007); one that does not is refused, with VERSION_1 or without (R008, R009)"
+  )
   func required() throws {
     let rig = try DeviceRig(EchoDevice(), .platform)
     let transport = try rig.driver()
@@ -47,7 +51,9 @@ import VirtioTestKit
     #expect(try !choices(VirtioMMIOOptions(), id: .fileSystem).isLegacy)
   }
 
-  @Test("A back-end that cannot translate is refused the bit behind an IOMMU (R018), and never hears of it elsewhere (R019)")
+  @Test(
+    "A back-end that cannot translate is refused the bit behind an IOMMU (R018), and never hears of it elsewhere (R019)"
+  )
   func backend() throws {
     let options = VirtioMMIOOptions.with {
       $0.iommuPlatform = .on
@@ -70,7 +76,9 @@ import VirtioTestKit
     #expect(transport.status.contains(.needsReset))
   }
 
-  @Test("Left to the device, the bit is offered where something needs it and the registers can show it (R024)", arguments: [false, true], [false, true])
+  @Test(
+    "Left to the device, the bit is offered where something needs it and the registers can show it (R024)",
+    arguments: [false, true], [false, true])
   func automatic(_ isBehind: Bool, _ isRestricted: Bool) throws {
     let options = VirtioMMIOOptions.with {
       $0.iommuPlatform = .auto

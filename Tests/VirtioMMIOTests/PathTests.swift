@@ -19,7 +19,9 @@ struct RingWay: CustomStringConvertible, Sendable {
   var indirect: Bool
   var description: String { "\(packed ? "packed" : "split") \(driver) \(indirect ? "indirect" : "direct")" }
   static let all = [false, true].flatMap { packed in
-    [RingCase.Driver.literal, .driverQueue].flatMap { driver in [false, true].map { Self(packed: packed, driver: driver, indirect: $0) } }
+    [RingCase.Driver.literal, .driverQueue].flatMap { driver in
+      [false, true].map { Self(packed: packed, driver: driver, indirect: $0) }
+    }
   }
   func features(_ base: Features) -> Features {
     var features = base
@@ -37,12 +39,15 @@ struct RingWay: CustomStringConvertible, Sendable {
     let place = rig.place(packed: way.packed, scattered: scattered)
     let ring = place.ring(features, way.driver)
     rig.start(transport, place)
-    for round in UInt8(0)..<20 where !rig.echo(transport, place, ring, indirect: way.indirect, seed: round) { return false }
+    for round in UInt8(0)..<20 where !rig.echo(transport, place, ring, indirect: way.indirect, seed: round) {
+      return false
+    }
     transport.status = []
     return true
   }
 
-  @Test("Negotiated and behind an IOMMU that knows its number: ring, indirect table and data are translated, page by page (R029, R034, R043)",
+  @Test(
+    "Negotiated and behind an IOMMU that knows its number: ring, indirect table and data are translated, page by page (R029, R034, R043)",
     arguments: RingWay.all)
   func translated(_ way: RingWay) throws {
     let iommu = PageIOMMU()
@@ -85,7 +90,9 @@ struct RingWay: CustomStringConvertible, Sendable {
     let iommu = PageIOMMU()
     let rig = try DeviceRig(EchoDevice(), .platform)
     rig.endpoint.setIOMMU(iommu)
-    let place = QueuePlace(rig.memory, size: 16, packed: false, scattered: true) { iommu.map(DeviceRig.requester, $0, byteCount: 4096, to: $1) }
+    let place = QueuePlace(rig.memory, size: 16, packed: false, scattered: true) {
+      iommu.map(DeviceRig.requester, $0, byteCount: 4096, to: $1)
+    }
     let transport = try rig.driver()
     #expect(rig.negotiate(transport, .platform))
     rig.start(transport, place)
@@ -96,7 +103,9 @@ struct RingWay: CustomStringConvertible, Sendable {
     #expect(try run(rig, RingWay(packed: true, driver: .literal, indirect: false), .platform, scattered: false))
   }
 
-  @Test("A ring that is not mapped makes the device need a reset, which is announced, and the next driver is served (R041, R042)")
+  @Test(
+    "A ring that is not mapped makes the device need a reset, which is announced, and the next driver is served (R041, R042)"
+  )
   func unmapped() throws {
     let iommu = PageIOMMU()
     let rig = try DeviceRig(EchoDevice(), .platform, iommu: iommu)
@@ -113,7 +122,9 @@ struct RingWay: CustomStringConvertible, Sendable {
     #expect(!transport.status.contains(.needsReset))
   }
 
-  @Test("A buffer that is not mapped is a fault of its request alone, and physical memory at its number is left alone (R034, R090)")
+  @Test(
+    "A buffer that is not mapped is a fault of its request alone, and physical memory at its number is left alone (R034, R090)"
+  )
   func unmappedBuffer() throws {
     let iommu = PageIOMMU()
     let rig = try DeviceRig(EchoDevice(), .platform, iommu: iommu)
@@ -129,11 +140,13 @@ struct RingWay: CustomStringConvertible, Sendable {
     ring.publish()
     transport.notify(0, data: 0)
     var used: [LiteralUsed] = []
-    #expect(rig.line.wait {
-      used += ring.takeUsed()
-      return !used.isEmpty
-    })
-    #expect(used.first?.length == 0 && outside.read(64, at: DMAAddress(0x40_0000)) == [UInt8](repeating: 0x5a, count: 64))
+    #expect(
+      rig.line.wait {
+        used += ring.takeUsed()
+        return !used.isEmpty
+      })
+    #expect(
+      used.first?.length == 0 && outside.read(64, at: DMAAddress(0x40_0000)) == [UInt8](repeating: 0x5a, count: 64))
     #expect(iommu.faults.map(\.fault.address) == [DMAAddress(0x40_0000)])
     _ = transport.takeInterrupts()
     #expect(rig.echo(transport, place, ring))
@@ -148,7 +161,8 @@ struct RingWay: CustomStringConvertible, Sendable {
       let endpoint = MMIOEndpoint(memory, requester: RequesterID(rawValue: number))
       endpoint.setIOMMU(iommu)
       let line = try Line()
-      let device = try VirtioMMIODevice(EchoDevice(), .platform, at: endpoint, line: { line.set($0) }, log: DeviceRig.log)
+      let device = try VirtioMMIODevice(
+        EchoDevice(), .platform, at: endpoint, line: { line.set($0) }, log: DeviceRig.log)
       // Only the first device's pages are mapped.
       let place = QueuePlace(memory, size: 16, packed: false, scattered: true) {
         iommu.map(RequesterID(rawValue: 1), $0, byteCount: 4096, to: $1)
@@ -157,7 +171,8 @@ struct RingWay: CustomStringConvertible, Sendable {
     }
     for (i, (device, line, place)) in rigs.enumerated() {
       let transport = try MMIODriverTransport(Window(device))
-      let features = try transport.initialize(accepting: [], on: DriverPlatform(pages: GuestPages(memory, at: GuestAddress(8 << 20), byteCount: 1 << 20)))
+      let features = try transport.initialize(
+        accepting: [], on: DriverPlatform(pages: GuestPages(memory, at: GuestAddress(8 << 20), byteCount: 1 << 20)))
       #expect(features.contains(.accessPlatform))
       let ring = place.ring(features, .literal)
       transport.enableQueue(0, place.layout)

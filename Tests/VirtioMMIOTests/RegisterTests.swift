@@ -38,7 +38,9 @@ import VirtioTestKit
     }
   }
 
-  @Test("A queue is programmed by its registers, reads back nothing of them but QueueReady, and is frozen while that is 1 (R040)")
+  @Test(
+    "A queue is programmed by its registers, reads back nothing of them but QueueReady, and is frozen while that is 1 (R040)"
+  )
   func queue() throws {
     let rig = try DeviceRig(CounterDevice(), .platform)
     let transport = try rig.driver()
@@ -68,7 +70,9 @@ import VirtioTestKit
       rig.window[at] = 8
     }
     let queue = try #require(rig.mmio.control.queue(1))
-    #expect(queue.size == 16 && queue.descriptorArea == 0x7f_1000_0000 && queue.driverArea == 0x7e_2000_0000 && queue.deviceArea == 0x7d_3000_0000)
+    #expect(
+      queue.size == 16 && queue.descriptorArea == 0x7f_1000_0000 && queue.driverArea == 0x7e_2000_0000
+        && queue.deviceArea == 0x7d_3000_0000)
     rig.window[0x044] = 0
     #expect(rig.window[0x044] == 0)
     for size in [UInt32(17), 0, 64, 0x1_0010, 8] { rig.window[0x038] = size }
@@ -218,14 +222,18 @@ import VirtioTestKit
     #expect(!rig.mmio.control.isRunning(0))
   }
 
-  @Test("Whatever a guest writes anywhere, in any width, the device goes on and serves the next driver", arguments: [false, true])
+  @Test(
+    "Whatever a guest writes anywhere, in any width, the device goes on and serves the next driver",
+    arguments: [false, true])
   func garbage(_ legacy: Bool) throws {
     let rig = try DeviceRig(CounterDevice(), legacy ? .old : VirtioMMIOOptions())
     var random = SeededGenerator(12)
     let values: [UInt64] = [0, 1, 2, 3, 4, 7, 11, 15, 0xff, 0xffff, 4096, 0x8000_0000, .max]
     for _ in 0..<20_000 {
       let width = [1, 2, 4, 4, 4, 4, 8].randomElement(using: &random) ?? 1
-      let offset = random.chance(1, in: 10) ? UInt64.random(in: 0..<0x200, using: &random) : UInt64.random(in: 0..<0x48, using: &random) * 4
+      let offset =
+        random.chance(1, in: 10)
+        ? UInt64.random(in: 0..<0x200, using: &random) : UInt64.random(in: 0..<0x48, using: &random) * 4
       rig.mmio.write(at: offset, width: width, values.randomElement(using: &random) ?? 0)
       _ = rig.mmio.read(at: offset, width: width)
     }

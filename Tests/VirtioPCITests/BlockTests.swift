@@ -11,14 +11,17 @@ import VirtioTestKit
   /// How driver and disk meet.
   enum Way: Sendable, CaseIterable { case translated, physical, legacy }
 
-  @Test("What is written comes back, translated, physical and through the legacy interface (R004, R006, R025)", arguments: Way.allCases, [RingCase.Driver.literal, .driverQueue])
+  @Test(
+    "What is written comes back, translated, physical and through the legacy interface (R004, R006, R025)",
+    arguments: Way.allCases, [RingCase.Driver.literal, .driverQueue])
   func data(_ way: Way, _ driver: RingCase.Driver) throws {
     let file = try MemoryFile(name: "disk", size: 1 << 20)
     var options = BlockOptions(path: "/proc/self/fd/\(file.descriptor.rawValue)")
     options.lock = .never
     options.sizePollInterval = nil
     let iommu = PageIOMMU()
-    let rig = try FunctionRig(try BlockDevice(options), .with { $0.iommuPlatform = way == .translated ? .on : .off }, iommu: iommu)
+    let rig = try FunctionRig(
+      try BlockDevice(options), .with { $0.iommuPlatform = way == .translated ? .on : .off }, iommu: iommu)
     let transport = try rig.driver(legacy: way == .legacy)
     #expect(transport.deviceID == .block)
     var capacity = [UInt8](repeating: 0, count: 8)
@@ -38,7 +41,8 @@ import VirtioTestKit
     let ring = place.ring(features, driver)
     #expect(transport.setVector(1, ofQueue: 0))
     transport.enableQueue(0, place.layout)
-    transport.status = way == .legacy ? [.acknowledge, .driver, .driverOK] : [.acknowledge, .driver, .featuresOK, .driverOK]
+    transport.status =
+      way == .legacy ? [.acknowledge, .driver, .driverOK] : [.acknowledge, .driver, .featuresOK, .driverOK]
 
     /// A request of §5.2.6 at `place.data`: header, data a page on, status behind it. Its status byte.
     func request(_ type: UInt32, sector: UInt64, _ count: UInt32) -> UInt8? {

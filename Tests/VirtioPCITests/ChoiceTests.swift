@@ -8,7 +8,9 @@ import VirtioPCI
 import VirtioTestKit
 
 @Suite("What a device's options make of it", .timeLimit(.minutes(10))) struct ChoiceTests {
-  private func choices(_ options: VirtioPCIOptions, id: DeviceID = .entropy, behind: Bool = false) throws(ConfigurationError) -> VirtioPCIChoices {
+  private func choices(
+    _ options: VirtioPCIOptions, id: DeviceID = .entropy, behind: Bool = false
+  ) throws(ConfigurationError) -> VirtioPCIChoices {
     try VirtioPCIChoices(options, id: id, isBehindIOMMU: behind)
   }
 
@@ -29,10 +31,12 @@ import VirtioTestKit
   @Test("The same without an IOMMU in front: offered, negotiated, and the back-end never sees it (R019)")
   func backendAlone() throws {
     let device = FeatureWitness()
-    let rig = try FunctionRig(device, .with {
-      $0.iommuPlatform = .on
-      $0.backendTranslates = false
-    })
+    let rig = try FunctionRig(
+      device,
+      .with {
+        $0.iommuPlatform = .on
+        $0.backendTranslates = false
+      })
     let transport = try rig.driver()
     #expect(rig.negotiate(transport, .platform))
     let place = rig.place(16, packed: false, scattered: false)
@@ -79,7 +83,9 @@ import VirtioTestKit
     #expect(platform.function.choices.reasons.contains { $0.contains("no legacy interface") })
   }
 
-  @Test("Left to the device, the bit is offered where something needs it and nothing forbids it", arguments: [false, true], [false, true])
+  @Test(
+    "Left to the device, the bit is offered where something needs it and nothing forbids it", arguments: [false, true],
+    [false, true])
   func automaticBit(_ isBehind: Bool, _ isRestricted: Bool) throws {
     let options = VirtioPCIOptions.with {
       $0.iommuPlatform = .auto
@@ -102,10 +108,11 @@ import VirtioTestKit
     #expect(throws: ConfigurationError.self) { _ = try choices(.with { $0.disableLegacy = .off }, id: .fileSystem) }
     #expect(throws: ConfigurationError.self) { _ = try choices(.with { $0.disableModern = true }, id: .iommu) }
     #expect(throws: ConfigurationError.self) {
-      _ = try choices(.with {
-        $0.disableModern = true
-        $0.disableLegacy = .on
-      })
+      _ = try choices(
+        .with {
+          $0.disableModern = true
+          $0.disableLegacy = .on
+        })
     }
     #expect(try choices(VirtioPCIOptions(), id: .fileSystem).interface == .modern)
   }
@@ -130,7 +137,10 @@ import VirtioTestKit
       let rig = try FunctionRig(EchoDevice(), options, iommu: PageIOMMU())
       let access = IdentityMask(rig.access)
       let transport = try PCIDriverTransport(access)
-      #expect(transport.enableMSIX([InterruptMessage(address: 0xfee0_0000, data: 0), InterruptMessage(address: 0xfee0_0000, data: 1)]))
+      #expect(
+        transport.enableMSIX([
+          InterruptMessage(address: 0xfee0_0000, data: 0), InterruptMessage(address: 0xfee0_0000, data: 1),
+        ]))
       let features: Features = platform == .on ? .platform : .plain
       #expect(rig.negotiate(transport, features))
       let place = rig.place(16, packed: false, scattered: platform == .on)
@@ -153,7 +163,11 @@ private final class IdentityMask: PCIFunctionAccess {
     default: inner.readConfiguration(at: offset, width: width)
     }
   }
-  func writeConfiguration(at offset: Int, width: Int, _ value: UInt32) { inner.writeConfiguration(at: offset, width: width, value) }
+  func writeConfiguration(at offset: Int, width: Int, _ value: UInt32) {
+    inner.writeConfiguration(at: offset, width: width, value)
+  }
   func readBAR(_ index: Int, at offset: UInt64, width: Int) -> UInt32 { inner.readBAR(index, at: offset, width: width) }
-  func writeBAR(_ index: Int, at offset: UInt64, width: Int, _ value: UInt32) { inner.writeBAR(index, at: offset, width: width, value) }
+  func writeBAR(_ index: Int, at offset: UInt64, width: Int, _ value: UInt32) {
+    inner.writeBAR(index, at: offset, width: width, value)
+  }
 }

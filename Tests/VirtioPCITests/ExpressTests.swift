@@ -25,7 +25,8 @@ import VirtioTestKit
     return at + PCIExpress.deviceControl
   }
 
-  @Test("A function level reset while chains are in flight: status is 0, nothing is written afterwards, the IOMMU's mappings stay and serve the next driver (R060, R061)",
+  @Test(
+    "A function level reset while chains are in flight: status is 0, nothing is written afterwards, the IOMMU's mappings stay and serve the next driver (R060, R061)",
     arguments: [false, true])
   func functionLevelReset(_ packed: Bool) throws {
     let iommu = PageIOMMU()
@@ -47,7 +48,8 @@ import VirtioTestKit
     place.literal.write([UInt8](repeating: 0x5a, count: 2048), at: place.data)
     let areas = [place.layout.descriptorArea, place.layout.driverArea, place.layout.deviceArea]
     for area in areas { place.literal.write([UInt8](repeating: 0xa5, count: 256), at: area) }
-    rig.access.writeConfiguration(at: PCIRegister.command, width: 2, UInt32(PCICommand([.memorySpace, .busMaster]).rawValue))
+    rig.access.writeConfiguration(
+      at: PCIRegister.command, width: 2, UInt32(PCICommand([.memorySpace, .busMaster]).rawValue))
     rig.function.control.kick(0)
     #expect(!rig.function.control.isRunning(0) && rig.function.control.status == [])
     #expect(rig.function.control.queue(0)?.descriptorArea == 0 && rig.function.control.queue(0)?.isEnabled == false)
@@ -55,7 +57,8 @@ import VirtioTestKit
     for area in areas { #expect(place.literal.read(256, at: area).allSatisfy { $0 == 0xa5 }) }
     #expect(iommu.releases.isEmpty && iommu.faults.isEmpty)
     // The BARs lost their places with everything else: firmware gives them new ones, and the old mappings serve.
-    var firmware = PCIEnumerator(rig.bus, memory: 0xe000_0000..<0xf000_0000, highMemory: 0x40_0000_0000..<0x50_0000_0000, io: 0x1000..<0x1_0000)
+    var firmware = PCIEnumerator(
+      rig.bus, memory: 0xe000_0000..<0xf000_0000, highMemory: 0x40_0000_0000..<0x50_0000_0000, io: 0x1000..<0x1_0000)
     _ = firmware.enumerate()
     let next = try rig.driver()
     #expect(next.status == [])
@@ -69,7 +72,8 @@ import VirtioTestKit
     next.status = []
   }
 
-  @Test("A chain whose address leads to the function's own registers, or another's, is refused with one fault, and neither is touched (R097, R098)",
+  @Test(
+    "A chain whose address leads to the function's own registers, or another's, is refused with one fault, and neither is touched (R097, R098)",
     arguments: [false, true], [false, true])
   func registersAsTargets(_ own: Bool, _ isTranslated: Bool) throws {
     let iommu = PageIOMMU()
@@ -78,7 +82,8 @@ import VirtioTestKit
     let other = try rig.bus.add(at: PCISlot(9)) { master throws(ConfigurationError) in
       try VirtioPCIFunction(EchoDevice(), .with { $0.disableLegacy = .on }, name: "other", on: master, log: log)
     }
-    var firmware = PCIEnumerator(rig.bus, memory: 0xe000_0000..<0xf000_0000, highMemory: 0x40_0000_0000..<0x50_0000_0000, io: 0x1000..<0x1_0000)
+    var firmware = PCIEnumerator(
+      rig.bus, memory: 0xe000_0000..<0xf000_0000, highMemory: 0x40_0000_0000..<0x50_0000_0000, io: 0x1000..<0x1_0000)
     let found = firmware.enumerate()
     let target = own ? rig.requester : RequesterID(bus: 0, device: 9)
     let window = try #require(found.first { $0.requester == target }?.windows.first { $0.index == 4 })
@@ -107,10 +112,11 @@ import VirtioTestKit
       ring.publish()
       transport.notify(0, data: 0)
       var used: [LiteralUsed] = []
-      #expect(rig.platform.poll {
-        used += ring.takeUsed()
-        return !used.isEmpty
-      })
+      #expect(
+        rig.platform.poll {
+          used += ring.takeUsed()
+          return !used.isEmpty
+        })
       #expect(used.map(\.length) == [0])
       #expect(rig.platform.poll { rig.function.control.counts[0].faults == faults + 1 })
     }

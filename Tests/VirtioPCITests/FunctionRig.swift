@@ -67,7 +67,9 @@ final class BusAccess: PCIFunctionAccess {
   init(_ bus: PCIBus, _ found: PCIEnumerator.Found) { inner = PCIBusAccess(bus, found) }
 
   func readConfiguration(at offset: Int, width: Int) -> UInt32 { inner.readConfiguration(at: offset, width: width) }
-  func writeConfiguration(at offset: Int, width: Int, _ value: UInt32) { inner.writeConfiguration(at: offset, width: width, value) }
+  func writeConfiguration(at offset: Int, width: Int, _ value: UInt32) {
+    inner.writeConfiguration(at: offset, width: width, value)
+  }
   func readBAR(_ index: Int, at offset: UInt64, width: Int) -> UInt32 { inner.readBAR(index, at: offset, width: width) }
   func writeBAR(_ index: Int, at offset: UInt64, width: Int, _ value: UInt32) {
     if inner.windows.contains(where: { $0.index == index }) { writes.append((index, offset, width, value)) }
@@ -90,16 +92,21 @@ final class FunctionRig {
   static let messageAddress: UInt64 = 0xfee0_0000
 
   /// - Parameter lateIOMMU: the IOMMU comes after the function.
-  init(_ device: any VirtioDevice = EchoDevice(), _ options: VirtioPCIOptions = VirtioPCIOptions(), iommu: PageIOMMU? = nil, lateIOMMU: Bool = false) throws {
+  init(
+    _ device: any VirtioDevice = EchoDevice(), _ options: VirtioPCIOptions = VirtioPCIOptions(),
+    iommu: PageIOMMU? = nil, lateIOMMU: Bool = false
+  ) throws {
     memory = try GuestMemory(byteCount: 16 << 20)
     platform = try Platform()
     bus = PCIBus(memory, messages: platform, lines: platform)
     if let iommu, !lateIOMMU { bus.setIOMMU(iommu) }
     function = try bus.add(at: slot) { master throws(ConfigurationError) in
-      try VirtioPCIFunction(device, options, name: "test", on: master, log: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() })
+      try VirtioPCIFunction(
+        device, options, name: "test", on: master, log: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() })
     }
     if let iommu, lateIOMMU { bus.setIOMMU(iommu) }
-    var firmware = PCIEnumerator(bus, memory: 0xe000_0000..<0xf000_0000, highMemory: 0x40_0000_0000..<0x50_0000_0000, io: 0x1000..<0x1_0000)
+    var firmware = PCIEnumerator(
+      bus, memory: 0xe000_0000..<0xf000_0000, highMemory: 0x40_0000_0000..<0x50_0000_0000, io: 0x1000..<0x1_0000)
     access = BusAccess(bus, try #require(firmware.enumerate().first))
     self.iommu = iommu
     self.device = device
@@ -109,7 +116,9 @@ final class FunctionRig {
   func driver(messages: Bool = true, legacy: Bool = false) throws -> PCIDriverTransport {
     let transport = try PCIDriverTransport(access, legacy: legacy)
     if messages {
-      let all = (0...function.control.queueCount).map { InterruptMessage(address: Self.messageAddress, data: 0x20 + UInt32($0)) }
+      let all = (0...function.control.queueCount).map {
+        InterruptMessage(address: Self.messageAddress, data: 0x20 + UInt32($0))
+      }
       #expect(transport.enableMSIX(all))
     }
     return transport
@@ -126,9 +135,12 @@ final class FunctionRig {
     return transport.status.contains(.featuresOK)
   }
 
-  /// Memory for a queue and its buffers: where the device sees it, page by page elsewhere in guest memory if `isScattered`.
+  /// Memory for a queue and its buffers: where the device sees it, page by page elsewhere in guest memory if
+  /// `isScattered`.
   func place(_ size: UInt16, packed: Bool, scattered isScattered: Bool) -> Place {
-    Place(memory, size: size, packed: packed, scattered: isScattered) { iommu?.map(requester, $0, byteCount: 4096, to: $1) }
+    Place(memory, size: size, packed: packed, scattered: isScattered) {
+      iommu?.map(requester, $0, byteCount: 4096, to: $1)
+    }
   }
 
   typealias Place = QueuePlace
@@ -144,23 +156,28 @@ final class FunctionRig {
   }
 
   /// Sends bytes through queue 0 and checks the echo. Whether it came.
-  func echo(_ transport: PCIDriverTransport, _ place: Place, _ ring: any LiteralRing, indirect: Bool = false, seed: UInt8 = 1) -> Bool {
+  func echo(
+    _ transport: PCIDriverTransport, _ place: Place, _ ring: any LiteralRing, indirect: Bool = false, seed: UInt8 = 1
+  ) -> Bool {
     let sent = (0..<200).map { UInt8(truncatingIfNeeded: $0) &* 3 &+ seed }
     place.literal.write(sent, at: place.data)
     let answer = place.data + 8000
     place.literal.write([UInt8](repeating: 0xee, count: 300), at: answer)
     let chain = [
-      LiteralDescriptor(place.data, 120), LiteralDescriptor(place.data + 120, 80), LiteralDescriptor(answer, 300, writable: true),
+      LiteralDescriptor(place.data, 120), LiteralDescriptor(place.data + 120, 80),
+      LiteralDescriptor(answer, 300, writable: true),
     ]
     ring.wantCalls()
     _ = ring.post(chain, table: indirect ? place.tables : nil)
     ring.publish()
     transport.notify(0, data: 0)
     var used: [LiteralUsed] = []
-    guard platform.wait({
-      used += ring.takeUsed()
-      return !used.isEmpty || transport.status.contains(.needsReset)
-    }), let first = used.first else { return false }
+    guard
+      platform.wait({
+        used += ring.takeUsed()
+        return !used.isEmpty || transport.status.contains(.needsReset)
+      }), let first = used.first
+    else { return false }
     return place.literal.read(Int(first.length), at: answer) == EchoDevice.answer(to: sent, count: Int(first.length))
   }
 }

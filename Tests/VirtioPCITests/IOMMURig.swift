@@ -9,8 +9,8 @@ import VirtioPCI
 import VirtioServing
 import VirtioTestKit
 
-/// A machine with a virtio-iommu, 00:01.0, and a virtio-rng behind it, 00:03.0, that offers VIRTIO_F_ACCESS_PLATFORM; and the drivers
-/// of both.
+/// A machine with a virtio-iommu, 00:01.0, and a virtio-rng behind it, 00:03.0, that offers VIRTIO_F_ACCESS_PLATFORM;
+/// and the drivers of both.
 final class IOMMURig {
   let memory: GuestMemory
   let platform: Platform
@@ -58,7 +58,8 @@ final class IOMMURig {
 
   /// The first function, which is the virtio-iommu, gets the same addresses every time.
   private static func runFirmware(_ bus: PCIBus) -> [PCIEnumerator.Found] {
-    var firmware = PCIEnumerator(bus, memory: 0xe000_0000..<0xf000_0000, highMemory: 0x40_0000_0000..<0x50_0000_0000, io: 0x1000..<0x1_0000)
+    var firmware = PCIEnumerator(
+      bus, memory: 0xe000_0000..<0xf000_0000, highMemory: 0x40_0000_0000..<0x50_0000_0000, io: 0x1000..<0x1_0000)
     return firmware.enumerate()
   }
 
@@ -66,7 +67,9 @@ final class IOMMURig {
   func transport(_ requester: RequesterID) throws -> PCIDriverTransport {
     let access = BusAccess(bus, try #require(found.first { $0.requester == requester }))
     let transport = try PCIDriverTransport(access)
-    let messages = (0..<2).map { InterruptMessage(address: FunctionRig.messageAddress, data: UInt32(requester.rawValue) << 8 | UInt32($0)) }
+    let messages = (0..<2).map {
+      InterruptMessage(address: FunctionRig.messageAddress, data: UInt32(requester.rawValue) << 8 | UInt32($0))
+    }
     _ = transport.enableMSIX(messages)
     return transport
   }
@@ -81,11 +84,14 @@ final class IOMMURig {
   func driver(withholding withheld: Features = []) throws -> VirtioIOMMUDriver {
     var options = options
     options.withheld = withheld
-    return try VirtioIOMMUDriver(transport(RequesterID(bus: 0, device: 1)), on: DriverPlatform(pages: pages), options: options)
+    return try VirtioIOMMUDriver(
+      transport(RequesterID(bus: 0, device: 1)), on: DriverPlatform(pages: pages), options: options)
   }
 
   /// The driver of the virtio-rng; its addresses are a mapper's, or physical.
-  func entropyDriver(_ mapper: (any DMAMapper)? = nil, at requester: RequesterID? = nil) throws(DriverError) -> EntropyDriver {
+  func entropyDriver(
+    _ mapper: (any DMAMapper)? = nil, at requester: RequesterID? = nil
+  ) throws(DriverError) -> EntropyDriver {
     guard let transport = try? transport(requester ?? endpoint) else { throw .request }
     return try EntropyDriver(transport, on: DriverPlatform(pages: pages, mapper: mapper), options: options)
   }
@@ -147,7 +153,7 @@ final class IOMMURig {
 }
 
 /// A domain that writes down what was mapped in it last.
-final class WitnessedDomain: IOMMUDriver {
+final class WitnessedDomain: IOMMUDomain {
   let domain: VirtioIOMMUDomain
   private(set) var last: (address: DMAAddress, count: UInt64)?
   init(_ domain: VirtioIOMMUDomain) { self.domain = domain }

@@ -9,7 +9,9 @@ import VirtioTestKit
 
 /// The whole way: a driver maps by virtio-iommu's driver, over PCI, what a device behind it reaches, over PCI.
 @Suite("virtio-iommu on a bus", .timeLimit(.minutes(10))) struct IOMMUTests {
-  private func mapped(_ rig: IOMMURig, _ driver: VirtioIOMMUDriver, _ endpoint: RequesterID, flush: IOMMUMapper.Flush = .strict)
+  private func mapped(
+    _ rig: IOMMURig, _ driver: VirtioIOMMUDriver, _ endpoint: RequesterID, flush: IOMMUMapper.Flush = .strict
+  )
     throws -> (domain: WitnessedDomain, mapper: IOMMUMapper)
   {
     let domain = VirtioIOMMUDomain(driver, 1)
@@ -19,7 +21,8 @@ import VirtioTestKit
     return (witnessed, IOMMUMapper(witnessed, addresses: addresses, pages: rig.pages, flush: flush))
   }
 
-  @Test("Its own queues work where nothing is mapped and everything else faults; a device behind it does what its driver mapped (R036, R165, R171)",
+  @Test(
+    "Its own queues work where nothing is mapped and everything else faults; a device behind it does what its driver mapped (R036, R165, R171)",
     arguments: [IOMMUMapper.Flush.strict, .deferred(batch: 8)])
   func works(_ flush: IOMMUMapper.Flush) throws {
     let rig = try IOMMURig(bypass: .configured(false))
@@ -41,7 +44,9 @@ import VirtioTestKit
     #expect(rig.pages.freeBytes == free, "the driver's memory came back")
   }
 
-  @Test("What is unmapped behind the driver's back is one fault, with endpoint, address and direction, and not a byte arrives (R092, R159, R169)")
+  @Test(
+    "What is unmapped behind the driver's back is one fault, with endpoint, address and direction, and not a byte arrives (R092, R159, R169)"
+  )
   func unmapped() throws {
     let rig = try IOMMURig(bypass: .configured(false))
     let driver = try rig.driver()
@@ -55,13 +60,18 @@ import VirtioTestKit
     try domain.unmap(last.address, count: last.count)
     #expect(try entropy.complete(tag).error != nil)
     let faults = try rig.faults(driver, 1)
-    #expect(faults == [IOMMUFault(reason: .mapping, flags: [.write, .address], endpoint: 24, address: last.address.rawValue + 100)])
+    #expect(
+      faults == [
+        IOMMUFault(reason: .mapping, flags: [.write, .address], endpoint: 24, address: last.address.rawValue + 100)
+      ])
     #expect(rig.bytes(page, 4096).allSatisfy { $0 == 0 })
     #expect(try rig.works(entropy), "the next request works")
     #expect(try driver.receiveFaults().isEmpty)
   }
 
-  @Test("Firmware works at physical addresses while bypass is 1; once an endpoint is attached the same addresses fault (R082, R096, R164)")
+  @Test(
+    "Firmware works at physical addresses while bypass is 1; once an endpoint is attached the same addresses fault (R082, R096, R164)"
+  )
   func firmware() throws {
     let rig = try IOMMURig(bypass: .configured(true))
     let early = try rig.entropyDriver()
@@ -77,7 +87,8 @@ import VirtioTestKit
     #expect(try rig.works(rig.entropyDriver()))
   }
 
-  @Test("A reset of the device ends attachments and leaves bypass alone; a reset of the machine sets it as at power-on (R070, R163, R166)",
+  @Test(
+    "A reset of the device ends attachments and leaves bypass alone; a reset of the machine sets it as at power-on (R070, R163, R166)",
     arguments: [false, true])
   func resets(initial: Bool) throws {
     let rig = try IOMMURig(bypass: .configured(initial))
@@ -127,9 +138,12 @@ import VirtioTestKit
     #expect(rig.isRefused())
   }
 
-  @Test("A function that is plugged in later can be probed and attached without a reset, and reaches nothing before (R067)")
+  @Test(
+    "A function that is plugged in later can be probed and attached without a reset, and reaches nothing before (R067)")
   func hotPlug() throws {
-    let rig = try IOMMURig(bypass: .configured(false)) { $0.reservedMemory = [IOMMUReservedMemory(0xfee0_0000...0xfeef_ffff, .msi)] }
+    let rig = try IOMMURig(bypass: .configured(false)) {
+      $0.reservedMemory = [IOMMUReservedMemory(0xfee0_0000...0xfeef_ffff, .msi)]
+    }
     let driver = try rig.driver()
     let (_, first) = try mapped(rig, driver, rig.endpoint)
     let entropy = try rig.entropyDriver(first)

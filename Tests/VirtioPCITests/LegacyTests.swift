@@ -13,10 +13,13 @@ import VirtioTestKit
   private func place(_ rig: FunctionRig, _ size: UInt16) -> FunctionRig.Place {
     let layout = QueueLayout(legacyAt: 0x10_0000, size: size)
     return FunctionRig.Place(
-      layout: layout, tables: DMAAddress(0x20_0000), data: DMAAddress(0x30_0000), literal: LiteralMemory(rig.memory), space: PhysicalSpace(rig.memory))
+      layout: layout, tables: DMAAddress(0x20_0000), data: DMAAddress(0x30_0000), literal: LiteralMemory(rig.memory),
+      space: PhysicalSpace(rig.memory))
   }
 
-  @Test("Queue addresses are page numbers in physical memory, and no IOMMU hears of them (R025, R027)", arguments: [false, true], [RingCase.Driver.literal, .driverQueue])
+  @Test(
+    "Queue addresses are page numbers in physical memory, and no IOMMU hears of them (R025, R027)",
+    arguments: [false, true], [RingCase.Driver.literal, .driverQueue])
   func data(_ onlyLegacy: Bool, _ driver: RingCase.Driver) throws {
     let iommu = PageIOMMU()
     let rig = try FunctionRig(CounterDevice(), .with { $0.disableModern = onlyLegacy }, iommu: iommu)
@@ -33,7 +36,9 @@ import VirtioTestKit
     transport.enableQueue(0, place.layout)
     #expect(rig.access.readBAR(0, at: 8, width: 4) == 0x100)
     transport.status = [.acknowledge, .driver, .driverOK]
-    for round in UInt8(0)..<10 { #expect(rig.echo(transport, place, ring, indirect: features.contains(.indirectDescriptors), seed: round)) }
+    for round in UInt8(0)..<10 {
+      #expect(rig.echo(transport, place, ring, indirect: features.contains(.indirectDescriptors), seed: round))
+    }
     #expect(iommu.lookUps(by: rig.requester) == 0 && iommu.faults.isEmpty)
   }
 

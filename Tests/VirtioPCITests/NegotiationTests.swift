@@ -7,7 +7,8 @@ import VirtioServing
 import VirtioTestKit
 
 @Suite("Negotiation over PCI", .timeLimit(.minutes(10))) struct NegotiationTests {
-  @Test("The bit is bit 1 of feature word 1, offered when asked for and bit 34 is not its doing (R001, R002, R003, R004)")
+  @Test(
+    "The bit is bit 1 of feature word 1, offered when asked for and bit 34 is not its doing (R001, R002, R003, R004)")
   func offer() throws {
     for platform in [OnOffAuto.off, .on] {
       let rig = try FunctionRig(EchoDevice(), .with { $0.iommuPlatform = platform })
@@ -34,7 +35,8 @@ import VirtioTestKit
     #expect(rig.function.control.negotiatedFeatures == .platform)
   }
 
-  @Test("Without the offered bit FEATURES_OK does not stick, with VERSION_1 or without, and no queue can be used (R008, R009)",
+  @Test(
+    "Without the offered bit FEATURES_OK does not stick, with VERSION_1 or without, and no queue can be used (R008, R009)",
     arguments: [Features.plain, [], [.ringPacked]])
   func refused(_ accepted: Features) throws {
     let rig = try FunctionRig(EchoDevice(), .platform)
@@ -60,7 +62,8 @@ import VirtioTestKit
     #expect(rig.negotiate(transport, .plain))
   }
 
-  @Test("A bit that was not offered, the platform's bit or another, is not accepted (R011)", arguments: [33, 41, 60, 100])
+  @Test(
+    "A bit that was not offered, the platform's bit or another, is not accepted (R011)", arguments: [33, 41, 60, 100])
   func notOffered(_ bit: Int) throws {
     let rig = try FunctionRig()
     let transport = try rig.driver()

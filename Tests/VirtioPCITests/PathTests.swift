@@ -14,7 +14,9 @@ struct PathCase: CustomStringConvertible, Sendable {
   var indirect: Bool
   var description: String { "\(packed ? "packed" : "split") \(driver) \(indirect ? "indirect" : "direct")" }
   static let all = [false, true].flatMap { packed in
-    [RingCase.Driver.literal, .driverQueue].flatMap { driver in [false, true].map { Self(packed: packed, driver: driver, indirect: $0) } }
+    [RingCase.Driver.literal, .driverQueue].flatMap { driver in
+      [false, true].map { Self(packed: packed, driver: driver, indirect: $0) }
+    }
   }
   func features(_ base: Features) -> Features {
     var features = base
@@ -32,12 +34,16 @@ struct PathCase: CustomStringConvertible, Sendable {
     let place = rig.place(16, packed: kind.packed, scattered: scattered)
     let ring = place.ring(features, kind.driver)
     rig.start(transport, place)
-    for round in UInt8(0)..<20 where !rig.echo(transport, place, ring, indirect: kind.indirect, seed: round) { return false }
+    for round in UInt8(0)..<20 where !rig.echo(transport, place, ring, indirect: kind.indirect, seed: round) {
+      return false
+    }
     transport.status = []
     return true
   }
 
-  @Test("Negotiated and behind an IOMMU: ring, indirect table and data are translated, page by page (R004, R029, R043)", arguments: PathCase.all)
+  @Test(
+    "Negotiated and behind an IOMMU: ring, indirect table and data are translated, page by page (R004, R029, R043)",
+    arguments: PathCase.all)
   func translated(_ kind: PathCase) throws {
     let iommu = PageIOMMU()
     let rig = try FunctionRig(EchoDevice(), .platform, iommu: iommu)
@@ -65,7 +71,9 @@ struct PathCase: CustomStringConvertible, Sendable {
     #expect(try run(rig, PathCase(packed: false, driver: .literal, indirect: true), .platform, scattered: true))
   }
 
-  @Test("ORDER_PLATFORM and the bit negotiate in all four ways, and data moves (R020)", arguments: [false, true], [false, true])
+  @Test(
+    "ORDER_PLATFORM and the bit negotiate in all four ways, and data moves (R020)", arguments: [false, true],
+    [false, true])
   func order(_ platform: Bool, _ order: Bool) throws {
     var features: Features = platform ? .platform : .plain
     if order { features.insert(.orderPlatform) }
@@ -73,8 +81,11 @@ struct PathCase: CustomStringConvertible, Sendable {
     #expect(try run(rig, PathCase(packed: false, driver: .literal, indirect: false), features, scattered: platform))
   }
 
-  @Test("The bit goes with every feature of rings and notifications (R021)",
-    arguments: [Features.ringPacked, .inOrder, .eventIndex, .indirectDescriptors, .notificationData, .ringReset, .suspend])
+  @Test(
+    "The bit goes with every feature of rings and notifications (R021)",
+    arguments: [
+      Features.ringPacked, .inOrder, .eventIndex, .indirectDescriptors, .notificationData, .ringReset, .suspend,
+    ])
   func together(_ feature: Features) throws {
     let rig = try FunctionRig(EchoDevice(), .platform, iommu: PageIOMMU())
     let packed = feature == .ringPacked
@@ -104,8 +115,11 @@ struct PathCase: CustomStringConvertible, Sendable {
     let ring = place.ring(.platform, .literal)
     rig.start(transport, place)
     #expect(rig.echo(transport, place, ring))
-    for (at, address) in [(UInt64(32), place.layout.descriptorArea), (40, place.layout.driverArea), (48, place.layout.deviceArea)] {
-      let read = UInt64(rig.access.readBAR(4, at: at, width: 4)) | UInt64(rig.access.readBAR(4, at: at + 4, width: 4)) << 32
+    for (at, address) in [
+      (UInt64(32), place.layout.descriptorArea), (40, place.layout.driverArea), (48, place.layout.deviceArea),
+    ] {
+      let read =
+        UInt64(rig.access.readBAR(4, at: at, width: 4)) | UInt64(rig.access.readBAR(4, at: at + 4, width: 4)) << 32
       #expect(read == address.rawValue)
     }
     // Enabled, it is not moved any more.
@@ -113,7 +127,8 @@ struct PathCase: CustomStringConvertible, Sendable {
     #expect(rig.access.readBAR(4, at: 32, width: 4) == UInt32(truncatingIfNeeded: place.layout.descriptorArea.rawValue))
   }
 
-  @Test("A ring that is not mapped makes the device need a reset, which is announced, and the next driver is served (R041, R042)",
+  @Test(
+    "A ring that is not mapped makes the device need a reset, which is announced, and the next driver is served (R041, R042)",
     arguments: [false, true])
   func unmapped(_ onlySecondPage: Bool) throws {
     let iommu = PageIOMMU()
@@ -141,7 +156,9 @@ struct PathCase: CustomStringConvertible, Sendable {
     #expect(rig.echo(transport, again, ring))
   }
 
-  @Test("With bus mastering off a function reaches nothing, the bit negotiated or not, and works once it is on (R039)", arguments: [false, true])
+  @Test(
+    "With bus mastering off a function reaches nothing, the bit negotiated or not, and works once it is on (R039)",
+    arguments: [false, true])
   func busMaster(_ platform: Bool) throws {
     let iommu = PageIOMMU()
     let rig = try FunctionRig(EchoDevice(), .with { $0.iommuPlatform = platform ? .on : .off }, iommu: iommu)
@@ -164,13 +181,16 @@ struct PathCase: CustomStringConvertible, Sendable {
     #expect(rig.echo(transport, place, ring))
   }
 
-  @Test("Registers and doorbells work where nothing at all is mapped, through the BAR and through the window (R038, R071)")
+  @Test(
+    "Registers and doorbells work where nothing at all is mapped, through the BAR and through the window (R038, R071)")
   func windows() throws {
     let iommu = PageIOMMU()
     let rig = try FunctionRig(CounterDevice(), .platform, iommu: iommu)
     let transport = try rig.driver()
     var at = 0
-    for (place, id) in list(rig) where id == 9 && rig.access.readConfiguration(at: place + 3, width: 1) == 5 { at = place }
+    for (place, id) in list(rig) where id == 9 && rig.access.readConfiguration(at: place + 3, width: 1) == 5 {
+      at = place
+    }
     try #require(at != 0)
     func window(_ offset: UInt32, _ width: UInt32) {
       rig.access.writeConfiguration(at: at + 4, width: 1, 4)

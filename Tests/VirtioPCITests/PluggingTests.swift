@@ -13,7 +13,9 @@ import VirtioTestKit
 @Suite("Virtio functions that come, go and are renumbered", .timeLimit(.minutes(10))) struct PluggingTests {
   private let log = Logger(label: "test") { _ in SwiftLogNoOpLogHandler() }
 
-  @Test("A function that is taken out while its queues run stops and reaches nothing; a successor starts afresh (R066, R067)")
+  @Test(
+    "A function that is taken out while its queues run stops and reaches nothing; a successor starts afresh (R066, R067)"
+  )
   func unplug() throws {
     let iommu = PageIOMMU()
     let rig = try FunctionRig(EchoDevice(), .platform, iommu: iommu)
@@ -35,7 +37,8 @@ import VirtioTestKit
       try VirtioPCIFunction(EchoDevice(), .platform, name: "next", on: master, log: log)
     }
     #expect(iommu.requesters == [rig.requester])
-    var firmware = PCIEnumerator(rig.bus, memory: 0xe000_0000..<0xf000_0000, highMemory: 0x40_0000_0000..<0x50_0000_0000, io: 0x1000..<0x1_0000)
+    var firmware = PCIEnumerator(
+      rig.bus, memory: 0xe000_0000..<0xf000_0000, highMemory: 0x40_0000_0000..<0x50_0000_0000, io: 0x1000..<0x1_0000)
     _ = firmware.enumerate()
     let next = try rig.driver()
     #expect(next.status == [])
@@ -57,7 +60,8 @@ import VirtioTestKit
     let function = try bus.add(at: PCISlot(0), behind: bridge) { master throws(ConfigurationError) in
       try VirtioPCIFunction(EchoDevice(), .platform, name: "test", on: master, log: log)
     }
-    var firmware = PCIEnumerator(bus, memory: 0xe000_0000..<0xf000_0000, highMemory: 0x40_0000_0000..<0x50_0000_0000, io: 0x1000..<0x1_0000)
+    var firmware = PCIEnumerator(
+      bus, memory: 0xe000_0000..<0xf000_0000, highMemory: 0x40_0000_0000..<0x50_0000_0000, io: 0x1000..<0x1_0000)
     let found = try #require(firmware.enumerate().first { $0.requester == RequesterID(bus: 1, device: 0) })
     let transport = try PCIDriverTransport(BusAccess(bus, found))
     let features = Features.platform
@@ -107,9 +111,11 @@ import VirtioTestKit
     let thread = try WorkerThread(name: "turmoil") {
       var random = SeededGenerator(5)
       while !stop.value.load(ordering: .relaxed) {
-        let command: PCICommand = random.chance(1, in: 2) ? [.memorySpace, .ioSpace] : [.memorySpace, .ioSpace, .busMaster]
+        let command: PCICommand =
+          random.chance(1, in: 2) ? [.memorySpace, .ioSpace] : [.memorySpace, .ioSpace, .busMaster]
         bus.writeConfiguration(of: requester, at: PCIRegister.command, width: 2, UInt32(command.rawValue))
-        function.writeBAR(1, at: 16 * UInt64.random(in: 0..<4, using: &random) + 12, width: 4, random.chance(1, in: 2) ? 1 : 0)
+        function.writeBAR(
+          1, at: 16 * UInt64.random(in: 0..<4, using: &random) + 12, width: 4, random.chance(1, in: 2) ? 1 : 0)
         if random.chance(1, in: 16) { function.writeBAR(4, at: 20, width: 1, 0) }
         _ = function.readBAR(4, at: 0x1000, width: 1)
       }

@@ -128,13 +128,16 @@ import VirtioTestKit
     #expect(rig.function.control.isRunning(0))
   }
 
-  @Test("A suspended device stands still, keeps its place, and tells afterwards what changed meanwhile (R063)", arguments: [false, true])
+  @Test(
+    "A suspended device stands still, keeps its place, and tells afterwards what changed meanwhile (R063)",
+    arguments: [false, true])
   func suspend(_ packed: Bool) throws {
     let iommu = PageIOMMU()
     let rig = try FunctionRig(CounterDevice(), .platform, iommu: iommu)
     let device = try #require(rig.device as? CounterDevice)
     let transport = try rig.driver()
-    let features = PathCase(packed: packed, driver: .literal, indirect: false).features(Features.platform.union(.suspend))
+    let features = PathCase(packed: packed, driver: .literal, indirect: false).features(
+      Features.platform.union(.suspend))
     #expect(rig.negotiate(transport, features))
     let place = rig.place(16, packed: packed, scattered: true)
     let ring = place.ring(features, .literal)
@@ -163,13 +166,20 @@ import VirtioTestKit
     #expect(transport.status.contains(.driverOK) && !transport.status.contains(.suspend))
   }
 
-  @Test("Notifications arrive in every layout, with data and with the device's own names for queues",
-    arguments: [VirtioPCIOptions.NotifyLayout.single, .pagePerQueue], [Features(), .notificationData, .notificationConfigurationData, [.notificationData, .notificationConfigurationData]])
+  @Test(
+    "Notifications arrive in every layout, with data and with the device's own names for queues",
+    arguments: [VirtioPCIOptions.NotifyLayout.single, .pagePerQueue],
+    [
+      Features(), .notificationData, .notificationConfigurationData,
+      [.notificationData, .notificationConfigurationData],
+    ])
   func notifications(_ layout: VirtioPCIOptions.NotifyLayout, _ extra: Features) throws {
-    let rig = try FunctionRig(CounterDevice(), .with {
-      $0.notifyLayout = layout
-      $0.offersNotificationData = true
-    })
+    let rig = try FunctionRig(
+      CounterDevice(),
+      .with {
+        $0.notifyLayout = layout
+        $0.offersNotificationData = true
+      })
     let transport = try rig.driver()
     let features = Features.plain.union(extra)
     #expect(rig.negotiate(transport, features))
@@ -201,7 +211,8 @@ import VirtioTestKit
     rig.start(transport, place)
     transport.status = []
     #expect(!rig.function.control.isRunning(0))
-    for at in stride(from: UInt64(0), to: 60, by: 2) where at != 18 && at != 24 && at != 16 && at != 26 && !(4..<8).contains(at) {
+    for at in stride(from: UInt64(0), to: 60, by: 2)
+    where at != 18 && at != 24 && at != 16 && at != 26 && !(4..<8).contains(at) {
       #expect(rig.access.readBAR(4, at: at, width: 2) & (at == 20 ? 0xff : 0xffff) == 0, "\(at)")
     }
     #expect(rig.access.readBAR(4, at: 24, width: 2) == 32)

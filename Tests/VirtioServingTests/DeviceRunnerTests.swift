@@ -8,7 +8,8 @@ import VirtioServing
 import VirtioTestKit
 
 @Suite("Running a device", .timeLimit(.minutes(10))) struct DeviceRunnerTests {
-  /// A holding device behind a domain, with a literal driver: ring pages at 1 MiB, buffers from 2 MiB on, mapped one to one.
+  /// A holding device behind a domain, with a literal driver: ring pages at 1 MiB, buffers from 2 MiB on, mapped one to
+  /// one.
   final class Rig {
     let memory: GuestMemory
     let domain: Domain
@@ -26,19 +27,23 @@ import VirtioTestKit
       domain = Domain(memory)
       device = try HoldingDevice(queues: queues)
       troubles = try Troubles()
-      runner = DeviceRunner(device, name: "test", events: troubles, log: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() })
+      runner = DeviceRunner(
+        device, name: "test", events: troubles, log: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() })
       kick = try EventFD()
       call = try EventFD()
       features = packed ? [.version1, .ringPacked, .accessPlatform] : [.version1, .accessPlatform]
       let place = literalLayout(size: 16, packed: packed, at: 1 << 20)
       layout = place.layout
-      try domain.map(DMAAddress(1 << 20), byteCount: (place.end + 4095) / 4096 * 4096 - 1 << 20, to: GuestAddress(1 << 20), permissions: .readWrite)
+      try domain.map(
+        DMAAddress(1 << 20), byteCount: (place.end + 4095) / 4096 * 4096 - 1 << 20, to: GuestAddress(1 << 20),
+        permissions: .readWrite)
       ring = makeLiteralRing(layout, features: features, in: LiteralMemory(memory))
     }
 
     func start(_ index: Int = 0, resumingAt state: QueueState = .initial) throws {
       runner.setCall(index, call)
-      try runner.start(QueueStart(index: index, layout: layout, features: features, space: domain, kick: kick, state: state))
+      try runner.start(
+        QueueStart(index: index, layout: layout, features: features, space: domain, kick: kick, state: state))
     }
 
     /// Posts one device-writable buffer of a page and waits until the device holds it.
@@ -70,7 +75,9 @@ import VirtioTestKit
     }
   }
 
-  @Test("An unmap waits for input and output in flight, and no byte is written after it (R110, R159)", arguments: [false, true])
+  @Test(
+    "An unmap waits for input and output in flight, and no byte is written after it (R110, R159)",
+    arguments: [false, true])
   func unmapWaits(_ packed: Bool) async throws {
     let rig = try Rig(packed: packed)
     let page: UInt64 = 2 << 20
@@ -99,7 +106,8 @@ import VirtioTestKit
     #expect(rig.runner.stop(0) != nil)
   }
 
-  @Test("A queue that stands still, of which nobody took note yet, can be told to stop once more", .timeLimit(.minutes(10)))
+  @Test(
+    "A queue that stands still, of which nobody took note yet, can be told to stop once more", .timeLimit(.minutes(10)))
   func stoppedTwice() throws {
     let rig = try Rig()
     try rig.start()
@@ -112,7 +120,9 @@ import VirtioTestKit
     #expect(rig.runner.endStop(first) != nil)
   }
 
-  @Test("While a request is in flight ten thousand unmaps of other pages return at once, its own page's does not, nor the ring's (R110, R112)")
+  @Test(
+    "While a request is in flight ten thousand unmaps of other pages return at once, its own page's does not, nor the ring's (R110, R112)"
+  )
   func otherPages() throws {
     let rig = try Rig()
     let (slow, other): (UInt64, UInt64) = (2 << 20, 3 << 20)
@@ -174,7 +184,8 @@ import VirtioTestKit
     rig.runner.reset()
   }
 
-  @Test("A chain that names an unmapped page faults at its first missing byte and comes back with length 0 (R087, R094)")
+  @Test(
+    "A chain that names an unmapped page faults at its first missing byte and comes back with length 0 (R087, R094)")
   func fault() throws {
     let rig = try Rig()
     try rig.domain.map(DMAAddress(2 << 20), byteCount: 4096, to: GuestAddress(2 << 20), permissions: .readWrite)
@@ -233,8 +244,11 @@ import VirtioTestKit
   @Test("A queue whose ring is not mapped fails alone; the others, and it after a restart, work (R089, R062)")
   func failsAlone() throws {
     let rig = try Rig(queues: 2)
-    let bad = QueueLayout(size: 16, descriptorArea: DMAAddress(64 << 20), driverArea: DMAAddress(65 << 20), deviceArea: DMAAddress(66 << 20))
-    try rig.runner.start(QueueStart(index: 1, layout: bad, features: rig.features, space: rig.domain, kick: try EventFD()))
+    let bad = QueueLayout(
+      size: 16, descriptorArea: DMAAddress(64 << 20), driverArea: DMAAddress(65 << 20), deviceArea: DMAAddress(66 << 20)
+    )
+    try rig.runner.start(
+      QueueStart(index: 1, layout: bad, features: rig.features, space: rig.domain, kick: try EventFD()))
     #expect(try rig.troubles.happened.wait(timeout: .seconds(20)))
     guard case .ring? = rig.troubles.error(1) else {
       Issue.record("queue 1 ended for \(String(describing: rig.troubles.error(1)))")
@@ -253,7 +267,8 @@ import VirtioTestKit
     _ = rig.memory.copy(zero.span, to: GuestAddress(1 << 20))
     zero.removeAll()
     rig.runner.setCall(1, rig.call)
-    try rig.runner.start(QueueStart(index: 1, layout: rig.layout, features: rig.features, space: rig.domain, kick: rig.kick))
+    try rig.runner.start(
+      QueueStart(index: 1, layout: rig.layout, features: rig.features, space: rig.domain, kick: rig.kick))
     _ = try rig.device.taken.drain()
     again.post([LiteralDescriptor(DMAAddress(2 << 20), 512, writable: true)])
     again.publish()
@@ -267,7 +282,8 @@ import VirtioTestKit
   func refusals() throws {
     let rig = try Rig()
     #expect(throws: DeviceError.self) {
-      try rig.runner.start(QueueStart(index: 5, layout: rig.layout, features: rig.features, space: rig.domain, kick: nil))
+      try rig.runner.start(
+        QueueStart(index: 5, layout: rig.layout, features: rig.features, space: rig.domain, kick: nil))
     }
     var large = rig.layout
     large.size = 128
@@ -281,7 +297,8 @@ import VirtioTestKit
     }
     #expect(!rig.runner.isRunning(0))
     let broken = DeviceRunner(
-      try HoldingDevice(failing: true), events: rig.troubles, log: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() })
+      try HoldingDevice(failing: true), events: rig.troubles,
+      log: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() })
     #expect(throws: DeviceError.self) {
       try broken.start(QueueStart(index: 0, layout: rig.layout, features: rig.features, space: rig.domain, kick: nil))
     }
@@ -311,13 +328,16 @@ import VirtioTestKit
     #expect(rig.runner.counts[0].completions == 2)
   }
 
-  @Test("A driver that brings one request after the other is taken up without a kick for each, and none is lost", arguments: [false, true])
+  @Test(
+    "A driver that brings one request after the other is taken up without a kick for each, and none is lost",
+    arguments: [false, true])
   func staysAwake(_ packed: Bool) throws {
     let rig = try Rig(packed: packed)
     rig.runner.setCall(0, rig.call)
     try rig.runner.start(
       QueueStart(
-        index: 0, layout: rig.layout, features: packed ? [.version1, .ringPacked] : [.version1], space: PhysicalSpace(rig.memory),
+        index: 0, layout: rig.layout, features: packed ? [.version1, .ringPacked] : [.version1],
+        space: PhysicalSpace(rig.memory),
         kick: rig.kick))
     var kicks = 0
     for _ in 0..<1000 {

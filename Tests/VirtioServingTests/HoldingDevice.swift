@@ -6,8 +6,8 @@ import VirtioServing
 
 /// A device that takes chains and gives them back when a test says so: slow input and output, at will.
 ///
-/// Each chain's device-writable memory is filled with 0x5a when it is completed, not before: a write that came too late would
-/// show.
+/// Each chain's device-writable memory is filled with 0x5a when it is completed, not before: a write that came too late
+/// would show.
 final class HoldingDevice: VirtioDevice {
   let id = DeviceID(rawValue: 60)
   let features: Features = .ring

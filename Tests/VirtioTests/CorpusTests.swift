@@ -6,7 +6,8 @@ import VirtioTestKit
 @Suite("Fuzz corpora")
 struct CorpusTests {
   private static func seeds(_ name: String) throws -> [[UInt8]] {
-    let folder = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent().deletingLastPathComponent()
+    let folder = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
+      .deletingLastPathComponent()
       .appendingPathComponent("Fuzz/Corpora/\(name)")
     return try FileManager.default.contentsOfDirectory(at: folder, includingPropertiesForKeys: nil)
       .sorted { $0.path < $1.path }.map { [UInt8](try Data(contentsOf: $0)) }
@@ -24,7 +25,9 @@ struct CorpusTests {
         for _ in 0..<Int.random(in: 1...6, using: &random) {
           // Mostly where rings and page tables are.
           let limit = random.chance(3, in: 4) ? min(input.count, 120) : input.count
-          input[Int.random(in: 0..<limit, using: &random)] = random.chance(1, in: 3) ? [0, 1, 0x7f, 0x80, 0xff].randomElement(using: &random)! : UInt8.random(in: 0...255, using: &random)
+          input[Int.random(in: 0..<limit, using: &random)] =
+            random.chance(1, in: 3)
+            ? [0, 1, 0x7f, 0x80, 0xff].randomElement(using: &random)! : UInt8.random(in: 0...255, using: &random)
         }
         let problem = RingFuzz.run(input, packed: packed)
         #expect(problem == nil, "\(input.prefix(160))")

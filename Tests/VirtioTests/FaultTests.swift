@@ -41,7 +41,8 @@ struct FaultTests {
     #expect(paged.faults.count == 1)
   }
 
-  @Test("The fault of a descriptor over many pages names its first unreachable byte (R046, R047, R094)", arguments: formats)
+  @Test(
+    "The fault of a descriptor over many pages names its first unreachable byte (R046, R047, R094)", arguments: formats)
   func firstByte(_ packed: Bool) throws {
     let (rig, paged) = try platform(packed)
     paged.unmap(rig.data + 4096 * 3, byteCount: 4096)
@@ -50,7 +51,9 @@ struct FaultTests {
     var queue = try rig.makeQueue()
     let served = try queue.serve()
     #expect(served.chains.first?.fault == DMAFault(address: rig.data + 4096 * 3, access: .write, reason: .unmapped))
-    #expect(rig.literal.read(4096, at: rig.data + 4096 * 2) == [UInt8](repeating: 0, count: 4096), "not one byte was written (R084)")
+    #expect(
+      rig.literal.read(4096, at: rig.data + 4096 * 2) == [UInt8](repeating: 0, count: 4096),
+      "not one byte was written (R084)")
   }
 
   @Test("Permissions are those of the page, whatever the neighbours allow (R083, R084, R118)", arguments: formats)
@@ -71,11 +74,17 @@ struct FaultTests {
     }
     var state = QueueState.initial
     #expect(try fault(LiteralDescriptor(readOnly, 8)) == nil)
-    #expect(try fault(LiteralDescriptor(readOnly, 8, writable: true)) == DMAFault(address: readOnly, access: .write, reason: .permission))
+    #expect(
+      try fault(LiteralDescriptor(readOnly, 8, writable: true))
+        == DMAFault(address: readOnly, access: .write, reason: .permission))
     #expect(try fault(LiteralDescriptor(writeOnly, 8, writable: true)) == nil)
-    #expect(try fault(LiteralDescriptor(writeOnly, 8)) == DMAFault(address: writeOnly, access: .read, reason: .permission), "(R085)")
+    #expect(
+      try fault(LiteralDescriptor(writeOnly, 8)) == DMAFault(address: writeOnly, access: .read, reason: .permission),
+      "(R085)")
     // Across the boundary: the first byte of the page that refuses.
-    #expect(try fault(LiteralDescriptor(readOnly + 4000, 200)) == DMAFault(address: writeOnly, access: .read, reason: .permission))
+    #expect(
+      try fault(LiteralDescriptor(readOnly + 4000, 200))
+        == DMAFault(address: writeOnly, access: .read, reason: .permission))
   }
 
   @Test("A queue that gives up at a chain comes upon that chain again when it starts anew (R099)", arguments: formats)
@@ -115,7 +124,9 @@ struct FaultTests {
     #expect(paged.asked.allSatisfy { $0.address >= lowest && $0.address < rig.tables })
   }
 
-  @Test("An indirect table is read with read permission alone, whatever the descriptor's flags say (R048)", arguments: formats)
+  @Test(
+    "An indirect table is read with read permission alone, whatever the descriptor's flags say (R048)",
+    arguments: formats)
   func tableIsRead(_ packed: Bool) throws {
     for permissions in [DMAPermissions.read, .write] {
       let (rig, paged) = try platform(packed)
@@ -139,7 +150,9 @@ struct FaultTests {
     }
   }
 
-  @Test("An indirect table may lie across pages that are apart, at any alignment (R049)", arguments: formats, [40, 16, 8, 1])
+  @Test(
+    "An indirect table may lie across pages that are apart, at any alignment (R049)", arguments: formats,
+    [40, 16, 8, 1])
   func tableAcrossPages(_ packed: Bool, _ before: Int) throws {
     let (rig, paged) = try platform(packed)
     let table = rig.data + (8192 - before)
@@ -148,7 +161,8 @@ struct FaultTests {
       if packed {
         rig.packed.setDescriptorBytes(at: table + 16 * i, address: rig.data + i, length: 1, flags: 0)
       } else {
-        rig.split.setDescriptor(at: table + 16 * i, address: rig.data + i, length: 1, flags: i < 3 ? 1 : 0, next: UInt16(i + 1))
+        rig.split.setDescriptor(
+          at: table + 16 * i, address: rig.data + i, length: 1, flags: i < 3 ? 1 : 0, next: UInt16(i + 1))
       }
     }
     if packed {
@@ -173,7 +187,8 @@ struct FaultTests {
     #expect(served.chains.first?.fault == DMAFault(address: rig.data + 4096 * 2, access: .read, reason: .unmapped))
   }
 
-  @Test("A split ring's descriptors and available ring need read permission only, its used ring write only (R053, R054)")
+  @Test(
+    "A split ring's descriptors and available ring need read permission only, its used ring write only (R053, R054)")
   func leastPermissions() throws {
     let (rig, paged) = try platform(false, size: 256)
     func set(_ area: DMAAddress, _ bytes: Int, _ permissions: DMAPermissions) {
@@ -195,7 +210,8 @@ struct FaultTests {
     #expect(paged.faults.isEmpty)
     // And the other way round each is refused, and only needs-reset mends it (R089).
     for (area, bytes, refused, access) in [
-      (rig.layout.descriptorArea, 4096, DMAPermissions.write, DMAAccess.read), (rig.layout.driverArea, 518, .write, .read),
+      (rig.layout.descriptorArea, 4096, DMAPermissions.write, DMAAccess.read),
+      (rig.layout.driverArea, 518, .write, .read),
       (rig.layout.deviceArea, 2054, .read, .write),
     ] {
       set(area, bytes, refused)
@@ -226,7 +242,8 @@ struct FaultTests {
     #expect(served.chains.count == 1 && paged.faults.isEmpty)
     for (permissions, access) in [(DMAPermissions.read, DMAAccess.write), (.write, .read)] {
       paged.map(
-        rig.layout.descriptorArea, byteCount: 4096, to: rig.literal.guestAddress(rig.layout.descriptorArea), permissions)
+        rig.layout.descriptorArea, byteCount: 4096, to: rig.literal.guestAddress(rig.layout.descriptorArea), permissions
+      )
       paged.fence.drain()
       var other = try rig.makeQueue()
       let error = other.error()
@@ -239,7 +256,8 @@ struct FaultTests {
     let (rig, paged) = try platform(packed, size: 1024)
     let bytes = rig.layout.byteCounts(packed: packed, eventIndex: true)
     for (area, count) in [
-      (rig.layout.descriptorArea, bytes.descriptor), (rig.layout.driverArea, bytes.driver), (rig.layout.deviceArea, bytes.device),
+      (rig.layout.descriptorArea, bytes.descriptor), (rig.layout.driverArea, bytes.driver),
+      (rig.layout.deviceArea, bytes.device),
     ] {
       for page in stride(from: 0, to: count, by: 4096) {
         let guest = rig.literal.guestAddress(area + page)
@@ -263,7 +281,8 @@ struct FaultTests {
     let memory = try GuestMemory(byteCount: 1 << 20)
     let layout = QueueLayout(
       size: 512, descriptorArea: DMAAddress(.max - 4095), driverArea: DMAAddress(0), deviceArea: DMAAddress(65536))
-    var queue = try Virtqueue(index: 0, layout: layout, features: packed ? [.version1, .ringPacked] : [.version1], in: PhysicalSpace(memory))
+    var queue = try Virtqueue(
+      index: 0, layout: layout, features: packed ? [.version1, .ringPacked] : [.version1], in: PhysicalSpace(memory))
     let error = queue.error()
     guard case .ring? = error else {
       Issue.record("\(String(describing: error))")
@@ -276,8 +295,11 @@ struct FaultTests {
     let memory = GuestMemory()
     let mapping = try HostMapping(anonymous: 1 << 20)
     try memory.add(
-      MemoryRegion(guestAddress: GuestAddress(0), frontendAddress: FrontendAddress(0), byteCount: 65536, mapping: mapping, mappingOffset: 3))
-    let layout = QueueLayout(size: 8, descriptorArea: DMAAddress(0), driverArea: DMAAddress(4096), deviceArea: DMAAddress(8192))
+      MemoryRegion(
+        guestAddress: GuestAddress(0), frontendAddress: FrontendAddress(0), byteCount: 65536, mapping: mapping,
+        mappingOffset: 3))
+    let layout = QueueLayout(
+      size: 8, descriptorArea: DMAAddress(0), driverArea: DMAAddress(4096), deviceArea: DMAAddress(8192))
     var queue = try Virtqueue(index: 0, layout: layout, features: [.version1], in: PhysicalSpace(memory))
     let error = queue.error()
     #expect(error == .ring(DMAFault(address: DMAAddress(0), access: .read, reason: .discontiguous)))
@@ -285,7 +307,8 @@ struct FaultTests {
 
   @Test("A queue in a space where nothing is reachable retires and reports nothing but the fault")
   func blocked() throws {
-    let layout = QueueLayout(size: 8, descriptorArea: DMAAddress(0), driverArea: DMAAddress(4096), deviceArea: DMAAddress(8192))
+    let layout = QueueLayout(
+      size: 8, descriptorArea: DMAAddress(0), driverArea: DMAAddress(4096), deviceArea: DMAAddress(8192))
     var queue = try Virtqueue(index: 0, layout: layout, features: [.version1], in: BlockedSpace())
     let error = queue.error()
     #expect(error == .ring(DMAFault(address: DMAAddress(0), access: .read, reason: .busMasterDisabled)))

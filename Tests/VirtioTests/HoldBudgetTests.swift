@@ -1,7 +1,8 @@
 import DMA
 import Testing
-@testable import Virtio
 import VirtioTestKit
+
+@testable import Virtio
 
 @Suite("What chains in flight may hold")
 struct HoldBudgetTests {
@@ -12,8 +13,12 @@ struct HoldBudgetTests {
     let (layout, _) = literalLayout(size: 64, packed: false, at: 0x1000)
     let table: UInt64 = 1 << 20
     func descriptor(_ address: UInt64, _ length: UInt32, _ flags: UInt16, _ next: UInt16) -> [UInt8] {
-      (0..<8).map { UInt8(truncatingIfNeeded: address >> (8 * $0)) } + (0..<4).map { UInt8(truncatingIfNeeded: length >> (8 * $0)) }
-        + [UInt8(truncatingIfNeeded: flags), UInt8(truncatingIfNeeded: flags >> 8), UInt8(truncatingIfNeeded: next), UInt8(truncatingIfNeeded: next >> 8)]
+      (0..<8).map { UInt8(truncatingIfNeeded: address >> (8 * $0)) }
+        + (0..<4).map { UInt8(truncatingIfNeeded: length >> (8 * $0)) }
+        + [
+          UInt8(truncatingIfNeeded: flags), UInt8(truncatingIfNeeded: flags >> 8), UInt8(truncatingIfNeeded: next),
+          UInt8(truncatingIfNeeded: next >> 8),
+        ]
     }
     var bytes: [UInt8] = []
     for i in 0..<count { bytes += descriptor(3 << 20 + UInt64(i % 256) * 16, 1, i == count - 1 ? 2 : 1, UInt16(i + 1)) }
@@ -32,7 +37,8 @@ struct HoldBudgetTests {
     arguments: [(20, 64), (400, 64), (2000, 16), (8000, 4), (32000, 1)])
   func bounded(_ count: Int, _ room: Int) throws {
     let (memory, literal, layout) = try crowded(count)
-    var queue = try Virtqueue(index: 0, layout: layout, features: [.version1, .indirectDescriptors], in: PhysicalSpace(memory))
+    var queue = try Virtqueue(
+      index: 0, layout: layout, features: [.version1, .indirectDescriptors], in: PhysicalSpace(memory))
     var chains = SlotTable<DescriptorChain>(capacity: 64)
     var held: [Int] = []
     var done = 0

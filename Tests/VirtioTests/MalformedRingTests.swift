@@ -14,7 +14,10 @@ struct MalformedRingTests {
   }
 
   static let split: [Case] = [
-    Case(description: "the available index jumps further than the ring is long", expected: { $0 == .availableIndex(9, expected: 0) }) {
+    Case(
+      description: "the available index jumps further than the ring is long",
+      expected: { $0 == .availableIndex(9, expected: 0) }
+    ) {
       $0.split.setAvailableIndex(9)
     },
     Case(description: "the available index runs backwards", expected: { $0 == .availableIndex(0xffff, expected: 0) }) {
@@ -59,7 +62,8 @@ struct MalformedRingTests {
       $0.split.publish()
     },
     Case(
-      description: "an indirect table that was not negotiated", expected: { $0 == .indirectTable }, features: [.version1]
+      description: "an indirect table that was not negotiated", expected: { $0 == .indirectTable },
+      features: [.version1]
     ) {
       $0.split.setDescriptor(0, address: $0.tables, length: 16, flags: 4, next: 0)
       $0.split.offer(0)
@@ -124,7 +128,8 @@ struct MalformedRingTests {
       $0.packed.put(address: $0.data, length: 0xffff_ffff, id: 0, flags: 0)
     },
     Case(
-      description: "an indirect table that was not negotiated", expected: { $0 == .indirectTable }, features: [.version1]
+      description: "an indirect table that was not negotiated", expected: { $0 == .indirectTable },
+      features: [.version1]
     ) {
       $0.packed.put(address: $0.tables, length: 16, id: 0, flags: 4)
     },
@@ -146,7 +151,8 @@ struct MalformedRingTests {
 
   private func check(_ broken: Case, packed: Bool) throws {
     let indirect = broken.features.contains(.indirectDescriptors)
-    let rig = try RingRig(RingCase(packed: packed, size: 8, indirect: indirect, eventIndex: broken.features.contains(.eventIndex)))
+    let rig = try RingRig(
+      RingCase(packed: packed, size: 8, indirect: indirect, eventIndex: broken.features.contains(.eventIndex)))
     broken.write(rig)
     var queue = try rig.makeQueue()
     let found = queue.error()
@@ -201,7 +207,9 @@ struct MalformedRingTests {
     let address = length == 2 ? UInt64.max : UInt64.max - UInt64(length - 1) + (length == 4097 ? 1 : 0)
     for packed in [false, true] {
       let rig = try RingRig(RingCase(packed: packed, size: 8))
-      let id = rig.ring.post([LiteralDescriptor(rig.data, 1), LiteralDescriptor(DMAAddress(address), length, writable: true)])
+      let id = rig.ring.post([
+        LiteralDescriptor(rig.data, 1), LiteralDescriptor(DMAAddress(address), length, writable: true),
+      ])
       rig.ring.publish()
       var queue = try rig.makeQueue()
       let served = try queue.serve()
@@ -218,7 +226,8 @@ struct MalformedRingTests {
       let layout = QueueLayout(
         size: size, descriptorArea: DMAAddress(d), driverArea: DMAAddress(a), deviceArea: DMAAddress(u))
       do throws(QueueError) {
-        _ = try Virtqueue(index: 0, layout: layout, features: packed ? [.version1, .ringPacked] : [.version1], in: space)
+        _ = try Virtqueue(
+          index: 0, layout: layout, features: packed ? [.version1, .ringPacked] : [.version1], in: space)
         return nil
       } catch {
         return error
@@ -306,13 +315,16 @@ final class StripedSpace: DMASpace {
     self.rest = rest
   }
 
-  func translate(_ address: DMAAddress, for access: DMAAccess, waking waiter: (any TranslationWaiter)?) throws(DMAInterruption) -> HostRun {
+  func translate(
+    _ address: DMAAddress, for access: DMAAccess, waking waiter: (any TranslationWaiter)?
+  ) throws(DMAInterruption) -> HostRun {
     guard address.rawValue >= 1 << 40 else { return try rest.translate(address, for: access, waking: waiter) }
     let page = address.rawValue & ~4095
     let guest = guests[Int(page >> 12 & 1)]
     guard let region = memory.run(at: guest),
       let run = region.part(
-        from: guest.rawValue - region.firstAddress.rawValue, count: 4096, seenFrom: DMAAddress(page), permissions: .readWrite)
+        from: guest.rawValue - region.firstAddress.rawValue, count: 4096, seenFrom: DMAAddress(page),
+        permissions: .readWrite)
     else { throw .fault(DMAFault(address: address, access: access, reason: .unmapped)) }
     return run
   }

@@ -24,7 +24,8 @@ import VirtioTestKit
     arguments: [false, true], [false, true])
   func bound(_ packed: Bool, _ inOrder: Bool) throws {
     let size = 8
-    let rig = try RingRig(RingCase(packed: packed, size: UInt16(size), indirect: false, eventIndex: false, inOrder: inOrder))
+    let rig = try RingRig(
+      RingCase(packed: packed, size: UInt16(size), indirect: false, eventIndex: false, inOrder: inOrder))
     var queue = try rig.makeQueue()
     for i in 0..<size { post(i, again: false, in: rig) }
     try queue.beginRound()

@@ -9,7 +9,7 @@ import VirtioTestKit
 struct PendingTests {
   final class Bell: TranslationWaiter {
     let rings = Atomic<Int>(0)
-    func translationArrived() { rings.wrappingAdd(1, ordering: .relaxed) }
+    func wake() { rings.wrappingAdd(1, ordering: .relaxed) }
   }
 
   @Test(
@@ -79,9 +79,12 @@ struct PendingTests {
     paged.holdBackEverything()
     var queue = try rig.makeQueue()
     _ = try queue.serve()
-    #expect(Set(paged.questions.map { $0.address.rawValue >> 12 }) == Set([
-      rig.layout.descriptorArea.rawValue >> 12, rig.layout.driverArea.rawValue >> 12, rig.layout.deviceArea.rawValue >> 12,
-    ]))
+    #expect(
+      Set(paged.questions.map { $0.address.rawValue >> 12 })
+        == Set([
+          rig.layout.descriptorArea.rawValue >> 12, rig.layout.driverArea.rawValue >> 12,
+          rig.layout.deviceArea.rawValue >> 12,
+        ]))
     for area in [rig.layout.descriptorArea, rig.layout.driverArea, rig.layout.deviceArea] { paged.answer(area) }
     _ = try queue.serve()
     let asked = Set(paged.questions.map { $0.address.rawValue })

@@ -17,8 +17,8 @@ struct Served {
 }
 
 extension Virtqueue {
-  /// One round: pops everything, writes `fill` into all that is writable, completes. With `status`, writes that byte last,
-  /// as devices do whose requests end in one.
+  /// One round: pops everything, writes `fill` into all that is writable, completes. With `status`, writes that byte
+  /// last, as devices do whose requests end in one.
   mutating func serve(fill: UInt8 = 0xAB, status: UInt8? = nil) throws(QueueError) -> Served {
     var served = Served()
     try beginRound()

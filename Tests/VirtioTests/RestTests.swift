@@ -19,7 +19,9 @@ struct RestTests {
     }
   }
 
-  @Test("A queue at rest leaves buffers alone and sleeps, takes as many as there is something to say, and is kicked for more once it has none", arguments: RingCase.matrix)
+  @Test(
+    "A queue at rest leaves buffers alone and sleeps, takes as many as there is something to say, and is kicked for more once it has none",
+    arguments: RingCase.matrix)
   func rests(_ kind: RingCase) throws {
     let rig = try RingRig(kind)
     let handler = Events()

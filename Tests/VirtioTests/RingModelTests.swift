@@ -29,11 +29,13 @@ struct RingModelTests {
       self.rig = rig
       random = SeededGenerator(seed)
       freeTables = Array(0..<Int(rig.layout.size))
-      harness = try DeviceHarness(EchoDevice(seed: seed, mostHeld: mostHeld), features: rig.kind.features, in: rig.space)
+      harness = try DeviceHarness(
+        EchoDevice(seed: seed, mostHeld: mostHeld), features: rig.kind.features, in: rig.space)
       try harness.start(0, rig.layout)
     }
 
-    /// A piece of data memory that no chain in flight uses: the area is used round and round and is larger than all of them.
+    /// A piece of data memory that no chain in flight uses: the area is used round and round and is larger than all of
+    /// them.
     func place(_ length: Int) -> DMAAddress {
       if cursor + length > rig.dataBytes { cursor = 0 }
       defer { cursor += length }
@@ -129,7 +131,8 @@ struct RingModelTests {
     arguments: [
       RingCase(packed: false, size: 8), RingCase(packed: false, size: 8, eventIndex: false, driver: .driverQueue),
       RingCase(packed: false, size: 4, inOrder: true, driver: .driverQueue), RingCase(packed: true, size: 7),
-      RingCase(packed: true, size: 7, inOrder: true, driver: .driverQueue), RingCase(packed: true, size: 8, driver: .driverQueue),
+      RingCase(packed: true, size: 7, inOrder: true, driver: .driverQueue),
+      RingCase(packed: true, size: 8, driver: .driverQueue),
     ])
   func wrapAround(_ kind: RingCase) throws {
     // A literal ring takes its time: it starts just before the end.
@@ -160,7 +163,8 @@ struct RingModelTests {
     arguments: [
       RingCase(packed: false, size: 32768), RingCase(packed: false, size: 1), RingCase(packed: true, size: 32768),
       RingCase(packed: true, size: 32767), RingCase(packed: true, size: 1), RingCase(packed: true, size: 3),
-      RingCase(packed: false, size: 32768, driver: .driverQueue), RingCase(packed: true, size: 32767, driver: .driverQueue),
+      RingCase(packed: false, size: 32768, driver: .driverQueue),
+      RingCase(packed: true, size: 32767, driver: .driverQueue),
       RingCase(packed: false, size: 1024, path: .platform), RingCase(packed: true, size: 1000, path: .platform),
     ])
   func fills(_ kind: RingCase) throws {

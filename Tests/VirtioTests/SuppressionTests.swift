@@ -27,7 +27,9 @@ struct SuppressionTests {
     }
   }
 
-  @Test("A packed ring calls when the slot its driver names, in the lap it names, was used since (§2.8.10)", arguments: [UInt16(7), 8, 1])
+  @Test(
+    "A packed ring calls when the slot its driver names, in the lap it names, was used since (§2.8.10)",
+    arguments: [UInt16(7), 8, 1])
   func packedCalls(_ size: UInt16) throws {
     let rig = try RingRig(RingCase(packed: true, size: size))
     var queue = try rig.makeQueue()

@@ -40,7 +40,9 @@ struct WithdrawnTests {
     queue.endRound()
 
     // The ring comes back, and goes on where it was.
-    for area in [rig.layout.descriptorArea, rig.layout.driverArea, rig.layout.deviceArea, rig.data] { paged.answer(area) }
+    for area in [rig.layout.descriptorArea, rig.layout.driverArea, rig.layout.deviceArea, rig.data] {
+      paged.answer(area)
+    }
     let third = rig.ring.post([LiteralDescriptor(rig.data, 4, writable: true)])
     rig.ring.publish()
     #expect(try queue.serve().chains.map(\.id) == [third])

@@ -3,9 +3,9 @@ public import VirtioDrivers
 
 /// A domain of an AMD-Vi unit: device addresses, and the guest memory behind them, for every requester attached to it.
 ///
-/// Pages are as large as addresses and counts allow. What one map made visible is unmapped whole: large pages are not split.
-/// A single unmap before a flush invalidates its pages, several the whole domain. Used by the unit's thread.
-public final class AMDViDomain: IOMMUDriver {
+/// Pages are as large as addresses and counts allow. What one map made visible is unmapped whole: large pages are not
+/// split. A single unmap before a flush invalidates its pages, several the whole domain. Used by the unit's thread.
+public final class AMDViDomain: IOMMUDomain {
   let unit: AMDViDriver
   private var mappings: DomainMappings<AMDViFormat>
   /// The device addresses that can be mapped. Those of ``AMDViDriver/reserved`` among them lead elsewhere.
@@ -28,7 +28,9 @@ public final class AMDViDomain: IOMMUDriver {
   /// Gives the memory back; false if that was done before.
   func end() -> Bool { mappings.end() }
 
-  public func map(_ address: DMAAddress, to guest: GuestAddress, count: UInt64, permissions: DMAPermissions) throws(DMAError) {
+  public func map(
+    _ address: DMAAddress, to guest: GuestAddress, count: UInt64, permissions: DMAPermissions
+  ) throws(DMAError) {
     try mappings.map(address, to: guest, count: count, permissions: permissions, by: unit)
   }
 
@@ -37,8 +39,8 @@ public final class AMDViDomain: IOMMUDriver {
   public func flush() throws(DMAError) { try mappings.flush(by: unit) }
 }
 
-/// Entries of page tables (chapter "I/O Page Tables"): bit 0 says that there is one, bits 11:9 the level of the table it leads to, 0 for a
-/// page; bit 61 lets devices read, bit 62 lets them write.
+/// Entries of page tables (chapter "I/O Page Tables"): bit 0 says that there is one, bits 11:9 the level of the table
+/// it leads to, 0 for a page; bit 61 lets devices read, bit 62 lets them write.
 enum AMDViFormat: PageTableFormat {
   static func table(at address: UInt64, level: Int) -> UInt64 { address | 3 << 61 | UInt64(level - 1) << 9 | 1 }
   static func page(at address: UInt64, level: Int, permissions: DMAPermissions) -> UInt64 {

@@ -1,10 +1,11 @@
 public import DMA
 public import VirtioDrivers
 
-/// The driver of an AMD-Vi unit: its device table and page tables in the driver's memory, domains to map in, and who is in which.
+/// The driver of an AMD-Vi unit: its device table and page tables in the driver's memory, domains to map in, and who is
+/// in which.
 ///
-/// One thread uses it, its domains included; not a thread of a device's queue, which the unit may wait for. No call waits
-/// for the unit longer than its `BoundedWait`.
+/// One thread uses it, its domains included; not a thread of a device's queue, which the unit may wait for. No call
+/// waits for the unit longer than its `BoundedWait`.
 public final class AMDViDriver {
   /// Where the addresses of a requester lead that is in no domain.
   public enum Target {
@@ -23,7 +24,7 @@ public final class AMDViDriver {
   let wait: BoundedWait
   private let deviceTable: UInt64
   private let requesters: Int
-  private(set) var roster = DomainRoster(from: 1, to: 1 << 16)
+  private(set) var domainIDs = DomainIDs(from: 1, to: 1 << 16)
   var commands: DescriptorRing
   let eventLog: UInt64
   var eventHead: UInt64 = 0
@@ -34,7 +35,9 @@ public final class AMDViDriver {
   /// - Parameters:
   ///   - pages: where tables come from: the device table takes 8 KiB a bus, in one piece.
   ///   - buses: how many have requesters behind the unit, from 0 on: 1...256. Requesters past the table reach nothing.
-  public init(_ registers: any RegisterAccess, pages: GuestPages, buses: Int = 256, wait: BoundedWait = BoundedWait()) throws(UnitError) {
+  public init(
+    _ registers: any RegisterAccess, pages: GuestPages, buses: Int = 256, wait: BoundedWait = BoundedWait()
+  ) throws(UnitError) {
     precondition((1...256).contains(buses), "buses as documented")
     self.registers = registers
     self.wait = wait
@@ -83,14 +86,15 @@ public final class AMDViDriver {
 
   /// An empty domain.
   ///
-  /// - Parameter levels: of its tables, 3 and up: 39 bits of device address, and 9 more each, 64 with 6. No more than the unit has.
+  /// - Parameter levels: of its tables, 3 and up: 39 bits of device address, and 9 more each, 64 with 6. No more than
+  ///   the unit has.
   public func makeDomain(levels: Int = 4) throws(UnitError) -> AMDViDomain {
     guard (3...self.levels).contains(levels) else { throw .missing(.addressWidth) }
-    guard let number = roster.take() else { throw .outOfDomains }
+    guard let number = domainIDs.take() else { throw .outOfDomains }
     do throws(DMAError) {
       return try AMDViDomain(self, number: number, levels: levels)
     } catch {
-      roster.give(back: number)
+      domainIDs.give(back: number)
       throw .memory(error)
     }
   }
@@ -98,19 +102,21 @@ public final class AMDViDriver {
   /// Ends a domain that nobody is attached to, and gives its memory back.
   public func remove(_ domain: AMDViDomain) throws(UnitError) {
     guard domain.unit === self, !domain.hasEnded else { throw .noDomain }
-    guard !roster.isUsed(domain.number) else { throw .domainInUse }
-    if domain.end() { roster.give(back: domain.number) }
+    guard !domainIDs.isUsed(domain.number) else { throw .domainInUse }
+    if domain.end() { domainIDs.give(back: domain.number) }
   }
 
   // MARK: Requesters
 
   /// Attaches a requester to a domain, and takes it from where it was.
   ///
-  /// - Parameter deviceIOTLB: whether the requester may keep translations itself, until it is told to forget them (ATS).
+  /// - Parameter deviceIOTLB: whether the requester may keep translations itself, until it is told to forget them
+  ///   (ATS).
   public func attach(_ requester: RequesterID, to domain: AMDViDomain, deviceIOTLB: Bool = false) throws(UnitError) {
     guard domain.unit === self, !domain.hasEnded else { throw .noDomain }
     try setEntry(
-      requester, low: domain.root | 3 << 61 | UInt64(domain.levels) << 9 | 3, high: UInt64(domain.number) | (deviceIOTLB ? 1 << 32 : 0),
+      requester, low: domain.root | 3 << 61 | UInt64(domain.levels) << 9 | 3,
+      high: UInt64(domain.number) | (deviceIOTLB ? 1 << 32 : 0),
       domain: domain.number, deviceIOTLB: deviceIOTLB)
   }
 
@@ -123,9 +129,13 @@ public final class AMDViDriver {
   }
 
   /// Takes a requester out of its domain: it reaches nothing any more when this returns.
-  public func detach(_ requester: RequesterID) throws(UnitError) { try attach(requester, to: .blocked(hidesFaults: false)) }
+  public func detach(_ requester: RequesterID) throws(UnitError) {
+    try attach(requester, to: .blocked(hidesFaults: false))
+  }
 
-  private func setEntry(_ requester: RequesterID, low: UInt64, high: UInt64, domain: UInt16? = nil, deviceIOTLB: Bool = false) throws(UnitError) {
+  private func setEntry(
+    _ requester: RequesterID, low: UInt64, high: UInt64, domain: UInt16? = nil, deviceIOTLB: Bool = false
+  ) throws(UnitError) {
     guard Int(requester.rawValue) < requesters else { throw .missing(.requester) }
     let entry = deviceTable + UInt64(requester.rawValue) * 32
     // Nothing while it is neither one thing nor the other.
@@ -133,15 +143,15 @@ public final class AMDViDriver {
     try forget(requester)
     memory.store(high, at: entry + 8)
     memory.store(low, at: entry)
-    roster.set(requester, domain, keepsTranslations: deviceIOTLB)
+    domainIDs.set(requester, domain, keepsTranslations: deviceIOTLB)
     try forget(requester)
   }
 
   /// Ends what the unit and the requester know of its entry and of the domain that it names.
   private func forget(_ requester: RequesterID) throws(UnitError) {
     post(2 << 60 | UInt64(requester.rawValue), 0)
-    postDomain(roster.domain(of: requester) ?? 0)
-    if roster.keepsTranslations(requester) { postKept(requester, from: 0, through: .max) }
+    postDomain(domainIDs.domain(of: requester) ?? 0)
+    if domainIDs.keepsTranslations(requester) { postKept(requester, from: 0, through: .max) }
     guard complete() else { throw .timeout(register: AMDViRegister.commandTail) }
   }
 }

@@ -1,4 +1,5 @@
-/// What a VT-d unit says it can do (Intel VT-d specification, capability and extended capability registers, legacy mode).
+/// What a VT-d unit says it can do (Intel VT-d specification, capability and extended capability registers, legacy
+/// mode).
 public struct VTdCapabilities: Hashable, Sendable {
   private let word: UInt64
   private let extended: UInt64

@@ -3,9 +3,9 @@ public import VirtioDrivers
 
 /// A domain of a VT-d unit: device addresses, and the guest memory behind them, for every requester attached to it.
 ///
-/// Pages are as large as addresses and counts allow. What one map made visible is unmapped whole: large pages are not split.
-/// A single unmap before a flush invalidates its pages, several the whole domain. Used by the unit's thread.
-public final class VTdDomain: IOMMUDriver {
+/// Pages are as large as addresses and counts allow. What one map made visible is unmapped whole: large pages are not
+/// split. A single unmap before a flush invalidates its pages, several the whole domain. Used by the unit's thread.
+public final class VTdDomain: IOMMUDomain {
   let unit: VTdDriver
   private var mappings: DomainMappings<VTdFormat>
   /// Bits of its device addresses.
@@ -15,7 +15,8 @@ public final class VTdDomain: IOMMUDriver {
     self.unit = unit
     addressWidth = min(12 + 9 * levels, unit.capabilities.addressWidth)
     mappings = try DomainMappings(
-      number, in: unit.memory, levels: levels, largest: unit.capabilities.largestPage, lastAddress: 1 << UInt64(addressWidth) - 1)
+      number, in: unit.memory, levels: levels, largest: unit.capabilities.largestPage,
+      lastAddress: 1 << UInt64(addressWidth) - 1)
   }
 
   var number: UInt16 { mappings.number }
@@ -31,7 +32,9 @@ public final class VTdDomain: IOMMUDriver {
   /// Gives the memory back; false if that was done before.
   func end() -> Bool { mappings.end() }
 
-  public func map(_ address: DMAAddress, to guest: GuestAddress, count: UInt64, permissions: DMAPermissions) throws(DMAError) {
+  public func map(
+    _ address: DMAAddress, to guest: GuestAddress, count: UInt64, permissions: DMAPermissions
+  ) throws(DMAError) {
     try mappings.map(address, to: guest, count: count, permissions: permissions, by: unit)
   }
 
@@ -40,7 +43,8 @@ public final class VTdDomain: IOMMUDriver {
   public func flush() throws(DMAError) { try mappings.flush(by: unit) }
 }
 
-/// Second-level entries (chapter "Translation Structure Formats"): bit 0 lets devices read, bit 1 lets them write, bit 7 ends the walk.
+/// Second-level entries (chapter "Translation Structure Formats"): bit 0 lets devices read, bit 1 lets them write, bit
+/// 7 ends the walk.
 enum VTdFormat: PageTableFormat {
   static func table(at address: UInt64, level: Int) -> UInt64 { address | 3 }
   static func page(at address: UInt64, level: Int, permissions: DMAPermissions) -> UInt64 {

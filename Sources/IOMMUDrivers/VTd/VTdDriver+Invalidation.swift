@@ -38,7 +38,7 @@ extension VTdDriver: InvalidatingUnit {
   }
 
   func postKept(in domain: UInt16, from first: UInt64, through last: UInt64) {
-    for requester in roster.keepers(in: domain) { postDeviceIOTLB(requester, first: first, last: last) }
+    for requester in domainIDs.translationCachers(in: domain) { postDeviceIOTLB(requester, first: first, last: last) }
   }
 
   /// What a requester itself keeps of a range.

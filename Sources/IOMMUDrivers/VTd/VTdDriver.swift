@@ -1,10 +1,11 @@
 public import DMA
 public import VirtioDrivers
 
-/// The driver of an Intel VT-d unit in legacy mode: its tables in the driver's memory, domains to map in, and who is in which.
+/// The driver of an Intel VT-d unit in legacy mode: its tables in the driver's memory, domains to map in, and who is in
+/// which.
 ///
-/// One thread uses it, its domains included; not a thread of a device's queue, which the unit may wait for. No call waits
-/// for the unit longer than its `BoundedWait`.
+/// One thread uses it, its domains included; not a thread of a device's queue, which the unit may wait for. No call
+/// waits for the unit longer than its `BoundedWait`.
 public final class VTdDriver {
   /// Where the addresses of a requester lead.
   public enum Target {
@@ -25,7 +26,7 @@ public final class VTdDriver {
   let wait: BoundedWait
   private let root: UInt64
   private var contextTables: [UInt8: UInt64] = [:]
-  private(set) var roster: DomainRoster
+  private(set) var domainIDs: DomainIDs
   var queue: DescriptorRing
 
   /// Domain 0 means "whichever" to a unit in caching mode, so it is nobody's; 1 is of all that pass.
@@ -40,7 +41,7 @@ public final class VTdDriver {
     capabilities = VTdCapabilities(
       capability: registers.read(at: VTdRegister.capability, width: 8),
       extendedCapability: registers.read(at: VTdRegister.extendedCapability, width: 8))
-    roster = DomainRoster(from: 2, to: capabilities.domains)
+    domainIDs = DomainIDs(from: 2, to: capabilities.domains)
     guard !capabilities.levels.isEmpty else { throw .missing(.addressWidth) }
     guard capabilities.hasCoherentWalks else { throw .missing(.coherentWalks) }
     guard capabilities.hasQueuedInvalidation else { throw .missing(.queuedInvalidation) }
@@ -74,7 +75,9 @@ public final class VTdDriver {
   /// Has the unit do one thing, and waits until its status says so. What else is on stays on.
   func command(_ bit: UInt64, on: Bool) throws(UnitError) {
     // Of the status these bits are states; of the others a write would repeat what once was commanded.
-    let states = registers.read(at: VTdRegister.globalStatus, width: 4) & (VTdRegister.translation | VTdRegister.queuedInvalidation)
+    let states =
+      registers.read(at: VTdRegister.globalStatus, width: 4)
+      & (VTdRegister.translation | VTdRegister.queuedInvalidation)
     registers.write(on ? states | bit : states & ~bit, at: VTdRegister.globalCommand, width: 4)
     let done = try? wait.until { (registers.read(at: VTdRegister.globalStatus, width: 4) & bit != 0) == on }
     guard done == true else { throw .timeout(register: VTdRegister.globalCommand) }
@@ -86,12 +89,14 @@ public final class VTdDriver {
   ///
   /// - Parameter addressWidth: bits of its device addresses: 39, or 48; nil for as many as the unit has.
   public func makeDomain(addressWidth: Int? = nil) throws(UnitError) -> VTdDomain {
-    guard let levels = capabilities.levels.last(where: { addressWidth == nil || addressWidth == 12 + 9 * $0 }) else { throw .missing(.addressWidth) }
-    guard let number = roster.take() else { throw .outOfDomains }
+    guard let levels = capabilities.levels.last(where: { addressWidth == nil || addressWidth == 12 + 9 * $0 }) else {
+      throw .missing(.addressWidth)
+    }
+    guard let number = domainIDs.take() else { throw .outOfDomains }
     do throws(DMAError) {
       return try VTdDomain(self, number: number, levels: levels)
     } catch {
-      roster.give(back: number)
+      domainIDs.give(back: number)
       throw .memory(error)
     }
   }
@@ -99,21 +104,23 @@ public final class VTdDriver {
   /// Ends a domain that nobody is attached to, and gives its memory back.
   public func remove(_ domain: VTdDomain) throws(UnitError) {
     guard domain.unit === self, !domain.hasEnded else { throw .noDomain }
-    guard !roster.isUsed(domain.number) else { throw .domainInUse }
-    if domain.end() { roster.give(back: domain.number) }
+    guard !domainIDs.isUsed(domain.number) else { throw .domainInUse }
+    if domain.end() { domainIDs.give(back: domain.number) }
   }
 
   // MARK: Requesters
 
   /// Attaches a requester to a domain, and takes it from where it was.
   ///
-  /// - Parameter deviceIOTLB: whether the requester may keep translations itself, until it is told to forget them (ATS).
+  /// - Parameter deviceIOTLB: whether the requester may keep translations itself, until it is told to forget them
+  ///   (ATS).
   public func attach(_ requester: RequesterID, to domain: VTdDomain, deviceIOTLB: Bool = false) throws(UnitError) {
     guard domain.unit === self, !domain.hasEnded else { throw .noDomain }
     guard !deviceIOTLB || capabilities.hasDeviceIOTLB else { throw .missing(.deviceIOTLB) }
     let width = UInt64(domain.levels - 2)
     try setContext(
-      requester, low: domain.root | (deviceIOTLB ? 1 << 2 : 0) | 1, high: UInt64(domain.number) << 8 | width, domain: domain.number,
+      requester, low: domain.root | (deviceIOTLB ? 1 << 2 : 0) | 1, high: UInt64(domain.number) << 8 | width,
+      domain: domain.number,
       deviceIOTLB: deviceIOTLB)
   }
 
@@ -123,22 +130,27 @@ public final class VTdDriver {
     case .domain(let domain): try attach(requester, to: domain)
     case .passThrough:
       guard capabilities.hasPassThrough, let levels = capabilities.levels.last else { throw .missing(.passThrough) }
-      try setContext(requester, low: 2 << 2 | 1, high: UInt64(Self.passing) << 8 | UInt64(levels - 2), domain: Self.passing)
+      try setContext(
+        requester, low: 2 << 2 | 1, high: UInt64(Self.passing) << 8 | UInt64(levels - 2), domain: Self.passing)
     case .blocked(let hidesFaults): try setContext(requester, low: hidesFaults ? 2 : 0, high: 0, domain: nil)
     }
   }
 
   /// Takes a requester out of its domain: it reaches nothing any more when this returns.
-  public func detach(_ requester: RequesterID) throws(UnitError) { try attach(requester, to: .blocked(hidesFaults: false)) }
+  public func detach(_ requester: RequesterID) throws(UnitError) {
+    try attach(requester, to: .blocked(hidesFaults: false))
+  }
 
-  private func setContext(_ requester: RequesterID, low: UInt64, high: UInt64, domain: UInt16?, deviceIOTLB: Bool = false) throws(UnitError) {
+  private func setContext(
+    _ requester: RequesterID, low: UInt64, high: UInt64, domain: UInt16?, deviceIOTLB: Bool = false
+  ) throws(UnitError) {
     let entry = try contextTable(of: requester) + UInt64(requester.rawValue & 255) * 16
     // Not present while it is neither one thing nor the other.
     memory.store(0, at: entry)
-    try forget(requester, in: roster.domain(of: requester))
+    try forget(requester, in: domainIDs.domain(of: requester))
     memory.store(high, at: entry + 8)
     memory.store(low, at: entry)
-    roster.set(requester, domain, keepsTranslations: deviceIOTLB)
+    domainIDs.set(requester, domain, keepsTranslations: deviceIOTLB)
     if remembersNothing { try forget(requester, in: nil) }
   }
 
@@ -146,7 +158,7 @@ public final class VTdDriver {
   private func forget(_ requester: RequesterID, in domain: UInt16?) throws(UnitError) {
     postContext(3, domain: domain ?? 0, requester: requester)
     if let domain { postDomain(domain) }
-    if domain != nil, roster.keepsTranslations(requester) { postDeviceIOTLB(requester, first: 0, last: .max) }
+    if domain != nil, domainIDs.keepsTranslations(requester) { postDeviceIOTLB(requester, first: 0, last: .max) }
     guard complete() else { throw .timeout(register: VTdRegister.queueTail) }
   }
 

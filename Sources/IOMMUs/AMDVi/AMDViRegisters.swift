@@ -1,4 +1,5 @@
-/// Where the registers of an AMD-Vi unit are (AMD I/O Virtualization Technology specification, chapter "Registers"); 8 bytes each.
+/// Where the registers of an AMD-Vi unit are (AMD I/O Virtualization Technology specification, chapter "Registers"); 8
+/// bytes each.
 enum AMDViRegister {
   static let deviceTable = 0x0
   static let commandBuffer = 0x8

@@ -13,13 +13,18 @@ extension AMDViUnit {
     // No more than a buffer holds: the driver cannot keep us here.
     for _ in 0..<32768 {
       let next: (base: UInt64, head: UInt64, tail: UInt64)? = state.withLock { state in
-        let (head, tail) = (state.registers[AMDViRegister.commandHead] ?? 0, state.registers[AMDViRegister.commandTail] ?? 0)
-        guard state.control.contains(.commandBuffer), state.status.contains(.commandsRun), head != tail else { return nil }
+        let (head, tail) = (
+          state.registers[AMDViRegister.commandHead] ?? 0, state.registers[AMDViRegister.commandTail] ?? 0
+        )
+        guard state.control.contains(.commandBuffer), state.status.contains(.commandsRun), head != tail else {
+          return nil
+        }
         return (state.registers[AMDViRegister.commandBuffer] ?? 0, head, tail)
       }
       guard let (base, head, tail) = next else { return }
       let at = (base & 0x000F_FFFF_FFFF_F000) + head
-      guard let bytes = Self.byteCount(base), head < bytes, tail < bytes, let low = memory.tableWord(at: at), let high = memory.tableWord(at: at + 8)
+      guard let bytes = Self.byteCount(base), head < bytes, tail < bytes, let low = memory.tableWord(at: at),
+        let high = memory.tableWord(at: at + 8)
       else { return stop(.commandsUnreachable, at) }
       guard perform(low, high) else { return stop(.illegalCommand, at) }
       state.withLock { $0.registers[AMDViRegister.commandHead] = (head + 16) % bytes }
@@ -47,11 +52,14 @@ extension AMDViUnit {
       let domain = UInt16(truncatingIfNeeded: low >> 32)
       let (first, last) = Self.pages(high)
       // What a device keeps itself it forgets only when it is told so.
-      forget(isContext: false, { _, context in context?.domain == domain && context?.hasDeviceIOTLB == false }, first: first, last: last)
+      forget(
+        isContext: false, { _, context in context?.domain == domain && context?.hasDeviceIOTLB == false }, first: first,
+        last: last)
     case 4:
       let (first, last) = Self.pages(high)
       forget(
-        isContext: false, { $0.rawValue == UInt16(truncatingIfNeeded: low) && $1?.hasDeviceIOTLB == true }, first: first, last: last)
+        isContext: false, { $0.rawValue == UInt16(truncatingIfNeeded: low) && $1?.hasDeviceIOTLB == true },
+        first: first, last: last)
     case 8: forget { _, context in context?.hasDeviceIOTLB != true }
     default: return false
     }
@@ -72,7 +80,8 @@ extension AMDViUnit {
       guard state.control.contains(.eventLog), state.status.contains(.eventLogRuns) else { return false }
       let base = state.registers[AMDViRegister.eventLog] ?? 0
       let tail = state.registers[AMDViRegister.eventTail] ?? 0
-      guard let bytes = Self.byteCount(base), tail < bytes, (tail + 16) % bytes != state.registers[AMDViRegister.eventHead] ?? 0,
+      guard let bytes = Self.byteCount(base), tail < bytes,
+        (tail + 16) % bytes != state.registers[AMDViRegister.eventHead] ?? 0,
         let cells = memory.cells(at: GuestAddress((base & 0x000F_FFFF_FFFF_F000) + tail), byteCount: 16)
       else {
         state.status.remove(.eventLogRuns)
@@ -89,16 +98,22 @@ extension AMDViUnit {
 }
 
 extension AMDViUnit: AddressTranslation {
-  public func lookUp(_ address: DMAAddress, for access: DMAAccess, by requester: RequesterID) throws(DMAFault) -> GuestRun {
+  public func lookUp(
+    _ address: DMAAddress, for access: DMAAccess, by requester: RequesterID
+  ) throws(DMAFault) -> GuestRun {
     do throws(AMDViRefusal) {
       return try look(address, access, requester)
     } catch {
-      if case .pageFault(_, isForbidden: true, _) = error.event { throw DMAFault(address: address, access: access, reason: .permission) }
+      if case .pageFault(_, isForbidden: true, _) = error.event {
+        throw DMAFault(address: address, access: access, reason: .permission)
+      }
       throw DMAFault(address: address, access: access, reason: .unmapped)
     }
   }
 
-  private func look(_ address: DMAAddress, _ access: DMAAccess, _ requester: RequesterID) throws(AMDViRefusal) -> GuestRun {
+  private func look(
+    _ address: DMAAddress, _ access: DMAAccess, _ requester: RequesterID
+  ) throws(AMDViRefusal) -> GuestRun {
     let found: Result<GuestRun, AMDViRefusal> = state.withLock { state in
       guard state.control.contains(.enabled) else { return .success(.identity) }
       do throws(AMDViRefusal) {
@@ -116,7 +131,8 @@ extension AMDViUnit: AddressTranslation {
   }
 
   public func report(_ fault: DMAFault, by requester: RequesterID) {
-    // The tables are asked once more for the reason in the unit's own words. If they have changed meanwhile, it is the plain one.
+    // The tables are asked once more for the reason in the unit's own words. If they have changed meanwhile, it is the
+    // plain one.
     var refusal = AMDViRefusal(event: .pageFault(isPresent: false, isForbidden: false, isReserved: false))
     do throws(AMDViRefusal) {
       _ = try look(fault.address, fault.access, requester)
@@ -125,7 +141,8 @@ extension AMDViUnit: AddressTranslation {
       refusal = error
     }
     log(
-      refusal.event.bits | (fault.access == .write ? 1 << 53 : 0) | UInt64(refusal.domain) << 32 | UInt64(requester.rawValue),
+      refusal.event.bits | (fault.access == .write ? 1 << 53 : 0) | UInt64(refusal.domain) << 32
+        | UInt64(requester.rawValue),
       fault.address.rawValue)
   }
 }

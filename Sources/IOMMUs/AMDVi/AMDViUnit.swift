@@ -1,12 +1,13 @@
 public import DMA
 import Synchronization
 
-/// AMD-Vi at the level its driver programs it: registers, a device table and page tables of up to six levels in guest memory, a command
-/// buffer, an event log with an interrupt. There are no guest tables, no interrupt remapping, no exclusion range.
+/// AMD-Vi at the level its driver programs it: registers, a device table and page tables of up to six levels in guest
+/// memory, a command buffer, an event log with an interrupt. There are no guest tables, no interrupt remapping, no
+/// exclusion range.
 ///
-/// What the tables say is remembered by each endpoint's own cache and the device table's entries here, and forgotten only when
-/// the driver invalidates it. Registers are read and written by the guest's processors, any of them; a write returns when what it
-/// asked for is done, devices' accesses in flight included.
+/// What the tables say is remembered by each endpoint's own cache and the device table's entries here, and forgotten
+/// only when the driver invalidates it. Registers are read and written by the guest's processors, any of them; a write
+/// returns when what it asked for is done, devices' accesses in flight included.
 public final class AMDViUnit: IOMMU {
   struct State {
     var requesters = RequesterTable<AMDViContext>()
@@ -86,7 +87,8 @@ public final class AMDViUnit: IOMMU {
     return width == 8 ? word : word >> (UInt64(offset & 4) * 8) & 0xFFFF_FFFF
   }
 
-  /// What a processor writes, with the same widths. Returns when what the write commands is done. Not from a queue's thread.
+  /// What a processor writes, with the same widths. Returns when what the write commands is done. Not from a queue's
+  /// thread.
   public func write(_ value: UInt64, at offset: Int, width: Int) {
     guard Self.isRegister(offset, width) else { return }
     let shift = UInt64(offset & 4) * 8
@@ -105,8 +107,10 @@ public final class AMDViUnit: IOMMU {
     case AMDViRegister.commandTail:
       set(0x7FFF0)
       runCommands()
-    case AMDViRegister.control: setControl(AMDViControl(rawValue: state.withLock { $0.control.rawValue } & ~mask | value))
-    case AMDViRegister.status: state.withLock { $0.status.subtract(AMDViStatus(rawValue: value).intersection(.clearable)) }
+    case AMDViRegister.control:
+      setControl(AMDViControl(rawValue: state.withLock { $0.control.rawValue } & ~mask | value))
+    case AMDViRegister.status:
+      state.withLock { $0.status.subtract(AMDViStatus(rawValue: value).intersection(.clearable)) }
     default: break
     }
   }
@@ -134,8 +138,13 @@ public final class AMDViUnit: IOMMU {
     if let message { interrupt(message) }
   }
 
-  /// Drops what is remembered of the endpoints that `isConcerned` picks by number and context, and returns when nothing uses it.
-  func forget(isContext: Bool = true, _ isConcerned: (RequesterID, AMDViContext?) -> Bool, first: UInt64 = 0, last: UInt64 = .max) {
-    for endpoint in state.withLock({ $0.requesters.concerned(isContext: isContext, isConcerned) }) { endpoint.invalidate(from: DMAAddress(first), through: DMAAddress(last)) }
+  /// Drops what is remembered of the endpoints that `isConcerned` picks by number and context, and returns when nothing
+  /// uses it.
+  func forget(
+    isContext: Bool = true, _ isConcerned: (RequesterID, AMDViContext?) -> Bool, first: UInt64 = 0, last: UInt64 = .max
+  ) {
+    for endpoint in state.withLock({ $0.requesters.concerned(isContext: isContext, isConcerned) }) {
+      endpoint.invalidate(from: DMAAddress(first), through: DMAAddress(last))
+    }
   }
 }

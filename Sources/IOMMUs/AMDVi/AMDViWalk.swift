@@ -24,7 +24,8 @@ struct AMDViRefusal: Error {
   var hidesFault = false
 }
 
-/// The walks of the device table and of page tables in guest memory (chapters "Device Table Entry" and "I/O Page Tables").
+/// The walks of the device table and of page tables in guest memory (chapters "Device Table Entry" and "I/O Page
+/// Tables").
 struct AMDViWalk {
   let memory: GuestMemory
   /// Levels of page tables at most.
@@ -35,7 +36,9 @@ struct AMDViWalk {
     let offset = UInt64(requester.rawValue) * 32
     guard offset < ((deviceTable & 0x1FF) + 1) << 12 else { throw AMDViRefusal(event: .illegalEntry) }
     let at = (deviceTable & 0x000F_FFFF_FFFF_F000) + offset
-    guard let low = memory.tableWord(at: at), let high = memory.tableWord(at: at + 8) else { throw AMDViRefusal(event: .deviceTableUnreachable) }
+    guard let low = memory.tableWord(at: at), let high = memory.tableWord(at: at + 8) else {
+      throw AMDViRefusal(event: .deviceTableUnreachable)
+    }
     // Not valid: nothing is said against this requester.
     guard low & 1 != 0 else { return AMDViContext() }
     var context = AMDViContext(domain: UInt16(truncatingIfNeeded: high))
@@ -52,7 +55,9 @@ struct AMDViWalk {
 
   /// What is around a device address.
   func run(_ context: AMDViContext, around address: UInt64, for access: DMAAccess) throws(AMDViRefusal) -> GuestRun {
-    func refusal(_ event: AMDViEvent) -> AMDViRefusal { AMDViRefusal(event: event, domain: context.domain, hidesFault: context.hidesFaults) }
+    func refusal(_ event: AMDViEvent) -> AMDViRefusal {
+      AMDViRefusal(event: event, domain: context.domain, hidesFault: context.hidesFaults)
+    }
     let absent = AMDViEvent.pageFault(isPresent: false, isForbidden: false, isReserved: false)
     let forbidden = AMDViEvent.pageFault(isPresent: true, isForbidden: true, isReserved: false)
     let reserved = AMDViEvent.pageFault(isPresent: true, isForbidden: false, isReserved: true)
@@ -66,7 +71,9 @@ struct AMDViWalk {
     guard level == 6 || address >> UInt64(12 + 9 * level) == 0 else { throw refusal(absent) }
     while true {
       let shift = UInt64(12 + 9 * (level - 1))
-      guard let entry = memory.tableWord(at: table + (address >> shift & 511) * 8) else { throw refusal(.pageTableUnreachable) }
+      guard let entry = memory.tableWord(at: table + (address >> shift & 511) * 8) else {
+        throw refusal(.pageTableUnreachable)
+      }
       guard entry & 1 != 0 else { throw refusal(absent) }
       permissions.formIntersection(DMAPermissions(rawValue: UInt8(truncatingIfNeeded: entry >> 61 & 3)))
       guard permissions.allows(access) else { throw refusal(forbidden) }
@@ -75,7 +82,8 @@ struct AMDViWalk {
       switch next {
       case 0: return GuestRun(page: 1 << shift, around: address, at: table, permissions: permissions)
       case 7:
-        // The lowest clear bit of the address says how large the page is: more than one of this level, less than one of the next.
+        // The lowest clear bit of the address says how large the page is: more than one of this level, less than one of
+        // the next.
         let order = (~(table >> 12)).trailingZeroBitCount + 1
         guard order > 9 * (level - 1), order < 9 * level else { throw refusal(reserved) }
         return GuestRun(page: 4096 << UInt64(order), around: address, at: table, permissions: permissions)

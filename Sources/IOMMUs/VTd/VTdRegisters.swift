@@ -1,4 +1,5 @@
-/// Where the registers of a VT-d unit are, and what is in them (Intel VT-d specification, chapter "Register Descriptions").
+/// Where the registers of a VT-d unit are, and what is in them (Intel VT-d specification, chapter "Register
+/// Descriptions").
 enum VTdRegister {
   static let version = 0x00
   static let capability = 0x08
@@ -63,8 +64,8 @@ public struct VTdOptions: Hashable, Sendable {
   public var hasLargePages: Bool
   /// Whether the driver must invalidate what it adds as well as what it takes away (caching mode).
   public var hasCachingMode: Bool
-  /// Whether context entries may allow devices translation caches of their own (ATS): such a device forgets a translation at a
-  /// device-IOTLB invalidation and at no other.
+  /// Whether context entries may allow devices translation caches of their own (ATS): such a device forgets a
+  /// translation at a device-IOTLB invalidation and at no other.
   public var hasDeviceIOTLB: Bool
   /// Whether context entries may let a device pass untranslated.
   public var hasPassThrough: Bool
@@ -86,7 +87,8 @@ public struct VTdOptions: Hashable, Sendable {
     self.faultRecords = min(max(faultRecords, 1), 8)
   }
 
-  /// The capability register: 65,536 domains, page-selective invalidation of up to 2^18 pages, zero-length reads allowed.
+  /// The capability register: 65,536 domains, page-selective invalidation of up to 2^18 pages, zero-length reads
+  /// allowed.
   var capability: UInt64 {
     var word: UInt64 = 6
     if hasCachingMode { word |= 1 << 7 }

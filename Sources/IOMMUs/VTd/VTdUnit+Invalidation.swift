@@ -3,7 +3,9 @@ import Synchronization
 
 extension VTdUnit {
   /// Which endpoints a context-cache invalidation means.
-  private func contexts(_ granularity: UInt64, domain: UInt16, source: UInt16, mask: UInt64) -> ((RequesterID, VTdContext?) -> Bool)? {
+  private func contexts(
+    _ granularity: UInt64, domain: UInt16, source: UInt16, mask: UInt64
+  ) -> ((RequesterID, VTdContext?) -> Bool)? {
     switch granularity {
     case 1: return { _, _ in true }
     case 2: return { _, context in context?.domain == domain }
@@ -20,22 +22,28 @@ extension VTdUnit {
     let command = state.withLock { $0.word(VTdRegister.contextCommand) }
     let granularity = command >> 61 & 3
     if let concerned = contexts(
-      granularity, domain: UInt16(truncatingIfNeeded: command), source: UInt16(truncatingIfNeeded: command >> 16), mask: command >> 32)
+      granularity, domain: UInt16(truncatingIfNeeded: command), source: UInt16(truncatingIfNeeded: command >> 16),
+      mask: command >> 32)
     {
       forget(concerned)
     }
     state.withLock { state in
-      state[VTdRegister.contextCommand + 4] = UInt32(truncatingIfNeeded: granularity) << 27 | UInt32(truncatingIfNeeded: granularity) << 29
+      state[VTdRegister.contextCommand + 4] =
+        UInt32(truncatingIfNeeded: granularity) << 27 | UInt32(truncatingIfNeeded: granularity) << 29
     }
   }
 
   /// What the IOTLB registers ask for.
   func iotlbCommand() {
-    let (command, address) = state.withLock { ($0.word(VTdRegister.invalidateIOTLB), $0.word(VTdRegister.invalidateAddress)) }
+    let (command, address) = state.withLock {
+      ($0.word(VTdRegister.invalidateIOTLB), $0.word(VTdRegister.invalidateAddress))
+    }
     let granularity = command >> 60 & 3
-    invalidateIOTLB(granularity, domain: UInt16(truncatingIfNeeded: command >> 32), address: address & ~0xFFF, order: address & 63)
+    invalidateIOTLB(
+      granularity, domain: UInt16(truncatingIfNeeded: command >> 32), address: address & ~0xFFF, order: address & 63)
     state.withLock { state in
-      state[VTdRegister.invalidateIOTLB + 4] = (state[VTdRegister.invalidateIOTLB + 4] & 0x3003_FFFF) | UInt32(truncatingIfNeeded: granularity) << 25
+      state[VTdRegister.invalidateIOTLB + 4] =
+        (state[VTdRegister.invalidateIOTLB + 4] & 0x3003_FFFF) | UInt32(truncatingIfNeeded: granularity) << 25
     }
   }
 
@@ -64,7 +72,8 @@ extension VTdUnit {
     // No more than a queue holds: the driver cannot keep us here.
     for _ in 0..<32768 {
       let next: (UInt64, UInt32)? = state.withLock { state in
-        guard state.status.contains(.queuedInvalidation), state[VTdRegister.faultStatus] & VTdFaultStatus.queueError.rawValue == 0,
+        guard state.status.contains(.queuedInvalidation),
+          state[VTdRegister.faultStatus] & VTdFaultStatus.queueError.rawValue == 0,
           state[VTdRegister.queueHead] != state[VTdRegister.queueTail]
         else { return nil }
         return (state.word(VTdRegister.queueAddress), state[VTdRegister.queueHead])
@@ -89,19 +98,23 @@ extension VTdUnit {
     case 1:
       guard
         let concerned = contexts(
-          low >> 4 & 3, domain: UInt16(truncatingIfNeeded: low >> 16), source: UInt16(truncatingIfNeeded: low >> 32), mask: low >> 48)
+          low >> 4 & 3, domain: UInt16(truncatingIfNeeded: low >> 16), source: UInt16(truncatingIfNeeded: low >> 32),
+          mask: low >> 48)
       else { return false }
       forget(concerned)
     case 2:
       guard low >> 4 & 3 != 0 else { return false }
-      invalidateIOTLB(low >> 4 & 3, domain: UInt16(truncatingIfNeeded: low >> 16), address: high & ~0xFFF, order: high & 63)
+      invalidateIOTLB(
+        low >> 4 & 3, domain: UInt16(truncatingIfNeeded: low >> 16), address: high & ~0xFFF, order: high & 63)
     case 3:
       guard options.hasDeviceIOTLB else { return false }
       let requester = RequesterID(rawValue: UInt16(truncatingIfNeeded: low >> 32))
       // With the S bit the lowest clear bit of the address says how many pages.
       let order = high & 1 == 0 ? 0 : UInt64((~(high >> 12)).trailingZeroBitCount) + 1
       let (first, last) = pages(high & ~0xFFF, order)
-      forget(isContext: false, { one, context in one == requester && context?.hasDeviceIOTLB == true }, first: first, last: last)
+      forget(
+        isContext: false, { one, context in one == requester && context?.hasDeviceIOTLB == true }, first: first,
+        last: last)
     case 5:
       // Everything before it is done: descriptors are worked off one by one, each to its end.
       if low & 1 << 5 != 0 {

@@ -2,7 +2,9 @@ public import DMA
 import Synchronization
 
 extension VTdUnit: AddressTranslation {
-  public func lookUp(_ address: DMAAddress, for access: DMAAccess, by requester: RequesterID) throws(DMAFault) -> GuestRun {
+  public func lookUp(
+    _ address: DMAAddress, for access: DMAAccess, by requester: RequesterID
+  ) throws(DMAFault) -> GuestRun {
     do throws(VTdRefusal) {
       return try look(address, access, requester)
     } catch {
@@ -10,7 +12,8 @@ extension VTdUnit: AddressTranslation {
     }
   }
 
-  private func look(_ address: DMAAddress, _ access: DMAAccess, _ requester: RequesterID) throws(VTdRefusal) -> GuestRun {
+  private func look(_ address: DMAAddress, _ access: DMAAccess, _ requester: RequesterID) throws(VTdRefusal) -> GuestRun
+  {
     let found: Result<GuestRun, VTdRefusal> = state.withLock { state in
       guard state.status.contains(.translation) else { return .success(.identity) }
       do throws(VTdRefusal) {
@@ -28,7 +31,8 @@ extension VTdUnit: AddressTranslation {
   }
 
   public func report(_ fault: DMAFault, by requester: RequesterID) {
-    // The tables are asked once more for the reason in the unit's own words. If they have changed meanwhile, it is the plain one.
+    // The tables are asked once more for the reason in the unit's own words. If they have changed meanwhile, it is the
+    // plain one.
     var reason: VTdFaultReason = fault.access == .write ? .writeForbidden : .readForbidden
     do throws(VTdRefusal) {
       _ = try look(fault.address, fault.access, requester)
@@ -38,7 +42,8 @@ extension VTdUnit: AddressTranslation {
     }
     let isFirst: Bool = state.withLock { state in
       // Without the index of a record that is among these bits: it stays when all of them are cleared.
-      let pending = VTdFaultStatus(rawValue: state[VTdRegister.faultStatus]).intersection(VTdFaultStatus.clearable.union(.pending))
+      let pending = VTdFaultStatus(rawValue: state[VTdRegister.faultStatus]).intersection(
+        VTdFaultStatus.clearable.union(.pending))
       let at = VTdRegister.faultRecord + 16 * state.nextRecord
       guard state[at + 12] & 1 << 31 == 0 else {
         // No room: the driver learns that there were more, not which (R093).

@@ -1,12 +1,12 @@
 public import DMA
 import Synchronization
 
-/// Intel VT-d in legacy mode, at the level its driver programs it: registers, root, context and second-level tables in guest
-/// memory, invalidation by register and by queue, fault records with an interrupt. Interrupts are not remapped.
+/// Intel VT-d in legacy mode, at the level its driver programs it: registers, root, context and second-level tables in
+/// guest memory, invalidation by register and by queue, fault records with an interrupt. Interrupts are not remapped.
 ///
-/// What the tables say is remembered by each endpoint's own cache and by the context cache here, and forgotten only when the
-/// driver invalidates it. Registers are read and written by the guest's processors, any of them; a write returns when what it
-/// asked for is done, devices' accesses in flight included.
+/// What the tables say is remembered by each endpoint's own cache and by the context cache here, and forgotten only
+/// when the driver invalidates it. Registers are read and written by the guest's processors, any of them; a write
+/// returns when what it asked for is done, devices' accesses in flight included.
 public final class VTdUnit: IOMMU {
   struct State {
     var registers = [UInt32](repeating: 0, count: VTdRegister.byteCount / 4)
@@ -25,8 +25,11 @@ public final class VTdUnit: IOMMU {
   private let writes = Mutex(())
   private let interrupt: @Sendable (InterruptMessage) -> Void
 
-  /// - Parameter interrupt: delivers a message to the machine. Called on any thread, queue threads included: it must not wait.
-  public init(_ memory: GuestMemory, options: VTdOptions = VTdOptions(), interrupt: @escaping @Sendable (InterruptMessage) -> Void) {
+  /// - Parameter interrupt: delivers a message to the machine. Called on any thread, queue threads included: it must
+  ///   not wait.
+  public init(
+    _ memory: GuestMemory, options: VTdOptions = VTdOptions(), interrupt: @escaping @Sendable (InterruptMessage) -> Void
+  ) {
     self.memory = memory
     self.options = options
     self.interrupt = interrupt
@@ -65,16 +68,21 @@ public final class VTdUnit: IOMMU {
 
   /// What a processor reads: 4 or 8 bytes at a multiple of 4. Anything else, and what is no register, reads as zero.
   public func read(at offset: Int, width: Int) -> UInt64 {
-    guard offset >= 0, offset & 3 == 0, width == 4 || width == 8, offset <= VTdRegister.byteCount - width else { return 0 }
+    guard offset >= 0, offset & 3 == 0, width == 4 || width == 8, offset <= VTdRegister.byteCount - width else {
+      return 0
+    }
     return state.withLock { state in
       let low = UInt64(state.registers[offset / 4])
       return width == 4 ? low : low | UInt64(state.registers[offset / 4 + 1]) << 32
     }
   }
 
-  /// What a processor writes, with the same widths. Returns when what the write commands is done. Not from a queue's thread.
+  /// What a processor writes, with the same widths. Returns when what the write commands is done. Not from a queue's
+  /// thread.
   public func write(_ value: UInt64, at offset: Int, width: Int) {
-    guard offset >= 0, offset & 3 == 0, width == 4 || width == 8, offset <= VTdRegister.byteCount - width else { return }
+    guard offset >= 0, offset & 3 == 0, width == 4 || width == 8, offset <= VTdRegister.byteCount - width else {
+      return
+    }
     writes.withLock { _ in
       write(UInt32(truncatingIfNeeded: value), at: offset)
       if width == 8 { write(UInt32(truncatingIfNeeded: value >> 32), at: offset + 4) }
@@ -95,13 +103,16 @@ public final class VTdUnit: IOMMU {
       runQueue()
     case VTdRegister.queueAddress, VTdRegister.queueAddress + 4:
       // The queue stays where it is while it is in use.
-      if !state.withLock({ $0.status.contains(.queuedInvalidation) }) { set(offset & 4 == 0 ? value & ~0xFF8 : value, at: offset) }
+      if !state.withLock({ $0.status.contains(.queuedInvalidation) }) {
+        set(offset & 4 == 0 ? value & ~0xFF8 : value, at: offset)
+      }
     case VTdRegister.faultStatus: clearFaults(VTdFaultStatus(rawValue: value))
     case VTdRegister.completionStatus: state.withLock { $0[offset] &= ~(value & 1) }
     case VTdRegister.faultEvent, VTdRegister.completionEvent: setEventControl(value, at: offset)
     case VTdRegister.rootTable, VTdRegister.rootTable + 4, VTdRegister.contextCommand, VTdRegister.invalidateIOTLB,
       VTdRegister.invalidateAddress, VTdRegister.invalidateAddress + 4,
-      VTdRegister.faultEvent + 4...VTdRegister.faultEvent + 12, VTdRegister.completionEvent + 4...VTdRegister.completionEvent + 12:
+      VTdRegister.faultEvent + 4...VTdRegister.faultEvent + 12,
+      VTdRegister.completionEvent + 4...VTdRegister.completionEvent + 12:
       set(value, at: offset)
     case VTdRegister.faultRecord...: if offset & 15 == 12, value & 1 << 31 != 0 { clearRecord(at: offset) }
     default: break
@@ -155,9 +166,14 @@ public final class VTdUnit: IOMMU {
     if let message { interrupt(message) }
   }
 
-  /// Drops what is remembered of the endpoints that `isConcerned` picks by number and context, and returns when nothing uses it.
-  func forget(isContext: Bool = true, _ isConcerned: (RequesterID, VTdContext?) -> Bool, first: UInt64 = 0, last: UInt64 = .max) {
-    for endpoint in state.withLock({ $0.requesters.concerned(isContext: isContext, isConcerned) }) { endpoint.invalidate(from: DMAAddress(first), through: DMAAddress(last)) }
+  /// Drops what is remembered of the endpoints that `isConcerned` picks by number and context, and returns when nothing
+  /// uses it.
+  func forget(
+    isContext: Bool = true, _ isConcerned: (RequesterID, VTdContext?) -> Bool, first: UInt64 = 0, last: UInt64 = .max
+  ) {
+    for endpoint in state.withLock({ $0.requesters.concerned(isContext: isContext, isConcerned) }) {
+      endpoint.invalidate(from: DMAAddress(first), through: DMAAddress(last))
+    }
   }
 }
 
@@ -180,7 +196,9 @@ extension VTdUnit.State {
     status = []
     nextRecord = 0
     self[VTdRegister.version] = 0x10
-    for (offset, word) in [(VTdRegister.capability, options.capability), (VTdRegister.extendedCapability, options.extendedCapability)] {
+    for (offset, word) in [
+      (VTdRegister.capability, options.capability), (VTdRegister.extendedCapability, options.extendedCapability),
+    ] {
       self[offset] = UInt32(truncatingIfNeeded: word)
       self[offset + 4] = UInt32(truncatingIfNeeded: word >> 32)
     }

@@ -10,7 +10,8 @@ struct VTdContext {
   }
   var domain: UInt16
   var target: Target
-  /// The requester keeps translations itself: its endpoint's cache is a device-TLB, which no IOTLB invalidation reaches.
+  /// The requester keeps translations itself: its endpoint's cache is a device-TLB, which no IOTLB invalidation
+  /// reaches.
   var hasDeviceIOTLB = false
   /// The driver does not want to hear of this requester's faults.
   var hidesFaults: Bool
@@ -24,7 +25,8 @@ struct VTdRefusal: Error {
   var hidesFault = false
 }
 
-/// The walks of root, context and second-level tables in guest memory, legacy mode (chapter "DMA Remapping", 3.4 and 3.6).
+/// The walks of root, context and second-level tables in guest memory, legacy mode (chapter "DMA Remapping", 3.4 and
+/// 3.6).
 struct VTdWalk {
   let memory: GuestMemory
   let options: VTdOptions
@@ -32,7 +34,8 @@ struct VTdWalk {
   /// Follows the root and the context table.
   func context(of requester: RequesterID, rootTable: UInt64) throws(VTdRefusal) -> VTdContext {
     // Bits 11:10 choose another kind of table, which this unit does not offer.
-    guard rootTable & 0xC00 == 0, let root = memory.tableWord(at: (rootTable & ~0xFFF) + UInt64(requester.bus) * 16) else {
+    guard rootTable & 0xC00 == 0, let root = memory.tableWord(at: (rootTable & ~0xFFF) + UInt64(requester.bus) * 16)
+    else {
       throw VTdRefusal(reason: .rootTableUnreachable)
     }
     guard root & 1 != 0 else { throw VTdRefusal(reason: .rootNotPresent) }
@@ -41,7 +44,8 @@ struct VTdWalk {
       throw VTdRefusal(reason: .contextTableUnreachable)
     }
     guard low & 1 != 0 else { throw VTdRefusal(reason: .contextNotPresent, hidesFault: low & 2 != 0) }
-    var context = VTdContext(domain: UInt16(truncatingIfNeeded: high >> 8), target: .passThrough, hidesFaults: low & 2 != 0)
+    var context = VTdContext(
+      domain: UInt16(truncatingIfNeeded: high >> 8), target: .passThrough, hidesFaults: low & 2 != 0)
     let kind = low >> 2 & 3
     if kind == 2, options.hasPassThrough { return context }
     guard kind == 0 || kind == 1 && options.hasDeviceIOTLB, let levels = levels(high & 7) else {
@@ -65,7 +69,9 @@ struct VTdWalk {
   func run(_ context: VTdContext, around address: UInt64, for access: DMAAccess) throws(VTdRefusal) -> GuestRun {
     guard case .tables(let first, let levels) = context.target else { return .identity }
     let forbidden: VTdFaultReason = access == .write ? .writeForbidden : .readForbidden
-    guard address >> UInt64(12 + 9 * levels) == 0 else { throw VTdRefusal(reason: .beyondAddressWidth, hidesFault: context.hidesFaults) }
+    guard address >> UInt64(12 + 9 * levels) == 0 else {
+      throw VTdRefusal(reason: .beyondAddressWidth, hidesFault: context.hidesFaults)
+    }
     var table = first
     var permissions = DMAPermissions.readWrite
     for level in stride(from: levels, through: 1, by: -1) {
@@ -77,13 +83,17 @@ struct VTdWalk {
       let here = DMAPermissions(rawValue: UInt8(truncatingIfNeeded: entry & 3))
       guard !here.isEmpty else { throw VTdRefusal(reason: forbidden, hidesFault: context.hidesFaults) }
       permissions.formIntersection(here)
-      guard permissions.allows(access) else { throw VTdRefusal(reason: forbidden, isPermission: true, hidesFault: context.hidesFaults) }
+      guard permissions.allows(access) else {
+        throw VTdRefusal(reason: forbidden, isPermission: true, hidesFault: context.hidesFaults)
+      }
       let next = entry & 0x000F_FFFF_FFFF_F000
       let isLarge = level > 1 && entry & 1 << 7 != 0
       if isLarge, level == 4 || !options.hasLargePages {
         throw VTdRefusal(reason: .reservedInPageTable, hidesFault: context.hidesFaults)
       }
-      if level == 1 || isLarge { return GuestRun(page: 1 << shift, around: address, at: next, permissions: permissions) }
+      if level == 1 || isLarge {
+        return GuestRun(page: 1 << shift, around: address, at: next, permissions: permissions)
+      }
       table = next
     }
     throw VTdRefusal(reason: .pageTableUnreachable)

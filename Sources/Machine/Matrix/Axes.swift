@@ -7,9 +7,6 @@ public enum HostAge: String, Hashable, Sendable, CaseIterable {
   case new
 }
 
-/// The property `iommu_platform` of a device.
-public enum Property: String, Hashable, Sendable, CaseIterable { case off, on, auto }
-
 /// What the driver accepts of what it is offered.
 public enum Acknowledgement: String, Hashable, Sendable, CaseIterable {
   /// All of it.
@@ -92,14 +89,15 @@ public struct DataAxes: Hashable, Sendable {
 public struct Decision: Hashable, Sendable {
   public var platform: Platform
   public var host: HostAge
-  public var property: Property
+  public var property: OnOffAuto
   public var acknowledgement: Acknowledgement
   public var interface: Interface
   public var state: UnitState
   public var device: DeviceKind
 
   public init(
-    platform: Platform, host: HostAge, property: Property, acknowledgement: Acknowledgement, interface: Interface, state: UnitState,
+    platform: Platform, host: HostAge, property: OnOffAuto, acknowledgement: Acknowledgement, interface: Interface,
+    state: UnitState,
     device: DeviceKind
   ) {
     self.platform = platform
@@ -114,7 +112,8 @@ public struct Decision: Hashable, Sendable {
   /// The parts of its name, as they are typed: `pc-vtd/new/on/all/modern/attached/blk`.
   public var name: String {
     [
-      platform.name, host.rawValue, property.rawValue, acknowledgement.rawValue, interface.rawValue, state.rawValue, device.rawValue,
+      platform.name, host.rawValue, property.rawValue, acknowledgement.rawValue, interface.rawValue, state.rawValue,
+      device.rawValue,
     ].joined(separator: "/")
   }
 }
@@ -127,6 +126,7 @@ public struct Cell: Hashable, Sendable {
   /// As ``Decision/name``, followed by `/packed/indirect/hole` where data moves.
   public var name: String {
     guard let data else { return decision.name }
-    return [decision.name, data.ring?.rawValue ?? "queue", data.descriptors.rawValue, data.shape.rawValue].joined(separator: "/")
+    return [decision.name, data.ring?.rawValue ?? "queue", data.descriptors.rawValue, data.shape.rawValue].joined(
+      separator: "/")
   }
 }

@@ -2,8 +2,8 @@ import DMA
 import Virtio
 import VirtioDrivers
 
-/// Runs the cells of one decision that share a ring: makes the machine, drives the device, and compares what comes of it with the
-/// truth table.
+/// Runs the cells of one decision that share a ring: makes the machine, drives the device, and compares what comes of
+/// it with the truth table.
 struct CellRun {
   private struct Failure: Error {
     var why: String
@@ -98,14 +98,21 @@ struct CellRun {
     transport.status = .acknowledge
     transport.status = [.acknowledge, .driver]
     let offeredFeatures = transport.deviceFeatures
-    guard offeredFeatures.contains(.accessPlatform) == decision.offersPlatform else { throw Failure("bit 33 is\(decision.offersPlatform ? " not" : "") offered") }
+    guard offeredFeatures.contains(.accessPlatform) == decision.offersPlatform else {
+      throw Failure("bit 33 is\(decision.offersPlatform ? " not" : "") offered")
+    }
     transport.accept(offeredFeatures.subtracting(withheld))
     transport.status = [.acknowledge, .driver, .featuresOK]
-    guard !transport.status.contains(.featuresOK) else { throw Failure("FEATURES_OK sticks without \(Self.named(withheld))") }
+    guard !transport.status.contains(.featuresOK) else {
+      throw Failure("FEATURES_OK sticks without \(Self.named(withheld))")
+    }
     story.append("FEATURES_OK does not stick without \(Self.named(withheld))")
     // Whoever goes on all the same gets nothing.
     let at = MemoryPlan.buffers
-    transport.enableQueue(0, QueueLayout(size: 8, descriptorArea: DMAAddress(at), driverArea: DMAAddress(at + 4096), deviceArea: DMAAddress(at + 8192)))
+    transport.enableQueue(
+      0,
+      QueueLayout(
+        size: 8, descriptorArea: DMAAddress(at), driverArea: DMAAddress(at + 4096), deviceArea: DMAAddress(at + 8192)))
     transport.status = [.acknowledge, .driver, .driverOK]
     transport.notify(0, data: 0)
     transport.status = []
@@ -119,7 +126,9 @@ struct CellRun {
 
   private mutating func checkUnused(_ device: PluggedDevice) throws {
     let counts = device.counts
-    guard !counts.platform.isUsed, !counts.physical.isUsed else { throw Failure("the device accessed memory: \(counts)") }
+    guard !counts.platform.isUsed, !counts.physical.isUsed else {
+      throw Failure("the device accessed memory: \(counts)")
+    }
     story.append("the device accessed no memory")
   }
 
@@ -181,9 +190,12 @@ struct CellRun {
     let sentence =
       "at the spaces: platform \(counts.platform.hits) hits, \(counts.platform.misses) misses, \(counts.platform.faults) faults;"
       + " physical \(counts.physical.hits) hits, \(counts.physical.misses) misses, \(counts.physical.faults) faults"
-    let (used, other) = decision.path == .platform ? (counts.platform, counts.physical) : (counts.physical, counts.platform)
+    let (used, other) =
+      decision.path == .platform ? (counts.platform, counts.physical) : (counts.physical, counts.platform)
     let isRight = used.isUsed && !other.isUsed
-    return (sentence, isRight ? nil : "the device's accesses took another path than \(decision.path.rawValue): \(sentence)")
+    return (
+      sentence, isRight ? nil : "the device's accesses took another path than \(decision.path.rawValue): \(sentence)"
+    )
   }
 
   /// Nothing leads to memory: the driver cannot even start, or its first request fails.
@@ -196,7 +208,9 @@ struct CellRun {
     } catch {
       story.append("the driver cannot go on: \(error)")
       // The legacy interface has no DEVICE_NEEDS_RESET: there a driver can only wait in vain.
-      if case .driver(.timeout) = error, !decision.interface.isLegacy { return .failed("the device neither works nor says that it does not") }
+      if case .driver(.timeout) = error, !decision.interface.isLegacy {
+        return .failed("the device neither works nor says that it does not")
+      }
       return device.counts.platform.faults > 0 ? .passed : .failed("no fault was recorded, but: \(error)")
     }
   }
@@ -208,14 +222,19 @@ struct CellRun {
     case .entropy(let driver):
       do throws(DriverError) {
         let count = try driver.fill(buffer.segments.span)
-        guard count == buffer.byteCount else { throw .incomplete(written: UInt32(count), needed: UInt64(buffer.byteCount)) }
+        guard count == buffer.byteCount else {
+          throw .incomplete(written: UInt32(count), needed: UInt64(buffer.byteCount))
+        }
       } catch { throw .driver(error) }
     }
   }
 
-  private mutating func check(_ cell: Cell, _ device: PluggedDevice, _ driver: GuestDriver, _ machine: RunningMachine) -> CellResult.Verdict {
+  private mutating func check(
+    _ cell: Cell, _ device: PluggedDevice, _ driver: GuestDriver, _ machine: RunningMachine
+  ) -> CellResult.Verdict {
     guard let data = cell.data else { return .failed("no data") }
-    let buffer = ShapedBuffer(data.shape, on: decision.platform, usesPlatform: decision.usesPlatformMapper, in: driver.domain)
+    let buffer = ShapedBuffer(
+      data.shape, on: decision.platform, usesPlatform: decision.usesPlatformMapper, in: driver.domain)
     driver.mapper.buffer = buffer.segments.first?.address
     driver.mapper.plan = buffer.plan
     defer { driver.mapper.buffer = nil }
@@ -226,14 +245,17 @@ struct CellRun {
       case .oneWay(_, .toMemory): (false, true)
       default: (false, false)
       }
-    if decision.device != .entropy, let why = check(toMemory: false, isReadable, buffer, device, driver, machine) { return .failed(why) }
+    if decision.device != .entropy, let why = check(toMemory: false, isReadable, buffer, device, driver, machine) {
+      return .failed(why)
+    }
     if let why = check(toMemory: true, isWritable, buffer, device, driver, machine) { return .failed(why) }
     return .passed
   }
 
   /// One request, one way; what is wrong with it.
   private mutating func check(
-    toMemory: Bool, _ mayWork: Bool, _ buffer: ShapedBuffer, _ device: PluggedDevice, _ driver: GuestDriver, _ machine: RunningMachine
+    toMemory: Bool, _ mayWork: Bool, _ buffer: ShapedBuffer, _ device: PluggedDevice, _ driver: GuestDriver,
+    _ machine: RunningMachine
   ) -> String? {
     let memory = machine.guest.memory
     let way = toMemory ? "to memory" : "from memory"
@@ -241,7 +263,9 @@ struct CellRun {
     let empty = [UInt8](repeating: 0, count: buffer.byteCount)
     buffer.fill(0xEE, in: memory)
     let before = buffer.bytes(in: memory)
-    if toMemory { device.setContents(pattern) } else {
+    if toMemory {
+      device.setContents(pattern)
+    } else {
       device.setContents(empty)
       buffer.put(pattern, in: memory)
     }
@@ -254,17 +278,23 @@ struct CellRun {
       story.append("\(way): \(error)")
       if mayWork { return "\(way): \(error)" }
       if case .driver(.timeout) = error { return "\(way): no answer" }
-      if toMemory ? buffer.bytes(in: memory) != before : device.contents(buffer.byteCount) != empty { return "\(way): bytes moved in spite of the fault" }
+      if toMemory ? buffer.bytes(in: memory) != before : device.contents(buffer.byteCount) != empty {
+        return "\(way): bytes moved in spite of the fault"
+      }
       return faults() > faultsBefore ? nil : "\(way): refused, but no fault was recorded on the \(path.rawValue) path"
     }
     guard mayWork else { return "\(way): succeeded though it must not" }
     story.append("\(way): \(buffer.byteCount) bytes arrived")
-    if !toMemory { return device.contents(buffer.byteCount) == pattern ? nil : "\(way): the bytes on the disk are others" }
+    if !toMemory {
+      return device.contents(buffer.byteCount) == pattern ? nil : "\(way): the bytes on the disk are others"
+    }
     guard buffer.isGuarded(by: 0xEE, in: memory) else { return "\(way): bytes beside the buffer changed" }
     let after = buffer.bytes(in: memory)
     if decision.device != .entropy { return after == pattern ? nil : "\(way): the bytes in memory are others" }
     // Whatever came, 64 equal bytes in a row did not.
-    let isStale = stride(from: 0, to: after.count, by: 64).contains { after[$0..<min($0 + 64, after.count)].allSatisfy { $0 == 0xEE } }
+    let isStale = stride(from: 0, to: after.count, by: 64).contains {
+      after[$0..<min($0 + 64, after.count)].allSatisfy { $0 == 0xEE }
+    }
     return isStale ? "\(way): a part was not filled" : nil
   }
 }

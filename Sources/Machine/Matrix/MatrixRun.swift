@@ -7,7 +7,9 @@ extension Matrix {
   /// - Parameters:
   ///   - threads: machines at a time.
   ///   - progress: hears how many cells are done. Called on any thread, one call at a time.
-  public static func run(_ cells: [Cell], threads: Int = 2, progress: @escaping @Sendable (Int) -> Void = { _ in }) -> [CellResult] {
+  public static func run(
+    _ cells: [Cell], threads: Int = 2, progress: @escaping @Sendable (Int) -> Void = { _ in }
+  ) -> [CellResult] {
     let work = MatrixWork(cells, groups(cells), progress)
     var workers: [WorkerThread] = []
     for i in 1..<max(threads, 1) {
@@ -22,7 +24,8 @@ extension Matrix {
   private static func groups(_ cells: [Cell]) -> [[Int]] {
     var groups: [[Int]] = []
     for i in cells.indices {
-      if let last = groups.last?.last, cells[last].decision == cells[i].decision, cells[last].data?.ring == cells[i].data?.ring,
+      if let last = groups.last?.last, cells[last].decision == cells[i].decision,
+        cells[last].data?.ring == cells[i].data?.ring,
         cells[last].data?.descriptors == cells[i].data?.descriptors
       {
         groups[groups.count - 1].append(i)

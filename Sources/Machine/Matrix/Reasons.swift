@@ -1,3 +1,5 @@
+internal import Virtio
+
 extension Cell {
   /// Why that has to come of it, a sentence each: the rules in the order in which they decide.
   public var reasons: [String] {
@@ -13,14 +15,18 @@ extension Cell {
       reasons.append(
         decision.offersPlatform
           ? "iommu_platform is \(decision.property.rawValue), so VIRTIO_F_ACCESS_PLATFORM is offered"
-          : "iommu_platform is \(decision.property.rawValue)\(decision.property == .auto ? ", and nothing needs the bit or the interface cannot have it" : ""): VIRTIO_F_ACCESS_PLATFORM is not offered")
+          : "iommu_platform is \(decision.property.rawValue)\(decision.property == .auto ? ", and nothing needs the bit or the interface cannot have it" : ""): VIRTIO_F_ACCESS_PLATFORM is not offered"
+      )
     }
     switch expected {
     case .refusedAtCreation: return ["iommu_platform is on, and a legacy driver could not see bit 33 (R023)"]
-    case .refusedByDriver: return reasons + ["this guest lets no device in that does not have to be given its memory (R174)"]
+    case .refusedByDriver:
+      return reasons + ["this guest lets no device in that does not have to be given its memory (R174)"]
     case .refusedByDevice:
       let missing = decision.acknowledgement == .neither ? "VERSION_1" : "VIRTIO_F_ACCESS_PLATFORM"
-      return reasons + ["the driver leaves out \(missing), which was offered, so FEATURES_OK does not stick (R008, R009)"]
+      return reasons + [
+        "the driver leaves out \(missing), which was offered, so FEATURES_OK does not stick (R008, R009)"
+      ]
     default: break
     }
     reasons.append(
@@ -30,7 +36,8 @@ extension Cell {
           ? "the driver uses physical addresses; hardware is behind its IOMMU all the same"
           : decision.platform.isXen
             ? "in a Xen guest the driver asks the platform even so, because its physical addresses mean nothing outside (R173)"
-            : "without it device and driver both use physical addresses, whatever the platform's tables say (R006, R172)")
+            : "without it device and driver both use physical addresses, whatever the platform's tables say (R006, R172)"
+    )
     return reasons + reachReasons
   }
 
@@ -43,12 +50,17 @@ extension Cell {
       case .attached: reasons.append("the IOMMU decides about each page")
       case .unattached: reasons.append("the IOMMU was told nothing of the device, so it reaches nothing")
       }
-      if decision.state == .attached, !decision.usesPlatformMapper { reasons.append("nothing is mapped under a physical address") }
+      if decision.state == .attached, !decision.usesPlatformMapper {
+        reasons.append("nothing is mapped under a physical address")
+      }
     }
     guard decision.reachesMemory, let shape = data?.shape else { return reasons }
     switch shape {
     case .contiguous: reasons.append("the buffer is one piece, and reachable")
-    case .scattered: reasons.append("its pages are not next to each other in memory, and are followed in the order of the device's addresses (R046)")
+    case .scattered:
+      reasons.append(
+        "its pages are not next to each other in memory, and are followed in the order of the device's addresses (R046)"
+      )
     case .hole: reasons.append("a page of the buffer is not reachable, so no byte of it moves (R087)")
     case .readOnly: reasons.append("the device may only read the buffer: a request that writes it is refused (R084)")
     case .writeOnly: reasons.append("the device may only write the buffer: a request that reads it is refused (R083)")

@@ -21,7 +21,9 @@ struct ShapedBuffer {
     let granule = domain?.granule ?? 4096
     func page(_ i: UInt64) -> GuestAddress { GuestAddress(MemoryPlan.buffers + i * granule) }
     func places(_ pages: [UInt64]) -> [Place] { pages.map { Place(address: page($0), count: Int(granule)) } }
-    func whole(_ pages: [UInt64]) -> [GuestSegment] { [GuestSegment(page(pages[0]), count: UInt32(pages.count) * UInt32(granule))] }
+    func whole(_ pages: [UInt64]) -> [GuestSegment] {
+      [GuestSegment(page(pages[0]), count: UInt32(pages.count) * UInt32(granule))]
+    }
     switch shape {
     case .contiguous:
       let start = GuestAddress(MemoryPlan.buffers + 0x200)
@@ -45,17 +47,22 @@ struct ShapedBuffer {
         // What the driver would have to translate, copy or grant, and did not.
         segments = whole([0, 1])
         self.places = [Place(address: page(0), count: 2 * Int(granule))]
-        plan = .unmapped(platform.unit == .grants ? DMAAddress(GrantMapper.marker | 0x1FF0 << 12) : DMAAddress(page(0).rawValue))
+        plan = .unmapped(
+          platform.unit == .grants ? DMAAddress(GrantMapper.marker | 0x1FF0 << 12) : DMAAddress(page(0).rawValue))
       } else {
         let hole = GuestAddress(MemoryPlan.hole)
         segments = [GuestSegment(GuestAddress(hole.rawValue - 4096), count: 3 * 4096)]
-        self.places = [Place(address: GuestAddress(hole.rawValue - 4096), count: 4096), Place(address: GuestAddress(hole.rawValue + 4096), count: 4096)]
+        self.places = [
+          Place(address: GuestAddress(hole.rawValue - 4096), count: 4096),
+          Place(address: GuestAddress(hole.rawValue + 4096), count: 4096),
+        ]
       }
     case .readOnly, .writeOnly:
       segments = whole([0, 1])
       self.places = [Place(address: page(0), count: 2 * Int(granule))]
       let permissions: DMAPermissions = shape == .readOnly ? .read : .write
-      plan = domain == nil ? .given(.toDevice) : .pages([page(0), page(1)], permissions: permissions, endsAperture: false)
+      plan =
+        domain == nil ? .given(.toDevice) : .pages([page(0), page(1)], permissions: permissions, endsAperture: false)
     case .top:
       if domain != nil {
         segments = whole([0, 1])
@@ -104,7 +111,9 @@ struct ShapedBuffer {
   }
 
   private static func around(_ place: Place, in memory: GuestMemory) -> (GuestAddress, Int) {
-    guard let region = memory.regions.first(where: { place.address.rawValue &- $0.guestAddress.rawValue < $0.byteCount }) else {
+    guard
+      let region = memory.regions.first(where: { place.address.rawValue &- $0.guestAddress.rawValue < $0.byteCount })
+    else {
       return (place.address, 0)
     }
     let lead = min(64, place.address.rawValue - region.guestAddress.rawValue)

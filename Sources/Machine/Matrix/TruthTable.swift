@@ -1,3 +1,5 @@
+internal import Virtio
+
 /// The truth table: what has to come of a decision, written from the rules and from nothing that implements them.
 ///
 ///     offered  accepted  through             the device uses           the driver uses
@@ -13,16 +15,23 @@ extension Decision {
     if device == .nvme {
       guard platform.hasNVMe else { return "no such controller can be plugged in there" }
       guard interface == .nvme else { return "what is not virtio has no virtio interface" }
-      guard property == .off, acknowledgement == .all else { return "what is not virtio has no property iommu_platform and negotiates nothing (R080)" }
+      guard property == .off, acknowledgement == .all else {
+        return "what is not virtio has no property iommu_platform and negotiates nothing (R080)"
+      }
     } else {
       guard interface != .nvme else { return "a virtio device is no NVMe controller" }
-      guard platform.buses.contains(interface.bus) else { return "virtio devices of this platform are not on \(interface.bus.rawValue)" }
+      guard platform.buses.contains(interface.bus) else {
+        return "virtio devices of this platform are not on \(interface.bus.rawValue)"
+      }
       if host == .old {
         guard property == .off else { return "a host from before the bit has no property iommu_platform" }
       }
-      if interface.isLegacy, platform.isBigEndian { return "legacy rings are big-endian there, and the legacy interface here is little-endian" }
+      if interface.isLegacy, platform.isBigEndian {
+        return "legacy rings are big-endian there, and the legacy interface here is little-endian"
+      }
       guard interface.isLegacy == (acknowledgement == .legacy) else {
-        return interface.isLegacy ? "a legacy driver sees 32 bits, and accepts no others" : "this interface has all the bits"
+        return interface.isLegacy
+          ? "a legacy driver sees 32 bits, and accepts no others" : "this interface has all the bits"
       }
     }
     return impossibleState
@@ -116,7 +125,9 @@ extension Cell {
       if decision.platform.unit == .grants { return "a grant always allows reading" }
     case .top:
       if decision.platform.reach == .pool { return "the pool is where the platform put it" }
-      if decision.platform.unit == .grants, decision.isTranslated { return "references are the other domain's to choose" }
+      if decision.platform.unit == .grants, decision.isTranslated {
+        return "references are the other domain's to choose"
+      }
     }
     return nil
   }
@@ -124,19 +135,25 @@ extension Cell {
 
 /// Every cell there is.
 public enum Matrix {
-  /// The cells of a platform, the impossible ones included; what is refused, or impossible whatever the data, is one cell.
+  /// The cells of a platform, the impossible ones included; what is refused, or impossible whatever the data, is one
+  /// cell.
   public static func cells(of platform: Platform) -> [Cell] {
     var cells: [Cell] = []
     for device in DeviceKind.allCases {
       for host in HostAge.allCases {
-        for property in Property.allCases {
+        for property in OnOffAuto.allCases {
           for acknowledgement in Acknowledgement.allCases {
             for interface in Interface.allCases where (interface == .nvme) == (device == .nvme) {
               for state in UnitState.allCases {
                 let decision = Decision(
-                  platform: platform, host: host, property: property, acknowledgement: acknowledgement, interface: interface, state: state,
+                  platform: platform, host: host, property: property, acknowledgement: acknowledgement,
+                  interface: interface, state: state,
                   device: device)
-                if decision.refusal == nil { cells += dataCells(decision) } else { cells.append(Cell(decision: decision, data: nil)) }
+                if decision.refusal == nil {
+                  cells += dataCells(decision)
+                } else {
+                  cells.append(Cell(decision: decision, data: nil))
+                }
               }
             }
           }

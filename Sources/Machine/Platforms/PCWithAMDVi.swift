@@ -3,7 +3,9 @@ extension Platform {
   public static let pcAMDVi: Platform = {
     var platform = Platform(
       name: "pc-amd-vi", summary: "a PC with AMD-Vi",
-      origin: "The same decision as with VT-d, in front of another unit: nothing of it may depend on whose tables are walked.")
+      origin:
+        "The same decision as with VT-d, in front of another unit: nothing of it may depend on whose tables are walked."
+    )
     platform.unit = .amdvi
     return platform
   }()

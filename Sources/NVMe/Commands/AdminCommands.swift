@@ -39,7 +39,9 @@ extension ControllerWorker {
   // MARK: I/O queues
 
   /// Queue number and size of a command that makes one, and where it is.
-  private func newQueue(_ command: borrowing NVMeCommand, isTaken: (Int) -> Bool) throws(Refusal) -> (number: Int, size: Int, address: DMAAddress) {
+  private func newQueue(
+    _ command: borrowing NVMeCommand, isTaken: (Int) -> Bool
+  ) throws(Refusal) -> (number: Int, size: Int, address: DMAAddress) {
     let number = Int(command.dwords[10] & 0xffff)
     let size = Int(command.dwords[10] >> 16) + 1
     guard number > 0, number < submissions.count, !isTaken(number) else { throw Refusal(.invalidQueueIdentifier) }
@@ -55,20 +57,26 @@ extension ControllerWorker {
     guard configuration.completionEntryShift == 4 else { throw Refusal(.invalidQueueSize) }
     let vector = Int(command.dwords[11] >> 16)
     guard vector < interrupts.vectorCount else { throw Refusal(.invalidInterruptVector) }
-    open(completion: new.number, CompletionQueue(new.address, size: new.size, vector: vector, isInterrupting: command.dwords[11] & 2 != 0))
+    open(
+      completion: new.number,
+      CompletionQueue(new.address, size: new.size, vector: vector, isInterrupting: command.dwords[11] & 2 != 0))
   }
 
   private mutating func createSubmissionQueue(_ command: borrowing NVMeCommand) throws(Refusal) {
     let new = try newQueue(command) { number in number > features.submissionQueues || submissions[number].isOpen }
     guard configuration.submissionEntryShift == 6 else { throw Refusal(.invalidQueueSize) }
     let completion = Int(command.dwords[11] >> 16)
-    guard completion > 0, completion < completions.count, completions[completion].isOpen else { throw Refusal(.completionQueueInvalid) }
+    guard completion > 0, completion < completions.count, completions[completion].isOpen else {
+      throw Refusal(.completionQueueInvalid)
+    }
     open(submission: new.number, SubmissionQueue(new.address, size: new.size, completion: completion))
   }
 
   private mutating func deleteCompletionQueue(_ command: borrowing NVMeCommand) throws(Refusal) {
     let number = Int(command.dwords[10] & 0xffff)
-    guard number > 0, number < completions.count, completions[number].isOpen else { throw Refusal(.invalidQueueIdentifier) }
+    guard number > 0, number < completions.count, completions[number].isOpen else {
+      throw Refusal(.invalidQueueIdentifier)
+    }
     for i in 0..<submissions.count where submissions[i].isOpen {
       guard submissions[i].completion != number else { throw Refusal(.invalidQueueDeletion) }
     }
@@ -78,7 +86,9 @@ extension ControllerWorker {
   /// Commands that were not taken from the queue go with it: no command is under way while another is done.
   private mutating func deleteSubmissionQueue(_ command: borrowing NVMeCommand) throws(Refusal) {
     let number = Int(command.dwords[10] & 0xffff)
-    guard number > 0, number < submissions.count, submissions[number].isOpen else { throw Refusal(.invalidQueueIdentifier) }
+    guard number > 0, number < submissions.count, submissions[number].isOpen else {
+      throw Refusal(.invalidQueueIdentifier)
+    }
     close(submission: number)
   }
 

@@ -25,7 +25,9 @@ struct ControllerFeatures {
 
 extension ControllerWorker {
   mutating func getFeatures(_ command: borrowing NVMeCommand) throws(Refusal) -> UInt32 {
-    guard let feature = NVMeFeature(rawValue: UInt8(truncatingIfNeeded: command.dwords[10])) else { throw Refusal(.invalidField) }
+    guard let feature = NVMeFeature(rawValue: UInt8(truncatingIfNeeded: command.dwords[10])) else {
+      throw Refusal(.invalidField)
+    }
     // SEL: ONCS says that there is nothing to select, so current values are all there are.
     guard command.dwords[10] >> 8 & 7 == 0 else { throw Refusal(.invalidField) }
     switch feature {
@@ -41,7 +43,9 @@ extension ControllerWorker {
   }
 
   mutating func setFeatures(_ command: borrowing NVMeCommand) throws(Refusal) -> UInt32 {
-    guard let feature = NVMeFeature(rawValue: UInt8(truncatingIfNeeded: command.dwords[10])) else { throw Refusal(.invalidField) }
+    guard let feature = NVMeFeature(rawValue: UInt8(truncatingIfNeeded: command.dwords[10])) else {
+      throw Refusal(.invalidField)
+    }
     guard command.dwords[10] >> 31 == 0 else { throw Refusal(.featureNotSaveable) }
     let value = command.dwords[11]
     switch feature {
@@ -70,7 +74,9 @@ extension ControllerWorker {
   /// VWC: whether writes may be volatile at all.
   var hasVolatileCache: Bool { options.disk.writeback || options.disk.cacheIsConfigurable }
 
-  private var queueNumbers: UInt32 { UInt32(features.submissionQueues - 1) | UInt32(features.completionQueues - 1) << 16 }
+  private var queueNumbers: UInt32 {
+    UInt32(features.submissionQueues - 1) | UInt32(features.completionQueues - 1) << 16
+  }
 
   private var hasIOQueues: Bool {
     for i in 1..<submissions.count where submissions[i].isOpen || completions[i].isOpen { return true }

@@ -31,7 +31,8 @@ struct ControllerLogs {
     if failures.count == Self.maxFailures { failures.removeLast() }
     failures.insert(
       Failure(
-        number: failureCount, queue: UInt16(truncatingIfNeeded: queue), identifier: command.identifier, status: status.rawValue << 1,
+        number: failureCount, queue: UInt16(truncatingIfNeeded: queue), identifier: command.identifier,
+        status: status.rawValue << 1,
         block: queue == 0 ? 0 : command.startingBlock, namespace: command.namespace), at: 0)
   }
 
@@ -73,7 +74,9 @@ struct ControllerLogs {
 
 extension ControllerWorker {
   mutating func getLogPage(_ command: borrowing NVMeCommand) throws(Refusal) {
-    guard let page = ControllerLogs.Page(rawValue: UInt8(truncatingIfNeeded: command.dwords[10])) else { throw Refusal(.invalidLogPage) }
+    guard let page = ControllerLogs.Page(rawValue: UInt8(truncatingIfNeeded: command.dwords[10])) else {
+      throw Refusal(.invalidLogPage)
+    }
     let namespace = command.namespace
     guard namespace == 0 || namespace == .max else { throw Refusal(.invalidNamespace) }
     let keepsEvents = command.dwords[10] & 1 << 15 != 0

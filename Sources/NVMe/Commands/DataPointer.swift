@@ -1,14 +1,16 @@
 import DMA
 
-/// From a command's data pointer to memory: all of it before a byte is moved, so that a command whose memory cannot be reached
-/// touches none.
+/// From a command's data pointer to memory: all of it before a byte is moved, so that a command whose memory cannot be
+/// reached touches none.
 extension ControllerWorker {
   /// Most descriptors of a command's SGL, all segments together: it may lead in a circle.
   static var maxDescriptors: Int { 8192 }
 
-  /// The memory of `count` bytes of data: device-readable for a command that is given data, device-writable for one that yields
-  /// some.
-  mutating func data(of command: borrowing NVMeCommand, count: Int, for access: DMAAccess, isAdmin: Bool = false) throws(Refusal) -> SegmentList {
+  /// The memory of `count` bytes of data: device-readable for a command that is given data, device-writable for one
+  /// that yields some.
+  mutating func data(
+    of command: borrowing NVMeCommand, count: Int, for access: DMAAccess, isAdmin: Bool = false
+  ) throws(Refusal) -> SegmentList {
     guard count <= options.maxTransfer else { throw Refusal(.invalidField) }
     var list = pool.take()
     list.clear()
@@ -25,7 +27,9 @@ extension ControllerWorker {
   }
 
   /// A piece of memory that does not wrap, appended.
-  private mutating func add(_ address: UInt64, _ count: Int, _ access: DMAAccess, _ list: inout SegmentList) throws(Refusal) {
+  private mutating func add(
+    _ address: UInt64, _ count: Int, _ access: DMAAccess, _ list: inout SegmentList
+  ) throws(Refusal) {
     do throws(DMAInterruption) {
       try iotlb.resolve(DMAAddress(address), count: count, for: access, into: &list)
     } catch {
@@ -55,7 +59,8 @@ extension ControllerWorker {
     while left > 0 {
       let room = (pageSize - Int(at & mask)) / 8
       let needed = (left + pageSize - 1) / pageSize
-      // What does not fit goes on where the page's last entry says: such a page but the first has more entries than that one.
+      // What does not fit goes on where the page's last entry says: such a page but the first has more entries than
+      // that one.
       let goesOn = needed > room
       let entries = goesOn ? room : needed
       var table = pool.take()
@@ -69,7 +74,9 @@ extension ControllerWorker {
         left -= n
       }
       if goesOn {
-        guard let next = view.read(UInt64.self, at: 8 * (entries - 1)), next & mask == 0 else { throw Refusal(.prpOffsetInvalid) }
+        guard let next = view.read(UInt64.self, at: 8 * (entries - 1)), next & mask == 0 else {
+          throw Refusal(.prpOffsetInvalid)
+        }
         at = next
       }
       pool.give(back: table)
@@ -92,7 +99,9 @@ extension ControllerWorker {
       throw Refusal(.descriptorTypeInvalid)
     }
     while let current = kind {
-      guard segment.length > 0, segment.length % UInt32(SGLDescriptor.byteCount) == 0 else { throw Refusal(.invalidSegmentDescriptor) }
+      guard segment.length > 0, segment.length % UInt32(SGLDescriptor.byteCount) == 0 else {
+        throw Refusal(.invalidSegmentDescriptor)
+      }
       let n = Int(segment.length) / SGLDescriptor.byteCount
       budget -= n
       guard budget >= 0 else { throw Refusal(.invalidDescriptorCount) }

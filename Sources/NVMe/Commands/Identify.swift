@@ -32,7 +32,9 @@ extension ControllerWorker {
 
   private var identifyController: [UInt8] {
     var bytes = [UInt8](repeating: 0, count: 4096)
-    func put(_ value: UInt64, _ at: Int, _ width: Int) { for i in 0..<width { bytes[at + i] = UInt8(truncatingIfNeeded: value >> UInt64(8 * i)) } }
+    func put(_ value: UInt64, _ at: Int, _ width: Int) {
+      for i in 0..<width { bytes[at + i] = UInt8(truncatingIfNeeded: value >> UInt64(8 * i)) }
+    }
     func put(_ text: String, _ at: Int, _ width: Int) {
       for i in 0..<width { bytes[at + i] = 0x20 }
       for (i, byte) in text.utf8.prefix(width).enumerated() { bytes[at + i] = byte }
@@ -73,7 +75,9 @@ extension ControllerWorker {
 
   private var identifyNamespace: [UInt8] {
     var bytes = [UInt8](repeating: 0, count: 4096)
-    func put(_ value: UInt64, _ at: Int, _ width: Int) { for i in 0..<width { bytes[at + i] = UInt8(truncatingIfNeeded: value >> UInt64(8 * i)) } }
+    func put(_ value: UInt64, _ at: Int, _ width: Int) {
+      for i in 0..<width { bytes[at + i] = UInt8(truncatingIfNeeded: value >> UInt64(8 * i)) }
+    }
     for at in [0, 8, 16] { put(blockCount, at, 8) }
     // DLFEAT: bits 2:0, deallocated blocks of a file read as zeroes; bit 3, write zeroes may deallocate.
     if disk.canDiscard { bytes[33] = (disk.file.kind == .regularFile ? 1 : 0) | 1 << 3 }

@@ -35,7 +35,9 @@ extension ControllerWorker {
   var blockCount: UInt64 { (disk.sectorCount << 9) / UInt64(disk.blockSize) }
 
   private func transfer(_ command: borrowing NVMeCommand) throws(Refusal) -> (position: UInt64, count: Int) {
-    guard command.blockCount * UInt64(disk.blockSize) <= UInt64(options.maxTransfer) else { throw Refusal(.invalidField) }
+    guard command.blockCount * UInt64(disk.blockSize) <= UInt64(options.maxTransfer) else {
+      throw Refusal(.invalidField)
+    }
     let (position, count) = try range(command.startingBlock, command.blockCount)
     return (position, Int(count))
   }
@@ -105,7 +107,8 @@ extension ControllerWorker {
     if disk.file.isReadOnly { throw Refusal(.writeProtected) }
   }
 
-  /// Dataset management: ranges whose contents are no longer needed. Other attributes are hints, of which nothing follows.
+  /// Dataset management: ranges whose contents are no longer needed. Other attributes are hints, of which nothing
+  /// follows.
   private mutating func manage(_ command: borrowing NVMeCommand) throws(Refusal) {
     guard disk.canDiscard || disk.file.isReadOnly else { throw Refusal(.invalidOpcode) }
     let isDeallocate = command.dwords[11] & NVMeCommand.attributeDeallocate != 0
@@ -117,7 +120,9 @@ extension ControllerWorker {
     var span = bytes.mutableSpan
     _ = list.readable.copy(from: 0, into: &span)
     pool.give(back: list)
-    func field(_ at: Int, _ width: Int) -> UInt64 { (0..<width).reduce(0) { $0 | UInt64(bytes[at + $1]) << UInt64(8 * $1) } }
+    func field(_ at: Int, _ width: Int) -> UInt64 {
+      (0..<width).reduce(0) { $0 | UInt64(bytes[at + $1]) << UInt64(8 * $1) }
+    }
     for i in 0..<n { _ = try range(field(16 * i + 8, 8), field(16 * i + 4, 4)) }
     guard isDeallocate else { return }
     for i in 0..<n {

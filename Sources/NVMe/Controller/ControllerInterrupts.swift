@@ -47,5 +47,7 @@ final class ControllerInterrupts: Sendable {
     }
   }
 
-  private func drive(_ state: State) { intx.setWanted(state.isPending && state.mask & 1 == 0 && msix?.isEnabled != true) }
+  private func drive(_ state: State) {
+    intx.setWanted(state.isPending && state.mask & 1 == 0 && msix?.isEnabled != true)
+  }
 }

@@ -3,17 +3,18 @@ public import VirtioDevices
 
 /// How an NVMe controller is to be: everything but the disk has a default.
 ///
-/// There is no option for the way its addresses take, and none may come: the bus's IOMMU alone governs a device that is not
-/// virtio (R080).
+/// There is no option for the way its addresses take, and none may come: the bus's IOMMU alone governs a device that is
+/// not virtio (R080).
 public struct NVMeOptions: Sendable {
-  /// The disk of namespace 1: the same back-end as a virtio disk's. What concerns virtqueues (`BlockOptions.queueCount` and so on)
-  /// and the engine has no meaning here.
+  /// The disk of namespace 1: the same back-end as a virtio disk's. What concerns virtqueues (`BlockOptions.queueCount`
+  /// and so on) and the engine has no meaning here.
   public var disk: BlockOptions
   /// Pairs of I/O queues a driver may have: 1...64.
   public var ioQueues = 8
   /// Most entries of a queue: 2...65536.
   public var queueSize = 1024
-  /// Interrupt vectors; nil: one for each pair of queues. 0: none, MSI-X is not there and the interrupt pin is used. At most 2048.
+  /// Interrupt vectors; nil: one for each pair of queues. 0: none, MSI-X is not there and the interrupt pin is used. At
+  /// most 2048.
   public var vectors: Int?
   /// Most bytes of a transfer: a power of two, 8 KiB...16 MiB.
   public var maxTransfer = 1 << 20
@@ -21,7 +22,8 @@ public struct NVMeOptions: Sendable {
   public var offersSGLs = true
   /// What the function is to software. The numbers are nobody's: drivers go by the class code.
   public var identity = PCIIdentity(
-    vendorID: 0x1234, deviceID: 0x0011, revisionID: 1, classCode: 0x01_08_02, subsystemVendorID: 0x1234, subsystemID: 0x0011)
+    vendorID: 0x1234, deviceID: 0x0011, revisionID: 1, classCode: 0x01_08_02, subsystemVendorID: 0x1234,
+    subsystemID: 0x0011)
 
   /// A controller for a disk.
   public init(_ disk: BlockOptions) { self.disk = disk }
@@ -49,7 +51,9 @@ extension NVMeOptions {
   func check() throws(NVMeError) {
     guard (1...64).contains(ioQueues) else { throw .option("ioQueues", "must be 1 to 64, not \(ioQueues)") }
     guard (2...65536).contains(queueSize) else { throw .option("queueSize", "must be 2 to 65536, not \(queueSize)") }
-    if let vectors, !(0...MSIX.maxVectors).contains(vectors) { throw .option("vectors", "must be 0 to \(MSIX.maxVectors), not \(vectors)") }
+    if let vectors, !(0...MSIX.maxVectors).contains(vectors) {
+      throw .option("vectors", "must be 0 to \(MSIX.maxVectors), not \(vectors)")
+    }
     guard (8192...16 << 20).contains(maxTransfer), maxTransfer & (maxTransfer - 1) == 0 else {
       throw .option("maxTransfer", "must be a power of two from 8192 to \(16 << 20), not \(maxTransfer)")
     }

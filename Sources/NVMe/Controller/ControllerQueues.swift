@@ -85,14 +85,17 @@ struct CompletionQueue: ~Copyable {
   }
 
   /// Writes an entry, its phase last; its memory is there, and it is not full.
-  mutating func post(_ result: UInt32, queue: Int, head submissionHead: Int, _ identifier: UInt16, _ status: NVMeStatus, _ log: DirtyLog?) {
+  mutating func post(
+    _ result: UInt32, queue: Int, head submissionHead: Int, _ identifier: UInt16, _ status: NVMeStatus, _ log: DirtyLog?
+  ) {
     let at = tail * Self.entryBytes
     memory.store32(result.littleEndian, at: at)
     memory.store32(0, at: at + 4)
     memory.store32((UInt32(submissionHead) | UInt32(queue) << 16).littleEndian, at: at + 8)
     // Do Not Retry: nothing that fails here would fare better as it is.
     let retry: UInt32 = status.isSuccess ? 0 : 1 << 31
-    memory.storeRelease32((UInt32(identifier) | phase << 16 | UInt32(status.rawValue & 0x7ff) << 17 | retry).littleEndian, at: at + 12)
+    memory.storeRelease32(
+      (UInt32(identifier) | phase << 16 | UInt32(status.rawValue & 0x7ff) << 17 | retry).littleEndian, at: at + 12)
     if let log { memory.markDirty(log, at: at, count: Self.entryBytes) }
     hasNews = true
     tail += 1

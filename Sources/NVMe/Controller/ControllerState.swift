@@ -47,7 +47,8 @@ final class ControllerState: Sendable {
     let count = options.ioQueues + 1
     submissionTails = (0..<count).map { _ in Doorbell() }
     completionHeads = (0..<count).map { _ in Doorbell() }
-    // MQES; CQR: queues are contiguous; TO: 20 s, for a reset waits for the host's disk; CSS: the NVM command set; MPSMAX: 64 KiB.
+    // MQES; CQR: queues are contiguous; TO: 20 s, for a reset waits for the host's disk; CSS: the NVM command set;
+    // MPSMAX: 64 KiB.
     capabilities = UInt64(options.queueSize - 1) | 1 << 16 | 40 << 24 | 1 << 37 | 4 << 52
   }
 

@@ -10,9 +10,10 @@ struct Refusal: Error {
 
 /// The controller's thread: takes commands from submission queues in turn, does them, answers. Read ``round()`` first.
 ///
-/// It owns the queues and the one cache of translations. A round holds the mappings that it uses; for input and output of a
-/// command it is left (``letGo()``), and the pages of the command's data alone are held. So whoever takes a mapping away waits
-/// for storage only if the command under way uses it. The thread waits for no other thread of this process.
+/// It owns the queues and the one cache of translations. A round holds the mappings that it uses; for input and output
+/// of a command it is left (``letGo()``), and the pages of the command's data alone are held. So whoever takes a
+/// mapping away waits for storage only if the command under way uses it. The thread waits for no other thread of this
+/// process.
 struct ControllerWorker: ~Copyable {
   /// Commands of one queue before the next has its turn.
   static var burst: Int { 16 }
@@ -36,7 +37,10 @@ struct ControllerWorker: ~Copyable {
   var logs = ControllerLogs()
   private var use: ImageUse?
 
-  init(_ state: ControllerState, _ disk: BlockDisk, _ options: NVMeOptions, _ interrupts: ControllerInterrupts, _ space: any DMASpace) {
+  init(
+    _ state: ControllerState, _ disk: BlockDisk, _ options: NVMeOptions, _ interrupts: ControllerInterrupts,
+    _ space: any DMASpace
+  ) {
     self.state = state
     self.disk = disk
     self.options = options
@@ -72,7 +76,8 @@ struct ControllerWorker: ~Copyable {
     state.didEnd()
   }
 
-  /// One round: holds the mappings, looks at doorbells, gives each queue its turn, tells the driver. Whether there is more to do.
+  /// One round: holds the mappings, looks at doorbells, gives each queue its turn, tells the driver. Whether there is
+  /// more to do.
   private mutating func round() -> Bool {
     guard isRunning else { return false }
     takeHold()
@@ -131,7 +136,9 @@ struct ControllerWorker: ~Copyable {
     return completions[completion].isFull
   }
 
-  mutating func post(_ result: UInt32, queue: Int, head: Int, _ identifier: UInt16, _ status: NVMeStatus, to completion: Int) {
+  mutating func post(
+    _ result: UInt32, queue: Int, head: Int, _ identifier: UInt16, _ status: NVMeStatus, to completion: Int
+  ) {
     guard completions[completion].isOpen else { return }
     completions[completion].post(result, queue: queue, head: head, identifier, status, iotlb.dirtyLog)
   }
@@ -180,7 +187,8 @@ struct ControllerWorker: ~Copyable {
 
   // MARK: Memory of queues
 
-  /// Lets mappings go while storage is at work. Until ``takeHold()`` no memory but that of the command's data may be touched.
+  /// Lets mappings go while storage is at work. Until ``takeHold()`` no memory but that of the command's data may be
+  /// touched.
   mutating func letGo() { iotlb.endRound() }
 
   /// Ends ``letGo()``. Queues are looked up again if mappings were taken away.
@@ -196,14 +204,18 @@ struct ControllerWorker: ~Copyable {
   private mutating func reach(submission i: Int) -> Bool {
     if submissions[i].isReached { return true }
     let (address, count) = (submissions[i].address, submissions[i].size * NVMeCommand.byteCount)
-    do throws(DMAInterruption) { submissions[i].reach(try iotlb.ring(address, count: count, for: .read)) } catch { return refused(error) }
+    do throws(DMAInterruption) { submissions[i].reach(try iotlb.ring(address, count: count, for: .read)) } catch {
+      return refused(error)
+    }
     return true
   }
 
   private mutating func reach(completion i: Int) -> Bool {
     if completions[i].isReached { return true }
     let (address, count) = (completions[i].address, completions[i].size * CompletionQueue.entryBytes)
-    do throws(DMAInterruption) { completions[i].reach(try iotlb.ring(address, count: count, for: .write)) } catch { return refused(error) }
+    do throws(DMAInterruption) { completions[i].reach(try iotlb.ring(address, count: count, for: .write)) } catch {
+      return refused(error)
+    }
     return true
   }
 
@@ -219,7 +231,8 @@ struct ControllerWorker: ~Copyable {
     let sizes = registers.adminQueueAttributes
     let (submissions, completions) = (Int(sizes & 0xfff) + 1, Int(sizes >> 16 & 0xfff) + 1)
     // CAP says what is possible; a driver that wants something else gets a controller that is not well.
-    guard new.commandSet == 0, new.arbitration == 0, (12...16).contains(new.pageShift), submissions > 1, completions > 1 else { return fail() }
+    guard new.commandSet == 0, new.arbitration == 0, (12...16).contains(new.pageShift), submissions > 1, completions > 1
+    else { return fail() }
     let page = UInt64(1) << UInt64(new.pageShift)
     guard registers.adminSubmissionQueue % page == 0, registers.adminCompletionQueue % page == 0 else { return fail() }
     if options.disk.lock == .running {
@@ -234,7 +247,9 @@ struct ControllerWorker: ~Copyable {
     pageSize = Int(page)
     features = ControllerFeatures(options)
     disk.cache.set(writeback: options.disk.writeback)
-    open(completion: 0, CompletionQueue(DMAAddress(registers.adminCompletionQueue), size: completions, vector: 0, isInterrupting: true))
+    open(
+      completion: 0,
+      CompletionQueue(DMAAddress(registers.adminCompletionQueue), size: completions, vector: 0, isInterrupting: true))
     open(submission: 0, SubmissionQueue(DMAAddress(registers.adminSubmissionQueue), size: submissions, completion: 0))
     isRunning = true
     state.show(.ready)

@@ -1,6 +1,7 @@
 import Synchronization
 
-/// A doorbell register, and whether there is a queue behind it. Processors' threads ring it, the controller's thread looks.
+/// A doorbell register, and whether there is a queue behind it. Processors' threads ring it, the controller's thread
+/// looks.
 final class Doorbell: Sendable {
   /// What became of a write.
   enum Outcome { case taken, noQueue, badValue }

@@ -3,11 +3,13 @@ import HostIO
 public import PCI
 import VirtioDevices
 
-/// An NVMe controller with one namespace as a PCI function: NVM Express base specification 1.4, PCI Express, NVM command set.
+/// An NVMe controller with one namespace as a PCI function: NVM Express base specification 1.4, PCI Express, NVM
+/// command set.
 ///
-/// It reaches memory through its bus master's translated space and no other: it is no virtio device, has no say in which memory
-/// its addresses name, and an IOMMU governs it whatever anybody negotiates (R080). A thread of its own does the commands, one after
-/// the other; processors' threads read and write registers and never wait for it, but in ``reset()``.
+/// It reaches memory through its bus master's translated space and no other: it is no virtio device, has no say in
+/// which memory its addresses name, and an IOMMU governs it whatever anybody negotiates (R080). A thread of its own
+/// does the commands, one after the other; processors' threads read and write registers and never wait for it, but in
+/// ``reset()``.
 public final class NVMeController: PCIFunction {
   public let configuration: ConfigurationSpace
   private let master: BusMaster
@@ -79,7 +81,8 @@ public final class NVMeController: PCIFunction {
   public func readBAR(_ index: Int, at offset: UInt64, width: Int) -> UInt64 {
     if index == Self.msixBAR, let msix {
       let pending = UInt64(Self.pendingOffset)
-      return offset < pending ? msix.readTable(at: offset, width: width) : msix.readPending(at: offset - pending, width: width)
+      return offset < pending
+        ? msix.readTable(at: offset, width: width) : msix.readPending(at: offset - pending, width: width)
     }
     // Doorbells read as nothing (3.1.24).
     guard index == Self.registerBAR, offset < NVMeRegister.doorbells else { return 0 }
@@ -117,8 +120,10 @@ public final class NVMeController: PCIFunction {
     case NVMeRegister.configuration: return registers.configuration.rawValue
     case NVMeRegister.status: return registers.status.rawValue
     case NVMeRegister.adminQueueAttributes: return registers.adminQueueAttributes
-    case NVMeRegister.adminSubmissionQueue, NVMeRegister.adminSubmissionQueue + 4: return half(registers.adminSubmissionQueue)
-    case NVMeRegister.adminCompletionQueue, NVMeRegister.adminCompletionQueue + 4: return half(registers.adminCompletionQueue)
+    case NVMeRegister.adminSubmissionQueue, NVMeRegister.adminSubmissionQueue + 4:
+      return half(registers.adminSubmissionQueue)
+    case NVMeRegister.adminCompletionQueue, NVMeRegister.adminCompletionQueue + 4:
+      return half(registers.adminCompletionQueue)
     default: return 0
     }
   }
@@ -133,8 +138,10 @@ public final class NVMeController: PCIFunction {
     case NVMeRegister.interruptMaskClear: interrupts.unmask(value)
     case NVMeRegister.configuration: state.write(configuration: value)
     case NVMeRegister.adminQueueAttributes: state.write { $0.adminQueueAttributes = value & 0x0fff_0fff }
-    case NVMeRegister.adminSubmissionQueue, NVMeRegister.adminSubmissionQueue + 4: state.write { replace(&$0.adminSubmissionQueue) }
-    case NVMeRegister.adminCompletionQueue, NVMeRegister.adminCompletionQueue + 4: state.write { replace(&$0.adminCompletionQueue) }
+    case NVMeRegister.adminSubmissionQueue, NVMeRegister.adminSubmissionQueue + 4:
+      state.write { replace(&$0.adminSubmissionQueue) }
+    case NVMeRegister.adminCompletionQueue, NVMeRegister.adminCompletionQueue + 4:
+      state.write { replace(&$0.adminCompletionQueue) }
     case NVMeRegister.doorbells...:
       let number = Int((offset - NVMeRegister.doorbells) / 4)
       if number % 2 == 0 { state.ringSubmission(number / 2, value) } else { state.ringCompletion(number / 2, value) }

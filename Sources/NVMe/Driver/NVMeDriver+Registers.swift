@@ -4,7 +4,9 @@ import VirtioDrivers
 
 extension NVMeDriver {
   func read(_ register: UInt64) -> UInt32 { access.readBAR(NVMeController.registerBAR, at: register, width: 4) }
-  func write(_ register: UInt64, _ value: UInt32) { access.writeBAR(NVMeController.registerBAR, at: register, width: 4, value) }
+  func write(_ register: UInt64, _ value: UInt32) {
+    access.writeBAR(NVMeController.registerBAR, at: register, width: 4, value)
+  }
   func write64(_ register: UInt64, _ value: UInt64) {
     write(register, UInt32(truncatingIfNeeded: value))
     write(register + 4, UInt32(truncatingIfNeeded: value >> 32))
@@ -39,13 +41,16 @@ extension NVMeDriver {
       if access.readConfiguration(at: at, width: 1) == UInt32(PCICapabilityID.msix) { break }
       at = Int(access.readConfiguration(at: at + 1, width: 1))
     }
-    guard at >= PCIRegister.firstCapability, access.readConfiguration(at: at, width: 1) == UInt32(PCICapabilityID.msix) else { throw .vectors(0) }
+    guard at >= PCIRegister.firstCapability, access.readConfiguration(at: at, width: 1) == UInt32(PCICapabilityID.msix)
+    else { throw .vectors(0) }
     let control = access.readConfiguration(at: at + 2, width: 2)
     let table = access.readConfiguration(at: at + 4, width: 4)
     let count = Int(control & 0x7ff) + 1
     guard options.messages.count <= count else { throw .vectors(count) }
     for (i, message) in options.messages.enumerated() {
-      let words = [UInt32(truncatingIfNeeded: message.address), UInt32(truncatingIfNeeded: message.address >> 32), message.data, 0]
+      let words = [
+        UInt32(truncatingIfNeeded: message.address), UInt32(truncatingIfNeeded: message.address >> 32), message.data, 0,
+      ]
       for (j, word) in words.enumerated() {
         access.writeBAR(Int(table & 7), at: UInt64(table & ~7) + UInt64(16 * i + 4 * j), width: 4, word)
       }

@@ -4,8 +4,8 @@ public import VirtioDrivers
 
 /// The driver of an NVMe controller's first namespace, over any mapper of the platform.
 ///
-/// Commands are submitted, published together, and reaped later; or done one by one with the functions that wait. One thread uses
-/// it. Buffers are the controller's from submitting until reaping: leave them alone meanwhile.
+/// Commands are submitted, published together, and reaped later; or done one by one with the functions that wait. One
+/// thread uses it. Buffers are the controller's from submitting until reaping: leave them alone meanwhile.
 public final class NVMeDriver {
   let access: any PCIFunctionAccess
   let mapper: any DMAMapper
@@ -30,14 +30,18 @@ public final class NVMeDriver {
   /// Takes the controller over: resets it, makes its queues, asks it who it is (7.6.1).
   ///
   /// - Throws: what made the driver give up. The controller is reset then, and no memory is left to it.
-  public init(_ access: any PCIFunctionAccess, mapper: any DMAMapper, options: NVMeDriverOptions = NVMeDriverOptions()) throws(NVMeDriverError) {
+  public init(
+    _ access: any PCIFunctionAccess, mapper: any DMAMapper, options: NVMeDriverOptions = NVMeDriverOptions()
+  ) throws(NVMeDriverError) {
     self.access = access
     self.mapper = mapper
     self.options = options
     let code = access.readConfiguration(at: PCIRegister.revisionID, width: 4) >> 8
     guard code == 0x01_08_02 else { throw .notNVMe(classCode: code) }
-    let command = PCICommand(rawValue: UInt16(truncatingIfNeeded: access.readConfiguration(at: PCIRegister.command, width: 2)))
-    access.writeConfiguration(at: PCIRegister.command, width: 2, UInt32(command.union([.memorySpace, .busMaster]).rawValue))
+    let command = PCICommand(
+      rawValue: UInt16(truncatingIfNeeded: access.readConfiguration(at: PCIRegister.command, width: 2)))
+    access.writeConfiguration(
+      at: PCIRegister.command, width: 2, UInt32(command.union([.memorySpace, .busMaster]).rawValue))
     do throws(NVMeDriverError) {
       try start()
     } catch {
@@ -59,7 +63,9 @@ public final class NVMeDriver {
 
   private func start() throws(NVMeDriverError) {
     let capabilities = UInt64(read(NVMeRegister.capabilities)) | UInt64(read(NVMeRegister.capabilities + 4)) << 32
-    guard capabilities >> 48 & 15 == 0, capabilities >> 37 & 1 == 1, capabilities >> 32 & 15 == 0 else { throw .capabilities(capabilities) }
+    guard capabilities >> 48 & 15 == 0, capabilities >> 37 & 1 == 1, capabilities >> 32 & 15 == 0 else {
+      throw .capabilities(capabilities)
+    }
     try disable()
     if !options.messages.isEmpty { try enableMSIX() }
     let most = Int(capabilities & 0xffff) + 1
@@ -82,7 +88,8 @@ public final class NVMeDriver {
   }
 
   private func addPair(_ index: Int, _ size: Int) throws(NVMeDriverError) {
-    let pair = try NVMeQueuePair(access, index: index, size: size, maxSegments: max(1, min(options.maxSegments, 256)), mapper: mapper)
+    let pair = try NVMeQueuePair(
+      access, index: index, size: size, maxSegments: max(1, min(options.maxSegments, 256)), mapper: mapper)
     // Kept before the controller hears of it: if it does, memory is its until the reset.
     pairs.append(pair)
     var command = NVMeCommand(opcode: NVMeAdminOpcode.createCompletionQueue.rawValue, identifier: 0)
@@ -151,7 +158,8 @@ public final class NVMeDriver {
   }
 
   private func transfer(
-    _ opcode: NVMeOpcode, _ block: UInt64, _ data: Span<GuestSegment>, _ direction: DMADirection, _ queue: Int, durable: Bool = false
+    _ opcode: NVMeOpcode, _ block: UInt64, _ data: Span<GuestSegment>, _ direction: DMADirection, _ queue: Int,
+    durable: Bool = false
   ) throws(NVMeDriverError) -> NVMeTag {
     let pair = try pair(queue)
     var bytes: UInt64 = 0
@@ -168,14 +176,18 @@ public final class NVMeDriver {
   }
 
   /// Reads from a block on into memory.
-  public func submitRead(_ block: UInt64, into data: Span<GuestSegment>, queue: Int = 0) throws(NVMeDriverError) -> NVMeTag {
+  public func submitRead(
+    _ block: UInt64, into data: Span<GuestSegment>, queue: Int = 0
+  ) throws(NVMeDriverError) -> NVMeTag {
     try transfer(.read, block, data, .fromDevice, queue)
   }
 
   /// Writes memory from a block on.
   ///
   /// - Parameter durable: completes only when it is on stable storage (FUA).
-  public func submitWrite(_ block: UInt64, from data: Span<GuestSegment>, queue: Int = 0, durable: Bool = false) throws(NVMeDriverError) -> NVMeTag {
+  public func submitWrite(
+    _ block: UInt64, from data: Span<GuestSegment>, queue: Int = 0, durable: Bool = false
+  ) throws(NVMeDriverError) -> NVMeTag {
     try transfer(.write, block, data, .toDevice, queue, durable: durable)
   }
 
@@ -196,7 +208,9 @@ public final class NVMeDriver {
   /// Makes the contents of ranges undefined: at most 256.
   ///
   /// - Parameter list: 4096 bytes for the ranges on their way, the controller's until reaping.
-  public func submitDeallocate(_ ranges: Span<NVMeRange>, using list: GuestAddress, queue: Int = 0) throws(NVMeDriverError) -> NVMeTag {
+  public func submitDeallocate(
+    _ ranges: Span<NVMeRange>, using list: GuestAddress, queue: Int = 0
+  ) throws(NVMeDriverError) -> NVMeTag {
     guard canDeallocate, (1...256).contains(ranges.count) else { throw .request }
     let pair = try pair(queue)
     var writer = WireWriter(capacity: ranges.count * NVMeRange.byteCount)
@@ -215,7 +229,8 @@ public final class NVMeDriver {
   }
 
   private func contains(_ range: NVMeRange) -> Bool {
-    range.blockCount > 0 && range.startingBlock <= blockCount && UInt64(range.blockCount) <= blockCount - range.startingBlock
+    range.blockCount > 0 && range.startingBlock <= blockCount
+      && UInt64(range.blockCount) <= blockCount - range.startingBlock
   }
 
   private func submit(_ command: NVMeCommand, _ queue: Int) throws(NVMeDriverError) -> NVMeTag {
@@ -231,7 +246,8 @@ public final class NVMeDriver {
   /// The next command of a queue that ended, or nil. The memory of its data is the driver's again.
   public func reap(queue: Int = 0) throws(NVMeDriverError) -> NVMeCompletion? { try pair(queue).reap() }
 
-  /// Waits for one command, which is published first if it was not. Others that end meanwhile are kept for ``reap(queue:)``.
+  /// Waits for one command, which is published first if it was not. Others that end meanwhile are kept for
+  /// ``reap(queue:)``.
   ///
   /// - Throws: ``NVMeDriverError/timeout`` or ``NVMeDriverError/fatal``: the command is the controller's still.
   public func complete(_ tag: NVMeTag) throws(NVMeDriverError) -> NVMeCompletion {
@@ -255,7 +271,9 @@ public final class NVMeDriver {
   }
 
   /// Reads, and waits for it.
-  public func read(_ block: UInt64, into data: Span<GuestSegment>) throws(NVMeDriverError) { try wait(for: submitRead(block, into: data)) }
+  public func read(_ block: UInt64, into data: Span<GuestSegment>) throws(NVMeDriverError) {
+    try wait(for: submitRead(block, into: data))
+  }
   /// Writes, and waits for it.
   public func write(_ block: UInt64, from data: Span<GuestSegment>, durable: Bool = false) throws(NVMeDriverError) {
     try wait(for: submitWrite(block, from: data, durable: durable))
@@ -273,7 +291,8 @@ public final class NVMeDriver {
 
   /// Shuts the controller down, resets it, and takes all memory back. Commands that it had never complete.
   ///
-  /// - Throws: ``NVMeDriverError/notReady(_:)`` when the controller does not come out of its reset: what it was given stays its (R179).
+  /// - Throws: ``NVMeDriverError/notReady(_:)`` when the controller does not come out of its reset: what it was given
+  ///   stays its (R179).
   public func stop() throws(NVMeDriverError) {
     guard let admin else { return }
     let all = [admin] + pairs
@@ -301,6 +320,8 @@ public final class NVMeDriver {
     write(NVMeRegister.configuration, read(NVMeRegister.configuration) & ~1)
     // All ones: there is no controller any more, and nothing to wait for.
     let isGone = NVMeControllerStatus(rawValue: .max)
-    guard waitPlainly({ !self.status.contains(.ready) || self.status == isGone }), status != isGone else { throw .notReady(status) }
+    guard waitPlainly({ !self.status.contains(.ready) || self.status == isGone }), status != isGone else {
+      throw .notReady(status)
+    }
   }
 }

@@ -19,13 +19,15 @@ public struct NVMeDriverOptions {
   public var format: NVMeDataFormat
   /// The most pieces of data in a command, after those that are too long for one mapping were cut: 1...256.
   public var maxSegments: Int
-  /// Messages for the admin queue and each I/O queue: MSI-X is enabled with them. Empty: no interrupts, the driver looks.
+  /// Messages for the admin queue and each I/O queue: MSI-X is enabled with them. Empty: no interrupts, the driver
+  /// looks.
   public var messages: [InterruptMessage]
   /// How long it waits for the controller.
   public var wait: BoundedWait
 
   public init(
-    queues: Int = 1, queueSize: Int = 64, format: NVMeDataFormat = .prp, maxSegments: Int = 128, messages: [InterruptMessage] = [],
+    queues: Int = 1, queueSize: Int = 64, format: NVMeDataFormat = .prp, maxSegments: Int = 128,
+    messages: [InterruptMessage] = [],
     wait: BoundedWait = BoundedWait()
   ) {
     self.queues = queues
@@ -57,13 +59,15 @@ public enum NVMeDriverError: Error, Hashable, Sendable, CustomStringConvertible 
   case dma(DMAError)
   /// As many commands are under way as the queue takes.
   case queueFull
-  /// The controller did not answer in the time allowed. The command's memory stays its until it does, or is reset (R179).
+  /// The controller did not answer in the time allowed. The command's memory stays its until it does, or is reset
+  /// (R179).
   case timeout
   /// A command has so many pieces of data, and may have at most this many.
   case segments(Int, maximum: Int)
   /// Data has a border here, and PRPs take only whole pages between the first and the last: use SGLs.
   case alignment(DMAAddress)
-  /// The request makes no sense for this disk: past its end, no whole blocks, longer than the controller takes, no such queue.
+  /// The request makes no sense for this disk: past its end, no whole blocks, longer than the controller takes, no such
+  /// queue.
   case request
   /// The controller could not do it, and says why.
   case status(NVMeStatus)
@@ -73,8 +77,10 @@ public enum NVMeDriverError: Error, Hashable, Sendable, CustomStringConvertible 
   public var description: String {
     switch self {
     case .notNVMe(let code): "a function of class 0x\(String(code, radix: 16)) is no NVMe controller"
-    case .capabilities(let value): "the controller's capabilities 0x\(String(value, radix: 16)) lack 4 KiB pages or the NVM command set"
-    case .notReady(let status): "the controller did not change its state in the time allowed: CSTS is \(status.rawValue)"
+    case .capabilities(let value):
+      "the controller's capabilities 0x\(String(value, radix: 16)) lack 4 KiB pages or the NVM command set"
+    case .notReady(let status):
+      "the controller did not change its state in the time allowed: CSTS is \(status.rawValue)"
     case .fatal: "the controller reports a fatal status, and has to be reset: perhaps it cannot reach its queues"
     case .vectors(let count): "the controller has only \(count) MSI-X vectors"
     case .noSGLs: "the controller does not offer SGLs: use PRPs"
@@ -82,10 +88,13 @@ public enum NVMeDriverError: Error, Hashable, Sendable, CustomStringConvertible 
     case .dma(let error): "memory: \(error)"
     case .queueFull: "the queue is full: complete commands first"
     case .timeout: "the controller did not answer in the time allowed"
-    case .segments(let count, let maximum): "\(count) pieces of data are more than the \(maximum) that a command may have"
-    case .alignment(let address): "data is cut at 0x\(String(address.rawValue, radix: 16)), inside a page: PRPs cannot say that, SGLs can"
+    case .segments(let count, let maximum):
+      "\(count) pieces of data are more than the \(maximum) that a command may have"
+    case .alignment(let address):
+      "data is cut at 0x\(String(address.rawValue, radix: 16)), inside a page: PRPs cannot say that, SGLs can"
     case .request: "the request does not fit this disk"
-    case .status(let status): "the controller answered status type \(status.rawValue >> 8 & 7), code 0x\(String(status.rawValue & 255, radix: 16))"
+    case .status(let status):
+      "the controller answered status type \(status.rawValue >> 8 & 7), code 0x\(String(status.rawValue & 255, radix: 16))"
     case .unexpected(let identifier): "the controller completed command \(identifier), which was not under way"
     }
   }

@@ -35,7 +35,9 @@ final class NVMeQueuePair {
 
   static var listBytes: UInt64 { 4096 }
 
-  init(_ access: any PCIFunctionAccess, index: Int, size: Int, maxSegments: Int, mapper: any DMAMapper) throws(NVMeDriverError) {
+  init(
+    _ access: any PCIFunctionAccess, index: Int, size: Int, maxSegments: Int, mapper: any DMAMapper
+  ) throws(NVMeDriverError) {
     self.access = access
     self.index = index
     self.size = size
@@ -46,7 +48,9 @@ final class NVMeQueuePair {
       let completion = try DMAMapping(allocating: UInt64(size * 16), by: mapper)
       let lists = try DMAMapping(allocating: UInt64(size) * Self.listBytes, by: mapper)
       func cells(_ mapping: borrowing DMAMapping) throws(DMAError) -> RingMemory {
-        guard let cells = mapper.memory.cells(at: mapping.guest, byteCount: Int(mapping.count)) else { throw .missing(mapping.guest) }
+        guard let cells = mapper.memory.cells(at: mapping.guest, byteCount: Int(mapping.count)) else {
+          throw .missing(mapping.guest)
+        }
         return cells
       }
       submissionCells = try cells(submission)
@@ -87,7 +91,9 @@ final class NVMeQueuePair {
       free.append(identifier)
       throw error
     }
-    for i in 0..<16 { submissionCells.store32(command.dwords[i].littleEndian, at: tail * NVMeCommand.byteCount + 4 * i) }
+    for i in 0..<16 {
+      submissionCells.store32(command.dwords[i].littleEndian, at: tail * NVMeCommand.byteCount + 4 * i)
+    }
     tail = tail + 1 == size ? 0 : tail + 1
     isNew = true
     lastNumber += 1

@@ -30,8 +30,8 @@ struct ChainWalk: ~Copyable {
     isDecided = decided != nil
   }
 
-  /// Takes one descriptor's memory. A missing translation or a fault is remembered, and the walk goes on: the rules of the
-  /// ring are checked to the end, and every page that has to be asked for is asked for at once.
+  /// Takes one descriptor's memory. A missing translation or a fault is remembered, and the walk goes on: the rules of
+  /// the ring are checked to the end, and every page that has to be asked for is asked for at once.
   @inline(__always) mutating func add(_ d: RingDescriptor, _ iotlb: inout IOTLB) throws(QueueError) {
     if d.flags & RingDescriptor.write != 0 {
       if !isWritable {
@@ -101,7 +101,8 @@ struct ChainWalk: ~Copyable {
 extension Virtqueue {
   /// Walks an indirect table: its own rules, then its descriptors (§2.7.5.3, §2.8.7).
   mutating func walkIndirect(_ d: RingDescriptor, _ walk: inout ChainWalk) throws(QueueError) {
-    guard hasIndirect, d.flags & RingDescriptor.next == 0, d.length > 0, d.length % 16 == 0, d.length <= 16 * 32768 else {
+    guard hasIndirect, d.flags & RingDescriptor.next == 0, d.length > 0, d.length % 16 == 0, d.length <= 16 * 32768
+    else {
       throw .indirectTable
     }
     walk.count += 1
@@ -170,7 +171,9 @@ extension Virtqueue {
   }
 
   /// Ends a walk that did not have to wait.
-  @inline(__always) mutating func finish(_ walk: consuming ChainWalk, id: UInt16, slots: UInt16, record: UInt16) -> DescriptorChain {
+  @inline(__always) mutating func finish(
+    _ walk: consuming ChainWalk, id: UInt16, slots: UInt16, record: UInt16
+  ) -> DescriptorChain {
     let sequence = popped
     popped &+= 1
     outstanding &+= Int(slots)

@@ -26,12 +26,12 @@ public import DMA
   @inlinable public var readable: BufferSegments { _read { yield memory.readable } }
   /// Device-writable memory; empty when ``fault`` is set.
   @inlinable public var writable: BufferSegments { _read { yield memory.writable } }
-  /// Why some of the chain's memory cannot be reached, or nil. Such a chain is not to be acted on: complete it with 0 bytes.
-  /// Where the device's requests end in a status byte, after ``writeStatus(_:)``; if that fails, the driver would take for the
-  /// status whatever is there, and only ``Virtqueue/retire(at:)`` and an error are left.
+  /// Why some of the chain's memory cannot be reached, or nil. Such a chain is not to be acted on: complete it with 0
+  /// bytes. Where the device's requests end in a status byte, after ``writeStatus(_:)``; if that fails, the driver
+  /// would take for the status whatever is there, and only ``Virtqueue/retire(at:)`` and an error are left.
   @inlinable public var fault: DMAFault? { memory.fault }
 
-  /// Writes the last device-writable byte, where a request of many devices has its status: of a chain with a ``fault`` too,
-  /// if that byte can be reached. False if it cannot.
+  /// Writes the last device-writable byte, where a request of many devices has its status: of a chain with a ``fault``
+  /// too, if that byte can be reached. False if it cannot.
   @inlinable public func writeStatus(_ status: UInt8) -> Bool { memory.writeStatus(status) }
 }

@@ -21,11 +21,11 @@ struct Foresight {
 }
 
 extension Virtqueue {
-  /// Asks for what the chains behind the one at the head need, as far as they can be seen: their questions go out with its
-  /// own, and when it is done theirs are answered or under way.
+  /// Asks for what the chains behind the one at the head need, as far as they can be seen: their questions go out with
+  /// its own, and when it is done theirs are answered or under way.
   ///
-  /// Nothing is taken and nothing is decided. What is wrong with a chain is found when its turn comes; the driver may write
-  /// all of it until then.
+  /// Nothing is taken and nothing is decided. What is wrong with a chain is found when its turn comes; the driver may
+  /// write all of it until then.
   mutating func foresee() {
     guard !iotlb.servesOneChain, !isClosing else { return }
     var ahead = Foresight()
@@ -36,7 +36,9 @@ extension Virtqueue {
   mutating func foresee(_ d: RingDescriptor, _ ahead: inout Foresight) {
     let isTable = d.flags & RingDescriptor.indirect != 0
     let access: DMAAccess = !isTable && d.flags & RingDescriptor.write != 0 ? .write : .read
-    guard iotlb.foresee(d.address, count: Int(d.length), for: access, limit: &ahead.pages), isTable, hasIndirect else { return }
+    guard iotlb.foresee(d.address, count: Int(d.length), for: access, limit: &ahead.pages), isTable, hasIndirect else {
+      return
+    }
     let count = Int(d.length) / 16
     guard count > 0, count <= Foresight.tableLimit, d.length % 16 == 0 else { return }
     guard (try? loadTable(d)) == true else { return }

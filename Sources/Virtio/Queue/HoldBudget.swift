@@ -1,10 +1,10 @@
 import DMA
 
-/// How much a queue's chains in flight may hold: a driver decides how many pieces its buffers have, and how many chains it makes
-/// available at once, and must not decide how much memory that costs us.
+/// How much a queue's chains in flight may hold: a driver decides how many pieces its buffers have, and how many chains
+/// it makes available at once, and must not decide how much memory that costs us.
 ///
-/// Counted in segments, as the chains' storage has room for them. Chains of the usual kind, whose number the ring bounds, are not
-/// counted. One chain is always taken, however long: it then has the budget to itself.
+/// Counted in segments, as the chains' storage has room for them. Chains of the usual kind, whose number the ring
+/// bounds, are not counted. One chain is always taken, however long: it then has the budget to itself.
 struct HoldBudget {
   /// Segments that the longer chains of a queue hold together, at most.
   static let limit = 1 << 15

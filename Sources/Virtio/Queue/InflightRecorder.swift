@@ -61,8 +61,8 @@ public struct QueueResumption: Hashable, Sendable {
 
 /// Writes down which chains are under way, where a successor of this process finds it. Called on the queue's thread.
 public protocol InflightRecorder: AnyObject {
-  /// Whether a predecessor may have left chains that are still to be done: what can be told before the ring is reached. Called before
-  /// ``resume(at:used:flags:)`` only.
+  /// Whether a predecessor may have left chains that are still to be done: what can be told before the ring is reached.
+  /// Called before ``resume(at:used:flags:)`` only.
   var mayHoldChains: Bool { get }
   /// Called once, when the ring can be reached and before any of it is taken: what did a predecessor leave?
   ///
@@ -77,7 +77,7 @@ public protocol InflightRecorder: AnyObject {
   func popped(id: UInt16, descriptors: [RingDescriptor]) -> UInt16?
   /// The used entry of a chain will be written next.
   func completing(_ record: UInt16)
-  /// The used entries announced with ``completing(_:)`` are published, packed ones each by itself. `used` is where the next one
-  /// goes.
+  /// The used entries announced with ``completing(_:)`` are published, packed ones each by itself. `used` is where the
+  /// next one goes.
   func published(used: UInt16, wrap: Bool)
 }

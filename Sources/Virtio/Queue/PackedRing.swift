@@ -1,14 +1,15 @@
 import DMA
 
-// The packed format (§2.8). One ring of {address, length, id, flags}, written by both sides; bits 7 and 15 of flags say,
-// with the wrap counters, whose turn it is. Driver and device event areas: {offset and wrap, flags}.
+// The packed format (§2.8). One ring of {address, length, id, flags}, written by both sides; bits 7 and 15 of flags
+// say, with the wrap counters, whose turn it is. Driver and device event areas: {offset and wrap, flags}.
 extension Virtqueue {
   private static var availableBit: UInt16 { 1 << 7 }
   private static var usedBit: UInt16 { 1 << 15 }
 
   @inline(__always) func packedDescriptor(_ word0: UInt64, _ word1: UInt64) -> RingDescriptor {
     RingDescriptor(
-      address: DMAAddress(word0), length: UInt32(truncatingIfNeeded: word1), id: UInt16(truncatingIfNeeded: word1 &>> 32),
+      address: DMAAddress(word0), length: UInt32(truncatingIfNeeded: word1),
+      id: UInt16(truncatingIfNeeded: word1 &>> 32),
       flags: UInt16(truncatingIfNeeded: word1 &>> 48))
   }
 
@@ -155,8 +156,8 @@ extension Virtqueue {
     descriptorArea.store16(entry.id.littleEndian, at: at &+ 12)
     var flags = entry.written > 0 ? RingDescriptor.write : 0
     if usedWrap { flags |= Self.availableBit | Self.usedBit }
-    // The driver stops at the first element that is not used: with that one written last, a batch is seen whole or not at
-    // all, also by whoever takes over after a crash.
+    // The driver stops at the first element that is not used: with that one written last, a batch is seen whole or not
+    // at all, also by whoever takes over after a crash.
     if unpublished == 0 {
       firstUsed = (at &+ 14, flags)
     } else {

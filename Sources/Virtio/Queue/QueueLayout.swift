@@ -19,8 +19,8 @@ public struct QueueLayout: Hashable, Sendable {
     self.deviceArea = deviceArea
   }
 
-  /// Bytes of each area (§2.7, §2.8). The event fields at the ends of a split ring's areas count only when `eventIndex` says
-  /// that they are negotiated.
+  /// Bytes of each area (§2.7, §2.8). The event fields at the ends of a split ring's areas count only when `eventIndex`
+  /// says that they are negotiated.
   public func byteCounts(packed: Bool, eventIndex: Bool) -> (descriptor: Int, driver: Int, device: Int) {
     let n = Int(size)
     if packed { return (16 * n, 4, 4) }
@@ -41,7 +41,8 @@ public struct QueueLayout: Hashable, Sendable {
   /// The device addresses of the three areas, of those that do not pass the end of the address space.
   func areas(packed: Bool, eventIndex: Bool) -> [ClosedRange<UInt64>] {
     let counts = byteCounts(packed: packed, eventIndex: eventIndex)
-    return [(descriptorArea, counts.descriptor), (driverArea, counts.driver), (deviceArea, counts.device)].compactMap { area, count in
+    return [(descriptorArea, counts.descriptor), (driverArea, counts.driver), (deviceArea, counts.device)].compactMap {
+      area, count in
       let (last, overflow) = area.rawValue.addingReportingOverflow(UInt64(max(1, count) - 1))
       return overflow ? nil : area.rawValue...last
     }
@@ -54,7 +55,8 @@ public struct QueueState: Hashable, Sendable {
   public var available: UInt16
   /// Packed: the wrap counter that goes with ``available``.
   public var availableWrap: Bool
-  /// Split: the used index to be written next; nil when only the ring's own memory knows. Packed: the slot to be written next.
+  /// Split: the used index to be written next; nil when only the ring's own memory knows. Packed: the slot to be
+  /// written next.
   public var used: UInt16?
   /// Packed: the wrap counter that goes with ``used``.
   public var usedWrap: Bool
@@ -91,7 +93,8 @@ public enum QueueError: Error, Hashable, Sendable {
   case chainTooLarge
   /// A device-readable descriptor after a device-writable one.
   case readableAfterWritable
-  /// An indirect table that is empty, not a multiple of 16 bytes, too long, nested, followed by another descriptor, or not negotiated.
+  /// An indirect table that is empty, not a multiple of 16 bytes, too long, nested, followed by another descriptor, or
+  /// not negotiated.
   case indirectTable
   /// A packed ring's buffer ID that is not below the queue's size, where in-flight tracking needs it to be.
   case bufferID(UInt16)

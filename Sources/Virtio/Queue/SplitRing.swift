@@ -72,7 +72,9 @@ extension Virtqueue {
         let words = descriptorArea.loadPair(at: Int(next) &* 16)
         let d = RingDescriptor(words.0, words.1)
         foresee(d, &ahead)
-        guard d.flags & RingDescriptor.next != 0, d.flags & RingDescriptor.indirect == 0, d.id < layout.size else { break }
+        guard d.flags & RingDescriptor.next != 0, d.flags & RingDescriptor.indirect == 0, d.id < layout.size else {
+          break
+        }
         next = d.id
       }
       ahead.chains -= 1

@@ -1,9 +1,10 @@
 import DMA
 
-// What a round holds, and when it lets go. A drain waits for rounds under way, so a round ends where its thread may wait.
+// What a round holds, and when it lets go. A drain waits for rounds under way, so a round ends where its thread may
+// wait.
 extension Virtqueue {
-  /// Lets mappings go while the thread does something that may take long, such as input or output of a chain. Chains in flight
-  /// keep theirs. Until ``takeHold()`` nothing of the queue may be touched.
+  /// Lets mappings go while the thread does something that may take long, such as input or output of a chain. Chains in
+  /// flight keep theirs. Until ``takeHold()`` nothing of the queue may be touched.
   public mutating func letGo() {
     publish()
     iotlb.endRound()

@@ -17,12 +17,12 @@ extension Virtqueue {
     markDeviceAreaDirty()
   }
 
-  /// Leaves what is available where it is, until a kick or something watched begins another round: for queues whose buffers wait
-  /// for something to say, such as events.
+  /// Leaves what is available where it is, until a kick or something watched begins another round: for queues whose
+  /// buffers wait for something to say, such as events.
   public mutating func rest() { isResting = true }
 
-  /// Asks for kicks again. True when something is available already, or the round must be renewed: run another. False while
-  /// pending: the translation's arrival kicks.
+  /// Asks for kicks again. True when something is available already, or the round must be renewed: run another. False
+  /// while pending: the translation's arrival kicks.
   public mutating func armKick() -> Bool { looksAgain(arming: true) }
 
   /// What ``armKick()`` says, without asking for kicks: for whoever comes back without one.

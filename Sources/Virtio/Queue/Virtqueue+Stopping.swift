@@ -19,7 +19,8 @@ extension Virtqueue {
     // A handler may have dropped chains, which will never be given back.
     guard inFlight == 0 || !iotlb.hasChains else { return false }
     if isRetired || leavesReplays { return true }
-    // A ring that was never reached may wait for translations that do not come any more: QEMU answers none while it stops a device.
+    // A ring that was never reached may wait for translations that do not come any more: QEMU answers none while it
+    // stops a device.
     return again.isEmpty && (hasResumed || recorder?.mayHoldChains != true)
   }
 

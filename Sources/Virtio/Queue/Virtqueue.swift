@@ -2,9 +2,9 @@ public import DMA
 
 /// The device side of a virtqueue, split or packed (§2.7, §2.8).
 ///
-/// A worker drives it in rounds: ``beginRound()``, then ``next()`` and ``complete(_:written:)`` as often as there is work,
-/// ``takeCall()``, ``armKick()``, ``endRound()``. Between rounds it holds nothing but the leases of chains in flight.
-/// Addresses become memory when a chain is popped; whoever pops sees memory only.
+/// A worker drives it in rounds: ``beginRound()``, then ``next()`` and ``complete(_:written:)`` as often as there is
+/// work, ``takeCall()``, ``armKick()``, ``endRound()``. Between rounds it holds nothing but the leases of chains in
+/// flight. Addresses become memory when a chain is popped; whoever pops sees memory only.
 ///
 /// One thread uses it. After a ``QueueError`` it is retired: it yields nothing more and writes nothing more.
 public struct Virtqueue: ~Copyable {
@@ -25,8 +25,8 @@ public struct Virtqueue: ~Copyable {
   var deviceArea = RingMemory.none
   /// The areas are those of the round's generation.
   var isResolved = false
-  /// The areas are being taken away and cannot be resolved anew yet. Chains in flight hold them: they are still given back
-  /// there, each before its hold ends, so that a queue that stops now has lost none. Nothing else touches them.
+  /// The areas are being taken away and cannot be resolved anew yet. Chains in flight hold them: they are still given
+  /// back there, each before its hold ends, so that a queue that stops now has lost none. Nothing else touches them.
   var isWithdrawn = false
   var isRetired = false
   /// Mappings are being taken away: this round must end before more is resolved.
@@ -91,13 +91,16 @@ public struct Virtqueue: ~Copyable {
   ///   - recorder: where chains in flight are written down, if anywhere. What a predecessor left there comes first.
   /// - Throws: the rule of the layout that is broken. Whether the areas can be reached shows in the first round (R041).
   public init(
-    index: Int, layout: QueueLayout, features: Features, in space: any DMASpace, waking waiter: (any TranslationWaiter)? = nil,
+    index: Int, layout: QueueLayout, features: Features, in space: any DMASpace,
+    waking waiter: (any TranslationWaiter)? = nil,
     resumingAt state: QueueState = .initial, recorder: (any InflightRecorder)? = nil,
     statistics: QueueStatistics = QueueStatistics()
   ) throws(QueueError) {
     let isPacked = features.contains(.ringPacked)
     if let fault = layout.fault(packed: isPacked) { throw fault }
-    if isPacked, state.available >= layout.size || (state.used ?? 0) >= layout.size { throw .descriptorIndex(state.available) }
+    if isPacked, state.available >= layout.size || (state.used ?? 0) >= layout.size {
+      throw .descriptorIndex(state.available)
+    }
     self.index = index
     self.layout = layout
     self.isPacked = isPacked
@@ -133,8 +136,8 @@ public struct Virtqueue: ~Copyable {
     QueueState(available: available, availableWrap: availableWrap, used: used, usedWrap: usedWrap)
   }
 
-  /// Begins a round: holds the mappings and makes sure the ring areas are the ones in force. Afterwards the queue may be
-  /// ``isPending``: then end the round and wait for the waiter.
+  /// Begins a round: holds the mappings and makes sure the ring areas are the ones in force. Afterwards the queue may
+  /// be ``isPending``: then end the round and wait for the waiter.
   public mutating func beginRound() throws(QueueError) {
     guard !isRetired else { return }
     if iotlb.beginRound() { withdrawAreas() }
@@ -202,8 +205,8 @@ public struct Virtqueue: ~Copyable {
     return isPacked ? !isPackedAvailable : driverArea.loadAcquire16(at: 2) == available.littleEndian
   }
 
-  /// Gives a chain back to the driver with the number of bytes written, from the start of its device-writable memory on. The
-  /// driver sees it at the next ``publish()``.
+  /// Gives a chain back to the driver with the number of bytes written, from the start of its device-writable memory
+  /// on. The driver sees it at the next ``publish()``.
   public mutating func complete(_ chain: consuming DescriptorChain, written: Int) {
     if let log = iotlb.dirtyLog { chain.memory.markDirty(log) }
     counts.completions &+= 1
@@ -224,8 +227,8 @@ public struct Virtqueue: ~Copyable {
     pool.give(back: chain.memory)
   }
 
-  /// Makes completed chains visible to the driver now. A handler that is about to wait for something slow calls it; the end
-  /// of a round does too.
+  /// Makes completed chains visible to the driver now. A handler that is about to wait for something slow calls it; the
+  /// end of a round does too.
   public mutating func publish() {
     guard unpublished > 0, isResolved || isWithdrawn else { return }
     if isPacked { publishPacked() } else { deviceArea.storeRelease16(used.littleEndian, at: 2) }
@@ -266,7 +269,8 @@ public struct Virtqueue: ~Copyable {
 
   private mutating func resolveAreas() throws(DMAInterruption) {
     let counts = layout.byteCounts(packed: isPacked, eventIndex: hasEventIndex)
-    // All three are asked for before giving up, so that the answers come together. Until all are here the old ones stay.
+    // All three are asked for before giving up, so that the answers come together. Until all are here the old ones
+    // stay.
     var interruption: DMAInterruption?
     var descriptors: RingMemory?
     var driver: RingMemory?
@@ -308,8 +312,8 @@ public struct Virtqueue: ~Copyable {
 
   /// Finds out where to go on, in the first round that reaches the ring.
   ///
-  /// A front-end that restores a split queue passes the available index only: the used index is in the ring, if we may read
-  /// there. A recorder knows better than either.
+  /// A front-end that restores a split queue passes the available index only: the used index is in the ring, if we may
+  /// read there. A recorder knows better than either.
   private mutating func resume() throws(DMAInterruption) {
     var index: UInt16?
     if readsUsedIndex {
@@ -349,8 +353,8 @@ public struct Virtqueue: ~Copyable {
     recorder?.completing(entry.record)
     guard isPacked else { return writeSplit(entry) }
     writePacked(entry)
-    // The next chain popped is written down where this one was: this one must be the driver's by then, or whoever takes over
-    // after a crash in between would know of neither.
+    // The next chain popped is written down where this one was: this one must be the driver's by then, or whoever takes
+    // over after a crash in between would know of neither.
     if recorder != nil { publish() }
   }
 

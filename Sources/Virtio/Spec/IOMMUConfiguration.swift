@@ -1,6 +1,7 @@
 public import DMA
 
-/// The configuration space of an IOMMU device (§5.13.4). Every field holds a value whether its feature is offered or not.
+/// The configuration space of an IOMMU device (§5.13.4). Every field holds a value whether its feature is offered or
+/// not.
 public struct IOMMUConfiguration: Hashable, Sendable {
   /// Page sizes that can be mapped; the lowest bit is the granularity, the others are hints.
   public var pageSizeMask: UInt64 = 0xffff_ffff_ffff_f000

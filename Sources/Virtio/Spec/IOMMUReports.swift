@@ -21,8 +21,8 @@ public struct IOMMUReservedMemory: Hashable, Sendable {
     self.subtype = subtype
   }
 
-  /// The properties of an endpoint, as a PROBE request returns them (§5.13.6.7): `count` bytes, zero after the last. nil when
-  /// they do not fit.
+  /// The properties of an endpoint, as a PROBE request returns them (§5.13.6.7): `count` bytes, zero after the last.
+  /// nil when they do not fit.
   public static func properties(_ list: [IOMMUReservedMemory], count: Int) -> [UInt8]? {
     guard list.count <= count / IOMMULayout.reservedMemorySize else { return nil }
     var out = WireWriter(capacity: count)
@@ -38,8 +38,8 @@ public struct IOMMUReservedMemory: Hashable, Sendable {
     return out.bytes
   }
 
-  /// Reads properties up to the first empty one. What is not a RESV_MEM property is passed over, as is one whose reserved bits
-  /// are set; a list that breaks off ends there (§5.13.6.7.1).
+  /// Reads properties up to the first empty one. What is not a RESV_MEM property is passed over, as is one whose
+  /// reserved bits are set; a list that breaks off ends there (§5.13.6.7.1).
   public static func list(_ properties: Span<UInt8>) -> [IOMMUReservedMemory] {
     var found: [IOMMUReservedMemory] = []
     var reader = WireReader(properties)
@@ -101,7 +101,8 @@ public struct IOMMUFault: Hashable, Sendable {
     self.address = address
   }
 
-  /// Reads a report; bytes past its end are nobody's. nil when there are too few, or the reserved field says to ignore it.
+  /// Reads a report; bytes past its end are nobody's. nil when there are too few, or the reserved field says to ignore
+  /// it.
   public init?(_ bytes: Span<UInt8>) {
     var reader = WireReader(bytes)
     reason = Reason(rawValue: reader.read())

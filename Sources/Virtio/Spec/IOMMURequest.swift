@@ -13,20 +13,24 @@ public enum IOMMURequest: Hashable, Sendable {
   /// Bytes of the longest.
   public static var maxSize: Int { IOMMULayout.probeSize }
 
-  /// Reads a request; bytes past its end are nobody's. nil when the type is not known, or there are fewer bytes than it has.
+  /// Reads a request; bytes past its end are nobody's. nil when the type is not known, or there are fewer bytes than it
+  /// has.
   public init?(_ bytes: Span<UInt8>) {
     var reader = WireReader(bytes)
     let type = IOMMURequestType(rawValue: reader.read())
     reader.skip(3)
     switch type {
     case .attach:
-      self = .attach(domain: reader.read(), endpoint: reader.read(), flags: IOMMUAttachFlags(rawValue: reader.read()), reserved: reader.read())
+      self = .attach(
+        domain: reader.read(), endpoint: reader.read(), flags: IOMMUAttachFlags(rawValue: reader.read()),
+        reserved: reader.read())
     case .detach:
       self = .detach(domain: reader.read(), endpoint: reader.read())
       reader.skip(8)
     case .map:
       self = .map(
-        domain: reader.read(), first: reader.read(), last: reader.read(), physical: reader.read(), flags: IOMMUMapFlags(rawValue: reader.read()))
+        domain: reader.read(), first: reader.read(), last: reader.read(), physical: reader.read(),
+        flags: IOMMUMapFlags(rawValue: reader.read()))
     case .unmap:
       self = .unmap(domain: reader.read(), first: reader.read(), last: reader.read(), reserved: reader.read())
     case .probe:

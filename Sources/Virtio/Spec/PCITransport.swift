@@ -107,8 +107,8 @@ public enum PCITransport {
 }
 
 extension QueueLayout {
-  /// Where the areas of a queue of the legacy interface are (§2.7.2): one after the other, the used ring on the next multiple
-  /// of `alignment`.
+  /// Where the areas of a queue of the legacy interface are (§2.7.2): one after the other, the used ring on the next
+  /// multiple of `alignment`.
   public init(legacyAt base: UInt64, size: UInt16, alignment: UInt64 = PCITransport.legacyPageSize) {
     let available = base &+ 16 &* UInt64(size)
     let used = (available &+ 6 &+ 2 &* UInt64(size) &+ (alignment &- 1)) & ~(alignment &- 1)

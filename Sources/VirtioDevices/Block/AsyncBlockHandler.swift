@@ -4,7 +4,7 @@ internal import Virtio
 
 /// Does a block device's requests through io_uring, many at once.
 final class AsyncBlockHandler: QueueHandler {
-  private var flights: BlockFlights
+  private var flights: InFlightRequests
   private let event: EventFD
   private let index: Int
 
@@ -19,7 +19,7 @@ final class AsyncBlockHandler: QueueHandler {
     try? ring.register(work.disk.file)
     self.event = event
     self.index = index
-    flights = BlockFlights(work, ring, event, depth: depth, shortcuts: shortcuts)
+    flights = InFlightRequests(work, ring, event, depth: depth, shortcuts: shortcuts)
   }
 
   var watched: [WatchedDescriptor] { [WatchedDescriptor(descriptor: event.rawValue, token: 0, reportsChanges: true)] }

@@ -1,11 +1,12 @@
 internal import Synchronization
 
-/// Whether completed writes of a disk may be volatile until a flush, where the driver can configure that (§5.2.5, §5.2.6.2).
+/// Whether completed writes of a disk may be volatile until a flush, where the driver can configure that (§5.2.5,
+/// §5.2.6.2).
 ///
-/// A driver goes by what it read or wrote, and whoever serves it next may not hear of that: a back-end that takes over from one
-/// that died is told neither what the driver read there nor what it wrote, and a driver that migrated read another device. So
-/// writeback holds only when this process has told the driver so before it started, or the driver has chosen it here. Until
-/// then writes are stable when they complete, which is right whatever the driver believes.
+/// A driver goes by what it read or wrote, and whoever serves it next may not hear of that: a back-end that takes over
+/// from one that died is told neither what the driver read there nor what it wrote, and a driver that migrated read
+/// another device. So writeback holds only when this process has told the driver so before it started, or the driver
+/// has chosen it here. Until then writes are stable when they complete, which is right whatever the driver believes.
 ///
 /// Any thread may use it.
 package final class BlockCacheMode: Sendable {

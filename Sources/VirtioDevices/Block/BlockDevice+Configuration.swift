@@ -3,14 +3,24 @@ internal import Virtio
 
 extension BlockDevice {
   static func check(_ options: BlockOptions) throws(BlockDeviceError) {
-    guard (1...256).contains(options.queueCount) else { throw .option("queueCount", "must be 1 to 256, not \(options.queueCount)") }
-    guard (2...32768).contains(options.queueSize) else { throw .option("queueSize", "must be 2 to 32768, not \(options.queueSize)") }
-    if let most = options.maxSegments, !(1...32766).contains(most) { throw .option("maxSegments", "must be 1 to 32766, not \(most)") }
-    if let most = options.maxSegmentSize, most < 4096 { throw .option("maxSegmentSize", "must be at least 4096, not \(most)") }
+    guard (1...256).contains(options.queueCount) else {
+      throw .option("queueCount", "must be 1 to 256, not \(options.queueCount)")
+    }
+    guard (2...32768).contains(options.queueSize) else {
+      throw .option("queueSize", "must be 2 to 32768, not \(options.queueSize)")
+    }
+    if let most = options.maxSegments, !(1...32766).contains(most) {
+      throw .option("maxSegments", "must be 1 to 32766, not \(most)")
+    }
+    if let most = options.maxSegmentSize, most < 4096 {
+      throw .option("maxSegmentSize", "must be at least 4096, not \(most)")
+    }
     if let size = options.logicalBlockSize, !(512...65536).contains(size) || size & (size - 1) != 0 {
       throw .option("logicalBlockSize", "must be a power of two from 512 to 65536, not \(size)")
     }
-    guard options.serial.utf8.count <= BlockLayout.idSize, options.serial.utf8.allSatisfy({ (0x20...0x7e).contains($0) }) else {
+    guard options.serial.utf8.count <= BlockLayout.idSize,
+      options.serial.utf8.allSatisfy({ (0x20...0x7e).contains($0) })
+    else {
       throw .option("serial", "must be at most \(BlockLayout.idSize) printable ASCII characters")
     }
   }

@@ -91,7 +91,8 @@ public final class BlockDevice: VirtioDevice {
     do throws(HostError) {
       use = try disk.options.lock == .running ? ImageUse(disk.image) : nil
     } catch {
-      throw DeviceError(error.errno == EBUSY ? "\(disk.file.path) is in use by another process that locked it" : "\(error)")
+      throw DeviceError(
+        error.errno == EBUSY ? "\(disk.file.path) is in use by another process that locked it" : "\(error)")
     }
     let terms = BlockTerms(features, isReadOnly: disk.file.isReadOnly, writeback: disk.options.writeback)
     // §5.2.5.2: whoever can configure the cache and not flush it starts with one that needs no flush.
@@ -118,7 +119,9 @@ public final class BlockDevice: VirtioDevice {
   public func saveState() -> [UInt8] { [1, disk.cache.isWriteback ? 1 : 0] }
 
   public func restoreState(_ bytes: [UInt8]) throws(DeviceError) {
-    guard bytes.count == 2, bytes[0] == 1, bytes[1] <= 1 else { throw DeviceError("this is no state of a block device of ours: \(bytes.count) bytes") }
+    guard bytes.count == 2, bytes[0] == 1, bytes[1] <= 1 else {
+      throw DeviceError("this is no state of a block device of ours: \(bytes.count) bytes")
+    }
     disk.cache.set(writeback: bytes[1] == 1)
   }
 

@@ -2,7 +2,8 @@ package import HostIO
 internal import Synchronization
 internal import Virtio
 
-/// What all queues of a disk share, whatever they are queues of: the image, its size now, the cache mode, where failures are told.
+/// What all queues of a disk share, whatever they are queues of: the image, its size now, the cache mode, where
+/// failures are told.
 ///
 /// Any thread may use it.
 package final class BlockDisk: Sendable {
@@ -24,7 +25,8 @@ package final class BlockDisk: Sendable {
     let file: BlockFile
     do throws(HostError) {
       file = try BlockFile(
-        path: options.path, options: BlockFile.Options(readOnly: options.readOnly, direct: options.direct, locked: options.lock == .always))
+        path: options.path,
+        options: BlockFile.Options(readOnly: options.readOnly, direct: options.direct, locked: options.lock == .always))
     } catch {
       throw .image(error)
     }

@@ -46,7 +46,9 @@ final class BlockHandler: QueueHandler {
     }
   }
 
-  private static func perform(_ request: BlockRequest, _ work: BlockWork, _ chain: inout DescriptorChain) -> BlockOutcome {
+  private static func perform(
+    _ request: BlockRequest, _ work: BlockWork, _ chain: inout DescriptorChain
+  ) -> BlockOutcome {
     switch request {
     case .read(let position, let count): work.read(&chain, at: position, count: count)
     case .write(let position, let count): work.write(&chain, at: position, count: count, durable: work.isDurable)

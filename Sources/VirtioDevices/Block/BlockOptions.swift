@@ -14,9 +14,9 @@ public enum BlockEngine: String, Hashable, Sendable, CaseIterable {
 public enum BlockLock: String, Hashable, Sendable, CaseIterable {
   /// From its making to its end.
   case always
-  /// As long as a queue runs: taken before the first one starts, which does not if somebody else has it, and given back when
-  /// the last one has stopped and everything written is on stable storage. So the destination of a live migration can be
-  /// there while its source still runs, and no moment has two writers.
+  /// As long as a queue runs: taken before the first one starts, which does not if somebody else has it, and given back
+  /// when the last one has stopped and everything written is on stable storage. So the destination of a live migration
+  /// can be there while its source still runs, and no moment has two writers.
   case running
   /// Never: whoever uses the image besides is somebody else's care.
   case never
@@ -36,8 +36,8 @@ public struct BlockOptions: Sendable {
   public var queueCount = 1
   /// Most descriptors a queue may have: 2...32768. Whoever serves the device may make its queues smaller.
   public var queueSize: UInt16 = 1024
-  /// Most data segments in a request; nil: as many as a queue of 128 descriptors takes (or one of ``queueSize``, if that is
-  /// smaller). A value beyond the size of the queues, less two, allows requests that cannot be queued.
+  /// Most data segments in a request; nil: as many as a queue of 128 descriptors takes (or one of ``queueSize``, if
+  /// that is smaller). A value beyond the size of the queues, less two, allows requests that cannot be queued.
   public var maxSegments: Int?
   /// Most bytes in a segment; nil: no limit, and VIRTIO_BLK_F_SIZE_MAX is not offered. At least 4096.
   public var maxSegmentSize: UInt32?
@@ -46,9 +46,9 @@ public struct BlockOptions: Sendable {
   /// The block size the driver sees, bytes: a power of two, 512...65536. nil: a block device's own, and 512 for a file.
   /// Requests that are less than a block of the host's are done through memory in between.
   public var logicalBlockSize: Int?
-  /// Whether completed writes may be volatile until a flush, as long as the driver has no other wish. A driver that cannot
-  /// flush gets stable writes in any case, and so does one that was not told by this device before it started: whoever goes on
-  /// where another device stopped.
+  /// Whether completed writes may be volatile until a flush, as long as the driver has no other wish. A driver that
+  /// cannot flush gets stable writes in any case, and so does one that was not told by this device before it started:
+  /// whoever goes on where another device stopped.
   public var writeback = true
   /// Whether the driver may choose between writeback and writethrough (VIRTIO_BLK_F_CONFIG_WCE).
   public var cacheIsConfigurable = true

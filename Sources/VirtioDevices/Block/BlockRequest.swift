@@ -56,7 +56,8 @@ extension BlockRequest {
       self = .withoutStatus
       return
     }
-    guard let rawType = chain.readable.read(UInt32.self, at: 0), let sector = chain.readable.read(UInt64.self, at: BlockLayout.sectorOffset)
+    guard let rawType = chain.readable.read(UInt32.self, at: 0),
+      let sector = chain.readable.read(UInt64.self, at: BlockLayout.sectorOffset)
     else {
       self = .refused(.ioError)
       return
@@ -67,7 +68,9 @@ extension BlockRequest {
       self = Self.isInside(sector, count, sectorCount) ? .read(position: sector << 9, count: count) : .refused(.ioError)
     } else if type == .write {
       let count = chain.readable.byteCount - BlockLayout.headerSize
-      self = !terms.isReadOnly && Self.isInside(sector, count, sectorCount) ? .write(position: sector << 9, count: count) : .refused(.ioError)
+      self =
+        !terms.isReadOnly && Self.isInside(sector, count, sectorCount)
+        ? .write(position: sector << 9, count: count) : .refused(.ioError)
     } else {
       self = Self.rare(chain, type, terms)
     }
@@ -79,7 +82,9 @@ extension BlockRequest {
     count & (BlockLayout.sectorSize - 1) == 0 && sector <= sectorCount && UInt64(count) >> 9 <= sectorCount - sector
   }
 
-  private static func rare(_ chain: borrowing DescriptorChain, _ type: BlockRequestType, _ terms: BlockTerms) -> BlockRequest {
+  private static func rare(
+    _ chain: borrowing DescriptorChain, _ type: BlockRequestType, _ terms: BlockTerms
+  ) -> BlockRequest {
     let data = chain.readable.byteCount - BlockLayout.headerSize
     let ranges = data / BlockLayout.rangeSize
     let wellFormed = data % BlockLayout.rangeSize == 0 && ranges > 0 && ranges <= maxRanges && !terms.isReadOnly
@@ -99,7 +104,10 @@ extension BlockRequest {
   /// Range `index` of a request, as its memory has it now.
   static func range(_ index: Int, of chain: borrowing DescriptorChain) -> BlockRange? {
     let at = BlockLayout.headerSize + index * BlockLayout.rangeSize
-    guard let sector = chain.readable.read(UInt64.self, at: at), let counts = chain.readable.read(UInt64.self, at: at + 8) else { return nil }
-    return BlockRange(sector: sector, sectorCount: UInt32(truncatingIfNeeded: counts), flags: UInt32(truncatingIfNeeded: counts >> 32))
+    guard let sector = chain.readable.read(UInt64.self, at: at),
+      let counts = chain.readable.read(UInt64.self, at: at + 8)
+    else { return nil }
+    return BlockRange(
+      sector: sector, sectorCount: UInt32(truncatingIfNeeded: counts), flags: UInt32(truncatingIfNeeded: counts >> 32))
   }
 }

@@ -16,12 +16,14 @@ extension BlockWork {
     if range.flags & ~(action == .writeZeroes ? BlockRange.unmap : 0) != 0 { return .unsupported }
     let count = UInt64(range.sectorCount)
     let capacity = disk.sectorCount
-    guard range.sectorCount <= action.maxSectors, range.sector <= capacity, count <= capacity - range.sector else { return .ioError }
+    guard range.sectorCount <= action.maxSectors, range.sector <= capacity, count <= capacity - range.sector else {
+      return .ioError
+    }
     return nil
   }
 
-  /// The refusal of a request with a bad range, by which nothing is done to the disk. An unknown flag comes before all else,
-  /// wherever it is.
+  /// The refusal of a request with a bad range, by which nothing is done to the disk. An unknown flag comes before all
+  /// else, wherever it is.
   func refusal(_ action: BlockRangeAction, _ chain: borrowing DescriptorChain, ranges: Int) -> BlockStatus? {
     var first: BlockStatus?
     for i in 0..<ranges {

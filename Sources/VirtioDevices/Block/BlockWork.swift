@@ -32,7 +32,9 @@ struct BlockWork {
 
   /// To be called before requests of the queue are taken.
   @inline(__always)
-  func begin(on queue: borrowing Virtqueue) { cache.look(isAtStart: queue.state.available == 0 && queue.state.availableWrap) }
+  func begin(on queue: borrowing Virtqueue) {
+    cache.look(isAtStart: queue.state.available == 0 && queue.state.availableWrap)
+  }
 
   func read(_ chain: inout DescriptorChain, at position: UInt64, count: Int, from done: Int = 0) -> BlockOutcome {
     guard let end = chain.writable.split(at: count) else { return .ioError }
@@ -48,7 +50,9 @@ struct BlockWork {
     return BlockOutcome(status: .ioError, filled: filled)
   }
 
-  func write(_ chain: inout DescriptorChain, at position: UInt64, count: Int, durable: Bool, from done: Int = 0) -> BlockOutcome {
+  func write(
+    _ chain: inout DescriptorChain, at position: UInt64, count: Int, durable: Bool, from done: Int = 0
+  ) -> BlockOutcome {
     guard let start = chain.readable.split(at: BlockLayout.headerSize) else { return .ioError }
     do throws(HostError) {
       let range = start..<chain.readable.segmentCount
@@ -94,7 +98,8 @@ struct BlockWork {
 
   /// Gives back a chain that cannot be acted on: some of its memory cannot be reached, or it has no room for a status.
   ///
-  /// - Throws: `QueueError.device` where the status cannot be written. Whatever its memory holds would pass for the status if
+  /// - Throws: `QueueError.device` where the status cannot be written. Whatever its memory holds would pass for the
+  ///   status if
   ///   the chain were given back, most likely for success.
   func refuse(_ chain: consuming DescriptorChain, in queue: inout Virtqueue) throws(QueueError) {
     if chain.writeStatus(BlockStatus.ioError.rawValue) {
@@ -103,6 +108,8 @@ struct BlockWork {
     }
     let fault = chain.fault
     queue.retire(at: chain)
-    throw .device(fault.map { "a request cannot be done, and has no status byte that could say so: \($0)" } ?? "a request has no room for its status")
+    throw .device(
+      fault.map { "a request cannot be done, and has no status byte that could say so: \($0)" }
+        ?? "a request has no room for its status")
   }
 }

@@ -3,7 +3,8 @@ internal import Synchronization
 
 /// Looks at a disk's size now and then.
 ///
-/// Nothing announces a resize alone: inotify tells of it as of any write, which would cost every write of a driver a little.
+/// Nothing announces a resize alone: inotify tells of it as of any write, which would cost every write of a driver a
+/// little.
 final class SizeWatcher: Sendable {
   private let disk: BlockDisk
   private let interval: Duration

@@ -4,14 +4,16 @@ public import Virtio
 
 /// virtio-rng: random bytes from this host's kernel (§5.4).
 public struct EntropyDevice: VirtioDevice {
-  /// Most bytes one request gets, however large its buffer: the driver asks again (§5.4.6.2 allows less than the whole buffer).
+  /// Most bytes one request gets, however large its buffer: the driver asks again (§5.4.6.2 allows less than the whole
+  /// buffer).
   public static var requestLimit: Int { 65_536 }
 
   public init() {}
 
   public var id: DeviceID { .entropy }
   public var features: Features { .ring }
-  /// More than any driver needs; but QEMU 10.0.13 has drivers use 1024 descriptors on every device, whatever they ask for.
+  /// More than any driver needs; but QEMU 10.0.13 has drivers use 1024 descriptors on every device, whatever they ask
+  /// for.
   public var maxQueueSizes: [UInt16] { [1024] }
 
   public func makeHandler(for group: Range<Int>, features: Features) throws(DeviceError) -> sending any QueueHandler {

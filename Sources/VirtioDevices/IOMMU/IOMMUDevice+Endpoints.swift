@@ -1,7 +1,8 @@
 public import DMA
 internal import Synchronization
 
-/// Endpoints come, go, and are turned one way or another. Each call returns when nothing begun before it is still under way.
+/// Endpoints come, go, and are turned one way or another. Each call returns when nothing begun before it is still under
+/// way.
 extension IOMMUDevice {
   public func adopt(_ endpoint: EndpointSpace) {
     let requester = endpoint.requester
@@ -36,7 +37,8 @@ extension IOMMUDevice {
 
   /// Ends an attachment; a domain without endpoints ends with it.
   func detach(_ requester: RequesterID, _ state: inout State) {
-    guard let endpoint = state.endpoints[requester], let number = endpoint.domain, let entry = state.domains[number] else { return }
+    guard let endpoint = state.endpoints[requester], let number = endpoint.domain, let entry = state.domains[number]
+    else { return }
     // One that a saved state spoke of, and that never came, is forgotten with its domain.
     state.endpoints[requester] = endpoint.spaces.isEmpty ? nil : Endpoint(spaces: endpoint.spaces)
     for space in endpoint.spaces { turn(space, from: entry, to: nil, state) }
@@ -45,7 +47,9 @@ extension IOMMUDevice {
 
   /// Takes an endpoint out of a domain's list, and the domain out of the world when it was the last.
   func leave(_ number: UInt32, _ requester: RequesterID, _ state: inout State) {
-    guard state.domains[number]?.endpoints.remove(requester) != nil, let entry = state.domains[number], entry.endpoints.isEmpty else { return }
+    guard state.domains[number]?.endpoints.remove(requester) != nil, let entry = state.domains[number],
+      entry.endpoints.isEmpty
+    else { return }
     state.mappings -= entry.domain?.mappings ?? 0
     state.domains[number] = nil
   }

@@ -2,7 +2,8 @@ internal import DMA
 internal import Synchronization
 internal import Virtio
 
-/// What a driver asks for (§5.13.6). A request that takes something away returns when no endpoint uses it any more (R159).
+/// What a driver asks for (§5.13.6). A request that takes something away returns when no endpoint uses it any more
+/// (R159).
 extension IOMMUDevice {
   /// Whether the driver may use a type of request: what is not negotiated is not recognized.
   func serves(_ type: IOMMURequestType) -> Bool {
@@ -19,7 +20,8 @@ extension IOMMUDevice {
       case .attach(let domain, let endpoint, let flags, let reserved):
         reserved == 0 ? attach(domain, endpoint, flags, &state) : .invalid
       case .detach(let domain, let endpoint): detach(domain, endpoint, &state)
-      case .map(let domain, let first, let last, let physical, let flags): map(domain, first, last, physical, flags, &state)
+      case .map(let domain, let first, let last, let physical, let flags):
+        map(domain, first, last, physical, flags, &state)
       case .unmap(let domain, let first, let last, let reserved):
         // Nothing is unmapped then, which is one of the two things that may happen (§5.13.6.6.2).
         reserved == 0 ? unmap(domain, first, last, &state) : .invalid
@@ -31,11 +33,14 @@ extension IOMMUDevice {
   /// What a PROBE returns of an endpoint that there is.
   func properties(of endpoint: UInt32) -> [UInt8] {
     // That they fit was seen to when the device was made.
-    IOMMUReservedMemory.properties(reserved(RequesterID(rawValue: UInt16(truncatingIfNeeded: endpoint))), count: Int(options.probeSize)) ?? []
+    IOMMUReservedMemory.properties(
+      reserved(RequesterID(rawValue: UInt16(truncatingIfNeeded: endpoint))), count: Int(options.probeSize)) ?? []
   }
 
   private func requester(_ endpoint: UInt32, _ state: borrowing State) -> RequesterID? {
-    guard let number = UInt16(exactly: endpoint), state.endpoints[RequesterID(rawValue: number)] != nil else { return nil }
+    guard let number = UInt16(exactly: endpoint), state.endpoints[RequesterID(rawValue: number)] != nil else {
+      return nil
+    }
     return RequesterID(rawValue: number)
   }
 
@@ -57,10 +62,13 @@ extension IOMMUDevice {
     let granule = options.pageSizeMask & (~options.pageSizeMask &+ 1)
     // All 2^64 bytes are one more than can be said in one mapping, and no physical address leads to the last of them.
     return last > first && last - first != .max && (first | physical | (last &+ 1)) & (granule - 1) == 0
-      && options.inputRange.contains(first) && options.inputRange.contains(last) && !physical.addingReportingOverflow(last - first).overflow
+      && options.inputRange.contains(first) && options.inputRange.contains(last)
+      && !physical.addingReportingOverflow(last - first).overflow
   }
 
-  private func attach(_ number: UInt32, _ endpoint: UInt32, _ flags: IOMMUAttachFlags, _ state: inout State) -> IOMMUStatus {
+  private func attach(
+    _ number: UInt32, _ endpoint: UInt32, _ flags: IOMMUAttachFlags, _ state: inout State
+  ) -> IOMMUStatus {
     let known: IOMMUAttachFlags = state.negotiated?.contains(.iommuBypassConfig) == true ? .bypass : []
     guard known.isSuperset(of: flags) else { return .invalid }
     guard let requester = requester(endpoint, state), let attached = state.endpoints[requester] else { return .noEntry }
@@ -72,7 +80,8 @@ extension IOMMUDevice {
       if old == number { return .ok }
       if let domain = there.domain {
         // What is mapped there would shadow what the endpoint keeps for itself.
-        for memory in reserved(requester) where domain.isMapped(from: DMAAddress(memory.range.lowerBound), through: DMAAddress(memory.range.upperBound)) {
+        for memory in reserved(requester)
+        where domain.isMapped(from: DMAAddress(memory.range.lowerBound), through: DMAAddress(memory.range.upperBound)) {
           return .unsupported
         }
       }
@@ -116,7 +125,8 @@ extension IOMMUDevice {
     if flags.contains(.read) { permissions.insert(.read) }
     if flags.contains(.write) { permissions.insert(.write) }
     do throws(DomainError) {
-      try domain.map(DMAAddress(first), byteCount: last - first + 1, to: GuestAddress(physical), permissions: permissions)
+      try domain.map(
+        DMAAddress(first), byteCount: last - first + 1, to: GuestAddress(physical), permissions: permissions)
     } catch {
       switch error {
       case .overlap: return .invalid

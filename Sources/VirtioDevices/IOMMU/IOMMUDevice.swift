@@ -5,11 +5,11 @@ public import Virtio
 
 /// virtio-iommu: decides what each endpoint behind it reaches, as its driver says (§5.13).
 ///
-/// It edits `Domain` objects and turns the switches of the `EndpointSpace`s that it was given, and knows no device. Requests
-/// are served on the request queue's thread, which is a control thread for the endpoints: a request that takes something away
-/// waits there until no endpoint uses it, before its status is written (R159). Queue threads of endpoints wait for nobody, so
-/// that ends. Everything that waits does so under one lock, which no queue thread of an endpoint ever takes; reading the
-/// configuration does not take it either.
+/// It edits `Domain` objects and turns the switches of the `EndpointSpace`s that it was given, and knows no device.
+/// Requests are served on the request queue's thread, which is a control thread for the endpoints: a request that takes
+/// something away waits there until no endpoint uses it, before its status is written (R159). Queue threads of
+/// endpoints wait for nobody, so that ends. Everything that waits does so under one lock, which no queue thread of an
+/// endpoint ever takes; reading the configuration does not take it either.
 public final class IOMMUDevice: VirtioDevice, IOMMU {
   /// A domain as the driver knows it.
   struct DomainEntry {
@@ -47,7 +47,9 @@ public final class IOMMUDevice: VirtioDevice, IOMMU {
   public init(_ memory: GuestMemory, options: IOMMUOptions = IOMMUOptions()) throws(DeviceError) {
     if let fault = options.fault { throw DeviceError(fault) }
     let reports: FaultReports
-    do throws(HostError) { reports = try FaultReports(maxPerSecond: options.maxFaultsPerSecond) } catch { throw DeviceError("\(error)") }
+    do throws(HostError) { reports = try FaultReports(maxPerSecond: options.maxFaultsPerSecond) } catch {
+      throw DeviceError("\(error)")
+    }
     self.memory = memory
     self.options = options
     faults = reports
@@ -99,10 +101,12 @@ public final class IOMMUDevice: VirtioDevice, IOMMU {
     }
   }
 
-  /// `bypass` is the one field a driver writes; values but 0 and 1 are ignored (§5.13.4.1). Returns when every endpoint without
-  /// a domain is where it belongs.
+  /// `bypass` is the one field a driver writes; values but 0 and 1 are ignored (§5.13.4.1). Returns when every endpoint
+  /// without a domain is where it belongs.
   public func writeConfiguration(at offset: Int, from bytes: Span<UInt8>) {
-    guard offset >= 0, offset <= IOMMULayout.bypassOffset, IOMMULayout.bypassOffset - offset < bytes.count else { return }
+    guard offset >= 0, offset <= IOMMULayout.bypassOffset, IOMMULayout.bypassOffset - offset < bytes.count else {
+      return
+    }
     let value = bytes[IOMMULayout.bypassOffset - offset]
     guard value <= 1 else { return }
     state.withLock { state in

@@ -17,12 +17,14 @@ final class IOMMURequestHandler: QueueHandler {
     }
   }
 
-  /// Serves a request, and returns the bytes written: 0 when there is no telling what is asked for, or no room to answer.
+  /// Serves a request, and returns the bytes written: 0 when there is no telling what is asked for, or no room to
+  /// answer.
   private func serve(_ readable: borrowing BufferSegments, _ writable: borrowing BufferSegments) -> Int {
     var block = InlineArray<72, UInt8>(repeating: 0)
     var bytes = block.mutableSpan
     let count = readable.copy(from: 0, into: &bytes)
-    guard let request = IOMMURequest(block.span.extracting(..<count)), writable.byteCount >= IOMMULayout.tailSize, device.serves(request.type)
+    guard let request = IOMMURequest(block.span.extracting(..<count)), writable.byteCount >= IOMMULayout.tailSize,
+      device.serves(request.type)
     else { return 0 }
     guard case .probe(let endpoint) = request else {
       // The status is written when everything is done, and seen later still.
@@ -56,7 +58,9 @@ final class IOMMUEventHandler: QueueHandler {
 
   init(_ faults: FaultReports) { self.faults = faults }
 
-  var watched: [WatchedDescriptor] { [WatchedDescriptor(descriptor: faults.arrived.rawValue, token: 0, reportsChanges: true)] }
+  var watched: [WatchedDescriptor] {
+    [WatchedDescriptor(descriptor: faults.arrived.rawValue, token: 0, reportsChanges: true)]
+  }
 
   func ready(_ token: UInt64, in queues: inout QueueSet) throws(QueueError) {
     guard queues.isRunning(IOMMULayout.eventQueue) else { return }

@@ -12,7 +12,8 @@ public struct IOMMUOptions: Sendable {
     /// VIRTIO_IOMMU_F_BYPASS is offered, as devices did before: in bypass mode if the driver accepts it.
     case accepted
   }
-  /// How endpoints without a domain get into bypass mode. A field that starts as 1 lets firmware work that knows no IOMMU.
+  /// How endpoints without a domain get into bypass mode. A field that starts as 1 lets firmware work that knows no
+  /// IOMMU.
   public var bypass = Bypass.configured(true)
   /// Page sizes; the lowest bit, 4096 at least, is the granularity.
   public var pageSizeMask: UInt64 = 0xffff_ffff_ffff_f000
@@ -33,8 +34,8 @@ public struct IOMMUOptions: Sendable {
   public var maxMappings = 1 << 22
   /// Reports of faults a second; what is more is counted and dropped (R093).
   public var maxFaultsPerSecond = 1000
-  /// The device's own number on its bus: an endpoint of that number is none of its own, because it never translates its own
-  /// queues (R036).
+  /// The device's own number on its bus: an endpoint of that number is none of its own, because it never translates its
+  /// own queues (R036).
   public var ownRequester: RequesterID?
 
   public init() {}
@@ -46,12 +47,16 @@ public struct IOMMUOptions: Sendable {
     guard inputRange.lowerBound & (granule - 1) == 0, (inputRange.upperBound &+ 1) & (granule - 1) == 0 else {
       return "the input range is not made of whole pages"
     }
-    guard maxDomains > 0, maxMappingsPerDomain > 0, maxMappings > 0, maxFaultsPerSecond > 0 else { return "a limit is below 1" }
+    guard maxDomains > 0, maxMappingsPerDomain > 0, maxMappings > 0, maxFaultsPerSecond > 0 else {
+      return "a limit is below 1"
+    }
     for list in [reservedMemory] + reservedMemoryOf.values {
       guard list.count <= Int(probeSize) / IOMMULayout.reservedMemorySize else {
         return "\(list.count) reserved ranges do not fit into \(probeSize) bytes of properties"
       }
-      guard list.count(where: { $0.subtype == .msi }) <= 1 else { return "an endpoint has two reserved ranges for interrupts" }
+      guard list.count(where: { $0.subtype == .msi }) <= 1 else {
+        return "an endpoint has two reserved ranges for interrupts"
+      }
       for (i, one) in list.enumerated() where list[..<i].contains(where: { $0.range.overlaps(one.range) }) {
         return "an endpoint's reserved ranges overlap"
       }

@@ -71,7 +71,9 @@ struct IOMMUState {
     var left: Int { bytes.count - at }
 
     mutating func take<T: FixedWidthInteger>(_: T.Type) throws(DeviceError) -> T {
-      guard left >= MemoryLayout<T>.size else { throw DeviceError("the IOMMU's state is cut short at byte \(bytes.count)") }
+      guard left >= MemoryLayout<T>.size else {
+        throw DeviceError("the IOMMU's state is cut short at byte \(bytes.count)")
+      }
       var value: T = 0
       for i in 0..<MemoryLayout<T>.size { value |= T(truncatingIfNeeded: bytes[at + i]) << T(8 * i) }
       at += MemoryLayout<T>.size
@@ -87,7 +89,9 @@ struct IOMMUState {
     /// A number of things of so many bytes at least: no more than there are bytes for, whatever it says.
     mutating func count(of size: Int) throws(DeviceError) -> Int {
       let count = Int(try take(UInt32.self))
-      guard count <= left / size else { throw DeviceError("the IOMMU's state is cut short: it has no room for the \(count) things it names") }
+      guard count <= left / size else {
+        throw DeviceError("the IOMMU's state is cut short: it has no room for the \(count) things it names")
+      }
       return count
     }
   }
@@ -100,19 +104,25 @@ struct IOMMUState {
     bypass = try reader.flag()
     let wasNegotiated = try reader.flag()
     let features = Features(rawValue: try reader.take(UInt128.self))
-    guard wasNegotiated || features.isEmpty else { throw DeviceError("the IOMMU's state has features that nobody negotiated") }
+    guard wasNegotiated || features.isEmpty else {
+      throw DeviceError("the IOMMU's state has features that nobody negotiated")
+    }
     negotiated = wasNegotiated ? features : nil
     for _ in 0..<(try reader.count(of: Self.domainSize)) {
       var domain = Domain(number: try reader.take(UInt32.self), isBypass: try reader.flag())
       let count = try reader.count(of: Self.mappingSize)
       domain.mappings.reserveCapacity(count)
       for _ in 0..<count {
-        let first = try reader.take(UInt64.self), last = try reader.take(UInt64.self), guest = try reader.take(UInt64.self)
+        let first = try reader.take(UInt64.self), last = try reader.take(UInt64.self),
+          guest = try reader.take(UInt64.self)
         let permissions = try reader.take(UInt8.self)
-        guard permissions & ~DMAPermissions.readWrite.rawValue == 0 else { throw DeviceError("the IOMMU's state has permissions that there are not") }
+        guard permissions & ~DMAPermissions.readWrite.rawValue == 0 else {
+          throw DeviceError("the IOMMU's state has permissions that there are not")
+        }
         domain.mappings.append(
           GuestRun(
-            first: DMAAddress(first), last: DMAAddress(last), guest: GuestAddress(guest), permissions: DMAPermissions(rawValue: permissions)))
+            first: DMAAddress(first), last: DMAAddress(last), guest: GuestAddress(guest),
+            permissions: DMAPermissions(rawValue: permissions)))
       }
       domains.append(domain)
     }

@@ -1,10 +1,10 @@
 public import DMA
 
-/// Copies through a pool that the device can reach, because it can reach nothing else: a confidential guest, or a device with short
-/// addresses behind no IOMMU.
+/// Copies through a pool that the device can reach, because it can reach nothing else: a confidential guest, or a
+/// device with short addresses behind no IOMMU.
 ///
-/// The pool is cut into slots; a mapping takes as many as it needs, next to each other. A pool that is used up is an error at
-/// once: requests that complete give slots back.
+/// The pool is cut into slots; a mapping takes as many as it needs, next to each other. A pool that is used up is an
+/// error at once: requests that complete give slots back.
 public final class BounceMapper: DMAMapper {
   private let pool: DMAMapping
   private var free = FreeRanges()
@@ -24,7 +24,8 @@ public final class BounceMapper: DMAMapper {
   public init(
     over shared: any DMAMapper, poolSize: UInt64, slotSize: UInt64 = 2048, slotsPerMapping: UInt64 = 128
   ) throws(DMAError) {
-    precondition(slotSize > 0 && slotSize <= 4096 && slotSize & (slotSize - 1) == 0 && slotsPerMapping > 0, "slots as documented")
+    precondition(
+      slotSize > 0 && slotSize <= 4096 && slotSize & (slotSize - 1) == 0 && slotsPerMapping > 0, "slots as documented")
     guard poolSize >= slotSize else { throw .outOfSlots(slotSize) }
     pool = try DMAMapping(allocating: poolSize, alignment: 4096, by: shared)
     memory = shared.memory
@@ -40,28 +41,35 @@ public final class BounceMapper: DMAMapper {
   private func slots(_ count: UInt64) -> UInt64 { (count - 1) / slotSize + 1 }
 
   private func take(_ count: UInt64, alignment: UInt64) throws(DMAError) -> UInt64 {
-    guard let slot = free.takeLowest(slots(count), alignment: max(alignment / slotSize, 1)) else { throw .outOfSlots(count) }
+    guard let slot = free.takeLowest(slots(count), alignment: max(alignment / slotSize, 1)) else {
+      throw .outOfSlots(count)
+    }
     return slot
   }
 
   public func allocateRange(_ count: UInt64, alignment: UInt64) throws(DMAError) -> MappedRange {
     // The pool itself starts at a multiple of 4096 and no more.
-    guard count > 0, alignment > 0, alignment <= 4096, alignment & (alignment - 1) == 0 else { throw .range(GuestAddress(0), count: count) }
+    guard count > 0, alignment > 0, alignment <= 4096, alignment & (alignment - 1) == 0 else {
+      throw .range(GuestAddress(0), count: count)
+    }
     let slot = try take(count, alignment: alignment)
     let guest = GuestAddress(pool.guest.rawValue + slot * slotSize)
     guard memory.zero(at: guest, count: count) else { throw .missing(guest) }
     return MappedRange(
-      address: DMAAddress(pool.address.rawValue + slot * slotSize), guest: guest, count: count, direction: .bidirectional,
+      address: DMAAddress(pool.address.rawValue + slot * slotSize), guest: guest, count: count,
+      direction: .bidirectional,
       isCoherent: true)
   }
 
-  public func mapRange(_ guest: GuestAddress, count: UInt64, _ direction: DMADirection) throws(DMAError) -> MappedRange {
+  public func mapRange(_ guest: GuestAddress, count: UInt64, _ direction: DMADirection) throws(DMAError) -> MappedRange
+  {
     try MappedRange.check(guest, count)
     guard count <= maxMappingSize else { throw .tooLarge(count, maximum: maxMappingSize) }
     let slot = try take(count, alignment: 1)
     let range = MappedRange(
       address: DMAAddress(pool.address.rawValue + slot * slotSize), guest: guest, count: count, direction: direction)
-    // Whatever the direction: bytes that the device does not write come back as they were, and not as another request left them.
+    // Whatever the direction: bytes that the device does not write come back as they were, and not as another request
+    // left them.
     guard memory.move(count, from: guest, to: place(range, 0)) else {
       _ = free.insert(slot, through: slot + (slots(count) - 1))
       throw .missing(guest)
@@ -79,7 +87,8 @@ public final class BounceMapper: DMAMapper {
     guard range.count > 0, offset < slotCount * slotSize, range.count <= slotCount * slotSize - offset else {
       throw .notMapped(range.address)
     }
-    let isWhole = range.isCoherent || !range.direction.comesBack || memory.move(range.count, from: place(range, 0), to: range.guest)
+    let isWhole =
+      range.isCoherent || !range.direction.comesBack || memory.move(range.count, from: place(range, 0), to: range.guest)
     let slot = offset / slotSize
     guard free.insert(slot, through: slot + (slots(range.count) - 1)) else { throw .notMapped(range.address) }
     guard isWhole else { throw .missing(range.guest) }

@@ -43,7 +43,8 @@ public enum DMAError: Error, Hashable, Sendable {
   case missing(GuestAddress)
   /// The device can name 2^`bits` addresses, and the mapper needs more (R180).
   case addressBits(Int, needed: Int)
-  /// A page was still in use by the other side when it was to be taken back: the device is not to be trusted any more (R180).
+  /// A page was still in use by the other side when it was to be taken back: the device is not to be trusted any more
+  /// (R180).
   case stillInUse(DMAAddress)
   /// The mapping is not one of the mapper's, or not any more.
   case notMapped(DMAAddress)
@@ -80,8 +81,8 @@ public enum DMAError: Error, Hashable, Sendable {
 
 /// How a platform lets devices reach memory. A driver's thread uses it; no two at once.
 ///
-/// What is here works with bare ranges, because a driver keeps those of its requests in a table of its own and holds the mapper
-/// once. For anything else use ``DMAMapping``, which undoes itself.
+/// What is here works with bare ranges, because a driver keeps those of its requests in a table of its own and holds
+/// the mapper once. For anything else use ``DMAMapping``, which undoes itself.
 public protocol DMAMapper: AnyObject {
   /// The memory that ranges are in.
   var memory: GuestMemory { get }
@@ -94,13 +95,14 @@ public protocol DMAMapper: AnyObject {
   /// Lets the device reach `count` bytes of the driver's. Until the range is unmapped the driver leaves them alone, or
   /// synchronises.
   func mapRange(_ guest: GuestAddress, count: UInt64, _ direction: DMADirection) throws(DMAError) -> MappedRange
-  /// Ends what one of the above began; what the device wrote is in the driver's bytes afterwards. The device must be done with
-  /// it (R179). Whatever is thrown, the range is gone, or is kept from everybody for good.
+  /// Ends what one of the above began; what the device wrote is in the driver's bytes afterwards. The device must be
+  /// done with it (R179). Whatever is thrown, the range is gone, or is kept from everybody for good.
   func unmapRange(_ range: MappedRange) throws(DMAError)
-  /// Shows the device what the driver wrote to a part of a mapped range; where only the device is to write, this is what comes back
-  /// if it does not.
+  /// Shows the device what the driver wrote to a part of a mapped range; where only the device is to write, this is
+  /// what comes back if it does not.
   func synchronizeForDevice(_ range: MappedRange, at offset: UInt64, count: UInt64)
-  /// Shows the driver what the device wrote to a part of a mapped range. Nothing happens where the device may not write.
+  /// Shows the driver what the device wrote to a part of a mapped range. Nothing happens where the device may not
+  /// write.
   func synchronizeForDriver(_ range: MappedRange, at offset: UInt64, count: UInt64)
 }
 
@@ -112,7 +114,9 @@ public struct DMAMapping: ~Copyable {
   private var isMapped = true
 
   /// Maps `count` bytes of the driver's.
-  public init(_ guest: GuestAddress, count: UInt64, _ direction: DMADirection, by mapper: any DMAMapper) throws(DMAError) {
+  public init(
+    _ guest: GuestAddress, count: UInt64, _ direction: DMADirection, by mapper: any DMAMapper
+  ) throws(DMAError) {
     range = try mapper.mapRange(guest, count: count, direction)
     self.mapper = mapper
   }
@@ -145,9 +149,13 @@ public struct DMAMapping: ~Copyable {
   public consuming func abandon() { isMapped = false }
 
   /// Shows the device what the driver wrote.
-  public func synchronizeForDevice(at offset: UInt64, count: UInt64) { mapper.synchronizeForDevice(range, at: offset, count: count) }
+  public func synchronizeForDevice(at offset: UInt64, count: UInt64) {
+    mapper.synchronizeForDevice(range, at: offset, count: count)
+  }
   /// Shows the driver what the device wrote.
-  public func synchronizeForDriver(at offset: UInt64, count: UInt64) { mapper.synchronizeForDriver(range, at: offset, count: count) }
+  public func synchronizeForDriver(at offset: UInt64, count: UInt64) {
+    mapper.synchronizeForDriver(range, at: offset, count: count)
+  }
 }
 
 extension MappedRange {

@@ -6,7 +6,8 @@ public enum DMAMisuse: Hashable, Sendable {
   case notMapped(MappedRange)
   /// A range is mapped still, though the driver is done.
   case leak(MappedRange)
-  /// A buffer was mapped that shares bytes with one that is mapped already, and the device may write at least one of them.
+  /// A buffer was mapped that shares bytes with one that is mapped already, and the device may write at least one of
+  /// them.
   case overlap(MappedRange, MappedRange)
   /// The device wrote to a buffer that it was only to read.
   case writtenToDevice(MappedRange)
@@ -24,7 +25,8 @@ public final class DebuggingMapper: DMAMapper {
     var range: MappedRange
     /// The copy, mapped underneath.
     var inner: MappedRange
-    /// What the driver's bytes were at the last map or synchronisation, for the directions in which one side must not write.
+    /// What the driver's bytes were at the last map or synchronisation, for the directions in which one side must not
+    /// write.
     var before: [UInt8]
   }
   private let inner: any DMAMapper
@@ -43,8 +45,8 @@ public final class DebuggingMapper: DMAMapper {
   /// Ranges that are mapped or allocated now.
   public var mappedCount: Int { copies.count + coherent.count }
 
-  /// Reports everything that is still mapped as a leak; called when a driver says it is done. Returns what was found since the
-  /// start.
+  /// Reports everything that is still mapped as a leak; called when a driver says it is done. Returns what was found
+  /// since the start.
   public func finish() -> [DMAMisuse] {
     for copy in copies { misuses.append(.leak(copy.range)) }
     for range in coherent { misuses.append(.leak(range)) }
@@ -60,7 +62,8 @@ public final class DebuggingMapper: DMAMapper {
     return range
   }
 
-  public func mapRange(_ guest: GuestAddress, count: UInt64, _ direction: DMADirection) throws(DMAError) -> MappedRange {
+  public func mapRange(_ guest: GuestAddress, count: UInt64, _ direction: DMADirection) throws(DMAError) -> MappedRange
+  {
     try MappedRange.check(guest, count)
     guard count <= maxMappingSize else { throw .tooLarge(count, maximum: maxMappingSize) }
     guard let before = bytes(guest, count) else { throw .missing(guest) }
@@ -78,7 +81,9 @@ public final class DebuggingMapper: DMAMapper {
     }
     let range = MappedRange(address: mapped.address, guest: guest, count: count, direction: direction)
     for other in copies where other.range.direction.comesBack || direction.comesBack {
-      if other.range.guest.rawValue <= guest.rawValue + (count - 1), guest.rawValue <= other.range.guest.rawValue + (other.range.count - 1) {
+      if other.range.guest.rawValue <= guest.rawValue + (count - 1),
+        guest.rawValue <= other.range.guest.rawValue + (other.range.count - 1)
+      {
         misuses.append(.overlap(other.range, range))
       }
     }
@@ -100,13 +105,18 @@ public final class DebuggingMapper: DMAMapper {
       throw .notMapped(range.address)
     }
     let copy = copies.remove(at: i)
-    defer { pages.free(GuestAddress(copy.inner.guest.rawValue & ~4095), byteCount: copy.inner.guest.rawValue & 4095 + range.count) }
+    defer {
+      pages.free(
+        GuestAddress(copy.inner.guest.rawValue & ~4095), byteCount: copy.inner.guest.rawValue & 4095 + range.count)
+    }
     try inner.unmapRange(copy.inner)
     switch range.direction {
     case .toDevice:
       if bytes(copy.inner.guest, range.count) != copy.before { misuses.append(.writtenToDevice(range)) }
     case .fromDevice, .bidirectional:
-      if range.direction == .fromDevice, bytes(range.guest, range.count) != copy.before { misuses.append(.writtenByDriver(range)) }
+      if range.direction == .fromDevice, bytes(range.guest, range.count) != copy.before {
+        misuses.append(.writtenByDriver(range))
+      }
       guard memory.move(range.count, from: copy.inner.guest, to: range.guest) else { throw .missing(range.guest) }
     }
   }
@@ -114,7 +124,9 @@ public final class DebuggingMapper: DMAMapper {
   public func synchronizeForDevice(_ range: MappedRange, at offset: UInt64, count: UInt64) {
     guard !range.isCoherent else { return inner.synchronizeForDevice(range, at: offset, count: count) }
     guard let i = find(range, offset, count) else { return }
-    _ = memory.move(count, from: GuestAddress(range.guest.rawValue + offset), to: GuestAddress(copies[i].inner.guest.rawValue + offset))
+    _ = memory.move(
+      count, from: GuestAddress(range.guest.rawValue + offset),
+      to: GuestAddress(copies[i].inner.guest.rawValue + offset))
     remember(i, offset, count)
     inner.synchronizeForDevice(copies[i].inner, at: offset, count: count)
   }
@@ -127,7 +139,9 @@ public final class DebuggingMapper: DMAMapper {
     }
     guard let i = find(range, offset, count) else { return }
     inner.synchronizeForDriver(copies[i].inner, at: offset, count: count)
-    _ = memory.move(count, from: GuestAddress(copies[i].inner.guest.rawValue + offset), to: GuestAddress(range.guest.rawValue + offset))
+    _ = memory.move(
+      count, from: GuestAddress(copies[i].inner.guest.rawValue + offset),
+      to: GuestAddress(range.guest.rawValue + offset))
     remember(i, offset, count)
   }
 

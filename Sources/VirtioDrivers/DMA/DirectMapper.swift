@@ -12,10 +12,12 @@ public final class DirectMapper: DMAMapper {
 
   public func allocateRange(_ count: UInt64, alignment: UInt64) throws(DMAError) -> MappedRange {
     let guest = try pages.allocate(count, alignment: alignment)
-    return MappedRange(address: DMAAddress(guest.rawValue), guest: guest, count: count, direction: .bidirectional, isCoherent: true)
+    return MappedRange(
+      address: DMAAddress(guest.rawValue), guest: guest, count: count, direction: .bidirectional, isCoherent: true)
   }
 
-  public func mapRange(_ guest: GuestAddress, count: UInt64, _ direction: DMADirection) throws(DMAError) -> MappedRange {
+  public func mapRange(_ guest: GuestAddress, count: UInt64, _ direction: DMADirection) throws(DMAError) -> MappedRange
+  {
     try MappedRange.check(guest, count)
     return MappedRange(address: DMAAddress(guest.rawValue), guest: guest, count: count, direction: direction)
   }

@@ -2,7 +2,8 @@ public import DMA
 
 /// The pages that a Xen guest lets other domains use, by reference number. One thread uses it.
 public protocol GrantTable: AnyObject {
-  /// Grants `count` pages from page `first` of guest memory on, and returns the first of as many consecutive references.
+  /// Grants `count` pages from page `first` of guest memory on, and returns the first of as many consecutive
+  /// references.
   func grant(_ first: UInt64, count: UInt64, readOnly: Bool) throws(DMAError) -> UInt32
   /// Ends grants. False: the other side still uses one of them, and they all stay.
   func endAccess(_ first: UInt32, count: UInt64) -> Bool
@@ -32,7 +33,8 @@ public final class GrantMapper: DMAMapper {
     (guest % GuestPages.pageSize + (count - 1)) / GuestPages.pageSize + 1
   }
 
-  private func grant(_ guest: GuestAddress, _ count: UInt64, _ direction: DMADirection) throws(DMAError) -> MappedRange {
+  private func grant(_ guest: GuestAddress, _ count: UInt64, _ direction: DMADirection) throws(DMAError) -> MappedRange
+  {
     guard !isBroken else { throw .broken }
     let page = GuestPages.pageSize
     let reference = try table.grant(
@@ -56,7 +58,8 @@ public final class GrantMapper: DMAMapper {
     }
   }
 
-  public func mapRange(_ guest: GuestAddress, count: UInt64, _ direction: DMADirection) throws(DMAError) -> MappedRange {
+  public func mapRange(_ guest: GuestAddress, count: UInt64, _ direction: DMADirection) throws(DMAError) -> MappedRange
+  {
     try MappedRange.check(guest, count)
     guard count <= maxMappingSize else { throw .tooLarge(count, maximum: maxMappingSize) }
     return try grant(guest, count, direction)

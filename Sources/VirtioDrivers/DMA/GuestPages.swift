@@ -11,8 +11,8 @@ public final class GuestPages {
   /// A page, in bytes.
   public static var pageSize: UInt64 { 4096 }
 
-  /// The whole pages among `byteCount` bytes from `address` on, which nothing else uses. They should lie in one region of memory:
-  /// rings have to.
+  /// The whole pages among `byteCount` bytes from `address` on, which nothing else uses. They should lie in one region
+  /// of memory: rings have to.
   public init(_ memory: GuestMemory, at address: GuestAddress, byteCount: UInt64) {
     self.memory = memory
     let (end, wraps) = address.rawValue.addingReportingOverflow(byteCount)
@@ -28,9 +28,13 @@ public final class GuestPages {
   ///
   /// - Parameter alignment: a power of two; less than a page counts as a page.
   public func allocate(_ byteCount: UInt64, alignment: UInt64 = 4096) throws(DMAError) -> GuestAddress {
-    guard byteCount > 0, alignment > 0, alignment & (alignment - 1) == 0 else { throw .range(GuestAddress(0), count: byteCount) }
+    guard byteCount > 0, alignment > 0, alignment & (alignment - 1) == 0 else {
+      throw .range(GuestAddress(0), count: byteCount)
+    }
     let count = (byteCount - 1) / Self.pageSize + 1
-    guard let page = free.takeLowest(count, alignment: max(alignment / Self.pageSize, 1)) else { throw .outOfMemory(byteCount) }
+    guard let page = free.takeLowest(count, alignment: max(alignment / Self.pageSize, 1)) else {
+      throw .outOfMemory(byteCount)
+    }
     let address = GuestAddress(page * Self.pageSize)
     guard memory.zero(at: address, count: count * Self.pageSize) else {
       _ = free.insert(page, through: page + (count - 1))
@@ -39,7 +43,8 @@ public final class GuestPages {
     return address
   }
 
-  /// Gives back what ``allocate(_:alignment:)`` returned for `byteCount`. Something that is free already stays free once.
+  /// Gives back what ``allocate(_:alignment:)`` returned for `byteCount`. Something that is free already stays free
+  /// once.
   public func free(_ address: GuestAddress, byteCount: UInt64) {
     guard byteCount > 0 else { return }
     let page = address.rawValue / Self.pageSize

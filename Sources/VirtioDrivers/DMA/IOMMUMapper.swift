@@ -1,16 +1,17 @@
 public import DMA
 
 /// The driver of an IOMMU, for one domain: what a mapper needs of it. One thread uses it.
-public protocol IOMMUDriver: AnyObject {
+public protocol IOMMUDomain: AnyObject {
   /// Makes `count` bytes of guest memory visible at `address`; all three are multiples of the granule.
   func map(_ address: DMAAddress, to guest: GuestAddress, count: UInt64, permissions: DMAPermissions) throws(DMAError)
-  /// Takes back what one ``map(_:to:count:permissions:)`` made visible. The device may go on using it until ``flush()``.
+  /// Takes back what one ``map(_:to:count:permissions:)`` made visible. The device may go on using it until
+  /// ``flush()``.
   func unmap(_ address: DMAAddress, count: UInt64) throws(DMAError)
   /// Returns when nothing unmapped before can be used any more.
   func flush() throws(DMAError)
 }
 
-extension IOMMUDriver {
+extension IOMMUDomain {
   /// Nothing to do where ``unmap(_:count:)`` returns no earlier than that.
   public func flush() throws(DMAError) {}
 }
@@ -21,8 +22,8 @@ public final class IOMMUMapper: DMAMapper {
   public enum Flush: Hashable, Sendable {
     /// Before the unmap returns: nothing can be reached for longer than its driver allows.
     case strict
-    /// When this many unmaps have come together; until then the device may still reach them, and their addresses are not given
-    /// out again.
+    /// When this many unmaps have come together; until then the device may still reach them, and their addresses are
+    /// not given out again.
     case deferred(batch: Int)
   }
   private struct Waiting {
@@ -32,7 +33,7 @@ public final class IOMMUMapper: DMAMapper {
     var guest: GuestAddress?
   }
 
-  private let iommu: any IOMMUDriver
+  private let iommu: any IOMMUDomain
   private let pages: GuestPages
   private let addresses: IOVAAllocator
   private let user: Int
@@ -46,7 +47,7 @@ public final class IOMMUMapper: DMAMapper {
   ///   - addresses: the domain's; several mappers may share it.
   ///   - limit: the last address that the device can name.
   public init(
-    _ iommu: any IOMMUDriver, addresses: IOVAAllocator, pages: GuestPages, limit: UInt64 = .max, flush: Flush = .strict
+    _ iommu: any IOMMUDomain, addresses: IOVAAllocator, pages: GuestPages, limit: UInt64 = .max, flush: Flush = .strict
   ) {
     self.iommu = iommu
     self.pages = pages
@@ -81,11 +82,14 @@ public final class IOMMUMapper: DMAMapper {
     }
   }
 
-  public func mapRange(_ guest: GuestAddress, count: UInt64, _ direction: DMADirection) throws(DMAError) -> MappedRange {
+  public func mapRange(_ guest: GuestAddress, count: UInt64, _ direction: DMADirection) throws(DMAError) -> MappedRange
+  {
     try map(guest, count, direction, 1)
   }
 
-  private func map(_ guest: GuestAddress, _ count: UInt64, _ direction: DMADirection, _ alignment: UInt64) throws(DMAError) -> MappedRange {
+  private func map(
+    _ guest: GuestAddress, _ count: UInt64, _ direction: DMADirection, _ alignment: UInt64
+  ) throws(DMAError) -> MappedRange {
     try MappedRange.check(guest, count)
     guard count <= maxMappingSize else { throw .tooLarge(count, maximum: maxMappingSize) }
     let lead = guest.rawValue & (granule - 1)
@@ -115,7 +119,8 @@ public final class IOMMUMapper: DMAMapper {
     do throws(DMAError) {
       try iommu.unmap(start, count: size)
     } catch {
-      // The device may reach the memory for as long as the machine runs: neither the addresses nor coherent memory come back.
+      // The device may reach the memory for as long as the machine runs: neither the addresses nor coherent memory come
+      // back.
       lostBytes &+= size
       throw error
     }

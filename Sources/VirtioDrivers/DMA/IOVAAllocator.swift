@@ -2,8 +2,8 @@ public import DMA
 
 /// Which device addresses are free in one domain: an allocator without locks, for one thread.
 ///
-/// It takes from the top, so that low addresses stay free for devices that can name no others. Drivers map the same few sizes over
-/// and over; so each user of the domain has a cache of its own, which answers those without a search.
+/// It takes from the top, so that low addresses stay free for devices that can name no others. Drivers map the same few
+/// sizes over and over; so each user of the domain has a cache of its own, which answers those without a search.
 public final class IOVAAllocator {
   /// The smallest piece, in bytes: a power of two.
   public let granule: UInt64
@@ -45,8 +45,11 @@ public final class IOVAAllocator {
   /// - Parameters:
   ///   - alignment: a power of two; less than the granule counts as the granule.
   ///   - limit: the last address that may be used.
-  public func allocate(_ byteCount: UInt64, alignment: UInt64 = 1, limit: UInt64 = .max) throws(DMAError) -> DMAAddress {
-    guard byteCount > 0, alignment > 0, alignment & (alignment - 1) == 0 else { throw .range(GuestAddress(0), count: byteCount) }
+  public func allocate(_ byteCount: UInt64, alignment: UInt64 = 1, limit: UInt64 = .max) throws(DMAError) -> DMAAddress
+  {
+    guard byteCount > 0, alignment > 0, alignment & (alignment - 1) == 0 else {
+      throw .range(GuestAddress(0), count: byteCount)
+    }
     if let address = take(byteCount, alignment, limit) { return address }
     // What caches hold is free too, and more useful in one piece now.
     for user in caches.indices { emptyCache(of: user) }
@@ -57,11 +60,13 @@ public final class IOVAAllocator {
   private func take(_ byteCount: UInt64, _ alignment: UInt64, _ limit: UInt64) -> DMAAddress? {
     guard limit >= granule - 1 else { return nil }
     let last = (limit - (granule - 1)) / granule
-    return free.takeHighest(granules(byteCount), alignment: max(alignment / granule, 1), through: last).map { DMAAddress($0 * granule) }
+    return free.takeHighest(granules(byteCount), alignment: max(alignment / granule, 1), through: last).map {
+      DMAAddress($0 * granule)
+    }
   }
 
-  /// Gives back what ``allocate(_:alignment:limit:)`` returned for `byteCount`. False, and nothing changes, when some of it is
-  /// free already.
+  /// Gives back what ``allocate(_:alignment:limit:)`` returned for `byteCount`. False, and nothing changes, when some
+  /// of it is free already.
   @discardableResult public func free(_ address: DMAAddress, byteCount: UInt64) -> Bool {
     guard byteCount > 0 else { return false }
     let first = address.rawValue / granule
@@ -78,8 +83,8 @@ public final class IOVAAllocator {
     return caches.count - 1
   }
 
-  /// As ``allocate(_:alignment:limit:)``, from the user's cache if it has some of the size. Sizes up to 32 granules are rounded up to
-  /// a power of two, and are aligned to it.
+  /// As ``allocate(_:alignment:limit:)``, from the user's cache if it has some of the size. Sizes up to 32 granules are
+  /// rounded up to a power of two, and are aligned to it.
   public func allocate(_ byteCount: UInt64, alignment: UInt64 = 1, user: Int) throws(DMAError) -> DMAAddress {
     guard byteCount > 0 else { throw .range(GuestAddress(0), count: 0) }
     caches[user].all &+= 1
@@ -113,8 +118,8 @@ public final class IOVAAllocator {
   public func counts(of user: Int) -> (hits: UInt64, all: UInt64) { (caches[user].hits, caches[user].all) }
 }
 
-/// Addresses that one user gave back, by size: 1, 2, 4, 8, 16 or 32 granules. The last one in is the first one out, because the
-/// IOMMU's own tables for it are the warmest.
+/// Addresses that one user gave back, by size: 1, 2, 4, 8, 16 or 32 granules. The last one in is the first one out,
+/// because the IOMMU's own tables for it are the warmest.
 struct IOVACache {
   static var orders: Int { 6 }
   private static var depth: Int { 64 }

@@ -1,9 +1,10 @@
 public import DMA
 
-/// Buffers that were mapped once, before the first request: mapping one is arithmetic, and no IOMMU or grant table hears of it.
+/// Buffers that were mapped once, before the first request: mapping one is arithmetic, and no IOMMU or grant table
+/// hears of it.
 ///
-/// There is a pool for each direction, so that what the device may do to a buffer is still what its descriptor says (R177). Memory that is
-/// in no pool goes to the mapper underneath: a driver's long-lived tables, for example.
+/// There is a pool for each direction, so that what the device may do to a buffer is still what its descriptor says
+/// (R177). Memory that is in no pool goes to the mapper underneath: a driver's long-lived tables, for example.
 public final class PremappedMapper: DMAMapper {
   private struct Pool {
     var guest: GuestAddress
@@ -13,14 +14,16 @@ public final class PremappedMapper: DMAMapper {
     var chunk: UInt64
     var ranges: [MappedRange]
 
-    /// Which mapping an offset into the pool is in, and where. Most pools are one: a division costs as much as the rest of mapping.
+    /// Which mapping an offset into the pool is in, and where. Most pools are one: a division costs as much as the rest
+    /// of mapping.
     @inline(__always) func place(_ offset: UInt64) -> (chunk: Int, at: UInt64) {
       offset < chunk ? (0, offset) : (Int(offset / chunk), offset % chunk)
     }
   }
   private let inner: any DMAMapper
   private let pages: GuestPages
-  /// Never change: requests look at them several times each, and a variable's every look would be checked for exclusivity.
+  /// Never change: requests look at them several times each, and a variable's every look would be checked for
+  /// exclusivity.
   private let pools: [Pool]
   /// All pools lie in these addresses; most of what is synchronized does not.
   private let first: UInt64
@@ -36,7 +39,9 @@ public final class PremappedMapper: DMAMapper {
   ///   - toDevice: buffers in the pool of those that the device reads.
   ///   - fromDevice: buffers in the pool of those that it writes.
   ///   - bufferSize: bytes; rounded up to a multiple of 4096.
-  public init(over inner: any DMAMapper, pages: GuestPages, toDevice: Int, fromDevice: Int, bufferSize: UInt64) throws(DMAError) {
+  public init(
+    over inner: any DMAMapper, pages: GuestPages, toDevice: Int, fromDevice: Int, bufferSize: UInt64
+  ) throws(DMAError) {
     self.inner = inner
     self.pages = pages
     let size = (max(bufferSize, 1) + 4095) & ~4095
@@ -58,7 +63,8 @@ public final class PremappedMapper: DMAMapper {
   deinit { Self.close(pools, inner, pages) }
 
   private static func add(
-    _ count: Int, _ direction: DMADirection, _ bufferSize: UInt64, to pools: inout [Pool], _ inner: any DMAMapper, _ pages: GuestPages
+    _ count: Int, _ direction: DMADirection, _ bufferSize: UInt64, to pools: inout [Pool], _ inner: any DMAMapper,
+    _ pages: GuestPages
   ) throws(DMAError) {
     guard count > 0 else { return }
     // Whole buffers: none of them may straddle two mappings.
@@ -112,7 +118,8 @@ public final class PremappedMapper: DMAMapper {
     try inner.allocateRange(count, alignment: alignment)
   }
 
-  public func mapRange(_ guest: GuestAddress, count: UInt64, _ direction: DMADirection) throws(DMAError) -> MappedRange {
+  public func mapRange(_ guest: GuestAddress, count: UInt64, _ direction: DMADirection) throws(DMAError) -> MappedRange
+  {
     try MappedRange.check(guest, count)
     guard let i = pool(of: guest) else {
       innerMaps &+= 1
@@ -125,7 +132,8 @@ public final class PremappedMapper: DMAMapper {
     let (chunk, at) = pools[i].place(offset)
     let whole = pools[i].ranges[chunk]
     inner.synchronizeForDevice(whole, at: at, count: count)
-    return MappedRange(address: DMAAddress(whole.address.rawValue + at), guest: guest, count: count, direction: direction)
+    return MappedRange(
+      address: DMAAddress(whole.address.rawValue + at), guest: guest, count: count, direction: direction)
   }
 
   public func unmapRange(_ range: MappedRange) throws(DMAError) {

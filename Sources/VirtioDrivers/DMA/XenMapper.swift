@@ -6,9 +6,9 @@ public protocol MachinePages: AnyObject {
   func machinePage(of guestPage: UInt64) -> UInt64?
 }
 
-/// Maps for a Xen PV guest, whose physical addresses mean nothing to a device: it gets machine addresses. Pages that follow one another
-/// for the guest need not do so in the machine; a buffer of such pages, or one that the device cannot name, goes through a
-/// pool that is in one piece (R173, R176).
+/// Maps for a Xen PV guest, whose physical addresses mean nothing to a device: it gets machine addresses. Pages that
+/// follow one another for the guest need not do so in the machine; a buffer of such pages, or one that the device
+/// cannot name, goes through a pool that is in one piece (R173, R176).
 public final class XenMapper: DMAMapper {
   private let machine: any MachinePages
   private let contiguous: MachineMapper
@@ -23,7 +23,10 @@ public final class XenMapper: DMAMapper {
   ///   - contiguous: pages that follow one another in the machine too: for coherent memory and the pool.
   ///   - poolSize: bytes of the pool; a whole number of pages.
   ///   - limit: the last machine address that the device can name.
-  public init(_ machine: any MachinePages, contiguous: GuestPages, poolSize: UInt64, slotsPerMapping: UInt64 = 128, limit: UInt64 = .max) throws(DMAError) {
+  public init(
+    _ machine: any MachinePages, contiguous: GuestPages, poolSize: UInt64, slotsPerMapping: UInt64 = 128,
+    limit: UInt64 = .max
+  ) throws(DMAError) {
     self.machine = machine
     self.limit = limit
     self.poolSize = poolSize
@@ -42,10 +45,13 @@ public final class XenMapper: DMAMapper {
     try contiguous.allocateRange(count, alignment: alignment)
   }
 
-  public func mapRange(_ guest: GuestAddress, count: UInt64, _ direction: DMADirection) throws(DMAError) -> MappedRange {
+  public func mapRange(_ guest: GuestAddress, count: UInt64, _ direction: DMADirection) throws(DMAError) -> MappedRange
+  {
     try MappedRange.check(guest, count)
     guard count <= maxMappingSize else { throw .tooLarge(count, maximum: maxMappingSize) }
-    if let address = try machine.address(of: guest, count: count), address.rawValue <= limit, count - 1 <= limit - address.rawValue {
+    if let address = try machine.address(of: guest, count: count), address.rawValue <= limit,
+      count - 1 <= limit - address.rawValue
+    {
       return MappedRange(address: address, guest: guest, count: count, direction: direction)
     }
     bounced &+= 1

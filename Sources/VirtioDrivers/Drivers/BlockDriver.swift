@@ -3,8 +3,8 @@ public import Virtio
 
 /// The driver of a virtio-blk device: one request queue, requests that complete in any order (§5.2).
 ///
-/// Requests are submitted, published together, and reaped later; or done one by one with the functions that wait. One thread uses
-/// it. Buffers are the device's from submitting until reaping: leave them alone meanwhile.
+/// Requests are submitted, published together, and reaped later; or done one by one with the functions that wait. One
+/// thread uses it. Buffers are the device's from submitting until reaping: leave them alone meanwhile.
 public final class BlockDriver {
   private let transport: any DriverTransport
   private let wait: BoundedWait
@@ -24,13 +24,16 @@ public final class BlockDriver {
   /// Takes the device over and starts its first queue (§3.1.1).
   ///
   /// - Throws: what made the driver give up; the device's status is FAILED then, and no memory is left to it.
-  public init(_ transport: any DriverTransport, on platform: DriverPlatform, options: DriverOptions = DriverOptions()) throws(DriverError) {
+  public init(
+    _ transport: any DriverTransport, on platform: DriverPlatform, options: DriverOptions = DriverOptions()
+  ) throws(DriverError) {
     guard transport.deviceID == .block else { throw .wrongDevice(transport.deviceID) }
     let own: Features = [
       .blockSizeMax, .blockSegMax, .blockReadOnly, .blockBlockSize, .blockFlush, .blockDiscard, .blockWriteZeroes,
     ]
     let features = try transport.initialize(
-      accepting: own.union(DriverOptions.ringFeatures), on: platform, withholding: options.withheld, waiting: options.wait)
+      accepting: own.union(DriverOptions.ringFeatures), on: platform, withholding: options.withheld,
+      waiting: options.wait)
     self.transport = transport
     self.features = features
     wait = options.wait
@@ -50,12 +53,15 @@ public final class BlockDriver {
     maxWriteZeroesSectors = features.contains(.blockWriteZeroes) ? fields.zeroes.sectors : 0
     maxWriteZeroesRanges = min(Int(clamping: fields.zeroes.ranges), BlockQueue.maxRanges)
     var size = options.queue
-    if features.contains(.blockSegMax), fields.segMax > 0 { size.segments = min(size.segments, Int(clamping: fields.segMax)) }
+    if features.contains(.blockSegMax), fields.segMax > 0 {
+      size.segments = min(size.segments, Int(clamping: fields.segMax))
+    }
     let sizeMax = features.contains(.blockSizeMax) && fields.sizeMax > 0 ? fields.sizeMax : .max
     queue = nil
     do throws(DriverError) {
       queue = try BlockQueue(
-        transport, index: 0, features: features, mapper: platform.mapper(negotiated: features), pages: platform.pages, options: size,
+        transport, index: 0, features: features, mapper: platform.mapper(negotiated: features), pages: platform.pages,
+        options: size,
         sizeMax: sizeMax)
       try transport.begin()
     } catch {
@@ -99,7 +105,8 @@ public final class BlockDriver {
   // MARK: Submitting
 
   private func add(
-    _ type: BlockRequestType, _ sector: UInt64, _ ranges: Span<BlockRange>, _ data: Span<GuestSegment>, _ direction: DMADirection
+    _ type: BlockRequestType, _ sector: UInt64, _ ranges: Span<BlockRange>, _ data: Span<GuestSegment>,
+    _ direction: DMADirection
   ) throws(DriverError) -> RequestTag {
     guard queue != nil else { throw .stopped }
     return try queue!.submit(type, sector: sector, ranges: ranges, data: data, direction)
@@ -109,7 +116,8 @@ public final class BlockDriver {
     var bytes: UInt64 = 0
     for i in data.indices { bytes += UInt64(data[i].count) }
     let sectors = bytes / UInt64(BlockLayout.sectorSize)
-    guard bytes > 0, bytes % UInt64(BlockLayout.sectorSize) == 0, sector <= capacity, sectors <= capacity - sector else { throw .request }
+    guard bytes > 0, bytes % UInt64(BlockLayout.sectorSize) == 0, sector <= capacity, sectors <= capacity - sector
+    else { throw .request }
   }
 
   /// Reads from a sector on into memory.
@@ -149,11 +157,15 @@ public final class BlockDriver {
     try addRanges(.writeZeroes, ranges, most: maxWriteZeroesSectors, count: maxWriteZeroesRanges)
   }
 
-  private func addRanges(_ type: BlockRequestType, _ ranges: Span<BlockRange>, most: UInt32, count: Int) throws(DriverError) -> RequestTag {
+  private func addRanges(
+    _ type: BlockRequestType, _ ranges: Span<BlockRange>, most: UInt32, count: Int
+  ) throws(DriverError) -> RequestTag {
     guard ranges.count > 0, ranges.count <= count, !isReadOnly else { throw .request }
     for i in ranges.indices {
       let (sector, sectors) = (ranges[i].sector, ranges[i].sectorCount)
-      guard sectors > 0, sectors <= most, sector <= capacity, UInt64(sectors) <= capacity - sector else { throw .request }
+      guard sectors > 0, sectors <= most, sector <= capacity, UInt64(sectors) <= capacity - sector else {
+        throw .request
+      }
     }
     let empty = InlineArray<0, GuestSegment> { _ in GuestSegment(GuestAddress(0), count: 0) }
     return try add(type, 0, ranges, empty.span, .toDevice)
@@ -193,9 +205,13 @@ public final class BlockDriver {
   }
 
   /// Reads, and waits for it.
-  public func read(_ sector: UInt64, into data: Span<GuestSegment>) throws(DriverError) { try finish(submitRead(sector, into: data)) }
+  public func read(_ sector: UInt64, into data: Span<GuestSegment>) throws(DriverError) {
+    try finish(submitRead(sector, into: data))
+  }
   /// Writes, and waits for it.
-  public func write(_ sector: UInt64, from data: Span<GuestSegment>) throws(DriverError) { try finish(submitWrite(sector, from: data)) }
+  public func write(_ sector: UInt64, from data: Span<GuestSegment>) throws(DriverError) {
+    try finish(submitWrite(sector, from: data))
+  }
   /// Flushes, and waits for it.
   public func flush() throws(DriverError) { try finish(submitFlush()) }
   /// Discards, and waits for it.
@@ -216,8 +232,8 @@ public final class BlockDriver {
 
   // MARK: Ending
 
-  /// Takes the queue back from the device with whatever it has of it, and starts it again, empty (§2.6.1). Requests that the device had
-  /// never complete; their memory is the driver's again.
+  /// Takes the queue back from the device with whatever it has of it, and starts it again, empty (§2.6.1). Requests
+  /// that the device had never complete; their memory is the driver's again.
   public func restartQueue() throws(DriverError) {
     guard queue != nil else { throw .stopped }
     guard features.contains(.ringReset) else { throw .missing(.ringReset) }
@@ -226,7 +242,8 @@ public final class BlockDriver {
 
   /// Resets the device and takes all memory back. Requests that it had never complete.
   ///
-  /// - Throws: ``DriverError/reset(_:)`` when the device does not come out of its reset: what it was given stays its for ever (R179).
+  /// - Throws: ``DriverError/reset(_:)`` when the device does not come out of its reset: what it was given stays its
+  ///   for ever (R179).
   public func stop() throws(DriverError) {
     guard let queue = queue.take() else { return }
     do throws(DriverError) {

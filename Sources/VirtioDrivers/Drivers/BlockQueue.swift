@@ -3,7 +3,8 @@ import Virtio
 
 /// A request queue of a block device: requests as §5.2.6 lays them out.
 ///
-/// Header and status of each request are in memory of the queue's own, mapped once: a request maps its data and nothing else.
+/// Header and status of each request are in memory of the queue's own, mapped once: a request maps its data and nothing
+/// else.
 struct BlockQueue: ~Copyable {
   private var queue: MappedQueue
   private let heads: StreamingArea
@@ -22,12 +23,14 @@ struct BlockQueue: ~Copyable {
   private static var tailSize: Int { 32 }
 
   init(
-    _ transport: any DriverTransport, index: Int, features: Features, mapper: any DMAMapper, pages: GuestPages, options: QueueOptions,
+    _ transport: any DriverTransport, index: Int, features: Features, mapper: any DMAMapper, pages: GuestPages,
+    options: QueueOptions,
     sizeMax: UInt32
   ) throws(DriverError) {
     // Header, ranges or data, status.
     let made = try MappedQueue(
-      transport, index: index, features: features, mapper: mapper, pages: pages, options: options, extra: 2, sizeMax: sizeMax,
+      transport, index: index, features: features, mapper: mapper, pages: pages, options: options, extra: 2,
+      sizeMax: sizeMax,
       perRequest: Self.headSize)
     let size = Int(made.size)
     let heads = try Self.makeArea(UInt64(size * Self.headSize), .toDevice, pages, mapper)
@@ -47,7 +50,9 @@ struct BlockQueue: ~Copyable {
   private static func makeArea(
     _ byteCount: UInt64, _ direction: DMADirection, _ pages: GuestPages, _ mapper: any DMAMapper
   ) throws(DriverError) -> StreamingArea {
-    do throws(DMAError) { return try StreamingArea(byteCount, direction, pages: pages, by: mapper) } catch { throw .dma(error) }
+    do throws(DMAError) { return try StreamingArea(byteCount, direction, pages: pages, by: mapper) } catch {
+      throw .dma(error)
+    }
   }
 
   var maxSegments: Int { queue.maxPieces - 2 }
@@ -57,7 +62,8 @@ struct BlockQueue: ~Copyable {
 
   /// Adds a request; the device sees it after ``publish(_:)``.
   mutating func submit(
-    _ type: BlockRequestType, sector: UInt64, ranges: Span<BlockRange>, data: Span<GuestSegment>, _ direction: DMADirection
+    _ type: BlockRequestType, sector: UInt64, ranges: Span<BlockRange>, data: Span<GuestSegment>,
+    _ direction: DMADirection
   ) throws(DriverError) -> RequestTag {
     guard queue.free > 0 else { throw .queue(.full(free: 0)) }
     let id = Int(queue.nextID)
@@ -122,7 +128,9 @@ struct BlockQueue: ~Copyable {
     case .ok:
       // Legacy devices may leave any length (§2.7.8.2): nothing can be learnt from it.
       let needed = needed[Int(used.id)]
-      if !isLegacy, UInt64(used.written) < needed { completion.error = .incomplete(written: used.written, needed: needed) }
+      if !isLegacy, UInt64(used.written) < needed {
+        completion.error = .incomplete(written: used.written, needed: needed)
+      }
     case .ioError: completion.error = .ioError
     case .unsupported: completion.error = .unsupported
     default: completion.error = .status(status)

@@ -1,4 +1,5 @@
-/// How long a driver waits for its device: so many looks, and what to do between two of them. There is no clock down here.
+/// How long a driver waits for its device: so many looks, and what to do between two of them. There is no clock down
+/// here.
 public struct BoundedWait {
   /// Looks, at least 1.
   public var attempts: Int

@@ -13,7 +13,8 @@ public enum DriverError: Error, Hashable, Sendable {
   case missing(Features)
   /// The platform lets no device in that lacks these features (R174).
   case restricted(missing: Features)
-  /// VIRTIO_F_ACCESS_PLATFORM is not offered, and the platform's addresses are other ones than physical memory's (R175).
+  /// VIRTIO_F_ACCESS_PLATFORM is not offered, and the platform's addresses are other ones than physical memory's
+  /// (R175).
   case addressMismatch(guest: GuestAddress, mapped: DMAAddress)
   /// The device has no such queue.
   case noQueue(Int)
@@ -27,7 +28,8 @@ public enum DriverError: Error, Hashable, Sendable {
   case dma(DMAError)
   /// The ring: full, or the device broke its rules.
   case queue(DriverQueueError)
-  /// The device did not answer in the time allowed. The request's memory stays the device's until it does, or is reset (R179).
+  /// The device did not answer in the time allowed. The request's memory stays the device's until it does, or is reset
+  /// (R179).
   case timeout
   /// A request needs so many descriptors, and has at most this many.
   case segments(Int, maximum: Int)

@@ -22,7 +22,8 @@ extension DriverError: CustomStringConvertible {
       or tell the platform that its hosts go past the IOMMU
       """
     case .noQueue(let index): "the device has no queue \(index)"
-    case .noRoom(let bytes, let maximum): "a queue needs \(bytes) bytes in one mapping, and the platform maps \(maximum) at most"
+    case .noRoom(let bytes, let maximum):
+      "a queue needs \(bytes) bytes in one mapping, and the platform maps \(maximum) at most"
     case .needsReset: "the device asks to be reset"
     case .stopped: "the driver is stopped"
     case .dma(let error): "memory could not be handed to the device: \(error)"
@@ -33,7 +34,8 @@ extension DriverError: CustomStringConvertible {
     case .ioError: "the device failed to do it"
     case .unsupported: "the device does not do such things"
     case .status(let status): "the device left status \(status), which is none"
-    case .incomplete(let written, let needed): "the device says it is done, having written \(written) of \(needed) bytes"
+    case .incomplete(let written, let needed):
+      "the device says it is done, having written \(written) of \(needed) bytes"
     }
   }
 }

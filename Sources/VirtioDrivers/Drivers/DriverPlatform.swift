@@ -1,19 +1,19 @@
 import DMA
 public import Virtio
 
-/// What a driver knows of the machine it runs on, and the rule that chooses how its devices reach memory: the driver's half of what
-/// `AddressPath` is for devices (§6.1).
+/// What a driver knows of the machine it runs on, and the rule that chooses how its devices reach memory: the driver's
+/// half of what `AddressPath` is for devices (§6.1).
 ///
-/// The rule, from the mail that VIRTIO_F_ACCESS_PLATFORM began with: a device that has the bit gets the platform's addresses;
-/// so does every device of a Xen guest, whose physical addresses mean nothing outside; any other gets physical
-/// addresses, whatever the machine's tables say, because the bit's absence says that it goes past the IOMMU.
+/// The rule, from the mail that VIRTIO_F_ACCESS_PLATFORM began with: a device that has the bit gets the platform's
+/// addresses; so does every device of a Xen guest, whose physical addresses mean nothing outside; any other gets
+/// physical addresses, whatever the machine's tables say, because the bit's absence says that it goes past the IOMMU.
 public struct DriverPlatform {
   /// What to do about a device without the bit where the platform's addresses are not the physical ones (R175).
   public enum Mismatch: Hashable, Sendable {
     /// Go past the IOMMU, as the rule says: hosts from before the bit do, SPARC64's and PPC64's among them.
     case bypass
-    /// Refuse the device: a physical device without the bit would be behind the IOMMU all the same, and physical addresses would be
-    /// some other memory there.
+    /// Refuse the device: a physical device without the bit would be behind the IOMMU all the same, and physical
+    /// addresses would be some other memory there.
     case refuse
   }
   /// The driver's own memory.
@@ -24,15 +24,16 @@ public struct DriverPlatform {
   public var direct: any DMAMapper
   /// The machine is a Xen guest (R173).
   public var isXen: Bool
-  /// Devices reach nothing that was not given to them, and have to know it: a confidential guest, or Xen where grants are compulsory
-  /// (R174).
+  /// Devices reach nothing that was not given to them, and have to know it: a confidential guest, or Xen where grants
+  /// are compulsory (R174).
   public var isRestricted: Bool
   /// See ``Mismatch-swift.enum``.
   public var mismatch: Mismatch
 
   /// A platform whose devices reach memory by `mapper`; nil where device addresses are the physical ones.
   public init(
-    pages: GuestPages, mapper: (any DMAMapper)? = nil, isXen: Bool = false, isRestricted: Bool = false, mismatch: Mismatch = .bypass
+    pages: GuestPages, mapper: (any DMAMapper)? = nil, isXen: Bool = false, isRestricted: Bool = false,
+    mismatch: Mismatch = .bypass
   ) {
     self.pages = pages
     let direct = DirectMapper(pages)
@@ -43,8 +44,8 @@ public struct DriverPlatform {
     self.mismatch = mismatch
   }
 
-  /// What to accept of what a device offers, for a driver that can use `wanted`: those, and what belongs to the platform and
-  /// not to the driver (R171).
+  /// What to accept of what a device offers, for a driver that can use `wanted`: those, and what belongs to the
+  /// platform and not to the driver (R171).
   public func features(_ wanted: Features, of offeredFeatures: Features) -> Features {
     // Of a device that is not virtio 1's, ANY_LAYOUT has to be accepted, too (§6.3).
     let old: Features = offeredFeatures.contains(.version1) ? [] : .anyLayout

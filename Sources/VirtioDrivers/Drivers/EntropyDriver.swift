@@ -13,7 +13,9 @@ public final class EntropyDriver {
   /// Takes the device over and starts its queue (§3.1.1).
   ///
   /// - Throws: what made the driver give up; the device's status is FAILED then, and no memory is left to it.
-  public init(_ transport: any DriverTransport, on platform: DriverPlatform, options: DriverOptions = DriverOptions()) throws(DriverError) {
+  public init(
+    _ transport: any DriverTransport, on platform: DriverPlatform, options: DriverOptions = DriverOptions()
+  ) throws(DriverError) {
     guard transport.deviceID == .entropy else { throw .wrongDevice(transport.deviceID) }
     let features = try transport.initialize(
       accepting: DriverOptions.ringFeatures, on: platform, withholding: options.withheld, waiting: options.wait)
@@ -92,7 +94,8 @@ public final class EntropyDriver {
     return result
   }
 
-  /// Random bytes into memory, from its start on. Returns how many: one or more, and fewer than asked for if the device likes.
+  /// Random bytes into memory, from its start on. Returns how many: one or more, and fewer than asked for if the device
+  /// likes.
   public func fill(_ data: Span<GuestSegment>) throws(DriverError) -> Int {
     let completion = try complete(submit(data))
     if let error = completion.error { throw error }
@@ -101,7 +104,8 @@ public final class EntropyDriver {
 
   /// Resets the device and takes all memory back. Requests that it had never complete.
   ///
-  /// - Throws: ``DriverError/reset(_:)`` when the device does not come out of its reset: what it was given stays its for ever (R179).
+  /// - Throws: ``DriverError/reset(_:)`` when the device does not come out of its reset: what it was given stays its
+  ///   for ever (R179).
   public func stop() throws(DriverError) {
     guard let queue = queue.take() else { return }
     do throws(DriverError) {

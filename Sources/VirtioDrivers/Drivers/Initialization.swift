@@ -15,7 +15,8 @@ extension DriverTransport {
 
   /// Waits until the device has done what `condition` looks for.
   ///
-  /// - Throws: ``DriverError/needsReset`` when the device says that it never will, ``DriverError/timeout`` when it says nothing.
+  /// - Throws: ``DriverError/needsReset`` when the device says that it never will, ``DriverError/timeout`` when it says
+  ///   nothing.
   func wait(_ wait: BoundedWait, until condition: () throws(DriverError) -> Bool) throws(DriverError) {
     var looks = 0
     let isDone = try wait.until { () throws(DriverError) in
@@ -36,7 +37,8 @@ extension DriverTransport {
   /// - Returns: what was negotiated.
   /// - Throws: whatever makes the driver give up; the device's status is FAILED then, unless the device is beyond that.
   public func initialize(
-    accepting wanted: Features, on platform: DriverPlatform, withholding withheld: Features = [], waiting wait: BoundedWait = BoundedWait()
+    accepting wanted: Features, on platform: DriverPlatform, withholding withheld: Features = [],
+    waiting wait: BoundedWait = BoundedWait()
   ) throws(DriverError) -> Features {
     try reset(waiting: wait)
     status = .acknowledge

@@ -34,9 +34,9 @@ public struct QueueOptions: Hashable, Sendable {
 
 /// A queue with its memory, and with the mappings of every request that the device has.
 ///
-/// It maps the pieces of a request in their descriptors' directions (R177), cuts those that are longer than the mapper takes
-/// (R176), takes everything back if one of them cannot be mapped (R178), and unmaps a request when the device has used it, or
-/// has let go of the queue (R179). A request costs no allocation here. One thread uses it.
+/// It maps the pieces of a request in their descriptors' directions (R177), cuts those that are longer than the mapper
+/// takes (R176), takes everything back if one of them cannot be mapped (R178), and unmaps a request when the device has
+/// used it, or has let go of the queue (R179). A request costs no allocation here. One thread uses it.
 public struct MappedQueue: ~Copyable {
   /// Its number in the device.
   public let index: Int
@@ -72,7 +72,8 @@ public struct MappedQueue: ~Copyable {
   ///   - sizeMax: the most bytes of a piece that the device takes.
   ///   - perRequest: the most bytes per descriptor that the driver keeps in one mapping besides: the size is chosen so that it fits.
   public init(
-    _ transport: any DriverTransport, index: Int, features: Features, mapper: any DMAMapper, pages: GuestPages, options: QueueOptions,
+    _ transport: any DriverTransport, index: Int, features: Features, mapper: any DMAMapper, pages: GuestPages,
+    options: QueueOptions,
     extra: Int = 0, sizeMax: UInt32 = .max, perRequest: Int = 0
   ) throws(DriverError) {
     let isFixed = transport.hasFixedQueueSizes
@@ -94,7 +95,8 @@ public struct MappedQueue: ~Copyable {
     }
     // The legacy interface finds all three areas from one address, so they are where it looks for them (§2.7.2).
     let isPacked = features.contains(.ringPacked)
-    let empty = QueueLayout(size: size, descriptorArea: DMAAddress(0), driverArea: DMAAddress(0), deviceArea: DMAAddress(0))
+    let empty = QueueLayout(
+      size: size, descriptorArea: DMAAddress(0), driverArea: DMAAddress(0), deviceArea: DMAAddress(0))
     let bytes = empty.byteCounts(packed: isPacked, eventIndex: true)
     let driver = UInt64(bytes.descriptor)
     let device = isPacked ? driver + 4 : (driver + UInt64(bytes.driver) + 4095) & ~4095
@@ -104,7 +106,8 @@ public struct MappedQueue: ~Copyable {
     let tables = try Self.makeTables(indirect ? UInt64(size) * UInt64(16 * pieces) : 0, pages, mapper, &place)
     let base = rings.address.rawValue
     let layout = QueueLayout(
-      size: size, descriptorArea: DMAAddress(base), driverArea: DMAAddress(base + driver), deviceArea: DMAAddress(base + device))
+      size: size, descriptorArea: DMAAddress(base), driverArea: DMAAddress(base + driver),
+      deviceArea: DMAAddress(base + device))
     queue = try Self.makeQueue(layout, features, rings.guest, areas, place, pieces, mapper.memory)
     self.rings = rings
     self.tables = tables
@@ -168,8 +171,8 @@ public struct MappedQueue: ~Copyable {
     }
   }
 
-  /// Gives the queue to the device. From now on it must be ended by ``close()`` or ``abandon()``: memory that merely went out of
-  /// scope would be the device's still.
+  /// Gives the queue to the device. From now on it must be ended by ``close()`` or ``abandon()``: memory that merely
+  /// went out of scope would be the device's still.
   public func enable(_ transport: any DriverTransport) { transport.enableQueue(index, layout) }
 
   /// Descriptors that no request occupies.
@@ -180,8 +183,8 @@ public struct MappedQueue: ~Copyable {
   public var queueLayout: QueueLayout { layout }
   /// The device broke a rule of the ring; only a reset helps.
   public var isBroken: Bool { queue.isBroken }
-  /// The ID that the next ``submit(_:data:_:last:)`` returns, while ``free`` is not 0: for what a driver has to write into a request's own
-  /// memory before it submits it.
+  /// The ID that the next ``submit(_:data:_:last:)`` returns, while ``free`` is not 0: for what a driver has to write
+  /// into a request's own memory before it submits it.
   public var nextID: UInt16 { queue.firstFree }
 
   /// Maps a request's data and adds it; the device sees it after ``publish(_:)``.
@@ -249,9 +252,11 @@ public struct MappedQueue: ~Copyable {
   }
 
   private static func add(
-    _ queue: inout DriverQueue, _ readable: [DriverBuffer], _ out: Int, _ writable: [DriverBuffer], _ back: Int, _ indirect: Bool
+    _ queue: inout DriverQueue, _ readable: [DriverBuffer], _ out: Int, _ writable: [DriverBuffer], _ back: Int,
+    _ indirect: Bool
   ) throws(DriverQueueError) {
-    _ = try queue.add(readable: readable.span.extracting(..<out), writable: writable.span.extracting(..<back), indirect: indirect)
+    _ = try queue.add(
+      readable: readable.span.extracting(..<out), writable: writable.span.extracting(..<back), indirect: indirect)
   }
 
   /// Pieces that segments become.
@@ -299,8 +304,8 @@ public struct MappedQueue: ~Copyable {
   /// As `DriverQueue/armCall(after:)`.
   public mutating func armCall(after count: UInt16 = 0) -> Bool { queue.armCall(after: count) }
 
-  /// Takes the queue back from the device (§2.6.1, where VIRTIO_F_RING_RESET is negotiated), unmaps what the device had, and gives
-  /// it the queue again, empty.
+  /// Takes the queue back from the device (§2.6.1, where VIRTIO_F_RING_RESET is negotiated), unmaps what the device
+  /// had, and gives it the queue again, empty.
   public mutating func restart(_ transport: any DriverTransport) throws(DriverError) {
     transport.resetQueue(index)
     var first: DMAError?

@@ -1,7 +1,7 @@
 import DMA
 
-/// Memory of the driver's own that is mapped in one direction for as long as a queue lives: request headers, statuses, indirect
-/// tables. A part is synchronised when it is handed over, so it works through a bounce pool too.
+/// Memory of the driver's own that is mapped in one direction for as long as a queue lives: request headers, statuses,
+/// indirect tables. A part is synchronised when it is handed over, so it works through a bounce pool too.
 struct StreamingArea: ~Copyable {
   // Ends before the pages that it maps.
   private let mapping: DMAMapping

@@ -3,9 +3,9 @@ public import Virtio
 
 /// A driver of virtio-iommu (§5.13): programs domains, one request at a time, and reads reports of faults.
 ///
-/// Its own queues are not translated by the device they lead to, so their addresses are guest-physical (R036). A request waits
-/// for its answer, and no longer than it was told to; after an error of the queue or a time-out nothing more is asked, because
-/// the device may still write where the answer was to be. One thread uses it.
+/// Its own queues are not translated by the device they lead to, so their addresses are guest-physical (R036). A
+/// request waits for its answer, and no longer than it was told to; after an error of the queue or a time-out nothing
+/// more is asked, because the device may still write where the answer was to be. One thread uses it.
 public final class VirtioIOMMUDriver {
   private let transport: any DriverTransport
   private let memory: GuestMemory
@@ -38,7 +38,8 @@ public final class VirtioIOMMUDriver {
   /// What the driver can make use of.
   public static var supported: Features {
     [
-      .iommuInputRange, .iommuDomainRange, .iommuMapUnmap, .iommuBypass, .iommuProbe, .iommuMMIO, .iommuBypassConfig, .version1, .eventIndex,
+      .iommuInputRange, .iommuDomainRange, .iommuMapUnmap, .iommuBypass, .iommuProbe, .iommuMMIO, .iommuBypassConfig,
+      .version1, .eventIndex,
       .ringPacked, .inOrder, .accessPlatform, .orderPlatform, .notificationData, .ringReset,
     ]
   }
@@ -53,13 +54,16 @@ public final class VirtioIOMMUDriver {
     _ transport: any DriverTransport, memory: GuestMemory, area: GuestAddress, wanted: Features = supported,
     timeout: Duration = .seconds(10), sleep: @escaping (ContinuousClock.Instant) -> Void
   ) throws(VirtioIOMMUDriverError) {
-    try self.init(transport, memory: memory, wanted: wanted, timeout: timeout, sleep: sleep) { _, _ in (area, DMAAddress(area.rawValue)) }
+    try self.init(transport, memory: memory, wanted: wanted, timeout: timeout, sleep: sleep) { _, _ in
+      (area, DMAAddress(area.rawValue))
+    }
   }
 
   /// Resets the device, negotiates, and sets it to work, with memory from the platform: ``memorySize`` bytes, which
   /// ``stop()`` gives back.
   ///
-  /// - Parameter platform: how devices in front of the IOMMU reach memory, this one among them; so its mapper is never one that
+  /// - Parameter platform: how devices in front of the IOMMU reach memory, this one among them; so its mapper is never
+  ///   one that
   ///   this driver serves.
   public convenience init(
     _ transport: any DriverTransport, on platform: DriverPlatform, options: DriverOptions = DriverOptions(),
@@ -68,7 +72,8 @@ public final class VirtioIOMMUDriver {
     var taken: (mapper: any DMAMapper, range: MappedRange)?
     do throws(VirtioIOMMUDriverError) {
       try self.init(
-        transport, memory: platform.pages.memory, wanted: Self.supported.subtracting(options.withheld), timeout: timeout,
+        transport, memory: platform.pages.memory, wanted: Self.supported.subtracting(options.withheld),
+        timeout: timeout,
         sleep: { _ in options.wait.pause() }
       ) { (offered, features) throws(VirtioIOMMUDriverError) in
         do throws(DriverError) { try platform.check(offeredFeatures: offered) } catch { throw .platform(error) }
@@ -87,7 +92,8 @@ public final class VirtioIOMMUDriver {
     if let taken { giveBack = { try? taken.mapper.unmapRange(taken.range) } }
   }
 
-  /// - Parameter place: where the driver's memory is, and where the device sees it, by what is offered and what will be accepted.
+  /// - Parameter place: where the driver's memory is, and where the device sees it, by what is offered and what will be
+  ///   accepted.
   private init(
     _ transport: any DriverTransport, memory: GuestMemory, wanted: Features, timeout: Duration,
     sleep: @escaping (ContinuousClock.Instant) -> Void,
@@ -146,7 +152,9 @@ public final class VirtioIOMMUDriver {
     if events.publish() { transport.notify(IOMMULayout.eventQueue, data: events.notificationData) }
   }
 
-  private static func readConfiguration(_ transport: any DriverTransport) throws(VirtioIOMMUDriverError) -> IOMMUConfiguration {
+  private static func readConfiguration(
+    _ transport: any DriverTransport
+  ) throws(VirtioIOMMUDriverError) -> IOMMUConfiguration {
     var block = InlineArray<40, UInt8>(repeating: 0)
     // A device that changes it all the time gets no further than this.
     for _ in 0..<1000 {
@@ -161,7 +169,8 @@ public final class VirtioIOMMUDriver {
   }
 
   private static func makeQueue(
-    _ index: Int, _ transport: any DriverTransport, _ features: Features, _ memory: GuestMemory, _ offset: UInt64, _ next: inout GuestAddress
+    _ index: Int, _ transport: any DriverTransport, _ features: Features, _ memory: GuestMemory, _ offset: UInt64,
+    _ next: inout GuestAddress
   ) throws(VirtioIOMMUDriverError) -> DriverQueue {
     var size = min(transport.maxQueueSize(index), maxQueueSize)
     guard size > 0 else { throw .noQueue(index) }
@@ -181,9 +190,12 @@ public final class VirtioIOMMUDriver {
         memory, size: size, features: features, descriptorArea: areas[0], driverArea: areas[1], deviceArea: areas[2])
     else { throw .memory(areas[0]) }
     let layout = QueueLayout(
-      size: size, descriptorArea: DMAAddress(areas[0].rawValue &+ offset), driverArea: DMAAddress(areas[1].rawValue &+ offset),
+      size: size, descriptorArea: DMAAddress(areas[0].rawValue &+ offset),
+      driverArea: DMAAddress(areas[1].rawValue &+ offset),
       deviceArea: DMAAddress(areas[2].rawValue &+ offset))
-    do throws(DriverQueueError) { return try DriverQueue(layout: layout, features: features, memory: cells) } catch { throw .queue(error) }
+    do throws(DriverQueueError) { return try DriverQueue(layout: layout, features: features, memory: cells) } catch {
+      throw .queue(error)
+    }
   }
 
   /// Resets the device: nothing is attached to anything any more. The driver is of no use afterwards.
@@ -198,7 +210,8 @@ public final class VirtioIOMMUDriver {
 
   // MARK: Requests
 
-  /// Attaches an endpoint to a domain, which is made if there is none; an endpoint that is attached elsewhere leaves there.
+  /// Attaches an endpoint to a domain, which is made if there is none; an endpoint that is attached elsewhere leaves
+  /// there.
   ///
   /// - Parameter bypass: the domain is a bypass domain, as the flag says for one that is there already too.
   public func attach(_ endpoint: RequesterID, to domain: UInt32, bypass: Bool = false) throws(VirtioIOMMUDriverError) {
@@ -215,7 +228,8 @@ public final class VirtioIOMMUDriver {
   ///
   /// - Parameter isMMIO: registers are there, not memory.
   public func map(
-    _ address: DMAAddress, byteCount: UInt64, to guest: GuestAddress, permissions: DMAPermissions, in domain: UInt32, isMMIO: Bool = false
+    _ address: DMAAddress, byteCount: UInt64, to guest: GuestAddress, permissions: DMAPermissions, in domain: UInt32,
+    isMMIO: Bool = false
   ) throws(VirtioIOMMUDriverError) {
     var flags: IOMMUMapFlags = []
     if permissions.contains(.read) { flags.insert(.read) }
@@ -239,8 +253,8 @@ public final class VirtioIOMMUDriver {
     return address.rawValue + (byteCount - 1)
   }
 
-  /// What an endpoint keeps for itself; subtypes that are not known are reserved (§5.13.6.8.1.1). Empty where VIRTIO_IOMMU_F_PROBE
-  /// is not negotiated.
+  /// What an endpoint keeps for itself; subtypes that are not known are reserved (§5.13.6.8.1.1). Empty where
+  /// VIRTIO_IOMMU_F_PROBE is not negotiated.
   public func probe(_ endpoint: RequesterID) throws(VirtioIOMMUDriverError) -> [IOMMUReservedMemory] {
     guard features.contains(.iommuProbe) else { return [] }
     let size = Int(configuration.probeSize)
@@ -265,11 +279,15 @@ public final class VirtioIOMMUDriver {
     let bytes = asked.bytes
     // A device that writes no tail is found out: no status has this number.
     let tail = GuestAddress(answer.rawValue + UInt64(properties))
-    guard memory.copy(bytes.span, to: request) == bytes.count, memory.copy([0xff, 0, 0, 0].span, to: tail) == IOMMULayout.tailSize else {
+    guard memory.copy(bytes.span, to: request) == bytes.count,
+      memory.copy([0xff, 0, 0, 0].span, to: tail) == IOMMULayout.tailSize
+    else {
       throw .memory(request)
     }
     let room = UInt32(properties + IOMMULayout.tailSize)
-    let readable: InlineArray<1, DriverBuffer> = [DriverBuffer(DMAAddress(request.rawValue &+ offset), count: UInt32(bytes.count))]
+    let readable: InlineArray<1, DriverBuffer> = [
+      DriverBuffer(DMAAddress(request.rawValue &+ offset), count: UInt32(bytes.count))
+    ]
     let writable: InlineArray<1, DriverBuffer> = [DriverBuffer(DMAAddress(answer.rawValue &+ offset), count: room)]
     do throws(DriverQueueError) {
       _ = try requests.add(readable: readable.span, writable: writable.span)
@@ -309,7 +327,8 @@ public final class VirtioIOMMUDriver {
   private func fault(in slot: Int, count: Int) -> IOMMUFault? {
     var block = InlineArray<24, UInt8>(repeating: 0)
     var bytes = block.mutableSpan
-    guard count >= IOMMULayout.faultSize, memory.copy(from: place(of: slot), into: &bytes) == IOMMULayout.faultSize else { return nil }
+    guard count >= IOMMULayout.faultSize, memory.copy(from: place(of: slot), into: &bytes) == IOMMULayout.faultSize
+    else { return nil }
     return IOMMUFault(block.span)
   }
 
@@ -321,7 +340,9 @@ public final class VirtioIOMMUDriver {
 
   private func add(_ slot: Int) throws(DriverQueueError) {
     let none = InlineArray<0, DriverBuffer>(repeating: DriverBuffer(DMAAddress(0), count: 0))
-    let buffer: InlineArray<1, DriverBuffer> = [DriverBuffer(DMAAddress(place(of: slot).rawValue &+ offset), count: UInt32(IOMMULayout.faultSize))]
+    let buffer: InlineArray<1, DriverBuffer> = [
+      DriverBuffer(DMAAddress(place(of: slot).rawValue &+ offset), count: UInt32(IOMMULayout.faultSize))
+    ]
     slots[try events.add(readable: none.span, writable: buffer.span)] = slot
   }
 

@@ -22,9 +22,12 @@ struct MachineCommand: ParsableCommand {
   var listPlatforms = false
 
   func run() throws {
-    guard listPlatforms else { throw Failure.usage("say what to do: `sluice machine run`, or `sluice machine --list-platforms`") }
+    guard listPlatforms else {
+      throw Failure.usage("say what to do: `sluice machine run`, or `sluice machine --list-platforms`")
+    }
     for platform in Platform.all {
-      StandardStream.output.print(platform.name + String(repeating: " ", count: max(18 - platform.name.count, 1)) + platform.summary)
+      StandardStream.output.print(
+        platform.name + String(repeating: " ", count: max(18 - platform.name.count, 1)) + platform.summary)
       StandardStream.output.print(String(repeating: " ", count: 18) + platform.origin)
     }
   }
@@ -77,17 +80,22 @@ struct RunMachine: ParsableCommand {
     if !json { StandardStream.output.print("\(description.platform.name): \(description.platform.summary)") }
     for report in reports { StandardStream.output.print(json ? Self.object(report) : Self.words(report)) }
     let bad = reports.filter { !$0.isGood }
-    if !bad.isEmpty { throw Failure(sentence: "\(bad.map(\.work.device).joined(separator: ", ")): not all went well", status: 1) }
+    if !bad.isEmpty {
+      throw Failure(sentence: "\(bad.map(\.work.device).joined(separator: ", ")): not all went well", status: 1)
+    }
   }
 
   private static func words(_ report: DeviceReport) -> String {
     var lines = ["\(report.work.device): \(report.description.kind.rawValue), \(report.description.interface.rawValue)"]
-    func line(_ title: String, _ text: String) { lines.append("  " + title + String(repeating: " ", count: max(14 - title.count, 1)) + text) }
+    func line(_ title: String, _ text: String) {
+      lines.append("  " + title + String(repeating: " ", count: max(14 - title.count, 1)) + text)
+    }
     if let isNegotiated = report.isPlatformNegotiated {
       line("bit 33", "VIRTIO_F_ACCESS_PLATFORM \(isNegotiated ? "was accepted" : "was not negotiated")")
     }
     switch report.path {
-    case .platform: line("path", "the platform's addresses; the IOMMU's state for it: \(report.description.state.rawValue)")
+    case .platform:
+      line("path", "the platform's addresses; the IOMMU's state for it: \(report.description.state.rawValue)")
     case .physical: line("path", "physical addresses, past whatever is in the way")
     case nil: line("path", "none: it accessed no memory")
     }
@@ -98,8 +106,13 @@ struct RunMachine: ParsableCommand {
     let work = report.work
     let seconds = Double(work.duration.components.seconds) + Double(work.duration.components.attoseconds) / 1e18
     let rate = seconds > 0 ? Int(Double(work.requests) / seconds) : 0
-    line("requests", "\(work.requests), \(work.bytes) bytes, \(rate) a second" + (work.churned > 0 ? "; \(work.churned) mappings came and went beside them" : ""))
-    if report.description.kind != .entropy { line("data", work.wrongBytes == 0 ? "every byte as it was written" : "\(work.wrongBytes) bytes came back wrong") }
+    line(
+      "requests",
+      "\(work.requests), \(work.bytes) bytes, \(rate) a second"
+        + (work.churned > 0 ? "; \(work.churned) mappings came and went beside them" : ""))
+    if report.description.kind != .entropy {
+      line("data", work.wrongBytes == 0 ? "every byte as it was written" : "\(work.wrongBytes) bytes came back wrong")
+    }
     if let error = work.error { line("ended by", error) }
     return lines.joined(separator: "\n")
   }

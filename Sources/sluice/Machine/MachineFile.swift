@@ -14,12 +14,19 @@ struct MachineFile {
 
     init(from decoder: any Decoder) throws {
       let one = try decoder.singleValueContainer()
-      if one.decodeNil() { self = .null }
-      else if let value = try? one.decode(Bool.self) { self = .flag(value) }
-      else if let value = try? one.decode(Double.self) { self = .number(value) }
-      else if let value = try? one.decode(String.self) { self = .text(value) }
-      else if let value = try? one.decode([Value].self) { self = .list(value) }
-      else { self = .object(try one.decode([String: Value].self)) }
+      if one.decodeNil() {
+        self = .null
+      } else if let value = try? one.decode(Bool.self) {
+        self = .flag(value)
+      } else if let value = try? one.decode(Double.self) {
+        self = .number(value)
+      } else if let value = try? one.decode(String.self) {
+        self = .text(value)
+      } else if let value = try? one.decode([Value].self) {
+        self = .list(value)
+      } else {
+        self = .object(try one.decode([String: Value].self))
+      }
     }
   }
 
@@ -28,10 +35,18 @@ struct MachineFile {
 
   /// A file's bytes. Pipes and devices, which may have no end, are refused.
   private static func read(_ path: String) throws -> Data {
-    guard let attributes = try? FileManager.default.attributesOfItem(atPath: path) else { throw Failure.usage("there is no file \(path)") }
-    guard attributes[.type] as? FileAttributeType == .typeRegular else { throw Failure.usage("\(path) is no regular file") }
-    guard let size = attributes[.size] as? any BinaryInteger, UInt64(clamping: size) <= mostBytes else { throw Failure.usage("\(path) is larger than a description is (1 MiB)") }
-    guard let data = FileManager.default.contents(atPath: path) else { throw Failure.usage("\(path) cannot be read by this user") }
+    guard let attributes = try? FileManager.default.attributesOfItem(atPath: path) else {
+      throw Failure.usage("there is no file \(path)")
+    }
+    guard attributes[.type] as? FileAttributeType == .typeRegular else {
+      throw Failure.usage("\(path) is no regular file")
+    }
+    guard let size = attributes[.size] as? any BinaryInteger, UInt64(clamping: size) <= mostBytes else {
+      throw Failure.usage("\(path) is larger than a description is (1 MiB)")
+    }
+    guard let data = FileManager.default.contents(atPath: path) else {
+      throw Failure.usage("\(path) cannot be read by this user")
+    }
     return data
   }
 
@@ -42,7 +57,8 @@ struct MachineFile {
     do {
       value = try JSONDecoder().decode(Value.self, from: data)
     } catch {
-      throw Failure.usage("\(path) is no JSON: a machine is an object like {\"platform\":\"pc-vtd\",\"devices\":[{\"kind\":\"blk\"}]}")
+      throw Failure.usage(
+        "\(path) is no JSON: a machine is an object like {\"platform\":\"pc-vtd\",\"devices\":[{\"kind\":\"blk\"}]}")
     }
     var top = try Fields(value, "the file", path)
     let name = try top.text("platform") ?? "pc"
@@ -51,9 +67,15 @@ struct MachineFile {
     let list = try top.list("devices")
     let work = top.value("workload")
     try top.refuseOthers()
-    for (i, device) in list.enumerated() { devices.append(try Self.device(Fields(device, "device \(i)", path), i, platform)) }
-    guard !devices.isEmpty else { throw Failure.usage("\(path): a machine needs a device: \"devices\":[{\"kind\":\"blk\"}]") }
-    guard devices.count <= 30 else { throw Failure.usage("\(path): a machine has room for 30 devices, not \(devices.count)") }
+    for (i, device) in list.enumerated() {
+      devices.append(try Self.device(Fields(device, "device \(i)", path), i, platform))
+    }
+    guard !devices.isEmpty else {
+      throw Failure.usage("\(path): a machine needs a device: \"devices\":[{\"kind\":\"blk\"}]")
+    }
+    guard devices.count <= 30 else {
+      throw Failure.usage("\(path): a machine has room for 30 devices, not \(devices.count)")
+    }
     var workload = Workload()
     if let work { workload = try Self.workload(Fields(work, "workload", path)) }
     return MachineDescription(platform: platform, devices: devices, workload: workload)
@@ -64,7 +86,7 @@ struct MachineFile {
     let kind = try fields.word("kind", DeviceKind.self) ?? .block
     var device = DeviceDescription(name: try fields.text("name") ?? "\(kind.rawValue)\(index)", kind: kind)
     if let value = try fields.word("interface", Interface.self) { device.interface = value }
-    if let value = try fields.word("iommu_platform", Property.self) { device.property = value }
+    if let value = try fields.word("iommu_platform", OnOffAuto.self) { device.property = value }
     if let value = try fields.word("host", HostAge.self) { device.host = value }
     device.acknowledgement = device.interface == .legacy || device.interface == .mmioLegacy ? .legacy : .all
     if let value = try fields.word("accepts", Acknowledgement.self) { device.acknowledgement = value }
@@ -121,7 +143,8 @@ struct MachineFile {
       default: throw Failure.usage("\(place): \(key) is a text, in quotes")
       }
     }
-    mutating func word<W: RawRepresentable & CaseIterable>(_ key: String, _ type: W.Type) throws -> W? where W.RawValue == String {
+    mutating func word<W: RawRepresentable & CaseIterable>(_ key: String, _ type: W.Type) throws -> W?
+    where W.RawValue == String {
       guard let text = try text(key) else { return nil }
       if let word = W(rawValue: text) { return word }
       throw Failure.usage("\(place): \(key) is \(W.allCases.map(\.rawValue).joined(separator: ", ")), not \(text)")
@@ -130,10 +153,14 @@ struct MachineFile {
       switch value(key) {
       case nil: return nil
       case .number(let number)? where range.contains(number): return number
-      default: throw Failure.usage("\(place): \(key) is a number from \(Self.plain(range.lowerBound)) to \(Self.plain(range.upperBound))")
+      default:
+        throw Failure.usage(
+          "\(place): \(key) is a number from \(Self.plain(range.lowerBound)) to \(Self.plain(range.upperBound))")
       }
     }
-    private static func plain(_ number: Double) -> String { number == number.rounded() ? String(Int64(number)) : String(number) }
+    private static func plain(_ number: Double) -> String {
+      number == number.rounded() ? String(Int64(number)) : String(number)
+    }
     mutating func list(_ key: String) throws -> [Value] {
       switch value(key) {
       case nil: return []
@@ -145,7 +172,9 @@ struct MachineFile {
     func refuseOthers() throws {
       guard let other = values.keys.sorted().first else { return }
       let nearest = known.min { Self.distance($0, other) < Self.distance($1, other) } ?? ""
-      throw Failure.usage("\(place): there is no key \(other); did you mean \(nearest)? (there are \(known.sorted().joined(separator: ", ")))")
+      throw Failure.usage(
+        "\(place): there is no key \(other); did you mean \(nearest)? (there are \(known.sorted().joined(separator: ", ")))"
+      )
     }
     /// Letters to be changed, added or left out between two words.
     private static func distance(_ a: String, _ b: String) -> Int {

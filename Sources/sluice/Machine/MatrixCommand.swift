@@ -21,13 +21,16 @@ struct MatrixCommand: ParsableCommand {
       Exit status: 0 nothing failed, 1 something did, 2 wrong usage.
       """)
 
-  @Option(help: ArgumentHelp("Run the cells of this platform only; `sluice machine --list-platforms` names them.", valueName: "name"))
+  @Option(
+    help: ArgumentHelp(
+      "Run the cells of this platform only; `sluice machine --list-platforms` names them.", valueName: "name"))
   var platform: String?
 
   @Flag(help: "A line of JSON a cell, then one with the sums.")
   var json = false
 
-  @Option(help: ArgumentHelp("Run one cell, and tell in words what is to come of it and what was seen.", valueName: "cell"))
+  @Option(
+    help: ArgumentHelp("Run one cell, and tell in words what is to come of it and what was seen.", valueName: "cell"))
   var explain: String?
 
   @Option(help: ArgumentHelp("Machines at a time: 1 to 64.", valueName: "n"))
@@ -43,7 +46,8 @@ struct MatrixCommand: ParsableCommand {
     let results = Matrix.run(cells, threads: threads) { done in
       guard isWatched, done * 20 / cells.count > shown.load(ordering: .relaxed) || done == cells.count else { return }
       shown.store(done * 20 / cells.count, ordering: .relaxed)
-      StandardStream.error.print("\r\(done) of \(cells.count) cells\(done == cells.count ? "\r\u{1B}[K" : "")", terminator: "")
+      StandardStream.error.print(
+        "\r\(done) of \(cells.count) cells\(done == cells.count ? "\r\u{1B}[K" : "")", terminator: "")
     }
     var sum = MatrixSum()
     for result in results {
@@ -63,9 +67,12 @@ struct MatrixCommand: ParsableCommand {
       StandardStream.output.print(object.text)
     } else {
       StandardStream.output.print(MatrixTable(isColoured: isatty(STDOUT_FILENO) == 1).text(results))
-      StandardStream.output.print("\n\(sum.cells) cells: \(sum.passed) passed, \(sum.failed) failed, \(sum.skipped) impossible")
+      StandardStream.output.print(
+        "\n\(sum.cells) cells: \(sum.passed) passed, \(sum.failed) failed, \(sum.skipped) impossible")
     }
-    if sum.failed > 0 { throw Failure(sentence: "\(sum.failed) of \(sum.cells) cells are not as they have to be", status: 1) }
+    if sum.failed > 0 {
+      throw Failure(sentence: "\(sum.failed) of \(sum.cells) cells are not as they have to be", status: 1)
+    }
   }
 
   private static func json(_ result: CellResult) -> String {

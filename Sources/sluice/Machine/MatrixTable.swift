@@ -58,7 +58,10 @@ struct MatrixTable {
 
   /// - Parameter results: of whole platforms.
   func text(_ results: [CellResult]) -> String {
-    var lines = [Self.padded("platform", 16) + Column.allCases.map { Self.padded($0.rawValue, 7) }.joined() + " passed failed    not"]
+    var lines = [
+      Self.padded("platform", 16) + Column.allCases.map { Self.padded($0.rawValue, 7) }.joined()
+        + " passed failed    not"
+    ]
     var boxes: [String: [Column: Box]] = [:]
     var sums: [String: MatrixSum] = [:]
     for result in results {
@@ -84,10 +87,13 @@ struct MatrixTable {
     if box.hasFailed { return painted("FAILED", 31) + " " }
     let marks = Mark.allCases.filter(box.marks.contains)
     if marks.isEmpty { return Self.padded("-", 7) }
-    return marks.map { painted(String($0.rawValue), $0.colour) }.joined() + String(repeating: " ", count: max(7 - marks.count, 1))
+    return marks.map { painted(String($0.rawValue), $0.colour) }.joined()
+      + String(repeating: " ", count: max(7 - marks.count, 1))
   }
 
-  private func painted(_ text: String, _ colour: Int) -> String { isColoured ? "\u{1B}[\(colour)m\(text)\u{1B}[0m" : text }
+  private func painted(_ text: String, _ colour: Int) -> String {
+    isColoured ? "\u{1B}[\(colour)m\(text)\u{1B}[0m" : text
+  }
 
   private var legend: [String] {
     func mark(_ mark: Mark) -> String { painted(String(mark.rawValue), mark.colour) }
@@ -103,8 +109,12 @@ struct MatrixTable {
     ]
   }
 
-  private static func padded(_ text: String, _ width: Int) -> String { text + String(repeating: " ", count: max(width - text.count, 1)) }
-  private static func right(_ text: String, _ width: Int) -> String { String(repeating: " ", count: max(width - text.count, 1)) + text }
+  private static func padded(_ text: String, _ width: Int) -> String {
+    text + String(repeating: " ", count: max(width - text.count, 1))
+  }
+  private static func right(_ text: String, _ width: Int) -> String {
+    String(repeating: " ", count: max(width - text.count, 1)) + text
+  }
 }
 
 /// How many cells ended how.

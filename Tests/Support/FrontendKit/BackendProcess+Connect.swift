@@ -5,7 +5,8 @@ public import VhostUser
 extension BackendProcess {
   /// Connects to it. Between making its socket's file and listening a back-end refuses; that is tried again.
   public func connect(
-    memory: FrontendMemory = FrontendMemory(), mappings: FrontendMappings = FrontendMappings(), timeout: Duration = .seconds(5)
+    memory: FrontendMemory = FrontendMemory(), mappings: FrontendMappings = FrontendMappings(),
+    timeout: Duration = .seconds(5)
   ) throws(FrontendError) -> Frontend {
     let end = ContinuousClock.now + timeout
     while true {

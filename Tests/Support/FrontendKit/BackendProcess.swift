@@ -84,7 +84,8 @@ public final class BackendProcess {
 
   /// qemu-storage-daemon with a writable raw image as vhost-user-blk. nil if it is not installed.
   public static func storageDaemon(
-    image: String, directory: URL, queues: Int = 1, program: String = "/usr/bin/qemu-storage-daemon", name: String = "qsd"
+    image: String, directory: URL, queues: Int = 1, program: String = "/usr/bin/qemu-storage-daemon",
+    name: String = "qsd"
   ) throws -> BackendProcess? {
     let socket = directory.appendingPathComponent("\(name).sock").path
     try? FileManager.default.removeItem(atPath: socket)
@@ -93,7 +94,8 @@ public final class BackendProcess {
       [
         "--blockdev", "driver=file,node-name=f,filename=\(image),cache.direct=off,aio=threads",
         "--blockdev", "driver=raw,node-name=d,file=f",
-        "--export", "type=vhost-user-blk,id=e,node-name=d,addr.type=unix,addr.path=\(socket),writable=on,num-queues=\(queues)",
+        "--export",
+        "type=vhost-user-blk,id=e,node-name=d,addr.type=unix,addr.path=\(socket),writable=on,num-queues=\(queues)",
       ], socket: socket, log: directory.appendingPathComponent("\(name).log"))
   }
 

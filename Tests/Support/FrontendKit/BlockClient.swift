@@ -76,13 +76,16 @@ public struct BlockClient: ~Copyable {
       deviceArea: device(place.deviceArea))
     guard
       let memory = DriverQueueMemory(
-        guest, size: place.queueSize, features: features, descriptorArea: place.descriptorArea, driverArea: place.driverArea,
+        guest, size: place.queueSize, features: features, descriptorArea: place.descriptorArea,
+        driverArea: place.driverArea,
         deviceArea: place.deviceArea, tables: place.tables, tableAddress: device(place.tables), tableCapacity: 4),
       let headers = guest.cells(at: place.headers, byteCount: 64 * place.slots)
     else { throw .memory }
     let queue = try Self.makeQueue(layout, features, memory)
     let events: FrontendQueue
-    do throws(FrontendError) { events = try frontend.startQueue(index, layout: layout) } catch { throw .frontend(error) }
+    do throws(FrontendError) { events = try frontend.startQueue(index, layout: layout) } catch {
+      throw .frontend(error)
+    }
     self.queue = queue
     self.events = events
     self.place = place
@@ -93,7 +96,6 @@ public struct BlockClient: ~Copyable {
     slotOf = [UInt16](repeating: 0, count: Int(place.queueSize))
     free = (0..<UInt16(place.slots)).reversed()
   }
-
 
   private static func makeQueue(
     _ layout: QueueLayout, _ features: Features, _ memory: consuming DriverQueueMemory
@@ -110,7 +112,8 @@ public struct BlockClient: ~Copyable {
   /// Requests the device has.
   public var outstanding: Int { Int(queue.outstanding) }
 
-  /// Puts a request into the ring; ``publish()`` makes it visible. Data is in the slot's memory. nil if no slot is free.
+  /// Puts a request into the ring; ``publish()`` makes it visible. Data is in the slot's memory. nil if no slot is
+  /// free.
   public mutating func add(_ operation: DiskOperation, sector: UInt64, count: Int) throws(ClientError) -> Int? {
     guard let slot = free.popLast() else { return nil }
     let at = Int(slot) &* 64
@@ -120,7 +123,8 @@ public struct BlockClient: ~Copyable {
     let header = DriverBuffer(DMAAddress(place.headers.rawValue &+ UInt64(at) &+ shift), count: 16)
     let status = DriverBuffer(DMAAddress(place.headers.rawValue &+ UInt64(at) &+ 32 &+ shift), count: 1)
     let data = DriverBuffer(
-      DMAAddress(place.data.rawValue &+ UInt64(Int(slot) &* place.slotBytes) &+ shift), count: UInt32(truncatingIfNeeded: count))
+      DMAAddress(place.data.rawValue &+ UInt64(Int(slot) &* place.slotBytes) &+ shift),
+      count: UInt32(truncatingIfNeeded: count))
     let id: UInt16
     do throws(DriverQueueError) {
       switch operation {

@@ -17,7 +17,8 @@ final class TCEModelUnit: ModelUnit {
     let data = world.base >> 12
     first = data - 16 * UInt64(World.functions)
     window = data...data + 31
-    unit = TCETable(start: DMAAddress(first << 12), pages: (16 * World.functions + 32) / Int(span), pageShift: isLarge ? 16 : 12)
+    unit = TCETable(
+      start: DMAAddress(first << 12), pages: (16 * World.functions + 32) / Int(span), pageShift: isLarge ? 16 : 12)
   }
 
   var iommu: any IOMMU & AddressTranslation { unit }
@@ -63,7 +64,9 @@ final class Sun4uModelUnit: ModelUnit {
     let word = entry.map { 1 << 63 | $0.page << 12 | ($0.permissions.contains(.write) ? 2 : 0) } ?? 0
     world.write(word, bigEndian: true, at: World.tables + (page - first) / span * 8)
   }
-  func invalidate(_ table: Int, _ pages: ClosedRange<UInt64>, _ random: inout SeededGenerator) -> [(table: Int, pages: ClosedRange<UInt64>)] {
+  func invalidate(
+    _ table: Int, _ pages: ClosedRange<UInt64>, _ random: inout SeededGenerator
+  ) -> [(table: Int, pages: ClosedRange<UInt64>)] {
     for page in stride(from: pages.lowerBound, through: pages.upperBound, by: Int(span)) {
       unit.write(page << 12 | UInt64.random(in: 0..<4096, using: &random), to: .flush)
     }
@@ -86,7 +89,8 @@ final class PageModelUnit: ModelUnit {
 
   /// Buffers are at the very top of the address space, or where memory is too.
   init(_ world: World, _ random: inout SeededGenerator) {
-    window = random.chance(1, in: 2) ? UInt64.max >> 12 - 31...UInt64.max >> 12 : world.base >> 12...world.base >> 12 + 31
+    window =
+      random.chance(1, in: 2) ? UInt64.max >> 12 - 31...UInt64.max >> 12 : world.base >> 12...world.base >> 12 + 31
     first = window.lowerBound - 64
   }
 
@@ -110,7 +114,8 @@ final class PageModelUnit: ModelUnit {
       requester,
       with: (entries[table] ?? [:]).sorted { $0.key < $1.key }.map {
         GuestRun(
-          first: DMAAddress($0.key << 12), last: DMAAddress($0.key << 12 | 4095), guest: GuestAddress($0.value.page << 12),
+          first: DMAAddress($0.key << 12), last: DMAAddress($0.key << 12 | 4095),
+          guest: GuestAddress($0.value.page << 12),
           permissions: $0.value.permissions)
       })
   }
@@ -118,6 +123,7 @@ final class PageModelUnit: ModelUnit {
     let new = unit.faults.dropFirst(seen)
     seen += new.count
     if new.map(\.fault) == (fault.map { [$0] } ?? []), new.allSatisfy({ $0.requester == requester }) { return nil }
-    return "reported were \(Array(new)), where it should have been \(fault.map { "\($0) of \(requester)" } ?? "nothing")"
+    return
+      "reported were \(Array(new)), where it should have been \(fault.map { "\($0) of \(requester)" } ?? "nothing")"
   }
 }

@@ -17,7 +17,8 @@ final class DriverSignals: Sendable {
   var hasStopped: Bool { ended.load(ordering: .acquiring) }
 }
 
-/// A driver on a thread of its own: as many requests as its ring holds, again and again, all over the memory it is given.
+/// A driver on a thread of its own: as many requests as its ring holds, again and again, all over the memory it is
+/// given.
 struct ConcurrentDriver: Sendable {
   let bus: PCIBus
   let memory: GuestMemory
@@ -67,7 +68,9 @@ struct ConcurrentDriver: Sendable {
       transport.notify(0, data: 0)
       let isBack = platform.wait(index) {
         inFlight -= ring.takeUsed().count
-        if inFlight > 0, !isStopping, transport.status.contains(.needsReset) { signals.needsReset.store(true, ordering: .releasing) }
+        if inFlight > 0, !isStopping, transport.status.contains(.needsReset) {
+          signals.needsReset.store(true, ordering: .releasing)
+        }
         // A device that broke says nothing more: its driver waits to be told.
         return inFlight <= 0 || isStopping
       }
@@ -81,6 +84,7 @@ struct ConcurrentDriver: Sendable {
     let page = pages.randomElement(using: &random) ?? 0
     let from = Int.random(in: 0..<4096, using: &random)
     return LiteralDescriptor(
-      DMAAddress(page << 12 | UInt64(from)), UInt32(Int.random(in: 1...4096 - from, using: &random)), writable: isWritable)
+      DMAAddress(page << 12 | UInt64(from)), UInt32(Int.random(in: 1...4096 - from, using: &random)),
+      writable: isWritable)
   }
 }

@@ -7,8 +7,8 @@ import VirtioDrivers
 import VirtioPCI
 import VirtioTestKit
 
-/// A machine whose memory is taken away while drivers on other threads use it. Once the call that takes it away has returned,
-/// no byte of it changes any more; and nothing hangs.
+/// A machine whose memory is taken away while drivers on other threads use it. Once the call that takes it away has
+/// returned, no byte of it changes any more; and nothing hangs.
 final class ConcurrentRun {
   /// A page of the unit's, in every table, and where it leads.
   private struct Cell {
@@ -31,7 +31,9 @@ final class ConcurrentRun {
     journal.append("drivers on threads, with the IOMMU \(machine.kind)")
     // Each cell leads to memory of its own, all of it there.
     let backed = Set(machine.world.data).subtracting((0..<4).map { machine.world.hot >> 12 + $0 })
-    let targets = machine.world.data.filter { page in page % span == 0 && (0..<span).allSatisfy { backed.contains(page + $0) } }
+    let targets = machine.world.data.filter { page in
+      page % span == 0 && (0..<span).allSatisfy { backed.contains(page + $0) }
+    }
     if let unit = machine.unit {
       let pages = stride(from: unit.window.lowerBound, through: unit.window.upperBound, by: Int(span))
       for (page, guest) in zip(pages, targets) { cells.append(Cell(page: page, guest: guest)) }
@@ -50,7 +52,9 @@ final class ConcurrentRun {
     }
   }
 
-  private func own(_ index: Int) -> [Cell] { cells.indices.filter { $0 % machine.functions.count == index }.map { cells[$0] } }
+  private func own(_ index: Int) -> [Cell] {
+    cells.indices.filter { $0 % machine.functions.count == index }.map { cells[$0] }
+  }
 
   private func map(_ cell: Cell, present: Bool) {
     guard let unit = machine.unit else { return }
@@ -66,7 +70,8 @@ final class ConcurrentRun {
     let pages = own(function.index).flatMap { cell in (0..<span).map { cell.page + $0 } }
     let driver = ConcurrentDriver(
       bus: machine.bus, memory: machine.world.memory, platform: machine.platform, requester: function.access.requester,
-      windows: function.access.windows, index: function.index, shape: function.shape, control: function.control, pages: pages,
+      windows: function.access.windows, index: function.index, shape: function.shape, control: function.control,
+      pages: pages,
       seed: random.next())
     guard !pages.isEmpty else { return }
     drivers.append((driver, try WorkerThread(name: "driver") { driver.run() }))
@@ -81,7 +86,9 @@ final class ConcurrentRun {
     }
     for driver in concerned {
       if let trouble = driver.signals.trouble.withLock({ $0 }) { throw ModelFailure(trouble) }
-      if driver.signals.needsReset.load(ordering: .acquiring) { throw ModelFailure("function \(driver.index) needs a reset, unasked") }
+      if driver.signals.needsReset.load(ordering: .acquiring) {
+        throw ModelFailure("function \(driver.index) needs a reset, unasked")
+      }
     }
     if !isThere { throw ModelFailure("a driver gets nothing done") }
   }
@@ -94,7 +101,9 @@ final class ConcurrentRun {
     let (driver, thread) = drivers.remove(at: at)
     driver.signals.stops.store(true, ordering: .releasing)
     machine.platform.wake(index)
-    guard machine.platform.wait(ModelPlatform.watcher, { driver.signals.hasStopped }) else { throw ModelFailure("driver \(index) hangs") }
+    guard machine.platform.wait(ModelPlatform.watcher, { driver.signals.hasStopped }) else {
+      throw ModelFailure("driver \(index) hangs")
+    }
     thread.join()
     if let trouble = driver.signals.trouble.withLock({ $0 }) { throw ModelFailure(trouble) }
   }
@@ -103,17 +112,31 @@ final class ConcurrentRun {
 
   func step() throws {
     steps += 1
-    guard let function = machine.functions.filter({ !own($0.index).isEmpty }).randomElement(using: &random) else { return }
+    guard let function = machine.functions.filter({ !own($0.index).isEmpty }).randomElement(using: &random) else {
+      return
+    }
     switch Int.random(in: 0..<12, using: &random) {
     case 0..<6: if machine.unit != nil { try unmap() }
     case 6: try machine.world.toggleHotRegion(&random)
     case 7: try stop(function, "reset") { self.transport(function).status = [] }
-    case 8: try stop(function, "reset alone") { self.machine.resetAlone(function) } before: { self.machine.restore(function) }
+    case 8:
+      try stop(function, "reset alone") {
+        self.machine.resetAlone(function)
+      } before: {
+        self.machine.restore(function)
+      }
     case 9: try stop(function, "taken away its queue") { self.transport(function).resetQueue(0) }
-    case 10: try stop(function, "no bus master") { function.setBusMaster(false) } before: { function.setBusMaster(true) }
+    case 10:
+      try stop(function, "no bus master") {
+        function.setBusMaster(false)
+      } before: {
+        function.setBusMaster(true)
+      }
     default:
       let windows = function.access.windows
-      try stop(function, "unplugged") { self.machine.bus.remove(function.function) } before: {
+      try stop(function, "unplugged") {
+        self.machine.bus.remove(function.function)
+      } before: {
         try self.machine.plug(function.index, at: windows, &self.random)
       }
     }
@@ -141,12 +164,16 @@ final class ConcurrentRun {
     map(cell, present: false)
     let bytes = pattern(cell.guest, span)
     try advance(others(than: nil), by: 2)
-    if machine.world.real(cell.guest << 12, bytes.count) != bytes { throw ModelFailure("a page is written after it was unmapped and invalidated") }
+    if machine.world.real(cell.guest << 12, bytes.count) != bytes {
+      throw ModelFailure("a page is written after it was unmapped and invalidated")
+    }
     map(cell, present: true)
   }
 
   /// Something stops a function; afterwards neither its buffers nor its ring change, whatever the others do.
-  private func stop(_ function: ModelFunction, _ how: String, _ body: () throws -> Void, before start: () throws -> Void = {}) throws {
+  private func stop(
+    _ function: ModelFunction, _ how: String, _ body: () throws -> Void, before start: () throws -> Void = {}
+  ) throws {
     journal.insert("function \(function.index) is \(how)", at: 0)
     try body()
     let cells = own(function.index)
@@ -157,7 +184,9 @@ final class ConcurrentRun {
     for (cell, bytes) in zip(cells, bytes) where machine.world.real(cell.guest << 12, bytes.count) != bytes {
       throw ModelFailure("a buffer is written after the function was \(how)")
     }
-    if machine.world.real(function.guestControl << 12, ring.count) != ring { throw ModelFailure("the ring is written after the function was \(how)") }
+    if machine.world.real(function.guestControl << 12, ring.count) != ring {
+      throw ModelFailure("the ring is written after the function was \(how)")
+    }
     try start()
     guard let now = machine.functions.first(where: { $0.index == function.index }) else { return }
     try self.start(now)

@@ -44,7 +44,9 @@ final class FlawedUnit: IOMMU, AddressTranslation {
   func release(_ endpoint: EndpointSpace) { inner.release(endpoint) }
 
   func lookUp(_ address: DMAAddress, for access: DMAAccess, by requester: RequesterID) throws(DMAFault) -> GuestRun {
-    if flaw == .ignoresInvalidation, let run = known.withLock({ $0[requester]?[address.rawValue >> 12] }), run.permissions.allows(access) {
+    if flaw == .ignoresInvalidation, let run = known.withLock({ $0[requester]?[address.rawValue >> 12] }),
+      run.permissions.allows(access)
+    {
       return run
     }
     do throws(DMAFault) {
@@ -56,7 +58,8 @@ final class FlawedUnit: IOMMU, AddressTranslation {
       switch (flaw, error.reason) {
       case (.takesPhysicalForTranslated, .unmapped):
         let page = address.rawValue & ~4095
-        return GuestRun(first: DMAAddress(page), last: DMAAddress(page | 4095), guest: GuestAddress(page), permissions: .readWrite)
+        return GuestRun(
+          first: DMAAddress(page), last: DMAAddress(page | 4095), guest: GuestAddress(page), permissions: .readWrite)
       case (.losesPermissions, .permission):
         var run = try inner.lookUp(address, for: access == .read ? .write : .read, by: requester)
         run.permissions = .readWrite

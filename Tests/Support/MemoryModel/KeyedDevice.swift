@@ -2,8 +2,8 @@ import DMA
 import Synchronization
 import Virtio
 
-/// A device that reads all of a chain, and writes what a keyed function makes of it: no byte of the answer is right unless every
-/// byte of the question was.
+/// A device that reads all of a chain, and writes what a keyed function makes of it: no byte of the answer is right
+/// unless every byte of the question was.
 final class KeyedDevice: VirtioDevice {
   let key: UInt64
   private let lies: Bool
@@ -27,14 +27,18 @@ final class KeyedDevice: VirtioDevice {
     }
   }
 
-  func makeHandler(for group: Range<Int>, features: Features) throws(DeviceError) -> sending any QueueHandler { Handler(self) }
+  func makeHandler(for group: Range<Int>, features: Features) throws(DeviceError) -> sending any QueueHandler {
+    Handler(self)
+  }
 
   /// The device's function; sometimes it answers with less than there is room for.
   static func answer(to read: [UInt8], room: Int, key: UInt64) -> [UInt8] {
     var sum = key
     for byte in read { sum = (sum ^ UInt64(byte)) &* 0x100_0000_01b3 }
     let count = sum % 4 == 0 ? room / 2 : room
-    return (0..<count).map { UInt8(truncatingIfNeeded: sum >> UInt64(8 * ($0 & 7))) &+ UInt8(truncatingIfNeeded: $0 / 8) }
+    return (0..<count).map {
+      UInt8(truncatingIfNeeded: sum >> UInt64(8 * ($0 & 7))) &+ UInt8(truncatingIfNeeded: $0 / 8)
+    }
   }
 
   private final class Handler: QueueHandler {

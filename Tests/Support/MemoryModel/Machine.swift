@@ -20,7 +20,8 @@ final class Machine {
   private var places: [(slot: PCISlot, bridge: PCIBridge?)] = []
   private let log = Logger(label: "model") { _ in SwiftLogNoOpLogHandler() }
 
-  /// Whether drivers run on threads of their own; then all of them accept VIRTIO_F_ACCESS_PLATFORM, and start themselves.
+  /// Whether drivers run on threads of their own; then all of them accept VIRTIO_F_ACCESS_PLATFORM, and start
+  /// themselves.
   let isConcurrent: Bool
 
   init(_ kind: Kind, flaw: Flaw?, concurrent isConcurrent: Bool = false, _ random: inout SeededGenerator) throws {
@@ -52,7 +53,9 @@ final class Machine {
       bridges.append(bus.add(at: PCISlot(UInt8(1 + i)), behind: parent) { _ in PCIBridge(express: kind) })
     }
     let count = Int.random(in: 1...World.functions, using: &random)
-    for i in 0..<count { places.append((PCISlot(UInt8(10 + i)), random.chance(1, in: 2) ? bridges.randomElement(using: &random) : nil)) }
+    for i in 0..<count {
+      places.append((PCISlot(UInt8(10 + i)), random.chance(1, in: 2) ? bridges.randomElement(using: &random) : nil))
+    }
     // The numbers of buses are there before the functions are looked for.
     _ = enumerate()
     for i in 0..<count { try plug(i, starting: !isLate && !isConcurrent, &random) }
@@ -67,14 +70,17 @@ final class Machine {
   }
 
   private func enumerate() -> [PCIEnumerator.Found] {
-    var firmware = PCIEnumerator(bus, memory: 0xe000_0000..<0xf000_0000, highMemory: 0x70_0000_0000..<0x71_0000_0000, io: 0x1000..<0x1_0000)
+    var firmware = PCIEnumerator(
+      bus, memory: 0xe000_0000..<0xf000_0000, highMemory: 0x70_0000_0000..<0x71_0000_0000, io: 0x1000..<0x1_0000)
     return firmware.enumerate()
   }
 
   /// Plugs a function in where number `index` is.
   ///
   /// - Parameter windows: where its predecessor's BARs were, if others run on and firmware must not search the bus.
-  func plug(_ index: Int, starting starts: Bool = true, at windows: [BARWindow]? = nil, _ random: inout SeededGenerator) throws {
+  func plug(
+    _ index: Int, starting starts: Bool = true, at windows: [BARWindow]? = nil, _ random: inout SeededGenerator
+  ) throws {
     var shape = FunctionShape(&random)
     if isConcurrent { shape.translates = true }
     shape.acceptsWhatIsOffered = flaw != .bypassesTheUnit
@@ -110,16 +116,21 @@ final class Machine {
   /// Has firmware place everything, and says where a function is.
   private func placeAll(findingBARsOf requester: RequesterID) throws -> [BARWindow] {
     let found = enumerate()
-    guard let own = found.first(where: { $0.requester == requester }) else { throw ModelFailure("\(requester) is not found") }
+    guard let own = found.first(where: { $0.requester == requester }) else {
+      throw ModelFailure("\(requester) is not found")
+    }
     // The others' windows may be elsewhere now.
-    for other in functions { if let new = found.first(where: { $0.requester == other.access.requester }) { other.access.windows = new.windows } }
+    for other in functions {
+      if let new = found.first(where: { $0.requester == other.access.requester }) { other.access.windows = new.windows }
+    }
     return own.windows
   }
 
   /// Resets a function alone (PCI Express base specification, 6.6.2).
   func resetAlone(_ function: ModelFunction) {
     guard let at = function.express else { return }
-    function.access.writeConfiguration(at: at + PCIExpress.deviceControl, width: 2, UInt32(PCIExpress.initiateFunctionLevelReset))
+    function.access.writeConfiguration(
+      at: at + PCIExpress.deviceControl, width: 2, UInt32(PCIExpress.initiateFunctionLevelReset))
   }
 
   /// Gives a function its windows back.
@@ -130,7 +141,9 @@ final class Machine {
       let at = PCIRegister.bar(window.index)
       let isWide = bus.readConfiguration(of: requester, at: at, width: 4) & 6 == 4
       bus.writeConfiguration(of: requester, at: at, width: 4, UInt32(truncatingIfNeeded: window.base))
-      if isWide { bus.writeConfiguration(of: requester, at: at + 4, width: 4, UInt32(truncatingIfNeeded: window.base >> 32)) }
+      if isWide {
+        bus.writeConfiguration(of: requester, at: at + 4, width: 4, UInt32(truncatingIfNeeded: window.base >> 32))
+      }
     }
     return windows
   }
@@ -143,7 +156,8 @@ final class Machine {
   private func mapWindow(_ random: inout SeededGenerator) {
     guard let unit, !isConcurrent else { return }
     for table in Set(functions.compactMap { if case .table(let table) = $0.view { table } else { nil } }).sorted() {
-      for page in stride(from: unit.window.lowerBound, through: unit.window.upperBound, by: Int(unit.span)) where random.chance(9, in: 10) {
+      for page in stride(from: unit.window.lowerBound, through: unit.window.upperBound, by: Int(unit.span))
+      where random.chance(9, in: 10) {
         let target = (world.data.randomElement(using: &random) ?? 0) & ~(unit.span - 1)
         set(unit, table, page, NaiveModel.Entry(page: target, permissions: .readWrite))
       }

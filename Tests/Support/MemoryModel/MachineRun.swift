@@ -60,7 +60,8 @@ final class MachineRun {
     let indirect = function.shape.hasIndirect && random.chance(1, in: 2)
     let pieces = machine.decidableChain(for: function, most: indirect ? 8 : min(6, function.ring.free), &random)
     guard machine.ways(pieces, function.view) <= 64 else { return }
-    let shape = "\(function.shape.translates ? "translated" : "physical"), \(function.shape.isPacked ? "packed" : "split")\(indirect ? ", indirect" : "")"
+    let shape =
+      "\(function.shape.translates ? "translated" : "physical"), \(function.shape.isPacked ? "packed" : "split")\(indirect ? ", indirect" : "")"
     let text = pieces.map { "\($0.access) \(String($0.address.rawValue, radix: 16))+\($0.length)" }
     note("function \(function.index), \(shape): \(text.joined(separator: ", "))")
     let outcomes = world.model.outcomes(of: pieces, function.view, key: function.shape.key)
@@ -71,12 +72,18 @@ final class MachineRun {
     function.adoptRing()
     function.notify()
     var used: [LiteralUsed] = []
-    guard machine.platform.wait(function.index, {
-      used += function.ring.takeUsed()
-      return !used.isEmpty || function.needsReset
-    }) else { throw ModelFailure("function \(function.index) hangs") }
+    guard
+      machine.platform.wait(
+        function.index,
+        {
+          used += function.ring.takeUsed()
+          return !used.isEmpty || function.needsReset
+        })
+    else { throw ModelFailure("function \(function.index) hangs") }
     guard used.count == 1, used[0].id == UInt32(id) else {
-      throw ModelFailure("used is \(used)\(function.needsReset ? ", and the device needs a reset" : ""), where it should have been \(id)")
+      throw ModelFailure(
+        "used is \(used)\(function.needsReset ? ", and the device needs a reset" : ""), where it should have been \(id)"
+      )
     }
     requests += 1
     try judge(function, outcomes, written: used[0].length)
@@ -87,7 +94,8 @@ final class MachineRun {
     let seen = function.device.takeSeen()
     guard seen.count == 1 else { throw ModelFailure("the device saw \(seen.count) chains instead of one") }
     let allowed = outcomes.map { $0.fault.map { "\($0)" } ?? "none" }
-    var complaint = "the fault was \(seen[0].map { "\($0)" } ?? "none"), where it may have been \(allowed.joined(separator: " or "))"
+    var complaint =
+      "the fault was \(seen[0].map { "\($0)" } ?? "none"), where it may have been \(allowed.joined(separator: " or "))"
     for outcome in outcomes where outcome.fault == seen[0] {
       guard outcome.written == Int(written) else {
         complaint = "\(written) bytes were written, and not \(outcome.written)"
@@ -117,7 +125,9 @@ final class MachineRun {
       }
     }
     let expected = function.shape.translates && fault?.reason != .busMasterDisabled ? fault : nil
-    if let wrong = machine.unit?.complaint(expecting: expected, from: function.master.requester) { throw ModelFailure(wrong) }
+    if let wrong = machine.unit?.complaint(expecting: expected, from: function.master.requester) {
+      throw ModelFailure(wrong)
+    }
   }
 
   /// Nothing but device areas has changed.
@@ -136,7 +146,9 @@ final class MachineRun {
 
   private func changeMapping(_ function: ModelFunction) {
     guard let unit = machine.unit, case .table(let table) = function.view else { return }
-    let permissions: [DMAPermissions] = [.readWrite, .readWrite, .readWrite, .readWrite, .readWrite, .read, machine.kind == .sun4u ? .read : .write]
+    let permissions: [DMAPermissions] = [
+      .readWrite, .readWrite, .readWrite, .readWrite, .readWrite, .read, machine.kind == .sun4u ? .read : .write,
+    ]
     let isLarge = machine.kind == .vtd && random.chance(1, in: 10)
     let page: UInt64
     var entry: NaiveModel.Entry?
@@ -149,7 +161,8 @@ final class MachineRun {
       page = pages.randomElement(using: &random) ?? unit.window.lowerBound
       // Sometimes to where no memory is.
       let target = random.chance(1, in: 20) ? world.base >> 12 + 0x100 : world.data.randomElement(using: &random) ?? 0
-      entry = NaiveModel.Entry(page: target & ~(unit.span - 1), permissions: permissions.randomElement(using: &random) ?? .readWrite)
+      entry = NaiveModel.Entry(
+        page: target & ~(unit.span - 1), permissions: permissions.randomElement(using: &random) ?? .readWrite)
     }
     if random.chance(1, in: 10) { entry = nil }
     let pages = page...page + (isLarge ? 511 : unit.span - 1)
@@ -163,7 +176,9 @@ final class MachineRun {
   private func invalidateSome(_ function: ModelFunction) {
     guard let unit = machine.unit, case .table(let table) = function.view else { return }
     var pages = unit.window
-    if random.chance(2, in: 3), let open = world.model.tables[table].old.keys.min() { pages = open & ~(unit.span - 1)...open | (unit.span - 1) }
+    if random.chance(2, in: 3), let open = world.model.tables[table].old.keys.min() {
+      pages = open & ~(unit.span - 1)...open | (unit.span - 1)
+    }
     machine.invalidate(unit, table, pages, &random)
     note("invalidated \(String(pages.lowerBound, radix: 16)) to \(String(pages.upperBound, radix: 16))")
   }
@@ -177,7 +192,9 @@ final class MachineRun {
   private func resetAlone(_ function: ModelFunction) throws {
     note("function \(function.index) is reset alone")
     machine.resetAlone(function)
-    guard !function.function.control.isRunning(0) else { throw ModelFailure("function \(function.index) runs on after its reset") }
+    guard !function.function.control.isRunning(0) else {
+      throw ModelFailure("function \(function.index) runs on after its reset")
+    }
     try checkMemory()
     machine.restore(function)
     try restart(function)
@@ -190,11 +207,17 @@ final class MachineRun {
     function.adoptRing()
     function.notify()
     var used: [LiteralUsed] = []
-    guard machine.platform.wait(function.index, {
-      used += function.ring.takeUsed()
-      return !used.isEmpty || function.needsReset
-    }) else { throw ModelFailure("function \(function.index) hangs") }
-    guard used.isEmpty, function.device.takeSeen().isEmpty else { throw ModelFailure("function \(function.index) used \(used) all the same") }
+    guard
+      machine.platform.wait(
+        function.index,
+        {
+          used += function.ring.takeUsed()
+          return !used.isEmpty || function.needsReset
+        })
+    else { throw ModelFailure("function \(function.index) hangs") }
+    guard used.isEmpty, function.device.takeSeen().isEmpty else {
+      throw ModelFailure("function \(function.index) used \(used) all the same")
+    }
     try checkMemory()
     try check(function, fault)
   }
@@ -206,7 +229,9 @@ final class MachineRun {
   private func closeGate(_ function: ModelFunction) throws {
     note("function \(function.index) is no bus master")
     function.setBusMaster(false)
-    try broken(function, aChain, DMAFault(address: function.ring.layout.descriptorArea, access: .read, reason: .busMasterDisabled))
+    try broken(
+      function, aChain,
+      DMAFault(address: function.ring.layout.descriptorArea, access: .read, reason: .busMasterDisabled))
     function.setBusMaster(true)
     try restart(function)
   }
@@ -215,7 +240,8 @@ final class MachineRun {
     guard let unit = machine.unit, case .table = function.view else { return }
     note("the ring of function \(function.index) is unmapped")
     machine.mapControl(function, unit, present: false, &random)
-    try broken(function, aChain, DMAFault(address: function.ring.layout.descriptorArea, access: .read, reason: .unmapped))
+    try broken(
+      function, aChain, DMAFault(address: function.ring.layout.descriptorArea, access: .read, reason: .unmapped))
     machine.mapControl(function, unit, present: true, &random)
     try restart(function)
   }
@@ -233,8 +259,11 @@ final class MachineRun {
     // Whoever still holds it cannot start it again.
     function.function.control.kick(0)
     try checkMemory()
-    // Faults are not counted here: a queue that was just started may look for its ring only now, in vain, and nobody hears of it.
-    if let wrong = function.complaintOfPath() ?? machine.unit?.complaint(expecting: nil, from: function.master.requester) {
+    // Faults are not counted here: a queue that was just started may look for its ring only now, in vain, and nobody
+    // hears of it.
+    if let wrong = function.complaintOfPath()
+      ?? machine.unit?.complaint(expecting: nil, from: function.master.requester)
+    {
       throw ModelFailure(wrong)
     }
     try machine.plug(function.index, &random)

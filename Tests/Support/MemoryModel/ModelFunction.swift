@@ -58,7 +58,8 @@ final class ModelFunction {
   private(set) var requests = 0
 
   init(
-    _ index: Int, _ shape: FunctionShape, _ device: KeyedDevice, _ function: VirtioPCIFunction, _ master: BusMaster, _ access: PCIBusAccess,
+    _ index: Int, _ shape: FunctionShape, _ device: KeyedDevice, _ function: VirtioPCIFunction, _ master: BusMaster,
+    _ access: PCIBusAccess,
     control: UInt64?, table: Int?, in world: World
   ) throws {
     self.index = index
@@ -76,7 +77,8 @@ final class ModelFunction {
 
   static func literal(_ memory: GuestMemory, _ control: UInt64, _ index: Int) -> LiteralMemory {
     let literal = LiteralMemory(memory)
-    literal.map(DMAAddress(control << 12), byteCount: 16 * 4096, to: GuestAddress(World.rings + UInt64(index) * 16 * 4096))
+    literal.map(
+      DMAAddress(control << 12), byteCount: 16 * 4096, to: GuestAddress(World.rings + UInt64(index) * 16 * 4096))
     return literal
   }
 
@@ -101,7 +103,8 @@ final class ModelFunction {
     guard transport.enableMSIX(Array(repeating: InterruptMessage(address: 0xfee0_0000, data: UInt32(index)), count: 2)),
       transport.setConfigurationVector(0), transport.setVector(1, ofQueue: 0)
     else { return "no messages" }
-    ring = makeLiteralRing(Self.layout(control, shape), features: shape.features, in: Self.literal(world.memory, control, index))
+    ring = makeLiteralRing(
+      Self.layout(control, shape), features: shape.features, in: Self.literal(world.memory, control, index))
     adoptRing()
     transport.enableQueue(0, ring.layout)
     transport.status = [.acknowledge, .driver, .featuresOK, .driverOK]
@@ -117,7 +120,9 @@ final class ModelFunction {
       let guest = guestControl << 12 + (address.rawValue - control << 12)
       return guest..<guest + count
     }
-    if shape.isPacked { return [range(ring.layout.descriptorArea, 16 * UInt64(shape.size)), range(ring.layout.deviceArea, 4)] }
+    if shape.isPacked {
+      return [range(ring.layout.descriptorArea, 16 * UInt64(shape.size)), range(ring.layout.deviceArea, 4)]
+    }
     return [range(ring.layout.deviceArea, 6 + 8 * UInt64(shape.size))]
   }
 
@@ -144,9 +149,12 @@ final class ModelFunction {
   /// What is wrong with the look-ups that were counted, once the queue has ended.
   func complaintOfPath() -> String? {
     let counts = master.counts
-    let translated = counts.translated.hits + counts.translated.misses, physical = counts.physical.hits + counts.physical.misses
+    let translated = counts.translated.hits + counts.translated.misses,
+      physical = counts.physical.hits + counts.physical.misses
     if shape.translates ? physical != 0 : translated != 0 { return "the wrong path was taken: \(counts)" }
-    if requests > 0, shape.translates ? translated == 0 : physical == 0 { return "no path was taken for \(requests) requests: \(counts)" }
+    if requests > 0, shape.translates ? translated == 0 : physical == 0 {
+      return "no path was taken for \(requests) requests: \(counts)"
+    }
     return nil
   }
 
@@ -162,7 +170,8 @@ final class ModelFunction {
 
   /// Lets the function be bus master, or not.
   func setBusMaster(_ isOn: Bool) {
-    let old = PCICommand(rawValue: UInt16(truncatingIfNeeded: access.readConfiguration(at: PCIRegister.command, width: 2)))
+    let old = PCICommand(
+      rawValue: UInt16(truncatingIfNeeded: access.readConfiguration(at: PCIRegister.command, width: 2)))
     let new = isOn ? old.union(.busMaster) : old.subtracting(.busMaster)
     access.writeConfiguration(at: PCIRegister.command, width: 2, UInt32(new.rawValue))
   }

@@ -30,4 +30,3 @@ final class ModelPlatform: MessageInterrupts {
     return true
   }
 }
-

@@ -20,7 +20,9 @@ public struct ModelRun {
     public var journal: [String]
     /// Repeats it.
     public var command: String
-    public var description: String { "seed \(seed), step \(steps): \(what)\n  " + journal.joined(separator: "\n  ") + "\nagain: \(command)" }
+    public var description: String {
+      "seed \(seed), step \(steps): \(what)\n  " + journal.joined(separator: "\n  ") + "\nagain: \(command)"
+    }
   }
   /// Steps of a machine.
   public static var stepsPerMachine: Int { 250 }

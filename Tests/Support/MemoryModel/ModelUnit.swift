@@ -25,7 +25,9 @@ protocol ModelUnit: AnyObject {
   /// The same for one of 2 MiB, if there are such pages. False if not.
   func setLarge(_ table: Int, _ page: UInt64, _ entry: NaiveModel.Entry?) -> Bool
   /// Invalidates at least these pages of a table, and says which.
-  func invalidate(_ table: Int, _ pages: ClosedRange<UInt64>, _ random: inout SeededGenerator) -> [(table: Int, pages: ClosedRange<UInt64>)]
+  func invalidate(
+    _ table: Int, _ pages: ClosedRange<UInt64>, _ random: inout SeededGenerator
+  ) -> [(table: Int, pages: ClosedRange<UInt64>)]
   /// What is wrong with what was reported since the last question, if it should have been this; nil: nothing is.
   func complaint(expecting fault: DMAFault?, from requester: RequesterID) -> String?
 }
@@ -35,9 +37,12 @@ extension ModelUnit {
   var remembersAbsence: Bool { false }
   func attach(_ function: Int, _ requester: RequesterID) {}
   func setLarge(_ table: Int, _ page: UInt64, _ entry: NaiveModel.Entry?) -> Bool { false }
-  func invalidate(_ table: Int, _ pages: ClosedRange<UInt64>, _ random: inout SeededGenerator) -> [(table: Int, pages: ClosedRange<UInt64>)] { [] }
+  func invalidate(
+    _ table: Int, _ pages: ClosedRange<UInt64>, _ random: inout SeededGenerator
+  ) -> [(table: Int, pages: ClosedRange<UInt64>)] { [] }
   /// Of a unit that only counts.
   func complaint(_ count: UInt64, _ fault: DMAFault?) -> String? {
-    count == (fault == nil ? 0 : 1) ? nil : "\(count) faults were reported, where there should have been \(fault.map { "\($0)" } ?? "none")"
+    count == (fault == nil ? 0 : 1)
+      ? nil : "\(count) faults were reported, where there should have been \(fault.map { "\($0)" } ?? "none")"
   }
 }

@@ -1,7 +1,7 @@
 import DMA
 
-/// What memory must look like after each request: flat bytes, a dictionary of pages for each table, and of each page what an
-/// IOMMU may still remember. Slow and short on purpose, so that one can see that it is right.
+/// What memory must look like after each request: flat bytes, a dictionary of pages for each table, and of each page
+/// what an IOMMU may still remember. Slow and short on purpose, so that one can see that it is right.
 struct NaiveModel {
   /// Where a page of 4 KiB leads.
   struct Entry: Hashable {
@@ -39,7 +39,9 @@ struct NaiveModel {
   /// A table says something else from now on. `remembers`: what it said stays possible until it is invalidated.
   mutating func set(_ table: Int, _ page: UInt64, _ entry: Entry?, remembers: Bool, remembersAbsence: Bool) {
     let before = tables[table].now[page]
-    if remembers, before != entry, before != nil || remembersAbsence { tables[table].old[page, default: []].insert(before) }
+    if remembers, before != entry, before != nil || remembersAbsence {
+      tables[table].old[page, default: []].insert(before)
+    }
     tables[table].now[page] = entry
   }
 
@@ -60,7 +62,9 @@ struct NaiveModel {
 
   // MARK: Memory
 
-  func region(_ guest: UInt64) -> Int? { regions.firstIndex { guest >= $0.start && guest - $0.start < UInt64($0.bytes.count) } }
+  func region(_ guest: UInt64) -> Int? {
+    regions.firstIndex { guest >= $0.start && guest - $0.start < UInt64($0.bytes.count) }
+  }
 
   func read(_ guest: UInt64, _ count: Int) -> ArraySlice<UInt8> {
     guard let i = region(guest) else { return [] }
@@ -77,16 +81,22 @@ struct NaiveModel {
   // MARK: Requests
 
   /// The memory behind a piece, page by page, or the first byte of it that cannot be reached.
-  func resolve(_ piece: Piece, _ view: View, _ choice: [Touch: Entry?]) throws(DMAFault) -> [(guest: UInt64, count: Int)] {
+  func resolve(
+    _ piece: Piece, _ view: View, _ choice: [Touch: Entry?]
+  ) throws(DMAFault) -> [(guest: UInt64, count: Int)] {
     guard piece.length > 0 else { return [] }
     var at = piece.address.rawValue
     var left = UInt64(piece.length)
-    func fault(_ reason: DMAFault.Reason) -> DMAFault { DMAFault(address: DMAAddress(at), access: piece.access, reason: reason) }
+    func fault(_ reason: DMAFault.Reason) -> DMAFault {
+      DMAFault(address: DMAAddress(at), access: piece.access, reason: reason)
+    }
     guard at <= .max - (left - 1) else { throw fault(.unmapped) }
     var found: [(UInt64, Int)] = []
     while true {
       let page = at >> 12
-      guard let entry = choice[Touch(page: page, access: piece.access)] ?? choices(view, page)[0] else { throw fault(.unmapped) }
+      guard let entry = choice[Touch(page: page, access: piece.access)] ?? choices(view, page)[0] else {
+        throw fault(.unmapped)
+      }
       guard entry.permissions.allows(piece.access) else { throw fault(.permission) }
       let guest = entry.page << 12 | at & 4095
       guard region(guest) != nil else { throw fault(.unmapped) }
@@ -98,8 +108,8 @@ struct NaiveModel {
     }
   }
 
-  /// What a request does, if each page leads where `choice` says: everything is read before anything is written, and a fault
-  /// anywhere leaves memory alone.
+  /// What a request does, if each page leads where `choice` says: everything is read before anything is written, and a
+  /// fault anywhere leaves memory alone.
   func outcome(of pieces: [Piece], _ view: View, key: UInt64, _ choice: [Touch: Entry?]) -> Outcome {
     var read: [UInt8] = []
     var targets: [(guest: UInt64, count: Int)] = []
@@ -130,7 +140,9 @@ struct NaiveModel {
         let touch = Touch(page: page, access: piece.access)
         let choices = choices(view, page)
         if choices.count > 1, !found.contains(touch) { found.append(touch) }
-        let mayPass = choices.contains { $0.map { $0.permissions.allows(piece.access) && region($0.page << 12) != nil } ?? false }
+        let mayPass = choices.contains {
+          $0.map { $0.permissions.allows(piece.access) && region($0.page << 12) != nil } ?? false
+        }
         if !mayPass { return found }
         if page == last { break }
         page += 1

@@ -2,7 +2,8 @@ import DMA
 import VirtioTestKit
 
 extension Machine {
-  /// An address for a piece of a request, and how far it may go: mostly one that leads somewhere, at or across the end of a page.
+  /// An address for a piece of a request, and how far it may go: mostly one that leads somewhere, at or across the end
+  /// of a page.
   private func address(_ view: NaiveModel.View, _ random: inout SeededGenerator) -> UInt64 {
     let pages: [UInt64]
     switch view {
@@ -12,7 +13,10 @@ extension Machine {
       pages = Array(unit.window) + (kind == .vtd ? (0..<24).map { VTdModelUnit.large + $0 } : [])
     }
     let page = pages.randomElement(using: &random) ?? 0
-    return page << 12 + UInt64(random.chance(1, in: 3) ? Int.random(in: 4080..<4096, using: &random) : Int.random(in: 0..<4096, using: &random))
+    return page << 12
+      + UInt64(
+        random.chance(1, in: 3) ? Int.random(in: 4080..<4096, using: &random) : Int.random(in: 0..<4096, using: &random)
+      )
   }
 
   /// A chain's pieces, those that are read first. Some are empty, some lead nowhere, some too far.
@@ -39,7 +43,8 @@ extension Machine {
         default: at = 0xe000_0000 + UInt64.random(in: 0..<0x1_0000, using: &random)
         }
       }
-      pieces.append(NaiveModel.Piece(address: DMAAddress(at), length: UInt32(length), access: i < readable ? .read : .write))
+      pieces.append(
+        NaiveModel.Piece(address: DMAAddress(at), length: UInt32(length), access: i < readable ? .read : .write))
     }
     return pieces
   }

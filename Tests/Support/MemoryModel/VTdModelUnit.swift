@@ -2,7 +2,8 @@ import DMA
 import IOMMUs
 import VirtioTestKit
 
-/// VT-d, with tables written bit by bit as its specification draws them. What they say is remembered until it is invalidated.
+/// VT-d, with tables written bit by bit as its specification draws them. What they say is remembered until it is
+/// invalidated.
 final class VTdModelUnit: ModelUnit {
   private let unit: VTdUnit
   private let world: World
@@ -97,7 +98,9 @@ final class VTdModelUnit: ModelUnit {
 
   // MARK: Invalidation
 
-  func invalidate(_ table: Int, _ pages: ClosedRange<UInt64>, _ random: inout SeededGenerator) -> [(table: Int, pages: ClosedRange<UInt64>)] {
+  func invalidate(
+    _ table: Int, _ pages: ClosedRange<UInt64>, _ random: inout SeededGenerator
+  ) -> [(table: Int, pages: ClosedRange<UInt64>)] {
     let kind = UInt64.random(in: 1...3, using: &random)
     var concerned = pages
     var order: UInt64 = 0
@@ -139,13 +142,17 @@ final class VTdModelUnit: ModelUnit {
     for i in 0...Int(capability >> 40 & 255) {
       let high = unit.read(at: first + 16 * i + 8, width: 8)
       guard high >> 63 == 1 else { continue }
-      records.append((unit.read(at: first + 16 * i, width: 8) >> 12, high & 0xFFFF, high >> 62 & 1 == 1, high >> 32 & 255))
+      records.append(
+        (unit.read(at: first + 16 * i, width: 8) >> 12, high & 0xFFFF, high >> 62 & 1 == 1, high >> 32 & 255))
       unit.write(1 << 31, at: first + 16 * i + 12, width: 4)
     }
-    guard let fault else { return records.isEmpty ? nil : "recorded were \(records), where it should have been nothing" }
+    guard let fault else {
+      return records.isEmpty ? nil : "recorded were \(records), where it should have been nothing"
+    }
     let isBeyond = fault.address.rawValue >> UInt64(12 + 9 * levels) != 0
     let reason: UInt64 = isBeyond ? 4 : fault.access == .write ? 5 : 6
-    if records.count == 1, let record = records.first, record.page == fault.address.rawValue >> 12, record.source == UInt64(requester.rawValue),
+    if records.count == 1, let record = records.first, record.page == fault.address.rawValue >> 12,
+      record.source == UInt64(requester.rawValue),
       record.isRead == (fault.access == .read), record.reason == reason
     {
       return nil

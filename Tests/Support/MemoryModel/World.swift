@@ -49,7 +49,8 @@ final class World {
     _ = mapping.copy(bytes.span, to: 0)
     try memory.add(
       MemoryRegion(
-        guestAddress: GuestAddress(start), frontendAddress: FrontendAddress(start), byteCount: UInt64(bytes.count), mapping: mapping))
+        guestAddress: GuestAddress(start), frontendAddress: FrontendAddress(start), byteCount: UInt64(bytes.count),
+        mapping: mapping))
     model.regions.append((start, bytes))
   }
 
@@ -57,7 +58,8 @@ final class World {
   func toggleHotRegion(_ random: inout SeededGenerator) throws {
     isHotThere.toggle()
     if isHotThere { return try add(hot, Self.noise(Self.hotBytes, &random)) }
-    try memory.remove(guestAddress: GuestAddress(hot), frontendAddress: FrontendAddress(hot), byteCount: UInt64(Self.hotBytes))
+    try memory.remove(
+      guestAddress: GuestAddress(hot), frontendAddress: FrontendAddress(hot), byteCount: UInt64(Self.hotBytes))
     model.regions.removeAll { $0.start == hot }
   }
 
@@ -92,16 +94,21 @@ final class World {
   /// The first byte that differs from the model's, or nil.
   ///
   /// - Parameter ignored: what devices may be writing now, and is not looked at.
-  func difference(from model: NaiveModel, ignoring ignored: [Range<UInt64>]) -> (guest: UInt64, real: UInt8, model: UInt8)? {
+  func difference(
+    from model: NaiveModel, ignoring ignored: [Range<UInt64>]
+  ) -> (guest: UInt64, real: UInt8, model: UInt8)? {
     for region in model.regions {
       var real = real(region.start, region.bytes.count)
-      for range in ignored where range.lowerBound >= region.start && range.upperBound <= region.start + UInt64(real.count) {
+      for range in ignored
+      where range.lowerBound >= region.start && range.upperBound <= region.start + UInt64(real.count) {
         let part = Int(range.lowerBound - region.start)..<Int(range.upperBound - region.start)
         real.replaceSubrange(part, with: region.bytes[part])
       }
       // Compared in one piece: byte by byte only once it is known that there is something to find.
       if Data(real) == Data(region.bytes) { continue }
-      for i in real.indices where real[i] != region.bytes[i] { return (region.start + UInt64(i), real[i], region.bytes[i]) }
+      for i in real.indices where real[i] != region.bytes[i] {
+        return (region.start + UInt64(i), real[i], region.bytes[i])
+      }
     }
     return nil
   }

@@ -1,5 +1,6 @@
-/// Guest memory as one device is told about it: the test allocates here, and gets addresses for the device.
-/// With a table every page is mapped for itself, so adjacent addresses are never adjacent memory; without one an address is guest-physical.
+/// Guest memory as one device is told about it: the test allocates here, and gets addresses for the device. With a
+/// table every page is mapped for itself, so adjacent addresses are never adjacent memory; without one an address is
+/// guest-physical.
 public final class DeviceMemory {
   public let qemu: QEMU
   /// The domain's table; nil without an IOMMU in front of the device.
@@ -16,7 +17,8 @@ public final class DeviceMemory {
 
   /// Page-aligned memory for the device, zeroed; `access` is all the table will allow.
   /// - `scattered`: off, the pages behind it are adjacent in guest memory too.
-  public func allocate(_ count: Int, _ access: PageAccess = .both, scattered: Bool = true) throws(QTestError) -> UInt64 {
+  public func allocate(_ count: Int, _ access: PageAccess = .both, scattered: Bool = true) throws(QTestError) -> UInt64
+  {
     let pages = (count + 4095) / 4096
     guard table != nil else {
       let first = try qemu.frames.take(pages)
@@ -45,7 +47,8 @@ public final class DeviceMemory {
     try table.map(pages, access)
   }
 
-  /// Takes pages away from the device. Nothing is invalidated. What is in them stays readable through `frame(of:)` taken before.
+  /// Takes pages away from the device. Nothing is invalidated. What is in them stays readable through `frame(of:)`
+  /// taken before.
   public func unmap(_ address: UInt64, pages: Int = 1) throws(QTestError) {
     guard let table else { throw .missing("a table to unmap from") }
     let addresses = (0..<pages).map { address + UInt64($0) * 4096 }
@@ -77,7 +80,9 @@ public final class DeviceMemory {
   }
 
   /// Writes an integer in one access.
-  public func store<T: FixedWidthInteger>(_ address: UInt64, _ value: T) throws(QTestError) { try qemu.store(frame(of: address), value) }
+  public func store<T: FixedWidthInteger>(_ address: UInt64, _ value: T) throws(QTestError) {
+    try qemu.store(frame(of: address), value)
+  }
 
   /// Reads an integer in one access.
   public func load<T: FixedWidthInteger>(_ address: UInt64, as type: T.Type = T.self) throws(QTestError) -> T {

@@ -16,7 +16,9 @@ public enum DiskBackend: String, CaseIterable, Sendable {
   /// Where the `sluice` command is: `SLUICE_BIN`, or beside the tests' own bundle.
   public static let sluicePath: String? = {
     if let named = ProcessInfo.processInfo.environment["SLUICE_BIN"] { return named }
-    let beside = URL(fileURLWithPath: CommandLine.arguments[0]).deletingLastPathComponent().appendingPathComponent("sluice").path
+    let beside = URL(fileURLWithPath: CommandLine.arguments[0]).deletingLastPathComponent().appendingPathComponent(
+      "sluice"
+    ).path
     return FileManager.default.isExecutableFile(atPath: beside) ? beside : nil
   }()
 
@@ -40,7 +42,8 @@ public final class DiskServer {
   /// Starts it and waits until its socket is there.
   /// - `arguments`: further ones, in the back-end's own words.
   public init(
-    _ backend: DiskBackend, image: DiskImage, in scratch: Scratch, queues: Int = 1, readOnly: Bool = false, arguments: [String] = [],
+    _ backend: DiskBackend, image: DiskImage, in scratch: Scratch, queues: Int = 1, readOnly: Bool = false,
+    arguments: [String] = [],
     lifetime: Double = 60
   ) throws(QTestError) {
     let socket = scratch.file("s\(UInt16.random(in: 0...UInt16.max))")
@@ -59,7 +62,8 @@ public final class DiskServer {
       guard let path = DiskBackend.sluicePath else { throw .missing(DiskBackend.sluiceAbsence) }
       program = try Program(
         path,
-        ["serve", "blk", "--socket-path", socket, "--blk-file", image.path, "--num-queues", "\(queues)"] + (readOnly ? ["--read-only"] : [])
+        ["serve", "blk", "--socket-path", socket, "--blk-file", image.path, "--num-queues", "\(queues)"]
+          + (readOnly ? ["--read-only"] : [])
           + arguments, in: scratch, lifetime: lifetime)
     }
     try waitForSocket()
@@ -67,7 +71,9 @@ public final class DiskServer {
 
   /// Starts a back-end of another kind and waits until its socket is there.
   /// - `arguments`: what its command line is, given the socket.
-  public init(_ path: String, in scratch: Scratch, lifetime: Double = 60, arguments: (String) -> [String]) throws(QTestError) {
+  public init(
+    _ path: String, in scratch: Scratch, lifetime: Double = 60, arguments: (String) -> [String]
+  ) throws(QTestError) {
     socket = scratch.file("s\(UInt16.random(in: 0...UInt16.max))")
     program = try Program(path, arguments(socket), in: scratch, lifetime: lifetime)
     try waitForSocket()

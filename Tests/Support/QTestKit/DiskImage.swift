@@ -32,5 +32,7 @@ public struct DiskImage {
   }
 
   /// What the file holds now, seen from outside.
-  public func read(_ sector: Int, count: Int) throws(QTestError) -> [UInt8] { try Scratch.read(path, at: sector * 512, count: count) }
+  public func read(_ sector: Int, count: Int) throws(QTestError) -> [UInt8] {
+    try Scratch.read(path, at: sector * 512, count: count)
+  }
 }

@@ -47,7 +47,10 @@ public final class DiskMachine {
   /// - `queuedInvalidation`: off, only the registers invalidate; QEMU wants one or the other.
   /// - `monitored`: with a monitor, for `replug(_:)`.
   /// - `addressBits`: 39 or 48 bits of device address, or nil for a machine without an IOMMU.
-  public init(_ options: [DiskOptions], addressBits: Int? = 48, memory: Int = 64, queuedInvalidation: Bool = true, monitored: Bool = false, lifetime: Double = 60) throws(QTestError) {
+  public init(
+    _ options: [DiskOptions], addressBits: Int? = 48, memory: Int = 64, queuedInvalidation: Bool = true,
+    monitored: Bool = false, lifetime: Double = 60
+  ) throws(QTestError) {
     scratch = try Scratch()
     var arguments: [String] = []
     var words: [String] = []
@@ -56,13 +59,18 @@ public final class DiskMachine {
     if let addressBits { arguments += ["-device", "intel-iommu,intremap=off,device-iotlb=on,aw-bits=\(addressBits)"] }
     var parts: [(image: DiskImage, server: DiskServer?)] = []
     for (index, disk) in options.enumerated() {
-      let image = if let running = disk.running { running.image } else { try DiskImage(in: scratch, sectors: disk.sectors, name: "disk\(index)", seed: disk.seed) }
+      let image =
+        if let running = disk.running { running.image } else {
+          try DiskImage(in: scratch, sectors: disk.sectors, name: "disk\(index)", seed: disk.seed)
+        }
       var properties =
         "id=disk\(index),bus=rp\(index),disable-legacy=on,iommu_platform=\(disk.platform ? "on" : "off"),ats=\(disk.ats ? "on" : "off")"
         + ",packed=\(disk.packed ? "on" : "off"),queue-size=\(disk.queueSize),num-queues=\(disk.queues)"
       arguments += ["-device", "pcie-root-port,id=rp\(index),chassis=\(index + 1),slot=\(index + 1),addr=\(4 + index)"]
       if disk.backend == .qemu {
-        arguments += ["-blockdev", "driver=file,node-name=d\(index),filename=\(image.path)\(disk.readOnly ? ",read-only=on" : "")"]
+        arguments += [
+          "-blockdev", "driver=file,node-name=d\(index),filename=\(image.path)\(disk.readOnly ? ",read-only=on" : "")",
+        ]
         properties = "virtio-blk-pci,drive=d\(index),\(properties)"
         parts.append((image, nil))
       } else {
@@ -71,7 +79,8 @@ public final class DiskMachine {
           server = running.server
         } else {
           server = try DiskServer(
-            disk.backend, image: image, in: scratch, queues: disk.queues, readOnly: disk.readOnly, arguments: disk.serverArguments, lifetime: lifetime)
+            disk.backend, image: image, in: scratch, queues: disk.queues, readOnly: disk.readOnly,
+            arguments: disk.serverArguments, lifetime: lifetime)
         }
         arguments += ["-chardev", "socket,id=c\(index),path=\(server.socket)"]
         properties = "vhost-user-blk-pci,chardev=c\(index),\(properties)"
@@ -108,8 +117,8 @@ public final class DiskMachine {
     return DeviceMemory(qemu, table, top: top)
   }
 
-  /// Pulls a disk out of its port, with the driver's consent, and puts another one in on the same socket, which its back-end did not
-  /// see closed. Needs a machine with a monitor.
+  /// Pulls a disk out of its port, with the driver's consent, and puts another one in on the same socket, which its
+  /// back-end did not see closed. Needs a machine with a monitor.
   public func replug(_ index: Int) throws(QTestError) {
     let old = disks[index]
     guard old.server != nil else { throw .missing("a disk on a socket") }
@@ -136,7 +145,8 @@ public final class DiskMachine {
     let address = old.function.address
     try pci.reopen(address)
     let hasATS = try pci.enableATS(address)
-    disks[index] = Disk(function: try VirtioFunction(pci, address), image: old.image, server: old.server, hasATS: hasATS)
+    disks[index] = Disk(
+      function: try VirtioFunction(pci, address), image: old.image, server: old.server, hasATS: hasATS)
   }
 
   private static func json(_ word: String) -> String {

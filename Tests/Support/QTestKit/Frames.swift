@@ -30,7 +30,9 @@ public final class Frames {
       }
       random = random &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
       let index = Int((random >> 33) % UInt64(scattered.count))
-      if let last = pages.last, scattered[index] == last + Self.size || scattered[index] + Self.size == last { continue }
+      if let last = pages.last, scattered[index] == last + Self.size || scattered[index] + Self.size == last {
+        continue
+      }
       scattered.swapAt(index, scattered.count - 1)
       pages.append(scattered.removeLast())
     }

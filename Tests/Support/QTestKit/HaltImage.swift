@@ -1,6 +1,7 @@
 import Foundation
 
-/// A firmware image that does nothing: the processor halts with interrupts off at its first instruction, and the test has the machine to itself.
+/// A firmware image that does nothing: the processor halts with interrupts off at its first instruction, and the test
+/// has the machine to itself.
 enum HaltImage {
   /// 64 KiB, the smallest size QEMU takes; the reset vector is 16 bytes below the end.
   static var bytes: [UInt8] {

@@ -1,4 +1,5 @@
-/// VT-d's invalidation queue in guest memory: 128-bit descriptors, a tail register, and a wait descriptor behind every request.
+/// VT-d's invalidation queue in guest memory: 128-bit descriptors, a tail register, and a wait descriptor behind every
+/// request.
 final class InvalidationQueue {
   private let qemu: QEMU
   private let page: UInt64
@@ -49,9 +50,12 @@ final class InvalidationQueue {
     try submit()
   }
 
-  /// Writes descriptors, and behind them a wait descriptor that writes a serial number to memory. VT-d does not look at them yet.
+  /// Writes descriptors, and behind them a wait descriptor that writes a serial number to memory. VT-d does not look at
+  /// them yet.
   private func prepare(_ descriptors: [(low: UInt64, high: UInt64)]) throws(QTestError) {
-    guard !isPrepared, descriptors.count < Int(Self.slots) - 1 else { throw .missing("room for \(descriptors.count) invalidations") }
+    guard !isPrepared, descriptors.count < Int(Self.slots) - 1 else {
+      throw .missing("room for \(descriptors.count) invalidations")
+    }
     isPrepared = true
     serial &+= 1
     let wait: UInt64 = 5 | 1 << 5 | UInt64(serial) << 32

@@ -49,7 +49,10 @@ public final class LiteralPackedRing: LiteralRing {
       try memory.write(descriptor.bytes, at: place)
       if index == 0 { firstFlags = flags } else { try memory.store(place + 14, flags) }
       next += 1
-      if next == size { next = 0; wrap.toggle() }
+      if next == size {
+        next = 0
+        wrap.toggle()
+      }
     }
     try memory.store(areas.descriptor + 16 * UInt64(first) + 14, firstFlags)
     added += UInt16(descriptors.count)
@@ -57,7 +60,9 @@ public final class LiteralPackedRing: LiteralRing {
     return id
   }
 
-  private func body(_ piece: Piece, id: UInt16) -> [UInt8] { littleEndian(piece.address) + littleEndian(piece.count) + littleEndian(id) }
+  private func body(_ piece: Piece, id: UInt16) -> [UInt8] {
+    littleEndian(piece.address) + littleEndian(piece.count) + littleEndian(id)
+  }
 
   public func takeUsed() throws(QTestError) -> Used? {
     let place = areas.descriptor + 16 * UInt64(usedNext)
@@ -70,12 +75,18 @@ public final class LiteralPackedRing: LiteralRing {
     }
     freeIDs.append(id)
     usedNext += count
-    if usedNext >= size { usedNext -= size; usedWrap.toggle() }
+    if usedNext >= size {
+      usedNext -= size
+      usedWrap.toggle()
+    }
     return Used(id: id, written: integer(entry[8..<12], as: UInt32.self), isMarkedWritten: flags & 2 != 0)
   }
 
   public func needsNotification() throws(QTestError) -> Bool {
-    defer { notifiedNext = next; added = 0 }
+    defer {
+      notifiedNext = next
+      added = 0
+    }
     guard added > 0 else { return false }
     let area = try memory.load(areas.device, as: UInt32.self)
     switch area >> 16 & 3 {

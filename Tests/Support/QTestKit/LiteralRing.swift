@@ -19,11 +19,13 @@ public struct Used: Hashable, Sendable {
   public var id: UInt16
   /// Bytes the device says it wrote.
   public var written: UInt32
-  /// Whether the device marked it as written to (packed ring: the WRITE flag; QEMU never sets it). Split rings have no such mark.
+  /// Whether the device marked it as written to (packed ring: the WRITE flag; QEMU never sets it). Split rings have no
+  /// such mark.
   public var isMarkedWritten: Bool?
 }
 
-/// The driver's side of a virtqueue, written literally into guest memory. An independent reading of the specification: shares no code with the project.
+/// The driver's side of a virtqueue, written literally into guest memory. An independent reading of the specification:
+/// shares no code with the project.
 public protocol LiteralRing: AnyObject {
   /// Entries.
   var size: UInt16 { get }

@@ -10,8 +10,11 @@ public final class LiteralSplitRing: LiteralRing {
   private var notified: UInt16 = 0
   private var usedSeen: UInt16 = 0
 
-  /// Allocates the three areas with only the permissions the device needs: it reads the first two and writes the third (R053, R054).
-  public init(_ memory: DeviceMemory, size: UInt16, eventIndex: Bool, usedAccess: PageAccess = .both, usedOffset: Int = 0) throws(QTestError) {
+  /// Allocates the three areas with only the permissions the device needs: it reads the first two and writes the third
+  /// (R053, R054).
+  public init(
+    _ memory: DeviceMemory, size: UInt16, eventIndex: Bool, usedAccess: PageAccess = .both, usedOffset: Int = 0
+  ) throws(QTestError) {
     self.memory = memory
     self.size = size
     self.eventIndex = eventIndex
@@ -35,10 +38,14 @@ public final class LiteralSplitRing: LiteralRing {
       }
       try memory.write(table, at: indirect)
       let flags: UInt16 = 4
-      try memory.write(littleEndian(indirect) + littleEndian(UInt32(table.count)) + littleEndian(flags) + [0, 0], at: areas.descriptor + 16 * UInt64(slot))
+      try memory.write(
+        littleEndian(indirect) + littleEndian(UInt32(table.count)) + littleEndian(flags) + [0, 0],
+        at: areas.descriptor + 16 * UInt64(slot))
       chains[head] = [slot]
     } else {
-      guard chain.count <= freeList.count, !chain.isEmpty else { throw .missing("\(chain.count) free descriptors of \(freeList.count)") }
+      guard chain.count <= freeList.count, !chain.isEmpty else {
+        throw .missing("\(chain.count) free descriptors of \(freeList.count)")
+      }
       let slots = chain.map { _ in freeList.removeLast() }
       for (index, piece) in chain.enumerated() {
         let next = index + 1 < chain.count ? slots[index + 1] : nil

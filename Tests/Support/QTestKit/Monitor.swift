@@ -19,7 +19,9 @@ public final class Monitor {
 
   /// Opens the pipes of a QEMU that runs, and leaves its negotiation.
   init(_ path: String) throws(QTestError) {
-    guard let input = FileHandle(forWritingAtPath: "\(path).in"), let output = FileHandle(forReadingAtPath: "\(path).out") else {
+    guard let input = FileHandle(forWritingAtPath: "\(path).in"),
+      let output = FileHandle(forReadingAtPath: "\(path).out")
+    else {
       throw .missing("a monitor at \(path)")
     }
     self.input = input

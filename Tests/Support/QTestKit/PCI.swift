@@ -16,7 +16,8 @@ public struct PCIAddress: Hashable, Sendable {
   public var requester: UInt16 { UInt16(bus) << 8 | UInt16(devfn) }
 }
 
-/// What firmware does for PCI, done by the test: configuration space through ports 0xcf8/0xcfc, bus numbers, bridge windows, base addresses.
+/// What firmware does for PCI, done by the test: configuration space through ports 0xcf8/0xcfc, bus numbers, bridge
+/// windows, base addresses.
 public final class PCI {
   let qemu: QEMU
   private var nextBus: UInt8 = 1
@@ -36,7 +37,9 @@ public final class PCI {
   }
 
   /// A read of the first 256 bytes of a function's configuration space.
-  public func read<T: FixedWidthInteger>(_ at: PCIAddress, _ offset: Int, as type: T.Type = T.self) throws(QTestError) -> T {
+  public func read<T: FixedWidthInteger>(
+    _ at: PCIAddress, _ offset: Int, as type: T.Type = T.self
+  ) throws(QTestError) -> T {
     try qemu.portIn(select(at, offset))
   }
 
@@ -67,7 +70,8 @@ public final class PCI {
     return nil
   }
 
-  /// Turns a function's address translation service on, as an operating system does (capability 15). Returns false if it has none.
+  /// Turns a function's address translation service on, as an operating system does (capability 15). Returns false if
+  /// it has none.
   public func enableATS(_ at: PCIAddress) throws(QTestError) -> Bool {
     guard let offset = try extendedCapability(at, id: 0x0f) else { return false }
     try qemu.store(extended(at, offset + 6), UInt16(0x8000))
@@ -88,7 +92,8 @@ public final class PCI {
 
   // MARK: Resources
 
-  /// Gives the bus behind a root port a number and a memory window, and the function behind it its base addresses; memory and bus mastering on.
+  /// Gives the bus behind a root port a number and a memory window, and the function behind it its base addresses;
+  /// memory and bus mastering on.
   /// - Returns: the function's address on its new bus.
   public func openPort(_ port: PCIAddress) throws(QTestError) -> PCIAddress {
     let bus = nextBus
@@ -119,7 +124,8 @@ public final class PCI {
     try assign(function, from: window, below: window + Self.windowSize)
   }
 
-  /// Switches the power of a root port's slot, as an operating system does when it lets go of what is there, and when it takes what was put there.
+  /// Switches the power of a root port's slot, as an operating system does when it lets go of what is there, and when
+  /// it takes what was put there.
   public func setPower(_ port: PCIAddress, _ on: Bool) throws(QTestError) {
     guard let express = try capabilities(port, id: 0x10).first else { throw .missing("a slot at \(port)") }
     // The power controller's bit says off; its indicator is 1 for on and 3 for off.
@@ -132,7 +138,9 @@ public final class PCI {
     guard let capability = try capabilities(at, id: 0x11).first else { throw .missing("MSI-X at \(at)") }
     let place = try read(at, capability + 4, as: UInt32.self)
     let entry = try base(at, Int(place & 7)) + UInt64(place & ~7)
-    for (offset, value) in [(0, UInt32(truncatingIfNeeded: address)), (4, UInt32(truncatingIfNeeded: address >> 32)), (8, data), (12, 0)] as [(UInt64, UInt32)] {
+    for (offset, value) in [
+      (0, UInt32(truncatingIfNeeded: address)), (4, UInt32(truncatingIfNeeded: address >> 32)), (8, data), (12, 0),
+    ] as [(UInt64, UInt32)] {
       try qemu.store(entry + offset, value)
     }
     try write(at, capability + 2, read(at, capability + 2, as: UInt16.self) & ~0x4000 | 0x8000)

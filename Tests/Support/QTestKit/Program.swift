@@ -2,7 +2,8 @@ import Foundation
 import Glibc
 import Synchronization
 
-/// A process the kit started: its error output is kept, and it is killed with its owner or at its deadline, whichever comes first.
+/// A process the kit started: its error output is kept, and it is killed with its owner or at its deadline, whichever
+/// comes first.
 public final class Program {
   /// What it is, for messages.
   public let name: String
@@ -26,7 +27,8 @@ public final class Program {
     signal(SIGPIPE, SIG_IGN)  // a peer that died is an error to report, not a signal to die of
     name = String(path.split(separator: "/").last ?? "program")
     log = scratch.file("\(name)-\(UInt32.random(in: 0...UInt32.max)).err")
-    guard FileManager.default.createFile(atPath: log, contents: nil), let errors = FileHandle(forWritingAtPath: log) else {
+    guard FileManager.default.createFile(atPath: log, contents: nil), let errors = FileHandle(forWritingAtPath: log)
+    else {
       throw .file("cannot create \(log)")
     }
     process.executableURL = URL(fileURLWithPath: path)
@@ -47,7 +49,9 @@ public final class Program {
     }
     try? errors.close()
     let id = process.processIdentifier
-    DispatchQueue.global().asyncAfter(deadline: .now() + lifetime) { life.isOver.withLock { if !$0 { _ = kill(id, SIGKILL) } } }
+    DispatchQueue.global().asyncAfter(deadline: .now() + lifetime) {
+      life.isOver.withLock { if !$0 { _ = kill(id, SIGKILL) } }
+    }
   }
 
   deinit { stop(9) }

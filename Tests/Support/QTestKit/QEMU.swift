@@ -6,7 +6,8 @@ public final class QEMU {
   /// Where `qemu-system-x86_64` is, if it is installed.
   public static let path = Program.find("qemu-system-x86_64")
   /// What a test that needs it prints when it is not there.
-  public static let absence = "qemu-system-x86_64 is missing: install Debian's qemu-system-x86 to run the tests against QEMU's virtio-pci and VT-d"
+  public static let absence =
+    "qemu-system-x86_64 is missing: install Debian's qemu-system-x86 to run the tests against QEMU's virtio-pci and VT-d"
 
   /// Files of this session.
   public let scratch: Scratch
@@ -20,7 +21,9 @@ public final class QEMU {
   /// - `devices`: arguments after the machine's own.
   /// - `lifetime`: seconds after which QEMU is killed.
   /// - `monitored`: with a monitor; one such machine a scratch folder.
-  public init(memory: Int = 64, _ devices: [String], scratch: Scratch, monitored: Bool = false, lifetime: Double = 60) throws(QTestError) {
+  public init(
+    memory: Int = 64, _ devices: [String], scratch: Scratch, monitored: Bool = false, lifetime: Double = 60
+  ) throws(QTestError) {
     guard let path = Self.path else { throw .missing(Self.absence) }
     self.scratch = scratch
     let image = try scratch.write(HaltImage.bytes, to: "halt-\(UInt32.random(in: 0...UInt32.max)).bin")
@@ -57,7 +60,9 @@ public final class QEMU {
   public func memoryPath() throws(QTestError) -> String {
     let folder = "/proc/\(id)/fd"
     for name in (try? FileManager.default.contentsOfDirectory(atPath: folder)) ?? [] {
-      if let file = try? FileManager.default.destinationOfSymbolicLink(atPath: "\(folder)/\(name)"), file.hasPrefix("/memfd:memory-backend-memfd") {
+      if let file = try? FileManager.default.destinationOfSymbolicLink(atPath: "\(folder)/\(name)"),
+        file.hasPrefix("/memfd:memory-backend-memfd")
+      {
         return "\(folder)/\(name)"
       }
     }
@@ -101,7 +106,9 @@ public final class QEMU {
     if count == 0 { return [] }
     let command = "b64read 0x\(String(address, radix: 16)) 0x\(String(count, radix: 16))"
     let answer = try channel.command(command)
-    guard let data = Data(base64Encoded: answer), data.count == count else { throw .refused(command: command, answer: answer) }
+    guard let data = Data(base64Encoded: answer), data.count == count else {
+      throw .refused(command: command, answer: answer)
+    }
     return Array(data)
   }
 
@@ -127,12 +134,15 @@ public final class QEMU {
 
   /// Sets guest memory to one value.
   public func fill(_ address: UInt64, count: Int, with byte: UInt8) throws(QTestError) {
-    try channel.command("memset 0x\(String(address, radix: 16)) 0x\(String(count, radix: 16)) 0x\(String(byte, radix: 16))")
+    try channel.command(
+      "memset 0x\(String(address, radix: 16)) 0x\(String(count, radix: 16)) 0x\(String(byte, radix: 16))")
   }
 
   /// Asks until the answer is yes. Each question is a round trip to QEMU, so nothing sleeps here.
   /// - Throws: `.timedOut` after `seconds`.
-  public func wait(for what: String, seconds: Double = 10, until condition: () throws(QTestError) -> Bool) throws(QTestError) {
+  public func wait(
+    for what: String, seconds: Double = 10, until condition: () throws(QTestError) -> Bool
+  ) throws(QTestError) {
     let end = ContinuousClock.now + .seconds(seconds)
     while try !condition() {
       if ContinuousClock.now > end { throw .timedOut(waitingFor: what) }

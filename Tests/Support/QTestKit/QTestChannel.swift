@@ -41,7 +41,10 @@ final class QTestChannel {
       if let end = received.range(of: Self.newline, in: searched..<received.endIndex) {
         let line = String(decoding: received[..<end.lowerBound], as: UTF8.self)
         received = Data(received[end.upperBound...])
-        if line.hasPrefix("IRQ ") { searched = received.startIndex; continue }  // not an answer
+        if line.hasPrefix("IRQ ") {
+          searched = received.startIndex
+          continue
+        }  // not an answer
         return line
       }
       searched = received.endIndex

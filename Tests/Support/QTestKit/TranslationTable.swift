@@ -49,13 +49,20 @@ public final class TranslationTable {
     try qemu.store(stores)
   }
 
-  private func leafTable(_ address: UInt64, _ stores: inout [(address: UInt64, value: UInt64)]) throws(QTestError) -> UInt64 {
-    guard address < end else { throw .missing("address 0x\(String(address, radix: 16)) in a table of \(levels) levels") }
+  private func leafTable(
+    _ address: UInt64, _ stores: inout [(address: UInt64, value: UInt64)]
+  ) throws(QTestError) -> UInt64 {
+    guard address < end else {
+      throw .missing("address 0x\(String(address, radix: 16)) in a table of \(levels) levels")
+    }
     var table = root
     for level in stride(from: levels, to: 1, by: -1) {
       let shift = UInt64(12 + 9 * (level - 1))
       let key = (address >> shift) << 4 | UInt64(level)
-      if let next = tables[key] { table = next; continue }
+      if let next = tables[key] {
+        table = next
+        continue
+      }
       let next = try qemu.frames.take()
       try qemu.fill(next, count: 4096, with: 0)
       stores.append((table + (address >> shift & 0x1ff) * 8, next | PageAccess.both.rawValue))

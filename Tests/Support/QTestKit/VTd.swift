@@ -38,7 +38,8 @@ public final class VTd {
   // MARK: Turning it on and off
 
   private func command(_ bit: UInt32, _ on: Bool, oneShot: Bool = false) throws(QTestError) {
-    let state = try qemu.load(Self.base + 0x1c, as: UInt32.self) & 0x96ff_ffff  // one-shot bits read back as state, never as a command
+    // One-shot bits read back as state, never as a command.
+    let state = try qemu.load(Self.base + 0x1c, as: UInt32.self) & 0x96ff_ffff
     try qemu.store(Self.base + 0x18, on ? state | 1 << bit : state & ~(1 << bit))
     try qemu.wait(for: "VT-d state bit \(bit)") { () throws(QTestError) in
       try (qemu.load(Self.base + 0x1c, as: UInt32.self) & 1 << bit != 0) == (on || oneShot)
@@ -74,7 +75,8 @@ public final class VTd {
   /// - `deviceTLB`: whether it may use ATS, and so gets device-TLB invalidations.
   public func attach(_ requester: UInt16, to table: TranslationTable, deviceTLB: Bool) throws(QTestError) {
     let type: UInt64 = deviceTLB ? 1 : 0
-    try setContext(requester, low: table.root | type << 2 | 1, high: UInt64(table.levels - 2) | UInt64(table.domain) << 8)
+    try setContext(
+      requester, low: table.root | type << 2 | 1, high: UInt64(table.levels - 2) | UInt64(table.domain) << 8)
   }
 
   /// Lets a requester's addresses mean themselves.
@@ -131,7 +133,8 @@ public final class VTd {
     }
   }
 
-  /// Writes invalidations into the queue, up to 254. VT-d does not look at them before ``submit()``: for who measures what they take.
+  /// Writes invalidations into the queue, up to 254. VT-d does not look at them before ``submit()``: for who measures
+  /// what they take.
   public func prepare(_ many: [Invalidation]) throws(QTestError) {
     guard let queue else { throw .missing("an invalidation queue") }
     try queue.prepare(many)
@@ -142,14 +145,18 @@ public final class VTd {
 
   private func immediate(_ registers: UInt64, _ command: UInt64) throws(QTestError) {
     try qemu.store(registers + 8, 1 << 63 | command)
-    try qemu.wait(for: "the IOTLB register") { () throws(QTestError) in try qemu.load(registers + 8, as: UInt64.self) >> 63 == 0 }
+    try qemu.wait(for: "the IOTLB register") { () throws(QTestError) in
+      try qemu.load(registers + 8, as: UInt64.self) >> 63 == 0
+    }
   }
 
   /// Makes VT-d forget every context entry it read.
   public func invalidateContexts() throws(QTestError) {
     if let queue { return try queue.submitContextFlush() }
     try qemu.store(Self.base + 0x28, 1 << 63 | 1 << 61 as UInt64)
-    try qemu.wait(for: "the context register") { () throws(QTestError) in try qemu.load(Self.base + 0x28, as: UInt64.self) >> 63 == 0 }
+    try qemu.wait(for: "the context register") { () throws(QTestError) in
+      try qemu.load(Self.base + 0x28, as: UInt64.self) >> 63 == 0
+    }
   }
 
   // MARK: Faults

@@ -1,4 +1,5 @@
-/// A modern virtio device as a PCI function, register by register (§4.1.4). Nothing here is shared with the project's own sources.
+/// A modern virtio device as a PCI function, register by register (§4.1.4). Nothing here is shared with the project's
+/// own sources.
 public final class VirtioFunction {
   /// Bits of the device status (§2.1).
   public enum Status {
@@ -25,7 +26,9 @@ public final class VirtioFunction {
     self.pci = pci
     self.address = address
     qemu = pci.qemu
-    guard try pci.read(address, 0x00, as: UInt16.self) == 0x1af4 else { throw .missing("a virtio function at \(address)") }
+    guard try pci.read(address, 0x00, as: UInt16.self) == 0x1af4 else {
+      throw .missing("a virtio function at \(address)")
+    }
     var found: [UInt8: (base: UInt64, length: Int, capability: Int)] = [:]
     for capability in try pci.capabilities(address, id: 0x09) {
       let type = try pci.read(address, capability + 3, as: UInt8.self)
@@ -126,12 +129,16 @@ public final class VirtioFunction {
 
   /// An integer of the device's configuration space.
   public func configuration<T: FixedWidthInteger>(_ offset: Int, as type: T.Type = T.self) throws(QTestError) -> T {
-    guard offset + T.bitWidth / 8 <= deviceLength else { throw .missing("configuration byte \(offset) of \(deviceLength)") }
+    guard offset + T.bitWidth / 8 <= deviceLength else {
+      throw .missing("configuration byte \(offset) of \(deviceLength)")
+    }
     return try qemu.load(device + UInt64(offset))
   }
 
   /// Writes a byte of the device's configuration space.
-  public func setConfiguration(_ offset: Int, _ value: UInt8) throws(QTestError) { try qemu.store(device + UInt64(offset), value) }
+  public func setConfiguration(_ offset: Int, _ value: UInt8) throws(QTestError) {
+    try qemu.store(device + UInt64(offset), value)
+  }
 }
 
 /// Feature bits by number (§6, §5.2.3).

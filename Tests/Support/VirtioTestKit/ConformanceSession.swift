@@ -2,7 +2,8 @@ import DMA
 import HostIO
 import Virtio
 
-/// One device and one driver at work: posts chains, watches every byte the device was not given, and keeps what is wrong.
+/// One device and one driver at work: posts chains, watches every byte the device was not given, and keeps what is
+/// wrong.
 final class ConformanceSession {
   /// Chains did not come back, or the driver's queue found the device to lie.
   struct RingIsUseless: Error {}
@@ -37,13 +38,17 @@ final class ConformanceSession {
     try harness.start(0, rig.layout)
   }
 
-  private static func harness(_ device: any VirtioDevice, _ meeting: RingCase, _ space: any DMASpace) throws -> DeviceHarness {
+  private static func harness(
+    _ device: any VirtioDevice, _ meeting: RingCase, _ space: any DMASpace
+  ) throws -> DeviceHarness {
     try DeviceHarness(device, features: meeting.features.union(device.features.subtracting(.ring)), in: space)
   }
 
   private static func poller(_ harness: DeviceHarness) throws -> Poller {
     let poller = try Poller()
-    for one in harness.watched { try poller.add(one.descriptor, token: one.token, for: one.reportsChanges ? [.readable, .edge] : .readable) }
+    for one in harness.watched {
+      try poller.add(one.descriptor, token: one.token, for: one.reportsChanges ? [.readable, .edge] : .readable)
+    }
     return poller
   }
 
@@ -181,7 +186,9 @@ final class ConformanceSession {
 
   /// Every chain came back; the memory is free again.
   func forget() {
-    for (n, entry) in posted where entry.used == nil { expect(false, "chain \(n) of \(entry.pieces.count) descriptors did not come back") }
+    for (n, entry) in posted where entry.used == nil {
+      expect(false, "chain \(n) of \(entry.pieces.count) descriptors did not come back")
+    }
     posted = [:]
     next = rig.data
   }

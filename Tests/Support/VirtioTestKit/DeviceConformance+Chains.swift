@@ -10,7 +10,8 @@ extension DeviceConformance {
       var posted: [(Int, Request)] = []
       while session.room(for: 2) > 0, posted.count < 60 {
         let request = requests[posted.count % requests.count]
-        posted.append((try session.post(session.readable([request.readable]) + session.writable([request.writable])), request))
+        posted.append(
+          (try session.post(session.readable([request.readable]) + session.writable([request.writable])), request))
       }
       try session.serve()
       for (i, (n, request)) in posted.enumerated() {
@@ -28,7 +29,8 @@ extension DeviceConformance {
         let room = Self.cut([UInt8](repeating: 0, count: request.writable), writable).map(\.count)
         let n = try session.post(session.readable(parts) + session.writable(room))
         try session.serve()
-        session.expect(session.isAnswered(n, request), "request \(i) cut at \(readable) and \(writable) is not answered")
+        session.expect(
+          session.isAnswered(n, request), "request \(i) cut at \(readable) and \(writable) is not answered")
         session.forget()
       }
       // Every place a cut can be where layouts have their fields, and at the end, where a status is.
@@ -38,8 +40,12 @@ extension DeviceConformance {
       try serve(Array(1..<min(17, max(2, request.readable.count))), Array(1..<min(17, max(2, request.writable))))
       for _ in 0..<12 {
         try serve(
-          (0..<Int.random(in: 0...8, using: &random)).map { _ in Int.random(in: 0...max(1, request.readable.count), using: &random) },
-          (0..<Int.random(in: 0...8, using: &random)).map { _ in Int.random(in: 0...max(1, request.writable), using: &random) })
+          (0..<Int.random(in: 0...8, using: &random)).map { _ in
+            Int.random(in: 0...max(1, request.readable.count), using: &random)
+          },
+          (0..<Int.random(in: 0...8, using: &random)).map { _ in
+            Int.random(in: 0...max(1, request.writable), using: &random)
+          })
       }
     }
   }
@@ -57,9 +63,11 @@ extension DeviceConformance {
       let room = LiteralDescriptor(address, 0, writable: true)
       for request in requests {
         let n = try session.post(
-          [empty] + session.readable([request.readable]) + [empty, empty, room] + session.writable([request.writable]) + [room])
+          [empty] + session.readable([request.readable]) + [empty, empty, room] + session.writable([request.writable])
+            + [room])
         try session.serve()
-        session.expect(session.isAnswered(n, request), "a request between descriptors of no bytes at \(address) is not answered")
+        session.expect(
+          session.isAnswered(n, request), "a request between descriptors of no bytes at \(address) is not answered")
         session.forget()
       }
       for chain in [[empty], [room], [empty, room], [empty, empty, room, room]] {
@@ -69,7 +77,9 @@ extension DeviceConformance {
           try expectStopped(session, by: n, "a chain of \(chain.count) descriptors of no bytes")
           continue
         }
-        session.expect(session.used(n) == 0, "\(session.used(n).map { "\($0)" } ?? "no") bytes written into \(chain.count) descriptors of none")
+        session.expect(
+          session.used(n) == 0,
+          "\(session.used(n).map { "\($0)" } ?? "no") bytes written into \(chain.count) descriptors of none")
         session.forget()
       }
     }
@@ -79,11 +89,16 @@ extension DeviceConformance {
 
   func short(_ session: ConformanceSession) throws {
     for request in requests {
-      let readables = Set([0, 1, request.readable.count - 1, request.readable.count] + Array(0..<min(24, request.readable.count)))
+      let readables = Set(
+        [0, 1, request.readable.count - 1, request.readable.count] + Array(0..<min(24, request.readable.count)))
       let writables = Set([0, 1, 2, request.writable - 2, request.writable - 1, request.writable])
       for count in readables.sorted() where count >= 0 {
         for room in writables.sorted() where room >= 0 && room <= request.writable {
-          if count > request.readable.count || count + room == 0 || count + room == request.readable.count + request.writable { continue }
+          if count > request.readable.count || count + room == 0
+            || count + room == request.readable.count + request.writable
+          {
+            continue
+          }
           try comesBack(session, session.readable([Array(request.readable.prefix(count))]) + session.writable([room]))
         }
       }

@@ -14,7 +14,9 @@ extension DeviceConformance {
     expect(foreign.isEmpty, "reserved bits \(foreign) are offered")
     expect(!device.maxQueueSizes.isEmpty, "it has no queue")
     expect(device.maxQueueSizes.allSatisfy { (1...32768).contains($0) }, "queue sizes \(device.maxQueueSizes)")
-    expect(device.queueGroups.flatMap { Array($0) } == Array(device.maxQueueSizes.indices), "groups \(device.queueGroups) of \(device.maxQueueSizes.count) queues")
+    expect(
+      device.queueGroups.flatMap { Array($0) } == Array(device.maxQueueSizes.indices),
+      "groups \(device.queueGroups) of \(device.maxQueueSizes.count) queues")
     // A driver may take next to nothing.
     for group in device.queueGroups { _ = try device.makeHandler(for: group, features: .version1) }
     return violations
@@ -36,9 +38,12 @@ extension DeviceConformance {
       for offset in 0...size + 20 {
         for count in 0...size + 20 where violations.count < 10 {
           let end = min(padded.count, offset + count)
-          let expected = Array(padded[min(offset, end)..<end]) + [UInt8](repeating: 0, count: offset + count - max(end, offset))
+          let expected =
+            Array(padded[min(offset, end)..<end]) + [UInt8](repeating: 0, count: offset + count - max(end, offset))
           let got = read(offset, count)
-          if got != expected { violations.append("\(count) bytes at \(offset) \(when) read as \(got), not \(expected)") }
+          if got != expected {
+            violations.append("\(count) bytes at \(offset) \(when) read as \(got), not \(expected)")
+          }
         }
       }
       for offset in [size, 4096, 1 << 31, Int.max - 4, Int.max] where read(offset, 4) != [0, 0, 0, 0] {

@@ -5,7 +5,9 @@ import Virtio
 extension DeviceConformance {
   func fault(_ session: ConformanceSession) throws {
     for request in requests {
-      let half = [request.readable.prefix(request.readable.count / 2), request.readable.suffix(from: request.readable.count / 2)].map { Array($0) }
+      let half = [
+        request.readable.prefix(request.readable.count / 2), request.readable.suffix(from: request.readable.count / 2),
+      ].map { Array($0) }
       let room = [request.writable / 2, request.writable - request.writable / 2]
       let count = (session.readable(half) + session.writable(room)).count
       session.forget()
@@ -35,13 +37,17 @@ extension DeviceConformance {
     }
   }
 
-  private func remap(_ session: ConformanceSession, _ paged: PagedSpace, _ page: DMAAddress, _ permissions: DMAPermissions) {
+  private func remap(
+    _ session: ConformanceSession, _ paged: PagedSpace, _ page: DMAAddress, _ permissions: DMAPermissions
+  ) {
     paged.map(page, byteCount: 4096, to: session.rig.literal.guestAddress(page), permissions)
     paged.fence.drain()
   }
 
   /// Posts a chain with a page taken away between a good one before and a good one after it.
-  private func faults(_ session: ConformanceSession, _ pieces: [LiteralDescriptor], at address: DMAAddress, _ spoil: () -> Void) throws {
+  private func faults(
+    _ session: ConformanceSession, _ pieces: [LiteralDescriptor], at address: DMAAddress, _ spoil: () -> Void
+  ) throws {
     let request = requests[0]
     let before = try session.post(session.readable([request.readable]) + session.writable([request.writable]))
     spoil()
@@ -55,8 +61,11 @@ extension DeviceConformance {
     if endsInStatus, end == nil || end == address.rawValue >> 12 {
       return try expectStopped(session, by: n, "a request whose status cannot be reached")
     }
-    session.expect(session.isAnswered(before, request) && session.isAnswered(after, request), "a neighbour of a request that faults is not answered")
-    session.expect(session.used(n) == 0, "a request that faults is used with \(session.used(n).map { "\($0)" } ?? "nothing")")
+    session.expect(
+      session.isAnswered(before, request) && session.isAnswered(after, request),
+      "a neighbour of a request that faults is not answered")
+    session.expect(
+      session.used(n) == 0, "a request that faults is used with \(session.used(n).map { "\($0)" } ?? "nothing")")
     // Only the last byte, where a status may be, is written of such a chain.
     let bytes = session.bytes(n)
     session.expect(bytes.dropLast().allSatisfy { $0 == 0xee }, "bytes of a request that faults were written")
@@ -85,7 +94,9 @@ extension DeviceConformance {
     // Physical addresses never wait.
     guard let paged = session.rig.paged else { return }
     for request in requests {
-      let half = [request.readable.prefix(request.readable.count / 2), request.readable.suffix(from: request.readable.count / 2)].map { Array($0) }
+      let half = [
+        request.readable.prefix(request.readable.count / 2), request.readable.suffix(from: request.readable.count / 2),
+      ].map { Array($0) }
       let room = [request.writable / 2, request.writable - request.writable / 2]
       let pieces = session.readable(half) + session.writable(room)
       for piece in pieces {
@@ -97,7 +108,8 @@ extension DeviceConformance {
         session.expect(session.harness.isPending(0), "nobody waits for the page at \(piece.address)")
         session.reap()
         session.expect(session.used(n) == nil, "a chain is used before its memory is there")
-        session.expect(!session.bytes(n).contains { $0 != 0xee }, "a chain is written before all of its memory is there")
+        session.expect(
+          !session.bytes(n).contains { $0 != 0xee }, "a chain is written before all of its memory is there")
         paged.answer(piece.address)
         session.kick()
         try session.settle()
@@ -135,7 +147,8 @@ extension DeviceConformance {
       var posted: [(Int, Request)] = []
       while session.room(for: 2) > 0, posted.count < 60 {
         let request = requests[posted.count % requests.count]
-        posted.append((try session.post(session.readable([request.readable]) + session.writable([request.writable])), request))
+        posted.append(
+          (try session.post(session.readable([request.readable]) + session.writable([request.writable])), request))
       }
       session.publish()
       // The first lap resets before the device has looked.
@@ -163,7 +176,8 @@ extension DeviceConformance {
       var posted: [(Int, Request)] = []
       for i in 0..<min(session.room(for: 2), 20) {
         let request = requests[i % requests.count]
-        posted.append((try session.post(session.readable([request.readable]) + session.writable([request.writable])), request))
+        posted.append(
+          (try session.post(session.readable([request.readable]) + session.writable([request.writable])), request))
       }
       session.publish()
       // Every other time the chains are with the device when it stops.
@@ -181,7 +195,8 @@ extension DeviceConformance {
       session.reap()
       session.check()
       for (i, (n, request)) in posted.enumerated() {
-        session.expect(session.isAnswered(n, request), "request \(i) of \(posted.count) is not answered by the successor")
+        session.expect(
+          session.isAnswered(n, request), "request \(i) of \(posted.count) is not answered by the successor")
       }
       session.forget()
     }
@@ -191,7 +206,9 @@ extension DeviceConformance {
   func calls(_ session: ConformanceSession) throws {
     func serve() throws {
       let request = requests[0]
-      for _ in 0..<3 { _ = try session.post(session.readable([request.readable]) + session.writable([request.writable])) }
+      for _ in 0..<3 {
+        _ = try session.post(session.readable([request.readable]) + session.writable([request.writable]))
+      }
       try session.serve()
       session.forget()
     }

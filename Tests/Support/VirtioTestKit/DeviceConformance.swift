@@ -1,8 +1,8 @@
 public import DMA
 public import Virtio
 
-/// What every device has to do, whatever it is for: the same requests, well-formed and odd, put to it in every way in which a
-/// driver and a device can meet. One test per device runs the whole battery:
+/// What every device has to do, whatever it is for: the same requests, well-formed and odd, put to it in every way in
+/// which a driver and a device can meet. One test per device runs the whole battery:
 ///
 ///     @Test(arguments: DeviceConformance.Check.allCases, DeviceConformance.meetings)
 ///     func conforms(check: DeviceConformance.Check, meeting: RingCase) throws {
@@ -52,8 +52,8 @@ public struct DeviceConformance {
   let requests: [Request]
   /// Bytes of the configuration space that a driver may write.
   let writableConfiguration: Range<Int>
-  /// Whether a request's last device-writable byte is its status. Where it cannot be written the device needs a reset: given
-  /// back, the chain would pass for whatever that byte holds.
+  /// Whether a request's last device-writable byte is its status. Where it cannot be written the device needs a reset:
+  /// given back, the chain would pass for whatever that byte holds.
   let endsInStatus: Bool
   let make: () throws -> any VirtioDevice
 
@@ -61,7 +61,8 @@ public struct DeviceConformance {
   ///   - requests: at least one, with at most 4096 bytes a side.
   ///   - make: a device as if it had just been switched on.
   public init(
-    requests: [Request], writableConfiguration: Range<Int> = 0..<0, endsInStatus: Bool = false, make: @escaping () throws -> any VirtioDevice
+    requests: [Request], writableConfiguration: Range<Int> = 0..<0, endsInStatus: Bool = false,
+    make: @escaping () throws -> any VirtioDevice
   ) {
     precondition(!requests.isEmpty && requests.allSatisfy { $0.readable.count <= 4096 && $0.writable <= 4096 })
     self.requests = requests

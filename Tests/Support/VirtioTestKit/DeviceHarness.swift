@@ -4,8 +4,8 @@ public import Virtio
 
 /// A device and its queues in the calling thread: no descriptors, no timers, every round when the test says so.
 ///
-/// It drives a handler the way a queue thread does: hold the mappings, stop kicks, let the handler work, ask whether the driver
-/// wants a call, ask for kicks again and look once more.
+/// It drives a handler the way a queue thread does: hold the mappings, stop kicks, let the handler work, ask whether
+/// the driver wants a call, ask for kicks again and look once more.
 public final class DeviceHarness {
   public let device: any VirtioDevice
   public let features: Features
@@ -25,7 +25,9 @@ public final class DeviceHarness {
   public static var maxRounds: Int { 100_000 }
 
   /// A device whose queues `group` are in one group.
-  public init(_ device: any VirtioDevice, group: Int = 0, features: Features, in space: any DMASpace) throws(DeviceError) {
+  public init(
+    _ device: any VirtioDevice, group: Int = 0, features: Features, in space: any DMASpace
+  ) throws(DeviceError) {
     self.device = device
     self.features = features
     self.space = space
@@ -35,7 +37,10 @@ public final class DeviceHarness {
   }
 
   /// A handler without a device, for queues `0..<count`.
-  public init(_ handler: sending any QueueHandler, queues count: Int = 1, device: any VirtioDevice, features: Features, in space: any DMASpace) {
+  public init(
+    _ handler: sending any QueueHandler, queues count: Int = 1, device: any VirtioDevice, features: Features,
+    in space: any DMASpace
+  ) {
     self.device = device
     self.features = features
     self.space = space
@@ -44,10 +49,14 @@ public final class DeviceHarness {
     queues = QueueSet(0..<count)
   }
 
-  public func start(_ index: Int, _ layout: QueueLayout, resumingAt state: QueueState = .initial, waking waiter: (any TranslationWaiter)? = nil)
+  public func start(
+    _ index: Int, _ layout: QueueLayout, resumingAt state: QueueState = .initial,
+    waking waiter: (any TranslationWaiter)? = nil
+  )
     throws(QueueError)
   {
-    queues.insert(try Virtqueue(index: index, layout: layout, features: features, in: space, waking: waiter, resumingAt: state))
+    queues.insert(
+      try Virtqueue(index: index, layout: layout, features: features, in: space, waking: waiter, resumingAt: state))
     failed.remove(index)
   }
 
@@ -129,7 +138,9 @@ public final class DeviceHarness {
       }
       if let ready = token {
         token = nil
-        do throws(QueueError) { try handler.ready(ready, in: &queues) } catch { for i in range where queues.isRunning(i) { fail(i, error) } }
+        do throws(QueueError) { try handler.ready(ready, in: &queues) } catch {
+          for i in range where queues.isRunning(i) { fail(i, error) }
+        }
       }
       for i in range where queues.isRunning(i) && !failed.contains(i) && !queues[i].isPending {
         queues[i].disarmKick()

@@ -15,7 +15,8 @@ public final class DriverQueueRing: LiteralRing {
   ///   - space: where the ring's memory is looked up: its pages need not lie together.
   ///   - tables: room for one indirect table of `tableCapacity` descriptors per descriptor of the ring.
   public init(
-    _ layout: QueueLayout, features: Features, space: any DMASpace, tables: DMAAddress, tableCapacity: Int, in memory: LiteralMemory
+    _ layout: QueueLayout, features: Features, space: any DMASpace, tables: DMAAddress, tableCapacity: Int,
+    in memory: LiteralMemory
   ) {
     self.layout = layout
     self.memory = memory

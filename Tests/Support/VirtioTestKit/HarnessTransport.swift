@@ -41,11 +41,19 @@ public final class HarnessTransport: DriverTransport {
     if isRestless { generation &+= 1 }
     return generation
   }
-  public func readConfiguration(at offset: Int, into bytes: inout MutableSpan<UInt8>) { device.readConfiguration(at: offset, into: &bytes) }
-  public func writeConfiguration(at offset: Int, from bytes: Span<UInt8>) { device.writeConfiguration(at: offset, from: bytes) }
-  public func maxQueueSize(_ index: Int) -> UInt16 { index < device.maxQueueSizes.count ? device.maxQueueSizes[index] : 0 }
+  public func readConfiguration(at offset: Int, into bytes: inout MutableSpan<UInt8>) {
+    device.readConfiguration(at: offset, into: &bytes)
+  }
+  public func writeConfiguration(at offset: Int, from bytes: Span<UInt8>) {
+    device.writeConfiguration(at: offset, from: bytes)
+  }
+  public func maxQueueSize(_ index: Int) -> UInt16 {
+    index < device.maxQueueSizes.count ? device.maxQueueSizes[index] : 0
+  }
   public func enableQueue(_ index: Int, _ layout: QueueLayout) {
-    guard let harness = try? DeviceHarness(device, group: index, features: negotiated, in: PhysicalSpace(memory)) else { return }
+    guard let harness = try? DeviceHarness(device, group: index, features: negotiated, in: PhysicalSpace(memory)) else {
+      return
+    }
     try? harness.start(index, layout)
     queues[index] = harness
   }

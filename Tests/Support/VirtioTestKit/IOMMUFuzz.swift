@@ -1,8 +1,8 @@
 public import DMA
 public import Virtio
 
-/// Drives an IOMMU device with arbitrary requests, resets, plugs and unplugs, and compares every answer, and what every endpoint
-/// then reaches, with a model: the body of the fuzz target, and of the tests that replay what it found.
+/// Drives an IOMMU device with arbitrary requests, resets, plugs and unplugs, and compares every answer, and what every
+/// endpoint then reaches, with a model: the body of the fuzz target, and of the tests that replay what it found.
 ///
 /// The bytes are steps: an operation (modulo 16), then what it needs, a byte each; what is missing is 0.
 public struct IOMMUFuzz {
@@ -51,7 +51,9 @@ public struct IOMMUFuzz {
       _ = memory.copy(bytes.span, to: GuestAddress(page * Self.page))
     }
     device = try make(memory, limits)
-    endpoints = Self.numbers.dropLast().map { EndpointSpace(memory, requester: RequesterID(rawValue: UInt16($0)), isOpen: true) }
+    endpoints = Self.numbers.dropLast().map {
+      EndpointSpace(memory, requester: RequesterID(rawValue: UInt16($0)), isOpen: true)
+    }
     isPlugged = endpoints.map { _ in true }
     for endpoint in endpoints {
       device.adopt(endpoint)
@@ -69,7 +71,9 @@ public struct IOMMUFuzz {
 
   private mutating func next() -> UInt8 { input.popFirst() ?? 0 }
 
-  private func le<T: FixedWidthInteger>(_ value: T) -> [UInt8] { (0..<MemoryLayout<T>.size).map { UInt8(truncatingIfNeeded: value >> T(8 * $0)) } }
+  private func le<T: FixedWidthInteger>(_ value: T) -> [UInt8] {
+    (0..<MemoryLayout<T>.size).map { UInt8(truncatingIfNeeded: value >> T(8 * $0)) }
+  }
 
   /// An address: one of 16 pages at either end of the space, sometimes not at its start.
   private mutating func address() -> UInt64 {
@@ -85,20 +89,29 @@ public struct IOMMUFuzz {
     case 0...2:
       let flags = next()
       return try send(
-        [1, 0, 0, 0] + le(UInt32(next() % 6)) + le(Self.numbers[Int(next() % 4)]) + le(UInt32(flags < 250 ? flags & 1 : flags))
+        [1, 0, 0, 0] + le(UInt32(next() % 6)) + le(Self.numbers[Int(next() % 4)])
+          + le(UInt32(flags < 250 ? flags & 1 : flags))
           + le(UInt32(flags == 77 ? 0x100 : 0)), room: 4)
-    case 3: return try send([2, 0, 0, 0] + le(UInt32(next() % 6)) + le(Self.numbers[Int(next() % 4)]) + [next(), 0, 0, 0, 0, 0, 0, 0], room: 4)
+    case 3:
+      return try send(
+        [2, 0, 0, 0] + le(UInt32(next() % 6)) + le(Self.numbers[Int(next() % 4)]) + [next(), 0, 0, 0, 0, 0, 0, 0],
+        room: 4)
     case 4...7:
       let flags = next()
       let first = address()
       return try send(
-        [3, 0, 0, 0] + le(UInt32(next() % 6)) + le(first) + le(first &+ UInt64(next() % 5) &* Self.page &+ Self.page &- 1)
+        [3, 0, 0, 0] + le(UInt32(next() % 6)) + le(first)
+          + le(first &+ UInt64(next() % 5) &* Self.page &+ Self.page &- 1)
           + le(UInt64(next() % 40) * Self.page) + le(UInt32(flags < 250 ? flags & 7 : flags)), room: 4)
     case 8...10:
       let first = address()
       return try send(
-        [4, 0, 0, 0] + le(UInt32(next() % 6)) + le(first) + le(address() &+ Self.page &- 1) + le(UInt32(next() == 77 ? 1 : 0)), room: 4)
-    case 11: return try send([5, 0, 0, 0] + le(Self.numbers[Int(next() % 4)]) + [UInt8](repeating: next(), count: 64), room: Int(next() % 90))
+        [4, 0, 0, 0] + le(UInt32(next() % 6)) + le(first) + le(address() &+ Self.page &- 1)
+          + le(UInt32(next() == 77 ? 1 : 0)), room: 4)
+    case 11:
+      return try send(
+        [5, 0, 0, 0] + le(Self.numbers[Int(next() % 4)]) + [UInt8](repeating: next(), count: 64), room: Int(next() % 90)
+      )
     case 12:
       let count = Int(next() % 90)
       return try send((0..<count).map { _ in next() }, room: Int(next() % 12))
@@ -140,14 +153,20 @@ public struct IOMMUFuzz {
     ring.publish()
     harness.kick(0)
     let used = ring.takeUsed()
-    guard used.count == 1, used[0].id == UInt32(id), !harness.hasFailed(0) else { return "\(bytes) comes back as \(used)" }
+    guard used.count == 1, used[0].id == UInt32(id), !harness.hasFailed(0) else {
+      return "\(bytes) comes back as \(used)"
+    }
     let expected = model.answer(bytes, room: room)
     let written = rings.read(128, at: data + 4096)
-    if Int(used[0].length) != expected.used { return "\(bytes) with room for \(room) is used with \(used[0].length), not \(expected.used)" }
+    if Int(used[0].length) != expected.used {
+      return "\(bytes) with room for \(room) is used with \(used[0].length), not \(expected.used)"
+    }
     if let status = expected.status, written[status.at..<status.at + 4] != [status.value, 0, 0, 0] {
       return "\(bytes) ends as \(written[status.at..<status.at + 4]), not \(status.value)"
     }
-    if written[expected.used...].contains(where: { $0 != 0xEE }) { return "\(bytes) is answered past what is said to be written" }
+    if written[expected.used...].contains(where: { $0 != 0xEE }) {
+      return "\(bytes) is answered past what is said to be written"
+    }
     return reached()
   }
 
@@ -176,12 +195,16 @@ public struct IOMMUFuzz {
             .failure(.fault(DMAFault(address: DMAAddress(address), access: access, reason: reason)))
           }
           switch model.reach(UInt32(endpoint.requester.rawValue), address, access) {
-          case .success(let guest): expected = guest / Self.page < Self.memoryPages ? .success(UInt8(guest / Self.page + 1)) : refused(.unmapped)
+          case .success(let guest):
+            expected =
+              guest / Self.page < Self.memoryPages ? .success(UInt8(guest / Self.page + 1)) : refused(.unmapped)
           case .failure(.gone): expected = refused(.stopped)
           case .failure(.unmapped): expected = refused(.unmapped)
           case .failure(.permission): expected = refused(.permission)
           }
-          if found != expected { return "endpoint \(endpoint.requester) at \(address), \(access): \(found), not \(expected)" }
+          if found != expected {
+            return "endpoint \(endpoint.requester) at \(address), \(access): \(found), not \(expected)"
+          }
         }
       }
     }

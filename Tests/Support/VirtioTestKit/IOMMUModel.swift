@@ -1,7 +1,7 @@
 public import DMA
 
-/// What an IOMMU device must answer, and where its endpoints must get to: §5.13.6 over plain lists, read from the bytes of
-/// requests. It shares no code with the device, and is slow.
+/// What an IOMMU device must answer, and where its endpoints must get to: §5.13.6 over plain lists, read from the bytes
+/// of requests. It shares no code with the device, and is slow.
 public struct IOMMUModel {
   /// What the device was made with, as far as answers depend on it.
   public struct Limits: Sendable {
@@ -39,7 +39,9 @@ public struct IOMMUModel {
     var used = 0
     /// Where the status is, and which.
     var status: (at: Int, value: UInt8)?
-    static func == (a: Self, b: Self) -> Bool { a.used == b.used && a.status?.at == b.status?.at && a.status?.value == b.status?.value }
+    static func == (a: Self, b: Self) -> Bool {
+      a.used == b.used && a.status?.at == b.status?.at && a.status?.value == b.status?.value
+    }
   }
 
   mutating func answer(_ bytes: [UInt8], room: Int) -> Answer {
@@ -66,7 +68,8 @@ public struct IOMMUModel {
     if let there = domains[domain] {
       if there.isBypass != (flags == 1) { return 4 }
       if old == domain { return 0 }
-      for range in limits.reserved[UInt16(endpoint)] ?? [] where there.mappings.contains(where: { $0.range.overlaps(range) }) { return 2 }
+      for range in limits.reserved[UInt16(endpoint)] ?? []
+      where there.mappings.contains(where: { $0.range.overlaps(range) }) { return 2 }
     }
     var next = self
     next.leave(endpoint)
@@ -92,11 +95,17 @@ public struct IOMMUModel {
     if !endpoints.values.contains(where: { $0 == domain }) { domains[domain] = nil }
   }
 
-  private mutating func map(_ domain: UInt32, _ first: UInt64, _ last: UInt64, _ physical: UInt64, _ flags: UInt32) -> UInt8 {
+  private mutating func map(
+    _ domain: UInt32, _ first: UInt64, _ last: UInt64, _ physical: UInt64, _ flags: UInt32
+  ) -> UInt8 {
     if flags > 7 { return 4 }
     guard let there = domains[domain] else { return 6 }
     if there.isBypass { return 4 }
-    if last <= first || first % limits.granule != 0 || last % limits.granule != limits.granule - 1 || physical % limits.granule != 0 { return 5 }
+    if last <= first || first % limits.granule != 0 || last % limits.granule != limits.granule - 1
+      || physical % limits.granule != 0
+    {
+      return 5
+    }
     if !limits.input.contains(first) || !limits.input.contains(last) || physical > .max - (last - first) { return 5 }
     for (endpoint, its) in endpoints where its == domain {
       for range in limits.reserved[UInt16(endpoint)] ?? [] where range.overlaps(first...last) { return 4 }
@@ -133,7 +142,9 @@ public struct IOMMUModel {
   /// The guest address behind an address of an endpoint, or why there is none.
   func reach(_ endpoint: UInt32, _ address: UInt64, _ access: DMAAccess) -> Result<UInt64, Refusal> {
     guard let attached = endpoints[endpoint] else { return .failure(.gone) }
-    guard let number = attached, let domain = domains[number] else { return bypass ? .success(address) : .failure(.unmapped) }
+    guard let number = attached, let domain = domains[number] else {
+      return bypass ? .success(address) : .failure(.unmapped)
+    }
     if domain.isBypass { return .success(address) }
     guard let mapping = domain.mappings.first(where: { $0.range.contains(address) }) else { return .failure(.unmapped) }
     guard mapping.flags & (access == .read ? 1 : 2) != 0 else { return .failure(.permission) }

@@ -2,13 +2,15 @@ public import DMA
 
 /// Guest memory as a literal ring's author sees it: by the addresses the device is given, byte for byte.
 ///
-/// Where those addresses lead is a plain list of pages, kept apart from whatever space the device under test looks them up in.
+/// Where those addresses lead is a plain list of pages, kept apart from whatever space the device under test looks them
+/// up in.
 public final class LiteralMemory {
   public let memory: GuestMemory
   /// Device page number → guest page number; nil: the device's addresses are guest-physical.
   private var pages: [UInt64: UInt64]?
 
-  /// Memory that everything is written to as well, and nothing else: what ``memory`` would be if no device had touched it.
+  /// Memory that everything is written to as well, and nothing else: what ``memory`` would be if no device had touched
+  /// it.
   public let shadow: GuestMemory?
 
   public init(_ memory: GuestMemory, shadow: GuestMemory? = nil) {
@@ -19,13 +21,17 @@ public final class LiteralMemory {
   /// From here on, 4 KiB pages have to be named with this.
   public func map(_ address: DMAAddress, byteCount: Int, to guest: GuestAddress) {
     var pages = self.pages ?? [:]
-    for page in 0..<(UInt64(byteCount) + 4095) / 4096 { pages[address.rawValue / 4096 + page] = guest.rawValue / 4096 + page }
+    for page in 0..<(UInt64(byteCount) + 4095) / 4096 {
+      pages[address.rawValue / 4096 + page] = guest.rawValue / 4096 + page
+    }
     self.pages = pages
   }
 
   public func guestAddress(_ address: DMAAddress) -> GuestAddress {
     guard let pages else { return GuestAddress(address.rawValue) }
-    guard let page = pages[address.rawValue / 4096] else { fatalError("a test uses address \(address) and never mapped it") }
+    guard let page = pages[address.rawValue / 4096] else {
+      fatalError("a test uses address \(address) and never mapped it")
+    }
     return GuestAddress(page * 4096 + address.rawValue % 4096)
   }
 
@@ -54,7 +60,9 @@ public final class LiteralMemory {
     return result
   }
 
-  public func write(le16 value: UInt16, at address: DMAAddress) { write([UInt8(value & 255), UInt8(value >> 8)], at: address) }
+  public func write(le16 value: UInt16, at address: DMAAddress) {
+    write([UInt8(value & 255), UInt8(value >> 8)], at: address)
+  }
   public func write(le32 value: UInt32, at address: DMAAddress) {
     write((0..<4).map { UInt8(truncatingIfNeeded: value >> (8 * $0)) }, at: address)
   }
@@ -70,7 +78,9 @@ public final class LiteralMemory {
 
   /// A 16-bit field that a device on another thread waits for: everything written before is seen first.
   public func publish(le16 value: UInt16, at address: DMAAddress) {
-    guard let cell = memory.cells(at: guestAddress(address), byteCount: 2) else { fatalError("no memory at \(address)") }
+    guard let cell = memory.cells(at: guestAddress(address), byteCount: 2) else {
+      fatalError("no memory at \(address)")
+    }
     shadow?.cells(at: guestAddress(address), byteCount: 2)?.storeRelease16(value.littleEndian, at: 0)
     RingMemory.fence()
     cell.storeRelease16(value.littleEndian, at: 0)
@@ -79,7 +89,9 @@ public final class LiteralMemory {
 
   /// A 16-bit field that a device on another thread writes: everything it wrote before is seen after.
   public func observe16(at address: DMAAddress) -> UInt16 {
-    guard let cell = memory.cells(at: guestAddress(address), byteCount: 2) else { fatalError("no memory at \(address)") }
+    guard let cell = memory.cells(at: guestAddress(address), byteCount: 2) else {
+      fatalError("no memory at \(address)")
+    }
     return UInt16(littleEndian: cell.loadAcquire16(at: 0))
   }
 }

@@ -1,8 +1,8 @@
 public import DMA
 public import Virtio
 
-/// The packed format, §2.8: a ring of {le64 addr, le32 len, le16 id, le16 flags}, and for each side an event suppression
-/// structure of {le16 offset:15 wrap:1, le16 flags:2}.
+/// The packed format, §2.8: a ring of {le64 addr, le32 len, le16 id, le16 flags}, and for each side an event
+/// suppression structure of {le16 offset:15 wrap:1, le16 flags:2}.
 public final class LiteralPackedRing: LiteralRing {
   public let memory: LiteralMemory
   public let layout: QueueLayout
@@ -24,7 +24,10 @@ public final class LiteralPackedRing: LiteralRing {
   private var firstWrap = true
 
   /// `slot` and `wrap` are where both sides stand, in a ring that was used before.
-  public init(_ layout: QueueLayout, eventIndex: Bool = false, startingAt slot: Int = 0, wrap: Bool = true, in memory: LiteralMemory) {
+  public init(
+    _ layout: QueueLayout, eventIndex: Bool = false, startingAt slot: Int = 0, wrap: Bool = true,
+    in memory: LiteralMemory
+  ) {
     self.layout = layout
     self.memory = memory
     hasEventIndex = eventIndex
@@ -66,7 +69,8 @@ public final class LiteralPackedRing: LiteralRing {
   @discardableResult public func put(address: DMAAddress, length: UInt32, id: UInt16, flags: UInt16) -> Int {
     let slot = nextSlot
     setDescriptor(
-      at: layout.descriptorArea + 16 * slot, address: address, length: length, id: id, flags: flags | (driverWrap ? 0x0080 : 0x8000))
+      at: layout.descriptorArea + 16 * slot, address: address, length: length, id: id,
+      flags: flags | (driverWrap ? 0x0080 : 0x8000))
     advance()
     return slot
   }
@@ -114,7 +118,8 @@ public final class LiteralPackedRing: LiteralRing {
       let last = i + 1 == chain.count
       // The ID counts in the last descriptor only; elsewhere it is noise.
       write(
-        address: d.address, length: d.length, id: last ? id : ~id, flags: (last ? 0 : 1) | (d.isWritable ? 2 : 0), isHead: i == 0)
+        address: d.address, length: d.length, id: last ? id : ~id, flags: (last ? 0 : 1) | (d.isWritable ? 2 : 0),
+        isHead: i == 0)
     }
     return id
   }

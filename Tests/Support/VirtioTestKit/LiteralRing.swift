@@ -25,15 +25,15 @@ public struct LiteralUsed: Hashable, Sendable {
   }
 }
 
-/// A driver's side of a ring that writes the bytes of the specification's tables and nothing else: the referee between the
-/// device side and the driver side of this package, with which it shares no code.
+/// A driver's side of a ring that writes the bytes of the specification's tables and nothing else: the referee between
+/// the device side and the driver side of this package, with which it shares no code.
 public protocol LiteralRing: AnyObject {
   var memory: LiteralMemory { get }
   var layout: QueueLayout { get }
   /// Descriptors that no chain occupies.
   var free: Int { get }
-  /// Writes a chain: as descriptors of the ring, or into an indirect table at `table`. Returns its ID. The device sees it
-  /// after ``publish()``.
+  /// Writes a chain: as descriptors of the ring, or into an indirect table at `table`. Returns its ID. The device sees
+  /// it after ``publish()``.
   func post(_ chain: [LiteralDescriptor], table: DMAAddress?) -> UInt16
   /// Makes what was posted available. Whether the device asked to be notified of that, by the rules for this format.
   @discardableResult func publish() -> Bool
@@ -66,7 +66,9 @@ public func literalLayout(size: UInt16, packed: Bool, at base: UInt64) -> (layou
 }
 
 /// Either format. A split ring's indices, or a packed ring's slot, may stand where an earlier use left them.
-public func makeLiteralRing(_ layout: QueueLayout, features: Features, startingAt start: UInt16 = 0, in memory: LiteralMemory) -> any LiteralRing {
+public func makeLiteralRing(
+  _ layout: QueueLayout, features: Features, startingAt start: UInt16 = 0, in memory: LiteralMemory
+) -> any LiteralRing {
   let event = features.contains(.eventIndex)
   let order = features.contains(.inOrder)
   return features.contains(.ringPacked)

@@ -1,8 +1,9 @@
 public import DMA
 public import Virtio
 
-/// The split format, §2.7: a table of {le64 addr, le32 len, le16 flags, le16 next}; an available ring of {le16 flags, le16 idx,
-/// le16 ring[], le16 used_event}; a used ring of {le16 flags, le16 idx, {le32 id, le32 len} ring[], le16 avail_event}.
+/// The split format, §2.7: a table of {le64 addr, le32 len, le16 flags, le16 next}; an available ring of {le16 flags,
+/// le16 idx, le16 ring[], le16 used_event}; a used ring of {le16 flags, le16 idx, {le32 id, le32 len} ring[], le16
+/// avail_event}.
 public final class LiteralSplitRing: LiteralRing {
   public let memory: LiteralMemory
   public let layout: QueueLayout
@@ -19,7 +20,10 @@ public final class LiteralSplitRing: LiteralRing {
   private var chains: [UInt16: [UInt16]] = [:]
 
   /// `index` is where both indices stand, in a ring that was used before.
-  public init(_ layout: QueueLayout, eventIndex: Bool = false, inOrder: Bool = false, startingAt index: UInt16 = 0, in memory: LiteralMemory) {
+  public init(
+    _ layout: QueueLayout, eventIndex: Bool = false, inOrder: Bool = false, startingAt index: UInt16 = 0,
+    in memory: LiteralMemory
+  ) {
     self.layout = layout
     self.memory = memory
     hasEventIndex = eventIndex
@@ -77,7 +81,9 @@ public final class LiteralSplitRing: LiteralRing {
   public var deviceUsedIndex: UInt16 { memory.observe16(at: layout.deviceArea + 2) }
   public var availableEvent: UInt16 { memory.observe16(at: layout.deviceArea + 4 + 8 * Int(layout.size)) }
   public func setAvailableFlags(_ flags: UInt16) { memory.publish(le16: flags, at: layout.driverArea) }
-  public func setUsedEvent(_ index: UInt16) { memory.publish(le16: index, at: layout.driverArea + 4 + 2 * Int(layout.size)) }
+  public func setUsedEvent(_ index: UInt16) {
+    memory.publish(le16: index, at: layout.driverArea + 4 + 2 * Int(layout.size))
+  }
 
   // MARK: LiteralRing
 

@@ -1,7 +1,8 @@
 public import DMA
 import Synchronization
 
-/// The least that is an IOMMU: for each requester a list of mappings made by hand, and nothing for requesters without one.
+/// The least that is an IOMMU: for each requester a list of mappings made by hand, and nothing for requesters without
+/// one.
 public final class PageIOMMU: IOMMU, AddressTranslation {
   private struct State {
     var endpoints: [RequesterID: EndpointSpace] = [:]
@@ -24,8 +25,12 @@ public final class PageIOMMU: IOMMU, AddressTranslation {
   public func lookUps(by requester: RequesterID) -> Int { state.withLock { $0.lookUps[requester] ?? 0 } }
 
   /// Lets a requester reach `byteCount` bytes at `guest` under `address`.
-  public func map(_ requester: RequesterID, _ address: DMAAddress, byteCount: UInt64, to guest: GuestAddress, _ permissions: DMAPermissions = .readWrite) {
-    let run = GuestRun(first: address, last: DMAAddress(address.rawValue + (byteCount - 1)), guest: guest, permissions: permissions)
+  public func map(
+    _ requester: RequesterID, _ address: DMAAddress, byteCount: UInt64, to guest: GuestAddress,
+    _ permissions: DMAPermissions = .readWrite
+  ) {
+    let run = GuestRun(
+      first: address, last: DMAAddress(address.rawValue + (byteCount - 1)), guest: guest, permissions: permissions)
     state.withLock { $0.mappings[requester, default: []].append(run) }
   }
 
@@ -67,7 +72,9 @@ public final class PageIOMMU: IOMMU, AddressTranslation {
     endpoint.setRoute(.blocked(.stopped))
   }
 
-  public func lookUp(_ address: DMAAddress, for access: DMAAccess, by requester: RequesterID) throws(DMAFault) -> GuestRun {
+  public func lookUp(
+    _ address: DMAAddress, for access: DMAAccess, by requester: RequesterID
+  ) throws(DMAFault) -> GuestRun {
     let run: GuestRun? = state.withLock { state in
       state.lookUps[requester, default: 0] += 1
       return state.mappings[requester]?.first { $0.first <= address && address <= $0.last }
@@ -76,5 +83,7 @@ public final class PageIOMMU: IOMMU, AddressTranslation {
     return run
   }
 
-  public func report(_ fault: DMAFault, by requester: RequesterID) { state.withLock { $0.faults.append((requester, fault)) } }
+  public func report(_ fault: DMAFault, by requester: RequesterID) {
+    state.withLock { $0.faults.append((requester, fault)) }
+  }
 }

@@ -1,8 +1,8 @@
 public import DMA
 import Synchronization
 
-/// A space made of single pages, mapped wherever a test wants them and with whatever permissions, whose answers can be held
-/// back until the test gives them.
+/// A space made of single pages, mapped wherever a test wants them and with whatever permissions, whose answers can be
+/// held back until the test gives them.
 ///
 /// Deliberately plain: a dictionary, so that it can be wrong in other ways than the tables it stands in for.
 public final class PagedSpace: DMASpace {
@@ -44,12 +44,15 @@ public final class PagedSpace: DMASpace {
   public var ledger: LookUpLedger? { lookUps }
 
   /// Maps whole pages, replacing what was there without waiting for its users (see ``unmap(_:byteCount:)``).
-  public func map(_ address: DMAAddress, byteCount: Int, to guest: GuestAddress, _ permissions: DMAPermissions = .readWrite) {
+  public func map(
+    _ address: DMAAddress, byteCount: Int, to guest: GuestAddress, _ permissions: DMAPermissions = .readWrite
+  ) {
     precondition(address.rawValue % granule == 0 && guest.rawValue % granule == 0)
     let pages = (UInt64(byteCount) + granule - 1) / granule
     state.withLock { state in
       for i in 0..<pages {
-        state.pages[address.rawValue / granule + i] = Page(guest: GuestAddress(guest.rawValue + i * granule), permissions: permissions)
+        state.pages[address.rawValue / granule + i] = Page(
+          guest: GuestAddress(guest.rawValue + i * granule), permissions: permissions)
         if let table, let run = run(address.rawValue + i * granule, state) { _ = table.insert(run) }
       }
     }
@@ -74,7 +77,8 @@ public final class PagedSpace: DMASpace {
   public func holdBack(_ address: DMAAddress) {
     state.withLock { state in
       state.silent.insert(address.rawValue / granule)
-      _ = table?.remove(from: address.rawValue / granule * granule, through: address.rawValue / granule * granule + (granule - 1))
+      _ = table?.remove(
+        from: address.rawValue / granule * granule, through: address.rawValue / granule * granule + (granule - 1))
     }
   }
 
@@ -96,7 +100,7 @@ public final class PagedSpace: DMASpace {
       state.waiters = []
       return waiters
     }
-    for waiter in waiters { waiter.translationArrived() }
+    for waiter in waiters { waiter.wake() }
   }
 
   /// Look-ups that wait for an answer, in the order they came.
@@ -114,7 +118,8 @@ public final class PagedSpace: DMASpace {
     // The region of memory that holds the page knows where in it the page is.
     guard let first = memory.regions.last(where: { $0.guestAddress <= page.guest }) else { return nil }
     return region.part(
-      from: page.guest.rawValue - first.guestAddress.rawValue, count: granule, seenFrom: start, permissions: page.permissions)
+      from: page.guest.rawValue - first.guestAddress.rawValue, count: granule, seenFrom: start,
+      permissions: page.permissions)
   }
 
   public func translate(

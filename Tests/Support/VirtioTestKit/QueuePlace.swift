@@ -22,7 +22,8 @@ public struct QueuePlace {
   ///
   /// - Parameter map: is told of each page that is somewhere else.
   public init(
-    _ memory: GuestMemory, size: UInt16, packed: Bool, scattered isScattered: Bool, map: (DMAAddress, GuestAddress) -> Void = { _, _ in }
+    _ memory: GuestMemory, size: UInt16, packed: Bool, scattered isScattered: Bool,
+    map: (DMAAddress, GuestAddress) -> Void = { _, _ in }
   ) {
     let base: UInt64 = isScattered ? 0x7f_1000_0000 : 0x10_0000
     let (layout, end) = literalLayout(size: size, packed: packed, at: base)
@@ -43,7 +44,8 @@ public struct QueuePlace {
   public func ring(_ features: Features, _ kind: RingCase.Driver) -> any LiteralRing {
     switch kind {
     case .literal: makeLiteralRing(layout, features: features, in: literal)
-    case .driverQueue: DriverQueueRing(layout, features: features, space: space, tables: tables, tableCapacity: 8, in: literal)
+    case .driverQueue:
+      DriverQueueRing(layout, features: features, space: space, tables: tables, tableCapacity: 8, in: literal)
     }
   }
 }

@@ -1,12 +1,12 @@
 public import DMA
 public import Virtio
 
-/// Runs a queue over arbitrary memory behind an arbitrary page table: the body of the fuzz targets, and of the tests that replay
-/// what they found.
+/// Runs a queue over arbitrary memory behind an arbitrary page table: the body of the fuzz targets, and of the tests
+/// that replay what they found.
 ///
-/// The bytes: 0 the ring's size · 1 features · 2…33 one byte for each of 32 device pages (bits 0 and 1 permissions, bits 2 to 5 the
-/// page of memory) · 34 a page whose translation comes late (bit 7 set) · then the memory's contents, 64 KiB at most.
-/// The descriptor area is device page 0, the driver area page 1, the device area page 2.
+/// The bytes: 0 the ring's size · 1 features · 2…33 one byte for each of 32 device pages (bits 0 and 1 permissions,
+/// bits 2 to 5 the page of memory) · 34 a page whose translation comes late (bit 7 set) · then the memory's contents,
+/// 64 KiB at most. The descriptor area is device page 0, the driver area page 1, the device area page 2.
 public enum RingFuzz {
   public static var pages: Int { 32 }
   public static var header: Int { 35 }
@@ -37,7 +37,8 @@ public enum RingFuzz {
       }
       let late = input[34] & 0x80 != 0 ? DMAAddress(UInt64(input[34] & 31) * 4096) : nil
       if let late { space.holdBack(late) }
-      let layout = QueueLayout(size: size, descriptorArea: DMAAddress(0), driverArea: DMAAddress(4096), deviceArea: DMAAddress(8192))
+      let layout = QueueLayout(
+        size: size, descriptorArea: DMAAddress(0), driverArea: DMAAddress(4096), deviceArea: DMAAddress(8192))
       var queue = try Virtqueue(index: 0, layout: layout, features: features, in: space)
       for round in 0..<3 {
         if let problem = serve(&queue) { return problem }
@@ -67,8 +68,12 @@ public enum RingFuzz {
       var popped = 0
       while popped < 64, let chain = try queue.next() {
         popped += 1
-        if chain.fault != nil, chain.readable.byteCount + chain.writable.byteCount > 0 { return "a chain that faulted shows memory" }
-        if UInt64(chain.readable.byteCount) + UInt64(chain.writable.byteCount) > 1 << 32 { return "a chain of more than 4 GiB" }
+        if chain.fault != nil, chain.readable.byteCount + chain.writable.byteCount > 0 {
+          return "a chain that faulted shows memory"
+        }
+        if UInt64(chain.readable.byteCount) + UInt64(chain.writable.byteCount) > 1 << 32 {
+          return "a chain of more than 4 GiB"
+        }
         var bytes = [UInt8](repeating: 0, count: 64)
         var span = bytes.mutableSpan
         let last = max(0, chain.readable.byteCount - 32)

@@ -38,7 +38,8 @@ public struct RingCase: Hashable, Sendable, CustomStringConvertible {
   public var description: String {
     [
       isPacked ? "packed" : "split", "\(size)", indirect ? "indirect" : "direct", eventIndex ? "event index" : "flags",
-      inOrder ? "in order" : "any order", path == .platform ? "scattered" : "physical", driver == .literal ? "literal" : "driver queue",
+      inOrder ? "in order" : "any order", path == .platform ? "scattered" : "physical",
+      driver == .literal ? "literal" : "driver queue",
     ].joined(separator: " ")
   }
 
@@ -56,7 +57,8 @@ public struct RingCase: Hashable, Sendable, CustomStringConvertible {
                 let sizes = packed ? packedSizes : splitSizes
                 cases.append(
                   RingCase(
-                    packed: packed, size: sizes[cases.count % sizes.count], indirect: indirect, eventIndex: event, inOrder: order,
+                    packed: packed, size: sizes[cases.count % sizes.count], indirect: indirect, eventIndex: event,
+                    inOrder: order,
                     path: path, driver: driver))
               }
             }
@@ -84,7 +86,10 @@ public final class RingRig {
   public let data: DMAAddress
   public let dataBytes: Int
 
-  public init(_ kind: RingCase, dataBytes: Int = 1 << 20, tableCapacity: Int = 16, table: Bool = false, startingAt start: UInt16 = 0, seed: UInt64 = 7) throws {
+  public init(
+    _ kind: RingCase, dataBytes: Int = 1 << 20, tableCapacity: Int = 16, table: Bool = false,
+    startingAt start: UInt16 = 0, seed: UInt64 = 7
+  ) throws {
     self.kind = kind
     self.dataBytes = dataBytes
     self.tableCapacity = tableCapacity
@@ -122,17 +127,21 @@ public final class RingRig {
   }
 
   private static func makeRing(
-    _ kind: RingCase, _ layout: QueueLayout, startingAt start: UInt16, _ space: any DMASpace, _ tables: DMAAddress, _ tableCapacity: Int,
+    _ kind: RingCase, _ layout: QueueLayout, startingAt start: UInt16, _ space: any DMASpace, _ tables: DMAAddress,
+    _ tableCapacity: Int,
     _ literal: LiteralMemory
   ) -> any LiteralRing {
     switch kind.driver {
     case .literal: makeLiteralRing(layout, features: kind.features, startingAt: start, in: literal)
     case .driverQueue:
-      DriverQueueRing(layout, features: kind.features, space: space, tables: tables, tableCapacity: tableCapacity, in: literal)
+      DriverQueueRing(
+        layout, features: kind.features, space: space, tables: tables, tableCapacity: tableCapacity, in: literal)
     }
   }
 
-  public func makeQueue(resumingAt state: QueueState = .initial, waking waiter: (any TranslationWaiter)? = nil) throws(QueueError) -> Virtqueue {
+  public func makeQueue(
+    resumingAt state: QueueState = .initial, waking waiter: (any TranslationWaiter)? = nil
+  ) throws(QueueError) -> Virtqueue {
     try Virtqueue(index: 0, layout: layout, features: kind.features, in: space, waking: waiter, resumingAt: state)
   }
 }

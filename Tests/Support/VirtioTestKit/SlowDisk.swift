@@ -16,7 +16,9 @@ public final class SlowDisk: Sendable {
 
   /// Whether there is one. Says so if not: tests that need it are skipped.
   public static func isThere() -> Bool {
-    if let refusal { print("SKIPPED: no slow storage to be had, errno \(refusal): tests that need it prove nothing here") }
+    if let refusal {
+      print("SKIPPED: no slow storage to be had, errno \(refusal): tests that need it prove nothing here")
+    }
     return refusal == nil
   }
 

@@ -94,6 +94,7 @@ extension HostRun {
   /// The page at `address` alone, if the run covers it whole.
   func narrowed(toPage address: UInt64) -> HostRun? {
     guard contains(DMAAddress(address)), contains(DMAAddress(address | 4095)) else { return nil }
-    return part(from: address &- firstAddress.rawValue, count: 4096, seenFrom: DMAAddress(address), permissions: permissions)
+    return part(
+      from: address &- firstAddress.rawValue, count: 4096, seenFrom: DMAAddress(address), permissions: permissions)
   }
 }

@@ -1,7 +1,7 @@
 import DMA
 
 /// The numbers of a unit's domains, and who is attached to which.
-struct DomainRoster {
+struct DomainIDs {
   private struct Attachment {
     var domain: UInt16
     var keepsTranslations: Bool
@@ -10,7 +10,7 @@ struct DomainRoster {
   private var next: Int
   private var free: [UInt16] = []
   private var attachments: [RequesterID: Attachment] = [:]
-  private var keepers: [UInt16: [RequesterID]] = [:]
+  private var translationCachers: [UInt16: [RequesterID]] = [:]
 
   /// Numbers `first` and up, below `end`.
   init(from first: Int, to end: Int) {
@@ -34,12 +34,14 @@ struct DomainRoster {
   func keepsTranslations(_ requester: RequesterID) -> Bool { attachments[requester]?.keepsTranslations ?? false }
 
   /// The requesters of a domain that keep translations themselves.
-  func keepers(in number: UInt16) -> [RequesterID] { keepers[number] ?? [] }
+  func translationCachers(in number: UInt16) -> [RequesterID] { translationCachers[number] ?? [] }
 
   mutating func set(_ requester: RequesterID, _ domain: UInt16?, keepsTranslations: Bool) {
-    if let old = attachments.removeValue(forKey: requester) { keepers[old.domain]?.removeAll { $0 == requester } }
+    if let old = attachments.removeValue(forKey: requester) {
+      translationCachers[old.domain]?.removeAll { $0 == requester }
+    }
     guard let domain else { return }
     attachments[requester] = Attachment(domain: domain, keepsTranslations: keepsTranslations)
-    if keepsTranslations { keepers[domain, default: []].append(requester) }
+    if keepsTranslations { translationCachers[domain, default: []].append(requester) }
   }
 }

@@ -5,7 +5,7 @@ internal import VirtioServing
 
 /// Tells the front-end of virtqueues that broke: through the descriptor of SET_VRING_ERR, or in band, and in the device
 /// status. Queue threads call it; nothing here waits.
-final class QueueTroubles: DeviceEvents {
+final class VringErrorNotifier: DeviceEvents {
   private struct State {
     var errors: [Int: EventFD] = [:]
     var isInBand = false

@@ -5,14 +5,14 @@ internal import Virtio
 /// The requests of one queue that are under way at the host: chains by slot, the slot being the ring's tag.
 ///
 /// One thread uses it. Whatever the ring cannot take is done on the spot, so every request ends.
-struct BlockFlights: ~Copyable {
+struct InFlightRequests: ~Copyable {
   let work: BlockWork
   // Before the slots: it ends first, and waits for the host to let go of the chains' memory.
   var ring: IOUring
-  private var slots: SlotTable<BlockFlight>
+  private var slots: SlotTable<InFlightRequest>
   private var completions = CompletionSet()
   private let event: EventFD
-  private var shortcut: Shortcut
+  private var shortcut: InlineIOPolicy
   /// Nothing new is begun: what is not done yet is left to whoever takes over.
   private var isLeaving = false
   /// The slots that are still to be called off.
@@ -30,7 +30,7 @@ struct BlockFlights: ~Copyable {
     self.event = event
     slots = SlotTable(capacity: depth)
     unwanted = depth..<depth
-    shortcut = Shortcut(isOn: shortcuts && !work.disk.file.isDirect)
+    shortcut = InlineIOPolicy(isOn: shortcuts && !work.disk.file.isDirect)
   }
 
   var count: Int { slots.count }
@@ -66,7 +66,7 @@ struct BlockFlights: ~Copyable {
     switch BlockRequest(chain, work.terms, sectorCount: work.disk.sectorCount) {
     case .read(let position, let count): read(chain, position, count, &queue)
     case .write(let position, let count): write(chain, position, count, &queue)
-    case .flush: proceed(BlockFlight(chain, .flush), in: &queue)
+    case .flush: proceed(InFlightRequest(chain, .flush), in: &queue)
     case .discard(let ranges): begin(chain, .discard, ranges, &queue)
     case .writeZeroes(let ranges): begin(chain, .writeZeroes, ranges, &queue)
     case .secureErase(let ranges): begin(chain, .secureErase, ranges, &queue)
@@ -78,7 +78,9 @@ struct BlockFlights: ~Copyable {
     }
   }
 
-  private mutating func read(_ chain: consuming DescriptorChain, _ position: UInt64, _ count: Int, _ queue: inout Virtqueue) {
+  private mutating func read(
+    _ chain: consuming DescriptorChain, _ position: UInt64, _ count: Int, _ queue: inout Virtqueue
+  ) {
     guard count > 0, let end = chain.writable.split(at: count) else {
       return work.complete(chain, count == 0 ? .ok : .ioError, in: &queue)
     }
@@ -88,10 +90,12 @@ struct BlockFlights: ~Copyable {
       shortcut.learn(from: result, wanted: count)
       if result == .read(count) { return work.complete(chain, BlockOutcome(status: .ok, filled: count), in: &queue) }
     }
-    proceed(BlockFlight(chain, .read, at: position, count: count, segments: 0..<end), in: &queue)
+    proceed(InFlightRequest(chain, .read, at: position, count: count, segments: 0..<end), in: &queue)
   }
 
-  private mutating func write(_ chain: consuming DescriptorChain, _ position: UInt64, _ count: Int, _ queue: inout Virtqueue) {
+  private mutating func write(
+    _ chain: consuming DescriptorChain, _ position: UInt64, _ count: Int, _ queue: inout Virtqueue
+  ) {
     guard count > 0, let start = chain.readable.split(at: BlockLayout.headerSize) else {
       return work.complete(chain, count == 0 ? .ok : .ioError, in: &queue)
     }
@@ -104,18 +108,20 @@ struct BlockFlights: ~Copyable {
       return work.complete(chain, outcome, in: &queue)
     }
     let range = start..<chain.readable.segmentCount
-    proceed(BlockFlight(chain, .write(durable: durable), at: position, count: count, segments: range), in: &queue)
+    proceed(InFlightRequest(chain, .write(durable: durable), at: position, count: count, segments: range), in: &queue)
   }
 
-  private mutating func begin(_ chain: consuming DescriptorChain, _ action: BlockRangeAction, _ ranges: Int, _ queue: inout Virtqueue) {
+  private mutating func begin(
+    _ chain: consuming DescriptorChain, _ action: BlockRangeAction, _ ranges: Int, _ queue: inout Virtqueue
+  ) {
     if let status = work.refusal(action, chain, ranges: ranges) {
       return work.complete(chain, BlockOutcome(status: status), in: &queue)
     }
-    proceed(BlockFlight(chain, .ranges(action), count: ranges), in: &queue)
+    proceed(InFlightRequest(chain, .ranges(action), count: ranges), in: &queue)
   }
 
   /// Hands the next part of a request to the host, or ends the request.
-  private mutating func proceed(_ flight: consuming BlockFlight, in queue: inout Virtqueue) {
+  private mutating func proceed(_ flight: consuming InFlightRequest, in queue: inout Virtqueue) {
     var queued = prepare(&flight)
     if queued == .full {
       submit(into: &queue, reaping: false)
@@ -130,22 +136,26 @@ struct BlockFlights: ~Copyable {
   }
 
   /// Queues a flight's next part under the tag of the next free slot.
-  private mutating func prepare(_ flight: inout BlockFlight) -> IOUring.Queued {
+  private mutating func prepare(_ flight: inout InFlightRequest) -> IOUring.Queued {
     let file = work.disk.file
     let tag = UInt64(slots.nextIndex)
     switch flight.kind {
     case .read:
       flight.takePiece(file)
-      return ring.read(file, into: flight.chain.writable, flight.piece, at: flight.position + UInt64(flight.done), tag: tag)
+      return ring.read(
+        file, into: flight.chain.writable, flight.piece, at: flight.position + UInt64(flight.done), tag: tag)
     case .write(let durable):
       flight.takePiece(file)
       return ring.write(
-        file, from: flight.chain.readable, flight.piece, at: flight.position + UInt64(flight.done), durable: durable, tag: tag)
+        file, from: flight.chain.readable, flight.piece, at: flight.position + UInt64(flight.done), durable: durable,
+        tag: tag)
     case .flush:
       return ring.flush(file, tag: tag)
     case .ranges(let action):
       if flight.isFlushing { return ring.flush(file, tag: tag) }
-      guard let range = BlockRequest.range(flight.done, of: flight.chain), work.refusal(action, range) == nil else { return .unsuitable }
+      guard let range = BlockRequest.range(flight.done, of: flight.chain), work.refusal(action, range) == nil else {
+        return .unsuitable
+      }
       let (position, count) = (range.sector << 9, UInt64(range.sectorCount) << 9)
       switch action {
       case .discard: return ring.discard(file, at: position, count: count, tag: tag)
@@ -157,7 +167,7 @@ struct BlockFlights: ~Copyable {
   }
 
   /// Does what is left of a request on the spot, which may take as long as it takes.
-  private func finishHere(_ flight: inout BlockFlight, in queue: inout Virtqueue) -> BlockOutcome {
+  private func finishHere(_ flight: inout InFlightRequest, in queue: inout Virtqueue) -> BlockOutcome {
     queue.letGo()
     defer {
       queue.takeHold()
@@ -202,7 +212,7 @@ struct BlockFlights: ~Copyable {
     }
   }
 
-  private mutating func advance(_ flight: consuming BlockFlight, _ result: Int32, in queue: inout Virtqueue) {
+  private mutating func advance(_ flight: consuming InFlightRequest, _ result: Int32, in queue: inout Virtqueue) {
     let outcome: BlockOutcome
     let landing = flight.landed(result)
     if isLeaving, !landing.isEnd { return queue.leave(flight.chain) }
@@ -238,8 +248,8 @@ struct BlockFlights: ~Copyable {
     }
   }
 
-  /// The call itself. What the host has at hand it copies at once, for many requests together: the round lets go meanwhile. False
-  /// when the host is out of some resource for the moment.
+  /// The call itself. What the host has at hand it copies at once, for many requests together: the round lets go
+  /// meanwhile. False when the host is out of some resource for the moment.
   private mutating func enter(_ queue: inout Virtqueue) -> Bool {
     queue.letGo()
     defer { queue.takeHold() }

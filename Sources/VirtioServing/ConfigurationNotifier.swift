@@ -1,8 +1,9 @@
 import Synchronization
 import Virtio
 
-/// What a device has to tell its driver unasked, and whether the driver may hear it now. Takes no lock of the device's control.
-final class DeviceAlarm: DeviceEvents {
+/// What a device has to tell its driver unasked, and whether the driver may hear it now. Takes no lock of the device's
+/// control.
+final class ConfigurationNotifier: DeviceEvents {
   private enum Phase {
     /// No driver yet.
     static let quiet: UInt8 = 0
@@ -23,7 +24,9 @@ final class DeviceAlarm: DeviceEvents {
 
   var needsReset: Bool { isBroken.load(ordering: .acquiring) }
   var isSuspended: Bool { phase.load(ordering: .acquiring) == Phase.suspended }
-  var mayStartLegacyQueues: Bool { isLegacy.load(ordering: .acquiring) && phase.load(ordering: .acquiring) == Phase.quiet }
+  var mayStartLegacyQueues: Bool {
+    isLegacy.load(ordering: .acquiring) && phase.load(ordering: .acquiring) == Phase.quiet
+  }
   var generation: UInt32 { changes.load(ordering: .acquiring) }
 
   func useLegacy() { isLegacy.store(true, ordering: .releasing) }
@@ -68,7 +71,9 @@ final class DeviceAlarm: DeviceEvents {
     case Phase.suspended:
       isOwed.store(true, ordering: .sequentiallyConsistent)
       // It may have gone on between the two.
-      if phase.load(ordering: .sequentiallyConsistent) == Phase.live, isOwed.exchange(false, ordering: .sequentiallyConsistent) {
+      if phase.load(ordering: .sequentiallyConsistent) == Phase.live,
+        isOwed.exchange(false, ordering: .sequentiallyConsistent)
+      {
         interrupts.configurationChanged()
       }
     default: break
@@ -76,6 +81,8 @@ final class DeviceAlarm: DeviceEvents {
   }
 
   func noteRead() {
-    if isChanged.exchange(false, ordering: .sequentiallyConsistent) { changes.add(1, ordering: .sequentiallyConsistent) }
+    if isChanged.exchange(false, ordering: .sequentiallyConsistent) {
+      changes.add(1, ordering: .sequentiallyConsistent)
+    }
   }
 }

@@ -11,28 +11,31 @@ enum IOMMUAnswer: Equatable {
   case untouched
   case stopped
 
-  static let ok = status(0), unsupported = status(2), invalid = status(4), range = status(5), noEntry = status(6), noMemory = status(8)
+  static let ok = status(0), unsupported = status(2), invalid = status(4), range = status(5), noEntry = status(6),
+    noMemory = status(8)
 }
 
-/// As `attack`, of a virtio-iommu that a correct driver has set up: whatever is done to it, that driver's mappings stay what they were.
+/// As `attack`, of a virtio-iommu that a correct driver has set up: whatever is done to it, that driver's mappings stay
+/// what they were.
 func attackIOMMU(
-  _ clause: String, on front: Front, without: Features = [], sourceLocation: SourceLocation = #_sourceLocation,
-  _ body: (Life, Victim) throws -> Outcome
+  _ clause: String, on transport: Transport, without: Features = [], sourceLocation: SourceLocation = #_sourceLocation,
+  _ body: (Session, Target) throws -> Outcome
 ) throws {
-  try attack(clause, on: front, Preparation(kind: .iommu, without: without), sourceLocation: sourceLocation) { life, victim in
-    try life.settle()
-    let outcome = try body(life, victim)
-    try life.checkWitnesses()
+  try attack(clause, on: transport, Preparation(kind: .iommu, without: without), sourceLocation: sourceLocation) {
+    session, target in
+    try session.settle()
+    let outcome = try body(session, target)
+    try session.checkWitnesses()
     return outcome
   }
 }
 
-extension Life {
+extension Session {
   // MARK: Requests
 
   /// Sends a request with so much room for the answer, and looks for a tail at `tail`.
   func ask(_ request: [UInt8], room: Int = 4, tail: Int = 0) throws -> IOMMUAnswer {
-    if !request.isEmpty { victim.literal.write(request, at: header) }
+    if !request.isEmpty { target.literal.write(request, at: header) }
     var chain: [LiteralDescriptor] = []
     if !request.isEmpty { chain.append(LiteralDescriptor(header, UInt32(request.count))) }
     if room > 0 { chain.append(LiteralDescriptor(status, UInt32(room), writable: true)) }
@@ -41,14 +44,14 @@ extension Life {
 
   /// Sends a request that is in its place already.
   func send(_ chain: [LiteralDescriptor], room: Int = 4, tail: Int = 0) throws -> IOMMUAnswer {
-    victim.literal.write([UInt8](repeating: 0xee, count: max(room, 1)), at: status)
-    if room > 0 { victim.allow(status, room) }
+    target.literal.write([UInt8](repeating: 0xee, count: max(room, 1)), at: status)
+    if room > 0 { target.allow(status, room) }
     _ = ring.post(chain)
     switch show() {
     case .stopped: return .stopped
     case .nothing: throw Wedged("a request is not answered")
     case .used(let used):
-      let bytes = victim.literal.read(max(room, 1), at: status)
+      let bytes = target.literal.read(max(room, 1), at: status)
       guard used.count == 1 else { throw Failure("a request is used \(used.count) times") }
       if used[0].length == 0 {
         guard bytes.allSatisfy({ $0 == 0xee }) else { throw Failure("the device wrote, and says that it did not") }
@@ -57,7 +60,9 @@ extension Life {
       guard used[0].length == UInt32(tail + 4), bytes.count >= tail + 4 else {
         throw Failure("\(used[0].length) bytes are said to be written")
       }
-      guard bytes[(tail + 1)..<(tail + 4)].allSatisfy({ $0 == 0 }) else { throw Failure("the tail's reserved bytes are not 0") }
+      guard bytes[(tail + 1)..<(tail + 4)].allSatisfy({ $0 == 0 }) else {
+        throw Failure("the tail's reserved bytes are not 0")
+      }
       guard bytes[(tail + 4)...].allSatisfy({ $0 == 0xee }) else { throw Failure("the device wrote behind the tail") }
       return .status(bytes[tail])
     }
@@ -65,10 +70,12 @@ extension Life {
 
   /// Sends a request that must end in one of these ways, and must change nothing.
   func refuse(_ request: [UInt8], _ expected: IOMMUAnswer..., room: Int = 4, tail: Int = 0) throws {
-    let before = victim.inventory
+    let before = target.inventory
     let answer = try ask(request, room: room, tail: tail)
-    guard expected.contains(answer) else { throw Failure("request \(request) with room for \(room) is answered with \(answer)") }
-    guard victim.inventory == before else { throw Failure("request \(request), which was refused, changed something") }
+    guard expected.contains(answer) else {
+      throw Failure("request \(request) with room for \(room) is answered with \(answer)")
+    }
+    guard target.inventory == before else { throw Failure("request \(request), which was refused, changed something") }
     try checkWitnesses()
   }
 
@@ -84,11 +91,16 @@ extension Life {
   func settle() throws {
     let site = IOMMUSite.self
     try serve(IOMMUBytes.attach(site.witness.domain, site.witness.endpoint))
-    if features.contains(.iommuBypassConfig) { try serve(IOMMUBytes.attach(site.bypassing.domain, site.bypassing.endpoint, flags: 1)) }
+    if features.contains(.iommuBypassConfig) {
+      try serve(IOMMUBytes.attach(site.bypassing.domain, site.bypassing.endpoint, flags: 1))
+    }
     try serve(IOMMUBytes.attach(site.attacked.domain, site.attacked.endpoint))
     guard features.contains(.iommuMapUnmap) else { return }
-    try serve(IOMMUBytes.map(site.witness.domain, site.mapped.virtual, site.mapped.virtual + 0x1fff, site.mapped.physical))
-    try serve(IOMMUBytes.map(site.witness.domain, site.readOnly.virtual, site.readOnly.virtual + 0xfff, site.readOnly.physical, flags: 1))
+    try serve(
+      IOMMUBytes.map(site.witness.domain, site.mapped.virtual, site.mapped.virtual + 0x1fff, site.mapped.physical))
+    try serve(
+      IOMMUBytes.map(
+        site.witness.domain, site.readOnly.virtual, site.readOnly.virtual + 0xfff, site.readOnly.physical, flags: 1))
     try serve(IOMMUBytes.map(site.attacked.domain, site.prey.virtual, site.prey.virtual + 0x3fff, site.prey.physical))
     try checkWitnesses()
   }
@@ -99,19 +111,20 @@ extension Life {
     let maps = features.contains(.iommuMapUnmap)
     for access in [DMAAccess.read, .write] {
       for page in [0, 0x1000] as [UInt64] {
-        guard maps == victim.reaches(one, site.mapped.virtual + page, site.mapped.physical + page, access) else {
+        guard maps == target.reaches(one, site.mapped.virtual + page, site.mapped.physical + page, access) else {
           throw Failure("another domain's mapping is not what it was")
         }
       }
     }
-    guard maps == victim.reaches(one, site.readOnly.virtual, site.readOnly.physical),
-      victim.look(one, site.readOnly.virtual, .write) == nil, victim.look(one, site.mapped.virtual - 1) == nil,
-      victim.look(one, site.mapped.virtual + 0x2000) == nil, victim.look(one, site.prey.virtual) == nil, victim.look(one, site.bypassed) == nil
+    guard maps == target.reaches(one, site.readOnly.virtual, site.readOnly.physical),
+      target.look(one, site.readOnly.virtual, .write) == nil, target.look(one, site.mapped.virtual - 1) == nil,
+      target.look(one, site.mapped.virtual + 0x2000) == nil, target.look(one, site.prey.virtual) == nil,
+      target.look(one, site.bypassed) == nil
     else { throw Failure("another domain's endpoint reaches something else than it did") }
-    guard features.contains(.iommuBypassConfig) == victim.reaches(other, site.bypassed, site.bypassed) else {
+    guard features.contains(.iommuBypassConfig) == target.reaches(other, site.bypassed, site.bypassed) else {
       throw Failure("a bypass domain's endpoint reaches something else than it did")
     }
-    guard victim.look(site.working.endpoint, site.bypassed) == nil, victim.look(12, site.bypassed) == nil else {
+    guard target.look(site.working.endpoint, site.bypassed) == nil, target.look(12, site.bypassed) == nil else {
       throw Failure("an endpoint without a domain reaches memory")
     }
   }
@@ -127,12 +140,14 @@ extension Life {
       else { return false }
       if features.contains(.iommuMapUnmap) {
         guard try ask(IOMMUBytes.map(domain, virtual, virtual + 0x1fff, physical)) == .ok,
-          victim.reaches(endpoint, virtual + 0x1000, physical + 0x1000),
+          target.reaches(endpoint, virtual + 0x1000, physical + 0x1000),
           try ask(IOMMUBytes.unmap(domain, virtual, virtual + 0x1fff)) == .ok
         else { return false }
       }
-      guard victim.look(endpoint, virtual) == nil, try ask(IOMMUBytes.detach(domain, endpoint)) == .ok else { return false }
-      return victim.look(endpoint, virtual) == nil && reportsFault(endpoint, 0x5000_0000 + UInt64(round) * 4096)
+      guard target.look(endpoint, virtual) == nil, try ask(IOMMUBytes.detach(domain, endpoint)) == .ok else {
+        return false
+      }
+      return target.look(endpoint, virtual) == nil && reportsFault(endpoint, 0x5000_0000 + UInt64(round) * 4096)
     } catch { return false }
   }
 
@@ -140,7 +155,7 @@ extension Life {
 
   /// Lets an endpoint run into nothing.
   func fault(_ endpoint: UInt32, _ address: UInt64) {
-    victim.endpoints[endpoint]?.report(DMAFault(address: DMAAddress(address), access: .read, reason: .unmapped))
+    target.endpoints[endpoint]?.report(DMAFault(address: DMAAddress(address), access: .read, reason: .unmapped))
   }
 
   /// The event queue's record (§5.13.6.9) of that.
@@ -151,18 +166,20 @@ extension Life {
   /// Shows an event buffer.
   func offer(_ chain: [LiteralDescriptor]) {
     guard let events else { return }
-    for piece in chain where piece.isWritable && piece.address.rawValue < 0x11_0000 { victim.allow(piece.address, Int(piece.length)) }
+    for piece in chain where piece.isWritable && piece.address.rawValue < 0x11_0000 {
+      target.allow(piece.address, Int(piece.length))
+    }
     events.post(chain)
     events.publish()
-    victim.transport.notify(1, data: 0)
+    target.transport.notify(1, data: 0)
   }
 
   /// Waits until so many event buffers came back: their lengths. nil: the device gave the queue up, or they do not.
   func usedEvents(_ count: Int) -> [UInt32]? {
     guard let events else { return nil }
     var used: [LiteralUsed] = []
-    let transport = victim.transport
-    let came = victim.watch.wait {
+    let transport = target.transport
+    let came = target.watch.wait {
       used += events.takeUsed()
       return used.count >= count || transport.status.contains(.needsReset)
     }
@@ -177,7 +194,7 @@ extension Life {
     for _ in 0..<300 {
       // Whoever waits for room waits for a buffer that is no good.
       if events.free == 0 { guard usedEvents(1) != nil else { return false } }
-      victim.literal.write([UInt8](repeating: 0xee, count: 32), at: report)
+      target.literal.write([UInt8](repeating: 0xee, count: 32), at: report)
       offer([LiteralDescriptor(report, 24, writable: true)])
       var lengths: [UInt32] = []
       while !lengths.contains(where: { $0 != 0 }) {
@@ -185,9 +202,9 @@ extension Life {
         lengths += more
       }
       guard lengths.count(where: { $0 != 0 }) == 1, lengths.contains(24),
-        victim.literal.read(8, at: report + 24).allSatisfy({ $0 == 0xee })
+        target.literal.read(8, at: report + 24).allSatisfy({ $0 == 0xee })
       else { return false }
-      if victim.literal.read(24, at: report) == record(endpoint, address) { return true }
+      if target.literal.read(24, at: report) == record(endpoint, address) { return true }
     }
     return false
   }

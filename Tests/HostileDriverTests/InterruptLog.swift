@@ -5,7 +5,7 @@ import PCI
 import Synchronization
 
 /// Everything the platform and the log hear of a device.
-final class Watch: MessageInterrupts, LineInterrupts {
+final class InterruptLog: MessageInterrupts, LineInterrupts {
   private let stops = Mutex(0)
   private let changed: EventFD
   /// How long an answer may take: much longer than it does, on a machine that is busy with other things.
@@ -24,7 +24,8 @@ final class Watch: MessageInterrupts, LineInterrupts {
   func set(_ pin: PCIInterruptPin, ofDevice device: UInt8, asserted: Bool) { changed.signal() }
   func lineChanged() { changed.signal() }
 
-  /// Waits until `condition` holds, looking whenever something happens, and every millisecond for what nothing tells of.
+  /// Waits until `condition` holds, looking whenever something happens, and every millisecond for what nothing tells
+  /// of.
   func wait(_ condition: () -> Bool) -> Bool {
     let end = ContinuousClock.now + patience
     while !condition() {
@@ -35,7 +36,7 @@ final class Watch: MessageInterrupts, LineInterrupts {
   }
 
   private struct Handler: LogHandler {
-    let watch: Watch
+    let watch: InterruptLog
     var metadata: Logger.Metadata = [:]
     var logLevel = Logger.Level.warning
     subscript(metadataKey key: String) -> Logger.Metadata.Value? {
@@ -45,7 +46,9 @@ final class Watch: MessageInterrupts, LineInterrupts {
 
     func log(event: LogEvent) {
       let text = event.message.description
-      if text.contains(" stopped until the driver resets") || text.contains(" cannot start: ") { watch.stops.withLock { $0 += 1 } }
+      if text.contains(" stopped until the driver resets") || text.contains(" cannot start: ") {
+        watch.stops.withLock { $0 += 1 }
+      }
       watch.changed.signal()
     }
   }

@@ -4,7 +4,7 @@ internal import HostIO
 internal import Virtio
 
 /// A request that the host works on.
-struct BlockFlight: ~Copyable {
+struct InFlightRequest: ~Copyable {
   enum Kind {
     case read
     case write(durable: Bool)
@@ -29,7 +29,10 @@ struct BlockFlight: ~Copyable {
   /// Ranges are done, and are being made stable.
   var isFlushing = false
 
-  init(_ chain: consuming DescriptorChain, _ kind: Kind, at position: UInt64 = 0, count: Int = 0, segments: Range<Int> = 0..<0) {
+  init(
+    _ chain: consuming DescriptorChain, _ kind: Kind, at position: UInt64 = 0, count: Int = 0,
+    segments: Range<Int> = 0..<0
+  ) {
     self.chain = chain
     self.kind = kind
     self.position = position
@@ -39,7 +42,7 @@ struct BlockFlight: ~Copyable {
   }
 }
 
-extension BlockFlight {
+extension InFlightRequest {
   /// Device-writable data bytes written.
   var filled: Int {
     if case .read = kind { return done }

@@ -5,9 +5,9 @@ import Virtio
 import VirtioDrivers
 import VirtioTestKit
 
-/// One life of a device, from reset to reset: where its queue and its buffers are, each alone on its page.
-final class Life {
-  let victim: Victim
+/// One session of a device, from reset to reset: where its queue and its buffers are, each alone on its page.
+final class Session {
+  let target: Target
   let features: Features
   let layout: QueueLayout
   var ring: any LiteralRing
@@ -24,37 +24,39 @@ final class Life {
   /// Where a virtio-iommu reports a fault.
   let report: DMAAddress
   private(set) var round: UInt8 = 0
-  /// Queues given up in earlier lives.
+  /// Queues given up in earlier sessions.
   private let stoppedBefore: Int
 
   static let firstBase: UInt64 = 0x2_0000
   static let secondBase: UInt64 = 0x8_0000
 
   /// What a well-behaved driver accepts of this device.
-  static func features(_ victim: Victim, adding extra: Features = [], leavingOut left: Features = []) -> Features {
+  static func features(_ target: Target, adding extra: Features = [], leavingOut left: Features = []) -> Features {
     var wanted: Features =
-      victim.kind == .iommu
+      target.kind == .iommu
       ? [.version1, .iommuInputRange, .iommuDomainRange, .iommuMapUnmap, .iommuProbe, .iommuMMIO, .iommuBypassConfig]
       : [.version1, .blockFlush, .blockDiscard, .blockWriteZeroes, .blockConfigWCE, .accessPlatform]
-    if victim.front.isPacked { wanted.insert(.ringPacked) }
-    return victim.transport.deviceFeatures.intersection(wanted.union(extra)).subtracting(left)
+    if target.transport.isPacked { wanted.insert(.ringPacked) }
+    return target.transport.deviceFeatures.intersection(wanted.union(extra)).subtracting(left)
   }
 
   /// A queue that exists in memory only, so far.
-  init(_ victim: Victim, _ features: Features, at base: UInt64 = firstBase) {
-    self.victim = victim
+  init(_ target: Target, _ features: Features, at base: UInt64 = firstBase) {
+    self.target = target
     self.features = features
-    stoppedBefore = victim.watch.stopped
-    if victim.front.isLegacy {
-      layout = QueueLayout(legacyAt: base, size: victim.transport.maxQueueSize(0))
+    stoppedBefore = target.watch.stopped
+    if target.transport.isLegacy {
+      layout = QueueLayout(legacyAt: base, size: target.transport.maxQueueSize(0))
     } else {
       layout = QueueLayout(
-        size: 16, descriptorArea: DMAAddress(base + 0x1000), driverArea: DMAAddress(base + 0x3000), deviceArea: DMAAddress(base + 0x5000))
+        size: 16, descriptorArea: DMAAddress(base + 0x1000), driverArea: DMAAddress(base + 0x3000),
+        deviceArea: DMAAddress(base + 0x5000))
     }
-    ring = makeLiteralRing(layout, features: features, in: victim.literal)
+    ring = makeLiteralRing(layout, features: features, in: target.literal)
     eventLayout = QueueLayout(
-      size: 16, descriptorArea: DMAAddress(base + 0x7000), driverArea: DMAAddress(base + 0x9000), deviceArea: DMAAddress(base + 0xb000))
-    events = victim.kind == .iommu ? makeLiteralRing(eventLayout, features: features, in: victim.literal) : nil
+      size: 16, descriptorArea: DMAAddress(base + 0x7000), driverArea: DMAAddress(base + 0x9000),
+      deviceArea: DMAAddress(base + 0xb000))
+    events = target.kind == .iommu ? makeLiteralRing(eventLayout, features: features, in: target.literal) : nil
     let buffers = DMAAddress(base + 0x1_0000)
     header = buffers + 0x1000
     data = buffers + 0x3000
@@ -63,9 +65,9 @@ final class Life {
     foreign = buffers + 0xa000
     report = buffers + 0xc000
     for layout in events == nil ? [layout] : [layout, eventLayout] {
-      let bytes = layout.byteCounts(packed: victim.front.isPacked, eventIndex: features.contains(.eventIndex))
-      victim.allow(layout.deviceArea, bytes.device)
-      if victim.front.isPacked { victim.allow(layout.descriptorArea, bytes.descriptor) }
+      let bytes = layout.byteCounts(packed: target.transport.isPacked, eventIndex: features.contains(.eventIndex))
+      target.allow(layout.deviceArea, bytes.device)
+      if target.transport.isPacked { target.allow(layout.descriptorArea, bytes.descriptor) }
     }
   }
 
@@ -74,7 +76,7 @@ final class Life {
 
   /// A packed ring whose first slots were filled by hand, and used, goes on behind them.
   func goOn(atSlot slot: Int) {
-    ring = LiteralPackedRing(layout, eventIndex: features.contains(.eventIndex), startingAt: slot, in: victim.literal)
+    ring = LiteralPackedRing(layout, eventIndex: features.contains(.eventIndex), startingAt: slot, in: target.literal)
   }
 
   // MARK: Steps of §3.1.1
@@ -87,27 +89,30 @@ final class Life {
   }
 
   func negotiate() throws {
-    let transport = victim.transport
+    let transport = target.transport
     transport.status = []
-    guard victim.watch.wait({ transport.status.isEmpty }) else { throw Wedged("the device does not come out of its reset") }
+    guard target.watch.wait({ transport.status.isEmpty }) else {
+      throw Wedged("the device does not come out of its reset")
+    }
     transport.status = [.acknowledge]
     transport.status = [.acknowledge, .driver]
     transport.accept(features)
-    guard !victim.front.isLegacy else { return }
+    guard !target.transport.isLegacy else { return }
     transport.status = [.acknowledge, .driver, .featuresOK]
     guard transport.status.contains(.featuresOK) else { throw Wedged("the device refuses features that are right") }
   }
 
   func enable() {
-    victim.transport.enableQueue(0, layout)
-    if events != nil { victim.transport.enableQueue(1, eventLayout) }
+    target.transport.enableQueue(0, layout)
+    if events != nil { target.transport.enableQueue(1, eventLayout) }
   }
 
   func goLive() {
-    victim.transport.status = victim.front.isLegacy ? [.acknowledge, .driver, .driverOK] : [.acknowledge, .driver, .featuresOK, .driverOK]
+    target.transport.status =
+      target.transport.isLegacy ? [.acknowledge, .driver, .driverOK] : [.acknowledge, .driver, .featuresOK, .driverOK]
   }
 
-  func notify() { victim.transport.notify(0, data: 0) }
+  func notify() { target.transport.notify(0, data: 0) }
 
   // MARK: Requests
 
@@ -123,10 +128,11 @@ final class Life {
   func answer() -> Answer {
     var used: [LiteralUsed] = []
     var stopped = false
-    let transport = victim.transport
-    _ = victim.watch.wait {
+    let transport = target.transport
+    _ = target.watch.wait {
       used += ring.takeUsed()
-      stopped = transport.status.contains(.needsReset) || victim.front.isLegacy && victim.watch.stopped > stoppedBefore
+      stopped =
+        transport.status.contains(.needsReset) || target.transport.isLegacy && target.watch.stopped > stoppedBefore
       return stopped || !used.isEmpty
     }
     return stopped ? .stopped : used.isEmpty ? .nothing : .used(used)
@@ -134,19 +140,20 @@ final class Life {
 
   /// Writes a block request's header (§5.2.6) and a status that is none.
   func writeHeader(_ type: UInt32, sector: UInt64) {
-    victim.literal.write(le32: type, at: header)
-    victim.literal.write(le32: 0, at: header + 4)
-    victim.literal.write(le64: sector, at: header + 8)
-    victim.literal.write([0xff], at: status)
-    victim.allow(status, 1)
+    target.literal.write(le32: type, at: header)
+    target.literal.write(le32: 0, at: header + 4)
+    target.literal.write(le64: sector, at: header + 8)
+    target.literal.write([0xff], at: status)
+    target.allow(status, 1)
   }
 
   /// Posts a block request whose data are at ``data``.
   @discardableResult
   func post(_ type: UInt32, sector: UInt64 = 0, data pieces: [LiteralDescriptor], table: DMAAddress? = nil) -> UInt16 {
     writeHeader(type, sector: sector)
-    for piece in pieces where piece.isWritable { victim.allow(piece.address, Int(piece.length)) }
-    return ring.post([LiteralDescriptor(header, 16)] + pieces + [LiteralDescriptor(status, 1, writable: true)], table: table)
+    for piece in pieces where piece.isWritable { target.allow(piece.address, Int(piece.length)) }
+    return ring.post(
+      [LiteralDescriptor(header, 16)] + pieces + [LiteralDescriptor(status, 1, writable: true)], table: table)
   }
 
   /// Shows what was posted, notifies, and waits.
@@ -157,7 +164,7 @@ final class Life {
   }
 
   /// The status byte that a block request left: 0xff if none.
-  var statusByte: UInt8 { victim.literal.read(1, at: status)[0] }
+  var statusByte: UInt8 { target.literal.read(1, at: status)[0] }
 
   /// The outcome of a block request that was answered.
   func outcome(_ answer: Answer) throws -> Outcome {
@@ -177,31 +184,35 @@ final class Life {
   func works() -> Bool {
     round &+= 1
     ring.wantCalls()
-    switch victim.kind {
+    switch target.kind {
     case .iommu: return iommuWorks()
     case .entropy, .faulty:
-      victim.literal.write([UInt8](repeating: 0, count: 256), at: data)
-      victim.allow(data + 64, 128)
+      target.literal.write([UInt8](repeating: 0, count: 256), at: data)
+      target.allow(data + 64, 128)
       _ = ring.post([LiteralDescriptor(data + 64, 128, writable: true)])
       guard case .used(let used) = show(), used.count == 1, used[0].length == 128 else { return false }
-      return victim.literal.read(128, at: data + 64).contains { $0 != 0 }
+      return target.literal.read(128, at: data + 64).contains { $0 != 0 }
     case .block:
       let bytes = (0..<1024).map { UInt8(truncatingIfNeeded: $0 &* 5 &+ $0 / 256) &+ round }
-      victim.literal.write(bytes, at: data)
+      target.literal.write(bytes, at: data)
       let sector = UInt64(8 + round)
       post(1, sector: sector, data: [LiteralDescriptor(data, 1024)])
       guard case .used(let written) = show(), written.count == 1, statusByte == 0 else { return false }
-      victim.literal.write([UInt8](repeating: 0, count: 1024), at: data)
-      post(0, sector: sector, data: [LiteralDescriptor(data, 512, writable: true), LiteralDescriptor(data + 512, 512, writable: true)])
-      guard case .used(let read) = show(), read.count == 1, statusByte == 0, read[0].length == 1025 || victim.front.isLegacy else { return false }
-      return victim.literal.read(1024, at: data) == bytes
+      target.literal.write([UInt8](repeating: 0, count: 1024), at: data)
+      post(
+        0, sector: sector,
+        data: [LiteralDescriptor(data, 512, writable: true), LiteralDescriptor(data + 512, 512, writable: true)])
+      guard case .used(let read) = show(), read.count == 1, statusByte == 0,
+        read[0].length == 1025 || target.transport.isLegacy
+      else { return false }
+      return target.literal.read(1024, at: data) == bytes
     }
   }
 }
 
 /// What an attack came to, as the attacker sees it.
 enum Outcome {
-  /// Nothing had to happen: a correct request in the same life decides.
+  /// Nothing had to happen: a correct request in the same session decides.
   case untouched
   /// The device did what can be made of it, correctly, and goes on.
   case served

@@ -12,29 +12,30 @@ import VirtioServing
 import VirtioTestKit
 
 /// A device under attack, with its machine.
-final class Victim {
-  enum Kind: Hashable, Sendable { case block, entropy, iommu, faulty(FaultyDevice.Vice) }
+final class Target {
+  enum Kind: Hashable, Sendable { case block, entropy, iommu, faulty(FaultyDevice.Flaw) }
   /// Memory begins above 0, so that what was never programmed leads nowhere.
   static let memoryStart: UInt64 = 0x1_0000
   static let memorySize = 1 << 20
   static let requester = RequesterID(bus: 0, device: 3)
 
-  let front: Front
+  let transport: Transport
   let kind: Kind
   let memory: GuestMemory
   let shadow: GuestMemory
   let literal: LiteralMemory
-  let watch: Watch
+  let watch: InterruptLog
   let name: String
   let control: DeviceControl
   let transport: any DriverTransport
   let iommu: PageIOMMU?
-  /// What is under attack, if it is a virtio-iommu: then it is the bus's IOMMU too, and its own function is not behind it (R036).
+  /// What is under attack, if it is a virtio-iommu: then it is the bus's IOMMU too, and its own function is not behind
+  /// it (R036).
   let unit: IOMMUDevice?
   /// Endpoints behind ``unit``, by their numbers.
   let endpoints: [UInt32: EndpointSpace]
-  /// Reads and writes the control registers raw: the common configuration, the legacy structure or the MMIO window, wherever a
-  /// transport has its own.
+  /// Reads and writes the control registers raw: the common configuration, the legacy structure or the MMIO window,
+  /// wherever a transport has its own.
   let peek: (_ at: UInt64, _ width: Int) -> UInt64
   let poke: (_ at: UInt64, _ width: Int, _ value: UInt64) -> Void
   let function: VirtioPCIFunction?
@@ -49,19 +50,26 @@ final class Victim {
     return (0..<memorySize).map { _ in UInt8.random(in: 1...255, using: &random) }
   }()
 
-  /// - Parameter platform: VIRTIO_F_ACCESS_PLATFORM is offered, and an IOMMU without mappings is in front.
-  init(_ front: Front, _ kind: Kind, platform: Bool = false, _ change: (inout VirtioPCIOptions) -> Void = { _ in }) throws {
-    self.front = front
+  /// - Parameter platform: VIRTIO_F_ACCESS_PLATFORM is offered, and an IOMMU without mappings is in transport.
+  init(
+    _ transport: Transport, _ kind: Kind, platform: Bool = false, _ change: (inout VirtioPCIOptions) -> Void = { _ in }
+  ) throws {
+    self.transport = transport
     self.kind = kind
     memory = try GuestMemory(byteCount: Self.memorySize, at: GuestAddress(Self.memoryStart))
     shadow = try GuestMemory(byteCount: Self.memorySize, at: GuestAddress(Self.memoryStart))
     literal = LiteralMemory(memory, shadow: shadow)
     for one in [memory, shadow] { _ = one.copy(Self.noise.span, to: GuestAddress(Self.memoryStart)) }
     // One of the faulty devices never answers.
-    let watch = try Watch(patience: kind == .faulty(.mute) || kind == .faulty(.keeps) ? .seconds(2) : .seconds(30))
+    let watch = try InterruptLog(
+      patience: kind == .faulty(.mute) || kind == .faulty(.keeps) ? .seconds(2) : .seconds(30))
     let logger = watch.log
     self.watch = watch
-    name = "hd\(Self.count.withLock { count in count += 1; return count })-"
+    let number = Self.count.withLock { count in
+      count += 1
+      return count
+    }
+    name = "hd\(number)-"
     iommu = platform ? PageIOMMU() : nil
 
     let device: any VirtioDevice
@@ -75,8 +83,8 @@ final class Victim {
     case .entropy:
       device = EntropyDevice()
       file = nil
-    case .faulty(let vice):
-      device = FaultyDevice(vice, memory)
+    case .faulty(let flaw):
+      device = FaultyDevice(flaw, memory)
       file = nil
     case .block:
       let disk = try MemoryFile(name: "disk", size: 1 << 20)
@@ -89,10 +97,10 @@ final class Victim {
     }
     self.unit = unit
     endpoints = if let unit { IOMMUSite.plug(into: unit, memory) } else { [:] }
-    if front.isPCI {
+    if transport.isPCI {
       var options = VirtioPCIOptions()
       options.iommuPlatform = platform ? .on : .off
-      options.disableLegacy = front.isLegacy ? .off : .on
+      options.disableLegacy = transport.isLegacy ? .off : .on
       change(&options)
       let bus = PCIBus(memory, messages: watch, lines: watch)
       if let inFront: any IOMMU = unit ?? iommu { bus.setIOMMU(inFront) }
@@ -100,20 +108,21 @@ final class Victim {
       let function = try bus.add(at: PCISlot(3), bypassingIOMMU: unit != nil) { master throws(ConfigurationError) in
         try VirtioPCIFunction(device, chosen, name: name, on: master, log: logger)
       }
-      let bar = front.isLegacy ? 0 : 4
+      let bar = transport.isLegacy ? 0 : 4
       peek = { function.readBAR(bar, at: $0, width: $1) }
       poke = { function.writeBAR(bar, at: $0, width: $1, $2) }
       control = function.control
-      transport = try PCIDriverTransport(FunctionAccess(bus, function, Self.requester), legacy: front.isLegacy)
+      transport = try PCIDriverTransport(FunctionAccess(bus, function, Self.requester), legacy: transport.isLegacy)
       self.function = function
       self.bus = bus
     } else {
       var options = VirtioMMIOOptions()
       options.iommuPlatform = platform ? .on : .off
-      options.legacy = front.isLegacy
+      options.legacy = transport.isLegacy
       let endpoint = MMIOEndpoint(memory, requester: Self.requester)
       if let iommu { endpoint.setIOMMU(iommu) }
-      let mmio = try VirtioMMIODevice(device, options, name: name, at: endpoint, line: { _ in watch.lineChanged() }, log: logger)
+      let mmio = try VirtioMMIODevice(
+        device, options, name: name, at: endpoint, line: { _ in watch.lineChanged() }, log: logger)
       peek = { mmio.read(at: $0, width: $1) }
       poke = { mmio.write(at: $0, width: $1, $2) }
       control = mmio.control
@@ -126,7 +135,9 @@ final class Victim {
   private final class Registers: MMIORegisterAccess {
     let device: VirtioMMIODevice
     init(_ device: VirtioMMIODevice) { self.device = device }
-    func read(at offset: UInt64, width: Int) -> UInt32 { UInt32(truncatingIfNeeded: device.read(at: offset, width: width)) }
+    func read(at offset: UInt64, width: Int) -> UInt32 {
+      UInt32(truncatingIfNeeded: device.read(at: offset, width: width))
+    }
     func write(at offset: UInt64, width: Int, _ value: UInt32) { device.write(at: offset, width: width, UInt64(value)) }
   }
 
@@ -139,7 +150,9 @@ final class Victim {
       self.function = function
       self.requester = requester
     }
-    func readConfiguration(at offset: Int, width: Int) -> UInt32 { bus.readConfiguration(of: requester, at: offset, width: width) }
+    func readConfiguration(at offset: Int, width: Int) -> UInt32 {
+      bus.readConfiguration(of: requester, at: offset, width: width)
+    }
     func writeConfiguration(at offset: Int, width: Int, _ value: UInt32) {
       bus.writeConfiguration(of: requester, at: offset, width: width, value)
     }
@@ -152,14 +165,18 @@ final class Victim {
   }
 
   /// The function's configuration space.
-  func readConfigurationSpace(_ at: Int, _ width: Int) -> UInt32 { bus?.readConfiguration(of: Self.requester, at: at, width: width) ?? 0 }
+  func readConfigurationSpace(_ at: Int, _ width: Int) -> UInt32 {
+    bus?.readConfiguration(of: Self.requester, at: at, width: width) ?? 0
+  }
   func writeConfigurationSpace(_ at: Int, _ width: Int, _ value: UInt32) {
     bus?.writeConfiguration(of: Self.requester, at: at, width: width, value)
   }
 
   // MARK: What the device may touch
 
-  func allow(_ address: DMAAddress, _ count: Int) { allowed.append(address.rawValue..<address.rawValue + UInt64(count)) }
+  func allow(_ address: DMAAddress, _ count: Int) {
+    allowed.append(address.rawValue..<address.rawValue + UInt64(count))
+  }
 
   private func bytes(_ memory: GuestMemory) -> [UInt8] {
     var bytes = [UInt8](repeating: 0, count: Self.memorySize)
@@ -178,7 +195,9 @@ final class Victim {
       expected.replaceSubrange(part, with: now[part])
     }
     if now == expected { return nil }
-    return zip(now, expected).enumerated().first { $0.element.0 != $0.element.1 }.map { UInt64($0.offset) + Self.memoryStart }
+    return zip(now, expected).enumerated().first { $0.element.0 != $0.element.1 }.map {
+      UInt64($0.offset) + Self.memoryStart
+    }
   }
 
   /// From here on nothing is the device's.

@@ -2,12 +2,12 @@ internal import HostIO
 internal import Logging
 internal import Synchronization
 
-/// The listening socket while front-ends come and go: looks at the first bytes of each connection, answers questions about
-/// the back-end at once, and passes front-ends on, in order of arrival.
+/// The listening socket while front-ends come and go: looks at the first bytes of each connection, answers questions
+/// about the back-end at once, and passes front-ends on, in order of arrival.
 ///
-/// A thread of its own, so that a question is answered while a front-end is served. It holds a bounded number of connections,
-/// and rests when one cannot be let in: those that knock meanwhile wait in the listener's own queue.
-final class Doorway: Sendable {
+/// A thread of its own, so that a question is answered while a front-end is served. It holds a bounded number of
+/// connections, and rests when one cannot be let in: those that knock meanwhile wait in the listener's own queue.
+final class ConnectionAcceptor: Sendable {
   private struct Visitor: Sendable {
     var number: UInt64
     var socket: UnixSocket
@@ -32,7 +32,8 @@ final class Doorway: Sendable {
   private let waiting = Mutex(Waiting())
   private let arrived: EventFD
   private let crowded: EventFD
-  /// What the doorway's own thread waits for, and what ``next()`` does. Made at the start: later there may be no descriptors.
+  /// What the acceptor's own thread waits for, and what ``next()`` does. Made at the start: later there may be no
+  /// descriptors.
   private let poller: Poller
   private let queue: Poller
   /// Connections that have said nothing yet, at most: the oldest goes.
@@ -43,7 +44,8 @@ final class Doorway: Sendable {
   static let rest = Duration.milliseconds(100)
 
   init(
-    _ listener: UnixListener, stopping: EventFD, log: Logger, answer: @escaping @Sendable (ExplainRequest.Form) -> String
+    _ listener: UnixListener, stopping: EventFD, log: Logger,
+    answer: @escaping @Sendable (ExplainRequest.Form) -> String
   ) throws(HostError) {
     self.listener = listener
     self.stopping = stopping
@@ -85,8 +87,8 @@ final class Doorway: Sendable {
     }
   }
 
-  /// Sends away the connection that has said nothing for longest, if there is one: a front-end needs its descriptor more. From
-  /// any thread.
+  /// Sends away the connection that has said nothing for longest, if there is one: a front-end needs its descriptor
+  /// more. From any thread.
   func makeRoom() { crowded.signal() }
 
   /// Lets people in until told to stop. Blocks; for a thread of its own.
@@ -139,7 +141,9 @@ final class Doorway: Sendable {
     } catch {
       // One line for a shortage that comes and goes with every descriptor.
       let now = ContinuousClock.now
-      if told.map({ now - $0 > .seconds(60) }) ?? true { log.warning("connections have to wait until this host can take them: \(error)") }
+      if told.map({ now - $0 > .seconds(60) }) ?? true {
+        log.warning("connections have to wait until this host can take them: \(error)")
+      }
       told = now
       if error.isShortage { dismissOldest(of: &silent) }
       return false
