@@ -67,7 +67,7 @@ private func judge(_ outcome: Outcome, _ session: Session) -> (Verdict, String) 
   switch outcome {
   case .untouched:
     if session.works() { return (.pass, "") }
-    return session.target.transport.status.contains(.needsReset)
+    return session.target.driver.status.contains(.needsReset)
       ? (.reject, "")
       : (.wedged, "a correct request is not served afterwards, and the device does not say that it needs a reset")
   case .served: return session.works() ? (.pass, "") : (.wedged, "a correct request is not served afterwards")
@@ -81,8 +81,8 @@ private func judge(_ outcome: Outcome, _ session: Session) -> (Verdict, String) 
 /// The next driver resets the device, and is served elsewhere; where the last one's queue was, nothing happens any
 /// more.
 private func recover(_ target: Target) throws {
-  target.transport.status = []
-  guard target.watch.wait({ target.transport.status.isEmpty }) else {
+  target.driver.status = []
+  guard target.watch.wait({ target.driver.status.isEmpty }) else {
     throw Wedged("the device does not come out of its reset")
   }
   // Whatever was still under way is over.

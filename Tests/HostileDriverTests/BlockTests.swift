@@ -32,8 +32,8 @@ import VirtioTestKit
   @Test("writeback is read before FEATURES_OK", arguments: Transport.all)
   func writeback(_ transport: Transport) throws {
     try attack("5.2.5.1-1", on: transport, Preparation(stage: .found)) { session, target in
-      target.transport.status = []
-      target.transport.status = [.acknowledge, .driver]
+      target.driver.status = []
+      target.driver.status = [.acknowledge, .driver]
       target.read(32, 1)
       try session.begin()
       return .untouched

@@ -21,7 +21,7 @@ import VirtioTestKit
     try attack("2.5.1-2", on: transport) { _, target in
       for offset in [48, 60, 72, 95, 96, 100, 255, 4000, 1 << 20, Int(Int32.max)] {
         target.read(offset, 4)
-        target.transport.writeConfiguration(at: offset, from: [0xff, 0xff, 0xff, 0xff].span)
+        target.driver.writeConfiguration(at: offset, from: [0xff, 0xff, 0xff, 0xff].span)
       }
       return .untouched
     }
@@ -49,7 +49,7 @@ import VirtioTestKit
   @Test("A queue that was reset is enabled without being set up (R041, R062)", arguments: Transport.modern)
   func notSetUp(_ transport: Transport) throws {
     try attack("2.6.1.2.2-1", on: transport, Self.ringReset) { session, target in
-      target.transport.resetQueue(0)
+      target.driver.resetQueue(0)
       target.select(0)
       target.poke(transport.isPCI ? 28 : 0x044, transport.isPCI ? 2 : 4, 1)
       return session.stoppedOrNot()
@@ -61,10 +61,10 @@ import VirtioTestKit
     arguments: Transport.modern, [false, true])
   func nonsense(_ transport: Transport, _ negotiated: Bool) throws {
     try attack("2.6.1.1.2-1", on: transport, Preparation(features: negotiated ? .ringReset : [])) { session, target in
-      for index in [1, 7, 0xffff] { target.transport.resetQueue(index) }
+      for index in [1, 7, 0xffff] { target.driver.resetQueue(index) }
       if negotiated {
-        target.transport.resetQueue(0)
-        target.transport.resetQueue(0)
+        target.driver.resetQueue(0)
+        target.driver.resetQueue(0)
         session.restartRing()
         session.enable()
       } else {
@@ -81,7 +81,7 @@ extension Target {
   func read(_ offset: Int, _ count: Int) {
     var bytes = [UInt8](repeating: 0, count: count)
     var span = bytes.mutableSpan
-    transport.readConfiguration(at: offset, into: &span)
+    driver.readConfiguration(at: offset, into: &span)
   }
 
   /// Selects a queue.

@@ -94,7 +94,7 @@ import VirtioTestKit
       session.offer([LiteralDescriptor(DMAAddress(0x7f_0000_0000), 24, writable: true)])
       session.offer([LiteralDescriptor(session.table, 0, writable: true)])
       guard let lengths = try collect(session, 2) else {
-        return target.transport.status.contains(.needsReset) ? .stopped : .noAnswer
+        return target.driver.status.contains(.needsReset) ? .stopped : .noAnswer
       }
       guard lengths == [0, 0] else { throw Failure("something was written") }
       return .requestRefused

@@ -171,17 +171,17 @@ extension Session {
     }
     events.post(chain)
     events.publish()
-    target.transport.notify(1, data: 0)
+    target.driver.notify(1, data: 0)
   }
 
   /// Waits until so many event buffers came back: their lengths. nil: the device gave the queue up, or they do not.
   func usedEvents(_ count: Int) -> [UInt32]? {
     guard let events else { return nil }
     var used: [LiteralUsed] = []
-    let transport = target.transport
+    let driver = target.driver
     let came = target.watch.wait {
       used += events.takeUsed()
-      return used.count >= count || transport.status.contains(.needsReset)
+      return used.count >= count || driver.status.contains(.needsReset)
     }
     return came && used.count >= count ? used.map(\.length) : nil
   }

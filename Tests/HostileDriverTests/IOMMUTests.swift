@@ -14,18 +14,18 @@ import VirtioTestKit
   private func configuration(_ target: Target) -> [UInt8] {
     var bytes = [UInt8](repeating: 0, count: IOMMULayout.configurationSize)
     var span = bytes.mutableSpan
-    target.transport.readConfiguration(at: 0, into: &span)
+    target.driver.readConfiguration(at: 0, into: &span)
     return bytes
   }
 
   @Test("The old feature for bypass is accepted where the new one is offered", arguments: Transport.modern)
   func bypassFeature(_ transport: Transport) throws {
     try attack("2.2.1-1", on: transport, Self.preparation(.found)) { session, target in
-      target.transport.status = []
-      target.transport.status = [.acknowledge, .driver]
-      target.transport.accept(session.features.union(.iommuBypass))
-      target.transport.status = [.acknowledge, .driver, .featuresOK]
-      guard !target.transport.status.contains(.featuresOK) else { throw Failure("FEATURES_OK stuck") }
+      target.driver.status = []
+      target.driver.status = [.acknowledge, .driver]
+      target.driver.accept(session.features.union(.iommuBypass))
+      target.driver.status = [.acknowledge, .driver, .featuresOK]
+      guard !target.driver.status.contains(.featuresOK) else { throw Failure("FEATURES_OK stuck") }
       guard target.look(Site.working.endpoint, Site.bypassed) == nil else {
         throw Failure("an endpoint was let through")
       }
@@ -43,7 +43,7 @@ import VirtioTestKit
         for value in [0, 0xa5, 0xff] as [UInt8] {
           for at in Array(0..<36) + [37, 40, 44, 255, 4000] where at >= 36 || at + width <= 36 {
             let bytes = [UInt8](repeating: value, count: width)
-            target.transport.writeConfiguration(at: at, from: bytes.span)
+            target.driver.writeConfiguration(at: at, from: bytes.span)
           }
         }
       }
@@ -56,7 +56,7 @@ import VirtioTestKit
   func withoutFeature(_ transport: Transport) throws {
     try attackIOMMU("5.13.4.1-1", on: transport, without: .iommuBypassConfig) { _, target in
       for value in [1, 0, 1] as [UInt8] {
-        target.transport.writeConfiguration(at: 36, from: [value].span)
+        target.driver.writeConfiguration(at: 36, from: [value].span)
         guard configuration(target)[36] == 0 else { throw Failure("bypass changed") }
       }
       return .untouched
@@ -69,12 +69,12 @@ import VirtioTestKit
     [Features(), .iommuBypassConfig])
   func early(_ transport: Transport, _ without: Features) throws {
     try attack("3.1.1-2", on: transport, Self.preparation(.found, without: without)) { session, target in
-      target.transport.writeConfiguration(at: 36, from: [1].span)
-      target.transport.status = []
-      target.transport.writeConfiguration(at: 36, from: [1].span)
-      target.transport.status = [.acknowledge, .driver]
-      target.transport.accept(session.features)
-      target.transport.writeConfiguration(at: 36, from: [1].span)
+      target.driver.writeConfiguration(at: 36, from: [1].span)
+      target.driver.status = []
+      target.driver.writeConfiguration(at: 36, from: [1].span)
+      target.driver.status = [.acknowledge, .driver]
+      target.driver.accept(session.features)
+      target.driver.writeConfiguration(at: 36, from: [1].span)
       guard configuration(target)[36] == 0, target.look(Site.working.endpoint, Site.bypassed) == nil else {
         throw Failure("bypass changed")
       }
@@ -88,24 +88,24 @@ import VirtioTestKit
   func bypass(_ transport: Transport) throws {
     try attackIOMMU("5.13.4.1-2", on: transport) { session, target in
       for start in [1, 0] as [UInt8] {
-        target.transport.writeConfiguration(at: 36, from: [start].span)
+        target.driver.writeConfiguration(at: 36, from: [start].span)
         for value in 2...255 as ClosedRange<UInt8> {
-          target.transport.writeConfiguration(at: 36, from: [value].span)
+          target.driver.writeConfiguration(at: 36, from: [value].span)
           guard configuration(target)[36] == start else { throw Failure("bypass took \(value)") }
         }
         for (at, count) in [(36, 4), (35, 2), (32, 8)] {
           let bytes = [UInt8](repeating: 0xfe, count: count)
-          target.transport.writeConfiguration(at: at, from: bytes.span)
+          target.driver.writeConfiguration(at: at, from: bytes.span)
           guard configuration(target)[36] == start else { throw Failure("bypass took \(bytes)") }
         }
       }
       try session.checkWitnesses()
       // And what it may be works, there and back.
-      target.transport.writeConfiguration(at: 36, from: [1].span)
+      target.driver.writeConfiguration(at: 36, from: [1].span)
       guard target.reaches(Site.working.endpoint, Site.bypassed, Site.bypassed) else {
         throw Failure("bypass did nothing")
       }
-      target.transport.writeConfiguration(at: 36, from: [0].span)
+      target.driver.writeConfiguration(at: 36, from: [0].span)
       return .untouched
     }
   }
@@ -140,8 +140,8 @@ import VirtioTestKit
   func before(_ transport: Transport, _ stage: Preparation.Stage) throws {
     try attack("3.1.1-7", on: transport, Self.preparation(stage)) { session, target in
       if stage == .found {
-        target.transport.status = []
-        target.transport.status = [.acknowledge, .driver]
+        target.driver.status = []
+        target.driver.status = [.acknowledge, .driver]
         session.enable()
       }
       target.literal.write(

@@ -9,10 +9,10 @@ import VirtioTestKit
   @Test("A device that is live is initialized again without a reset", arguments: Transport.all)
   func again(_ transport: Transport) throws {
     try attack("3.1.1-1", on: transport) { session, target in
-      target.transport.status = [.acknowledge]
-      target.transport.status = [.acknowledge, .driver]
-      target.transport.accept(session.features)
-      if !transport.isLegacy { target.transport.status = [.acknowledge, .driver, .featuresOK] }
+      target.driver.status = [.acknowledge]
+      target.driver.status = [.acknowledge, .driver]
+      target.driver.accept(session.features)
+      if !transport.isLegacy { target.driver.status = [.acknowledge, .driver, .featuresOK] }
       session.goLive()
       return .untouched
     }
@@ -21,12 +21,12 @@ import VirtioTestKit
   @Test("The configuration is written before features are settled", arguments: Transport.all)
   func early(_ transport: Transport) throws {
     try attack("3.1.1-2", on: transport, Preparation(stage: .found)) { session, target in
-      target.transport.status = []
-      target.transport.status = [.acknowledge, .driver]
+      target.driver.status = []
+      target.driver.status = [.acknowledge, .driver]
       for at in stride(from: 0, to: 96, by: 4) {
-        target.transport.writeConfiguration(at: at, from: [0xff, 0xff, 0xff, 0xff].span)
+        target.driver.writeConfiguration(at: at, from: [0xff, 0xff, 0xff, 0xff].span)
       }
-      target.transport.writeConfiguration(at: 32, from: [1].span)
+      target.driver.writeConfiguration(at: 32, from: [1].span)
       try session.begin()
       return .untouched
     }
@@ -35,8 +35,8 @@ import VirtioTestKit
   @Test("Features are accepted after FEATURES_OK, and while the device is live (R014)", arguments: Transport.modern)
   func late(_ transport: Transport) throws {
     try attack("3.1.1-3", on: transport) { session, target in
-      target.transport.accept(Features(rawValue: .max))
-      target.transport.accept([])
+      target.driver.accept(Features(rawValue: .max))
+      target.driver.accept([])
       guard target.control.negotiatedFeatures == session.features else { throw Failure("features changed") }
       return .untouched
     }
@@ -45,16 +45,16 @@ import VirtioTestKit
   @Test("FEATURES_OK did not stick, and the driver goes on (R008)", arguments: Transport.modern)
   func refused(_ transport: Transport) throws {
     try attack("3.1.1-4", "3.1.1-5", on: transport, Preparation(stage: .found)) { session, target in
-      target.transport.status = []
-      target.transport.status = [.acknowledge, .driver]
-      target.transport.accept(session.features.union(.blockReadOnly))
-      target.transport.status = [.acknowledge, .driver, .featuresOK]
+      target.driver.status = []
+      target.driver.status = [.acknowledge, .driver]
+      target.driver.accept(session.features.union(.blockReadOnly))
+      target.driver.status = [.acknowledge, .driver, .featuresOK]
       session.enable()
       session.goLive()
       session.post(0, data: [LiteralDescriptor(session.data, 512, writable: true)])
       session.ring.publish()
       session.notify()
-      guard !target.transport.status.contains(.driverOK), !target.control.isRunning(0) else {
+      guard !target.driver.status.contains(.driverOK), !target.control.isRunning(0) else {
         throw Failure("the device is live")
       }
       return .refused
@@ -78,8 +78,8 @@ import VirtioTestKit
   @Test("A legacy driver sets FEATURES_OK, which it does not know", arguments: Transport.legacy)
   func legacy(_ transport: Transport) throws {
     try attack("3.1.2-1", on: transport) { _, target in
-      target.transport.status = [.acknowledge, .driver, .featuresOK, .driverOK]
-      guard !target.transport.status.contains(.featuresOK) else { throw Failure("FEATURES_OK stuck") }
+      target.driver.status = [.acknowledge, .driver, .featuresOK, .driverOK]
+      guard !target.driver.status.contains(.featuresOK) else { throw Failure("FEATURES_OK stuck") }
       return .untouched
     }
   }
@@ -98,19 +98,19 @@ import VirtioTestKit
 
   private func suspended(_ clause: String, _ transport: Transport, _ body: (Session, Target) throws -> Outcome) throws {
     try attack(clause, on: transport, Preparation(features: .suspend)) { session, target in
-      target.transport.status = target.transport.status.union(.suspend)
+      target.driver.status = target.driver.status.union(.suspend)
       return try body(session, target)
     }
   }
 
   private func resume(_ target: Target) {
-    target.transport.status = target.transport.status.union(.driverOK)
+    target.driver.status = target.driver.status.union(.driverOK)
   }
 
   @Test("SUSPEND is set, and nobody looks whether the device is suspended", arguments: Transport.modern)
   func unverified(_ transport: Transport) throws {
     try suspended("3.4.1-1", transport) { _, target in
-      target.transport.status = [.acknowledge, .driver, .featuresOK, .driverOK]
+      target.driver.status = [.acknowledge, .driver, .featuresOK, .driverOK]
       return .untouched
     }
   }
@@ -141,11 +141,11 @@ import VirtioTestKit
     try suspended("3.4.1-4", transport) { _, target in
       var before: [UInt8] = [0xee]
       var span = before.mutableSpan
-      target.transport.readConfiguration(at: 32, into: &span)
-      target.transport.writeConfiguration(at: 32, from: [before[0] ^ 1].span)
+      target.driver.readConfiguration(at: 32, into: &span)
+      target.driver.writeConfiguration(at: 32, from: [before[0] ^ 1].span)
       var after: [UInt8] = [0xee]
       var bytes = after.mutableSpan
-      target.transport.readConfiguration(at: 32, into: &bytes)
+      target.driver.readConfiguration(at: 32, into: &bytes)
       guard before == after else { throw Failure("the configuration changed") }
       resume(target)
       return .untouched
@@ -155,7 +155,7 @@ import VirtioTestKit
   @Test("A device that is to go on is used before it says that it does", arguments: Transport.modern)
   func impatient(_ transport: Transport) throws {
     try suspended("3.4.1-5", transport) { session, target in
-      target.transport.status = [.driverOK]
+      target.driver.status = [.driverOK]
       session.post(0, data: [LiteralDescriptor(session.data, 512, writable: true)])
       return try session.outcome(session.show())
     }

@@ -99,7 +99,7 @@ import VirtioTestKit
   @Test("DriverFeatures is written for a word that was not chosen, or does not exist", arguments: both)
   func driverFeatures(_ transport: Transport) throws {
     try attack("4.2.2.2-10", on: transport, Preparation(stage: .found)) { session, target in
-      target.transport.status = []
+      target.driver.status = []
       for word in [UInt64(0xffff_ffff), 4, 100] {
         target.poke(0x024, 4, word)
         target.poke(0x020, 4, .max)

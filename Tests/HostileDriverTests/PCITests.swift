@@ -97,7 +97,7 @@ import VirtioTestKit
   @Test("A queue is enabled before it is set up, and set up afterwards (R041)", arguments: Transport.pci)
   func enabledFirst(_ transport: Transport) throws {
     try attack("4.1.4.3.2-4", on: transport) { session, target in
-      target.transport.status = []
+      target.driver.status = []
       try session.negotiate()
       target.select(0)
       target.poke(28, 2, 1)
@@ -113,11 +113,11 @@ import VirtioTestKit
       session.post(0, data: [LiteralDescriptor(session.data, 512, writable: true)])
       session.ring.publish()
       session.notify()
-      let transport = target.transport
-      transport.status = []
-      transport.status = [.acknowledge, .driver]
-      transport.accept(session.features)
-      if !transport.isLegacy { transport.status = [.acknowledge, .driver, .featuresOK] }
+      let driver = target.driver
+      driver.status = []
+      driver.status = [.acknowledge, .driver]
+      driver.accept(session.features)
+      if !transport.isLegacy { driver.status = [.acknowledge, .driver, .featuresOK] }
       session.restartRing()
       session.enable()
       session.goLive()
@@ -176,7 +176,7 @@ import VirtioTestKit
       // A legacy function shows its vectors only while MSI-X is enabled; there are two.
       if transport.isLegacy {
         let messages = [InterruptMessage](repeating: InterruptMessage(address: 0xfee0_0000, data: 0), count: 2)
-        guard (target.transport as? PCIDriverTransport)?.enableMSIX(messages) == true else {
+        guard (target.driver as? PCIDriverTransport)?.enableMSIX(messages) == true else {
           throw Failure("there is no MSI-X")
         }
       }
@@ -207,8 +207,8 @@ import VirtioTestKit
   @Test("A legacy driver writes fields in the other byte order", arguments: pciLegacy)
   func legacyByteOrder(_ transport: Transport) throws {
     try attack("4.1.4.10-1", on: transport, Preparation(stage: .found)) { session, target in
-      target.transport.status = []
-      target.transport.status = [.acknowledge, .driver]
+      target.driver.status = []
+      target.driver.status = [.acknowledge, .driver]
       target.select(0)
       target.poke(8, 4, UInt64(UInt32(Session.firstBase / 4096).byteSwapped))
       session.goLive()

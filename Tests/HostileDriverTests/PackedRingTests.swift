@@ -57,7 +57,7 @@ import VirtioTestKit
       case 1: layout.driverArea = layout.driverArea + 2
       default: layout.deviceArea = layout.deviceArea + 2
       }
-      target.transport.enableQueue(0, layout)
+      target.driver.enableQueue(0, layout)
       session.goLive()
       return session.stoppedOrNot()
     }
@@ -98,7 +98,7 @@ import VirtioTestKit
     try attack("2.8.16-3", on: transport, Preparation(features: .notificationData)) { session, target in
       session.post(0, data: [LiteralDescriptor(session.data, 512, writable: true)])
       session.ring.publish()
-      for data in [UInt16(0xffff), 0x8000, 0x7fff, 16] { target.transport.notify(0, data: data) }
+      for data in [UInt16(0xffff), 0x8000, 0x7fff, 16] { target.driver.notify(0, data: data) }
       return try session.outcome(session.answer())
     }
   }
@@ -223,7 +223,7 @@ extension Session {
     var stopped = false
     _ = target.watch.wait {
       isUsed = ring.flags(of: 0) & 0x8080 == 0x8080
-      stopped = target.transport.status.contains(.needsReset)
+      stopped = target.driver.status.contains(.needsReset)
       return isUsed || stopped
     }
     return stopped ? .stopped : isUsed ? .used([]) : .nothing

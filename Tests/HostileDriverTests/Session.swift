@@ -37,7 +37,7 @@ final class Session {
       ? [.version1, .iommuInputRange, .iommuDomainRange, .iommuMapUnmap, .iommuProbe, .iommuMMIO, .iommuBypassConfig]
       : [.version1, .blockFlush, .blockDiscard, .blockWriteZeroes, .blockConfigWCE, .accessPlatform]
     if target.transport.isPacked { wanted.insert(.ringPacked) }
-    return target.transport.deviceFeatures.intersection(wanted.union(extra)).subtracting(left)
+    return target.driver.deviceFeatures.intersection(wanted.union(extra)).subtracting(left)
   }
 
   /// A queue that exists in memory only, so far.
@@ -46,7 +46,7 @@ final class Session {
     self.features = features
     stoppedBefore = target.watch.stopped
     if target.transport.isLegacy {
-      layout = QueueLayout(legacyAt: base, size: target.transport.maxQueueSize(0))
+      layout = QueueLayout(legacyAt: base, size: target.driver.maxQueueSize(0))
     } else {
       layout = QueueLayout(
         size: 16, descriptorArea: DMAAddress(base + 0x1000), driverArea: DMAAddress(base + 0x3000),
@@ -89,30 +89,30 @@ final class Session {
   }
 
   func negotiate() throws {
-    let transport = target.transport
-    transport.status = []
-    guard target.watch.wait({ transport.status.isEmpty }) else {
+    let driver = target.driver
+    driver.status = []
+    guard target.watch.wait({ driver.status.isEmpty }) else {
       throw Wedged("the device does not come out of its reset")
     }
-    transport.status = [.acknowledge]
-    transport.status = [.acknowledge, .driver]
-    transport.accept(features)
+    driver.status = [.acknowledge]
+    driver.status = [.acknowledge, .driver]
+    driver.accept(features)
     guard !target.transport.isLegacy else { return }
-    transport.status = [.acknowledge, .driver, .featuresOK]
-    guard transport.status.contains(.featuresOK) else { throw Wedged("the device refuses features that are right") }
+    driver.status = [.acknowledge, .driver, .featuresOK]
+    guard driver.status.contains(.featuresOK) else { throw Wedged("the device refuses features that are right") }
   }
 
   func enable() {
-    target.transport.enableQueue(0, layout)
-    if events != nil { target.transport.enableQueue(1, eventLayout) }
+    target.driver.enableQueue(0, layout)
+    if events != nil { target.driver.enableQueue(1, eventLayout) }
   }
 
   func goLive() {
-    target.transport.status =
+    target.driver.status =
       target.transport.isLegacy ? [.acknowledge, .driver, .driverOK] : [.acknowledge, .driver, .featuresOK, .driverOK]
   }
 
-  func notify() { target.transport.notify(0, data: 0) }
+  func notify() { target.driver.notify(0, data: 0) }
 
   // MARK: Requests
 
@@ -128,11 +128,10 @@ final class Session {
   func answer() -> Answer {
     var used: [LiteralUsed] = []
     var stopped = false
-    let transport = target.transport
+    let driver = target.driver
     _ = target.watch.wait {
       used += ring.takeUsed()
-      stopped =
-        transport.status.contains(.needsReset) || target.transport.isLegacy && target.watch.stopped > stoppedBefore
+      stopped = driver.status.contains(.needsReset) || target.transport.isLegacy && target.watch.stopped > stoppedBefore
       return stopped || !used.isEmpty
     }
     return stopped ? .stopped : used.isEmpty ? .nothing : .used(used)

@@ -43,7 +43,7 @@ import VirtioTestKit
       case 1: layout.driverArea = layout.driverArea + 1
       default: layout.deviceArea = layout.deviceArea + 2
       }
-      target.transport.enableQueue(0, layout)
+      target.driver.enableQueue(0, layout)
       session.goLive()
       return session.stoppedOrNot()
     }
@@ -54,7 +54,7 @@ import VirtioTestKit
     try attack("2.7.2-1", on: transport, Preparation(stage: .negotiated)) { session, target in
       // Its descriptors are the last page of memory, and its used ring is behind it.
       let end = Target.memoryStart + UInt64(Target.memorySize)
-      target.transport.enableQueue(0, QueueLayout(legacyAt: end - 4096, size: session.layout.size))
+      target.driver.enableQueue(0, QueueLayout(legacyAt: end - 4096, size: session.layout.size))
       session.goLive()
       return session.stoppedOrNot()
     }

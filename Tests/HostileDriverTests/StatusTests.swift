@@ -8,11 +8,11 @@ import VirtioTestKit
   @Test("DRIVER_OK without ACKNOWLEDGE and DRIVER", arguments: Transport.all)
   func skipped(_ transport: Transport) throws {
     try attack("2.1.1-1", on: transport, Preparation(stage: .found)) { session, target in
-      target.transport.status = []
-      target.transport.accept(session.features)
-      if !transport.isLegacy { target.transport.status = [.featuresOK] }
+      target.driver.status = []
+      target.driver.accept(session.features)
+      if !transport.isLegacy { target.driver.status = [.featuresOK] }
       session.enable()
-      target.transport.status = transport.isLegacy ? [.driverOK] : [.featuresOK, .driverOK]
+      target.driver.status = transport.isLegacy ? [.driverOK] : [.featuresOK, .driverOK]
       return .untouched
     }
   }
@@ -20,9 +20,9 @@ import VirtioTestKit
   @Test("Bits of the status are cleared while the device is live", arguments: Transport.all)
   func cleared(_ transport: Transport) throws {
     try attack("2.1.1-2", on: transport) { _, target in
-      let all = target.transport.status
-      for one in [DeviceStatus.acknowledge, .driver, .driverOK, .featuresOK, .suspend] { target.transport.status = one }
-      guard target.transport.status == all else { throw Failure("a bit was cleared: \(target.transport.status)") }
+      let all = target.driver.status
+      for one in [DeviceStatus.acknowledge, .driver, .driverOK, .featuresOK, .suspend] { target.driver.status = one }
+      guard target.driver.status == all else { throw Failure("a bit was cleared: \(target.driver.status)") }
       return .untouched
     }
   }
@@ -30,14 +30,14 @@ import VirtioTestKit
   @Test("After FAILED the driver goes on without a reset", arguments: Transport.all)
   func failed(_ transport: Transport) throws {
     try attack("2.1.1-3", "3.1.1-6", on: transport) { session, target in
-      target.transport.status = target.transport.status.union(.failed)
-      target.transport.accept(session.features)
+      target.driver.status = target.driver.status.union(.failed)
+      target.driver.accept(session.features)
       session.enable()
       session.goLive()
       session.post(0, data: [LiteralDescriptor(session.data, 512, writable: true)])
       session.ring.publish()
       session.notify()
-      guard target.transport.status.contains(.failed), !target.control.isRunning(0) else {
+      guard target.driver.status.contains(.failed), !target.control.isRunning(0) else {
         throw Failure("FAILED was forgotten")
       }
       return .refused
@@ -47,19 +47,19 @@ import VirtioTestKit
   private func accept(_ features: Features, _ transport: Transport, _ clauses: [String]) throws {
     for clause in clauses {
       try attack(clause, on: transport, Preparation(stage: .found)) { session, target in
-        target.transport.status = []
-        target.transport.status = [.acknowledge, .driver]
-        target.transport.accept(session.features.union(features))
+        target.driver.status = []
+        target.driver.status = [.acknowledge, .driver]
+        target.driver.accept(session.features.union(features))
         if transport.isLegacy {
-          guard target.control.negotiatedFeatures.isSubset(of: target.transport.deviceFeatures) else {
+          guard target.control.negotiatedFeatures.isSubset(of: target.driver.deviceFeatures) else {
             throw Failure("a bit not offered was taken")
           }
           session.enable()
           session.goLive()
           return .untouched
         }
-        target.transport.status = [.acknowledge, .driver, .featuresOK]
-        guard !target.transport.status.contains(.featuresOK) else { throw Failure("FEATURES_OK stuck") }
+        target.driver.status = [.acknowledge, .driver, .featuresOK]
+        guard !target.driver.status.contains(.featuresOK) else { throw Failure("FEATURES_OK stuck") }
         return .refused
       }
     }
@@ -87,11 +87,11 @@ import VirtioTestKit
   @Test("VERSION_1 is offered and not accepted", arguments: Transport.modern)
   func version(_ transport: Transport) throws {
     try attack("6.1-1", on: transport, Preparation(stage: .found, without: .version1)) { session, target in
-      target.transport.status = []
-      target.transport.status = [.acknowledge, .driver]
-      target.transport.accept(session.features)
-      target.transport.status = [.acknowledge, .driver, .featuresOK]
-      guard !target.transport.status.contains(.featuresOK) else { throw Failure("FEATURES_OK stuck") }
+      target.driver.status = []
+      target.driver.status = [.acknowledge, .driver]
+      target.driver.accept(session.features)
+      target.driver.status = [.acknowledge, .driver, .featuresOK]
+      guard !target.driver.status.contains(.featuresOK) else { throw Failure("FEATURES_OK stuck") }
       return .refused
     }
   }

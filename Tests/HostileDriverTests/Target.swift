@@ -27,7 +27,7 @@ final class Target {
   let watch: InterruptLog
   let name: String
   let control: DeviceControl
-  let transport: any DriverTransport
+  let driver: any DriverTransport
   let iommu: PageIOMMU?
   /// What is under attack, if it is a virtio-iommu: then it is the bus's IOMMU too, and its own function is not behind
   /// it (R036).
@@ -112,7 +112,7 @@ final class Target {
       peek = { function.readBAR(bar, at: $0, width: $1) }
       poke = { function.writeBAR(bar, at: $0, width: $1, $2) }
       control = function.control
-      transport = try PCIDriverTransport(FunctionAccess(bus, function, Self.requester), legacy: transport.isLegacy)
+      driver = try PCIDriverTransport(FunctionAccess(bus, function, Self.requester), legacy: transport.isLegacy)
       self.function = function
       self.bus = bus
     } else {
@@ -126,7 +126,7 @@ final class Target {
       peek = { mmio.read(at: $0, width: $1) }
       poke = { mmio.write(at: $0, width: $1, $2) }
       control = mmio.control
-      transport = try MMIODriverTransport(Registers(mmio))
+      driver = try MMIODriverTransport(Registers(mmio))
       function = nil
       bus = nil
     }

@@ -1,5 +1,6 @@
 import FoundationEssentials
 import Machine
+import Virtio
 
 /// A machine's description as a file has it: JSON, every key known, every mistake with what to write instead.
 struct MachineFile {

@@ -4,6 +4,7 @@ import HostIO
 import Machine
 import Synchronization
 import VhostUser
+import Virtio
 
 /// `sluice matrix`: every case of the decision, run.
 struct MatrixCommand: ParsableCommand {

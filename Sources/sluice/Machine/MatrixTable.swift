@@ -1,4 +1,5 @@
 import Machine
+import Virtio
 
 /// The truth table on one screen: a row a platform, a column a kind of decision.
 struct MatrixTable {
