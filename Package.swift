@@ -1,5 +1,6 @@
 // swift-tools-version: 6.3
-// The floors of the package, lowest first. An arrow (an import) only ever points down: `ArchitectureTests` checks it.
+// The floors of the package, lowest first; the folders of Sources are the same. An arrow (an import) only ever points
+// up in this list: `ArchitectureTests` checks it.
 import Foundation
 import PackageDescription
 
@@ -16,8 +17,8 @@ let checks: [SwiftSetting] = [
 let log: Target.Dependency = .product(name: "Logging", package: "swift-log")
 let arguments: Target.Dependency = .product(name: "ArgumentParser", package: "swift-argument-parser")
 
-func module(_ name: String, _ imports: [Target.Dependency]) -> Target {
-  .target(name: name, dependencies: imports, path: "Sources/\(name)", swiftSettings: checks)
+func module(_ name: String, in folder: String, _ imports: [Target.Dependency]) -> Target {
+  .target(name: name, dependencies: imports, path: "Sources/\(folder)/\(name)", swiftSettings: checks)
 }
 
 func tests(_ name: String, _ imports: [Target.Dependency]) -> Target {
@@ -25,131 +26,168 @@ func tests(_ name: String, _ imports: [Target.Dependency]) -> Target {
 }
 
 var targets: [Target] = [
-  // floor 0
-  .target(name: "CLinux", path: "Sources/CLinux", linkerSettings: [.linkedLibrary("uring")]),
-  // floor 1
-  module("DMA", ["CLinux"]),
-  // floor 2
-  module("HostIO", ["CLinux", "DMA"]),
-  module("PCI", ["DMA"]),
-  module("Virtio", ["DMA"]),
-  module("IOMMUs", ["DMA"]),
-  // floor 3
-  module("VirtioServing", ["DMA", "HostIO", "Virtio", log]),
-  module("VirtioDevices", ["DMA", "HostIO", "Virtio"]),
-  module("VirtioDrivers", ["DMA", "PCI", "Virtio"]),
-  // floor 4
-  module("IOMMUDrivers", ["DMA", "VirtioDrivers"]),
-  module("VirtioPCI", ["DMA", "HostIO", "PCI", "Virtio", "VirtioServing", log]),
-  module("VirtioMMIO", ["DMA", "HostIO", "Virtio", "VirtioServing", log]),
-  module("NVMe", ["DMA", "HostIO", "PCI", "VirtioDevices", "VirtioDrivers"]),
-  module("VhostUser", ["DMA", "HostIO", "Virtio", "VirtioServing", log]),
-  // floor 5
+  // Memory: what everything stands on: guest memory, and this host
+  .target(name: "CLinux", path: "Sources/Memory/CLinux", linkerSettings: [.linkedLibrary("uring")]),
+  module("DMA", in: "Memory", ["CLinux"]),
+  module("HostIO", in: "Memory", ["CLinux", "DMA"]),
+  module("IOMMUInterface", in: "Memory", ["DMA"]),
+  // Specification: what documents say, as types
+  module("Virtio", in: "Specification", ["DMA"]),
+  module("PCI", in: "Specification", ["DMA", "IOMMUInterface"]),
+  // IOMMUs: IOMMUs as their drivers program them
+  module("IOMMUs", in: "IOMMUs", ["DMA", "IOMMUInterface"]),
+  // Drivers: the guest's side
+  module("DriverDMA", in: "Drivers", ["DMA"]),
+  module("VirtioDrivers", in: "Drivers", ["DMA", "IOMMUInterface", "Virtio", "PCI", "DriverDMA"]),
+  module("IOMMUDrivers", in: "Drivers", ["DMA", "IOMMUInterface", "DriverDMA", "VirtioDrivers"]),
+  // Devices: what a device does
+  module("Storage", in: "Devices", ["HostIO"]),
+  module("VirtioServing", in: "Devices", ["DMA", "HostIO", "IOMMUInterface", "Virtio", log]),
+  module("VirtioBlock", in: "Devices", ["DMA", "HostIO", "Virtio", "Storage"]),
+  module("VirtioEntropy", in: "Devices", ["DMA", "HostIO", "Virtio"]),
+  module("VirtioIOMMU", in: "Devices", ["DMA", "HostIO", "IOMMUInterface", "Virtio"]),
+  module("NVMe", in: "Devices", ["DMA", "HostIO", "IOMMUInterface", "PCI", "DriverDMA", "VirtioDrivers", "Storage"]),
+  // Transports: how a driver meets a virtio device
+  module("VirtioPCI", in: "Transports", ["HostIO", "Virtio", "PCI", "VirtioServing", log]),
+  module("VirtioMMIO", in: "Transports", ["DMA", "HostIO", "IOMMUInterface", "Virtio", "VirtioServing", log]),
+  // Servers: devices for somebody else's machine
+  module("VhostUser", in: "Servers", ["DMA", "HostIO"]),
   module(
-    "Machine",
+    "VhostUserBackend", in: "Servers", ["DMA", "HostIO", "IOMMUInterface", "Virtio", "VirtioServing", "VhostUser", log]),
+  module("VhostUserFrontend", in: "Servers", ["DMA", "HostIO", "Virtio", "VirtioServing", "VhostUser"]),
+  module(
+    "VhostUserCheck", in: "Servers",
     [
-      "DMA", "HostIO", "PCI", "Virtio", "IOMMUs", "VirtioDevices", "VirtioDrivers", "VirtioPCI", "VirtioMMIO",
-      "IOMMUDrivers", "NVMe", log,
+      "DMA", "HostIO", "IOMMUInterface", "Virtio", "VirtioDrivers", "VhostUser", "VhostUserBackend",
+      "VhostUserFrontend",
     ]),
-  module("VhostUserCheck", ["DMA", "HostIO", "Virtio", "VirtioDrivers", "VhostUser"]),
-  // floor 6
+  // Machine: a machine in one process
+  module(
+    "Machine", in: "Machine",
+    [
+      "DMA", "HostIO", "IOMMUInterface", "Virtio", "PCI", "IOMMUs", "DriverDMA", "VirtioDrivers", "IOMMUDrivers",
+      "Storage", "VirtioBlock", "VirtioEntropy", "VirtioIOMMU", "NVMe", "VirtioPCI", "VirtioMMIO", log,
+    ]),
+  // Command
   .executableTarget(
     name: "sluice",
     dependencies: [
-      "DMA", "HostIO", "Virtio", "VirtioServing", "VirtioDevices", "VhostUser", "VhostUserCheck", "Machine", log,
-      arguments,
-    ],
-    path: "Sources/sluice", swiftSettings: checks),
+      "HostIO", "Virtio", "Storage", "VirtioServing", "VirtioBlock", "VirtioEntropy", "VhostUser", "VhostUserBackend",
+      "VhostUserCheck", "Machine", log, arguments,
+    ], path: "Sources/Command/sluice", swiftSettings: checks),
   .executableTarget(
     name: "sluice-bench",
     dependencies: [
-      "DMA", "HostIO", "Virtio", "VirtioServing", "VirtioDevices", "VirtioDrivers", "VhostUser", "FrontendKit",
-      "VirtioTestKit", "MemoryModel", "Machine", "QTestKit", "LeastBackend", arguments,
-    ],
-    path: "Benchmarks", swiftSettings: checks),
-  // tests
+      "DMA", "HostIO", "IOMMUInterface", "Virtio", "DriverDMA", "VirtioDrivers", "VirtioIOMMU", "VhostUser",
+      "VhostUserFrontend", "Machine", "VirtioTestKit", "MemoryModel", "FrontendKit", "QTestKit", "LeastBackend",
+      arguments,
+    ], path: "Benchmarks", swiftSettings: checks),
+  // What tests and benchmarks share
   .target(name: "SlowFiles", path: "Tests/Support/SlowFiles"),
   .target(
-    name: "VirtioTestKit", dependencies: ["DMA", "HostIO", "SlowFiles", "Virtio", "VirtioDrivers"],
+    name: "VirtioTestKit",
+    dependencies: ["DMA", "HostIO", "IOMMUInterface", "Virtio", "DriverDMA", "VirtioDrivers", "SlowFiles"],
     path: "Tests/Support/VirtioTestKit", swiftSettings: checks),
-  tests(
-    "VirtioDevicesTests", ["CLinux", "DMA", "HostIO", "Virtio", "VirtioDevices", "VirtioDrivers", "VirtioTestKit"]),
-  tests("MachineTests", ["Machine", "Virtio"]),
-  // Random machines against a naive model of their memory: for a test, and for hours by a command.
   .target(
     name: "MemoryModel",
     dependencies: [
-      "DMA", "HostIO", "PCI", "Virtio", "IOMMUs", "VirtioServing", "VirtioDrivers", "VirtioPCI", "VirtioTestKit", log,
-    ],
-    path: "Tests/Support/MemoryModel", swiftSettings: checks),
-  tests("MemoryModelTests", ["MemoryModel"]),
+      "DMA", "HostIO", "IOMMUInterface", "Virtio", "PCI", "IOMMUs", "DriverDMA", "VirtioDrivers", "VirtioServing",
+      "VirtioPCI", "VirtioTestKit", log,
+    ], path: "Tests/Support/MemoryModel", swiftSettings: checks),
+  .target(
+    name: "FrontendKit",
+    dependencies: ["DMA", "HostIO", "Virtio", "DriverDMA", "VirtioDrivers", "VhostUser", "VhostUserFrontend"],
+    path: "Tests/Support/FrontendKit", swiftSettings: checks),
+  .target(name: "QTestKit", dependencies: [], path: "Tests/Support/QTestKit", swiftSettings: checks),
+  .target(name: "LeastBackend", path: "Tests/Support/LeastBackend"),
+  // Tests
+  tests("ArchitectureTests", []),
+  tests(
+    "CommandTests",
+    [
+      "DMA", "HostIO", "IOMMUInterface", "Virtio", "VhostUser", "VhostUserFrontend", "VirtioTestKit", "FrontendKit",
+      "sluice",
+    ]),
+  tests("ConfinementTests", ["DMA", "HostIO", "IOMMUInterface", "Virtio", "VirtioEntropy", "VirtioTestKit"]),
+  tests("DMATests", ["DMA", "HostIO", "IOMMUInterface", "VirtioTestKit"]),
+  tests(
+    "FrontendTests",
+    [
+      "DMA", "HostIO", "Virtio", "Storage", "VirtioBlock", "VhostUser", "VhostUserBackend", "VhostUserFrontend",
+      "FrontendKit", log,
+    ]),
   tests("HostIOTests", ["DMA", "HostIO"]),
-  tests("IOMMUsTests", ["DMA", "IOMMUs"]),
+  tests(
+    "HostileDriverTests",
+    [
+      "DMA", "HostIO", "IOMMUInterface", "Virtio", "PCI", "DriverDMA", "VirtioDrivers", "Storage", "VirtioServing",
+      "VirtioBlock", "VirtioEntropy", "VirtioIOMMU", "VirtioPCI", "VirtioMMIO", "VirtioTestKit", log,
+    ]),
   tests(
     "IOMMUDriversTests",
     [
-      "DMA", "HostIO", "IOMMUs", "IOMMUDrivers", "PCI", "Virtio", "VirtioServing", "VirtioDevices", "VirtioDrivers",
-      "VirtioPCI",
-      "VirtioTestKit", log,
+      "DMA", "HostIO", "IOMMUInterface", "Virtio", "PCI", "IOMMUs", "DriverDMA", "VirtioDrivers", "IOMMUDrivers",
+      "Storage", "VirtioServing", "VirtioBlock", "VirtioPCI", "VirtioTestKit", log,
     ]),
-  tests("DMATests", ["DMA", "HostIO", "VirtioTestKit"]),
-  tests("PCITests", ["DMA", "PCI", "VirtioTestKit"]),
+  tests("IOMMUsTests", ["DMA", "IOMMUInterface", "IOMMUs"]),
+  tests("MachineTests", ["Virtio", "Machine"]),
+  tests("MemoryModelTests", ["MemoryModel"]),
   tests(
-    "VirtioPCITests",
+    "NVMeTests",
     [
-      "DMA", "HostIO", "PCI", "Virtio", "VirtioServing", "VirtioDevices", "VirtioDrivers", "VirtioPCI", "VirtioTestKit",
-      log,
+      "DMA", "HostIO", "IOMMUInterface", "PCI", "IOMMUs", "DriverDMA", "VirtioDrivers", "Storage", "NVMe",
+      "VirtioTestKit",
+    ]),
+  tests("PCITests", ["DMA", "IOMMUInterface", "PCI", "VirtioTestKit"]),
+  tests("QEMUTests", ["QTestKit"]),
+  .testTarget(name: "RulesTests", path: "Tests/RulesTests", exclude: ["Rules.md"], swiftSettings: checks),
+  tests(
+    "VhostUserCheckTests",
+    [
+      "DMA", "HostIO", "Virtio", "Storage", "VirtioBlock", "VirtioEntropy", "VhostUser", "VhostUserBackend",
+      "VhostUserCheck", log,
+    ]),
+  tests(
+    "VhostUserTests",
+    [
+      "DMA", "HostIO", "IOMMUInterface", "Virtio", "DriverDMA", "VirtioDrivers", "Storage", "VirtioServing",
+      "VirtioBlock", "VirtioEntropy", "VhostUser", "VhostUserBackend", "VhostUserFrontend", "VirtioTestKit", log,
+    ]),
+  tests(
+    "VirtioDevicesTests",
+    [
+      "DMA", "HostIO", "IOMMUInterface", "Virtio", "DriverDMA", "VirtioDrivers", "Storage", "VirtioBlock",
+      "VirtioEntropy", "VirtioIOMMU", "VirtioTestKit",
+    ]),
+  tests(
+    "VirtioDriversTests",
+    [
+      "DMA", "IOMMUInterface", "Virtio", "DriverDMA", "VirtioDrivers", "Storage", "VirtioBlock", "VirtioEntropy",
+      "VirtioTestKit",
     ]),
   tests(
     "VirtioMMIOTests",
     [
-      "DMA", "HostIO", "IOMMUs", "Virtio", "VirtioServing", "VirtioDevices", "VirtioDrivers", "VirtioMMIO",
-      "VirtioTestKit", log,
+      "DMA", "HostIO", "IOMMUInterface", "Virtio", "IOMMUs", "DriverDMA", "VirtioDrivers", "Storage", "VirtioServing",
+      "VirtioBlock", "VirtioEntropy", "VirtioMMIO", "VirtioTestKit", log,
     ]),
-  tests("NVMeTests", ["DMA", "HostIO", "IOMMUs", "NVMe", "PCI", "VirtioDevices", "VirtioDrivers", "VirtioTestKit"]),
   tests(
-    "HostileDriverTests",
+    "VirtioPCITests",
     [
-      "DMA", "HostIO", "PCI", "Virtio", "VirtioServing", "VirtioDevices", "VirtioDrivers", "VirtioPCI", "VirtioMMIO",
-      "VirtioTestKit", log,
+      "DMA", "HostIO", "IOMMUInterface", "Virtio", "PCI", "DriverDMA", "VirtioDrivers", "Storage", "VirtioServing",
+      "VirtioBlock", "VirtioEntropy", "VirtioIOMMU", "VirtioPCI", "VirtioTestKit", log,
     ]),
-  tests("VirtioTests", ["DMA", "Virtio", "VirtioDrivers", "VirtioTestKit"]),
-  tests("VirtioDriversTests", ["DMA", "HostIO", "Virtio", "VirtioDevices", "VirtioDrivers", "VirtioTestKit"]),
-  tests(
-    "VhostUserTests",
-    ["DMA", "HostIO", "Virtio", "VirtioServing", "VirtioDevices", "VirtioDrivers", "VhostUser", "VirtioTestKit", log]),
-  // Drivers at the other end of a connection, for tests and benchmarks.
-  .target(
-    name: "FrontendKit", dependencies: ["DMA", "HostIO", "Virtio", "VirtioDrivers", "VhostUser"],
-    path: "Tests/Support/FrontendKit", swiftSettings: checks),
-  tests(
-    "FrontendTests",
-    ["DMA", "HostIO", "Virtio", "VirtioDrivers", "VirtioServing", "VirtioDevices", "VhostUser", "FrontendKit", log]),
-  tests(
-    "VhostUserCheckTests",
-    ["DMA", "HostIO", "Virtio", "VirtioServing", "VirtioDevices", "VhostUser", "VhostUserCheck", log]),
-  // A driver for QEMU's own virtio-pci and VT-d; depends on nothing of ours, so that it can be a referee.
-  .target(name: "QTestKit", dependencies: [], path: "Tests/Support/QTestKit", swiftSettings: checks),
-  tests("QEMUTests", ["QTestKit"]),
-  // The least a back-end behind an IOMMU can do, for a benchmark to compare with.
-  .target(name: "LeastBackend", path: "Tests/Support/LeastBackend"),
-  tests("VirtioServingTests", ["DMA", "HostIO", "Virtio", "VirtioServing", "VirtioTestKit", log]),
-  // The command, run as a process of its own.
-  tests("CommandTests", ["sluice", "DMA", "HostIO", "Virtio", "VhostUser", "FrontendKit", "VirtioTestKit"]),
-  // What the sources must be, read from their text; depends on nothing of ours.
-  tests("ArchitectureTests", []),
-  // The rules of the DMA path: the table, and what a queue may touch.
-  .testTarget(name: "RulesTests", path: "Tests/RulesTests", exclude: ["Rules.md"], swiftSettings: checks),
-  tests("ConfinementTests", ["DMA", "HostIO", "Virtio", "VirtioDevices", "VirtioTestKit"]),
+  tests("VirtioServingTests", ["DMA", "HostIO", "IOMMUInterface", "Virtio", "VirtioServing", "VirtioTestKit", log]),
+  tests("VirtioTests", ["DMA", "Virtio", "VirtioTestKit"]),
 ]
 
 // Fuzz targets need a sanitizer on everything below them, so they exist only when asked for: see Scripts/fuzz.
 if ProcessInfo.processInfo.environment["SLUICE_FUZZ"] != nil {
   let fuzzed: [(String, [Target.Dependency])] = [
-    ("SplitChain", ["VirtioTestKit"]),
+    ("IOMMURequests", ["DMA", "IOMMUInterface", "Virtio", "VirtioIOMMU", "VirtioTestKit"]),
     ("PackedChain", ["VirtioTestKit"]),
-    ("IOMMURequests", ["DMA", "Virtio", "VirtioDevices", "VirtioTestKit"]),
-    ("VhostUserMessages", ["DMA", "HostIO", "VirtioDevices", "VhostUser", log]),
+    ("SplitChain", ["VirtioTestKit"]),
+    ("VhostUserMessages", ["DMA", "HostIO", "VirtioEntropy", "VhostUser", "VhostUserBackend", log]),
   ]
   for (name, imports) in fuzzed {
     targets.append(
@@ -160,27 +198,34 @@ if ProcessInfo.processInfo.environment["SLUICE_FUZZ"] != nil {
   }
 }
 
+let libraries = [
+  "DMA",
+  "HostIO",
+  "IOMMUInterface",
+  "Virtio",
+  "PCI",
+  "IOMMUs",
+  "DriverDMA",
+  "VirtioDrivers",
+  "IOMMUDrivers",
+  "Storage",
+  "VirtioServing",
+  "VirtioBlock",
+  "VirtioEntropy",
+  "VirtioIOMMU",
+  "NVMe",
+  "VirtioPCI",
+  "VirtioMMIO",
+  "VhostUser",
+  "VhostUserBackend",
+  "VhostUserFrontend",
+  "VhostUserCheck",
+  "Machine",
+]
+
 let package = Package(
   name: "sluice",
-  platforms: [.macOS(.v26)],
-  products: [
-    .library(name: "DMA", targets: ["DMA"]),
-    .library(name: "HostIO", targets: ["HostIO"]),
-    .library(name: "PCI", targets: ["PCI"]),
-    .library(name: "Virtio", targets: ["Virtio"]),
-    .library(name: "IOMMUs", targets: ["IOMMUs"]),
-    .library(name: "VirtioServing", targets: ["VirtioServing"]),
-    .library(name: "VirtioDevices", targets: ["VirtioDevices"]),
-    .library(name: "VirtioDrivers", targets: ["VirtioDrivers"]),
-    .library(name: "IOMMUDrivers", targets: ["IOMMUDrivers"]),
-    .library(name: "VirtioPCI", targets: ["VirtioPCI"]),
-    .library(name: "VirtioMMIO", targets: ["VirtioMMIO"]),
-    .library(name: "Machine", targets: ["Machine"]),
-    .library(name: "NVMe", targets: ["NVMe"]),
-    .library(name: "VhostUser", targets: ["VhostUser"]),
-    .library(name: "VhostUserCheck", targets: ["VhostUserCheck"]),
-    .executable(name: "sluice", targets: ["sluice"]),
-  ],
+  products: libraries.map { .library(name: $0, targets: [$0]) } + [.executable(name: "sluice", targets: ["sluice"])],
   dependencies: [
     .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
     .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),

@@ -2,6 +2,7 @@ import ArgumentParser
 import Foundation
 import FrontendKit
 import VhostUser
+import VhostUserFrontend
 
 /// The disk, against qemu-storage-daemon's.
 struct BlockBench: ParsableCommand {

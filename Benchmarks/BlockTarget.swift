@@ -3,6 +3,7 @@ import Foundation
 import FrontendKit
 import HostIO
 import VhostUser
+import VhostUserFrontend
 import Virtio
 
 /// One row's work.

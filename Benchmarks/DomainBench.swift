@@ -1,8 +1,10 @@
 import ArgumentParser
 import DMA
+import DriverDMA
 import Foundation
-import VirtioDevices
+import IOMMUInterface
 import VirtioDrivers
+import VirtioIOMMU
 import VirtioTestKit
 
 /// A domain alone: what mapping, unmapping and looking up cost with few mappings and with many.

@@ -1,7 +1,7 @@
-// serve-a-disk IMAGE SOCKET: a disk for a virtual machine, from this process.
 import Logging
-import VhostUser
-import VirtioDevices
+import VhostUserBackend
+// serve-a-disk IMAGE SOCKET: a disk for a virtual machine, from this process.
+import VirtioBlock
 
 let disk = try BlockDevice(BlockOptions(path: CommandLine.arguments[1]))
 let server = try VhostUserServer(disk, at: CommandLine.arguments[2], log: Logger(label: "disk"))

@@ -1,6 +1,7 @@
 import DMA
+import IOMMUInterface
 import Virtio
-import VirtioDevices
+import VirtioIOMMU
 import VirtioTestKit
 
 // libFuzzer's entry: the one place outside Sources where a pointer is met. It is copied from and not kept.

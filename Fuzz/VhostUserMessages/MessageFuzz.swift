@@ -3,7 +3,8 @@ import Foundation
 import HostIO
 import Logging
 import VhostUser
-import VirtioDevices
+import VhostUserBackend
+import VirtioEntropy
 
 /// A real back-end at one end of a socket pair, and a front-end that does what an input says at the other.
 ///

@@ -2,8 +2,10 @@ import DMA
 import Foundation
 import FrontendKit
 import HostIO
+import IOMMUInterface
 import Testing
 import VhostUser
+import VhostUserFrontend
 import Virtio
 
 @Suite("Explain", .serialized) struct ExplainTests {

@@ -3,6 +3,7 @@ import Foundation
 import FrontendKit
 import Testing
 import VhostUser
+import VhostUserFrontend
 import Virtio
 
 @Suite("The log of a command", .serialized, .timeLimit(.minutes(10))) struct LogTests {

@@ -5,6 +5,7 @@ import HostIO
 import Synchronization
 import Testing
 import VhostUser
+import VhostUserFrontend
 import Virtio
 
 @Suite("How much memory a guest and a front-end can make a back-end use", .timeLimit(.minutes(10)))

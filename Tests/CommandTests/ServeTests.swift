@@ -1,6 +1,7 @@
 import Foundation
 import Testing
 import VhostUser
+import VhostUserFrontend
 import Virtio
 
 @Suite("The command, as typed", .serialized) struct ServeTests {

@@ -3,6 +3,7 @@ import FrontendKit
 import HostIO
 import Testing
 import VhostUser
+import VhostUserFrontend
 import Virtio
 
 @Suite("A back-end that runs out of descriptors", .timeLimit(.minutes(10)))

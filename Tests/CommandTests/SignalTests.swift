@@ -3,6 +3,7 @@ import Foundation
 import FrontendKit
 import Testing
 import VhostUser
+import VhostUserFrontend
 import Virtio
 import VirtioTestKit
 

@@ -2,6 +2,7 @@ import Foundation
 import FrontendKit
 import Testing
 import VhostUser
+import VhostUserFrontend
 import Virtio
 
 /// What can go wrong with a guest is found out before there is one.

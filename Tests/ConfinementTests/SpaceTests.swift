@@ -1,8 +1,9 @@
 import DMA
 import HostIO
+import IOMMUInterface
 import Testing
 import Virtio
-import VirtioDevices
+import VirtioEntropy
 import VirtioTestKit
 
 @Suite("Which space, and whose")

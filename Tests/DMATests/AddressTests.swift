@@ -1,5 +1,6 @@
-import DMA
 import Testing
+
+@testable import DMA
 
 @Suite("Addresses and permissions")
 struct AddressTests {

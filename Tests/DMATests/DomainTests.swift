@@ -1,6 +1,8 @@
-import DMA
 import Testing
 import VirtioTestKit
+
+@testable import DMA
+@testable import IOMMUInterface
 
 /// An IOMMU domain of this process, against a page-by-page model of the same.
 @Suite("Domain")

@@ -1,7 +1,9 @@
-import DMA
 import Synchronization
 import Testing
 import VirtioTestKit
+
+@testable import DMA
+@testable import IOMMUInterface
 
 /// What one requester reaches, and what a change of that waits for.
 @Suite("Endpoint space")

@@ -1,6 +1,7 @@
-import DMA
 import Testing
 import VirtioTestKit
+
+@testable import DMA
 
 @Suite("First in, first out")
 struct FIFOTests {

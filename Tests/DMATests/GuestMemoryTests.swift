@@ -1,7 +1,8 @@
-import DMA
 import HostIO
 import Testing
 import VirtioTestKit
+
+@testable import DMA
 
 @Suite("Guest memory")
 struct GuestMemoryTests {

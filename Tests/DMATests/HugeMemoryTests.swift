@@ -1,7 +1,8 @@
-import DMA
 import Foundation
 import HostIO
 import Testing
+
+@testable import DMA
 
 /// This host's huge pages, of which a few are made for these tests if there are none and that may be done.
 private enum HugePages {

@@ -1,6 +1,7 @@
-import DMA
 import Testing
 import VirtioTestKit
+
+@testable import DMA
 
 /// A queue's cache over spaces of every kind, against byte-by-byte look-ups.
 @Suite("IOTLB")

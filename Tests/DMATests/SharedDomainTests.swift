@@ -1,6 +1,8 @@
-import DMA
 import Testing
 import VirtioTestKit
+
+@testable import DMA
+@testable import IOMMUInterface
 
 /// One domain, several endpoints; and as many mappings as a driver may have.
 @Suite("Domain with endpoints")

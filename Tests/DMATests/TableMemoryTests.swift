@@ -1,7 +1,8 @@
-import DMA
 import Foundation
 import HostIO
 import Testing
+
+@testable import DMA
 
 @Suite("What a translation table costs", .serialized)
 struct TableMemoryTests {

@@ -1,6 +1,7 @@
-import DMA
 import Testing
 import VirtioTestKit
+
+@testable import DMA
 
 @Suite("What entering a mapping changes")
 struct TableMergingTests {

@@ -1,6 +1,7 @@
-import DMA
 import Testing
 import VirtioTestKit
+
+@testable import DMA
 
 /// The radix tree against a dictionary of pages.
 @Suite("Translation table")

@@ -3,10 +3,13 @@ import Foundation
 import FrontendKit
 import HostIO
 import Logging
+import Storage
 import Testing
 import VhostUser
+import VhostUserBackend
+import VhostUserFrontend
 import Virtio
-import VirtioDevices
+import VirtioBlock
 
 @Suite("A disk that hands over what is in flight", .timeLimit(.minutes(10)))
 struct HandOverTests {

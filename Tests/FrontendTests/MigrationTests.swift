@@ -3,11 +3,14 @@ import Foundation
 import FrontendKit
 import HostIO
 import Logging
+import Storage
 import Synchronization
 import Testing
 import VhostUser
+import VhostUserBackend
+import VhostUserFrontend
 import Virtio
-import VirtioDevices
+import VirtioBlock
 
 @Suite("Guest memory that is copied by the dirty log while a disk writes to it", .timeLimit(.minutes(10)))
 struct MigrationTests {

@@ -1,8 +1,10 @@
 import DMA
+import DriverDMA
 import Foundation
+import IOMMUInterface
 import Testing
 import Virtio
-import VirtioDevices
+import VirtioIOMMU
 import VirtioPCI
 import VirtioServing
 import VirtioTestKit

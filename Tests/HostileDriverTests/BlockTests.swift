@@ -1,6 +1,9 @@
 import DMA
+import DriverDMA
+import IOMMUInterface
 import Testing
 import Virtio
+import VirtioIOMMU
 import VirtioTestKit
 
 @Suite("A hostile driver: block devices", .timeLimit(.minutes(10))) struct BlockTests {

@@ -1,5 +1,8 @@
+import DriverDMA
 import Foundation
+import IOMMUInterface
 import Testing
+import VirtioIOMMU
 
 @Suite("The list of clauses") struct ClauseTests {
   /// Clauses that the tests of this folder attack, read from their text.

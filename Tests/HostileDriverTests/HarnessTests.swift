@@ -1,4 +1,7 @@
+import DriverDMA
+import IOMMUInterface
 import Testing
+import VirtioIOMMU
 import VirtioTestKit
 
 @Suite("An attack finds what is wrong with a device", .timeLimit(.minutes(10))) struct HarnessTests {

@@ -1,7 +1,9 @@
 import DMA
+import DriverDMA
+import IOMMUInterface
 import Testing
 import Virtio
-import VirtioDevices
+import VirtioIOMMU
 import VirtioTestKit
 
 @Suite("A hostile driver: an IOMMU's event queue", .timeLimit(.minutes(10))) struct IOMMUEventTests {

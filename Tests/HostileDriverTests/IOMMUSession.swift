@@ -1,6 +1,9 @@
 import DMA
+import DriverDMA
+import IOMMUInterface
 import Testing
 import Virtio
+import VirtioIOMMU
 import VirtioTestKit
 
 /// How a virtio-iommu answered a request.

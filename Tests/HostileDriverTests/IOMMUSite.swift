@@ -1,7 +1,9 @@
 import DMA
+import DriverDMA
+import IOMMUInterface
 import Testing
 import Virtio
-import VirtioDevices
+import VirtioIOMMU
 import VirtioTestKit
 
 /// What is behind a virtio-iommu under attack: endpoints that a correct driver uses, whose mappings no attack may

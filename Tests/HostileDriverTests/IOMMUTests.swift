@@ -1,7 +1,9 @@
 import DMA
+import DriverDMA
+import IOMMUInterface
 import Testing
 import Virtio
-import VirtioDevices
+import VirtioIOMMU
 import VirtioServing
 import VirtioTestKit
 

@@ -1,8 +1,11 @@
 import DMA
+import DriverDMA
 import HostIO
+import IOMMUInterface
 import Logging
 import PCI
 import Synchronization
+import VirtioIOMMU
 
 /// Everything the platform and the log hear of a device.
 final class InterruptLog: MessageInterrupts, LineInterrupts {

@@ -1,7 +1,10 @@
 import DMA
+import DriverDMA
+import IOMMUInterface
 import Testing
 import Virtio
 import VirtioDrivers
+import VirtioIOMMU
 import VirtioServing
 import VirtioTestKit
 

@@ -1,8 +1,11 @@
 import DMA
+import DriverDMA
+import IOMMUInterface
 import PCI
 import Testing
 import Virtio
 import VirtioDrivers
+import VirtioIOMMU
 import VirtioPCI
 import VirtioServing
 import VirtioTestKit

@@ -1,5 +1,8 @@
+import DriverDMA
 import Glibc
+import IOMMUInterface
 import Synchronization
+import VirtioIOMMU
 
 /// What became of an attack.
 enum Verdict: String, Hashable, Sendable, CaseIterable {

@@ -1,8 +1,11 @@
 import DMA
+import DriverDMA
+import IOMMUInterface
 import Synchronization
 import Testing
 import Virtio
 import VirtioDrivers
+import VirtioIOMMU
 import VirtioTestKit
 
 /// One session of a device, from reset to reset: where its queue and its buffers are, each alone on its page.

@@ -1,11 +1,16 @@
 import DMA
+import DriverDMA
 import HostIO
+import IOMMUInterface
 import PCI
+import Storage
 import Synchronization
 import Testing
 import Virtio
-import VirtioDevices
+import VirtioBlock
 import VirtioDrivers
+import VirtioEntropy
+import VirtioIOMMU
 import VirtioMMIO
 import VirtioPCI
 import VirtioServing

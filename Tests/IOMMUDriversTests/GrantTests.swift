@@ -1,7 +1,9 @@
 import DMA
+public import DriverDMA
+import IOMMUInterface
 public import IOMMUs
 import Testing
-public import VirtioDrivers
+import VirtioDrivers
 import VirtioTestKit
 
 extension XenGrantTable: GrantTable {

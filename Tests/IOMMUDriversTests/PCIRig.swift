@@ -1,11 +1,14 @@
 import DMA
+import DriverDMA
 import HostIO
+import IOMMUInterface
 import Logging
 import PCI
+import Storage
 import Synchronization
 import Testing
 import Virtio
-import VirtioDevices
+import VirtioBlock
 import VirtioDrivers
 import VirtioPCI
 import VirtioServing

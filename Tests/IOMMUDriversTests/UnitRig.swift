@@ -1,5 +1,7 @@
 import DMA
+import DriverDMA
 public import IOMMUDrivers
+import IOMMUInterface
 public import IOMMUs
 import Synchronization
 import VirtioDrivers

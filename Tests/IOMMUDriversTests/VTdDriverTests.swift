@@ -1,5 +1,7 @@
 import DMA
+import DriverDMA
 import IOMMUDrivers
+import IOMMUInterface
 import IOMMUs
 import Testing
 import VirtioDrivers

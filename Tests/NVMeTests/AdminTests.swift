@@ -1,8 +1,10 @@
 import DMA
+import DriverDMA
+import IOMMUInterface
 import NVMe
 import PCI
+import Storage
 import Testing
-import VirtioDevices
 import VirtioTestKit
 
 @Suite("Admin commands, as the figures draw them", .timeLimit(.minutes(10))) struct AdminTests {

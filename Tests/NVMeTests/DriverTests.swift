@@ -1,11 +1,13 @@
 import DMA
+import DriverDMA
 import Foundation
 import HostIO
+import IOMMUInterface
 import IOMMUs
 import NVMe
 import PCI
+import Storage
 import Testing
-import VirtioDevices
 import VirtioDrivers
 import VirtioTestKit
 
@@ -134,7 +136,7 @@ import VirtioTestKit
     defer { try? FileManager.default.removeItem(atPath: host) }
     func rig() throws -> Rig {
       try Rig {
-        $0.disk = BlockOptions(path: host)
+        $0.disk = DiskOptions(path: host)
         $0.disk.lock = .running
       }
     }

@@ -1,10 +1,12 @@
 import DMA
+import DriverDMA
+import IOMMUInterface
 import IOMMUs
 import NVMe
 import PCI
+import Storage
 import Synchronization
 import Testing
-import VirtioDevices
 import VirtioDrivers
 import VirtioTestKit
 

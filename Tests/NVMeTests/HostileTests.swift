@@ -1,7 +1,10 @@
 import DMA
+import DriverDMA
+import IOMMUInterface
 import IOMMUs
 import NVMe
 import PCI
+import Storage
 import Synchronization
 import Testing
 import VirtioDrivers

@@ -1,6 +1,9 @@
 import DMA
+import DriverDMA
+import IOMMUInterface
 import NVMe
 import PCI
+import Storage
 import Testing
 import VirtioDrivers
 import VirtioTestKit

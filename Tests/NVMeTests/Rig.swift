@@ -1,10 +1,12 @@
 import DMA
+import DriverDMA
 import HostIO
+import IOMMUInterface
 import NVMe
 import PCI
+import Storage
 import Synchronization
 import Testing
-import VirtioDevices
 import VirtioDrivers
 import VirtioTestKit
 
@@ -69,7 +71,7 @@ final class Rig {
     file = try MemoryFile(name: "nvme", size: Self.diskBytes)
     bus = PCIBus(self.memory, messages: platform, lines: platform)
     if let iommu { bus.setIOMMU(iommu) }
-    var disk = BlockOptions(path: "/proc/self/fd/\(file.descriptor.rawValue)")
+    var disk = DiskOptions(path: "/proc/self/fd/\(file.descriptor.rawValue)")
     disk.lock = .never
     disk.serial = "S-1"
     var options = NVMeOptions(disk)

@@ -1,9 +1,11 @@
 import DMA
+import DriverDMA
 import HostIO
+import IOMMUInterface
 import NVMe
 import PCI
+import Storage
 import Testing
-import VirtioDevices
 import VirtioTestKit
 
 @Suite("I/O commands and their data, as the figures draw them", .timeLimit(.minutes(10))) struct TransferTests {

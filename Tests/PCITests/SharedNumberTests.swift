@@ -1,4 +1,5 @@
 import DMA
+import IOMMUInterface
 import PCI
 import Testing
 import VirtioTestKit

@@ -1,9 +1,10 @@
 import DMA
 import Testing
 import VhostUser
+import VhostUserBackend
 import VhostUserCheck
 import Virtio
-import VirtioDevices
+import VirtioEntropy
 
 @Suite("Our own back-ends under examination", .serialized, .timeLimit(.minutes(10)))
 struct OwnBackendTests {

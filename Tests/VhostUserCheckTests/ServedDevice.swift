@@ -1,10 +1,12 @@
 import Foundation
 import HostIO
 import Logging
+import Storage
 import VhostUser
+import VhostUserBackend
 import VhostUserCheck
 import Virtio
-import VirtioDevices
+import VirtioBlock
 
 /// A device on a socket's file, served by a thread of this process.
 final class ServedDevice {

@@ -3,6 +3,7 @@ import HostIO
 import Testing
 
 @testable import VhostUser
+@testable import VhostUserBackend
 
 /// A channel and the front-end's end of it.
 private struct ChannelRig: ~Copyable {

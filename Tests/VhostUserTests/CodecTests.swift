@@ -1,5 +1,7 @@
 import Testing
-import VhostUser
+
+@testable import VhostUser
+@testable import VhostUserBackend
 
 /// Bytes from a string of hexadecimal digits; blanks are for the eye.
 private func hex(_ text: String) -> [UInt8] {

@@ -5,6 +5,7 @@ import Testing
 import Virtio
 
 @testable import VhostUser
+@testable import VhostUserBackend
 
 /// A split ring with one chain of many pages that nobody has asked for yet, and a front-end that answers each question.
 private final class ColdRig {

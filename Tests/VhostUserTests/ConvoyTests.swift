@@ -6,6 +6,7 @@ import Testing
 import Virtio
 
 @testable import VhostUser
+@testable import VhostUserBackend
 
 /// Each of many queues has one chain of this many pages that nobody has asked for.
 private let pages = 20_000

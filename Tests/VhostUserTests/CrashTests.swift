@@ -4,6 +4,7 @@ import Virtio
 import VirtioTestKit
 
 @testable import VhostUser
+@testable import VhostUserBackend
 
 /// What of a back-end outlives it: the ring, and the record of what is in flight.
 private final class Remains {

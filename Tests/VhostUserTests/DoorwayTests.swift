@@ -3,8 +3,10 @@ import Logging
 import Synchronization
 import Testing
 import Virtio
+import VirtioServing
 
 @testable import VhostUser
+@testable import VhostUserBackend
 
 /// Keeps the lines that a test looks at.
 final class Lines: Sendable {

@@ -4,6 +4,7 @@ import Testing
 import Virtio
 
 @testable import VhostUser
+@testable import VhostUserBackend
 
 /// A ring in memory, as §2.7 or §2.8 draws it, with chains whose pages nobody has asked for, and what is asked of the
 /// front-end.

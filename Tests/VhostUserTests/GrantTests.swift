@@ -2,6 +2,7 @@ import DMA
 import Testing
 
 @testable import VhostUser
+@testable import VhostUserBackend
 
 @Suite("What an update grants")
 struct GrantTests {

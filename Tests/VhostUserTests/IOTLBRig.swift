@@ -4,6 +4,7 @@ import Synchronization
 import Testing
 
 @testable import VhostUser
+@testable import VhostUserBackend
 
 /// Whoever is asked for translations, and remembers it.
 final class Asked: Sendable {

@@ -6,6 +6,7 @@ import Virtio
 import VirtioTestKit
 
 @testable import VhostUser
+@testable import VhostUserBackend
 
 @Suite("What IOTLB messages do to what a device can reach")
 struct IOTLBSpaceTests {

@@ -2,6 +2,7 @@ import HostIO
 import Testing
 
 @testable import VhostUser
+@testable import VhostUserBackend
 
 /// The machine's limit, as it is asked for.
 private final class Limits {

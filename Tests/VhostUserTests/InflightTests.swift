@@ -4,6 +4,7 @@ import Testing
 import Virtio
 
 @testable import VhostUser
+@testable import VhostUserBackend
 
 /// Memory for in-flight records that outlives the recorders in it, as it does a process.
 private struct Survivor {

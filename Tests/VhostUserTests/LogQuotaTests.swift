@@ -2,6 +2,7 @@ import HostIO
 import Logging
 import Synchronization
 import Testing
+import VirtioServing
 
 @testable import VhostUser
 

@@ -1,8 +1,10 @@
 import DMA
 import HostIO
 import Testing
-import VhostUser
 import Virtio
+
+@testable import VhostUser
+@testable import VhostUserBackend
 
 @Suite("The dirty log while other things change", .timeLimit(.minutes(10)))
 struct LogTests {

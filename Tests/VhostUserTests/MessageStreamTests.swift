@@ -3,6 +3,7 @@ import Testing
 import VirtioTestKit
 
 @testable import VhostUser
+@testable import VhostUserBackend
 
 /// What is sent, and what has to come out: a message's request, its payload, and how many descriptors it brought.
 private struct Sent: Equatable {

@@ -1,8 +1,10 @@
 import DMA
 import HostIO
 import Testing
-import VhostUser
 import Virtio
+
+@testable import VhostUser
+@testable import VhostUserBackend
 
 @Suite("A connection that one device after the other lives on", .timeLimit(.minutes(10)))
 struct OwnerTests {

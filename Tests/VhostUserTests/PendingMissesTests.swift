@@ -2,6 +2,7 @@ import DMA
 import Testing
 
 @testable import VhostUser
+@testable import VhostUserBackend
 
 private final class Bell: TranslationWaiter {
   func wake() {}

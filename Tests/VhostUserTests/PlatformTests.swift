@@ -1,11 +1,15 @@
 import DMA
+import DriverDMA
 import HostIO
 import Logging
 import Testing
-import VhostUser
 import Virtio
 import VirtioDrivers
 import VirtioServing
+
+@testable import VhostUser
+@testable import VhostUserBackend
+@testable import VhostUserFrontend
 
 /// Fills what it may write with 0xab.
 private struct FillDevice: VirtioDevice {

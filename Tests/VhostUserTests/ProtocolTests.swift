@@ -1,9 +1,11 @@
 import DMA
 import HostIO
 import Testing
-import VhostUser
 import Virtio
 import VirtioTestKit
+
+@testable import VhostUser
+@testable import VhostUserBackend
 
 /// What the protocol says between the lines: whose answer is whose, who waits for whom, what outlives what.
 @Suite("Turns of a vhost-user session", .timeLimit(.minutes(10)))

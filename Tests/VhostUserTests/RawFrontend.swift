@@ -4,8 +4,10 @@ import HostIO
 import Logging
 import Synchronization
 import Testing
-import VhostUser
 import Virtio
+
+@testable import VhostUser
+@testable import VhostUserBackend
 
 /// A front-end that says exactly what a test tells it to, and a back-end on a thread at the other end of a socket pair.
 final class RawFrontend {

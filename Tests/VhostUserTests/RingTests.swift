@@ -1,8 +1,10 @@
 import DMA
 import HostIO
 import Testing
-import VhostUser
 import Virtio
+
+@testable import VhostUser
+@testable import VhostUserBackend
 
 @Suite("Rings of a vhost-user session", .timeLimit(.minutes(10)))
 struct VhostRingTests {

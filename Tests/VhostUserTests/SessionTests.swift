@@ -1,10 +1,13 @@
 import DMA
 import HostIO
+import IOMMUInterface
 import Logging
 import Testing
-import VhostUser
 import Virtio
-import VirtioDevices
+import VirtioEntropy
+
+@testable import VhostUser
+@testable import VhostUserBackend
 
 @Suite("A vhost-user session, message by message", .timeLimit(.minutes(10)))
 struct SessionTests {

@@ -1,8 +1,11 @@
 import DMA
 import HostIO
+import IOMMUInterface
 import Testing
-import VhostUser
 import Virtio
+
+@testable import VhostUser
+@testable import VhostUserBackend
 
 @Suite("Guest memory that is not shared, and accesses that are refused, are named", .timeLimit(.minutes(10)))
 struct SharingTests {

@@ -1,11 +1,14 @@
 import DMA
 import HostIO
+import Storage
 import Synchronization
 import Testing
-import VhostUser
 import Virtio
-import VirtioDevices
+import VirtioBlock
 import VirtioTestKit
+
+@testable import VhostUser
+@testable import VhostUserBackend
 
 /// Descriptors of the ring. Several times what a handler takes at once: there is always something left.
 private let ringSize: UInt16 = 256
@@ -87,7 +90,7 @@ struct StarvationTests {
   }
 
   /// How much longer than the flush under way a reply takes, with a driver that does not pause.
-  private func delay(_ reply: PendingReply, _ engine: BlockEngine) throws -> Duration {
+  private func delay(_ reply: PendingReply, _ engine: DiskEngine) throws -> Duration {
     let storage = try SlowDisk(byteCount: 1 << 20, flush: 60)
     var options = BlockOptions(path: storage.path)
     options.engine = engine
@@ -123,8 +126,8 @@ struct StarvationTests {
   @Test(
     "Completions, unmaps and everything that a front-end asks for have their turn, soon",
     arguments: PendingReply.allCases,
-    [BlockEngine.uring, .synchronous])
-  func turns(_ reply: PendingReply, _ engine: BlockEngine) throws {
+    [DiskEngine.uring, .synchronous])
+  func turns(_ reply: PendingReply, _ engine: DiskEngine) throws {
     // Other tests want the processors too: what holds once holds by the rules, and without them it never does.
     var best = Duration.seconds(60)
     for _ in 0..<20 where best > reply.bound { best = min(best, try delay(reply, engine)) }

@@ -1,11 +1,14 @@
 import DMA
 import Foundation
 import HostIO
+import Storage
 import Testing
-import VhostUser
 import Virtio
-import VirtioDevices
+import VirtioBlock
 import VirtioTestKit
+
+@testable import VhostUser
+@testable import VhostUserBackend
 
 /// A back-end that takes over from one that died with four reads under way, behind an IOMMU.
 private final class Replaying {

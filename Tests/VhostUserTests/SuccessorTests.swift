@@ -1,4 +1,5 @@
 import DMA
+import DriverDMA
 import HostIO
 import Logging
 import Testing
@@ -6,6 +7,8 @@ import Virtio
 import VirtioDrivers
 
 @testable import VhostUser
+@testable import VhostUserBackend
+@testable import VhostUserFrontend
 
 /// A back-end that holds what it takes, and the front-end at the other end.
 private final class Holding {

@@ -1,8 +1,11 @@
 import DMA
 import HostIO
+import IOMMUInterface
 import Testing
-import VhostUser
 import Virtio
+
+@testable import VhostUser
+@testable import VhostUserBackend
 
 @Suite("What updates say about the IOMMU behind them", .timeLimit(.minutes(10)))
 struct TranslationSignsTests {

@@ -1,9 +1,12 @@
 import DMA
 import HostIO
+import IOMMUInterface
 import Testing
 import Virtio
 
 @testable import VhostUser
+@testable import VhostUserBackend
+@testable import VhostUserFrontend
 
 @Suite("What a front-end makes of a back-end's translation messages", .timeLimit(.minutes(10)))
 struct UpstreamTests {

@@ -1,8 +1,10 @@
 import HostIO
 import Logging
 import Testing
-import VhostUser
 import Virtio
+
+@testable import VhostUser
+@testable import VhostUserBackend
 
 /// A ring whose areas are mapped, and a read whose parts are not.
 private func waitingRead() throws -> RawFrontend {

@@ -4,7 +4,9 @@ import HostIO
 import Synchronization
 import Testing
 import Virtio
-import VirtioDevices
+
+@testable import Storage
+@testable import VirtioBlock
 
 @Suite("virtio-blk: configuration") struct BlockConfigurationTests {
   func options(_ file: ScratchFile) -> BlockOptions { EngineKind(engine: .synchronous).options(file) }
@@ -190,12 +192,12 @@ import VirtioDevices
     let file = try ScratchFile(size: 1 << 20)
     let writer = try BlockDevice(options(file))
     #expect { try BlockDevice(options(file)) } throws: { error in
-      guard case .image(let host)? = error as? BlockDeviceError else { return false }
+      guard case .image(let host)? = error as? DiskError else { return false }
       return host.errno == EBUSY && "\(host)".contains(file.path)
     }
     var reader = options(file)
     reader.readOnly = true
-    #expect(throws: BlockDeviceError.self) { try BlockDevice(reader) }
+    #expect(throws: DiskError.self) { try BlockDevice(reader) }
     let rig = try DeviceRig(writer)
     #expect(try rig.readDisk(0, 512).status == 0)
     let other = try ScratchFile(size: 1 << 20)
@@ -240,11 +242,11 @@ import VirtioDevices
       var options = options(file)
       change(&options)
       #expect { try BlockDevice(options) } throws: { error in
-        guard case .option(name, _)? = error as? BlockDeviceError else { return false }
+        guard case .option(name, _)? = error as? DiskError else { return false }
         return true
       }
     }
-    #expect(throws: BlockDeviceError.self) { try BlockDevice(BlockOptions(path: "/nowhere/at/all")) }
-    #expect(throws: BlockDeviceError.self) { try BlockDevice(BlockOptions(path: "/tmp")) }
+    #expect(throws: DiskError.self) { try BlockDevice(BlockOptions(path: "/nowhere/at/all")) }
+    #expect(throws: DiskError.self) { try BlockDevice(BlockOptions(path: "/tmp")) }
   }
 }

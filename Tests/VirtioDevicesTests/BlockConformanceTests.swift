@@ -1,7 +1,9 @@
+import Storage
 import Testing
 import Virtio
-import VirtioDevices
 import VirtioTestKit
+
+@testable import VirtioBlock
 
 @Suite("virtio-blk: what every device has to do") struct BlockConformanceTests {
   /// The image, and a device on it that goes on where an earlier one stopped.

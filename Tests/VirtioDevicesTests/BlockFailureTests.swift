@@ -1,10 +1,12 @@
 import DMA
 import Foundation
 import HostIO
+import Storage
 import Testing
 import Virtio
-import VirtioDevices
 import VirtioTestKit
+
+@testable import VirtioBlock
 
 @Suite("virtio-blk: bad input") struct BlockFailureTests {
   @Test("Addresses and lengths that do not fit the disk are IOERR, and touch nothing", arguments: EngineKind.all)

@@ -1,10 +1,11 @@
 import DMA
 import Glibc
+import Storage
 import Testing
 import Virtio
 import VirtioTestKit
 
-@testable import VirtioDevices
+@testable import VirtioBlock
 
 /// What follows from the host's answers, the ones included that no healthy host gives when a test wants them.
 @Suite("virtio-blk: answers of the host to a request in flight") struct BlockFlightTests {

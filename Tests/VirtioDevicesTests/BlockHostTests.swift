@@ -3,7 +3,9 @@ import Foundation
 import HostIO
 import Testing
 import Virtio
-import VirtioDevices
+
+@testable import Storage
+@testable import VirtioBlock
 
 @Suite("virtio-blk: hosts that fail, or cannot do everything") struct BlockHostTests {
   @Test("A full file system is IOERR and one line, and the next request is served", arguments: EngineKind.buffered)

@@ -1,7 +1,9 @@
 import DMA
+import Storage
 import Testing
 import Virtio
-import VirtioDevices
+
+@testable import VirtioBlock
 
 @Suite("virtio-blk: discard, write zeroes, secure erase") struct BlockRangeTests {
   static let discard: UInt32 = 11

@@ -2,8 +2,10 @@ import DMA
 import HostIO
 import Testing
 import Virtio
-import VirtioDevices
 import VirtioTestKit
+
+@testable import Storage
+@testable import VirtioBlock
 
 @Suite("virtio-blk: what requests do") struct BlockRequestTests {
   @Test("What is written is read back, and is in the file", arguments: EngineKind.all, RingKind.all)
@@ -206,8 +208,8 @@ import VirtioTestKit
   }
 
   @Test(
-    "With direct access, buffers and lengths that are not aligned work all the same", arguments: BlockEngine.allCases)
-  func misaligned(engine: BlockEngine) throws {
+    "With direct access, buffers and lengths that are not aligned work all the same", arguments: DiskEngine.allCases)
+  func misaligned(engine: DiskEngine) throws {
     let file = try ScratchFile(pattern(65536))
     let rig = try EngineKind(engine: engine, direct: true).rig(file)
     for skew in [0, 1, 8, 511, 512] as [UInt64] {

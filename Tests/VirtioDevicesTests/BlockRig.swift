@@ -3,7 +3,9 @@ import Foundation
 import HostIO
 import Synchronization
 import Virtio
-import VirtioDevices
+
+@testable import Storage
+@testable import VirtioBlock
 
 /// A file that goes away with its owner.
 final class ScratchFile {
@@ -105,11 +107,11 @@ extension DeviceRig {
 
 /// How requests reach the host: each engine, and the ring's own variety of reading around the page cache.
 struct EngineKind: Hashable, CustomStringConvertible {
-  var engine: BlockEngine
+  var engine: DiskEngine
   var direct = false
   var description: String { "\(engine.rawValue)\(direct ? " direct" : "")" }
-  static let all = BlockEngine.allCases.flatMap { [Self(engine: $0), Self(engine: $0, direct: true)] }
-  static let buffered = BlockEngine.allCases.map { Self(engine: $0) }
+  static let all = DiskEngine.allCases.flatMap { [Self(engine: $0), Self(engine: $0, direct: true)] }
+  static let buffered = DiskEngine.allCases.map { Self(engine: $0) }
 
   func options(_ file: ScratchFile) -> BlockOptions {
     var options = BlockOptions(path: file.path)

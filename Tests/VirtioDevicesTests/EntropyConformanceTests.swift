@@ -1,7 +1,8 @@
 import Testing
 import Virtio
-import VirtioDevices
 import VirtioTestKit
+
+@testable import VirtioEntropy
 
 @Suite("virtio-rng: what every device has to do") struct EntropyConformanceTests {
   static var device: DeviceConformance {

@@ -1,8 +1,9 @@
 import DMA
 import Testing
 import Virtio
-import VirtioDevices
 import VirtioTestKit
+
+@testable import VirtioEntropy
 
 @Suite("virtio-rng") struct EntropyTests {
   @Test("A buffer is filled completely, with bytes that differ from request to request", arguments: RingKind.all)

@@ -1,8 +1,11 @@
 import DMA
+import DriverDMA
+import IOMMUInterface
 import Testing
 import Virtio
-import VirtioDevices
 import VirtioTestKit
+
+@testable import VirtioIOMMU
 
 @Suite("virtio-iommu: what every device has to do") struct IOMMUConformanceTests {
   static var device: DeviceConformance {

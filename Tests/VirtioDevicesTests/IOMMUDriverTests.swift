@@ -1,9 +1,13 @@
 import DMA
+import DriverDMA
+import IOMMUInterface
 import Testing
 import Virtio
-import VirtioDevices
 import VirtioDrivers
 import VirtioTestKit
+
+@testable import VirtioEntropy
+@testable import VirtioIOMMU
 
 /// Our driver of virtio-iommu, against our device and against devices that misbehave.
 @Suite("virtio-iommu: the driver")

@@ -1,9 +1,12 @@
 import DMA
+import DriverDMA
 import HostIO
+import IOMMUInterface
 import Testing
 import Virtio
-import VirtioDevices
 import VirtioTestKit
+
+@testable import VirtioIOMMU
 
 /// Which way endpoints are turned, and what that waits for.
 @Suite("virtio-iommu: endpoints")

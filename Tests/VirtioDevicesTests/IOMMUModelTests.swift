@@ -1,9 +1,12 @@
 import DMA
+import DriverDMA
 import Foundation
+import IOMMUInterface
 import Testing
 import Virtio
-import VirtioDevices
 import VirtioTestKit
+
+@testable import VirtioIOMMU
 
 /// The device against a model of lists, with random requests and with what the fuzzer kept.
 @Suite("virtio-iommu: against the model")

@@ -1,8 +1,11 @@
 import DMA
+import DriverDMA
+import IOMMUInterface
 import Testing
 import Virtio
-import VirtioDevices
 import VirtioTestKit
+
+@testable import VirtioIOMMU
 
 /// ATTACH, DETACH and PROBE of §5.13.6.
 @Suite("virtio-iommu: attachments")

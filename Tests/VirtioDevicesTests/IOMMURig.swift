@@ -1,9 +1,12 @@
 import DMA
+import DriverDMA
 import HostIO
+import IOMMUInterface
 import Testing
 import Virtio
-import VirtioDevices
 import VirtioTestKit
+
+@testable import VirtioIOMMU
 
 /// A virtio-iommu with endpoints behind it, and a driver that writes the bytes of §5.13's tables and shares no code
 /// with it.

@@ -1,8 +1,11 @@
 import DMA
+import DriverDMA
+import IOMMUInterface
 import Testing
 import Virtio
-import VirtioDevices
 import VirtioTestKit
+
+@testable import VirtioIOMMU
 
 /// What a virtio-iommu carries to another machine.
 @Suite("virtio-iommu: saved state")

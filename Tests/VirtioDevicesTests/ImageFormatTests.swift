@@ -1,6 +1,8 @@
 import Foundation
 import Testing
-import VirtioDevices
+
+@testable import Storage
+@testable import VirtioBlock
 
 @Suite("Images that are not raw") struct ImageFormatTests {
   /// The first bytes of an image of each format, as their descriptions have them.
@@ -26,7 +28,7 @@ import VirtioDevices
   func refused(_ format: String, _ head: [UInt8]) throws {
     let file = try ScratchFile(head + [UInt8](repeating: 0, count: 8192 - head.count))
     for change in [{ _ in }, { $0.readOnly = true }, { $0.direct = true }] as [(inout BlockOptions) -> Void] {
-      #expect(throws: BlockDeviceError.format(format)) { try BlockDevice(options(file, change)) }
+      #expect(throws: DiskError.format(format)) { try BlockDevice(options(file, change)) }
     }
     #expect(try BlockDevice(options(file) { $0.insistsOnRaw = true }).byteCount == 8192)
     #expect(Array(file.bytes.prefix(head.count)) == head)

@@ -2,11 +2,13 @@ import DMA
 import Glibc
 import Testing
 import Virtio
-import VirtioDevices
+
+@testable import Storage
+@testable import VirtioBlock
 
 @Suite("virtio-blk: an image that is handed over", .timeLimit(.minutes(10))) struct SharedImageTests {
   private func device(
-    _ file: ScratchFile, _ lock: BlockLock, _ engine: EngineKind, queues: Int = 1
+    _ file: ScratchFile, _ lock: DiskLock, _ engine: EngineKind, queues: Int = 1
   ) throws -> BlockDevice {
     try engine.device(file) {
       $0.lock = lock
@@ -60,7 +62,7 @@ import VirtioDevices
     #expect(always?.byteCount == 1 << 20)
     always = nil
     let rig = try DeviceRig(running)
-    #expect(throws: BlockDeviceError.self) { _ = try device(file, .always, EngineKind.buffered[0]) }
+    #expect(throws: DiskError.self) { _ = try device(file, .always, EngineKind.buffered[0]) }
     #expect(try rig.writeDisk(8, pattern(4096)).status == 0)
   }
 }

@@ -4,7 +4,8 @@ import Testing
 import Virtio
 import VirtioTestKit
 
-@testable import VirtioDevices
+@testable import Storage
+@testable import VirtioBlock
 
 @Suite(
   "Storage that answers late", .timeLimit(.minutes(10)),
@@ -57,8 +58,8 @@ struct SlowStorageTests {
     withExtendedLifetime(storage) {}
   }
 
-  @Test("Several hundred reads at once come back, each with its data", arguments: BlockEngine.allCases, [0, 3])
-  func manyReads(_ engine: BlockEngine, _ latency: Int) throws {
+  @Test("Several hundred reads at once come back, each with its data", arguments: DiskEngine.allCases, [0, 3])
+  func manyReads(_ engine: DiskEngine, _ latency: Int) throws {
     let count = 300
     let storage = try SlowDisk(byteCount: count * 8192, read: latency)
     var options = BlockOptions(path: storage.path)

@@ -1,7 +1,9 @@
 import Foundation
 import Testing
 import Virtio
-import VirtioDevices
+
+@testable import Storage
+@testable import VirtioBlock
 
 /// Whether writes are stable shows when the file is cut off: the kernel counts bytes that were never written to storage
 /// (`cancelled_write_bytes`), for the whole process, so these run in processes of their own.
@@ -14,7 +16,7 @@ import VirtioDevices
 
   /// Bytes that were volatile when 64 KiB of writes had completed, with this cache mode written by the driver.
   static func volatile(
-    _ engine: BlockEngine, option: Bool = true, writeback: UInt8?, without: Features = [], flushing: Bool = false,
+    _ engine: DiskEngine, option: Bool = true, writeback: UInt8?, without: Features = [], flushing: Bool = false,
     before: (BlockDevice) throws -> Void = { _ in },
     reading: Bool = true, resumingAt state: QueueState = .initial, after: (BlockDevice) -> Void = { _ in }
   ) throws -> Int {
@@ -40,7 +42,7 @@ import VirtioDevices
     return (try? volatile(.synchronous, writeback: 1)) == 65536
   }
 
-  static func check(_ engine: BlockEngine) throws -> [String] {
+  static func check(_ engine: DiskEngine) throws -> [String] {
     var wrong: [String] = []
     func expect(_ text: String, _ isVolatile: Bool, _ bytes: Int) {
       if (bytes > 0) != isVolatile { wrong.append("\(text): \(bytes) bytes volatile") }
@@ -65,7 +67,7 @@ import VirtioDevices
   }
 
   /// The mode where the driver may have been told another one by another device.
-  static func checkSuccession(_ engine: BlockEngine) throws -> [String] {
+  static func checkSuccession(_ engine: DiskEngine) throws -> [String] {
     var wrong: [String] = []
     func expect(_ text: String, _ isVolatile: Bool, _ bytes: Int) {
       if (bytes > 0) != isVolatile { wrong.append("\(text): \(bytes) bytes volatile") }
@@ -123,7 +125,7 @@ import VirtioDevices
       guard WriteCacheTests.isObservable else {
         return print("SKIPPED: the temporary directory is not on storage that tells")
       }
-      let wrong = try BlockEngine.allCases.flatMap { engine in
+      let wrong = try DiskEngine.allCases.flatMap { engine in
         try WriteCacheTests.checkSuccession(engine).map { "\(engine): \($0)" }
       }
       for line in wrong { print(line) }
@@ -171,7 +173,7 @@ import VirtioDevices
   func fileSizeLimit() async throws {
     await #expect(processExitsWith: .success) {
       signal(SIGXFSZ, SIG_IGN)
-      let files = try BlockEngine.allCases.map { ($0, try ScratchFile(size: 1 << 20)) }
+      let files = try DiskEngine.allCases.map { ($0, try ScratchFile(size: 1 << 20)) }
       let limit = Process()
       limit.executableURL = URL(filePath: "/usr/bin/prlimit")
       limit.arguments = ["--fsize=65536", "--pid", "\(getpid())"]

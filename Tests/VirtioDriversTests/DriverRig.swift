@@ -1,7 +1,10 @@
 import DMA
+import DriverDMA
 import Foundation
+import IOMMUInterface
+import Storage
 import Virtio
-import VirtioDevices
+import VirtioBlock
 import VirtioDrivers
 
 /// A way for devices to reach memory, as a platform may have it.

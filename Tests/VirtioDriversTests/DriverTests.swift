@@ -1,8 +1,12 @@
 import DMA
+import DriverDMA
+import IOMMUInterface
+import Storage
 import Testing
 import Virtio
-import VirtioDevices
+import VirtioBlock
 import VirtioDrivers
+import VirtioEntropy
 
 private let cells = MapperKind.allCases.flatMap { kind in RingKind.all.map { (kind, $0) } }
 

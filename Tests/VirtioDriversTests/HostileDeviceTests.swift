@@ -1,8 +1,10 @@
 import DMA
+import DriverDMA
+import IOMMUInterface
 import Testing
 import Virtio
-import VirtioDevices
 import VirtioDrivers
+import VirtioEntropy
 
 /// Writes used entries by hand, as a device would that keeps no rules. Addresses are physical.
 private struct Forger {

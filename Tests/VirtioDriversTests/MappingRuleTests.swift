@@ -1,8 +1,10 @@
 import DMA
+import DriverDMA
+import IOMMUInterface
 import Testing
 import Virtio
-import VirtioDevices
 import VirtioDrivers
+import VirtioEntropy
 import VirtioTestKit
 
 @Suite("What a driver does with its mappings")

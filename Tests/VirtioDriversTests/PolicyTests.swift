@@ -1,8 +1,12 @@
 import DMA
+import DriverDMA
+import IOMMUInterface
+import Storage
 import Testing
 import Virtio
-import VirtioDevices
+import VirtioBlock
 import VirtioDrivers
+import VirtioEntropy
 
 /// A machine of the seed, from its driver's side.
 private struct Case: CustomStringConvertible {

@@ -1,7 +1,10 @@
 import DMA
+import DriverDMA
+import IOMMUInterface
+import Storage
 import Testing
 import Virtio
-import VirtioDevices
+import VirtioBlock
 import VirtioDrivers
 import VirtioTestKit
 

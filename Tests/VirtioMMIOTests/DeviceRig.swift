@@ -1,5 +1,7 @@
 import DMA
+import DriverDMA
 import HostIO
+import IOMMUInterface
 import Logging
 import Synchronization
 import Testing

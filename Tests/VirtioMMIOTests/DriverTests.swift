@@ -1,10 +1,14 @@
 import DMA
+import DriverDMA
 import HostIO
+import IOMMUInterface
 import IOMMUs
+import Storage
 import Testing
 import Virtio
-import VirtioDevices
+import VirtioBlock
 import VirtioDrivers
+import VirtioEntropy
 import VirtioMMIO
 import VirtioServing
 import VirtioTestKit

@@ -1,3 +1,5 @@
+import DriverDMA
+import IOMMUInterface
 import Testing
 import Virtio
 import VirtioDrivers

@@ -1,4 +1,6 @@
 import DMA
+import DriverDMA
+import IOMMUInterface
 import Testing
 import Virtio
 import VirtioDrivers

@@ -1,8 +1,11 @@
 import DMA
+import DriverDMA
 import HostIO
+import IOMMUInterface
+import Storage
 import Testing
 import Virtio
-import VirtioDevices
+import VirtioBlock
 import VirtioDrivers
 import VirtioPCI
 import VirtioTestKit

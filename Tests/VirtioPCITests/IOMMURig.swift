@@ -1,10 +1,13 @@
 import DMA
+import DriverDMA
+import IOMMUInterface
 import Logging
 import PCI
 import Testing
 import Virtio
-import VirtioDevices
 import VirtioDrivers
+import VirtioEntropy
+import VirtioIOMMU
 import VirtioPCI
 import VirtioServing
 import VirtioTestKit

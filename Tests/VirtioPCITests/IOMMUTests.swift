@@ -1,9 +1,11 @@
 import DMA
+import DriverDMA
+import IOMMUInterface
 import PCI
 import Testing
 import Virtio
-import VirtioDevices
 import VirtioDrivers
+import VirtioIOMMU
 import VirtioPCI
 import VirtioTestKit
 

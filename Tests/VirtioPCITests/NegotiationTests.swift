@@ -1,3 +1,5 @@
+import DriverDMA
+import IOMMUInterface
 import PCI
 import Testing
 import Virtio

@@ -1,5 +1,6 @@
 import DMA
 import HostIO
+import IOMMUInterface
 import Logging
 import Synchronization
 import Testing

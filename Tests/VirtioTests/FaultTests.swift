@@ -1,7 +1,8 @@
 import DMA
 import Testing
-import Virtio
 import VirtioTestKit
+
+@testable import Virtio
 
 /// Memory that cannot be reached, in a ring or in a chain.
 @Suite("Faults")

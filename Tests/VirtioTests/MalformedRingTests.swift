@@ -1,7 +1,8 @@
 import DMA
 import Testing
-import Virtio
 import VirtioTestKit
+
+@testable import Virtio
 
 /// Whatever a driver writes: the queue retires with the rule that was broken, and nothing traps (R091).
 @Suite("Malformed rings")

@@ -1,8 +1,9 @@
 import DMA
 import Glibc
 import Testing
-import Virtio
 import VirtioTestKit
+
+@testable import Virtio
 
 @Suite("What a queue takes at most") struct OutstandingTests {
   /// Descriptor `i` alone, as the driver makes it available for the first time, or for the second.

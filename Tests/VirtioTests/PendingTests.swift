@@ -1,8 +1,9 @@
 import DMA
 import Synchronization
 import Testing
-import Virtio
 import VirtioTestKit
+
+@testable import Virtio
 
 /// Translations that have to be asked for.
 @Suite("Pending translations")

@@ -1,6 +1,7 @@
 import DMA
-import Virtio
 import VirtioTestKit
+
+@testable import Virtio
 
 /// What a device saw of a chain.
 struct Popped: Equatable {

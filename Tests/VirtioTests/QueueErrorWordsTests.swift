@@ -1,6 +1,7 @@
 import DMA
 import Testing
-import Virtio
+
+@testable import Virtio
 
 @Suite("What broke a queue, in words") struct QueueErrorWordsTests {
   private static let reasons: [DMAFault.Reason] = [

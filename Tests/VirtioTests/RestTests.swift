@@ -1,7 +1,8 @@
 import DMA
 import Testing
-import Virtio
 import VirtioTestKit
+
+@testable import Virtio
 
 /// Queues whose buffers wait for something to say.
 @Suite("Rest")

@@ -1,7 +1,8 @@
 import DMA
 import Testing
-import Virtio
 import VirtioTestKit
+
+@testable import Virtio
 
 /// Random work over every combination of formats and features, against a model that remembers what was posted.
 @Suite("Rings against a model")

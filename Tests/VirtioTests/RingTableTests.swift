@@ -1,7 +1,8 @@
 import DMA
 import Testing
-import Virtio
 import VirtioTestKit
+
+@testable import Virtio
 
 /// Both formats, byte for byte, as the specification's structures lay them out.
 @Suite("Ring layouts")

@@ -1,7 +1,8 @@
 import DMA
 import Testing
-import Virtio
 import VirtioTestKit
+
+@testable import Virtio
 
 /// When the device calls and when the driver kicks: exactly when the other asked for it.
 @Suite("Notification suppression")

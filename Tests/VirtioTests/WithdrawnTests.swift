@@ -1,8 +1,9 @@
 import DMA
 import Synchronization
 import Testing
-import Virtio
 import VirtioTestKit
+
+@testable import Virtio
 
 /// A ring whose own mappings are taken away while chains are under way.
 @Suite("Rings that are taken away", .timeLimit(.minutes(10)))

@@ -1,6 +1,7 @@
 import Foundation
 import HostIO
-public import VhostUser
+import VhostUser
+public import VhostUserFrontend
 
 extension BackendProcess {
   /// Connects to it. Between making its socket's file and listening a back-end refuses; that is tried again.

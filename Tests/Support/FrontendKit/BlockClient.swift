@@ -1,5 +1,7 @@
 public import DMA
-public import VhostUser
+import DriverDMA
+import VhostUser
+public import VhostUserFrontend
 internal import Virtio
 public import VirtioDrivers
 

@@ -1,4 +1,5 @@
 import DMA
+import IOMMUInterface
 import Synchronization
 
 /// A defect to plant, for the model to find.

@@ -1,4 +1,6 @@
 import DMA
+import DriverDMA
+import IOMMUInterface
 import Logging
 import PCI
 import Virtio

@@ -1,5 +1,6 @@
 import DMA
 import HostIO
+import IOMMUInterface
 import PCI
 import Synchronization
 import VirtioDrivers

@@ -1,4 +1,5 @@
 import DMA
+import IOMMUInterface
 import VirtioTestKit
 
 /// An IOMMU as the model drives it: tables written the way its driver would, and the bookkeeping that the model needs.

@@ -1,4 +1,4 @@
-public import DMA
+import DMA
 public import Virtio
 
 /// What every device has to do, whatever it is for: the same requests, well-formed and odd, put to it in every way in

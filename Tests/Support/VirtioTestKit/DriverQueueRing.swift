@@ -1,4 +1,5 @@
 public import DMA
+import DriverDMA
 public import Virtio
 import VirtioDrivers
 

@@ -1,4 +1,5 @@
 public import DMA
+public import IOMMUInterface
 public import Virtio
 
 /// Drives an IOMMU device with arbitrary requests, resets, plugs and unplugs, and compares every answer, and what every

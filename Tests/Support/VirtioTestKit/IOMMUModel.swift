@@ -1,4 +1,5 @@
-public import DMA
+internal import DMA
+internal import IOMMUInterface
 
 /// What an IOMMU device must answer, and where its endpoints must get to: §5.13.6 over plain lists, read from the bytes
 /// of requests. It shares no code with the device, and is slow.

@@ -1,4 +1,5 @@
 public import DMA
+public import IOMMUInterface
 import Synchronization
 
 /// The least that is an IOMMU: for each requester a list of mappings made by hand, and nothing for requesters without

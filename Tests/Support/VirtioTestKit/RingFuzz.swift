@@ -1,5 +1,5 @@
-public import DMA
-public import Virtio
+internal import DMA
+internal import Virtio
 
 /// Runs a queue over arbitrary memory behind an arbitrary page table: the body of the fuzz targets, and of the tests
 /// that replay what they found.

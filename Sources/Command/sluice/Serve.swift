@@ -1,0 +1,166 @@
+import ArgumentParser
+import Glibc
+import HostIO
+import Logging
+import VhostUserBackend
+import Virtio
+import VirtioServing
+
+/// `sluice serve`: a device to whoever connects.
+struct Serve: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    abstract: "Serve a device over vhost-user.",
+    discussion: """
+      Runs in the foreground, one device a process, until SIGTERM, SIGINT or SIGHUP; requests under way are finished \
+      first, and a second signal ends it at once. SIGUSR1 writes into the log what `sluice explain` would answer. When \
+      a front-end disconnects, the next one is waited for.
+      """,
+    subcommands: [ServeBlock.self, ServeEntropy.self])
+}
+
+/// A command that serves one kind of device.
+protocol DeviceCommand: ParsableCommand {
+  /// What programs that start back-ends call the kind, and which of the options they know for it are there.
+  static var capabilities: (type: String, features: [String]) { get }
+}
+
+extension DeviceCommand {
+  /// Prints the answer to `--print-capabilities`.
+  static func printCapabilities() {
+    let list = capabilities.features.map { "\"\($0)\"" }.joined(separator: ", ")
+    StandardStream.output.print("{\n  \"type\": \"\(capabilities.type)\",\n  \"features\": [\(list)]\n}")
+  }
+}
+
+/// A device to serve, and what `explain` tells of it besides.
+struct Served {
+  var device: any VirtioDevice
+  var facts: @Sendable () -> [BackendFact] = { [] }
+}
+
+/// Serves a device until a signal or the end of the last front-end.
+///
+/// `makeDevice` comes first and the socket last, so that a mistake leaves nothing behind.
+func serve(_ name: String, _ options: SocketOptions, _ makeDevice: (Logger) throws -> Served) throws {
+  // Signals are blocked before any thread starts, so that every thread inherits that.
+  let signals: SignalFD
+  let output: CommandLog
+  do {
+    signals = try SignalFD([SIGTERM, SIGINT, SIGHUP, SIGUSR1])
+    output = try CommandLog(name, format: options.logFormat)
+  } catch {
+    throw Failure.host("signals cannot be waited for: \(error)")
+  }
+  // A server limits its own lines.
+  let unlimited = output.logger(options.logLevel)
+  let limited = LimitedLog(unlimited)
+  defer {
+    limited.settle()
+    output.flush()
+  }
+  let log = limited.logger
+  let served = try makeDevice(log)
+  let socket = try options.open()
+  do {
+    var backend = BackendOptions(
+      name: name, accessPlatform: options.platform.policy, translations: options.translations.policy, once: options.once
+    )
+    backend.offersPackedRings = !options.noPacked
+    backend.indirect = options.indirect.policy
+    backend.idleLatency = options.idleLatency.policy
+    if case .limit(let most) = backend.idleLatency {
+      // Asked for by name, so not to be left out without a word.
+      do throws(HostError) { _ = try IdleLatencyLimit(microseconds: most) } catch {
+        log.warning("--idle-latency \(most) is left out: \(error)")
+      }
+    }
+    let place = options.place
+    let server = try VhostUserServer(served.device, on: socket, options: backend, log: unlimited) {
+      served.facts() + [place]
+    }
+    let ended = try EventFD()
+    let outcome = Outcome()
+    let thread = try WorkerThread(name: "\(name) control") {
+      do { try server.run() } catch { outcome.set("\(error)") }
+      ended.signal()
+    }
+    if let path = options.socketPath { log.info("listening on \(path)") }
+    let removeSocket = { if case .listening(let listener) = socket { listener.removeFile() } }
+    var stop = StopWatch(server: server, log: log)
+    try waitForEnd(of: ended, signals) { signal in
+      if signal == SIGUSR1 { return output.report(server.statistics) }
+      guard stop.begin(signal) else {
+        // Whatever holds a request up holds the other threads up: nothing of them is waited for.
+        log.warning("a second signal: ending at once, with requests under way")
+        removeSocket()
+        output.flush()
+        _exit(1)
+      }
+    } whenLate: {
+      stop.tell()
+    }
+    thread.join()
+    removeSocket()
+    if let sentence = outcome.sentence { throw Failure.host(sentence) }
+  } catch let error as HostError {
+    throw Failure.host("\(error)")
+  }
+}
+
+/// Waits until `ended` is signalled. `heard` is told of signals meanwhile, and `whenLate` called when nothing has
+/// happened for three seconds.
+private func waitForEnd(
+  of ended: EventFD, _ signals: SignalFD, heard: (Int32) -> Void, whenLate: () -> Void
+) throws(HostError) {
+  let poller = try Poller()
+  try poller.add(signals.rawValue, token: 0)
+  try poller.add(ended, token: 1)
+  var ready = ReadySet()
+  var isStopping = false
+  while true {
+    try poller.wait(into: &ready, timeout: isStopping ? .seconds(3) : nil)
+    if ready.count == 0 { whenLate() }
+    for i in ready.indices {
+      if ready.token(i) == 1 { return }
+      while let signal = try signals.next() {
+        heard(signal)
+        if signal != SIGUSR1 { isStopping = true }
+      }
+    }
+  }
+}
+
+/// A stop that was asked for, and what it waits for.
+private struct StopWatch {
+  let server: VhostUserServer
+  let log: Logger
+  private var isStopping = false
+  private var isTold = false
+
+  init(server: VhostUserServer, log: Logger) {
+    self.server = server
+    self.log = log
+  }
+
+  /// Begins. False if it has begun already.
+  mutating func begin(_ signal: Int32) -> Bool {
+    guard !isStopping else { return false }
+    isStopping = true
+    log.debug("signal \(signal): stopping")
+    server.stop()
+    return true
+  }
+
+  /// Says once what is waited for.
+  mutating func tell() {
+    guard isStopping, !isTold else { return }
+    isTold = true
+    let waiting = server.statistics.queues.compactMap { queue -> String? in
+      let count = queue.counts.requests &- queue.counts.completions
+      return count == 0 ? nil : "\(counted(count, "request")) of virtqueue \(queue.index)"
+    }
+    let what = waiting.isEmpty ? "its threads to end" : waiting.joined(separator: ", ")
+    log.warning(
+      "told to stop, and waiting for \(what), which the storage has not answered; a second signal ends at once")
+  }
+}

@@ -1,0 +1,180 @@
+public import DriverDMA
+public import IOMMUInterface
+public import VirtioDrivers
+
+/// The driver of an AMD-Vi unit: its device table and page tables in the driver's memory, domains to map in, and who is
+/// in which.
+///
+/// One thread uses it, its domains included; not a thread of a device's queue, which the unit may wait for. No call
+/// waits for the unit longer than its `BoundedWait`.
+public final class AMDViDriver {
+  /// Where the addresses of a requester lead that is in no domain.
+  public enum Target {
+    /// They are guest-physical.
+    case passThrough
+    /// Nowhere. Each access is an event in the unit's log unless they are hidden.
+    case blocked(hidesFaults: Bool)
+  }
+  /// Device addresses that mean an interrupt, or are HyperTransport's own, whatever is mapped there.
+  public static var reserved: [ClosedRange<UInt64>] { [0xFEE0_0000...0xFEEF_FFFF, 0xFD_0000_0000...0xFF_FFFF_FFFF] }
+
+  /// Levels of page tables, at most.
+  public let levels: Int
+  let registers: any RegisterAccess
+  let memory: TableMemory
+  let wait: BoundedWait
+  private let deviceTable: UInt64
+  private let requesters: Int
+  private(set) var domainIDs = DomainIDs(from: 1, to: 1 << 16)
+  var commands: DescriptorRing
+  let eventLog: UInt64
+  var eventHead: UInt64 = 0
+  var control: UInt64 = 0
+
+  /// Takes the unit over, whoever had it before, with nobody attached; translation is off until ``enable()``.
+  ///
+  /// - Parameters:
+  ///   - pages: where tables come from: the device table takes 8 KiB a bus, in one piece.
+  ///   - buses: how many have requesters behind the unit, from 0 on: 1...256. Requesters past the table reach nothing.
+  public init(
+    _ registers: any RegisterAccess, pages: GuestPages, buses: Int = 256, wait: BoundedWait = BoundedWait()
+  ) throws(UnitError) {
+    precondition((1...256).contains(buses), "buses as documented")
+    self.registers = registers
+    self.wait = wait
+    requesters = buses * 256
+    let features = registers.read(at: AMDViRegister.features, width: 8)
+    guard features >> 10 & 3 < 3 else { throw .missing(.addressWidth) }
+    guard features & 1 << 6 != 0 else { throw .missing(.invalidateAll) }
+    levels = 4 + Int(features >> 10 & 3)
+    do throws(DMAError) {
+      memory = try TableMemory(pages)
+      deviceTable = try memory.allocate(UInt64(requesters) * 32)
+      commands = try DescriptorRing(in: memory)
+      eventLog = try memory.allocate()
+    } catch {
+      throw .memory(error)
+    }
+    for requester in 0..<UInt64(requesters) { memory.store(Self.blocked, at: deviceTable + requester * 32) }
+    try setControl(0)
+    registers.write(deviceTable | UInt64(requesters * 32 / 4096 - 1), at: AMDViRegister.deviceTable, width: 8)
+    startEventLog()
+    try startCommands()
+    post(8 << 60, 0)
+    guard complete() else { throw .timeout(register: AMDViRegister.commandTail) }
+  }
+
+  /// An entry that is valid, of no table, and allows nothing.
+  private static var blocked: UInt64 { 3 }
+
+  /// Turns translation on: from now on whoever is attached nowhere reaches nothing.
+  public func enable() throws(UnitError) { try setControl(control | AMDViRegister.enabled) }
+
+  /// Turns translation off: every address is guest-physical again.
+  public func disable() throws(UnitError) { try setControl(control & ~AMDViRegister.enabled) }
+
+  /// Whether the unit says that it translates.
+  public var isEnabled: Bool { registers.read(at: AMDViRegister.control, width: 8) & AMDViRegister.enabled != 0 }
+
+  func setControl(_ value: UInt64) throws(UnitError) {
+    registers.write(value, at: AMDViRegister.control, width: 8)
+    let done = try? wait.until { registers.read(at: AMDViRegister.control, width: 8) == value }
+    guard done == true else { throw .timeout(register: AMDViRegister.control) }
+    control = value
+  }
+
+  // MARK: Domains
+
+  /// An empty domain.
+  ///
+  /// - Parameter levels: of its tables, 3 and up: 39 bits of device address, and 9 more each, 64 with 6. No more than
+  ///   the unit has.
+  public func makeDomain(levels: Int = 4) throws(UnitError) -> AMDViDomain {
+    guard (3...self.levels).contains(levels) else { throw .missing(.addressWidth) }
+    guard let number = domainIDs.take() else { throw .outOfDomains }
+    do throws(DMAError) {
+      return try AMDViDomain(self, number: number, levels: levels)
+    } catch {
+      domainIDs.give(back: number)
+      throw .memory(error)
+    }
+  }
+
+  /// Ends a domain that nobody is attached to, and gives its memory back.
+  public func remove(_ domain: AMDViDomain) throws(UnitError) {
+    guard domain.unit === self, !domain.hasEnded else { throw .noDomain }
+    guard !domainIDs.isUsed(domain.number) else { throw .domainInUse }
+    if domain.end() { domainIDs.give(back: domain.number) }
+  }
+
+  // MARK: Requesters
+
+  /// Attaches a requester to a domain, and takes it from where it was.
+  ///
+  /// - Parameter deviceIOTLB: whether the requester may keep translations itself, until it is told to forget them
+  ///   (ATS).
+  public func attach(_ requester: RequesterID, to domain: AMDViDomain, deviceIOTLB: Bool = false) throws(UnitError) {
+    guard domain.unit === self, !domain.hasEnded else { throw .noDomain }
+    try setEntry(
+      requester, low: domain.root | 3 << 61 | UInt64(domain.levels) << 9 | 3,
+      high: UInt64(domain.number) | (deviceIOTLB ? 1 << 32 : 0),
+      domain: domain.number, deviceIOTLB: deviceIOTLB)
+  }
+
+  /// As ``attach(_:to:deviceIOTLB:)``, to what is no domain.
+  public func attach(_ requester: RequesterID, to target: Target) throws(UnitError) {
+    switch target {
+    case .passThrough: try setEntry(requester, low: 3 << 61 | 3, high: 0)
+    case .blocked(let hidesFaults): try setEntry(requester, low: Self.blocked, high: hidesFaults ? 1 << 34 : 0)
+    }
+  }
+
+  /// Takes a requester out of its domain: it reaches nothing any more when this returns.
+  public func detach(_ requester: RequesterID) throws(UnitError) {
+    try attach(requester, to: .blocked(hidesFaults: false))
+  }
+
+  private func setEntry(
+    _ requester: RequesterID, low: UInt64, high: UInt64, domain: UInt16? = nil, deviceIOTLB: Bool = false
+  ) throws(UnitError) {
+    guard Int(requester.rawValue) < requesters else { throw .missing(.requester) }
+    let entry = deviceTable + UInt64(requester.rawValue) * 32
+    // Nothing while it is neither one thing nor the other.
+    memory.store(Self.blocked, at: entry)
+    try forget(requester)
+    memory.store(high, at: entry + 8)
+    memory.store(low, at: entry)
+    domainIDs.set(requester, domain, keepsTranslations: deviceIOTLB)
+    try forget(requester)
+  }
+
+  /// Ends what the unit and the requester know of its entry and of the domain that it names.
+  private func forget(_ requester: RequesterID) throws(UnitError) {
+    post(2 << 60 | UInt64(requester.rawValue), 0)
+    postDomain(domainIDs.domain(of: requester) ?? 0)
+    if domainIDs.keepsTranslations(requester) { postKept(requester, from: 0, through: .max) }
+    guard complete() else { throw .timeout(register: AMDViRegister.commandTail) }
+  }
+}
+
+/// The registers that the driver uses, by their offsets, and bits of the control and status registers.
+enum AMDViRegister {
+  static let deviceTable = 0x0
+  static let commandBuffer = 0x8
+  static let eventLog = 0x10
+  static let control = 0x18
+  static let features = 0x30
+  static let commandHead = 0x2000
+  static let commandTail = 0x2008
+  static let eventHead = 0x2010
+  static let eventTail = 0x2018
+  static let status = 0x2020
+
+  static let enabled: UInt64 = 1
+  static let logsEvents: UInt64 = 1 << 2
+  static let eventInterrupt: UInt64 = 1 << 3
+  static let takesCommands: UInt64 = 1 << 12
+  static let eventOverflow: UInt64 = 1
+  static let eventPending: UInt64 = 1 << 1
+  static let commandsRun: UInt64 = 1 << 4
+}

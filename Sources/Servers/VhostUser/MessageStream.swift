@@ -1,0 +1,85 @@
+public import HostIO
+
+/// A message as it came: header, payload, and the descriptors beside it, which are closed with it unless somebody takes
+/// them.
+package struct IncomingMessage: ~Copyable {
+  package var header: MessageHeader
+  package var payload: [UInt8]
+  package var descriptors: FileDescriptorList
+}
+
+/// Takes messages off a socket without waiting, whatever the pieces they come in.
+///
+/// A header and its payload are received with separate calls, so that descriptors are never credited to the wrong
+/// message: they travel with a message's first byte.
+package struct MessageStream: ~Copyable {
+  package enum Ending: Error {
+    /// The peer closed, between two messages.
+    case closed
+    /// The peer closed within a message.
+    case cut
+    case host(HostError)
+    case peer(ProtocolError)
+  }
+
+  /// A message has at most eight descriptors; more than this many are an attack on our table of open files.
+  private static let descriptorLimit = 32
+
+  package let socket: UnixSocket
+  private var header: MessageHeader?
+  private var bytes: [UInt8] = []
+  private var filled = 0
+  private var descriptors = FileDescriptorList()
+
+  package init(_ socket: UnixSocket) {
+    self.socket = socket
+    bytes = [UInt8](repeating: 0, count: MessageHeader.byteCount)
+  }
+
+  /// The next message, or nil when it is not all here yet.
+  package mutating func next() throws(Ending) -> IncomingMessage? {
+    while true {
+      while filled < bytes.count {
+        switch try receive() {
+        case .nothingYet: return nil
+        case .closed: throw header == nil && filled == 0 ? .closed : .cut
+        case .bytes(let count): filled += count
+        }
+        guard descriptors.count <= Self.descriptorLimit else {
+          throw .peer(
+            ProtocolError("message", "\(descriptors.count) descriptors are more than \(Self.descriptorLimit)"))
+        }
+      }
+      if let header { return finish(header) }
+      let decoded: MessageHeader
+      do throws(ProtocolError) { decoded = try MessageHeader(decoding: bytes) } catch { throw .peer(error) }
+      header = decoded
+      bytes = [UInt8](repeating: 0, count: Int(decoded.size))
+      filled = 0
+    }
+  }
+
+  private mutating func receive() throws(Ending) -> UnixSocket.Received {
+    var room: [UInt8] = []
+    swap(&room, &bytes)
+    defer { swap(&room, &bytes) }
+    do throws(HostError) {
+      var span = room.mutableSpan
+      return try socket.receive(into: &span, at: filled, descriptors: &descriptors)
+    } catch {
+      // A peer that goes with bytes of ours unread resets the connection.
+      if error.name == "ECONNRESET" { return .closed }
+      throw .host(error)
+    }
+  }
+
+  private mutating func finish(_ header: MessageHeader) -> IncomingMessage {
+    let payload = bytes
+    var taken = FileDescriptorList()
+    while let one = descriptors.takeFirst() { taken.append(one) }
+    self.header = nil
+    bytes = [UInt8](repeating: 0, count: MessageHeader.byteCount)
+    filled = 0
+    return IncomingMessage(header: header, payload: payload, descriptors: taken)
+  }
+}

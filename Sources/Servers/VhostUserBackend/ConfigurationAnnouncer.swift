@@ -1,0 +1,42 @@
+internal import VhostUser
+internal import Synchronization
+
+/// Passes the news of a changed configuration space (§2.5) on to the front-end, once it is allowed to hear.
+///
+/// Without CONFIG nobody wants to know. While every ring is stopped the device is suspended and says nothing: the news
+/// waits for the first ring to start.
+final class ConfigurationAnnouncer: Sendable {
+  private struct State {
+    var isWanted = false
+    var isSuspended = true
+    var isWaiting = false
+  }
+  private let state = Mutex(State())
+  private let channel: BackendChannel
+
+  init(channel: BackendChannel) { self.channel = channel }
+
+  /// The configuration changed. From any thread.
+  func announce() {
+    let isDue = state.withLock { state in
+      guard state.isWanted else { return false }
+      state.isWaiting = state.isSuspended
+      return !state.isSuspended
+    }
+    if isDue { _ = channel.send(.configurationChange, awaiting: nil) }
+  }
+
+  /// Whether the front-end negotiated CONFIG and BACKEND_REQ.
+  func setWanted(_ isWanted: Bool) { state.withLock { $0.isWanted = isWanted } }
+
+  /// Whether no ring runs.
+  func setSuspended(_ isSuspended: Bool) {
+    let isDue = state.withLock { state in
+      state.isSuspended = isSuspended
+      guard state.isWaiting, !isSuspended else { return false }
+      state.isWaiting = false
+      return true
+    }
+    if isDue { _ = channel.send(.configurationChange, awaiting: nil) }
+  }
+}

@@ -1,0 +1,240 @@
+internal import VhostUser
+internal import VirtioServing
+internal import IOMMUInterface
+import Virtio
+
+/// ``BackendStatistics`` for people and for programs.
+extension BackendStatistics {
+  /// A screen of words, 100 columns wide.
+  public var words: String {
+    var lines: [String] = []
+    func line(_ title: String, _ text: String) { lines += Self.folded(title, text) }
+    lines.append("\(name): \(Self.kind(device))")
+    for fact in facts { line(fact.title, fact.words) }
+    line(
+      "front-end",
+      isConnected
+        ? "connected (connection \(sessions))"
+        : sessions == 0 ? "none yet" : "none now; the rest is about the last of \(sessions)")
+    line("bit 33", "VIRTIO_F_ACCESS_PLATFORM: \(accepted)")
+    line("path", pathInWords)
+    line("why", reason)
+    if memoryBytes > 0, looksLikePassThrough {
+      line(
+        "reachable",
+        "\(Self.bytes(memoryBytes)) on asking, which is all of guest memory; asked for so far: \(Self.bytes(reachableBytes)) now, "
+          + "\(Self.bytes(peakReachableBytes)) at most")
+    } else if memoryBytes > 0 {
+      line(
+        "reachable",
+        "\(Self.bytes(reachableBytes)) now, \(Self.bytes(peakReachableBytes)) at most\(percent), of \(Self.bytes(memoryBytes)) of guest memory"
+      )
+    } else {
+      line(
+        "reachable", isOver ? "nothing: no guest memory was known at the end" : "nothing: no guest memory is known yet")
+    }
+    if addressPath == .platform {
+      line(
+        "translations",
+        "\(counted(iotlb.mappings, "mapping")) in force; \(counted(iotlb.hits, "hit")), "
+          + "\(counted(iotlb.misses, "miss", "misses")), \(counted(iotlb.questions, "question")), "
+          + "\(counted(iotlb.updates, "update")), "
+          + "\(counted(iotlb.invalidations, "invalidation"))"
+          + (iotlb.evictions > 0 ? ", emptied \(counted(iotlb.evictions, "time")) because it was full" : "")
+          + (translations == .once ? "; each is kept for one request" : ""))
+    }
+    if missesInvalidations { line("warning", Self.invalidationHint) }
+    if let advice { line("warning", advice) }
+    line("faults", faults == 0 ? "0" : lastFault.map { "\(faults), the last one: \($0)" } ?? "\(faults)")
+    if addressPath != nil {
+      line(
+        "rings",
+        "\(isPacked ? "packed" : "split"), indirect tables \(acceptsIndirect ? "accepted" : offersIndirect ? "not accepted" : "not offered"), "
+          + "\(queues.filter(\.isRunning).count) running; "
+          + "the device has \(counted(queueLimit, "queue"))"
+      )
+    }
+    let total = totals
+    line(
+      "requests",
+      "\(total.requests) taken, \(total.completions) done; \(Self.bytes(total.readableBytes)) read from the guest, \(Self.bytes(total.writtenBytes)) written to it"
+    )
+    for queue in queues.prefix(Self.mostQueues) where queueLimit > 1 && queue.size > 0 {
+      let counts = queue.counts
+      line(
+        "queue \(queue.index)",
+        "\(queue.isRunning ? "running" : "stopped"), size \(queue.size); \(counts.requests) taken, \(counts.completions) done, "
+          + "\(counted(counts.waits, "wait")) for a translation, \(counted(counts.faults, "fault")), "
+          + "\(counted(counts.calls, "call"))"
+      )
+    }
+    if queues.count > Self.mostQueues {
+      line("", "and \(counted(queues.count - Self.mostQueues, "more queue")); --json has all")
+    }
+    if lostPages > 0 { line("lost pages", "\(lostPages): the front-end cut a memory file short") }
+    if let lastFailure {
+      line("failures", "\(counted(failedSessions, "connection")) ended by an error, the last one by: \(lastFailure)")
+    }
+    return lines.joined(separator: "\n") + "\n"
+  }
+
+  /// Queues that the words tell apart.
+  private static let mostQueues = 16
+
+  /// One line of JSON, for programs. Keys are in snake_case; they stay, and new ones may be added.
+  public var json: String {
+    var object = JSONObject()
+    object.add("name", name)
+    object.add("device", Self.kind(device))
+    for fact in facts {
+      for (key, value) in fact.values.sorted(by: { $0.key < $1.key }) {
+        switch value {
+        case .text(let text): object.add(key, text)
+        case .number(let number): object.add(key, number)
+        case .flag(let flag): object.add(key, flag)
+        }
+      }
+    }
+    object.add("connected", isConnected)
+    object.add("sessions", sessions)
+    object.add("failed_sessions", failedSessions)
+    object.add("last_failure", lastFailure)
+    object.add("access_platform_policy", policy.rawValue)
+    object.add("access_platform_offered", offersAccessPlatform)
+    object.add("access_platform_accepted", isAccepted)
+    object.add("address_path", addressPath.map { $0 == .platform ? "platform" : "physical" })
+    object.add("reason", reason)
+    object.add("ring", addressPath.map { _ in isPacked ? "packed" : "split" })
+    object.add("indirect_offered", offersIndirect)
+    object.add("indirect_accepted", acceptsIndirect)
+    object.add("offered_features", offeredFeatures.bits.map(String.init))
+    object.add("negotiated_features", negotiatedFeatures.bits.map(String.init))
+    object.add(
+      "protocol_features", (0..<64).filter { protocolFeatures.rawValue >> UInt64($0) & 1 == 1 }.map(String.init))
+    object.add("status", UInt64(status))
+    object.add("memory_bytes", memoryBytes)
+    object.add("memory_regions", UInt64(memoryRegions))
+    object.add("reachable_bytes", reachableBytes)
+    object.add("peak_reachable_bytes", peakReachableBytes)
+    object.add("grantable_bytes", grantableBytes)
+    object.add("looks_like_pass_through", looksLikePassThrough)
+    object.add("misses_invalidations", missesInvalidations)
+    object.add("translations", translations.rawValue)
+    object.add("mappings", UInt64(iotlb.mappings))
+    object.add("hits", iotlb.hits)
+    object.add("misses", iotlb.misses)
+    object.add("questions", iotlb.questions)
+    object.add("updates", iotlb.updates)
+    object.add("invalidations", iotlb.invalidations)
+    object.add("evictions", iotlb.evictions)
+    object.add("identities", iotlb.identities)
+    object.add("moved", iotlb.moved)
+    object.add("faults", faults)
+    object.add("last_fault", lastFault)
+    object.add("warning", advice)
+    object.add("lost_pages", lostPages)
+    let total = totals
+    object.add("requests", total.requests)
+    object.add("completions", total.completions)
+    object.add("readable_bytes", total.readableBytes)
+    object.add("written_bytes", total.writtenBytes)
+    object.add("queue_limit", UInt64(queueLimit))
+    object.add(
+      "queues",
+      queues.map { queue in
+        var one = JSONObject()
+        one.add("index", UInt64(queue.index))
+        one.add("size", UInt64(queue.size))
+        one.add("running", queue.isRunning)
+        one.add("requests", queue.counts.requests)
+        one.add("completions", queue.counts.completions)
+        one.add("readable_bytes", queue.counts.readableBytes)
+        one.add("written_bytes", queue.counts.writtenBytes)
+        one.add("faults", queue.counts.faults)
+        one.add("waits", queue.counts.waits)
+        one.add("calls", queue.counts.calls)
+        return one.text
+      })
+    return object.text + "\n"
+  }
+
+  /// Accesses refused, whichever path was in force.
+  public var faults: UInt64 { queues.reduce(0) { $0 + $1.counts.faults } }
+
+  /// A front-end was there, and the figures are its last ones.
+  private var isOver: Bool { !isConnected && sessions > 0 }
+  private var isAccepted: Bool { addressPath == .platform }
+  private var accepted: String {
+    let offered = policy == .on ? "offered, and required" : offersAccessPlatform ? "offered" : "not offered"
+    return switch addressPath {
+    case nil where sessions == 0: offersAccessPlatform ? "to be \(offered)" : "will not be offered"
+    case nil:
+      isOver ? "\(offered); no features were in force at the end" : "\(offered); features are not negotiated yet"
+    case .platform: "\(offered), accepted"
+    case .physical: offersAccessPlatform ? "\(offered), not accepted" : offered
+    }
+  }
+  private var pathInWords: String {
+    switch addressPath {
+    case nil: isOver ? "none at the end" : "none yet"
+    case .platform: "platform: addresses are translated, page by page, by what the front-end's IOMMU maps"
+    case .physical: "physical: addresses are the guest's own, and no IOMMU is asked"
+    }
+  }
+  private var percent: String {
+    guard memoryBytes > 0 else { return "" }
+    let tenths = (peakReachableBytes &* 1000) / memoryBytes
+    return " (\(tenths / 10).\(tenths % 10) %)"
+  }
+  private var totals: QueueStatistics.Counts {
+    var sum = QueueStatistics.Counts()
+    for queue in queues {
+      sum.requests += queue.counts.requests
+      sum.completions += queue.counts.completions
+      sum.readableBytes += queue.counts.readableBytes
+      sum.writtenBytes += queue.counts.writtenBytes
+    }
+    return sum
+  }
+
+  /// A title and its text, the text broken between words and indented below itself.
+  private static func folded(_ title: String, _ text: String) -> [String] {
+    let indent = 15
+    var lines: [String] = []
+    var line = "  " + title + String(repeating: " ", count: max(1, indent - 2 - title.count))
+    var isEmpty = true
+    for word in text.split(separator: " ") {
+      if !isEmpty, line.count + 1 + word.count > 100 {
+        lines.append(line)
+        line = String(repeating: " ", count: indent)
+        isEmpty = true
+      }
+      line += (isEmpty ? "" : " ") + word
+      isEmpty = false
+    }
+    return lines + [line]
+  }
+
+  private static func kind(_ id: DeviceID) -> String {
+    switch id {
+    case .block: "virtio-blk"
+    case .entropy: "virtio-rng"
+    case .network: "virtio-net"
+    case .fileSystem: "virtio-fs"
+    default: "virtio device \(id.rawValue)"
+    }
+  }
+
+  /// 4096 as `4.0 KiB`.
+  static func bytes(_ count: UInt64) -> String {
+    let units = ["KiB", "MiB", "GiB", "TiB", "PiB"]
+    guard count >= 1024 else { return "\(count) B" }
+    var unit = 0
+    var size = count
+    while size >= 1024 * 1024, unit < units.count - 1 {
+      size /= 1024
+      unit += 1
+    }
+    return "\(size / 1024).\(size % 1024 * 10 / 1024) \(units[unit])"
+  }
+}

@@ -1,0 +1,194 @@
+public import DMA
+internal import Synchronization
+internal import VhostUser
+
+/// What a vhost-user device may reach behind the front-end's IOMMU: what IOTLB messages said, and nothing else.
+///
+/// Queues walk the table without a lock. Where it has nothing, ``translate(_:for:waking:)`` asks the front-end once and
+/// says `pending`; the control thread enters the answer and wakes the queues. Nothing here waits for the front-end
+/// (R116). An invalidation ends when no access can use the old mapping, I/O under way included (R110).
+///
+/// What is granted is what was asked for and what the answer allows, both at once: QEMU's answers always allow both
+/// accesses, whatever its IOMMU would say to the other one (R084, R104). An update that nobody asked for is taken at
+/// its word (R106).
+///
+/// Mappings of whole pages live in the radix tree. Others, which the protocol allows and no front-end is known to send,
+/// live in a short list.
+public final class IOTLBSpace: DMASpace {
+  public let fence = TranslationFence()
+  public let servesOneChain: Bool
+  let pages: TranslationTable
+  let memory: GuestMemory
+  let state: Mutex<State>
+  private let room: AskingRoom
+  let counters = Mutex(Counters())
+  private let lookUps = LookUpLedger()
+  /// Takes a question, or a report of a refused access; false if there is nobody to ask. Called on queue threads, and
+  /// must not block.
+  private let ask: @Sendable (IOTLBMessage, PendingMisses.Question?) -> Bool
+  /// Sends what `ask` took: a walk has asked for all it wants. Called on queue threads, and must not block.
+  private let asked: @Sendable () -> Void
+  private let faulted: @Sendable (DMAFault) -> Void
+
+  struct State {
+    var misses = PendingMisses()
+    var odd: [HostRun] = []
+  }
+
+  struct Counters {
+    var questions: UInt64 = 0
+    var updates: UInt64 = 0
+    var invalidations: UInt64 = 0
+    var faults: UInt64 = 0
+    var evictions: UInt64 = 0
+    var signs = TranslationSigns()
+  }
+
+  /// Mappings of parts of pages that are kept at most.
+  static let oddLimit = 256
+
+  /// A space over `memory`, empty (R102). `ask` takes messages for the back-end's channel, and `asked` says that they
+  /// are to be sent now; `faulted` hears of refused accesses, on queue threads.
+  init(
+    memory: GuestMemory, maxNodes: Int = 1 << 13, servesOneChain: Bool = false,
+    ask: @escaping @Sendable (IOTLBMessage, PendingMisses.Question?) -> Bool,
+    asked: @escaping @Sendable () -> Void = {},
+    faulted: @escaping @Sendable (DMAFault) -> Void = { _ in }
+  ) {
+    self.memory = memory
+    self.pages = TranslationTable(maxNodes: maxNodes)
+    self.ask = ask
+    self.asked = asked
+    self.faulted = faulted
+    self.servesOneChain = servesOneChain
+    let misses = PendingMisses()
+    room = misses.room
+    state = Mutex(State(misses: misses))
+    memory.register(fence)
+  }
+
+  public var table: TranslationTable? { pages }
+  public var dirtyLog: DirtyLog? { memory.dirtyLog }
+  public var ledger: LookUpLedger? { lookUps }
+
+  /// What happened in the space so far, and what it reaches now.
+  public var statistics: IOTLBStatistics {
+    let odd = state.withLock { $0.odd }
+    let oddBytes = odd.reduce(UInt64(0)) { $0 &+ $1.byteCount }
+    let sum = lookUps.sum
+    return counters.withLock {
+      IOTLBStatistics(
+        reachableBytes: pages.byteCount &+ oddBytes,
+        peakReachableBytes: max(pages.peakByteCount, pages.byteCount &+ oddBytes),
+        mappings: pages.mappings + odd.count, hits: sum.hits, misses: sum.misses, questions: $0.questions,
+        updates: $0.updates,
+        invalidations: $0.invalidations, faults: $0.faults, evictions: $0.evictions, identities: $0.signs.identities,
+        moved: $0.signs.moved)
+    }
+  }
+
+  // MARK: Queue threads
+
+  public func translate(
+    _ address: DMAAddress, for access: DMAAccess, waking waiter: (any TranslationWaiter)?
+  ) throws(DMAInterruption) -> HostRun {
+    let verdict: Result<HostRun, DMAInterruption> = state.withLock { state in
+      // The answer may have come since the queue looked.
+      let found = pages.run(at: address) ?? state.odd.first { $0.contains(address) }
+      if let found, found.permissions.allows(access) { return .success(found) }
+      switch state.misses.want(address, access, waiter) {
+      case .wait: return .failure(.pending)
+      case .refused:
+        return .failure(
+          .fault(DMAFault(address: address, access: access, reason: found == nil ? .unmapped : .permission)))
+      case .ask(let question):
+        if send(question, about: address, &state) { return .failure(.pending) }
+        return .failure(.fault(DMAFault(address: address, access: access, reason: .unmapped)))
+      }
+    }
+    // Nobody would say when such a look-up has asked for all it wants.
+    if waiter == nil, case .failure(.pending) = verdict { asked() }
+    return try verdict.get()
+  }
+
+  public func foresee(_ address: DMAAddress, for access: DMAAccess) -> Bool {
+    state.withLock { state in
+      if let found = pages.run(at: address), found.permissions.allows(access) { return true }
+      switch state.misses.foresee(address, access) {
+      case .wait: return true
+      case .refused: return false
+      case .ask(let question): return send(question, about: address, &state)
+      }
+    }
+  }
+
+  /// Hands a question to `ask`. False if there is nobody to ask; then it is not open any more.
+  private func send(_ question: PendingMisses.Question, about address: DMAAddress, _ state: inout State) -> Bool {
+    let access: IOTLBMessage.Permission = question.key.access == .read ? .read : .write
+    // The channel's queue is filled under the lock, so that a question and its record cannot be seen one without the
+    // other; filling it does not block.
+    guard ask(IOTLBMessage(kind: .miss, address: address.rawValue, permission: access), question) else {
+      state.misses.withdraw(question)
+      return false
+    }
+    counters.withLock { $0.questions += 1 }
+    return true
+  }
+
+  public var asksPerWalk: Int { room.left }
+
+  public func forget(from first: UInt64, through last: UInt64) {
+    // Nothing is waited for: chains that still use these pages were resolved before, and hold them by the front-end's
+    // word.
+    pages.remove(from: first, through: last)
+    state.withLock { state in
+      if !state.odd.isEmpty { state.odd.removeAll { $0.overlaps(from: first, through: last) } }
+    }
+  }
+
+  public func walkEnded(_ waiter: (any TranslationWaiter)?, repeats: Bool) -> Bool {
+    asked()
+    return state.withLock { state in
+      if repeats { return state.misses.paused(waiter) }
+      state.misses.ended(waiter)
+      return true
+    }
+  }
+
+  public func report(_ fault: DMAFault) {
+    counters.withLock { $0.faults &+= 1 }
+    faulted(fault)
+    // Nobody waits for an answer: a failure to send is the front-end's loss (R125).
+    _ = ask(
+      IOTLBMessage(
+        kind: .accessFail, address: fault.address.rawValue, permission: fault.access == .read ? .read : .write), nil)
+  }
+}
+
+/// An ``IOTLBSpace`` in numbers.
+public struct IOTLBStatistics: Hashable, Sendable {
+  /// Bytes that the device can reach now.
+  public var reachableBytes: UInt64 = 0
+  /// The most that ``reachableBytes`` has been.
+  public var peakReachableBytes: UInt64 = 0
+  /// Mappings in force.
+  public var mappings = 0
+  /// Look-ups that the queues' caches or the table answered.
+  public var hits: UInt64 = 0
+  /// Look-ups that they could not answer.
+  public var misses: UInt64 = 0
+  /// Questions sent to the front-end; several misses may share one.
+  public var questions: UInt64 = 0
+  /// Mappings received.
+  public var updates: UInt64 = 0
+  /// Invalidations received.
+  public var invalidations: UInt64 = 0
+  /// Accesses refused.
+  public var faults: UInt64 = 0
+  /// How often the table was full and was emptied.
+  public var evictions: UInt64 = 0
+  /// Mappings received that lead from an address to the same guest-physical one.
+  public var identities: UInt64 = 0
+  /// Mappings received for an address that led elsewhere, which no invalidation had taken back.
+  public var moved: UInt64 = 0
+}

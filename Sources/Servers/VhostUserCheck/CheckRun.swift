@@ -1,0 +1,220 @@
+internal import VhostUser
+internal import HostIO
+internal import VhostUserBackend
+internal import Virtio
+
+/// Why no check could be made.
+public enum CheckError: Error, Hashable, Sendable {
+  /// Nobody can be connected to; the reason as half a sentence.
+  case unreachable(String)
+  /// The back-end ended after the first connection, and there is no way to start it anew.
+  case servesOneConnection
+  /// There is no check of this name.
+  case noSuchCheck(String)
+}
+
+/// How many checks ended how.
+public struct CheckSummary: Hashable, Sendable {
+  /// Results by verdict; verdicts that did not occur are missing.
+  public var counts: [Verdict: Int] = [:]
+  /// Checks that were left out because the back-end was gone for good.
+  public var left = 0
+  /// The time of it all.
+  public var milliseconds = 0
+  /// Whether nothing was broken, wedged or crashed, and nothing left out.
+  public var isClean: Bool { left == 0 && counts.allSatisfy { !$0.key.isFault || $0.value == 0 } }
+}
+
+/// All checks on one back-end, one after the other, each on connections of its own.
+///
+/// One thread uses it. Nothing is ever written to a disk behind the back-end.
+public final class CheckRun {
+  private let bench: Bench
+  private let checks: [Check]
+
+  /// - Parameters:
+  ///   - patience: how long each answer and each request may take.
+  ///   - only: names of the checks to make; empty for all.
+  public init(
+    _ subject: any CheckSubject, _ device: CheckedDevice, patience: Duration = .seconds(3), only: [String] = []
+  ) throws(CheckError) {
+    bench = Bench(subject, device, patience: patience)
+    if let unknown = only.first(where: { name in !Check.all.contains { $0.name == name } }) {
+      throw .noSuchCheck(unknown)
+    }
+    checks = only.isEmpty ? Check.all : Check.all.filter { only.contains($0.name) }
+  }
+
+  /// The names, rules and sentences of all checks, in their order.
+  public static var all: [(name: String, rule: String, sentence: String)] {
+    Check.all.map { ($0.name, $0.rule, $0.sentence) }
+  }
+
+  /// Those of some checks, or of all for an empty list.
+  public static func list(only: [String] = []) throws(CheckError) -> [(name: String, rule: String, sentence: String)] {
+    if let unknown = only.first(where: { name in !Check.all.contains { $0.name == name } }) {
+      throw .noSuchCheck(unknown)
+    }
+    return all.filter { only.isEmpty || only.contains($0.name) }
+  }
+
+  /// The same as objects of JSON, one each.
+  public static func listJSON(only: [String] = []) throws(CheckError) -> [String] {
+    try list(only: only).map { check in
+      var object = JSONObject()
+      object.add("check", check.name)
+      object.add("rule", check.rule)
+      object.add("says", check.sentence)
+      return object.text
+    }
+  }
+
+  /// A warning as an object of JSON.
+  public static func json(warning: String) -> String {
+    var object = JSONObject()
+    object.add("warning", warning)
+    return object.text
+  }
+
+  /// What the back-end offers, as the run has learned it: for a headline.
+  public var offer: (features: [Int], protocolFeatures: [String], queues: Int) {
+    (bench.offeredFeatures.bits, bench.offeredProtocol.names, bench.queueCount)
+  }
+
+  /// Makes the checks and tells of each result as it is known.
+  ///
+  /// - Parameter warn: hears first, in a sentence, if the back-end does not look like the device it is checked as.
+  public func run(warn: (String) -> Void = { _ in }, _ report: (CheckResult) -> Void) throws(CheckError) -> CheckSummary
+  {
+    let clock = ContinuousClock()
+    let start = clock.now
+    try meet()
+    if let doubt = bench.device.doubt(features: bench.offeredFeatures.bits, queueCount: bench.queueCount) {
+      warn(doubt)
+    }
+    var summary = CheckSummary()
+    for (place, check) in checks.enumerated() {
+      guard isThere() else {
+        summary.left = checks.count - place
+        break
+      }
+      let begin = clock.now
+      var finding = examine(check)
+      bench.closeAll()
+      if finding.verdict != .notOffered {
+        if let worse = aftermath() {
+          finding = Finding(verdict: worse.verdict, evidence: join(finding, worse))
+        } else if finding.verdict.isFault, case .ended(let status) = bench.subject.life, status != 0 {
+          finding.evidence += ", and its process ended with status \(status)"
+        }
+      }
+      report(
+        CheckResult(
+          name: check.name, rule: check.rule, sentence: check.sentence, verdict: finding.verdict,
+          evidence: finding.evidence,
+          milliseconds: milliseconds(clock.now - begin)))
+      summary.counts[finding.verdict, default: 0] += 1
+    }
+    summary.milliseconds = milliseconds(clock.now - start)
+    return summary
+  }
+
+  private func join(_ finding: Finding, _ worse: Finding) -> String {
+    finding.verdict == .kept || finding.evidence == worse.evidence
+      ? worse.evidence : "\(worse.evidence); before that: \(finding.evidence)"
+  }
+
+  private func examine(_ check: Check) -> Finding {
+    if let missing = check.missing(bench) { return .notOffered(missing) }
+    do throws(Finding) { return Finding(verdict: .kept, evidence: try check.body(bench)) } catch { return error }
+  }
+
+  /// Learns what the back-end offers, and whether it stays when a front-end goes.
+  private func meet() throws(CheckError) {
+    if bench.subject.life != .unknown, bench.subject.life != .running { _ = bench.subject.renew() }
+    do throws(Finding) { try bench.survey() } catch { throw .unreachable(error.evidence) }
+    bench.closeAll()
+    switch presence() {
+    case .answers: break
+    case .gone:
+      guard bench.subject.life != .unknown else { throw .servesOneConnection }
+      bench.endsWithConnection = true
+    case .silent: throw .unreachable("it answers the first connection only")
+    }
+    bench.closeAll()
+  }
+
+  private func isThere() -> Bool {
+    switch bench.subject.life {
+    case .running where !mustRenew, .unknown where !mustRenew: return true
+    default:
+      mustRenew = false
+      return bench.subject.renew()
+    }
+  }
+
+  /// The back-end that is there is of no use any more.
+  private var mustRenew = false
+
+  private enum Presence { case answers, silent, gone }
+
+  /// Whether the back-end answers a new front-end.
+  private func presence() -> Presence {
+    let end = ContinuousClock.now + bench.patience
+    var refused = 0
+    while ContinuousClock.now < end {
+      switch bench.subject.life {
+      case .ended, .killed: return .gone
+      case .running, .unknown: break
+      }
+      do throws(HostError) {
+        let socket = try bench.subject.connect(timeout: bench.patience)
+        defer { socket.shutdown() }
+        let connection = RawConnection(socket, patience: bench.patience)
+        do throws(Finding) {
+          if try connection.isAnswered() { return .answers }
+        } catch {
+          return .silent
+        }
+      } catch {
+        refused += 1
+        // Its process, if we know it, says for sure; otherwise a third of a second has to do.
+        if bench.subject.life == .unknown, refused > 30 { return .gone }
+      }
+      pause(.milliseconds(10))
+    }
+    return bench.subject.life == .unknown ? .gone : .silent
+  }
+
+  /// What is wrong with the back-end after a check, or nil.
+  private func aftermath() -> Finding? {
+    let presence = presence()
+    switch (presence, bench.subject.life) {
+    case (_, .killed(let signal)): return Finding(verdict: .crashed, evidence: "\(name(ofSignal: signal)) killed it")
+    case (.gone, .ended(let status)) where !bench.endsWithConnection:
+      return Finding(verdict: .crashed, evidence: "its process ended with status \(status)")
+    case (.gone, .ended): return nil
+    case (.gone, _):
+      mustRenew = true
+      return Finding(verdict: .crashed, evidence: "nobody listens any more")
+    case (.silent, _):
+      mustRenew = true
+      return Finding(verdict: .wedged, evidence: "it does not answer the next connection")
+    case (.answers, _): return nil
+    }
+  }
+}
+
+/// As people know it: SIGSEGV and not 11.
+func name(ofSignal number: Int32) -> String {
+  let names: [Int32: String] = [
+    4: "SIGILL", 6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE", 9: "SIGKILL", 11: "SIGSEGV", 13: "SIGPIPE", 15: "SIGTERM",
+    31: "SIGSYS",
+  ]
+  return names[number] ?? "signal \(number)"
+}
+
+func milliseconds(_ time: Duration) -> Int {
+  let (seconds, rest) = time.components
+  return Int(seconds) * 1000 + Int(rest / 1_000_000_000_000_000)
+}

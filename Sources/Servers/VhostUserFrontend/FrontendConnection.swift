@@ -1,0 +1,279 @@
+internal import DMA
+internal import HostIO
+internal import Synchronization
+internal import VhostUser
+
+/// The two sockets of a front-end, and the thread that reads them.
+///
+/// Requests may be sent by any thread. Answers come in the order of the requests, so each request that has one leaves a
+/// note in `expected` while it is sent, and the thread matches them: nobody has to wait for an answer before the next
+/// request goes out. That is what lets a miss be answered while somebody waits for the acknowledgement of an
+/// invalidation.
+final class FrontendConnection: Sendable {
+  /// What to do with an answer.
+  enum Expected: Sendable {
+    case wake(FrontendAnswer)
+    /// An UPDATE's acknowledgement: then the miss behind it, if it wants one, gets its own.
+    case update(thenMiss: Bool)
+    case nothing
+  }
+
+  private struct State {
+    var expected = FIFO<(request: UInt32, what: Expected)>()
+    var failure: FrontendError?
+    var channel: UnixSocket?
+  }
+
+  let socket: UnixSocket
+  let timeout: Duration
+  private let state = Mutex(State())
+  private let stopping: EventFD
+  let wakeup: EventFD
+  /// Signalled when the connection has ended.
+  let ended: EventFD
+
+  init(_ socket: UnixSocket, timeout: Duration) throws(HostError) {
+    self.socket = socket
+    self.timeout = timeout
+    stopping = try EventFD()
+    wakeup = try EventFD()
+    ended = try EventFD()
+  }
+
+  /// Why the connection ended, or nil.
+  var failure: FrontendError? { state.withLock { $0.failure } }
+
+  /// The requests of the back-end come here from now on.
+  func setChannel(_ channel: UnixSocket) {
+    state.withLock { $0.channel = channel }
+    wakeup.signal()
+  }
+
+  func stop() {
+    stopping.signal()
+    socket.shutdown()
+  }
+
+  /// Ends the back-end's channel and nothing else.
+  func stopChannel() { state.withLock { $0.channel }?.shutdown() }
+
+  /// Sends a whole message and notes what its answer, if it has one, is for.
+  func send(
+    _ bytes: [UInt8], request: UInt32, descriptors: [Int32] = [], expecting what: Expected?
+  ) throws(FrontendError) {
+    try state.withLock { state throws(FrontendError) in
+      if let failure = state.failure {
+        // The first error is told to everybody who asks later, unless it was a plain end.
+        if case .violation = failure { throw failure }
+        throw .closed(FrontendRequest.name(of: request))
+      }
+      do throws(HostError) {
+        try socket.send(bytes.span, descriptors: descriptors, timeout: timeout)
+      } catch {
+        throw error.name == "ETIMEDOUT"
+          ? .timedOut(FrontendRequest.name(of: request))
+          : error.name == "EPIPE" || error.name == "ECONNRESET"
+            ? .closed(FrontendRequest.name(of: request)) : .host(error)
+      }
+      if let what { state.expected.append((request, what)) }
+    }
+  }
+
+  /// Answers a request of the back-end.
+  func answer(_ request: UInt32, _ code: UInt64) {
+    guard let channel = state.withLock({ $0.channel }) else { return }
+    let bytes = MessageHeader.frame(request: request, flags: MessageHeader.reply, payload: code.payload)
+    // A back-end that does not read its answers harms itself only.
+    try? channel.send(bytes.span, timeout: timeout)
+  }
+
+  /// Reads until stopped or the back-end closes. `requests` hears of what the back-end asks, on this thread.
+  func run(_ requests: any FrontendChannelDelegate) {
+    let reason: FrontendError
+    do throws(FrontendError) {
+      try loop(requests)
+      reason = .closed("")
+    } catch {
+      reason = error
+    }
+    var left = state.withLock { state in
+      let left = state.expected
+      state.expected.removeAll()
+      state.failure = reason
+      return left
+    }
+    // Ends a back-end's wait for us, too.
+    socket.shutdown()
+    while let (request, what) = left.popFirst() {
+      guard case .wake(let answer) = what else { continue }
+      if case .violation = reason {
+        answer.fail(reason)
+      } else {
+        answer.fail(.closed(FrontendRequest.name(of: request)))
+      }
+    }
+    ended.signal()
+  }
+
+  private enum Token {
+    static let stop: UInt64 = 0
+    static let main: UInt64 = 1
+    static let channel: UInt64 = 2
+    static let wakeup: UInt64 = 3
+  }
+
+  private func loop(_ requests: any FrontendChannelDelegate) throws(FrontendError) {
+    let poller = try asHost { () throws(HostError) in try Poller() }
+    try asHost { () throws(HostError) in
+      try poller.add(stopping, token: Token.stop)
+      try poller.add(socket.rawValue, token: Token.main)
+      try poller.add(wakeup, token: Token.wakeup)
+    }
+    var main = MessageStream(socket)
+    var channel: MessageStream?
+    var current: UnixSocket?
+    var ready = ReadySet()
+    while true {
+      let limit = requests.nextDeadline
+      _ = try asHost { () throws(HostError) in try poller.wait(into: &ready, timeout: limit) }
+      requests.doDelayed()
+      for i in ready.indices {
+        switch ready.token(i) {
+        case Token.stop: return
+        case Token.main:
+          while let message = try next(&main) { try take(message) }
+        case Token.wakeup:
+          _ = try asHost { () throws(HostError) in try wakeup.drain() }
+          requests.doReleased()
+          guard let fresh = state.withLock({ $0.channel }), fresh !== current else { continue }
+          if let current { try? poller.remove(current.rawValue) }
+          try asHost { () throws(HostError) in try poller.add(fresh.rawValue, token: Token.channel) }
+          current = fresh
+          channel = MessageStream(fresh)
+        default:
+          guard var stream = channel.take() else { continue }
+          var isOpen = true
+          do throws(FrontendError) {
+            while let message = try next(&stream) {
+              let request = try asViolation { () throws(ProtocolError) in
+                guard !message.header.isReply else {
+                  throw ProtocolError(BackendRequest.name(of: message.header.request), "an answer to nothing")
+                }
+                return try BackendRequest(request: message.header.request, payload: message.payload)
+              }
+              requests.take(request, needsReply: message.header.needsReply)
+            }
+          } catch {
+            if case .violation = error { throw error }
+            // The back-end may give its channel up; the main socket says how the session goes on.
+            isOpen = false
+          }
+          if isOpen { channel = consume stream } else if let gone = current { try? poller.remove(gone.rawValue) }
+        }
+      }
+    }
+  }
+
+  private func next(_ stream: inout MessageStream) throws(FrontendError) -> IncomingMessage? {
+    do throws(MessageStream.Ending) {
+      return try stream.next()
+    } catch {
+      switch error {
+      case .closed, .cut: throw .closed("")
+      case .host(let error): throw .host(error)
+      case .peer(let error): throw .violation(error)
+      }
+    }
+  }
+
+  /// Whether a request stops rings.
+  private static func mayStop(_ request: UInt32?) -> Bool {
+    let stops: [FrontendRequest.Kind] = [
+      .getVringBase, .setVringEnable, .setVringAddress, .setStatus, .resetDevice, .resetOwner, .setOwner,
+    ]
+    return stops.contains { $0.rawValue == request }
+  }
+
+  /// Matches an answer with its request.
+  private func take(_ message: consuming IncomingMessage) throws(FrontendError) {
+    let name = FrontendRequest.name(of: message.header.request)
+    guard message.header.isReply else {
+      throw .violation(ProtocolError(name, "a request came on the front-end's socket"))
+    }
+    let request = message.header.request
+    let expected = state.withLock { state in
+      // A ring may need a translation before it can stop: that message's answer then comes before the stop's.
+      guard request == FrontendRequest.Kind.iotlb.rawValue, Self.mayStop(state.expected.first?.request) else {
+        return state.expected.popFirst()
+      }
+      return state.expected.removeFirst { $0.request == request }
+    }
+    guard let expected else { throw .violation(ProtocolError(name, "an answer nobody asked for")) }
+    guard expected.request == message.header.request else {
+      let wanted = FrontendRequest.name(of: expected.request)
+      let error = FrontendError.violation(ProtocolError(name, "the answer to \(wanted) was due"))
+      if case .wake(let answer) = expected.what { answer.fail(error) }
+      throw error
+    }
+    switch expected.what {
+    case .nothing: break
+    case .wake(let answer): answer.succeed(message)
+    case .update(let thenMiss):
+      let code = try asViolation { () throws(ProtocolError) in try UInt64(payload: message.payload, of: name) }
+      updated(code, thenMiss: thenMiss)
+    }
+  }
+
+  /// UPDATEs the back-end refused.
+  let refusedUpdates = Atomic<UInt64>(0)
+
+  private func updated(_ code: UInt64, thenMiss: Bool) {
+    if code != 0 { refusedUpdates.add(1, ordering: .relaxed) }
+    if thenMiss { answer(BackendRequest.Kind.iotlb.rawValue, code == 0 ? 0 : 1) }
+  }
+}
+
+/// What a front-end does about its back-end's requests, on the connection's thread.
+protocol FrontendChannelDelegate: AnyObject, Sendable {
+  func take(_ request: BackendRequest, needsReply: Bool)
+  /// How long until something delayed is due; nil for nothing.
+  var nextDeadline: Duration? { get }
+  func doDelayed()
+  func doReleased()
+}
+
+/// An answer somebody waits for.
+final class FrontendAnswer: Sendable {
+  private struct State: ~Copyable {
+    var message: IncomingMessage?
+    var failure: FrontendError?
+  }
+  private let state = Mutex(State())
+  private let done: EventFD
+
+  init() throws(FrontendError) { done = try asHost { () throws(HostError) in try EventFD() } }
+
+  func succeed(_ message: consuming IncomingMessage) {
+    var message = Optional(message)
+    state.withLock { $0.message = message.take() }
+    done.signal()
+  }
+
+  func fail(_ error: FrontendError) {
+    state.withLock { $0.failure = error }
+    done.signal()
+  }
+
+  /// Waits until it is here.
+  func wait(for name: String, timeout: Duration) throws(FrontendError) -> IncomingMessage {
+    guard try asHost({ () throws(HostError) in try done.wait(timeout: timeout) }) else { throw .timedOut(name) }
+    var taken: IncomingMessage?
+    let failure = state.withLock { state in
+      taken = state.message.take()
+      return state.failure
+    }
+    if let failure { throw failure }
+    guard let message = taken.take() else { throw .timedOut(name) }
+    return message
+  }
+}

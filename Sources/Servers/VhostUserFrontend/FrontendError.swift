@@ -1,0 +1,47 @@
+public import HostIO
+public import VhostUser
+
+/// Why a front-end could not do what it was asked to.
+///
+/// Whatever a back-end sends ends here and never traps.
+public enum FrontendError: Error, Hashable, Sendable, CustomStringConvertible {
+  /// A system call of ours failed.
+  case host(HostError)
+  /// Guest memory could not be made or changed.
+  case memory(String)
+  /// The back-end broke the protocol; the connection is given up.
+  case violation(ProtocolError)
+  /// The back-end answered the named request with a failure, its code a number that is not 0.
+  case refused(String, code: UInt64)
+  /// Something that was not negotiated is needed for the named request.
+  case notNegotiated(String, needs: String)
+  /// No answer to the named request in time.
+  case timedOut(String)
+  /// The back-end closed the connection, or it was given up, before the named request was answered.
+  case closed(String)
+  /// The front-end was asked for something that cannot be: half a sentence.
+  case misuse(String)
+
+  public var description: String {
+    switch self {
+    case .host(let error): "\(error)"
+    case .memory(let what): what
+    case .violation(let error): "the back-end broke the protocol: \(error)"
+    case .refused(let request, let code): "the back-end refused \(request) with \(code)"
+    case .notNegotiated(let request, let needs): "\(request) needs \(needs), which was not negotiated"
+    case .timedOut(let request): "the back-end did not answer \(request) in time"
+    case .closed(let request): "the connection ended before \(request) was answered"
+    case .misuse(let what): what
+    }
+  }
+}
+
+/// Runs `body` and says of a failure that it was this host's.
+func asHost<R: ~Copyable>(_ body: () throws(HostError) -> R) throws(FrontendError) -> R {
+  do throws(HostError) { return try body() } catch { throw .host(error) }
+}
+
+/// Runs `body` and says of a failure that the back-end broke the protocol.
+func asViolation<R>(_ body: () throws(ProtocolError) -> R) throws(FrontendError) -> R {
+  do throws(ProtocolError) { return try body() } catch { throw .violation(error) }
+}
