@@ -2,8 +2,9 @@ internal import CLinux
 internal import Glibc
 
 extension BlockFile {
-  /// The lock bytes QEMU uses for an image: whoever does something holds the byte for it, whoever cannot bear others
-  /// doing it holds the byte for that, both shared; then each looks whether somebody holds the opposite byte.
+  /// The lock bytes QEMU uses for an image: a process holds the byte of each permission it uses, and the byte of each
+  /// permission it does not share with others, all as shared locks; then it checks whether another process holds an
+  /// opposite byte.
   ///
   /// Keeping to it means that Sluice and QEMU, and two Sluices, notice each other: one writer or any number of readers.
   /// A lock of the whole file besides would cover these bytes as well and shut out readers that may stay.
@@ -13,22 +14,22 @@ extension BlockFile {
     static let resize: UInt64 = 3
     static let doing: UInt64 = 100
     static let refusing: UInt64 = 200
-    /// Of no meaning to anybody.
+    /// Without meaning to QEMU.
     static let trial: UInt64 = 300
   }
 
   /// Takes the lock, as `Options.locked` does, for as long as the file is open or until ``unlock()``. What others wrote
   /// before is seen from here on: what the page cache remembers is forgotten, since another host may have written it.
   ///
-  /// - Throws: EBUSY if somebody uses the image in a way that does not go together; what fcntl(2) says where there are
-  ///   no locks.
+  /// - Throws: EBUSY if another process uses the image in a way that conflicts; what fcntl(2) says where there are no
+  ///   locks.
   public func lock() throws(HostError) {
     try Self.lock(descriptor, writing: !isReadOnly, path)
     // Only advice: where it does nothing there is nothing to forget.
     _ = host_file_forget(rawValue)
   }
 
-  /// Finds out whether the image can be locked at all, whoever has its lock now.
+  /// Finds out whether the image can be locked at all, even if another process holds its lock now.
   ///
   /// - Throws: what fcntl(2) says where there are no locks, as ``lock()``.
   public func checkLocks() throws(HostError) {
@@ -52,8 +53,7 @@ extension BlockFile {
   /// a kill -9 the kernel keeps a process's files, and so its locks, until the io_uring requests it left behind have
   /// ended, which can be after its parent has heard of its death and started a successor.
   ///
-  /// - Throws: EBUSY if somebody uses it in a way that does not go together; what fcntl(2) says where there are no
-  ///   locks.
+  /// - Throws: EBUSY if another process uses it in a way that conflicts; what fcntl(2) says where there are no locks.
   static func lock(_ file: borrowing FileDescriptor, writing: Bool, _ path: String) throws(HostError) {
     for _ in 0..<100 {
       do throws(HostError) {

@@ -73,10 +73,9 @@ public final class BlockFile: Sendable {
 
   /// Opens the disk.
   ///
-  /// - Throws: EISDIR for a directory, ENOTBLK for anything else that is no disk, EBUSY (`lock`) if somebody uses the
-  ///   image,
-  ///   EINVAL (`open O_DIRECT`) if direct access was asked for and the size is not a multiple of what it needs, ENOTSUP if the
-  ///   file system has none, and what open(2) says.
+  /// - Throws: EISDIR for a directory, ENOTBLK for anything else that is no disk, EBUSY (`lock`) if another process
+  ///   uses the image, EINVAL (`open O_DIRECT`) if direct access was asked for and the size is not a multiple of what
+  ///   it needs, ENOTSUP if the file system has none, and what open(2) says.
   public init(path: String, options: Options = Options()) throws(HostError) {
     // Safe: the string is a NUL-terminated copy that lives across the call.
     let raw = unsafe host_file_open(path, options.readOnly ? 0 : 1, options.direct ? 1 : 0)

@@ -3,8 +3,8 @@ internal import Glibc
 
 /// An eventfd: one side signals, the other is woken. Kicks, calls and stops are such.
 ///
-/// Any thread may use it. A descriptor a peer passed is wrapped the same way, and trusted with nothing: it may turn out
-/// to be a pipe or a file, and then at worst nobody is woken.
+/// Any thread may use it. A descriptor a peer passed is wrapped the same way, and not trusted: it may turn out to be a
+/// pipe or a file, and then the worst result is a lost wake-up.
 public final class EventFD: Sendable {
   private let descriptor: FileDescriptor
   /// A peer has the same open description and may make it blocking at any time. A read can be told not to wait all the

@@ -2,11 +2,11 @@ internal import CLinux
 
 /// An open descriptor with one owner, closed when the owner lets it go.
 public struct FileDescriptor: ~Copyable, Sendable {
-  /// The number, for as long as this value lives. Whoever passes it on without `release()` keeps this value alive
+  /// The number, for as long as this value lives. Code that passes it on without `release()` must keep this value alive
   /// meanwhile.
   public let rawValue: Int32
 
-  /// Takes over a descriptor that nobody else will close.
+  /// Takes over a descriptor that no other code will close.
   public init(adopting rawValue: Int32) {
     self.rawValue = rawValue
   }
