@@ -74,6 +74,6 @@ public struct DMAFault: Error, Hashable, Sendable {
 public enum DMAInterruption: Error, Hashable, Sendable {
   /// Refused: the mapping is missing or forbids the access.
   case fault(DMAFault)
-  /// Asked for: whoever waits is woken when the answer is in.
+  /// Asked for: the waiting queue is woken when the answer arrives.
   case pending
 }

@@ -9,8 +9,8 @@ import Synchronization
 public final class EndpointSpace: DMASpace {
   /// Where addresses lead.
   public enum Route: Sendable {
-    /// Nowhere, and nobody hears of it: the function is gone. An IOMMU that has to report what an unattached endpoint
-    /// tries routes it through a translation that refuses everything.
+    /// Nowhere, and the fault is not reported: the function is gone. An IOMMU that has to report what an unattached
+    /// endpoint tries routes it through a translation that refuses everything.
     case blocked(DMAFault.Reason)
     /// They are guest-physical.
     case physical

@@ -378,7 +378,7 @@
     lastEnd = 0
     other = HostRun(start: 1, last: 0, host: 0, permissions: [])
     probes = 1024
-    // Whichever of the two is in use.
+    // The one of the two that is in use.
     if unsafe root == nil {
       unsafe slots.update(repeating: 0, count: 512)
     } else {
