@@ -1,6 +1,6 @@
 public import DMA
 
-/// A device as its driver reaches it, whatever the bus (§4). A driver's thread uses it; no two at once.
+/// A device as its driver reaches it, on any bus (§4). A driver's thread uses it; no two at once.
 public protocol DriverTransport: AnyObject {
   /// What kind of device it is.
   var deviceID: DeviceID { get }

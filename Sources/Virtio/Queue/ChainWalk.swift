@@ -43,7 +43,7 @@ struct ChainWalk: ~Copyable {
     }
     total &+= UInt64(d.length)
     guard total <= 1 << 32 else { throw .chainTooLarge }
-    // A descriptor of no bytes touches nothing, whatever its address (R055).
+    // A descriptor of no bytes touches nothing, at any address (R055).
     guard d.length > 0 else { return }
     if iotlb.servesOneChain { iotlb.note(d.address, count: UInt64(d.length)) }
     if isWritable { lastWritable = (d.address.rawValue, d.length) }
@@ -62,7 +62,7 @@ struct ChainWalk: ~Copyable {
       switch error {
       case .pending:
         isPending = true
-        // A page that is refused decides the chain, whatever becomes of the first one: a refusal is told once.
+        // A refused page decides the chain, even if the first one is answered later: a refusal is reported once.
         fault = iotlb.askAhead(d.address, count: UInt64(d.length), for: access)
         isDecided = fault != nil || !iotlb.mayAsk
       case .fault(let fault): fail(fault)
@@ -149,7 +149,7 @@ extension Virtqueue {
 
   /// Copies the table that a descriptor points to into `scratch`. False when it is not all there.
   @inline(__always) mutating func loadTable(_ d: RingDescriptor) throws(DMAInterruption) -> Bool {
-    // Always a read, whatever the write flag of the descriptor that points here says (R048).
+    // Always a read: the write flag of the descriptor that points here is ignored (R048).
     var table = pool.take()
     do throws(DMAInterruption) {
       try iotlb.resolve(d.address, count: Int(d.length), for: .read, into: &table)

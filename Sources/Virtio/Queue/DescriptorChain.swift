@@ -28,7 +28,7 @@ public import DMA
   @inlinable public var writable: BufferSegments { _read { yield memory.writable } }
   /// Why some of the chain's memory cannot be reached, or nil. Such a chain is not to be acted on: complete it with 0
   /// bytes. Where the device's requests end in a status byte, after ``writeStatus(_:)``; if that fails, the driver
-  /// would take for the status whatever is there, and only ``Virtqueue/retire(at:)`` and an error are left.
+  /// would take the old contents for the status, and only ``Virtqueue/retire(at:)`` and an error are left.
   @inlinable public var fault: DMAFault? { memory.fault }
 
   /// Writes the last device-writable byte, where a request of many devices has its status: of a chain with a ``fault``

@@ -42,7 +42,7 @@ extension Virtqueue {
     let count = Int(d.length) / 16
     guard count > 0, count <= Foresight.tableLimit, d.length % 16 == 0 else { return }
     guard (try? loadTable(d)) == true else { return }
-    // In the table's order, whatever chain it holds: one that holds none is refused in its turn.
+    // In the table's order, without checking its chain: a table that holds none is refused in its turn.
     for i in 0..<count where ahead.takeDescriptor() {
       let (first, second) = (scratch.word(i, 0), scratch.word(i, 1))
       let e = isPacked ? packedDescriptor(first, second) : RingDescriptor(first.littleEndian, second.littleEndian)

@@ -101,7 +101,7 @@ public struct IOMMUFault: Hashable, Sendable {
     self.address = address
   }
 
-  /// Reads a report; bytes past its end are nobody's. nil when there are too few, or the reserved field says to ignore
+  /// Reads a report; bytes past its end are ignored. nil when there are too few, or the reserved field says to ignore
   /// it.
   public init?(_ bytes: Span<UInt8>) {
     var reader = WireReader(bytes)
