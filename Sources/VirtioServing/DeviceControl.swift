@@ -11,12 +11,11 @@ public protocol DeviceInterrupts: Sendable {
   func usedBuffers(_ index: Int)
   /// A configuration change notification (§2.3).
   func configurationChanged()
-  /// The device was reset: whatever was pending or mapped is forgotten.
+  /// The device was reset: all that was pending or mapped is forgotten.
   func reset()
 }
 
-/// A device behind registers that a driver reads and writes: negotiation, status, queues, configuration, whatever the
-/// bus.
+/// A device behind registers that a driver reads and writes: negotiation, status, queues, configuration, on any bus.
 ///
 /// Any processor's thread may call it. A call may wait for queue threads; they never wait for it. A kick takes no lock.
 public final class DeviceControl: Sendable {
@@ -83,7 +82,7 @@ public final class DeviceControl: Sendable {
   deinit { runner.stopAll() }
 
   private static func initialQueues(_ device: any VirtioDevice) -> [QueueRegisters] {
-    // A split queue's size is a power of two, and which format it will be nobody knows yet.
+    // A split queue's size is a power of two, and the format is not known yet.
     device.maxQueueSizes.map { QueueRegisters(size: splitSize($0)) }
   }
 

@@ -104,7 +104,7 @@ public final class DeviceRunner: Sendable {
       throw DeviceError("\(error)")
     }
     workers.withLock { $0[group.lowerBound]?.bells[index] = bell }
-    // Whatever was made available before we listened.
+    // Chains may have been made available before we listened.
     bell.wake()
   }
 
@@ -148,7 +148,7 @@ public final class DeviceRunner: Sendable {
   /// memory.
   public func stopAll(_ manner: StopManner = .finishing) {
     // All are told before the first is waited for. Groups have a mailbox each, whose queues share its event: every
-    // value is there or comes with a signal that nobody else takes.
+    // value is there or comes with a signal that no other thread takes.
     let stops = device.maxQueueSizes.indices.compactMap { index in
       worker(of: index).flatMap { beginStop(index, manner, notifying: $0.mailbox.answered) }
     }

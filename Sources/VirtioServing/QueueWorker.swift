@@ -5,9 +5,9 @@ import Virtio
 /// The thread of one queue group: waits for kicks, lets the handler work, calls the driver. Read ``round(ready:)``
 /// first.
 ///
-/// It owns its queues and its handler; nothing on the way of a request takes a lock. It waits for nobody in this
-/// process: a translation that has to be asked for unwinds, and its answer rings the queue's bell; a stop goes on over
-/// as many rounds as it needs (`QueueWorker+Commands.swift`).
+/// It owns its queues and its handler; nothing on the way of a request takes a lock. It waits for no other thread of
+/// this process: a translation that has to be asked for unwinds, and its answer rings the queue's bell; a stop goes on
+/// over as many rounds as it needs (`QueueWorker+Commands.swift`).
 ///
 /// After requests it stays awake for some microseconds, if that has been worth it, and asks for kicks only when it goes
 /// to sleep (`Wakefulness`).
@@ -78,7 +78,7 @@ struct QueueWorker: ~Copyable {
     while !hasBegun || !running.isEmpty {
       do throws(HostError) {
         let isAwake = isBusy || wakefulness.isAwake
-        // Whoever was called may be waiting for this very processor.
+        // The thread that was woken by a call may be waiting for this very processor.
         if isAwake, !isBusy { WorkerThread.yield() }
         _ = try poller.wait(into: &ready, timeout: isAwake ? .zero : timeLeft)
       } catch {
@@ -127,7 +127,7 @@ struct QueueWorker: ~Copyable {
     return sum
   }
 
-  /// Whoever stops is not to be held up, and a second kick is to be told (``DeviceEvents/secondKick(_:)``).
+  /// A stop must not be held up, and a second kick must be reported (``DeviceEvents/secondKick(_:)``).
   private var mayStayAwake: Bool {
     for queue in running {
       if queue.isTranslated || queue.kick == nil || queue.kicks < 2 || queue.stopping != nil || queue.hasFailed {

@@ -10,7 +10,7 @@ struct Wakefulness {
   private static let time = Duration.microseconds(50)
   private static var mostSkips: Int { 63 }
 
-  /// Looking on: whoever waits for descriptors must not sleep.
+  /// Polling: the thread that waits for descriptors must not sleep.
   private(set) var isAwake = false
   /// Until when; nil before the first turn, which decides.
   private var limit: ContinuousClock.Instant?
