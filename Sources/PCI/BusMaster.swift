@@ -1,7 +1,7 @@
 public import DMA
 import Synchronization
 
-/// A function's way to memory and interrupts, and its only one: the seed's "give me your DMA address space".
+/// A function's way to memory and interrupts, and its only one: QEMU's `get_dma_as`.
 ///
 /// The bus makes it and keeps it up to date: its number, its bus master enable bit, the IOMMU in front of it. The
 /// spaces stay the same objects for as long as the function is plugged in; what is behind them changes.

@@ -83,7 +83,7 @@ public final class ConfigurationSpace: Sendable {
     }
   }
 
-  /// The function's own change to its registers, whatever software may write.
+  /// The function's own change to its registers, the read-only ones included.
   public func set(_ value: UInt32, at offset: Int, width: Int) {
     state.withLock { state in
       for i in 0..<min(max(width, 0), 4) where state.bytes.indices.contains(offset &+ i) {
@@ -120,7 +120,7 @@ public final class ConfigurationSpace: Sendable {
       var result = Decoding(command: command)
       for bar in bars where command.contains(bar.kind.isIO ? .ioSpace : .memorySpace) {
         let base = value(PCIRegister.bar(bar.index), bar.kind.isWide ? 8 : 4) & bar.mask
-        // At 0 a BAR has not been given a place: nobody could tell it from memory.
+        // At 0 a BAR has no address yet: an access to it could not be told from one to memory.
         if base != 0 {
           result.windows.append(BARWindow(index: bar.index, isIO: bar.kind.isIO, base: base, size: bar.size))
         }
