@@ -14,7 +14,7 @@ struct DescriptorRing {
   private(set) var pending: UInt64 = 0
   /// The last number that the unit was asked to write.
   private(set) var token: UInt64 = 0
-  /// Something posted before did not happen, and nobody has been told.
+  /// Something posted before did not happen, and the error has not been reported yet.
   var hasFailed = false
   /// The unit does not even start anew.
   var isBroken = false

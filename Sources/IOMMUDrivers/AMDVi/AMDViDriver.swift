@@ -14,7 +14,7 @@ public final class AMDViDriver {
     /// Nowhere. Each access is an event in the unit's log unless they are hidden.
     case blocked(hidesFaults: Bool)
   }
-  /// Device addresses that mean an interrupt, or are HyperTransport's own, whatever is mapped there.
+  /// Device addresses that mean an interrupt, or are HyperTransport's own, even if something is mapped there.
   public static var reserved: [ClosedRange<UInt64>] { [0xFEE0_0000...0xFEEF_FFFF, 0xFD_0000_0000...0xFF_FFFF_FFFF] }
 
   /// Levels of page tables, at most.
@@ -30,7 +30,8 @@ public final class AMDViDriver {
   var eventHead: UInt64 = 0
   var control: UInt64 = 0
 
-  /// Takes the unit over, whoever had it before, with nobody attached; translation is off until ``enable()``.
+  /// Takes the unit over from firmware or an earlier driver, with no endpoint attached; translation is off until
+  /// ``enable()``.
   ///
   /// - Parameters:
   ///   - pages: where tables come from: the device table takes 8 KiB a bus, in one piece.
@@ -66,7 +67,7 @@ public final class AMDViDriver {
   /// An entry that is valid, of no table, and allows nothing.
   private static var blocked: UInt64 { 3 }
 
-  /// Turns translation on: from now on whoever is attached nowhere reaches nothing.
+  /// Turns translation on: from now on an endpoint without a domain reaches nothing.
   public func enable() throws(UnitError) { try setControl(control | AMDViRegister.enabled) }
 
   /// Turns translation off: every address is guest-physical again.
@@ -99,7 +100,7 @@ public final class AMDViDriver {
     }
   }
 
-  /// Ends a domain that nobody is attached to, and gives its memory back.
+  /// Ends a domain without endpoints, and gives its memory back.
   public func remove(_ domain: AMDViDomain) throws(UnitError) {
     guard domain.unit === self, !domain.hasEnded else { throw .noDomain }
     guard !domainIDs.isUsed(domain.number) else { throw .domainInUse }

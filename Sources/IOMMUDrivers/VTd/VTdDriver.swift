@@ -16,7 +16,7 @@ public final class VTdDriver {
     /// Nowhere. Each access is a fault, in the unit's records unless they are hidden.
     case blocked(hidesFaults: Bool)
   }
-  /// Device addresses that mean an interrupt when they are written, whatever is mapped there.
+  /// Device addresses that mean an interrupt when they are written, even if something is mapped there.
   public static var reserved: [ClosedRange<UInt64>] { [0xFEE0_0000...0xFEEF_FFFF] }
 
   /// What the unit can do.
@@ -29,10 +29,12 @@ public final class VTdDriver {
   private(set) var domainIDs: DomainIDs
   var queue: DescriptorRing
 
-  /// Domain 0 means "whichever" to a unit in caching mode, so it is nobody's; 1 is of all that pass.
+  /// A unit in caching mode reserves domain 0 (it tags what is not present), so no endpoint gets it; 1 is for all
+  /// endpoints in pass-through.
   private static var passing: UInt16 { 1 }
 
-  /// Takes the unit over, whoever had it before, with nobody attached; translation is off until ``enable()``.
+  /// Takes the unit over from firmware or an earlier driver, with no endpoint attached; translation is off until
+  /// ``enable()``.
   ///
   /// - Parameter pages: where tables come from.
   public init(_ registers: any RegisterAccess, pages: GuestPages, wait: BoundedWait = BoundedWait()) throws(UnitError) {
@@ -63,7 +65,7 @@ public final class VTdDriver {
     guard complete() else { throw .timeout(register: VTdRegister.queueTail) }
   }
 
-  /// Turns translation on: from now on whoever is attached nowhere reaches nothing.
+  /// Turns translation on: from now on an endpoint without a domain reaches nothing.
   public func enable() throws(UnitError) { try command(VTdRegister.translation, on: true) }
 
   /// Turns translation off: every address is guest-physical again.
@@ -101,7 +103,7 @@ public final class VTdDriver {
     }
   }
 
-  /// Ends a domain that nobody is attached to, and gives its memory back.
+  /// Ends a domain without endpoints, and gives its memory back.
   public func remove(_ domain: VTdDomain) throws(UnitError) {
     guard domain.unit === self, !domain.hasEnded else { throw .noDomain }
     guard !domainIDs.isUsed(domain.number) else { throw .domainInUse }
