@@ -44,7 +44,7 @@ extension ControllerWorker {
     put(options.disk.serial, 4, 20)
     put("Sluice NVMe", 24, 40)
     for (i, byte) in Self.firmware.enumerated() { bytes[64 + i] = byte }
-    // MDTS in pages of 4096, whatever MPS is.
+    // MDTS in pages of 4096, with any MPS.
     put(UInt64((options.maxTransfer / 4096).trailingZeroBitCount), 77, 1)
     put(UInt64(ControllerState.version), 80, 4)
     // CNTRLTYPE: an I/O controller.

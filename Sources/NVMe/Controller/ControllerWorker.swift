@@ -11,9 +11,8 @@ struct Refusal: Error {
 /// The controller's thread: takes commands from submission queues in turn, does them, answers. Read ``round()`` first.
 ///
 /// It owns the queues and the one cache of translations. A round holds the mappings that it uses; for input and output
-/// of a command it is left (``letGo()``), and the pages of the command's data alone are held. So whoever takes a
-/// mapping away waits for storage only if the command under way uses it. The thread waits for no other thread of this
-/// process.
+/// of a command it is left (``letGo()``), and the pages of the command's data alone are held. So an unmap waits for
+/// storage only if the command under way uses it. The thread waits for no other thread of this process.
 struct ControllerWorker: ~Copyable {
   /// Commands of one queue before the next has its turn.
   static var burst: Int { 16 }

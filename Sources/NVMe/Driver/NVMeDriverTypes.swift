@@ -71,7 +71,7 @@ public enum NVMeDriverError: Error, Hashable, Sendable, CustomStringConvertible 
   case request
   /// The controller could not do it, and says why.
   case status(NVMeStatus)
-  /// The controller answered what nobody asked.
+  /// The controller completed a command that the driver never sent.
   case unexpected(identifier: UInt16)
 
   public var description: String {

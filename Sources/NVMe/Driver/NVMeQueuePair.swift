@@ -123,7 +123,7 @@ final class NVMeQueuePair {
   func publish() {
     guard isNew else { return }
     isNew = false
-    // The commands before the doorbell, whoever reads it.
+    // The commands become visible before the doorbell, to every reader of it.
     RingMemory.fence()
     access.writeBAR(NVMeController.registerBAR, at: NVMeRegister.submissionTail(index), width: 4, UInt32(tail))
   }
