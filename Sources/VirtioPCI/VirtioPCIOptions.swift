@@ -11,7 +11,8 @@ public struct VirtioPCIOptions: Sendable {
     /// A page for each queue, as one that is to be mapped into a guest by itself needs: the address says which.
     case pagePerQueue
   }
-  /// `iommu_platform`: whether VIRTIO_F_ACCESS_PLATFORM is offered. Off, as the seed has it, unless asked for.
+  /// `iommu_platform`: whether VIRTIO_F_ACCESS_PLATFORM is offered. Off unless asked for, as in QEMU's patch of 2016
+  /// that introduced the bit ("fixup! virtio: convert to use DMA api").
   public var iommuPlatform = OnOffAuto.off
   /// `disable-legacy`: whether the legacy interface is missing. Automatically it is there where it can be.
   public var disableLegacy = OnOffAuto.auto
@@ -22,7 +23,7 @@ public struct VirtioPCIOptions: Sendable {
   /// The guest's memory is protected from this process but for what it shares (a confidential guest): its drivers
   /// insist on the bit.
   public var isRestricted = false
-  /// The function stands for a physical one: its accesses go the way of all hardware behind an IOMMU, whatever was
+  /// The function stands for a physical one: its accesses go the way of all hardware behind an IOMMU, with any features
   /// negotiated.
   public var isHardware = false
   public var notifyLayout = NotifyLayout.single
@@ -42,7 +43,7 @@ public struct VirtioPCIOptions: Sendable {
   public init() {}
 }
 
-/// What was made of the options, and why: for whoever asks what a device does.
+/// What was made of the options, and why: for reports on what a device does.
 public struct VirtioPCIChoices: Hashable, Sendable {
   /// The interfaces a function has (§4.1).
   public enum Interface: String, Hashable, Sendable { case modern, transitional, legacy }
