@@ -15,7 +15,7 @@ public final class MMIOEndpoint: Sendable {
   /// - Parameter requester: the number that the machine's description gives the device; no other endpoint of its IOMMU
   ///   has it.
   public init(_ memory: GuestMemory, requester: RequesterID) {
-    // There is no bus master enable bit: whoever has a device on its board has it switched on.
+    // There is no bus master enable bit: a device on the board is always on.
     endpoint = EndpointSpace(memory, requester: requester, isOpen: true)
     direct = EndpointSpace(memory, requester: requester, isOpen: true)
   }

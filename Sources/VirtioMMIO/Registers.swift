@@ -26,7 +26,7 @@ extension VirtioMMIODevice {
   private func readModern(_ at: Int) -> UInt32 {
     switch at {
     case Register.queueReady: return control.queue(selectedQueue)?.isEnabled == true ? 1 : 0
-    // No region exists, whichever is selected: lengths and addresses of -1.
+    // No region exists, with any selected: lengths and addresses of -1.
     case Register.sharedMemoryLength, Register.sharedMemoryLength + 4, Register.sharedMemoryBase,
       Register.sharedMemoryBase + 4:
       return .max
