@@ -90,7 +90,7 @@ public final class MMIODriverTransport: DriverTransport {
 
   public func maxQueueSize(_ index: Int) -> UInt16 {
     select(index)
-    // What a queue can have at all (§2.6), whatever the device claims.
+    // What a queue can have at all (§2.6), even if the device claims more.
     return UInt16(truncatingIfNeeded: min(read(Register.queueSizeMax), 32768))
   }
 

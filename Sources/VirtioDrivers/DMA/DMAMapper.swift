@@ -96,7 +96,7 @@ public protocol DMAMapper: AnyObject {
   /// synchronises.
   func mapRange(_ guest: GuestAddress, count: UInt64, _ direction: DMADirection) throws(DMAError) -> MappedRange
   /// Ends what one of the above began; what the device wrote is in the driver's bytes afterwards. The device must be
-  /// done with it (R179). Whatever is thrown, the range is gone, or is kept from everybody for good.
+  /// done with it (R179). After any error the range is gone, or is never used again.
   func unmapRange(_ range: MappedRange) throws(DMAError)
   /// Shows the device what the driver wrote to a part of a mapped range; where only the device is to write, this is
   /// what comes back if it does not.
@@ -128,7 +128,7 @@ public struct DMAMapping: ~Copyable {
   }
 
   deinit {
-    // Whoever wants to hear of an error unmaps by hand; mappers remember their own.
+    // To see an error, call unmap explicitly; mappers remember their own.
     if isMapped { try? mapper.unmapRange(range) }
   }
 

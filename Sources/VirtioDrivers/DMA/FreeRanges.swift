@@ -47,7 +47,7 @@ struct FreeRanges: Sendable {
     return true
   }
 
-  /// Takes whatever is free out of a run.
+  /// Takes the free parts out of a run.
   mutating func remove(_ first: UInt64, through last: UInt64) {
     guard first <= last else { return }
     var at = index(endingAtOrAfter: first)

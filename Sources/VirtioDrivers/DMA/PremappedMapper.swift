@@ -28,7 +28,7 @@ public final class PremappedMapper: DMAMapper {
   /// All pools lie in these addresses; most of what is synchronized does not.
   private let first: UInt64
   private let beyond: UInt64
-  /// Of each pool, the indices of buffers that nobody has.
+  /// Of each pool, the indices of free buffers.
   private var free: [[Int]]
   /// A buffer, in bytes: a multiple of 4096.
   public let bufferSize: UInt64

@@ -41,7 +41,7 @@ public struct DriverOptions {
   public var error: DriverError?
 }
 
-/// The numbers of requests under way, and those that ended while somebody waited for another.
+/// The numbers of requests under way, and those that ended during a wait for another.
 struct RequestLedger: ~Copyable {
   private var tags: FixedArray<UInt64>
   private var last: UInt64 = 0
@@ -59,7 +59,7 @@ struct RequestLedger: ~Copyable {
 
   func tag(of id: UInt16) -> RequestTag { RequestTag(rawValue: tags[Int(id)]) }
 
-  /// Keeps a completion that nobody asked for yet.
+  /// Keeps a completion until it is asked for.
   mutating func keep(_ completion: Completion) { ended.append(completion) }
 
   /// The oldest that was kept.

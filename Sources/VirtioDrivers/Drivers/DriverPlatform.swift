@@ -4,9 +4,10 @@ public import Virtio
 /// What a driver knows of the machine it runs on, and the rule that chooses how its devices reach memory: the driver's
 /// half of what `AddressPath` is for devices (§6.1).
 ///
-/// The rule, from the mail that VIRTIO_F_ACCESS_PLATFORM began with: a device that has the bit gets the platform's
-/// addresses; so does every device of a Xen guest, whose physical addresses mean nothing outside; any other gets
-/// physical addresses, whatever the machine's tables say, because the bit's absence says that it goes past the IOMMU.
+/// The rule, from the QEMU patch of April 2016 that introduced the bit (as VIRTIO_F_IOMMU_PLATFORM; "[PATCH V2 RFC]
+/// fixup! virtio: convert to use DMA api"): a device that has the bit gets the platform's addresses; so does every
+/// device of a Xen guest, whose physical addresses mean nothing outside; any other gets physical addresses, even if the
+/// machine's tables list an IOMMU, because the bit's absence says that it goes past the IOMMU.
 public struct DriverPlatform {
   /// What to do about a device without the bit where the platform's addresses are not the physical ones (R175).
   public enum Mismatch: Hashable, Sendable {
@@ -18,7 +19,7 @@ public struct DriverPlatform {
   }
   /// The driver's own memory.
   public var pages: GuestPages
-  /// How the platform makes device addresses, whatever it has for that: an IOMMU, a pool, grants, or nothing.
+  /// How the platform makes device addresses, by what it has for that: an IOMMU, a pool, grants, or nothing.
   public var mapper: any DMAMapper
   /// Physical addresses, for devices that go past the platform.
   public var direct: any DMAMapper

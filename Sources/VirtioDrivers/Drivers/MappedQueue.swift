@@ -289,7 +289,7 @@ public struct MappedQueue: ~Copyable {
     return used
   }
 
-  /// Unmaps everything of a request, whatever becomes of a part of it; the first error.
+  /// Unmaps everything of a request, even if a part fails; returns the first error.
   private mutating func unmap(_ id: Int) -> DMAError? {
     var first: DMAError?
     for i in 0..<counts[id] {

@@ -25,7 +25,7 @@ struct StreamingArea: ~Copyable {
   func showDevice(_ offset: UInt64, _ count: UInt64) { mapping.synchronizeForDevice(at: offset, count: count) }
   func showDriver(_ offset: UInt64, _ count: UInt64) { mapping.synchronizeForDriver(at: offset, count: count) }
 
-  /// Gives everything back: the device has let go. If the mapping cannot be undone, the pages are nobody's from now on.
+  /// Gives everything back: the device has let go. If the mapping cannot be undone, the pages are never used again.
   consuming func close() throws(DMAError) {
     do throws(DMAError) {
       try mapping.unmap()

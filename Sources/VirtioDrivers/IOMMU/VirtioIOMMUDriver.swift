@@ -47,7 +47,7 @@ public final class VirtioIOMMUDriver {
   /// Resets the device, negotiates, and sets it to work, with memory of its own.
   ///
   /// - Parameters:
-  ///   - area: ``memorySize`` bytes of `memory` that nobody else uses, page-aligned, in one region.
+  ///   - area: ``memorySize`` bytes of `memory` that no other code uses, page-aligned, in one region.
   ///   - wanted: features to accept if they are offered.
   ///   - sleep: returns when the device has called, and at the given time at the latest; too early does no harm.
   public convenience init(
