@@ -54,7 +54,7 @@ final class Bench {
     }
   }
 
-  /// A connection that says whatever it is told to.
+  /// A connection that sends any messages and bytes, rules or not.
   func raw() throws(Finding) -> RawConnection {
     let end = ContinuousClock.now + patience
     while true {

@@ -4,7 +4,7 @@ internal import Virtio
 
 /// Why no check could be made.
 public enum CheckError: Error, Hashable, Sendable {
-  /// Nobody can be connected to; the reason as half a sentence.
+  /// There is no back-end to connect to; the reason as half a sentence.
   case unreachable(String)
   /// The back-end ended after the first connection, and there is no way to start it anew.
   case servesOneConnection
@@ -195,7 +195,7 @@ public final class CheckRun {
     case (.gone, .ended): return nil
     case (.gone, _):
       mustRenew = true
-      return Finding(verdict: .crashed, evidence: "nobody listens any more")
+      return Finding(verdict: .crashed, evidence: "its socket has no listener any more")
     case (.silent, _):
       mustRenew = true
       return Finding(verdict: .wedged, evidence: "it does not answer the next connection")

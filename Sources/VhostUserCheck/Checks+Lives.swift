@@ -50,7 +50,7 @@ extension Check {
       _ = session.ring.queue.armCall()
       try session.submit()
       try session.awaitUsedIndex(2)
-      // Whoever was to be called for it was: with the descriptor that is replaced now.
+      // The call for it was made, with the descriptor that is replaced now.
       session.settle()
       let call = try eventFD()
       let message = FrontendRequest.setVringCall(VringDescriptor(index: UInt8(bench.device.queue), hasDescriptor: true))

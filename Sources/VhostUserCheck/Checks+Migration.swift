@@ -33,7 +33,7 @@ extension Check {
         try expect(marked(log, [page]), "the page of the answer was not marked after logging was switched on")
       }
       try judged { () throws(FrontendError) in try session.frontend.stopLogging() }
-      // Whoever goes on marking marks too much, which harms nobody.
+      // A back-end that goes on marking marks too much, which is harmless.
       try session.roundTrip()
       return "requests were served before, with and after logging"
     },
@@ -123,7 +123,7 @@ extension Check {
     var written = session.ringPages.device.map { page($0) }
     if bench.device.writes { written.append(page(session.landing)) }
     try expect(marked(log, written), "pages \(written) were written, and \(log.pages) are marked")
-    // Everything that the driver gave nobody to write.
+    // Everything that the driver did not give the device to write.
     let possible = Set(
       written + session.rings.flatMap { session.pages(of: $0).device.map { page($0) } }
         + session.pieces.map { page($0) })

@@ -72,7 +72,7 @@ final class DeviceSpace {
       return DMAAddress(run[0].rawValue)
     }
     let first = nextDevice
-    // A hole after each run: whoever reads on finds nothing.
+    // A hole after each run: reading past its end finds nothing.
     nextDevice += UInt64(count + 1) * Self.page
     var guests = (0..<count).map { _ in guestPage() }
     if scattered {

@@ -8,7 +8,7 @@ public enum Verdict: String, CaseIterable, Sendable {
   case broken
   /// It stopped answering, or a ring it was given came to nothing.
   case wedged
-  /// Its process died, or nobody listens where it did.
+  /// Its process died, or its socket has no listener any more.
   case crashed
   /// It does not offer what the rule is about.
   case notOffered = "not offered"
