@@ -48,7 +48,7 @@ public struct Platform: Hashable, Sendable {
   public var isXen = false
   /// The guest lets in no device that does not have to be given its memory (R174).
   public var isRestricted = false
-  /// The virtio device is hardware: its accesses go the way of all hardware, whatever was negotiated.
+  /// The virtio device is hardware: its accesses go the way of all hardware, with any features negotiated.
   public var devicesAreHardware = false
   /// The buses that virtio devices of the machine are on.
   public var buses: [Bus] = [.pci, .mmio]

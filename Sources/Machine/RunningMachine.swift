@@ -121,7 +121,7 @@ public final class RunningMachine {
   func wait(_ acknowledge: @escaping () -> Void) -> BoundedWait {
     let interrupts = interrupts
     return BoundedWait(attempts: patience) {
-      // In this order: what comes between the two is found by whoever looks next.
+      // In this order: what comes between the two is found at the next look.
       interrupts.wait()
       acknowledge()
     }

@@ -10,6 +10,6 @@ public struct CellResult: Sendable {
   }
   public var cell: Cell
   public var verdict: Verdict
-  /// What happened, a line each: for whoever wants it explained.
+  /// What happened, a line each: `--explain` prints it.
   public var story: [String]
 }

@@ -107,7 +107,7 @@ struct CellRun {
       throw Failure("FEATURES_OK sticks without \(Self.named(withheld))")
     }
     story.append("FEATURES_OK does not stick without \(Self.named(withheld))")
-    // Whoever goes on all the same gets nothing.
+    // A driver that goes on all the same gets nothing.
     let at = MemoryPlan.buffers
     transport.enableQueue(
       0,
@@ -291,7 +291,7 @@ struct CellRun {
     guard buffer.isGuarded(by: 0xEE, in: memory) else { return "\(way): bytes beside the buffer changed" }
     let after = buffer.bytes(in: memory)
     if decision.device != .entropy { return after == pattern ? nil : "\(way): the bytes in memory are others" }
-    // Whatever came, 64 equal bytes in a row did not.
+    // Random bytes have any values, but not 64 equal ones in a row.
     let isStale = stride(from: 0, to: after.count, by: 64).contains {
       after[$0..<min($0 + 64, after.count)].allSatisfy { $0 == 0xEE }
     }

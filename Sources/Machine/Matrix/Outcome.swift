@@ -1,6 +1,6 @@
 /// Which addresses a device uses, as its space records it.
 public enum PathTaken: String, Hashable, Sendable {
-  /// Physical memory, past whatever is in the way.
+  /// Physical memory, past any IOMMU.
   case physical
   /// What the platform makes of an address.
   case platform

@@ -36,7 +36,7 @@ extension Cell {
           ? "the driver uses physical addresses; hardware is behind its IOMMU all the same"
           : decision.platform.isXen
             ? "in a Xen guest the driver asks the platform even so, because its physical addresses mean nothing outside (R173)"
-            : "without it device and driver both use physical addresses, whatever the platform's tables say (R006, R172)"
+            : "without it device and driver both use physical addresses, even if the tables list an IOMMU (R006, R172)"
     )
     return reasons + reachReasons
   }

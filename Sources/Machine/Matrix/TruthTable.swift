@@ -113,7 +113,7 @@ extension Cell {
     if decision.interface.isLegacy, data.ring == .packed { return "a legacy driver cannot accept VIRTIO_F_RING_PACKED" }
     if (decision.device == .nvme) != (data.ring == nil) { return "only virtqueues are split or packed" }
     guard decision.reachesMemory else {
-      return data.shape == .contiguous ? nil : "nothing is reachable, whatever its shape"
+      return data.shape == .contiguous ? nil : "nothing is reachable, in any shape"
     }
     switch data.shape {
     case .contiguous, .scattered, .hole: return nil
@@ -135,8 +135,7 @@ extension Cell {
 
 /// Every cell there is.
 public enum Matrix {
-  /// The cells of a platform, the impossible ones included; what is refused, or impossible whatever the data, is one
-  /// cell.
+  /// The cells of a platform, the impossible ones included; what is refused, or impossible with any data, is one cell.
   public static func cells(of platform: Platform) -> [Cell] {
     var cells: [Cell] = []
     for device in DeviceKind.allCases {
