@@ -18,7 +18,7 @@ enum DeviceArgument: String, CaseIterable, ExpressibleByArgument {
   }
 }
 
-/// `sluice check`: whether a back-end, ours or anybody's, keeps the rules.
+/// `sluice check`: whether a back-end, ours or another, keeps the rules.
 struct Check: ParsableCommand {
   static let configuration = CommandConfiguration(
     abstract: "Check whether a vhost-user back-end, of any make, keeps the rules.",
@@ -38,7 +38,7 @@ struct Check: ParsableCommand {
 
       sluice check /tmp/fs.sock --type fs -- virtiofsd --socket-path=/tmp/fs.sock --shared-dir=/srv
 
-      Exit status: 0 nothing broken, 1 something broken, 2 wrong usage, or nobody to check.
+      Exit status: 0 nothing broken, 1 something broken, 2 wrong usage, or no back-end to check.
       """)
 
   @Argument(help: ArgumentHelp("The socket the back-end listens on.", valueName: "socket"))

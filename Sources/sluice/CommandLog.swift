@@ -2,7 +2,7 @@ import HostIO
 import Logging
 import VhostUser
 
-/// The log of a command that runs for long: lines on standard error, which nobody ever waits for.
+/// The log of a command that runs for long: lines on standard error, which no thread ever waits for.
 ///
 /// Any thread may log. Under systemd each line begins with its priority as sd-daemon(3) has it, `<4>`: the journal's
 /// own stream takes that from every service, where its native socket may be out of reach for a confined one.
@@ -19,7 +19,7 @@ final class CommandLog: Sendable {
     let isJournal = isJournal
     writer = try LineWriter(StandardStream.error.rawValue) { lost in
       let sentence =
-        "\(counted(lost, "line of the log was", "lines of the log were")) lost: nobody took them in time"
+        "\(counted(lost, "line of the log was", "lines of the log were")) lost: the reader did not take them in time"
       return Self.line(.warning, sentence, [:], device, format, isJournal)
     }
   }
@@ -49,7 +49,7 @@ final class CommandLog: Sendable {
   /// Writes what waits, for as long as a program may take that is about to end.
   func flush() { writer.flush(within: .milliseconds(300)) }
 
-  /// One line, whatever the message holds.
+  /// One line, even if the message has several.
   private static func line(
     _ level: Logger.Level, _ message: String, _ details: Logger.Metadata, _ device: String, _ format: LogFormat,
     _ isJournal: Bool

@@ -31,7 +31,7 @@ struct Explain: ParsableCommand {
       case .unreachable(let host) where host.errno == ENOENT:
         throw Failure.host("there is no socket \(path); is the back-end running?")
       case .unreachable(let host) where host.errno == ECONNREFUSED:
-        throw Failure.host("nobody listens on \(path); its back-end has ended")
+        throw Failure.host("\(path) has no listener; its back-end has ended")
       case .unreachable(let host) where host.errno == ENOTSOCK:
         throw Failure.host("\(path) is not a socket; give the path that `sluice serve` got as --socket-path")
       case .unreachable(let host) where host.errno == ENAMETOOLONG:

@@ -6,7 +6,7 @@ import VhostUser
 import Virtio
 import VirtioDevices
 
-/// `sluice serve`: a device to whoever connects.
+/// `sluice serve`: a device for the front-ends that connect.
 struct Serve: ParsableCommand {
   static let configuration = CommandConfiguration(
     abstract: "Serve a device over vhost-user.",
@@ -90,7 +90,7 @@ func serve(_ name: String, _ options: SocketOptions, _ makeDevice: (Logger) thro
     try waitForEnd(of: ended, signals) { signal in
       if signal == SIGUSR1 { return output.report(server.statistics) }
       guard stop.begin(signal) else {
-        // Whatever holds a request up holds the other threads up: nothing of them is waited for.
+        // What holds a request up may hold the other threads up too: do not wait for them.
         log.warning("a second signal: ending at once, with requests under way")
         removeSocket()
         output.flush()

@@ -34,7 +34,7 @@ struct ServeBlock: DeviceCommand {
       valueName: "auto|raw"))
   var imageFormat: FormatArgument = .auto
 
-  @Flag(name: .customLong("read-only"), help: "Let nobody change the image.")
+  @Flag(name: .customLong("read-only"), help: "Open the image read-only.")
   var readOnly = false
 
   @Option(

@@ -29,7 +29,7 @@ struct Sluice: ParsableCommand {
     }
     do {
       let typed = TypedWords(words)
-      // The conventions for back-end programs: whatever else was typed is ignored, sensible or not.
+      // The conventions for back-end programs: all other words are ignored, valid or not.
       if words.contains("--print-capabilities"), let device = typed.device { return device.printCapabilities() }
       try typed.refuseUnknownCommand()
       try? SignalFD.ignoreBrokenPipes()

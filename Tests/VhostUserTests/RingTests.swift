@@ -121,7 +121,7 @@ struct VhostRingTests {
     let (kick, call) = (try EventFD(), try EventFD())
     try frontend.must(.setVringKick(VringDescriptor(index: 0, hasDescriptor: true)), [kick.rawValue])
     try frontend.must(.setVringCall(VringDescriptor(index: 0, hasDescriptor: true)), [call.rawValue])
-    // The old descriptor is kicked: nobody listens there any more.
+    // The old descriptor is kicked: it has no reader any more.
     frontend.submitRead(sector: 3)
     kick.signal()
     #expect(try call.wait(timeout: .seconds(10)))

@@ -96,7 +96,7 @@ struct RunMachine: ParsableCommand {
     switch report.path {
     case .platform:
       line("path", "the platform's addresses; the IOMMU's state for it: \(report.description.state.rawValue)")
-    case .physical: line("path", "physical addresses, past whatever is in the way")
+    case .physical: line("path", "physical addresses; the device bypasses any IOMMU")
     case nil: line("path", "none: it accessed no memory")
     }
     for reason in report.reasons { line("why", reason) }

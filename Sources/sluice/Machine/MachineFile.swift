@@ -169,7 +169,7 @@ struct MachineFile {
       default: throw Failure.usage("\(place): \(key) is a list, in brackets")
       }
     }
-    /// A key that nobody asked for is a mistake; the known one that looks most like it may have been meant.
+    /// A key that was not read is a mistake; the known one that looks most like it may have been meant.
     func refuseOthers() throws {
       guard let other = values.keys.sorted().first else { return }
       let nearest = known.min { Self.distance($0, other) < Self.distance($1, other) } ?? ""
