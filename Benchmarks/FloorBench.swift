@@ -168,7 +168,7 @@ struct LeastBackendCommand: ParsableCommand {
 
   mutating func run() throws {
     let listener = try UnixListener(path: socket)
-    guard let connection = try listener.accept(timeout: .seconds(60)) else { throw BenchFailure("nobody came") }
+    guard let connection = try listener.accept(timeout: .seconds(60)) else { throw BenchFailure("no peer connected") }
     let status = least_backend_serve(connection.rawValue)
     guard status == 0 else { throw BenchFailure("the least back-end ended: errno \(-status)") }
   }

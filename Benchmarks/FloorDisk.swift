@@ -60,7 +60,7 @@ final class FloorDisk {
   /// So many pages have an invalidation of the unit's cache and one of the device's in one batch.
   static let mostPages = 120
   /// A requester that no device is.
-  private static let nobody: UInt16 = 0xfff8
+  private static let unmapped: UInt16 = 0xfff8
 
   init(_ name: String, _ machine: DiskMachine, _ disk: DiskMachine.Disk, guest: HostMapping) throws {
     guard let vtd = machine.vtd, disk.hasATS, let server = disk.server else {
@@ -113,7 +113,7 @@ final class FloorDisk {
     }
   }
 
-  /// So many times the requests, with pages that nobody asked about before, and their invalidations. The middle of
+  /// So many times the requests, with pages that were not asked for before, and their invalidations. The middle of
   /// each.
   func cold(_ repeats: Int) throws -> (asking: FloorTime, forgetting: FloorTime) {
     var asking: [FloorTime] = [], forgetting: [FloorTime] = []
@@ -133,7 +133,7 @@ final class FloorDisk {
     _ = try request()
     for _ in 0..<repeats {
       asking.append(try request())
-      forgetting.append(try invalidate(Self.nobody))
+      forgetting.append(try invalidate(Self.unmapped))
     }
     _ = try unmap()
     coldPages += shape.all

@@ -2,7 +2,7 @@ import ArgumentParser
 import Foundation
 import FrontendKit
 
-/// The disk against qemu-storage-daemon's, through a client nobody here wrote.
+/// The disk against qemu-storage-daemon's, through a client of another project (libblkio).
 struct LibblkioBench: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "blkio",

@@ -15,7 +15,7 @@ struct ModelBench: ParsableCommand {
 
   @Option(help: "Seconds to run.") var seconds = 60.0
   @Option(help: "The first machine's seed; drawn unless given.") var seed: UInt64?
-  @Option(help: "End after so many machines, whatever the time.") var machines: Int?
+  @Option(help: "End after so many machines, even before the time is over.") var machines: Int?
   @Option(help: "Which machines have their drivers on threads: some, all (threads) or none.") var drivers = Drivers.some
   @Option(help: "Plant a defect: \(Flaw.allCases.map(\.rawValue).joined(separator: ", ")).") var flaw: String?
 
@@ -59,6 +59,6 @@ struct ModelBench: ParsableCommand {
     "\(sums.machines) machines, \(sums.steps) steps, \(sums.requests) requests checked, \(sums.faults) of them faults"
   }
 
-  /// Printed at once, whoever reads.
+  /// Printed at once, to a terminal or a pipe.
   private func say(_ line: String) { FileHandle.standardOutput.write(Data((line + "\n").utf8)) }
 }
