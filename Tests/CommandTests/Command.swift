@@ -52,7 +52,7 @@ struct Command {
     /// What it said so far.
     var said: String { (try? String(contentsOf: errors, encoding: .utf8)) ?? "" }
 
-    /// Waits until it has said something, for twenty seconds at most. A file tells nobody that it grew.
+    /// Waits until it has said something, for twenty seconds at most. A file gives no event when it grows.
     func waitUntilSaid(_ words: String) throws {
       try waitUntil("it said: \(words)") { said.contains(words) }
     }

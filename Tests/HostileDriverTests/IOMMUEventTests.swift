@@ -48,7 +48,7 @@ import VirtioTestKit
     }
   }
 
-  @Test("Requests are put into the event queue: nobody does what they ask for", arguments: Transport.modern)
+  @Test("Requests are put into the event queue: they are not done", arguments: Transport.modern)
   func requests(_ transport: Transport) throws {
     try attackIOMMU(Self.clause, on: transport) { session, target in
       target.literal.write(

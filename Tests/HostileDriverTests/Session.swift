@@ -14,7 +14,7 @@ final class Session {
   /// The event queue of a virtio-iommu.
   let eventLayout: QueueLayout
   let events: (any LiteralRing)?
-  /// A page each, with pages around it that are nobody's.
+  /// A page each, with unused pages around it.
   let header: DMAAddress
   let data: DMAAddress
   let status: DMAAddress

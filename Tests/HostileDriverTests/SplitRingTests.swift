@@ -8,8 +8,7 @@ import VirtioTestKit
   private static let write: UInt16 = 2
   private static let indirect: UInt16 = 4
 
-  /// Writes descriptors of the ring by hand: header, data and status of a read, then whatever `change` makes of them;
-  /// shows head 0.
+  /// Writes descriptors of the ring by hand: header, data and status of a read, then `change` edits them; shows head 0.
   private func raw(_ session: Session, _ change: (LiteralSplitRing) throws -> Void) throws -> Outcome {
     let ring = try session.split
     session.writeHeader(0, sector: 0)
@@ -247,14 +246,14 @@ import VirtioTestKit
       guard session.works() else { return .noAnswer }
       let ring = try session.split
       if events {
-        // Whatever the device leaves there, this driver reads that no notification is wanted.
+        // This driver reads that no notification is wanted, with any value that the device leaves there.
         target.literal.publish(le16: 1, at: session.layout.deviceArea)
       }
       session.post(0, data: [LiteralDescriptor(session.data, 512, writable: true)])
       ring.publish()
       let isWanted = events ? ring.usedFlags & 1 == 0 : ring.availableEvent == ring.availableIndex &- 1
       guard !isWanted else { throw Failure("this attack has not begun: the driver would notify") }
-      // Believing that, it does not notify. The next notification, for whatever reason, tells the device.
+      // Believing that, it does not notify. The next notification, for any reason, tells the device.
       session.notify()
       return try session.outcome(session.answer())
     }

@@ -118,7 +118,7 @@ struct RingTests {
     let qemu = fixture.machine.qemu
     let memory = fixture.memory
     let areas = fixture.driver.ring.areas
-    // 512 chains of two descriptors, written once: a request type nobody knows, and its status. They are made available
+    // 512 chains of two descriptors, written once: an unknown request type, and its status. They are made available
     // again and again.
     let header = try memory.allocate(16, .read)
     let statuses = try memory.allocate(512)

@@ -75,7 +75,7 @@ struct FaultTests {
     #expect(Self.brokenRings.count > 25)
   }
 
-  @Test("Somebody between both ends who changes nothing changes no verdict")
+  @Test("A proxy between both ends that changes nothing changes no verdict")
   func honest() throws {
     let disk = try ServedDisk()
     let (results, _) = try results(TwistedSubject(disk.served.path, channel: { _ in .pass }, { _ in .pass }), .blk)

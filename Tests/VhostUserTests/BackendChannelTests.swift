@@ -63,7 +63,7 @@ private struct ChannelRig: ~Copyable {
     #expect(more.isEmpty && first == ChannelRig.replies(0..<5) && second == nil)
   }
 
-  @Test("Many go out before anybody says that they are all, and each piece has its answer")
+  @Test("Many go out before the batch is ended, and each piece has its answer")
   func many() throws {
     var rig = try ChannelRig()
     rig.gather(0..<150)

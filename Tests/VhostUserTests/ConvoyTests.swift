@@ -7,7 +7,7 @@ import Virtio
 
 @testable import VhostUser
 
-/// Each of many queues has one chain of this many pages that nobody has asked for.
+/// Each of many queues has one chain of this many pages that were not asked for.
 private let pages = 20_000
 
 /// Many queues over one space, whose rings are mapped and whose chains are cold; a front-end that answers when it is

@@ -211,7 +211,7 @@ struct CrashTests {
   }
 
   @Test(
-    "A record full of chance, changing while it is used, harms nobody but the ring it is about",
+    "A record full of chance, changing while it is used, harms nothing but the ring it is about",
     arguments: [false, true])
   func garbage(_ packed: Bool) throws {
     for seed in 0..<120 as Range<UInt64> {

@@ -107,7 +107,7 @@ struct DoorwayTests {
     socket.shutdown()
     for _ in 0..<200 {
       let one = try UnixSocket.connect(to: house.path)
-      // A request that nobody knows.
+      // An unknown request.
       try? one.send(MessageHeader(request: 99, flags: 1, size: 0).encoded.span)
       _ = try one.waitReadable(timeout: .seconds(10))
     }

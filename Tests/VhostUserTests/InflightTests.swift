@@ -169,7 +169,7 @@ struct InflightShapeTests {
   }
 
   @Test(
-    "Memory made here has room for its largest ring in every piece, whatever it is said to be for",
+    "Memory made here has room for its largest ring in every piece, even if asked for smaller ones",
     arguments: [false, true])
   func made(_ packed: Bool) throws {
     let shape = InflightShape(capacity: 1024, packed: packed)

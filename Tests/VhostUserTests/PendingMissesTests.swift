@@ -144,7 +144,7 @@ struct PendingMissesTests {
     #expect(misses.flush().count == 1)
     #expect(isLate(&misses, 0x1000))
     #expect(!isLate(&misses, 0x2000))
-    // Somebody new wants the page: the update is theirs as well.
+    // A new access waits for the page: the update answers it as well.
     let new = try #require(ask(&misses, 0x1000, .read, bell))
     #expect(!isLate(&misses, 0x1000))
     #expect(misses.answered(old).isEmpty)
@@ -297,7 +297,7 @@ struct PendingMissesTests {
   }
 
   @Test(
-    "A question costs the same among few and among many, in whatever order and however wide its answers come",
+    "A question costs the same among few and among many, in any order and width of its answers",
     arguments: [1, 512, 4096] as [UInt64])
   func constant(_ width: UInt64) throws {
     func steps(_ count: UInt64) throws -> Int {

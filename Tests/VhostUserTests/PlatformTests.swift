@@ -170,7 +170,7 @@ struct PlatformTests {
     let client = try Client(served.frontend)
     #expect(try client.fillData() == 64)
     #expect(client.wasFilled())
-    // Outside of memory: a fault that nobody outside hears of.
+    // Outside of memory: a fault that is not reported to the front-end.
     #expect(try client.fill(1 << 40) == 0)
     #expect(served.frontend.counts.misses == 0 && served.frontend.counts.accessFailures == 0)
     #expect(served.statistics.reachableBytes == served.statistics.memoryBytes)
@@ -211,7 +211,7 @@ struct PlatformTests {
     let client = try Client(served.frontend, shift: Self.shift)
     #expect(try client.fillData() == 64)
     #expect(client.wasFilled())
-    // A guest-physical address that exists, and that nobody mapped.
+    // A guest-physical address that exists, and is not mapped.
     #expect(try client.fill(0x20000) == 0)
     #expect(!client.wasFilled(GuestAddress(0x20000)))
     // It comes on a socket of its own, beside the completion.

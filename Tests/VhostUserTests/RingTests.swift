@@ -208,7 +208,7 @@ struct VhostRingTests {
     #expect(!isMarked(RawFrontend.Place.data))
     try frontend.must(.setFeatures(Features.version1.word | 1 << 30 | 1 << 26))
     #expect(try frontend.read(sector: 2))
-    // Whatever the queue still does is over once the ring has stopped.
+    // All that the queue still does is over once the ring has stopped.
     _ = try frontend.ask(.getVringBase(VringState(index: 0, number: 0)))
     #expect(isMarked(RawFrontend.Place.data) && isMarked(RawFrontend.Place.status) && isMarked(RawFrontend.Place.used))
     #expect(!isMarked(RawFrontend.Place.header))

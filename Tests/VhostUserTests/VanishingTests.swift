@@ -24,7 +24,7 @@ struct VanishingTests {
     case unasked
   }
 
-  @Test("A request that waits for a translation stays in the ring for whoever connects next", arguments: Way.allCases)
+  @Test("A request that waits for a translation stays in the ring for the next front-end", arguments: Way.allCases)
   func stays(_ way: Way) throws {
     let frontend = try waitingRead()
     let channel = try #require(frontend.channel)
@@ -40,7 +40,7 @@ struct VanishingTests {
       channel.shutdown()
     case .askedChannelFirst, .unasked:
       channel.shutdown()
-      // Long after it, as threads count time: whatever is made of the channel's end has been made.
+      // Long after it, as threads count time: all that the channel's end causes has happened.
       #expect(try frontend.call.wait(timeout: .milliseconds(300)) == false, "nothing is used")
       frontend.socket.shutdown()
     }

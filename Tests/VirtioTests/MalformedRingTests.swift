@@ -3,7 +3,7 @@ import Testing
 import Virtio
 import VirtioTestKit
 
-/// Whatever a driver writes: the queue retires with the rule that was broken, and nothing traps (R091).
+/// With anything that a driver writes, the queue retires with the rule that was broken, and nothing traps (R091).
 @Suite("Malformed rings")
 struct MalformedRingTests {
   struct Case: Sendable, CustomStringConvertible {

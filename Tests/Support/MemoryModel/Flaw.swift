@@ -3,7 +3,7 @@ import Synchronization
 
 /// A defect to plant, for the model to find.
 public enum Flaw: String, CaseIterable, Sendable {
-  /// What was translated once is remembered, whatever is invalidated.
+  /// What was translated once is remembered, invalidations or not.
   case ignoresInvalidation
   /// Where nothing is mapped an address is taken for a physical one.
   case takesPhysicalForTranslated

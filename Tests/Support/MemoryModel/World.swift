@@ -2,7 +2,7 @@ import DMA
 import Foundation
 import VirtioTestKit
 
-/// The machine's memory, and the model of it. Whatever processors write goes into both.
+/// The machine's memory, and the model of it. All that processors write goes into both.
 final class World {
   let memory = GuestMemory()
   var model = NaiveModel()

@@ -133,7 +133,7 @@ final class ConformanceSession {
     }
   }
 
-  /// Whatever the device still had to say, said: completions of requests that a reset gave up.
+  /// What the device reported last: completions of requests that a reset gave up.
   func drainCompletions() throws {
     var ready = ReadySet()
     while try poller.wait(into: &ready, timeout: .zero) > 0 { for i in ready.indices { harness.ready(ready.token(i)) } }
