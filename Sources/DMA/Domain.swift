@@ -25,7 +25,7 @@ public final class Domain: AddressTranslation {
   public struct FaultRecord: Hashable, Sendable {
     /// What was refused, and why.
     public var fault: DMAFault
-    /// Who tried; nil for a device that uses the domain itself as its space.
+    /// The requester; nil for a device that uses the domain itself as its space.
     public var requester: RequesterID?
   }
   fileprivate struct WeakEndpoint {

@@ -8,8 +8,8 @@ internal import Glibc
 public final class EventFD: Sendable {
   private let descriptor: FileDescriptor
   /// A peer has the same open description and may make it blocking at any time. A read can be told not to wait all the
-  /// same; a write to an eventfd cannot, so before each it is looked at, and one that blocks is asked whether it would.
-  /// A peer that changes it in just that moment can still hold up who signals.
+  /// same; a write to an eventfd cannot, so the mode is read before each write, and a blocking one is polled first. A
+  /// peer that changes the mode in just that moment can still hold up the signalling thread.
   private let isShared: Bool
   /// A peer may pass something that can only be read.
   private let isWritable: Bool

@@ -25,7 +25,7 @@ public struct FileDescriptor: ~Copyable, Sendable {
     try .duplicating(rawValue)
   }
 
-  /// A second descriptor of the description that `rawValue`, owned by someone else, names.
+  /// A second descriptor of the description that `rawValue`, which this value does not own, names.
   public static func duplicating(_ rawValue: Int32) throws(HostError) -> FileDescriptor {
     FileDescriptor(adopting: try check(host_duplicate(rawValue), "dup"))
   }

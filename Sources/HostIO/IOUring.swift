@@ -80,7 +80,7 @@ public struct CompletionSet: ~Copyable {
   }
 
   deinit {
-    // The kernel must not write to memory that is someone else's by then, so nothing may be left.
+    // The kernel must not write to memory that has another owner by then, so nothing may be left.
     var left = inFlight
     var set = CompletionSet()
     // Safe: here and below, the ring is ours until the last line of this.

@@ -8,7 +8,7 @@ public final class IdleLatencyLimit: Sendable {
 
   /// Asks for a limit. With 0 idle processors do not stop at all.
   ///
-  /// - Throws: EACCES for who may not, which as a rule is everybody but root; ENOENT where there is no such device.
+  /// - Throws: EACCES without the permission, which as a rule only root has; ENOENT where there is no such device.
   public init(microseconds: Int32) throws(HostError) {
     descriptor = FileDescriptor(
       adopting: try check(host_limit_idle_latency(microseconds), "open", "/dev/cpu_dma_latency"))

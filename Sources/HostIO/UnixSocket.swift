@@ -1,7 +1,7 @@
 internal import CLinux
 internal import Glibc
 
-/// Who is at the other end of a socket, as the kernel recorded it when the connection was made.
+/// The process at the other end of a socket, as the kernel recorded it when the connection was made.
 public struct PeerCredentials: Hashable, Sendable {
   /// Its process number; 0 if that is of another PID namespace.
   public let process: Int32
@@ -97,7 +97,7 @@ public final class UnixSocket: Sendable {
   /// The number, for `Poller` and for passing to a child, while this object lives.
   public var rawValue: Int32 { descriptor.rawValue }
 
-  /// Who connected, or made the pair.
+  /// The process that connected, or made the pair.
   public func peer() throws(HostError) -> PeerCredentials {
     var process: Int32 = 0
     var user: UInt32 = 0

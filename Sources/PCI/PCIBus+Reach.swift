@@ -1,7 +1,7 @@
 import DMA
 import Synchronization
 
-/// Who reaches what: bus numbers, bus mastering and the IOMMU, brought to the endpoints.
+/// What each function reaches: bus numbers, bus mastering and the IOMMU, brought to the endpoints.
 extension PCIBus {
   fileprivate struct Change {
     var endpoint: EndpointSpace

@@ -289,7 +289,7 @@ extension Check {
     return (area, heads.count)
   }
 
-  /// Where the predecessor was, who had taken so many.
+  /// The position of the predecessor, which had taken so many.
   private static func taken(_ session: Session, _ count: Int) -> [QueueState] {
     let here = QueueState(available: UInt16(count), used: nil)
     return session.rings.map { $0.index == session.bench.device.queue ? here : .initial }

@@ -10,7 +10,7 @@ import Virtio
 extension QueueWorker {
   /// A queue that stops.
   struct Stopping {
-    /// Who waits to hear where it was.
+    /// The answer that is due, with the position.
     var answers: [Answer<QueueState?>]
     /// What the handler has not heard yet.
     var step: StopStep?

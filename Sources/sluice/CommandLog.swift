@@ -35,7 +35,7 @@ final class CommandLog: Sendable {
     writer.write(Self.line(level, message, details, device, format, isJournal))
   }
 
-  /// Writes what the back-end is doing: the answer of `sluice explain`, as someone asked for by a signal.
+  /// Writes what the back-end is doing: the answer of `sluice explain`, as asked for by a signal.
   func report(_ statistics: BackendStatistics) {
     switch format {
     case .text: for line in statistics.words.split(separator: "\n") { write(.notice, "\(line)", [:]) }

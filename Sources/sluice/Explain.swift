@@ -42,7 +42,7 @@ struct Explain: ParsableCommand {
           "\(path) may not be asked by this user (\(host.reason)); ask as the one its back-end runs as")
       case .unreachable(let host): throw Failure.host("\(path) cannot be asked: \(host.reason)")
       case .silent:
-        throw Failure.host("who listens on \(path) does not answer; it is no back-end of sluice, or an older one")
+        throw Failure.host("the listener on \(path) does not answer; it is no back-end of sluice, or an older one")
       }
     }
   }

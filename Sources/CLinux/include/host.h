@@ -154,7 +154,7 @@ struct host_identity {
 int host_path_identity(const char *path, struct host_identity *identity);
 int host_kind(uint32_t mode);
 int host_unlink(const char *path);
-/// Opens the directory that holds `path` and takes its flock; -EAGAIN if someone has it. Closing lets go.
+/// Opens the directory that holds `path` and takes its flock; -EAGAIN if another process holds it. Closing releases it.
 int host_lock_parent(const char *path);
 
 // Files and block devices
@@ -205,7 +205,7 @@ int host_block_discard(int fd, uint64_t offset, uint64_t count);
 int host_block_zero(int fd, uint64_t offset, uint64_t count);
 int host_block_secure_erase(int fd, uint64_t offset, uint64_t count);
 
-/// Open-file-description lock. kind 0: let go, 1: shared, 2: exclusive. -EAGAIN if someone else's is in the way.
+/// Open-file-description lock. kind 0: let go, 1: shared, 2: exclusive. -EAGAIN if another lock conflicts.
 int host_lock(int fd, int kind, uint64_t start, uint64_t count);
 /// 1 if a lock of this kind would be refused.
 int host_lock_conflicts(int fd, int kind, uint64_t start, uint64_t count);

@@ -1,8 +1,8 @@
 public import DMA
 public import VirtioDrivers
 
-/// The driver of an Intel VT-d unit in legacy mode: its tables in the driver's memory, domains to map in, and who is in
-/// which.
+/// The driver of an Intel VT-d unit in legacy mode: its tables in the driver's memory, domains to map in, and the
+/// endpoints of each.
 ///
 /// One thread uses it, its domains included; not a thread of a device's queue, which the unit may wait for. No call
 /// waits for the unit longer than its `BoundedWait`.

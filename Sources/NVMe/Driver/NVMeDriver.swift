@@ -27,7 +27,7 @@ public final class NVMeDriver {
   public private(set) var serialNumber = ""
   public private(set) var modelNumber = ""
 
-  /// Takes the controller over: resets it, makes its queues, asks it who it is (7.6.1).
+  /// Takes the controller over: resets it, makes its queues, and identifies it (7.6.1).
   ///
   /// - Throws: what made the driver give up. The controller is reset then, and no memory is left to it.
   public init(

@@ -89,7 +89,7 @@ public struct IOMMUFault: Hashable, Sendable {
   }
   public var reason: Reason
   public var flags: Flags
-  /// Who tried.
+  /// The endpoint that tried.
   public var endpoint: UInt32
   /// Where, if ``Flags/address`` is set.
   public var address: UInt64

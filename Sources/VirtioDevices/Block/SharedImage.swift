@@ -7,7 +7,7 @@ internal import Synchronization
 package final class SharedImage: Sendable {
   private let file: BlockFile
   private let faults: FaultReporter
-  /// Held while the lock is taken or given back: who comes second finds it taken.
+  /// Held while the lock is taken or given back: the second caller finds it taken.
   private let users = Mutex(0)
 
   init(_ file: BlockFile, _ faults: FaultReporter) {

@@ -1,6 +1,6 @@
 public import DMA
 
-/// Who writes a buffer while it is mapped (§2.6: a descriptor's direction is the mapping's).
+/// Which side writes a buffer while it is mapped (§2.6: a descriptor's direction is the mapping's).
 @frozen public enum DMADirection: Hashable, Sendable {
   /// The driver wrote it, the device reads it.
   case toDevice
@@ -62,7 +62,7 @@ public enum DMAError: Error, Hashable, Sendable {
   public var guest: GuestAddress
   /// Bytes, at least 1.
   public var count: UInt64
-  /// Who writes.
+  /// The side that writes.
   public var direction: DMADirection
   /// From ``DMAMapper/allocateRange(_:alignment:)``: both sides see the same bytes, and nothing is to be synchronised.
   public var isCoherent: Bool
