@@ -205,7 +205,7 @@ int host_block_discard(int fd, uint64_t offset, uint64_t count);
 int host_block_zero(int fd, uint64_t offset, uint64_t count);
 int host_block_secure_erase(int fd, uint64_t offset, uint64_t count);
 
-/// Open-file-description lock. kind 0: let go, 1: shared, 2: exclusive. -EAGAIN if another lock conflicts.
+/// Open-file-description lock. kind 0: release, 1: shared, 2: exclusive. -EAGAIN if another lock conflicts.
 int host_lock(int fd, int kind, uint64_t start, uint64_t count);
 /// 1 if a lock of this kind would be refused.
 int host_lock_conflicts(int fd, int kind, uint64_t start, uint64_t count);
