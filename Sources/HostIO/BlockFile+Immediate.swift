@@ -9,7 +9,7 @@ extension BlockFile {
     case read(Int)
     /// Some of it is not in memory yet, or the segments are too many or misaligned: read in another way.
     case wouldWait
-    /// This file never tells: do not ask again.
+    /// This file never supports it: do not try again.
     case unsupported
   }
 

@@ -51,7 +51,7 @@ extension BlockFile {
 
   /// Locks the image for the life of `file`'s description. Waits up to two seconds for a holder that is ending: after a
   /// kill -9 the kernel keeps a process's files, and so its locks, until the io_uring requests it left behind have
-  /// ended, which can be after its parent has heard of its death and started a successor.
+  /// ended, which can be after its parent has noticed its end and started a successor.
   ///
   /// - Throws: EBUSY if another process uses it in a way that conflicts; what fcntl(2) says where there are no locks.
   static func lock(_ file: borrowing FileDescriptor, writing: Bool, _ path: String) throws(HostError) {

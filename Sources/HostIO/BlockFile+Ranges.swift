@@ -41,7 +41,7 @@ extension BlockFile {
     return first < last ? first..<last : end..<end
   }
 
-  /// Whether nothing of a range of the disk is less than a whole block.
+  /// Whether a range of the disk consists of whole blocks.
   func isWholeBlocks(_ position: UInt64, _ count: UInt64) -> Bool {
     let blocks = wholeBlocks(position, count)
     return blocks.lowerBound == position && blocks.upperBound - position == count

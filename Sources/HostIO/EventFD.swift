@@ -7,7 +7,7 @@ internal import Glibc
 /// pipe or a file, and then the worst result is a lost wake-up.
 public final class EventFD: Sendable {
   private let descriptor: FileDescriptor
-  /// A peer has the same open description and may make it blocking at any time. A read can be told not to wait all the
+  /// A peer has the same open description and may make it blocking at any time. A read can be made non-blocking all the
   /// same; a write to an eventfd cannot, so the mode is read before each write, and a blocking one is polled first. A
   /// peer that changes the mode in just that moment can still hold up the signalling thread.
   private let isShared: Bool

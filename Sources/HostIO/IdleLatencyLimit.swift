@@ -1,8 +1,8 @@
 internal import CLinux
 
-/// A limit on how long an idle processor of this machine may take to be back at work, in force while this object lives
-/// (`/dev/cpu_dma_latency`, the kernel's PM QoS interface). It is the whole machine's: of several limits the lowest
-/// counts.
+/// A limit on the wake-up latency of idle processors of this machine, in force while this object lives
+/// (`/dev/cpu_dma_latency`, the kernel's PM QoS interface). It applies to the whole machine: of several limits the
+/// lowest counts.
 public final class IdleLatencyLimit: Sendable {
   private let descriptor: FileDescriptor
 

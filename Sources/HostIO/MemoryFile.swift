@@ -33,7 +33,7 @@ public struct MemoryFile: ~Copyable, Sendable {
     descriptor = file
   }
 
-  /// One that a peer passed. Whether it is what it claims, `size()` and `seals()` tell.
+  /// One that a peer passed. Check its claims with `size()` and `seals()`.
   public init(adopting descriptor: consuming FileDescriptor) {
     self.descriptor = descriptor
   }
