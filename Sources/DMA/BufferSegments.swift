@@ -137,7 +137,7 @@ public import CLinux
     return unsafe body(base + range.lowerBound, range.count)
   }
 
-  /// Tells the dirty log that the first `count` bytes were written.
+  /// Marks the first `count` bytes in the dirty log.
   package func markDirty(_ log: DirtyLog, count: Int) {
     _ = unsafe walk(0, count) { _, p, n in log.mark(host: unsafe UInt64(UInt(bitPattern: p)), count: n) }
   }

@@ -46,7 +46,7 @@ public protocol DMASpace: AnyObject, Sendable {
   ) throws(DMAInterruption) -> HostRun
   /// Where queues count their look-ups, or nil; always the same one.
   var ledger: LookUpLedger? { get }
-  /// Hears of a fault that ended an access, once per access (R092).
+  /// Called for a fault that ended an access, once per access (R092).
   func report(_ fault: DMAFault)
   /// Tells the space that a walk which met a page that had to be asked for is over. `repeats`: the walk will be done
   /// again when its questions are answered; otherwise its access was made, or given up, and refusals meant for it are
@@ -90,7 +90,7 @@ public final class PhysicalSpace: DMASpace {
   public let memory: GuestMemory
   private let faulted: @Sendable (DMAFault) -> Void
 
-  /// A space over `memory`. `faulted` hears of refused accesses, on queue threads; it must not wait.
+  /// A space over `memory`. `faulted` is called for refused accesses, on queue threads; it must not wait.
   public init(_ memory: GuestMemory, faulted: @escaping @Sendable (DMAFault) -> Void = { _ in }) {
     self.memory = memory
     self.faulted = faulted

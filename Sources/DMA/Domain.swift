@@ -51,7 +51,7 @@ public final class Domain: AddressTranslation {
 
   /// An empty domain over `memory`.
   ///
-  /// - Parameter onFault: hears of each fault of an attached endpoint, on queue threads; it must not wait for them.
+  /// - Parameter onFault: called for each fault of an attached endpoint, on queue threads; it must not wait for them.
   public init(
     _ memory: GuestMemory, maxMappings: Int = 1 << 20, onFault: (@Sendable (DMAFault, RequesterID) -> Void)? = nil
   ) {

@@ -4,8 +4,8 @@ import Synchronization
 /// which sits the requester's bus master enable bit.
 ///
 /// It belongs to the function and stays the same for as long as the function lives; an ``IOMMU`` that has adopted it
-/// turns the switch. A change of any kind returns when nothing that was begun before it, input and output in flight
-/// included, is still under way; so it is a control thread's, never a queue's.
+/// changes the route. Every change returns only when all accesses that began before it have ended, I/O in flight
+/// included; so call it from a control thread, never from a queue's.
 public final class EndpointSpace: DMASpace {
   /// Where addresses lead.
   public enum Route: Sendable {
@@ -98,9 +98,9 @@ public final class EndpointSpace: DMASpace {
 
   // MARK: Several under one number
 
-  /// Another requester's transactions arrive under this one's number, so an IOMMU cannot tell them apart (R081): the
-  /// other endpoint has this one's number and route from now on, and loses what this one loses. Its bus master enable
-  /// bit is its own.
+  /// Another requester's transactions arrive under this one's number, so an IOMMU cannot tell them apart (R081): from
+  /// now on the other endpoint has this one's number and route, and is invalidated with it. It keeps its own bus master
+  /// enable bit.
   public func addAlias(_ endpoint: EndpointSpace) {
     aliases.withLock { aliases in
       aliases.append(endpoint)

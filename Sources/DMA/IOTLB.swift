@@ -48,7 +48,8 @@
   ///
   /// - Parameters:
   ///   - waiter: woken when a pending translation arrived.
-  ///   - areas: device addresses of a ring: ``beginRound()`` tells when they changed, and every chain in flight holds them.
+  ///   - areas: device addresses of a ring: ``beginRound()`` reports when they changed, and every chain in flight holds
+  ///     them.
   public init(_ space: any DMASpace, waking waiter: (any TranslationWaiter)? = nil, areas: [ClosedRange<UInt64>] = []) {
     self.space = space
     let table = space.table

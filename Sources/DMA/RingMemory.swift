@@ -112,11 +112,11 @@ internal import CLinux
     return unsafe (DMA.load64(at), second)
   }
 
-  /// Orders everything before it with everything after it, on every processor: between publishing an index and looking
-  /// whether the other side wants to hear.
+  /// Orders everything before it with everything after it, on every processor: between publishing an index and reading
+  /// whether the other side wants a notification.
   @inlinable @inline(__always) public static func fence() { fullFence() }
 
-  /// Tells the dirty log that `count` bytes at `offset` were written.
+  /// Marks `count` bytes at `offset` in the dirty log.
   package func markDirty(_ log: DirtyLog, at offset: Int, count: Int) {
     var offset = offset
     let end = offset + count

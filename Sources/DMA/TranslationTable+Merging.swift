@@ -1,4 +1,4 @@
-/// What becomes of a table when a run is entered that grants some accesses and says nothing of the others.
+/// The change of a table when a run is inserted that grants some accesses and leaves the others as they are.
 public struct MappingChange: Sendable {
   /// What to enter, in order: together they cover the run.
   public var pieces: [HostRun] = []
