@@ -23,7 +23,7 @@ public protocol VirtioDevice: Sendable {
   func readConfiguration(at offset: Int, into bytes: inout MutableSpan<UInt8>)
   /// A driver's write. Fields that are read-only ignore it.
   func writeConfiguration(at offset: Int, from bytes: Span<UInt8>)
-  /// What the driver has accepted, heard when FEATURES_OK stays set (§3.1.1), before any queue starts. The device's
+  /// What the driver has accepted; called when FEATURES_OK stays set (§3.1.1), before any queue starts. The device's
   /// server calls it; a device that needs the features earlier gets them from ``makeHandler(for:features:)`` at the
   /// latest.
   func accepted(_ features: Features)
@@ -87,9 +87,9 @@ public protocol QueueHandler: AnyObject {
   func ready(_ token: UInt64, in queues: inout QueueSet) throws(QueueError)
   /// Descriptors to watch while the handler runs.
   var watched: [WatchedDescriptor] { get }
-  /// Queue `index` stops while chains of it are in flight: see to it that they end. Returns at once and waits for
-  /// nothing: the queue goes on, without new chains, until none is left, and ends come as ever, with ``ready(_:in:)``
-  /// for example. Called within a round, once for each step.
+  /// Queue `index` stops while chains of it are in flight: make them end. Returns at once, without waiting: the queue
+  /// goes on, without new chains, until none is left, and completions come as before, for example in ``ready(_:in:)``.
+  /// Called within a round, once for each step.
   func stop(_ index: Int, _ step: StopStep, in queues: inout QueueSet)
 }
 

@@ -9,7 +9,8 @@ struct ChainWalk: ~Copyable {
   private(set) var isWritable = false
   private(set) var isPending = false
   private(set) var fault: DMAFault?
-  /// A fault was found, or no more can be asked for in this walk: the rest is looked at for the rules of the ring only.
+  /// A fault was found, or no more can be asked for in this walk: the rest is only checked against the rules of the
+  /// ring.
   private var isDecided = false
   /// There is more to say of the chain than where its memory is: something is missing, or was, or cannot be reached.
   private(set) var isOdd = false
@@ -82,7 +83,7 @@ struct ChainWalk: ~Copyable {
     isIncomplete = true
   }
 
-  /// After a fault: nothing of the chain stays but its last device-writable byte, if that can be reached.
+  /// After a fault the chain keeps only its last device-writable byte, if that can be reached.
   mutating func keepStatusOnly(_ iotlb: inout IOTLB) {
     isPending = false
     list.clear()

@@ -1,9 +1,9 @@
 public import DMA
 
 /// One buffer that the driver made available: what the device reads, what it may write, and a hold on the mappings
-/// behind both (§2.7.4). It can be neither copied nor completed twice. Every one is to be completed, or left
-/// (``Virtqueue/leave(_:)``): dropping it ends the hold and tells neither the driver nor the queue, which cannot stop
-/// without it.
+/// behind both (§2.7.4). It can be neither copied nor completed twice. Complete every chain, or leave it
+/// (``Virtqueue/leave(_:)``): dropping it ends the hold, but informs neither the driver nor the queue, which then
+/// cannot stop.
 @frozen public struct DescriptorChain: ~Copyable {
   @usableFromInline let memory: ChainMemory
   /// How many chains the queue had popped before: order, for VIRTIO_F_IN_ORDER.

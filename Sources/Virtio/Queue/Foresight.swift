@@ -1,6 +1,6 @@
 import DMA
 
-/// What a queue still looks at of the chains behind one that waits.
+/// How far a queue still looks ahead into the chains behind one that waits.
 struct Foresight {
   var chains = 64
   private var descriptors = 512
@@ -12,7 +12,7 @@ struct Foresight {
   /// Whether there is a point in looking at another chain.
   var mayGoOn: Bool { chains > 0 && descriptors > 0 && pages > 0 }
 
-  /// Whether another descriptor may be looked at.
+  /// Whether another descriptor may be read.
   mutating func takeDescriptor() -> Bool {
     guard descriptors > 0, pages > 0 else { return false }
     descriptors -= 1

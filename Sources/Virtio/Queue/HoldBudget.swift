@@ -14,7 +14,7 @@ struct HoldBudget {
   /// Chains with room for no more than this need no second look: their room is all that they may count for.
   private let light: Int
   private(set) var segments = 0
-  /// A chain was not taken for lack of room. It is looked at again when another one has ended.
+  /// A chain was not taken for lack of room. It is tried again when another one has ended.
   private(set) var isWaitedFor = false
 
   /// - Parameter servesOneChain: what chains named may count, too, with any kind of storage.

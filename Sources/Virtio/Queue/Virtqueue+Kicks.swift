@@ -2,7 +2,7 @@ import DMA
 
 // Whether the driver is to kick, and whether it need not because there is something already.
 extension Virtqueue {
-  /// Tells the driver that kicks are not needed for now.
+  /// Suppresses kicks for now.
   public mutating func disarmKick() {
     guard isResolved, !isRetired, !suppressed else { return }
     if isPacked {

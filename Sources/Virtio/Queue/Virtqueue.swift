@@ -237,13 +237,14 @@ public struct Virtqueue: ~Copyable {
     markDeviceAreaDirty()
   }
 
-  /// Publishes, and says whether the driver wants to hear of what was used since the last call (§2.7.7, §2.8.10).
+  /// Publishes, and returns whether the driver wants a notification for the entries used since the last call (§2.7.7,
+  /// §2.8.10).
   public mutating func takeCall() -> Bool {
     publish()
     // Of a retired queue too: what was used before the chain that broke it is the driver's.
     guard usedSinceCall > 0 || owesCall else { return false }
     if owesCall {
-      // What the driver wants to hear of says nothing about entries that a predecessor used.
+      // The driver's event index says nothing about entries that a predecessor used.
       owesCall = false
       usedSinceCall = 0
       counts.calls &+= 1
