@@ -4,7 +4,7 @@ public import Logging
 import Synchronization
 public import Virtio
 
-/// How a driver hears of a device behind a register interface. Called on queue threads and wherever a configuration
+/// How a device behind a register interface interrupts its driver. Called on queue threads and wherever a configuration
 /// changes: must not wait for a queue thread or a register access.
 public protocol DeviceInterrupts: Sendable {
   /// A used buffer notification for a queue (§2.3).
@@ -238,7 +238,7 @@ public final class DeviceControl: Sendable {
   }
 
   /// Takes a queue back from the device, where a transport has a register for that (§4.2.2, QueueReady), and returns
-  /// when it has let go. What the driver has programmed stays; where the queue was is forgotten.
+  /// when the device no longer uses it. The driver's settings stay; the queue's position is lost.
   public func disableQueue(_ index: Int) {
     state.withLock { state in
       guard state.queues.indices.contains(index), state.queues[index].isEnabled, !state.negotiation.isLegacy else {
@@ -250,7 +250,7 @@ public final class DeviceControl: Sendable {
     }
   }
 
-  /// Resets one queue (§2.6.1), and returns when the device has let go of it.
+  /// Resets one queue (§2.6.1), and returns when the device no longer uses it.
   ///
   /// - Returns: whether it was done: VIRTIO_F_RING_RESET must be negotiated.
   @discardableResult
@@ -281,7 +281,7 @@ public final class DeviceControl: Sendable {
   /// Fills `bytes` from the configuration space; past its end they are 0.
   public func readConfiguration(at offset: Int, into bytes: inout MutableSpan<UInt8>) {
     device.readConfiguration(at: offset, into: &bytes)
-    // After the read: a change that it shows is one that the next generation tells of.
+    // After the read: if it may show a change, the generation increments, and the driver reads again.
     alarm.noteRead()
   }
 

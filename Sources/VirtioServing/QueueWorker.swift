@@ -46,7 +46,7 @@ struct QueueWorker: ~Copyable {
     static let watched: UInt64 = 1 << 32
   }
 
-  /// Rounds in a row for a driver that goes on, before everything else is looked at.
+  /// Rounds in a row for a driver that goes on, before other work is checked.
   private static var roundsPerTurn: Int { 4 }
 
   init(
@@ -90,7 +90,7 @@ struct QueueWorker: ~Copyable {
         let token = ready.token(i)
         if token == Token.wake {
           _ = try? mailbox.wake.drain()
-          // Bells are looked at before commands run: a command may end the queue.
+          // Bells are checked before commands run: a command may end the queue.
           for queue in running where queue.bell.take() { isBusy = true }
           for command in mailbox.take() {
             if case .start = command { hasBegun = true }

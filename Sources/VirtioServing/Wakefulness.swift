@@ -2,8 +2,8 @@
 ///
 /// A driver with many requests brings the next one within microseconds. Asking it for a kick each time costs a round of
 /// system calls on both sides and a change of processors, in which the driver's may be held up by a lock of its
-/// machine: it gets slower, brings one request at a time, and is called for each. So after requests the thread looks on
-/// for a while. Where that found nothing, some turns go without it, twice as many after each time in a row: a driver
+/// machine: it gets slower, submits one request at a time, and gets a call for each. So after requests the thread polls
+/// for a while. If that found nothing, some turns go without polling, twice as many after each time in a row: a driver
 /// with long pauses costs nothing.
 struct Wakefulness {
   /// How long after the last request. About what it takes to wake a thread on another processor, twice.
