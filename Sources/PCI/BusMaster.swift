@@ -25,8 +25,8 @@ public final class BusMaster: Sendable {
 
   /// Its number, as the buses are numbered now (R030).
   public var requester: RequesterID { endpoint.requester }
-  /// What the function reaches under its requester ID: what an IOMMU in front of it makes of an address, physical
-  /// memory without one, nothing while bus mastering is off.
+  /// What the function reaches under its requester ID: memory as an IOMMU in front of it translates, physical memory
+  /// without one, nothing while bus mastering is off.
   public var translated: any DMASpace { endpoint }
   /// Physical memory, past any IOMMU; nothing while bus mastering is off, here too (R039).
   public var physical: any DMASpace { direct }

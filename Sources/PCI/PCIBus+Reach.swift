@@ -19,7 +19,7 @@ extension PCIBus {
     var isMoved: Bool
   }
 
-  /// Looks at what the guest has programmed, and makes it so.
+  /// Reads what the guest has programmed, and updates the routes.
   ///
   /// - Parameter function: one that is reset first, by itself (PCI Express base specification, 6.6.2). Its mappings are
   ///   the
