@@ -11,7 +11,7 @@ import Synchronization
 public final class AMDViUnit: IOMMU {
   struct State {
     var requesters = RequesterTable<AMDViContext>()
-    /// By their offsets; what is none reads as zero.
+    /// By their offsets; an offset without a register reads as zero.
     var registers: [Int: UInt64] = [:]
     var control = AMDViControl()
     var status = AMDViStatus()

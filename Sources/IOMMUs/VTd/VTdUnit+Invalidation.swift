@@ -48,7 +48,7 @@ extension VTdUnit {
   }
 
   private func invalidateIOTLB(_ granularity: UInt64, domain: UInt16, address: UInt64, order: UInt64) {
-    // What a device keeps itself it forgets only when it is told so.
+    // Translations that a device caches itself are dropped only by its own invalidation.
     func isConcerned(_ context: VTdContext?) -> Bool { context?.domain == domain && context?.hasDeviceIOTLB == false }
     switch granularity {
     case 1: forget(isContext: false) { _, context in context?.hasDeviceIOTLB != true }
@@ -92,7 +92,7 @@ extension VTdUnit {
     }
   }
 
-  /// One descriptor of the queue; false for one that is none.
+  /// One descriptor of the queue; false for an invalid one.
   private func perform(_ low: UInt64, _ high: UInt64) -> Bool {
     switch low & 15 {
     case 1:
