@@ -1,7 +1,7 @@
 import DMA
 import VirtioDrivers
 
-/// A unit that forgets translations when it is told to, by descriptors that are posted and then waited for.
+/// A unit that drops translations on request, by descriptors that are posted and then waited for.
 protocol InvalidatingUnit: AnyObject {
   /// Whether it may remember that there was nothing.
   var remembersNothing: Bool { get }

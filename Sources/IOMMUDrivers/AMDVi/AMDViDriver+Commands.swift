@@ -62,8 +62,8 @@ extension AMDViDriver: InvalidatingUnit {
 
 /// What an AMD-Vi unit wrote into its event log (chapter "Event Logging").
 public struct AMDViEvent: Hashable, Sendable {
-  /// 1: a device table entry that is none, 2: an access that the tables do not allow, 3 and 4: tables where there is no
-  /// memory, 5: a command that is none, 6: commands where there is no memory.
+  /// 1: an invalid device table entry, 2: an access that the tables do not allow, 3 and 4: tables outside memory, 5: an
+  /// invalid command, 6: commands outside memory.
   public var code: UInt8
   /// Of events 1...4.
   public var requester: RequesterID

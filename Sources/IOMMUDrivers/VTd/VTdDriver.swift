@@ -114,8 +114,7 @@ public final class VTdDriver {
 
   /// Attaches a requester to a domain, and takes it from where it was.
   ///
-  /// - Parameter deviceIOTLB: whether the requester may keep translations itself, until it is told to forget them
-  ///   (ATS).
+  /// - Parameter deviceIOTLB: whether the requester may cache translations itself until they are invalidated (ATS).
   public func attach(_ requester: RequesterID, to domain: VTdDomain, deviceIOTLB: Bool = false) throws(UnitError) {
     guard domain.unit === self, !domain.hasEnded else { throw .noDomain }
     guard !deviceIOTLB || capabilities.hasDeviceIOTLB else { throw .missing(.deviceIOTLB) }
