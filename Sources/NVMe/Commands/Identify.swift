@@ -62,7 +62,7 @@ extension ControllerWorker {
     bytes[512] = 0x66
     bytes[513] = 0x44
     put(1, 516, 4)
-    // ONCS: write zeroes, and dataset management where something comes of it.
+    // ONCS: write zeroes, and dataset management if the image supports discards.
     put(1 << 3 | (disk.canDiscard ? 1 << 2 : 0), 520, 2)
     // VWC: bits 2:1 say that a flush may name all namespaces.
     bytes[525] = 6 | (hasVolatileCache ? 1 : 0)

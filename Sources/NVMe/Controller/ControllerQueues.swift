@@ -50,7 +50,7 @@ struct CompletionQueue: ~Copyable {
   /// The next entry to write, and the phase it gets.
   var tail = 0
   var phase: UInt32 = 1
-  /// Whether entries were written that no message has told of.
+  /// Whether entries were written without an interrupt message so far.
   var hasNews = false
   private(set) var memory = RingMemory.none
   var isReached = false

@@ -75,8 +75,8 @@ struct ControllerWorker: ~Copyable {
     state.didEnd()
   }
 
-  /// One round: holds the mappings, looks at doorbells, gives each queue its turn, tells the driver. Whether there is
-  /// more to do.
+  /// One round: holds the mappings, looks at doorbells, gives each queue its turn, interrupts the driver. Returns
+  /// whether there is more to do.
   private mutating func round() -> Bool {
     guard isRunning else { return false }
     takeHold()
@@ -162,7 +162,7 @@ struct ControllerWorker: ~Copyable {
     for i in 0..<completions.count where completions[i].isOpen {
       let head = state.completionHeads[i].current
       guard head != completions[i].head else { continue }
-      // A value that names entries never written changes nothing, and is told of once.
+      // A value that names entries never written changes nothing, and is reported once.
       if !completions[i].take(upTo: head) {
         events.raise(.invalidDoorbellValue)
         _ = state.completionHeads[i].ring(UInt32(completions[i].head))
@@ -287,7 +287,7 @@ struct ControllerWorker: ~Copyable {
     state.show(.shutdownComplete)
   }
 
-  /// Lets go of everything. Commands that were not taken are never done.
+  /// Releases everything. Commands that were not taken are never done.
   private mutating func tearDown(_ ticket: UInt64?) {
     for i in 0..<submissions.count { close(submission: i) }
     for i in 0..<completions.count { close(completion: i) }

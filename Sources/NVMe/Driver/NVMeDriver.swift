@@ -90,7 +90,7 @@ public final class NVMeDriver {
   private func addPair(_ index: Int, _ size: Int) throws(NVMeDriverError) {
     let pair = try NVMeQueuePair(
       access, index: index, size: size, maxSegments: max(1, min(options.maxSegments, 256)), mapper: mapper)
-    // Kept before the controller hears of it: if it does, memory is its until the reset.
+    // Kept before the controller is told: from then on the memory belongs to the controller until the reset.
     pairs.append(pair)
     var command = NVMeCommand(opcode: NVMeAdminOpcode.createCompletionQueue.rawValue, identifier: 0)
     command.pointer1 = pair.completionAddress.rawValue

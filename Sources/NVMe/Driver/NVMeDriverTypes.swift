@@ -1,7 +1,7 @@
 public import DMA
 public import VirtioDrivers
 
-/// How a command of ``NVMeDriver`` tells the controller where its data is.
+/// How a command of ``NVMeDriver`` describes its data to the controller.
 public enum NVMeDataFormat: Hashable, Sendable {
   /// Physical region pages: between the first and the last byte every piece begins and ends on a page of 4096 bytes.
   case prp
@@ -9,7 +9,7 @@ public enum NVMeDataFormat: Hashable, Sendable {
   case sgl
 }
 
-/// What ``NVMeDriver`` does unless told otherwise.
+/// The options of ``NVMeDriver``, with defaults.
 public struct NVMeDriverOptions {
   /// Pairs of I/O queues to make, as many as the controller has at most; at least 1.
   public var queues: Int

@@ -256,7 +256,7 @@ final class NVMeQueuePair {
   /// Keeps all memory for ever: the controller may use it still.
   func abandon() { itself = self }
 
-  /// Takes the data of commands that will never end back: the controller has let go.
+  /// Takes back the data of commands that will never end: the controller no longer uses it.
   func close() throws(NVMeDriverError) {
     var trouble: NVMeDriverError?
     for slot in slots.indices where slots[slot].isUsed {
