@@ -50,7 +50,7 @@ public struct VirtioPCIChoices: Hashable, Sendable {
   /// Whether VIRTIO_F_ACCESS_PLATFORM is offered.
   public var offersAccessPlatform: Bool
   public var interface: Interface
-  /// VIRTIO_F_ACCESS_PLATFORM is offered for the platform's sake, and the back-end never hears of it (R019).
+  /// VIRTIO_F_ACCESS_PLATFORM is offered for the platform's sake, and not passed on to the back-end (R019).
   public var hidesAccessPlatform: Bool
   /// A sentence for each choice.
   public var reasons: [String]
