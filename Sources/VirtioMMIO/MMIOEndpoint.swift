@@ -24,8 +24,8 @@ public final class MMIOEndpoint: Sendable {
 
   /// Its number.
   public var requester: RequesterID { endpoint.requester }
-  /// What the device reaches under its number: what an IOMMU in front of it makes of an address, physical memory
-  /// without one (R033).
+  /// What the device reaches under its number: memory as an IOMMU in front of it translates, physical memory without
+  /// one (R033).
   public var translated: any DMASpace { endpoint }
   /// Physical memory, past any IOMMU.
   public var physical: any DMASpace { direct }

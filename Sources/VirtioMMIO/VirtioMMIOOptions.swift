@@ -28,7 +28,7 @@ public struct VirtioMMIOChoices: Hashable, Sendable {
   public var offersAccessPlatform: Bool
   /// Whether the registers are those of a legacy device.
   public var isLegacy: Bool
-  /// VIRTIO_F_ACCESS_PLATFORM is offered for the platform's sake, and the back-end never hears of it (R019).
+  /// VIRTIO_F_ACCESS_PLATFORM is offered for the platform's sake, and not passed on to the back-end (R019).
   public var hidesAccessPlatform: Bool
   /// A sentence for each choice.
   public var reasons: [String]
