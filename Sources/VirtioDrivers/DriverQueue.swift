@@ -272,7 +272,7 @@ public struct DriverQueue: ~Copyable {
     }
   }
 
-  /// Tells the device that calls are not needed for now. A hint: one may come all the same.
+  /// Suppresses calls for now. Only a hint: one may come all the same.
   public mutating func disarmCall() {
     if isPacked {
       memory.driverArea.store16(UInt16(1).littleEndian, at: 2)

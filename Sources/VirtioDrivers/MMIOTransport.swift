@@ -122,8 +122,8 @@ public final class MMIODriverTransport: DriverTransport {
     for _ in 0..<Self.patience where read(Register.queueReset) == 0 { return }
   }
 
-  /// Takes one queue back without VIRTIO_F_RING_RESET, as this transport can (§4.2.2.2, QueueReady), and says whether
-  /// the device let go.
+  /// Takes one queue back without VIRTIO_F_RING_RESET, as this transport can (§4.2.2.2, QueueReady), and returns
+  /// whether the device released it.
   public func disableQueue(_ index: Int) -> Bool {
     select(index)
     let at = isLegacy ? Register.queuePageNumber : Register.queueReady

@@ -56,7 +56,7 @@ public enum DMAError: Error, Hashable, Sendable {
 
 /// Memory as both sides name it: what a mapper gives for a map and wants back for an unmap.
 @frozen public struct MappedRange: Hashable, Sendable {
-  /// What the device is told.
+  /// The device address.
   public var address: DMAAddress
   /// Where the driver's own bytes are.
   public var guest: GuestAddress
@@ -132,7 +132,7 @@ public struct DMAMapping: ~Copyable {
     if isMapped { try? mapper.unmapRange(range) }
   }
 
-  /// What the device is told.
+  /// The device address.
   public var address: DMAAddress { range.address }
   /// Where the driver's bytes are.
   public var guest: GuestAddress { range.guest }

@@ -39,7 +39,7 @@ public enum DriverError: Error, Hashable, Sendable {
   case ioError
   /// The device does not serve such requests (§5.2.6, VIRTIO_BLK_S_UNSUPP).
   case unsupported
-  /// The device left a status that is none.
+  /// The device left an invalid status.
   case status(UInt8)
   /// The device says it is done, and wrote fewer bytes than that takes (§2.7.8).
   case incomplete(written: UInt32, needed: UInt64)

@@ -5,8 +5,7 @@ public import Virtio
 public struct DriverOptions {
   /// How large its queues are.
   public var queue: QueueOptions
-  /// Features that it does not accept, though offered: VIRTIO_F_RING_PACKED for a split ring, or any other to see what
-  /// comes of it.
+  /// Features that it does not accept, though offered: VIRTIO_F_RING_PACKED for a split ring, or any other for tests.
   public var withheld: Features
   /// How long it waits for the device.
   public var wait: BoundedWait

@@ -1,17 +1,18 @@
 import DMA
 public import Virtio
 
-/// What a driver knows of the machine it runs on, and the rule that chooses how its devices reach memory: the driver's
-/// half of what `AddressPath` is for devices (§6.1).
+/// What a driver knows of the machine it runs on, and the rule that chooses how its devices reach memory (§6.1).
+/// `AddressPath` is the device's half of the rule.
 ///
 /// The rule, from the QEMU patch of April 2016 that introduced the bit (as VIRTIO_F_IOMMU_PLATFORM; "[PATCH V2 RFC]
 /// fixup! virtio: convert to use DMA api"): a device that has the bit gets the platform's addresses; so does every
 /// device of a Xen guest, whose physical addresses mean nothing outside; any other gets physical addresses, even if the
-/// machine's tables list an IOMMU, because the bit's absence says that it goes past the IOMMU.
+/// machine's tables list an IOMMU, because without the bit it bypasses the IOMMU.
 public struct DriverPlatform {
   /// What to do about a device without the bit where the platform's addresses are not the physical ones (R175).
   public enum Mismatch: Hashable, Sendable {
-    /// Go past the IOMMU, as the rule says: hosts from before the bit do, SPARC64's and PPC64's among them.
+    /// Bypass the IOMMU, as the rule says: so do the devices of hosts older than the bit, SPARC64's and PPC64's among
+    /// them.
     case bypass
     /// Refuse the device: a physical device without the bit would be behind the IOMMU all the same, and physical
     /// addresses would be some other memory there.
@@ -21,7 +22,7 @@ public struct DriverPlatform {
   public var pages: GuestPages
   /// How the platform makes device addresses, by what it has for that: an IOMMU, a pool, grants, or nothing.
   public var mapper: any DMAMapper
-  /// Physical addresses, for devices that go past the platform.
+  /// Physical addresses, for devices that bypass the platform's IOMMU.
   public var direct: any DMAMapper
   /// The machine is a Xen guest (R173).
   public var isXen: Bool

@@ -70,7 +70,7 @@ extension DriverTransport {
     if now.contains(.needsReset) { throw .needsReset }
   }
 
-  /// Tells the device that the driver has given up on it (§2.1).
+  /// Sets FAILED: the driver has given up on the device (§2.1).
   public func giveUp() { status = status.union(.failed) }
 
   /// An integer of the configuration space, little-endian (§2.5). Fields that belong together: compare the generation.

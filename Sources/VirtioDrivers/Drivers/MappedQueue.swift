@@ -36,7 +36,7 @@ public struct QueueOptions: Hashable, Sendable {
 ///
 /// It maps the pieces of a request in their descriptors' directions (R177), cuts those that are longer than the mapper
 /// takes (R176), takes everything back if one of them cannot be mapped (R178), and unmaps a request when the device has
-/// used it, or has let go of the queue (R179). A request costs no allocation here. One thread uses it.
+/// used it, or no longer owns the queue (R179). A request costs no allocation here. One thread uses it.
 public struct MappedQueue: ~Copyable {
   /// Its number in the device.
   public let index: Int
