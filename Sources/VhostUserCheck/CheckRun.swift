@@ -80,9 +80,9 @@ public final class CheckRun {
     (bench.offeredFeatures.bits, bench.offeredProtocol.names, bench.queueCount)
   }
 
-  /// Makes the checks and tells of each result as it is known.
+  /// Runs the checks, and reports each result as it is known.
   ///
-  /// - Parameter warn: hears first, in a sentence, if the back-end does not look like the device it is checked as.
+  /// - Parameter warn: called first, with a sentence, if the back-end does not look like the device it is checked as.
   public func run(warn: (String) -> Void = { _ in }, _ report: (CheckResult) -> Void) throws(CheckError) -> CheckSummary
   {
     let clock = ContinuousClock()

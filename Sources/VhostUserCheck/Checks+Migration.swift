@@ -56,7 +56,7 @@ extension Check {
       try session.start()
       try session.roundTrip()
       let usual = session.landing
-      // A page each: what was marked for one says nothing of the next.
+      // A page each: a mark for one is no mark for the next.
       var places: [DMAAddress] = []
       for _ in 0..<min(256, session.room) { places.append(try session.space.allocate()) }
       let pages = places.map { session.space.guest($0).rawValue / DeviceSpace.page }

@@ -26,8 +26,8 @@ final class DeviceSpace {
 
   /// - Parameters:
   ///   - offset: where in its file the memory starts.
-  ///   - below: regions of a megabyte, each of which ends where the one before it starts, and is told after it: kernels put what
-  ///     is mapped later below what was mapped before, so that a back-end has some of them in one piece.
+  ///   - below: regions of a megabyte, each of which ends where the one before it starts, and is sent after it: kernels
+  ///     put what is mapped later below what was mapped before, so that a back-end has some of them in one piece.
   init(translated: Bool, identity: Bool = false, offset: UInt64 = 0, below: Int = 0) throws(Finding) {
     isTranslated = translated
     isIdentity = identity
@@ -104,7 +104,7 @@ final class DeviceSpace {
     }
   }
 
-  /// Takes a page from the device, not from the driver. The device has to be told.
+  /// Takes a page from the device, not from the driver. The device has to be sent an invalidation.
   func hide(_ device: DMAAddress) {
     mappings.remove(from: device, through: DMAAddress(device.rawValue + Self.page - 1))
   }
@@ -192,7 +192,7 @@ final class DeviceSpace {
     }
   }
 
-  /// Puts new memory where the old was, its bytes copied. The back-end has to be told.
+  /// Puts new memory where the old was, its bytes copied. The back-end has to be sent an invalidation.
   func replaceMemory() throws(Finding) {
     let old = bytes(GuestAddress(Self.guestStart), count: Int(Self.byteCount))
     let description = region

@@ -95,8 +95,7 @@ final class RawConnection {
     }
   }
 
-  /// Sends a message and looks what comes of it: GET_FEATURES follows at once, so that silence is known without
-  /// waiting.
+  /// Sends a message and observes the reaction: GET_FEATURES follows at once, so that silence is known without waiting.
   func provoke(
     _ request: UInt32, _ payload: [UInt8], flags: UInt32? = nil, size: UInt32? = nil, descriptors: [Int32] = []
   ) throws(Finding) -> Reaction {

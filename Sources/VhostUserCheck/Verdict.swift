@@ -4,7 +4,7 @@ internal import VhostUser
 public enum Verdict: String, CaseIterable, Sendable {
   /// It did what the rule says.
   case kept
-  /// It did something else, and lives.
+  /// It did something else, and still runs.
   case broken
   /// It stopped answering, or a ring it was given came to nothing.
   case wedged
@@ -37,7 +37,7 @@ public struct CheckResult: Hashable, Sendable {
   /// The rule in one sentence.
   public var sentence: String
   public var verdict: Verdict
-  /// What was seen, in one sentence.
+  /// What was observed, in one sentence.
   public var evidence: String
   /// How long it took.
   public var milliseconds: Int
