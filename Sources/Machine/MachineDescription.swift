@@ -12,7 +12,8 @@ public struct MachineDescription: Hashable, Sendable {
     self.workload = workload
   }
 
-  /// A machine that needs nothing: VT-d, a disk that goes through it, one that goes past it, entropy, and an NVMe disk.
+  /// The default machine, without a file: VT-d, a disk that goes through it, one that bypasses it, entropy, and an NVMe
+  /// disk.
   public static var embedded: MachineDescription {
     var disk = DeviceDescription(name: "disk", kind: .block)
     (disk.property, disk.state, disk.ring) = (.on, .attached, .packed)

@@ -127,7 +127,7 @@ public final class RunningMachine {
     }
   }
 
-  /// Tells the IOMMU what a requester may reach, and returns its domain if it has one.
+  /// Sets up the IOMMU for a requester, and returns its domain if it has one.
   func setState(_ state: UnitState, of requester: RequesterID) throws(MachineError) -> UnitDomain? {
     try unit?.set(state, of: requester)
   }

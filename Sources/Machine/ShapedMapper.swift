@@ -12,7 +12,7 @@ final class ShapedMapper: DMAMapper {
     case pages([GuestAddress?], permissions: DMAPermissions?, endsAperture: Bool)
     /// With the permissions of this direction, not those of the request's.
     case given(DMADirection)
-    /// Not at all: the device is told this address.
+    /// Not mapped: the device gets this address.
     case unmapped(DMAAddress)
   }
   private let inner: any DMAMapper

@@ -5,7 +5,7 @@ public struct CellResult: Sendable {
     case passed
     /// There is no such case, and why.
     case skipped(String)
-    /// What was seen instead of what has to be.
+    /// The observation that differs from the expectation.
     case failed(String)
   }
   public var cell: Cell

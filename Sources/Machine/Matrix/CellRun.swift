@@ -2,8 +2,8 @@ import DMA
 import Virtio
 import VirtioDrivers
 
-/// Runs the cells of one decision that share a ring: makes the machine, drives the device, and compares what comes of
-/// it with the truth table.
+/// Runs the cells of one decision that share a ring: makes the machine, drives the device, and compares the outcome
+/// with the truth table.
 struct CellRun {
   private struct Failure: Error {
     var why: String

@@ -2,7 +2,7 @@
 public enum PathTaken: String, Hashable, Sendable {
   /// Physical memory, past any IOMMU.
   case physical
-  /// What the platform makes of an address.
+  /// Memory that the platform translates addresses to.
   case platform
 }
 

@@ -1,7 +1,7 @@
 internal import Virtio
 
 extension Cell {
-  /// Why that has to come of it, a sentence each: the rules in the order in which they decide.
+  /// Why the outcome is expected, a sentence each: the rules in the order in which they decide.
   public var reasons: [String] {
     let decision = decision
     if case .impossible(let why) = expected { return [why] }

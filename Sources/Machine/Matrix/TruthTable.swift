@@ -60,7 +60,7 @@ extension Decision {
     }
   }
 
-  /// What has to come of it before data: nil where data moves.
+  /// The expected outcome before data; nil where data moves.
   public var refusal: CellOutcome? {
     if let impossibility { return .impossible(impossibility) }
     if device == .nvme { return nil }
@@ -78,7 +78,7 @@ extension Decision {
   /// Whether the driver asks the platform for addresses.
   public var usesPlatformMapper: Bool { device == .nvme || offersPlatform || platform.isXen }
 
-  /// Whether what the driver tells the device leads to memory at all.
+  /// Whether the addresses that the driver gives the device lead to memory at all.
   public var reachesMemory: Bool {
     guard path == .platform else { return true }
     switch state {
@@ -94,7 +94,7 @@ extension Decision {
 }
 
 extension Cell {
-  /// What has to come of it.
+  /// The expected outcome.
   public var expected: CellOutcome {
     if let refusal = decision.refusal { return refusal }
     guard let data else { return .impossible("nothing refuses it, so data moves") }
