@@ -3,7 +3,7 @@ public import DMA
 internal import Glibc
 
 extension BlockFile {
-  /// What a read that does not wait came to.
+  /// The result of a read that does not wait.
   public enum ImmediateRead: Hashable, Sendable {
     /// Bytes from the start of the segments, possibly fewer than asked for.
     case read(Int)

@@ -18,8 +18,8 @@ extension BlockFile {
     static let trial: UInt64 = 300
   }
 
-  /// Takes the lock, as `Options.locked` does, for as long as the file is open or until ``unlock()``. What others wrote
-  /// before is seen from here on: what the page cache remembers is forgotten, since another host may have written it.
+  /// Takes the lock, as `Options.locked` does, for as long as the file is open or until ``unlock()``. Earlier writes of
+  /// others are visible from here on: the page cache is dropped, because another host may have written the file.
   ///
   /// - Throws: EBUSY if another process uses the image in a way that conflicts; what fcntl(2) says where there are no
   ///   locks.
@@ -41,7 +41,7 @@ extension BlockFile {
 
   /// Gives the lock back, after everything written is on stable storage.
   ///
-  /// - Throws: what fdatasync(2) says; the lock is given back all the same.
+  /// - Throws: what fdatasync(2) says; the lock is released all the same.
   public func unlock() throws(HostError) {
     var failure: HostError?
     if !isReadOnly { do throws(HostError) { try flush() } catch { failure = error } }

@@ -155,7 +155,7 @@ public final class BlockFile: Sendable {
 
   private static func canDiscard(_ file: borrowing FileDescriptor, _ kind: Kind, _ facts: host_file_facts) -> Bool {
     if kind == .blockDevice { return facts.discard_max > 0 }
-    // Past the end there is nothing to lose, and a file system without holes says so all the same.
+    // Past the end there is no data to lose, but a file system without holes fails there all the same.
     let unit = UInt64(max(4096, facts.physical_block))
     let (end, overflow) = (facts.size / unit).addingReportingOverflow(1)
     let (start, wrapped) = end.multipliedReportingOverflow(by: unit)
