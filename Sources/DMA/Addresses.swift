@@ -47,7 +47,7 @@ public struct DMAFault: Error, Hashable, Sendable {
     case unmapped
     /// Something is, and not for this access.
     case permission
-    /// Memory is there, and not in the way a ring needs it: its offset in host memory is odd.
+    /// There is memory, but not as a ring needs it: its offset in host memory is odd.
     case discontiguous
     /// The device may not reach memory at all yet.
     case busMasterDisabled

@@ -31,7 +31,7 @@ public protocol TranslationWaiter: AnyObject, Sendable {
   func wake()
 }
 
-/// What a device may reach. One question: what is around this address?
+/// What a device may reach. It answers one question: which memory is around this address?
 public protocol DMASpace: AnyObject, Sendable {
   /// Holds and ends the use of mappings; see ``TranslationFence``.
   var fence: TranslationFence { get }
@@ -61,7 +61,7 @@ public protocol DMASpace: AnyObject, Sendable {
   /// questions open at one time is bounded for chains of any size; the limit is high enough that walking again costs
   /// little for each page.
   var asksPerWalk: Int { get }
-  /// Whether what the driver does can take a mapping away, a ring's too.
+  /// Whether the driver can remove a mapping, a ring's included.
   var isTranslated: Bool { get }
   /// Whether a translation serves one chain only, because the front-end does not announce when a mapping ends: queues
   /// then give each chain's translations back with ``forget(from:through:)`` before the driver hears that the chain is

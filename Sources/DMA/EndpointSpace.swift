@@ -74,7 +74,7 @@ public final class EndpointSpace: DMASpace {
       for alias in aliases { alias.setRoute(route) }
     }
   }
-  /// Sets what the bus master enable bit says.
+  /// Sets the bus master enable bit.
   public func setOpen(_ isOpen: Bool) { change { $0.isOpen = isOpen } }
 
   /// Drops what is remembered of the bytes `first` through `last`, and returns when nothing uses it any more. The IOMMU
@@ -113,7 +113,7 @@ public final class EndpointSpace: DMASpace {
   public func removeAlias(_ endpoint: EndpointSpace) { aliases.withLock { $0.removeAll { $0 === endpoint } } }
 
   private func change(_ body: (inout State) -> Void) {
-    // What a look-up finds from here on is new, whether the table loses it again or not.
+    // Translations found from here on are new, even if the table loses them again.
     state.withLock { body(&$0) }
     cache.removeAll(drained: fence)
   }

@@ -1,5 +1,5 @@
-// What a queue asks about chains that are not walked yet, while the one before them waits: their questions are under
-// way together with its own, and cost the peer one message where they would cost many.
+// Questions for chains that are not walked yet, while the one before them waits: they are sent together with its own,
+// and cost the peer one message instead of many.
 extension IOTLB {
   /// Asks for the pages of `count` bytes at `address` that are not known, charged to no chain: the chain that needs
   /// them later finds them, or asks itself. Looks for `limit` mappings at most, and counts it down. True if all of them

@@ -137,7 +137,7 @@
     return true
   }
 
-  /// What the table's node for a page says of it, if the node is among those remembered; else 0.
+  /// The entry for a page in its cached table node; 0 if the node is not cached.
   @inlinable @inline(__always) func pageWord(_ a: UInt64) -> UInt64 {
     let block = (a &>> 21) &+ 1
     // Safe: the index is below 512; a node is 4096 bytes, the index in it below 512, and it lives until a drain.
