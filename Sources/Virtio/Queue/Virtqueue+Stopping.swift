@@ -27,8 +27,8 @@ extension Virtqueue {
   /// Whether chains in flight are written down where a successor finds them, so that they may be left to it.
   public var canLeave: Bool { recorder != nil }
 
-  /// Leaves a chain, which nothing works on any more, to the successor that takes the queue over and does it from the
-  /// start. Only for a queue that stops, and that ``canLeave``.
+  /// Leaves a chain without I/O under way to the successor that takes the queue over and does it from the start. Only
+  /// for a queue that stops, and that ``canLeave``.
   public mutating func leave(_ chain: consuming DescriptorChain) {
     precondition(recorder != nil)
     // What was called off may have written a part.

@@ -354,8 +354,8 @@ public struct Virtqueue: ~Copyable {
     recorder?.completing(entry.record)
     guard isPacked else { return writeSplit(entry) }
     writePacked(entry)
-    // The next chain popped is written down where this one was: this one must be the driver's by then, or a successor
-    // after a crash in between would know of neither.
+    // The record of the next popped chain replaces this one's: this one must be published by then, or a successor after
+    // a crash in between would know of neither.
     if recorder != nil { publish() }
   }
 
