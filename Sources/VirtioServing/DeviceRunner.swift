@@ -28,7 +28,7 @@ public final class DeviceRunner: Sendable {
   private let workers = Mutex<[Int: Worker]>([:])
 
   /// - Parameters:
-  ///   - name: what the queue threads are called, a number is added; 12 bytes at most are seen.
+  ///   - name: name of the queue threads, to which a number is added; the kernel shows 12 bytes at most.
   ///   - patience: how long a stop may take before it gives up what it can: see ``QueueStop``.
   public init(
     _ device: any VirtioDevice, name: String = "queue", patience: Duration = .seconds(10), events: any DeviceEvents,

@@ -37,7 +37,7 @@ public struct QueueStart: Sendable {
 
 /// Receives a device's errors. Called on queue threads; must not wait for them.
 public protocol DeviceEvents: Sendable {
-  /// A queue stopped for good: the driver broke its rules, and only a reset mends that (§2.1.2, DEVICE_NEEDS_RESET).
+  /// A queue stopped for good: the driver broke its rules, and only a reset recovers it (§2.1.2, DEVICE_NEEDS_RESET).
   func needsReset(_ index: Int, _ error: QueueError)
   /// The driver's side kicked a queue for the second time since it was started: the first time may be a front-end that
   /// makes sure.

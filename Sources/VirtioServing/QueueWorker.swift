@@ -31,7 +31,7 @@ struct QueueWorker: ~Copyable {
     var kick: EventFD?
     var call: QueueCaller
     var bell: QueueBell
-    /// The driver can take the ring away, so it is touched only after a kick: a look at the wrong time would be a fault
+    /// The driver can take the ring away, so it is touched only after a kick: a read at the wrong time would be a fault
     /// that the guest sees.
     var isTranslated: Bool
     var hasFailed = false

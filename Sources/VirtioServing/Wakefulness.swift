@@ -6,7 +6,7 @@
 /// for a while. If that found nothing, some turns go without polling, twice as many after each time in a row: a driver
 /// with long pauses costs nothing.
 struct Wakefulness {
-  /// How long after the last request. About what it takes to wake a thread on another processor, twice.
+  /// How long to poll after the last request: about twice the time to wake a thread on another processor.
   private static let time = Duration.microseconds(50)
   private static var mostSkips: Int { 63 }
 
