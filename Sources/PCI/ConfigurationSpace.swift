@@ -3,8 +3,8 @@ import Synchronization
 /// A function's configuration space: 256 bytes, or 4096 with a PCI Express capability, that software reads and writes
 /// in any width, of which it changes what it may.
 ///
-/// Any thread may use it. Reads past the end are all ones, writes there are dropped. What a write changes about MSI-X
-/// and the interrupt pin takes effect before it returns.
+/// Any thread may use it. Reads past the end are all ones, writes there are dropped. Changes of a write to MSI-X and
+/// the interrupt pin take effect before it returns.
 public final class ConfigurationSpace: Sendable {
   /// What software has programmed, as the bus routes by it.
   public struct Decoding: Hashable, Sendable {
@@ -33,8 +33,8 @@ public final class ConfigurationSpace: Sendable {
   private let intx: INTx?
 
   /// - Parameters:
-  ///   - msix: what the layout's MSI-X capability controls.
-  ///   - intx: what the interrupt pin is.
+  ///   - msix: the MSI-X table of the layout's capability.
+  ///   - intx: the interrupt pin.
   public init(_ layout: ConfigurationLayout, msix: MSIX? = nil, intx: INTx? = nil) {
     state = Mutex(State(bytes: layout.bytes, initial: layout.bytes, writable: layout.writable))
     bars = layout.bars
@@ -92,7 +92,7 @@ public final class ConfigurationSpace: Sendable {
     }
   }
 
-  /// Everything as after power-on, but for what the bus says about the slot.
+  /// Everything as after power-on, except the bus's state of the slot.
   public func reset() {
     state.withLock { state in
       let header = state.bytes[PCIRegister.headerType]
@@ -110,7 +110,7 @@ public final class ConfigurationSpace: Sendable {
   /// Whether MSI-X is enabled: the pin is not used then.
   public var isMSIXEnabled: Bool { msix?.isEnabled ?? false }
 
-  /// What the bus routes by.
+  /// The state by which the bus routes.
   public var decoding: Decoding {
     state.withLock { state in
       func value(_ at: Int, _ width: Int) -> UInt64 {
