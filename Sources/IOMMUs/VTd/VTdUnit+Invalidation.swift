@@ -17,7 +17,7 @@ extension VTdUnit {
     }
   }
 
-  /// What the context command register asks for; its upper half then says what was done.
+  /// What the context command register asks for; its upper half then has the result.
   func contextCommand() {
     let command = state.withLock { $0.word(VTdRegister.contextCommand) }
     let granularity = command >> 61 & 3
