@@ -44,7 +44,7 @@ struct DescriptorRing {
   /// Whether the unit has written the last number.
   var isDone: Bool { memory.load(status) & 0xFFFF_FFFF == token }
 
-  /// What was posted has been waited for, for good or ill. Whether something before it had failed.
+  /// The wait for the posted descriptors is over, successful or not. Returns whether an earlier one had failed.
   mutating func settle() -> Bool {
     pending = 0
     defer { hasFailed = false }

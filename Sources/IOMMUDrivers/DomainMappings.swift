@@ -10,7 +10,7 @@ protocol InvalidatingUnit: AnyObject {
   /// - Parameter keepsTables: nothing but pages changed.
   func postPages(of domain: UInt16, from first: UInt64, through last: UInt64, keepsTables: Bool)
   func postDomain(_ domain: UInt16)
-  /// What the requesters of a domain that keep translations themselves keep of a range.
+  /// The translations of a range that the requesters of a domain cache themselves.
   func postKept(in domain: UInt16, from first: UInt64, through last: UInt64)
   /// Has the unit do what was posted, and waits until it says that it has. False: it did not, or not in time.
   func complete() -> Bool

@@ -31,7 +31,7 @@ extension AMDViDriver: InvalidatingUnit {
     for requester in domainIDs.translationCachers(in: domain) { postKept(requester, from: first, through: last) }
   }
 
-  /// What a requester itself keeps of a range.
+  /// The translations of a range that a requester caches itself.
   func postKept(_ requester: RequesterID, from first: UInt64, through last: UInt64) {
     let number = UInt64(requester.rawValue)
     // One request in flight at a time, on the queue of the requester's own number.
@@ -97,7 +97,7 @@ extension AMDViDriver {
   /// Has the unit interrupt when it has logged something, where its MSI capability says.
   public func enableEventInterrupt() throws(UnitError) { try setControl(control | AMDViRegister.eventInterrupt) }
 
-  /// Takes the events out of the log, oldest first, and whether there were others that found no room.
+  /// Takes the events out of the log, oldest first. Also returns whether others were lost for lack of room.
   public func takeEvents() throws(UnitError) -> (events: [AMDViEvent], hasLostSome: Bool) {
     let status = registers.read(at: AMDViRegister.status, width: 8)
     // Cleared before the log is read: an event that comes meanwhile interrupts anew.

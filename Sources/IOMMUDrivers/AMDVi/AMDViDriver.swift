@@ -147,7 +147,7 @@ public final class AMDViDriver {
     try forget(requester)
   }
 
-  /// Ends what the unit and the requester know of its entry and of the domain that it names.
+  /// Invalidates what the unit and the requester cached of its entry and of the entry's domain.
   private func forget(_ requester: RequesterID) throws(UnitError) {
     post(2 << 60 | UInt64(requester.rawValue), 0)
     postDomain(domainIDs.domain(of: requester) ?? 0)

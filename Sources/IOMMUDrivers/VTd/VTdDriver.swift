@@ -155,7 +155,7 @@ public final class VTdDriver {
     if remembersNothing { try forget(requester, in: nil) }
   }
 
-  /// Ends what the unit and the requester know of its context entry and of the domain that it names.
+  /// Invalidates what the unit and the requester cached of its context entry and of the entry's domain.
   private func forget(_ requester: RequesterID, in domain: UInt16?) throws(UnitError) {
     postContext(3, domain: domain ?? 0, requester: requester)
     if let domain { postDomain(domain) }
