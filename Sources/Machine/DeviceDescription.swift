@@ -1,6 +1,6 @@
 public import Virtio
 
-/// A device of a machine, as it is to be.
+/// The description of a device of a machine.
 public struct DeviceDescription: Hashable, Sendable {
   /// What it is called in reports.
   public var name: String

@@ -55,7 +55,7 @@ public struct MachineDescription: Hashable, Sendable {
 /// What became of a device of a machine.
 public struct DeviceReport: Sendable {
   public let description: DeviceDescription
-  /// What was made of its options.
+  /// The choices that its options led to.
   public let reasons: [String]
   /// Whether bit 33 was negotiated; nil for what is not virtio.
   public let isPlatformNegotiated: Bool?

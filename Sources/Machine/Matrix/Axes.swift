@@ -28,7 +28,7 @@ public enum Interface: String, Hashable, Sendable, CaseIterable {
   case legacy
   case mmio
   case mmioLegacy = "mmio-legacy"
-  /// No virtio at all.
+  /// Not a virtio device.
   case nvme
 
   var isLegacy: Bool { self == .legacy || self == .mmioLegacy }

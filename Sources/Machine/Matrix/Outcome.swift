@@ -6,7 +6,7 @@ public enum PathTaken: String, Hashable, Sendable {
   case platform
 }
 
-/// What has to come of a cell.
+/// The expected outcome of a cell.
 public enum CellOutcome: Hashable, Sendable {
   /// There is no such case, and why.
   case impossible(String)

@@ -1,6 +1,6 @@
 internal import Virtio
 
-/// The truth table: what has to come of a decision, written from the rules and from nothing that implements them.
+/// The truth table: the expected outcome of each decision, written from the rules and not from the implementation.
 ///
 ///     offered  accepted  through             the device uses           the driver uses
 ///     no       -         any interface       physical addresses        physical ones; the platform's in a Xen guest
