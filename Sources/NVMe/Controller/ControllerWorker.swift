@@ -98,7 +98,7 @@ struct ControllerWorker: ~Copyable {
     return isBusy
   }
 
-  /// Does some commands of a queue. Whether it got as far as it may, and there could be more.
+  /// Does some commands of a queue. Returns whether it stopped at its limit, so that there could be more.
   private mutating func serve(_ queue: Int) -> Bool {
     for _ in 0..<Self.burst {
       guard isRunning, !iotlb.isStale, !state.isInterrupted else { return true }
