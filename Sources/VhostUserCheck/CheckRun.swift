@@ -152,7 +152,7 @@ public final class CheckRun {
     }
   }
 
-  /// The back-end that is there is of no use any more.
+  /// The current back-end cannot be used any more.
   private var mustRenew = false
 
   private enum Presence { case answers, silent, gone }

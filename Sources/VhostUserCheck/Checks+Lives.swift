@@ -86,7 +86,7 @@ extension Check {
     },
   ]
 
-  /// Sets the rings up and makes a request, which must come to nothing. How that was.
+  /// Sets the rings up and makes a request, which must not be served. Returns what was observed.
   private static func mustNotRun(_ session: Session, _ otherwise: String) throws(Finding) -> String {
     do throws(Finding) {
       try session.start()

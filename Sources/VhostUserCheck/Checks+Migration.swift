@@ -272,7 +272,7 @@ extension Check {
     _ = session.ring.queue.publish()
     let description = area.description
     // {features 64, version 16, descriptors 16, last batch 16, used index 16}, and of each descriptor {in flight 8,
-    // padding, next 16, counter 64}. Pieces begin at multiples of 64, and what a back-end has behind them is its own.
+    // padding, next 16, counter 64}. Pieces begin at multiples of 64, and the layout behind them is the back-end's own.
     let start = session.bench.device.queue * (Int(description.mmapSize) / max(1, Int(description.queueCount)) & ~63)
     let size = description.queueSize
     try judged { () throws(FrontendError) in

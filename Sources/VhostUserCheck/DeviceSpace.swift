@@ -4,8 +4,7 @@ internal import VhostUser
 /// A driver's memory: pages, the device addresses that lead to them, and both ends' view of them.
 ///
 /// Without an IOMMU a device address is a guest address. With one it is a page of its own, near the top of the first 4
-/// GiB, as Linux hands them out; what the device may reach is in `mappings`, what the driver sees does not depend on
-/// it.
+/// GiB, as Linux hands them out; `mappings` has what the device may reach; the driver's view does not depend on it.
 final class DeviceSpace {
   let memory = FrontendMemory()
   let mappings = FrontendMappings()

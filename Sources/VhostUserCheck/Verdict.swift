@@ -92,7 +92,7 @@ func refusal(_ body: () throws(FrontendError) -> Void) throws(Finding) -> String
 }
 
 extension Check {
-  /// What is said of a message that has to be refused.
+  /// The evidence for a message that has to be refused.
   static let tookIt = "the message was acknowledged with 0, which says that it was carried out"
 }
 
