@@ -124,8 +124,8 @@ public struct DriverQueueMemory: ~Copyable {
 
 /// The driver side of a virtqueue, split or packed (§2.7, §2.8).
 ///
-/// It keeps its own copy of everything it has to remember: what the device writes is checked against that copy, so a
-/// device that lies is an error here and nothing worse. A request costs no allocation. One thread uses it.
+/// It keeps its own copy of everything it has to remember: what the device writes is checked against that copy, so
+/// wrong values of a device are an error here and nothing worse. A request costs no allocation. One thread uses it.
 public struct DriverQueue: ~Copyable {
   public let layout: QueueLayout
   public let isPacked: Bool

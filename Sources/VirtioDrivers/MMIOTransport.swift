@@ -21,8 +21,8 @@ public enum MMIOTransportError: Error, Hashable, Sendable {
 
 /// The driver's side of virtio over MMIO (§4.2): a device of virtio 1, or a legacy one.
 ///
-/// A device that lies about itself is an error or makes nonsense of its own registers; it does not make the driver
-/// hang.
+/// A device with wrong values in its registers causes an error, or breaks only its own registers; it cannot make the
+/// driver hang.
 public final class MMIODriverTransport: DriverTransport {
   private let access: any MMIORegisterAccess
   public let deviceID: DeviceID

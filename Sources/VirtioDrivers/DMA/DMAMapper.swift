@@ -9,7 +9,7 @@ public import DMA
   /// Either may write: rings, and nothing else that a virtio driver has.
   case bidirectional
 
-  /// What the device has to be allowed, and no more.
+  /// The permissions that the device needs, and no more.
   @inlinable public var permissions: DMAPermissions {
     switch self {
     case .toDevice: .read
@@ -81,7 +81,7 @@ public enum DMAError: Error, Hashable, Sendable {
 
 /// How a platform lets devices reach memory. A driver's thread uses it; no two at once.
 ///
-/// What is here works with bare ranges, because a driver keeps those of its requests in a table of its own and holds
+/// These functions work with bare ranges, because a driver keeps those of its requests in a table of its own and holds
 /// the mapper once. For anything else use ``DMAMapping``, which undoes itself.
 public protocol DMAMapper: AnyObject {
   /// The memory that ranges are in.
@@ -98,8 +98,8 @@ public protocol DMAMapper: AnyObject {
   /// Ends what one of the above began; what the device wrote is in the driver's bytes afterwards. The device must be
   /// done with it (R179). After any error the range is gone, or is never used again.
   func unmapRange(_ range: MappedRange) throws(DMAError)
-  /// Shows the device what the driver wrote to a part of a mapped range; where only the device is to write, this is
-  /// what comes back if it does not.
+  /// Shows the device what the driver wrote to a part of a mapped range; where only the device writes, these bytes come
+  /// back if it does not.
   func synchronizeForDevice(_ range: MappedRange, at offset: UInt64, count: UInt64)
   /// Shows the driver what the device wrote to a part of a mapped range. Nothing happens where the device may not
   /// write.
@@ -145,7 +145,7 @@ public struct DMAMapping: ~Copyable {
     try mapper.unmapRange(range)
   }
 
-  /// Leaves the mapping as it is for ever: a device that does not come back from a reset may still use it (R179).
+  /// Leaves the mapping as it is for ever: a device that does not complete a reset may still use it (R179).
   public consuming func abandon() { isMapped = false }
 
   /// Shows the device what the driver wrote.

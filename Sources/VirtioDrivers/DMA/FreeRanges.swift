@@ -1,4 +1,4 @@
-/// Numbers that are free: runs, ascending, never adjacent. What page, slot and address allocators are made of.
+/// Numbers that are free: runs, ascending, never adjacent. Page, slot and address allocators use it.
 struct FreeRanges: Sendable {
   /// Inclusive, because the last number may be the last there is.
   struct Run: Hashable, Sendable {

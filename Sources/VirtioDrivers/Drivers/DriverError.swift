@@ -20,7 +20,7 @@ public enum DriverError: Error, Hashable, Sendable {
   case noQueue(Int)
   /// Not even the smallest queue fits into one mapping (R176).
   case noRoom(bytes: UInt64, maximum: UInt64)
-  /// The device gave up, and says so with DEVICE_NEEDS_RESET (§2.1.2).
+  /// The device gave up, and set DEVICE_NEEDS_RESET (§2.1.2).
   case needsReset
   /// The driver was stopped, or an error ended it: make a new one.
   case stopped

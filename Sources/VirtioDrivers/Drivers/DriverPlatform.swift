@@ -49,7 +49,7 @@ public struct DriverPlatform {
   /// What to accept of what a device offers, for a driver that can use `wanted`: those, and what belongs to the
   /// platform and not to the driver (R171).
   public func features(_ wanted: Features, of offeredFeatures: Features) -> Features {
-    // Of a device that is not virtio 1's, ANY_LAYOUT has to be accepted, too (§6.3).
+    // For a device without virtio 1, ANY_LAYOUT has to be accepted, too (§6.3).
     let old: Features = offeredFeatures.contains(.version1) ? [] : .anyLayout
     return offeredFeatures.intersection(wanted.union([.version1, .accessPlatform, .orderPlatform]).union(old))
   }
@@ -64,7 +64,7 @@ public struct DriverPlatform {
 
   /// Refuses a device that this platform cannot let in (R174, R175). Called before any memory is given to it.
   ///
-  /// - Parameter offeredFeatures: what the device offers. The driver may accept less, and is then on its own.
+  /// - Parameter offeredFeatures: what the device offers. The driver may accept less, at its own risk.
   public func check(offeredFeatures: Features) throws(DriverError) {
     let knowsPlatform = offeredFeatures.contains(.accessPlatform)
     if isRestricted {

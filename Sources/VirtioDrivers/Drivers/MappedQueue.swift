@@ -70,7 +70,8 @@ public struct MappedQueue: ~Copyable {
   ///   - features: as negotiated.
   ///   - extra: pieces of every request that are not its data.
   ///   - sizeMax: the most bytes of a piece that the device takes.
-  ///   - perRequest: the most bytes per descriptor that the driver keeps in one mapping besides: the size is chosen so that it fits.
+  ///   - perRequest: the most bytes per descriptor that the driver keeps in one further mapping: the queue's size is
+  ///     chosen so that they fit.
   public init(
     _ transport: any DriverTransport, index: Int, features: Features, mapper: any DMAMapper, pages: GuestPages,
     options: QueueOptions,
@@ -193,7 +194,7 @@ public struct MappedQueue: ~Copyable {
   ///   - head: device-readable pieces that are mapped already.
   ///   - data: the pieces to be mapped; device-readable to the device, device-writable from it.
   ///   - last: a device-writable piece, mapped already, behind everything.
-  /// - Returns: the request's ID, below ``size``, and its own until it is reaped.
+  /// - Returns: the request's ID, below ``size``, unique until the request is reaped.
   public mutating func submit(
     _ head: Span<DriverBuffer>, data: Span<GuestSegment>, _ direction: DMADirection, last: DriverBuffer?
   ) throws(DriverError) -> UInt16 {

@@ -44,7 +44,7 @@ public final class VirtioIOMMUDriver {
     ]
   }
 
-  /// Resets the device, negotiates, and sets it to work, with memory of its own.
+  /// Resets the device, negotiates, and starts it, with memory of its own.
   ///
   /// - Parameters:
   ///   - area: ``memorySize`` bytes of `memory` that no other code uses, page-aligned, in one region.
@@ -213,7 +213,7 @@ public final class VirtioIOMMUDriver {
   /// Attaches an endpoint to a domain, which is created if it does not exist; an endpoint in another domain is detached
   /// from it.
   ///
-  /// - Parameter bypass: the domain is a bypass domain, as the flag says for one that is there already too.
+  /// - Parameter bypass: the domain is a bypass domain; the flag must match a domain that exists already.
   public func attach(_ endpoint: RequesterID, to domain: UInt32, bypass: Bool = false) throws(VirtioIOMMUDriverError) {
     if bypass, !features.contains(.iommuBypassConfig) { throw .unsupported(.iommuBypassConfig) }
     try perform(.attach(domain: domain, endpoint: UInt32(endpoint.rawValue), flags: bypass ? .bypass : []))
