@@ -14,7 +14,7 @@ public struct VirtioPCIOptions: Sendable {
   /// `iommu_platform`: whether VIRTIO_F_ACCESS_PLATFORM is offered. Off unless asked for, as in QEMU's patch of 2016
   /// that introduced the bit ("fixup! virtio: convert to use DMA api").
   public var iommuPlatform = OnOffAuto.off
-  /// `disable-legacy`: whether the legacy interface is missing. Automatically it is there where it can be.
+  /// `disable-legacy`: whether the legacy interface is missing. `auto`: it is present where that is possible.
   public var disableLegacy = OnOffAuto.auto
   /// `disable-modern`: a legacy device, without the interface of virtio 1.
   public var disableModern = false
@@ -23,8 +23,8 @@ public struct VirtioPCIOptions: Sendable {
   /// The guest's memory is protected from this process but for what it shares (a confidential guest): its drivers
   /// insist on the bit.
   public var isRestricted = false
-  /// The function stands for a physical one: its accesses go the way of all hardware behind an IOMMU, with any features
-  /// negotiated.
+  /// The function represents a physical one: its accesses take the path of all hardware behind an IOMMU, with any
+  /// features negotiated.
   public var isHardware = false
   public var notifyLayout = NotifyLayout.single
   /// MSI-X vectors, at most 2048; nil: one for each queue and one for the configuration; 0: interrupts by pin only.
@@ -43,7 +43,7 @@ public struct VirtioPCIOptions: Sendable {
   public init() {}
 }
 
-/// What was made of the options, and why: for reports on what a device does.
+/// The choices that the options led to, and why: for reports on what a device does.
 public struct VirtioPCIChoices: Hashable, Sendable {
   /// The interfaces a function has (§4.1).
   public enum Interface: String, Hashable, Sendable { case modern, transitional, legacy }
