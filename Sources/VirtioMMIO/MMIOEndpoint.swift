@@ -4,7 +4,7 @@ import Synchronization
 /// A memory-mapped device's way to memory, and its only one. No bus numbers such devices: the machine does, and an
 /// IOMMU that it describes to the guest as being in front of the device knows it by that number (R034).
 ///
-/// The spaces stay the same objects for as long as the device is there; what is behind them changes.
+/// The spaces stay the same objects for as long as the device is there; only the route behind them changes.
 public final class MMIOEndpoint: Sendable {
   private let endpoint: EndpointSpace
   private let direct: EndpointSpace

@@ -18,11 +18,11 @@ public final class VirtioMMIODevice: Sendable {
     /// Legacy: QueueAlign by queue, where it was written.
     var alignments: [UInt32: UInt32] = [:]
   }
-  /// What was made of the options.
+  /// The choices that the options led to.
   public let choices: VirtioMMIOChoices
   /// The device behind the registers.
   public let control: DeviceControl
-  /// Its way to memory.
+  /// Its path to memory.
   public let endpoint: MMIOEndpoint
   let interrupts: InterruptLine
   let selection = Mutex(Selection())

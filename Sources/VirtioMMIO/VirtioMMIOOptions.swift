@@ -22,7 +22,7 @@ public struct VirtioMMIOOptions: Sendable {
   public init() {}
 }
 
-/// What was made of the options, and why: for reports on what a device does.
+/// The choices that the options led to, and why: for reports on what a device does.
 public struct VirtioMMIOChoices: Hashable, Sendable {
   /// Whether VIRTIO_F_ACCESS_PLATFORM is offered.
   public var offersAccessPlatform: Bool
