@@ -31,7 +31,7 @@ package final class SharedImage: Sendable {
   }
 }
 
-/// One queue's use of an image, as long as the object lives: with the last one the lock goes.
+/// One queue's use of an image, as long as the object lives: the last one releases the lock.
 package final class ImageUse {
   private let image: SharedImage
 
