@@ -172,7 +172,7 @@ struct BlockBench: ParsableCommand {
     _ = try ours.run(job, seconds: seconds / 5)
     _ = try theirs.run(job, seconds: seconds / 5)
     for round in 0..<rounds {
-      // Who begins changes, too.
+      // The first one changes from round to round, too.
       if round % 2 == 0 { samples.ours.append(try ours.run(job, seconds: seconds)) }
       samples.theirs.append(try theirs.run(job, seconds: seconds))
       if round % 2 == 1 { samples.ours.append(try ours.run(job, seconds: seconds)) }

@@ -126,7 +126,7 @@ final class FloorDisk {
     return (FloorTime(median: asking), FloorTime(median: forgetting))
   }
 
-  /// The same requests, with pages that everybody knows, and invalidations that no back-end hears of.
+  /// The same requests, with pages whose translations are cached, and invalidations that reach no back-end.
   func warm(_ repeats: Int) throws -> (asking: FloorTime, forgetting: FloorTime) {
     var asking: [FloorTime] = [], forgetting: [FloorTime] = []
     try memory.map(data, to: Array(frames.prefix(shape.all)))
@@ -154,7 +154,7 @@ final class FloorDisk {
     let time = try measured {
       try machine.qemu.store(notification, 0 as UInt16)
       let end = now() + 10_000_000_000
-      // Two processors: who spins takes one from those it waits for.
+      // Two processors: a polling thread takes one from the threads it waits for.
       while cells.loadAcquire16(at: used) != target {
         usleep(2)
         guard now() < end else {

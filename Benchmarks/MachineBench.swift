@@ -2,7 +2,7 @@ import ArgumentParser
 import Foundation
 import Machine
 
-/// A machine in this process: what each IOMMU and mapper makes of a request.
+/// A machine in this process: the cost of a request with each IOMMU and mapper.
 struct MachineBench: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "machine",

@@ -77,7 +77,7 @@ struct RingBench: ParsableCommand {
     var samples = paths.map { _ in (all: [Double](), device: [Double]()) }
     let batches = batches(requests, shape)
     var fixtures = try FixtureSet(paths.count) { try RingFixture(memory, shape, paths[$0], place: $0) }
-    // Every page is looked at once before a time counts: a domain enters a page into its table when it is first asked
+    // Every page is looked up once before the measurement: a domain enters a page into its table when it is first asked
     // for it.
     for at in paths.indices { _ = try fixtures.run(at, batches: RingFixture.lap(shape)) }
     for round in 0...rounds {

@@ -1,7 +1,7 @@
 import DMA
 import HostIO
 
-/// Sends what it is told to, and takes every answer, so that the back-end never has to wait for it.
+/// Sends what the input says, and takes every answer, so that the back-end never has to wait for it.
 struct ScriptedFrontend: ~Copyable {
   private let socket: UnixSocket
   private let limit: Duration
@@ -158,7 +158,7 @@ struct ScriptedFrontend: ~Copyable {
     heard.removeFirst(at)
   }
 
-  /// Takes what the back-end asks. Answers are the input's business.
+  /// Takes the back-end's questions. The input has the answers.
   private func hearChannel() throws {
     var descriptors = FileDescriptorList()
     var room = [UInt8](repeating: 0, count: 4096)
