@@ -19,7 +19,7 @@ struct Preparation {
   var options: (inout VirtioPCIOptions) -> Void = { _ in }
 }
 
-/// Lets a driver break a rule, and judges what comes of it: the device answers in time, touches nothing that it was not
+/// Lets a driver break a rule, and checks the outcome: the device answers in time, touches nothing that it was not
 /// given, does not spin, and serves the next driver after a reset.
 ///
 /// - Parameters:

@@ -104,7 +104,7 @@ extension Session {
     try checkWitnesses()
   }
 
-  /// Whether those translate as they were told to.
+  /// Whether those translate as they were mapped.
   func checkWitnesses() throws {
     let (one, other, site) = (IOMMUSite.witness.endpoint, IOMMUSite.bypassing.endpoint, IOMMUSite.self)
     let maps = features.contains(.iommuMapUnmap)

@@ -231,7 +231,7 @@ import VirtioTestKit
       guard session.works() else { return .noAnswer }
       session.post(0, data: [LiteralDescriptor(session.data, 512, writable: true)])
       session.ring.publish()
-      // It may have seen it by itself, or needs to be told after all.
+      // It may have seen the buffer itself, or needs a notification after all.
       session.notify()
       return try session.outcome(session.answer())
     }
@@ -281,7 +281,7 @@ import VirtioTestKit
 }
 
 extension Session {
-  /// Waits for the device to give up, or for an answer that is none.
+  /// Waits for the device to give up, or for an invalid answer.
   func stoppedOrNot() -> Outcome {
     switch answer() {
     case .stopped: .stopped

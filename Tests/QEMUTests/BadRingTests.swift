@@ -142,7 +142,7 @@ struct BadRingTests {
     }
   }
 
-  // QEMU's own device is no referee here: it looks at a broken packed ring for ever, or aborts (7.2).
+  // QEMU's own device is no referee here: it reads a broken packed ring for ever, or aborts (7.2).
   @Test(
     "A wrong packed ring stops at most itself: the process lives, the other queue serves, a reset makes all well (R055, R059, R088, R089, R091)",
     arguments: DiskBackend.translating.filter { $0 != .qemu }, Packed.allCases)

@@ -49,7 +49,7 @@ struct Fixture {
     #expect(driver.features & Feature.accessPlatform != 0)
   }
 
-  /// Tells VT-d that pages changed, the way a guest in strict mode does: the unit's cache, then the device's if it has
+  /// Invalidates changed pages in VT-d, as a guest in strict mode does: the unit's cache, then the device's if it has
   /// one.
   func invalidate(_ address: UInt64, order: UInt8 = 0) throws {
     guard let table = memory.table else { return }

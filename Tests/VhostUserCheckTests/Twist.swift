@@ -59,7 +59,7 @@ enum Passage {
   static let success = Passage.swallow(answer: Letter.bytes(0))
 }
 
-/// Makes a good back-end a bad one: looks at each message that passes, either way, and may change it.
+/// Makes a good back-end a bad one: sees each message that passes, in both directions, and may change it.
 typealias Twist = @Sendable (inout Letter) -> Passage
 
 /// How the bytes themselves are taken badly.
@@ -199,7 +199,7 @@ final class TwistedSubject: CheckSubject, Sendable {
     return near
   }
 
-  /// Whether a letter goes on after a twist; what else is to be done is done.
+  /// Whether a message is forwarded after a twist; a twist that answers or closes is carried out here.
   private func pass(_ letter: inout Letter, from source: UnixSocket, _ twist: Twist) -> Bool {
     if letter.asks(.setVringKick) { letter.connection.mark("runs") }
     if letter.asks(.getVringBase) { letter.connection.marks.withLock { _ = $0.remove("runs") } }

@@ -30,7 +30,7 @@ private struct ChannelRig: ~Copyable {
     }
   }
 
-  /// What the front-end hears now: addresses, and whether an answer is wanted.
+  /// The questions that the front-end gets now: addresses, and whether an answer is wanted.
   mutating func heard() throws -> [(page: UInt64, needsReply: Bool)] {
     var all: [(page: UInt64, needsReply: Bool)] = []
     while let message = try stream.next() {

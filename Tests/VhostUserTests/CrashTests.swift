@@ -133,7 +133,7 @@ private struct Deaths {
     remains = try Remains(kind, startingAt: start)
   }
 
-  /// The driver reaps, and posts some more if there are to be more.
+  /// The driver reaps, and posts more if more are left.
   private mutating func drive(until target: Int) throws {
     for used in remains.rig.ring.takeUsed() {
       #expect(outstanding.remove(used.id) != nil, "\(used.id) was given back twice, or never made available")

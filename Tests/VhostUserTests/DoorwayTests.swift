@@ -6,7 +6,7 @@ import Virtio
 
 @testable import VhostUser
 
-/// Keeps the lines that a test looks at.
+/// Keeps the lines that a test checks.
 final class Lines: Sendable {
   private let kept = Mutex<[String]>([])
   var all: [String] { kept.withLock { $0 } }
@@ -73,7 +73,7 @@ struct DoorwayTests {
     #expect(hasEnded)
     let answer = try? RawFrontend.receive(extra, &none)
     #expect(answer == nil)
-    // Who goes is forgotten: another finds room.
+    // A connection that ends is dropped: another finds room.
     waiting.removeSubrange(0..<8)
     var last: UnixSocket?
     let end = ContinuousClock.now + .seconds(10)

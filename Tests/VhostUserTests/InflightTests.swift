@@ -57,7 +57,7 @@ struct InflightTests {
     first.published(used: 1, wrap: true)
     first.completing(1)
     first.completing(4)
-    // Two entries are visible, the recorder did not hear of it.
+    // Two entries are visible, but not recorded.
     let next = memory.split().resume(at: .initial, used: 3, flags: noFlags)
     #expect(next.again.map(\.id) == [2])
     #expect(next.state.available == 4 && next.state.used == 3)

@@ -55,7 +55,7 @@ private final class Served {
   var statistics: BackendStatistics { server.statistics }
 }
 
-/// The driver of the one queue: rings from guest address 0x1000 on, data where it is told.
+/// The driver of the one queue: rings from guest address 0x1000 on, data where the test says.
 private final class Client {
   static let data = GuestAddress(0x8000)
   private var queue: DriverQueue
@@ -290,7 +290,7 @@ struct PlatformTests {
       if turn == 0 { try served.frontend.share() }
       let shift = platform ? Self.shift : 0
       if platform {
-        // Told at once: an answer to a miss that replaces another would leave nothing mapped for a moment.
+        // Sent at once: an answer to a miss that replaces another would leave nothing mapped for a moment.
         try served.frontend.map(
           FrontendMapping(address: DMAAddress(shift), byteCount: 64 << 10, guestAddress: GuestAddress(0)),
           announcing: true)

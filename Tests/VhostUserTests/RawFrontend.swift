@@ -7,7 +7,7 @@ import Testing
 import VhostUser
 import Virtio
 
-/// A front-end that says exactly what a test tells it to, and a back-end on a thread at the other end of a socket pair.
+/// A front-end that sends exactly what a test says, and a back-end on a thread at the other end of a socket pair.
 final class RawFrontend {
   let disk: MemoryDisk
   let server: VhostUserServer

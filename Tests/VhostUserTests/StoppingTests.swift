@@ -110,7 +110,7 @@ struct StoppingTests {
       case .reset: .setStatus(0)
       case .resetDevice: .resetDevice
       case .resetOwner: .resetOwner
-      // Areas that are not mapped: nothing more is to be heard of the ring.
+      // Areas that are not mapped: the ring must stay silent.
       case .newAddress: .setVringAddress(frontend.address(RawFrontend.iova + 0x80000))
       }
     }
@@ -248,7 +248,7 @@ struct StoppingTests {
     #expect(
       frontend.server.statistics.queues[0].counts.calls == 1
         && frontend.server.statistics.queues[0].counts.requests == 0)
-    // A ring at its beginning owes nothing.
+    // A ring at its beginning has no call due.
     let other = try RawFrontend()
     try other.negotiate()
     try other.share()

@@ -20,7 +20,7 @@ struct VanishingTests {
   enum Way: String, CaseIterable {
     /// The question is on its way when the sockets close.
     case asked, askedChannelFirst, askedSocketFirst
-    /// The channel is closed by the time the question is to be sent.
+    /// The channel is closed before the question is sent.
     case unasked
   }
 

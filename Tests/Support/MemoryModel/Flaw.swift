@@ -9,7 +9,7 @@ public enum Flaw: String, CaseIterable, Sendable {
   case takesPhysicalForTranslated
   /// A mapping goes on for one byte after its end.
   case goesPastThePage
-  /// A mapping's permissions are not looked at.
+  /// A mapping's permissions are not checked.
   case losesPermissions
   /// Every fault is reported twice.
   case reportsTwice
@@ -17,7 +17,7 @@ public enum Flaw: String, CaseIterable, Sendable {
   case reportsNever
   /// A fault names the start of the page.
   case namesThePage
-  /// A function that is to be translated is not.
+  /// A function that should be translated is not.
   case bypassesTheUnit
   /// The device gives a wrong length back.
   case givesAWrongLength

@@ -260,8 +260,8 @@ final class MachineRun {
     // Code that still holds it cannot start it again.
     function.function.control.kick(0)
     try checkMemory()
-    // Faults are not counted here: a queue that was just started may look for its ring only now, in vain, and that is
-    // not reported.
+    // Faults are not counted here: a queue that was just started may look up its ring only now, without success, and
+    // that is not reported.
     if let wrong = function.complaintOfPath()
       ?? machine.unit?.complaint(expecting: nil, from: function.master.requester)
     {

@@ -93,7 +93,7 @@ final class World {
 
   /// The first byte that differs from the model's, or nil.
   ///
-  /// - Parameter ignored: what devices may be writing now, and is not looked at.
+  /// - Parameter ignored: memory that devices may be writing now, which is not compared.
   func difference(
     from model: NaiveModel, ignoring ignored: [Range<UInt64>]
   ) -> (guest: UInt64, real: UInt8, model: UInt8)? {

@@ -99,7 +99,7 @@ final class ConformanceSession {
 
   // MARK: The device
 
-  /// Publishes, kicks once, and lets the device work until nothing is in flight; then looks at everything it did.
+  /// Publishes, kicks once, and lets the device work until nothing is in flight; then checks everything it did.
   func serve() throws {
     publish()
     harness.kick(0)

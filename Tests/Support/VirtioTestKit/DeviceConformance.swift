@@ -9,7 +9,7 @@ public import Virtio
 ///       #expect(try DeviceConformance(requests: [good]) { try FooDevice() }.violations(of: check, as: meeting) == [])
 ///     }
 public struct DeviceConformance {
-  /// A request that the device serves, whenever it is asked, with an answer that can be told from a wrong one.
+  /// A request that the device serves, whenever it is asked, with an answer that differs from every wrong one.
   public struct Request {
     public var readable: [UInt8]
     /// Bytes of device-writable memory, filled with 0xEE.

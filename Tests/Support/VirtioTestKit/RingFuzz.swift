@@ -88,7 +88,7 @@ public enum RingFuzz {
       _ = queue.takeCall()
       _ = queue.armKick()
     } catch {
-      // The driver's fault, and said so: that is the right answer.
+      // The driver's fault, reported as such: the right answer.
     }
     return nil
   }
