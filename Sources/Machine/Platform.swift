@@ -40,7 +40,7 @@ public struct Platform: Hashable, Sendable {
   public var name: String
   /// One line for a list.
   public var summary: String
-  /// Which of the mail's cases it is, in a sentence.
+  /// The case of QEMU's patch of 2016 that it stands for, in a sentence.
   public var origin: String
   public var unit = Unit.none
   public var reach = Reach.everything

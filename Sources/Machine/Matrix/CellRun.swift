@@ -106,7 +106,7 @@ struct CellRun {
     guard !transport.status.contains(.featuresOK) else {
       throw Failure("FEATURES_OK sticks without \(Self.named(withheld))")
     }
-    story.append("FEATURES_OK does not stick without \(Self.named(withheld))")
+    story.append("FEATURES_OK does not stay set without \(Self.named(withheld))")
     // A driver that goes on all the same gets nothing.
     let at = MemoryPlan.buffers
     transport.enableQueue(

@@ -14,17 +14,17 @@ extension Decision {
   public var impossibility: String? {
     if device == .nvme {
       guard platform.hasNVMe else { return "no such controller can be plugged in there" }
-      guard interface == .nvme else { return "what is not virtio has no virtio interface" }
+      guard interface == .nvme else { return "a device that is not virtio has no virtio interface" }
       guard property == .off, acknowledgement == .all else {
-        return "what is not virtio has no property iommu_platform and negotiates nothing (R080)"
+        return "a device that is not virtio has no property iommu_platform and negotiates nothing (R080)"
       }
     } else {
-      guard interface != .nvme else { return "a virtio device is no NVMe controller" }
+      guard interface != .nvme else { return "a virtio device is not an NVMe controller" }
       guard platform.buses.contains(interface.bus) else {
         return "virtio devices of this platform are not on \(interface.bus.rawValue)"
       }
       if host == .old {
-        guard property == .off else { return "a host from before the bit has no property iommu_platform" }
+        guard property == .off else { return "a host older than the bit has no property iommu_platform" }
       }
       if interface.isLegacy, platform.isBigEndian {
         return "legacy rings are big-endian there, and the legacy interface here is little-endian"
@@ -41,10 +41,10 @@ extension Decision {
     switch (platform.unit, state) {
     case (.none, .none): nil
     case (.none, _): "there is no IOMMU to be in that state"
-    case (_, .none): "the platform's IOMMU cannot be taken out; that it lets everything pass is another case"
+    case (_, .none): "the platform's IOMMU cannot be removed; pass-through is another case"
     case (.tce, .bypass): "the bridge translates every address"
-    case (.grants, .unattached): "what a guest grants needs no attaching"
-    case (.grants, .bypass): "an address that is no grant leads nowhere"
+    case (.grants, .unattached): "grants need no attachment"
+    case (.grants, .bypass): "an address that is not a grant is refused"
     default: nil
     }
   }
@@ -97,7 +97,7 @@ extension Cell {
   /// The expected outcome.
   public var expected: CellOutcome {
     if let refusal = decision.refusal { return refusal }
-    guard let data else { return .impossible("nothing refuses it, so data moves") }
+    guard let data else { return .impossible("it is not refused, so data moves") }
     if let why = impossibility(data) { return .impossible(why) }
     let path = decision.path
     guard decision.reachesMemory else { return .fault(path) }
@@ -124,9 +124,9 @@ extension Cell {
       if decision.platform.unit == .sun4u { return "an entry of this IOMMU always allows reading" }
       if decision.platform.unit == .grants { return "a grant always allows reading" }
     case .top:
-      if decision.platform.reach == .pool { return "the pool is where the platform put it" }
+      if decision.platform.reach == .pool { return "the platform chooses the place of the pool" }
       if decision.platform.unit == .grants, decision.isTranslated {
-        return "references are the other domain's to choose"
+        return "the other domain chooses the references"
       }
     }
     return nil
