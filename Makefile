@@ -9,7 +9,7 @@ ifneq ($(unknown),)
 $(error no verb knows the variable $(unknown); names are in capitals: $(known))
 endif
 
-help: ## this list
+help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
 try: ## boot a Debian guest with a disk from Sluice; IOMMU=off|strict|lazy|pt|amd|virtio RING=split|packed QUEUES=1..4
@@ -18,44 +18,44 @@ try: ## boot a Debian guest with a disk from Sluice; IOMMU=off|strict|lazy|pt|am
 test: ## everything CI runs: units, guests, fuzzers, the memory model, thread sanitizer, manual, documentation
 	@Scripts/test
 
-build: ## the release build, its manual and its completions
+build: ## build the release, its man pages and its completions
 	@Scripts/install build
 	swift build -c release
 	@Scripts/manual
 
-install: ## what `make build` made and its descriptors, into PREFIX (/usr/local), below DESTDIR
+install: ## install the result of `make build` and its descriptors into PREFIX (/usr/local), below DESTDIR
 	@Scripts/deploy
 
-uninstall: ## takes away what `make install` put into PREFIX, below DESTDIR
+uninstall: ## remove what `make install` installed into PREFIX, below DESTDIR
 	@Scripts/deploy --remove
 
-guests: ## the guest matrix alone
+guests: ## run the matrix of real guests only
 	@Scripts/guests
 
-lab: ## every system and every adverse job of Documentation/lab.md; SYSTEMS="strict smmu plug-off ..." for some
+lab: ## run every system and every adverse job of Documentation/lab.md; SYSTEMS="strict smmu plug-off ..." for some
 	@Scripts/lab/run $(SYSTEMS)
 
-bench: ## benchmarks, against qemu-storage-daemon; `make bench ARGS=...`
+bench: ## run the benchmarks, compared with qemu-storage-daemon; `make bench ARGS=...`
 	@Scripts/bench $(ARGS)
 
-fuzz: ## the fuzzers, 60 seconds each
+fuzz: ## run the fuzzers, 60 seconds each
 	@Scripts/fuzz
 
-model: ## random machines against a model of their memory, 60 seconds; SECONDS=3600 for longer, SEED=... again
+model: ## test random machines against a model of their memory, 60 seconds; SECONDS=3600 for longer, SEED=... again
 	@Scripts/model $(or $(SECONDS),60) $(SEED)
 
-protocol: ## the protocol between queues and unmaps, checked by spin
+protocol: ## check the protocol between queues and unmaps with spin
 	@Scripts/protocol
 
-docs: ## the documentation with its diagrams as a site, the manual, completions; DOCS_BASE=/PATH for a server with it below PATH
+docs: ## build the documentation site with its diagrams, the man pages and completions; DOCS_BASE=/PATH for a server with it below PATH
 	@Scripts/docs
 	@Scripts/manual
 
-docs-serve: ## shows the documentation on http://127.0.0.1:8000/; PORT=... on another port
+docs-serve: ## serve the documentation on http://127.0.0.1:8000/; PORT=... on another port
 	@Scripts/docs --serve
 
 check: ## format, floors, the unsafe count
 	@Scripts/check
 
-clean: ## the build products; the lab's cache stays (remove ~/.cache/sluice for that)
+clean: ## remove the build products; the lab's cache stays (remove ~/.cache/sluice for that)
 	rm -rf .build .build-* docs-out

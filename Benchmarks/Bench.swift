@@ -5,8 +5,8 @@ struct Bench: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "sluice-bench",
     abstract: """
-      Measures Sluice: its queues alone, its machines and IOMMUs, its disk against qemu-storage-daemon's, and its questions and \
-      invalidations against the least there could be; and tries it against a model of memory.
+      Benchmarks of Sluice: rings, IOMMUs, machines in one process, its disk compared with qemu-storage-daemon's, and \
+      the cost of translations compared with a minimal back-end; and random tests against a model of memory.
       """,
     subcommands: [
       RingBench.self, DomainBench.self, MachineBench.self, BlockBench.self, LibblkioBench.self, FloorBench.self,

@@ -9,43 +9,43 @@ struct BlockBench: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "blk",
     abstract:
-      "Measures Sluice's disk and qemu-storage-daemon's in turn: rate, latency, and processor time of the back-end.",
+      "Measures Sluice's disk and qemu-storage-daemon's in turn: request rate, latency, CPU time of the back-end.",
     discussion: """
-      Both serve an image on tmpfs to the same front-end, which keeps a number of requests under way on each queue and sleeps \
-      when there is nothing to take. Each row is measured in rounds, the back-ends taking turns within a round; figures are \
-      medians over the rounds, ratios medians of each round's ratio. cpu_ns is the time on a processor of all threads of the \
+      Both serve an image on tmpfs to the same front-end, which keeps a number of requests under way on each queue and \
+      sleeps when none has completed. Each row is measured in rounds, in which the back-ends take turns; figures are \
+      medians over the rounds, ratios medians of each round's ratio. cpu_ns is the CPU time of all threads of the \
       back-end's process, divided by the requests.
       """)
 
-  @Option(help: "Sluice's command; the one beside this program unless said otherwise.") var sluice: String?
-  @Option(help: "The peer's command.") var peer = "/usr/bin/qemu-storage-daemon"
-  @Option(help: "Operations, with commas: read, write.") var operations = "read,write"
-  @Option(help: "Patterns, with commas: random, sequential.") var patterns = "random,sequential"
-  @Option(help: "Block sizes in bytes, with commas.") var blocks = "4096,65536"
-  @Option(help: "Requests under way on each queue, with commas.") var depths = "1,32,128"
-  @Option(help: "Numbers of queues, with commas.") var queues = "1,2"
+  @Option(help: "Path of `sluice`; by default the one beside this program.") var sluice: String?
+  @Option(help: "Path of the peer.") var peer = "/usr/bin/qemu-storage-daemon"
+  @Option(help: "Operations, separated by commas: read, write.") var operations = "read,write"
+  @Option(help: "Patterns, separated by commas: random, sequential.") var patterns = "random,sequential"
+  @Option(help: "Block sizes in bytes, separated by commas.") var blocks = "4096,65536"
+  @Option(help: "Requests under way on each queue, separated by commas.") var depths = "1,32,128"
+  @Option(help: "Numbers of queues, separated by commas.") var queues = "1,2"
   @Option(help: "Rounds.") var rounds = 5
   @Option(help: "Seconds of one back-end's turn.") var seconds = 0.3
   @Option(help: "MiB of each image.") var imageSize = 256
   @Option(help: "Where images and sockets are.") var directory = "/dev/shm"
-  @Option(parsing: .unconditional, help: "More options for `sluice serve blk`, with blanks.") var sluiceOptions = ""
+  @Option(parsing: .unconditional, help: "More options for `sluice serve blk`, separated by blanks.")
+  var sluiceOptions = ""
   @Flag(help: "Compare Sluice behind a translation (ACCESS_PLATFORM, static mappings) with Sluice without.")
   var translated = false
-  @Option(help: "With --translated: bytes that one UPDATE tells, QEMU's are 4096; 0 for whole mappings.") var granule:
-    UInt64 = 0
-  @Flag(help: "The front-end spins instead of asking for calls.") var poll = false
-  @Flag(help: "Descriptors in the ring instead of indirect tables.") var directDescriptors = false
-  @Flag(help: "A packed ring; only with --translated, the peer has none.") var packed = false
+  @Option(help: "With --translated: bytes of one UPDATE (QEMU: 4096); 0 for whole mappings.") var granule: UInt64 = 0
+  @Flag(help: "The front-end polls instead of asking for calls.") var poll = false
+  @Flag(help: "Use descriptors in the ring instead of indirect tables.") var directDescriptors = false
+  @Flag(help: "Use a packed ring; only with --translated, because the peer has none.") var packed = false
   @Flag(
     help:
-      "With --translated: count the back-end's instructions for a request, under valgrind (callgrind), and measure no time."
+      "With --translated: count the back-end's instructions for a request, under valgrind (callgrind), instead of time."
   )
   var instructions = false
   @Flag(
-    help: "The front-end on processor 0, the back-ends on processor 1, so that every wake-up goes to another processor."
+    help: "Run the front-end on processor 0 and the back-ends on processor 1, so that every wake-up crosses processors."
   )
   var apart = false
-  @Flag(help: "A line of JSON a row.") var json = false
+  @Flag(help: "Print JSON: an object for each row, one on each line.") var json = false
 
   mutating func run() throws {
     let depths = try numbers(depths, "--depths")
@@ -55,11 +55,11 @@ struct BlockBench: ParsableCommand {
       switch name {
       case "read": DiskOperation.read
       case "write": DiskOperation.write
-      default: throw ValidationError("no operation is called \(name)")
+      default: throw ValidationError("there is no operation \(name)")
       }
     }
     let patterns = try patterns.split(separator: ",").map { name in
-      guard name == "random" || name == "sequential" else { throw ValidationError("no pattern is called \(name)") }
+      guard name == "random" || name == "sequential" else { throw ValidationError("there is no pattern \(name)") }
       return name == "random"
     }
     let scratch = URL(fileURLWithPath: directory).appendingPathComponent(
@@ -173,7 +173,7 @@ struct BlockBench: ParsableCommand {
     _ = try ours.run(job, seconds: seconds / 5)
     _ = try theirs.run(job, seconds: seconds / 5)
     for round in 0..<rounds {
-      // Who begins changes, too.
+      // The first one changes from round to round, too.
       if round % 2 == 0 { samples.ours.append(try ours.run(job, seconds: seconds)) }
       samples.theirs.append(try theirs.run(job, seconds: seconds))
       if round % 2 == 1 { samples.ours.append(try ours.run(job, seconds: seconds)) }

@@ -126,7 +126,7 @@ final class BlockTarget {
     let count = setup.slotBytes
     let there = try clients[0].read(sector: setup.imageBytes / 1024, count: count)
     guard there == (0..<count).map({ UInt8(truncatingIfNeeded: $0 &* 31 &+ 7) }) else {
-      throw BenchFailure("\(name) returned other bytes than are in the image")
+      throw BenchFailure("\(name) returned bytes that are not in the image")
     }
     let other = (0..<count).map { UInt8(truncatingIfNeeded: $0 &* 7 &+ 1) }
     try clients[0].write(sector: 0, other)

@@ -48,7 +48,7 @@ final class Callgrind {
     text.split(separator: "\n").last { $0.contains("Collected :") }?.split(separator: " ").last.flatMap { Double($0) }
   }
 
-  /// Makes a command at `path` that starts the program under valgrind, for whoever starts it by its name.
+  /// Makes a command at `path` that starts the program under valgrind, for scripts that start it by its name.
   func makeCommand(at path: String) throws {
     let words = ([Self.valgrind] + options + [program]).joined(separator: " ")
     try "#!/bin/sh\nexec \(words) \"$@\"\n".write(toFile: path, atomically: true, encoding: .utf8)

@@ -7,22 +7,23 @@ import VirtioDrivers
 import VirtioIOMMU
 import VirtioTestKit
 
-/// A domain alone: what mapping, unmapping and looking up cost with few mappings and with many.
+/// A domain alone: the cost of mapping, unmapping and look-ups with few mappings and with many.
 struct DomainBench: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "iommu",
     abstract: "Measures an IOMMU domain: map and unmap pairs, walks and hits, by the number of mappings.",
     discussion: """
-      Mappings are pages with a hole after each. A pair maps and unmaps a page in a hole; one endpoint is attached, whose queue \
-      sleeps. Pairs go to the domain, and as two requests of virtio-iommu's driver to the device, in one thread. A walk looks a page \
-      up in the mappings; a hit is a queue's look-up of one of 64 pages that it has seen, which are the same distance apart all over the domain \
-      (strided) or anywhere in it (random, others in each round). Times are medians over the rounds, in nanoseconds; growth is the \
-      median of each round's ratio, in rounds of which both domains have a part.
+      Mappings are pages with a hole after each. A pair maps and unmaps a page in a hole; one endpoint is attached, \
+      and its queue sleeps. Pairs are measured on the domain itself, and as two requests of virtio-iommu's driver to \
+      the device, in one thread. A walk looks a page up in the mappings. A hit is a queue's look-up of one of 64 pages \
+      that it has cached, at equal distances over the whole domain (strided) or anywhere in it (random, others in each \
+      round). Times are medians over the rounds, in nanoseconds; growth is the median of each round's ratio, in rounds \
+      that measure both domains.
       """)
 
   @Option(help: "Rounds.") var rounds = 21
-  @Option(help: "Numbers of mappings, with commas.") var mappings = "1,64,4096,65536,1048576"
-  @Flag(help: "A line of JSON a row.") var json = false
+  @Option(help: "Numbers of mappings, separated by commas.") var mappings = "1,64,4096,65536,1048576"
+  @Flag(help: "Print JSON: an object for each row, one on each line.") var json = false
 
   mutating func run() throws {
     let memory = try GuestMemory(byteCount: 1 << 20)

@@ -5,30 +5,33 @@ import HostIO
 import LeastBackend
 import QTestKit
 
-/// What a question and an invalidation cost behind QEMU's VT-d, against the least they could.
+/// The cost of a question (MISS) and of an invalidation behind QEMU's VT-d, compared with a minimal back-end.
 struct FloorBench: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "floor",
     abstract:
-      "Measures a question and an invalidation behind QEMU's VT-d: Sluice's disk against a back-end that does nothing else.",
+      "Measures the cost of a translation and of an invalidation behind QEMU's VT-d, against a minimal back-end.",
     discussion: """
-      A machine of QEMU's without a guest has two vhost-user disks behind VT-d, each with ATS. This process is their driver, by \
-      QEMU's test protocol. A request reads half a KiB into each of its pages; with --shapes DEPTHxPAGES so many requests of so many \
-      pages are made available at once. A cold turn maps the pages anew for every request and takes them back afterwards, each page by an \
-      invalidation of VT-d's cache and one of the device's; a warm one leaves them mapped, and invalidates a device that is not \
-      there. What a cold turn takes more than the warm one beside it, divided by the pages, is the row: what QEMU, the socket and \
-      the back-end take for one question, or one invalidation. The floor is a back-end in C of one thread that asks for all pages \
-      in one write, and answers what it has to answer. Both take turns within a round; who begins changes. A turn's figure is the \
-      middle of its requests'. CPU is of all threads of a process. Figures are medians over the rounds, ratios medians of each round's ratio, with the least and the most.
+      A QEMU machine without a guest has two vhost-user disks behind VT-d, each with ATS. This process is their \
+      driver, over QEMU's test protocol. A request reads half a KiB into each of its pages; --shapes DEPTHxPAGES makes \
+      DEPTH requests of PAGES pages available at once. A cold turn maps the pages anew for every request and unmaps \
+      them afterwards, each page by an invalidation of VT-d's cache and one of the device's. A warm turn leaves them \
+      mapped, and invalidates a device that does not exist. A row is the extra time of the cold turn over the warm one \
+      beside it, divided by the pages: the time that QEMU, the socket and the back-end take for one question, or one \
+      invalidation. The minimal back-end ("floor") is written in C: one thread, which asks for all pages in one write \
+      and answers only what it must. Both take turns within a round, and the first changes from round to round. A \
+      turn's figure is the median of its requests. CPU is of all threads of a process. Figures are medians over the \
+      rounds, ratios medians of each round's ratio, with the least and the most.
       """)
 
-  @Option(help: "Sluice's command; the one beside this program unless said otherwise.") var sluice: String?
-  @Option(help: "Requests at once and pages of each, with commas: DEPTHxPAGES.") var shapes = "1x1,1x32,32x1"
+  @Option(help: "Path of `sluice`; by default the one beside this program.") var sluice: String?
+  @Option(help: "Requests at once and pages of each, separated by commas: DEPTHxPAGES.") var shapes = "1x1,1x32,32x1"
   @Option(help: "Rounds.") var rounds = 15
   @Option(help: "Pages of a turn.") var pages = 400
-  @Option(parsing: .unconditional, help: "More options for `sluice serve blk`, with blanks.") var sluiceOptions = ""
+  @Option(parsing: .unconditional, help: "More options for `sluice serve blk`, separated by blanks.")
+  var sluiceOptions = ""
   @Option(help: "Seconds after which QEMU and the back-ends are killed.") var limit = 300.0
-  @Flag(help: "A line of JSON a row.") var json = false
+  @Flag(help: "Print JSON: an object for each row, one on each line.") var json = false
 
   /// A question's or an invalidation's figures, round by round: the floor's and Sluice's.
   private struct Row {
@@ -49,7 +52,7 @@ struct FloorBench: ParsableCommand {
       }
       return FloorShape(depth: parts[0], pages: parts[1])
     }
-    guard rounds > 0, pages > 0 else { throw ValidationError("--rounds and --pages are above 0") }
+    guard rounds > 0, pages > 0 else { throw ValidationError("--rounds and --pages must be above 0") }
     // Without it a sleep of two microseconds takes fifty.
     try? "1".write(toFile: "/proc/self/timerslack_ns", atomically: false, encoding: .utf8)
     let scratch = try Scratch()
@@ -86,8 +89,8 @@ struct FloorBench: ParsableCommand {
       let after = try explained(command, ours.socket)
       print(
         """
-        Sluice asked \(after.questions - before.questions) questions and took \(after.invalidations - before.invalidations) invalidations \
-        for \(disk.coldPages) cold pages.
+        Sluice asked \(after.questions - before.questions) questions and handled \
+        \(after.invalidations - before.invalidations) invalidations for \(disk.coldPages) cold pages.
         """)
       machine.qemu.stop()
       print(
@@ -154,7 +157,7 @@ struct FloorBench: ParsableCommand {
     guard let facts = try JSONSerialization.jsonObject(with: data) as? [String: Any],
       let questions = facts["questions"] as? Int,
       let invalidations = facts["invalidations"] as? Int
-    else { throw BenchFailure("sluice explain does not say what it was asked") }
+    else { throw BenchFailure("sluice explain does not report translations") }
     return (questions, invalidations)
   }
 }
@@ -162,14 +165,14 @@ struct FloorBench: ParsableCommand {
 /// The floor's own process.
 struct LeastBackendCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
-    commandName: "least-backend", abstract: "Serves the disk that `floor` compares with.", shouldDisplay: false)
+    commandName: "least-backend", abstract: "Serves the minimal disk that `floor` compares with.", shouldDisplay: false)
 
   @Argument(help: "The socket's path.") var socket: String
 
   mutating func run() throws {
     let listener = try UnixListener(path: socket)
-    guard let connection = try listener.accept(timeout: .seconds(60)) else { throw BenchFailure("nobody came") }
+    guard let connection = try listener.accept(timeout: .seconds(60)) else { throw BenchFailure("no peer connected") }
     let status = least_backend_serve(connection.rawValue)
-    guard status == 0 else { throw BenchFailure("the least back-end ended: errno \(-status)") }
+    guard status == 0 else { throw BenchFailure("the minimal back-end ended: errno \(-status)") }
   }
 }

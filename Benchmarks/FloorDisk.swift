@@ -60,7 +60,7 @@ final class FloorDisk {
   /// So many pages have an invalidation of the unit's cache and one of the device's in one batch.
   static let mostPages = 120
   /// A requester that no device is.
-  private static let nobody: UInt16 = 0xfff8
+  private static let unmapped: UInt16 = 0xfff8
 
   init(_ name: String, _ machine: DiskMachine, _ disk: DiskMachine.Disk, guest: HostMapping) throws {
     guard let vtd = machine.vtd, disk.hasATS, let server = disk.server else {
@@ -113,7 +113,7 @@ final class FloorDisk {
     }
   }
 
-  /// So many times the requests, with pages that nobody asked about before, and their invalidations. The middle of
+  /// So many times the requests, with pages that were not asked for before, and their invalidations. The middle of
   /// each.
   func cold(_ repeats: Int) throws -> (asking: FloorTime, forgetting: FloorTime) {
     var asking: [FloorTime] = [], forgetting: [FloorTime] = []
@@ -126,14 +126,14 @@ final class FloorDisk {
     return (FloorTime(median: asking), FloorTime(median: forgetting))
   }
 
-  /// The same requests, with pages that everybody knows, and invalidations that no back-end hears of.
+  /// The same requests, with pages whose translations are cached, and invalidations that reach no back-end.
   func warm(_ repeats: Int) throws -> (asking: FloorTime, forgetting: FloorTime) {
     var asking: [FloorTime] = [], forgetting: [FloorTime] = []
     try memory.map(data, to: Array(frames.prefix(shape.all)))
     _ = try request()
     for _ in 0..<repeats {
       asking.append(try request())
-      forgetting.append(try invalidate(Self.nobody))
+      forgetting.append(try invalidate(Self.unmapped))
     }
     _ = try unmap()
     coldPages += shape.all
@@ -154,7 +154,7 @@ final class FloorDisk {
     let time = try measured {
       try machine.qemu.store(notification, 0 as UInt16)
       let end = now() + 10_000_000_000
-      // Two processors: who spins takes one from those it waits for.
+      // Two processors: a polling thread takes one from the threads it waits for.
       while cells.loadAcquire16(at: used) != target {
         usleep(2)
         guard now() < end else {

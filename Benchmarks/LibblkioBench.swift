@@ -2,36 +2,36 @@ import ArgumentParser
 import Foundation
 import FrontendKit
 
-/// The disk against qemu-storage-daemon's, through a client nobody here wrote.
+/// The disk against qemu-storage-daemon's, through a client of another project (libblkio).
 struct LibblkioBench: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "blkio",
     abstract: "As blk, with libblkio as the front-end: `qemu-img bench` with driver=virtio-blk-vhost-user.",
     discussion: """
-      The client runs in a minimal Debian trixie, made once by Scripts/lab/chroot, in a mount namespace of its own; that needs \
-      root. Sluice and qemu-storage-daemon take turns within each round; figures are medians over the rounds, ratios medians \
-      of each round's ratio.
+      The client runs in a minimal Debian trixie, made once by Scripts/lab/chroot, in a mount namespace of its own; \
+      that needs root. Sluice and qemu-storage-daemon take turns within each round; figures are medians over the \
+      rounds, ratios medians of each round's ratio.
       """)
 
-  @Option(help: "The Debian trixie with qemu-img and libblkio; Scripts/lab/chroot prints where it is.") var chroot:
+  @Option(help: "Folder of the Debian trixie with qemu-img and libblkio; Scripts/lab/chroot prints it.") var chroot:
     String?
-  @Option(help: "Sluice's command; the one beside this program unless said otherwise.") var sluice: String?
-  @Option(help: "The peer's command.") var peer = "/usr/bin/qemu-storage-daemon"
-  @Option(help: "Operations, with commas: read, write.") var operations = "read,write"
-  @Option(help: "Block sizes in bytes, with commas.") var blocks = "4096,65536"
-  @Option(help: "Requests under way, with commas.") var depths = "1,32,128"
+  @Option(help: "Path of `sluice`; by default the one beside this program.") var sluice: String?
+  @Option(help: "Path of the peer.") var peer = "/usr/bin/qemu-storage-daemon"
+  @Option(help: "Operations, separated by commas: read, write.") var operations = "read,write"
+  @Option(help: "Block sizes in bytes, separated by commas.") var blocks = "4096,65536"
+  @Option(help: "Requests under way, separated by commas.") var depths = "1,32,128"
   @Option(help: "Rounds.") var rounds = 5
   @Option(help: "Requests of 4 KiB in one turn; larger blocks get a quarter of it.") var requests = 40_000
   @Option(help: "MiB of each image.") var imageSize = 256
   @Option(help: "Where images and sockets are.") var directory = "/dev/shm"
-  @Flag(help: "A line of JSON a row.") var json = false
+  @Flag(help: "Print JSON: an object for each row, one on each line.") var json = false
 
   mutating func run() throws {
     guard getuid() == 0 else { throw ValidationError("a chroot needs root") }
     let root = chroot ?? Self.cachedRoot
     guard FileManager.default.isExecutableFile(atPath: root + "/usr/bin/qemu-img") else {
       throw ValidationError(
-        "there is no qemu-img in \(root); run Scripts/lab/chroot, which makes such a folder and prints its name")
+        "there is no qemu-img in \(root); run Scripts/lab/chroot, which makes the folder and prints its name")
     }
     let scratch = URL(fileURLWithPath: directory).appendingPathComponent(
       "sluice-blkio-\(ProcessInfo.processInfo.processIdentifier)")
@@ -45,7 +45,7 @@ struct LibblkioBench: ParsableCommand {
     let titles = ["op", "block", "depth", "iops", "peer iops", "ratio", "cpu ns", "peer cpu ns", "ratio"]
     var table = Table(titles, json: json)
     for operation in operations.split(separator: ",").map(String.init) {
-      guard ["read", "write"].contains(operation) else { throw ValidationError("no operation is called \(operation)") }
+      guard ["read", "write"].contains(operation) else { throw ValidationError("there is no operation \(operation)") }
       for block in try numbers(blocks, "--blocks") {
         for depth in try numbers(depths, "--depths") {
           // With one request under way a turn takes as long with fewer.

@@ -2,29 +2,30 @@ import ArgumentParser
 import Foundation
 import Machine
 
-/// A machine in this process: what each IOMMU and mapper makes of a request.
+/// A machine in this process: the cost of a request with each IOMMU and mapper.
 struct MachineBench: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "machine",
     abstract: "Measures a request from driver to device and back, behind each IOMMU and with each mapper.",
     discussion: """
-      A request reads 4 KiB of a virtio-blk disk in memory, through PCI, with driver and device in two threads of this process. \
-      Requests are submitted, published and waited for in batches of --depths: one notification and one interrupt for each. CPU is \
-      the process's, driver and device together, and hears little of other programs; time is the clock's. Each variant takes turns \
-      with a device that has no feature bit on a machine without an IOMMU: a ratio is the median over the rounds of its own turn's \
-      by the one beside it. On one processor (`taskset -c 1`) nothing depends on where the two threads happen to run.
+      A request reads 4 KiB of a virtio-blk disk in memory, through PCI, with driver and device in two threads of this \
+      process. Requests are submitted, published and awaited in batches of --depths, with one notification and one \
+      interrupt for each batch. CPU is the process's, driver and device together, and depends little on other \
+      programs; time is wall-clock time. Each variant takes turns with a device without the feature bit on a machine \
+      without an IOMMU; a ratio is the median over the rounds of its turn to the one beside it. On one processor \
+      (`taskset -c 1`) the figures do not depend on the placement of the two threads.
       """)
 
   @Option(help: "Rounds.") var rounds = 31
   @Option(help: "Requests of a turn.") var requests = 1024
-  @Option(help: "Requests of a batch, with commas: 1 to 64.") var depths = "1,32"
-  @Option(help: "Platforms, with commas.") var platforms =
+  @Option(help: "Requests of a batch, separated by commas: 1 to 64.") var depths = "1,32"
+  @Option(help: "Platforms, separated by commas.") var platforms =
     "pc,pc-vtd,pc-amd-vi,pc-virtio-iommu,ppc64,sparc64,xen-grants"
-  @Option(help: "Mappers, with commas: physical, bypass, strict, deferred, bounce, premapped.")
+  @Option(help: "Mappers, separated by commas: physical, bypass, strict, deferred, bounce, premapped.")
   var mappers = "physical,bypass,strict,deferred,bounce,premapped"
   @Flag(help: "Count instructions too, under valgrind (callgrind).") var instructions = false
   @Flag(help: .hidden) var alone = false
-  @Flag(help: "A line of JSON a row.") var json = false
+  @Flag(help: "Print JSON: an object for each row, one on each line.") var json = false
 
   private final class Variant {
     let platform: Platform
@@ -44,12 +45,12 @@ struct MachineBench: ParsableCommand {
 
   mutating func run() throws {
     let chosen = try platforms.split(separator: ",").map { name in
-      guard let platform = Platform.named(String(name)) else { throw ValidationError("no platform is called \(name)") }
+      guard let platform = Platform.named(String(name)) else { throw ValidationError("there is no platform \(name)") }
       return platform
     }
     let mappings = try mappers.split(separator: ",").map { name in
       guard let mapping = RequestLoad.Mapping(rawValue: String(name)) else {
-        throw ValidationError("no mapper is called \(name)")
+        throw ValidationError("there is no mapper \(name)")
       }
       return mapping
     }

@@ -6,16 +6,16 @@ import MemoryModel
 struct ModelBench: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "model",
-    abstract: "Runs random machines against a naive model of their memory, and ends with the first that differs.",
+    abstract: "Tests random machines against a naive model of their memory, and ends at the first difference.",
     discussion: """
-      Each machine has a seed of its own, the first one's is given or drawn, the next is one higher. A mismatch is printed with \
-      what was done last and with the command that repeats it, and the exit status is 1. One machine of eight has its drivers on \
-      threads: its seed gives the machine again, and not the order of events.
+      Each machine has a seed of its own; the first is given or random, the next is one higher. A mismatch is printed \
+      with the last steps and the command that repeats them, and the exit status is 1. One machine of eight has its \
+      drivers on threads: its seed repeats the machine, but not the order of events.
       """)
 
   @Option(help: "Seconds to run.") var seconds = 60.0
-  @Option(help: "The first machine's seed; drawn unless given.") var seed: UInt64?
-  @Option(help: "End after so many machines, whatever the time.") var machines: Int?
+  @Option(help: "The first machine's seed; random by default.") var seed: UInt64?
+  @Option(help: "End after this many machines, even before the time is over.") var machines: Int?
   @Option(help: "Which machines have their drivers on threads: some, all (threads) or none.") var drivers = Drivers.some
   @Option(help: "Plant a defect: \(Flaw.allCases.map(\.rawValue).joined(separator: ", ")).") var flaw: String?
 
@@ -33,7 +33,7 @@ struct ModelBench: ParsableCommand {
   mutating func run() throws {
     let first = seed ?? UInt64.random(in: 0..<1 << 40)
     let planted = try flaw.map { name in
-      guard let flaw = Flaw(rawValue: name) else { throw ValidationError("no defect is called \(name)") }
+      guard let flaw = Flaw(rawValue: name) else { throw ValidationError("there is no defect \(name)") }
       return flaw
     }
     say("model: seed \(first)")
@@ -59,6 +59,6 @@ struct ModelBench: ParsableCommand {
     "\(sums.machines) machines, \(sums.steps) steps, \(sums.requests) requests checked, \(sums.faults) of them faults"
   }
 
-  /// Printed at once, whoever reads.
+  /// Printed at once, to a terminal or a pipe.
   private func say(_ line: String) { FileHandle.standardOutput.write(Data((line + "\n").utf8)) }
 }

@@ -8,24 +8,25 @@ struct RingBench: ParsableCommand {
     commandName: "ring",
     abstract: "Measures both rings without threads or sockets: nanoseconds per request, physical and translated.",
     discussion: """
-      A request is added, published, popped, resolved, its header read, its status written, completed and reaped, in one \
-      thread and in batches of 32. The variants take turns within each round; times are medians over the rounds, ratios \
-      medians of each round's ratio to the physical variant.
+      A request is added, published, popped, resolved, its header read, its status written, completed and reaped, in \
+      one thread and in batches of 32. The variants take turns within each round; times are medians over the rounds, \
+      ratios medians of each round's ratio to the physical variant.
       """)
 
   @Option(help: "Rounds.") var rounds = 300
   @Option(help: "Requests of each variant in a round.") var requests = 2048
-  @Option(help: "Descriptors of a request, with commas.") var descriptors = "1,3,32"
-  @Option(help: "Ring formats, with commas.") var formats = "split,packed"
-  @Option(help: "Paths, with commas: physical, one, pages16k, pages64k.") var paths = "physical,one,pages16k,pages64k"
-  @Flag(help: "Leave indirect descriptors out.") var directOnly = false
+  @Option(help: "Descriptors of a request, separated by commas.") var descriptors = "1,3,32"
+  @Option(help: "Ring formats, separated by commas.") var formats = "split,packed"
+  @Option(help: "Paths, separated by commas: physical, one, pages16k, pages64k.") var paths =
+    "physical,one,pages16k,pages64k"
+  @Flag(help: "Omit indirect descriptors.") var directOnly = false
   @Flag(help: "Only indirect descriptors.") var indirectOnly = false
   @Flag(help: "Count instructions too, under valgrind (callgrind).") var instructions = false
-  @Flag(help: "A line of JSON a row.") var json = false
+  @Flag(help: "Print JSON: an object for each row, one on each line.") var json = false
 
   mutating func run() throws {
     let paths = try paths.split(separator: ",").map { name in
-      guard let path = RingPath(rawValue: String(name)) else { throw ValidationError("no path is called \(name)") }
+      guard let path = RingPath(rawValue: String(name)) else { throw ValidationError("there is no path \(name)") }
       return path
     }
     let memory = try RingFixture.makeMemory()
@@ -76,7 +77,7 @@ struct RingBench: ParsableCommand {
     var samples = paths.map { _ in (all: [Double](), device: [Double]()) }
     let batches = batches(requests, shape)
     var fixtures = try FixtureSet(paths.count) { try RingFixture(memory, shape, paths[$0], place: $0) }
-    // Every page is looked at once before a time counts: a domain enters a page into its table when it is first asked
+    // Every page is looked up once before the measurement: a domain enters a page into its table when it is first asked
     // for it.
     for at in paths.indices { _ = try fixtures.run(at, batches: RingFixture.lap(shape)) }
     for round in 0...rounds {

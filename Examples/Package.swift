@@ -1,5 +1,5 @@
-// swift-tools-version: 6.3
-// Programs of somebody else's package that serve devices with Sluice's libraries. CI builds and starts them.
+// swift-tools-version: 6.3 Programs of a user's package that serve devices with Sluice's libraries. CI builds and
+// starts them.
 import PackageDescription
 
 let package = Package(

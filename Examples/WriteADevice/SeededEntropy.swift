@@ -1,7 +1,6 @@
 import Virtio
 
-/// virtio-rng whose bytes are the same at every boot: for guests whose tests are to be repeatable, and for nothing
-/// else.
+/// virtio-rng whose bytes are the same at every boot: only for guests whose tests must be repeatable.
 struct SeededEntropy: VirtioDevice {
   var seed: UInt64
   var id: DeviceID { .entropy }

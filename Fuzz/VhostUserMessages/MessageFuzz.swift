@@ -8,7 +8,7 @@ import VirtioEntropy
 
 /// A real back-end at one end of a socket pair, and a front-end that does what an input says at the other.
 ///
-/// Whatever that is, the back-end's `run()` returns soon after the connection has closed, and no descriptor stays open.
+/// After any input the back-end's `run()` returns soon after the connection has closed, and no descriptor stays open.
 enum MessageFuzz {
   /// How long anything may take. A hang is what is looked for, so it is far more than what a loaded machine needs.
   private static let limit = Duration.seconds(8)

@@ -1,7 +1,7 @@
 import DMA
 import HostIO
 
-/// Sends what it is told to, and takes every answer, so that the back-end never has to wait for it.
+/// Sends what the input says, and takes every answer, so that the back-end never has to wait for it.
 struct ScriptedFrontend: ~Copyable {
   private let socket: UnixSocket
   private let limit: Duration
@@ -10,8 +10,8 @@ struct ScriptedFrontend: ~Copyable {
   private let mapping: HostMapping
   /// The end of the back-end's channel that we keep, and the one that is passed.
   private let channel: (ours: UnixSocket, theirs: UnixSocket)
-  /// The device's state: a socket with what there is to read, and nobody at the other end. CHECK_DEVICE_STATE waits ten
-  /// seconds for a front-end that keeps its end open, which is as it should be and too slow here.
+  /// The device's state: a socket with what there is to read, and no peer at the other end. CHECK_DEVICE_STATE waits
+  /// ten seconds for a front-end that keeps its end open, which is as it should be and too slow here.
   private var state: UnixSocket
   /// What came and is not yet a whole answer.
   private var heard: [UInt8] = []
@@ -53,7 +53,7 @@ struct ScriptedFrontend: ~Copyable {
         case .kick: event.signal()
         case .resize(let size): try memory.resize(to: size)
         case .state(let bytes): try setState(bytes)
-        // Nobody has to read it, and a full socket is the back-end's business.
+        // It need not be read, and a full socket is for the back-end to handle.
         case .answer(let bytes): if !bytes.isEmpty { try? channel.ours.send(bytes.span, timeout: .zero) }
         }
         try hearChannel()
@@ -158,7 +158,7 @@ struct ScriptedFrontend: ~Copyable {
     heard.removeFirst(at)
   }
 
-  /// Takes what the back-end asks. Answers are the input's business.
+  /// Takes the back-end's questions. The input has the answers.
   private func hearChannel() throws {
     var descriptors = FileDescriptorList()
     var room = [UInt8](repeating: 0, count: 4096)

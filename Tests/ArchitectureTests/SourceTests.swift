@@ -33,7 +33,7 @@ struct SourceTests {
     }
   }
 
-  @Test("No committed text names a folder of somebody's machine")
+  @Test("No committed text names a folder of a developer's machine")
   func noMachinePaths() throws {
     // Put together here, so that this file is not its own finding.
     let marks = ["/" + "work/", "/tmp/" + "wt", "/" + "home/", "/opt/" + "swift"]

@@ -61,7 +61,7 @@ import Testing
     #expect(try Command.run("explain", folder.path("s.sock")).status == 1)
   }
 
-  @Test("A back-end that serves once, started by somebody else, is refused with what to type instead: status 2")
+  @Test("A back-end that serves once, started elsewhere, is refused with what to type instead: status 2")
   func once() throws {
     let folder = try Folder()
     let disk = try folder.serve(try folder.image(), socket: "s.sock", "--once")
@@ -71,11 +71,11 @@ import Testing
     withExtendedLifetime(disk) {}
   }
 
-  @Test("Nobody there, no type, no such check: status 2 and a sentence each")
+  @Test("No back-end, no type, no such check: status 2 and a sentence each")
   func usage() throws {
     let folder = try Folder()
-    let nobody = try Command.run("check", folder.path("none.sock"), "--type", "blk", "--timeout", "0.2")
-    #expect(nobody.status == 2 && nobody.errors.contains("cannot be checked"))
+    let missing = try Command.run("check", folder.path("none.sock"), "--type", "blk", "--timeout", "0.2")
+    #expect(missing.status == 2 && missing.errors.contains("cannot be checked"))
     #expect(try Command.run("check", folder.path("none.sock")).errors.contains("--type"))
     #expect(try Command.run("check").errors.contains("socket"))
     let unknown = try Command.run("check", folder.path("none.sock"), "--type", "blk", "--only", "nonsense")

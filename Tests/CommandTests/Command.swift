@@ -49,10 +49,10 @@ struct Command {
       try process.run()
     }
 
-    /// What it said so far.
+    /// Its output so far.
     var said: String { (try? String(contentsOf: errors, encoding: .utf8)) ?? "" }
 
-    /// Waits until it has said something, for twenty seconds at most. A file tells nobody that it grew.
+    /// Waits until it has printed something, for twenty seconds at most. A file gives no event when it grows.
     func waitUntilSaid(_ words: String) throws {
       try waitUntil("it said: \(words)") { said.contains(words) }
     }

@@ -10,7 +10,7 @@ import Virtio
 
 @Suite("Explain", .serialized) struct ExplainTests {
   @Test("Before a front-end has connected, words and JSON agree that nothing can be reached")
-  func nobody() throws {
+  func beforeAnyFrontend() throws {
     let folder = try Folder()
     let running = try folder.serve(try folder.image())
     let words = try Command.run("explain", folder.path("s.sock"))
@@ -30,7 +30,7 @@ import Virtio
     #expect(try running.end(within: 10).status == 0)
   }
 
-  @Test("A socket that is not there, and one nobody listens on, are told apart, status 1")
+  @Test("A socket that is not there, and one without a listener, are told apart, status 1")
   func unreachable() throws {
     let folder = try Folder()
     let none = try Command.run("explain", folder.path("none.sock"))
@@ -41,7 +41,7 @@ import Virtio
     _ = try running.end(within: 10)
     let stale = try Command.run("explain", folder.path("s.sock"))
     #expect(stale.status == 1)
-    #expect(stale.errors.contains("nobody listens"))
+    #expect(stale.errors.contains("has no listener"))
   }
 
   @Test("What is no socket is not taken for a back-end that ended, status 1")
@@ -54,12 +54,12 @@ import Virtio
     }
   }
 
-  @Test("Somebody who listens and is no back-end of ours is told apart, status 1")
+  @Test("A listener that is no back-end of ours is told apart, status 1")
   func stranger() throws {
     let folder = try Folder()
     let listener = try UnixListener(path: folder.path("s.sock"))
     let running = try Command.Running(["explain", folder.path("s.sock")])
-    // Takes the call, and hangs up on whatever is asked.
+    // Takes the call, and hangs up on every request.
     let socket = try #require(try listener.accept(timeout: .seconds(10)))
     #expect(try socket.waitReadable(timeout: .seconds(10)))
     socket.shutdown()
@@ -234,7 +234,7 @@ import Virtio
     #expect(try running.end(within: 10).status == 0)
   }
 
-  /// Asks again until it is so, for ten seconds at most: a back-end tells nobody that its front-end has gone.
+  /// Asks again until it is so, for ten seconds at most: a back-end gives no event when its front-end has gone.
   private func waitUntil(_ condition: () throws -> Bool) throws {
     let end = ContinuousClock.now + .seconds(10)
     while ContinuousClock.now < end {

@@ -18,7 +18,7 @@ import Virtio
   @Test(
     "With a standard error that is closed, full or never read front-ends are served, and SIGTERM ends it",
     arguments: StandardError.allCases)
-  func nobodyListens(_ kind: StandardError) throws {
+  func stuckReader(_ kind: StandardError) throws {
     let folder = try Folder()
     let image = try folder.image()
     let running = try Command.Running(
@@ -34,7 +34,7 @@ import Virtio
     #expect(try Data(contentsOf: URL(fileURLWithPath: image)) == Data(count: 1 << 20))
   }
 
-  @Test("A mistake in what was typed ends the command whatever standard error is", arguments: StandardError.allCases)
+  @Test("A mistake in what was typed ends the command with any standard error", arguments: StandardError.allCases)
   func mistake(_ kind: StandardError) throws {
     let folder = try Folder()
     #expect(

@@ -67,7 +67,7 @@ import Testing
       (#"{"platform":"pc","devices":[{"interface":"legacy","iommu_platform":"on"}]}"#, "disable-legacy"),
       (#"{"devices":[{"size":1e99}]}"#, "size is a number"),
       (#"{"devices":[{}],"workload":{"block_size":1000}}"#, "multiple of 512"),
-      (#"{"devices":[]}"#, "needs a device"), ("[1,", "no JSON"),
+      (#"{"devices":[]}"#, "needs a device"), ("[1,", "not valid JSON"),
     ])
   func mistakes(_ text: String, _ word: String) throws {
     let folder = try Folder()

@@ -97,7 +97,7 @@ struct MemoryBoundTests {
   }
 
   @Test(
-    "Eight queues of chains as long as can be, translations scattered over all addresses, and questions nobody answers: 64 MiB and 2 MiB a queue"
+    "Eight queues of chains as long as can be, translations scattered over all addresses, and questions without answers: 64 MiB and 2 MiB a queue"
   )
   func worst() throws {
     let folder = try Folder()
@@ -131,7 +131,8 @@ struct MemoryBoundTests {
       #expect((0..<Self.queues).contains { guest.used($0) > 0 })
       frontend.close()
     }
-    // Behind one: questions that are never answered, and answers nobody asked for, each in a corner of its own.
+    // Behind one: questions that are never answered, and answers that were not asked for, each in a part of memory of
+    // its own.
     do {
       let memory = try FrontendMemory(byteCount: 96 << 20)
       let frontend = try Frontend.connect(to: folder.path("s.sock"), memory: memory, timeout: .seconds(60))

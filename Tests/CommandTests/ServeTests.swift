@@ -210,7 +210,7 @@ import Virtio
     try folder.waitUntilAnswered("s.sock", running)
     running.terminate()
     #expect(try running.end(within: 10).status == 0)
-    // Whoever made the socket keeps it.
+    // The process that made the socket keeps it.
     #expect(FileManager.default.fileExists(atPath: folder.path("s.sock")))
   }
 

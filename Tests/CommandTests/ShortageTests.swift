@@ -69,7 +69,7 @@ struct ShortageTests {
     var crowd = try poor.crowd(80, saying: FrontendRequest.getFeatures.encoded())
     try #require(crowd.count > 30)
     let before = poor.processorTime
-    // Time, because what is looked at is that nothing happens.
+    // Time, because the test is that nothing happens.
     Thread.sleep(forTimeInterval: 2)
     #expect(poor.processorTime - before < 0.5)
     let lines = poor.running.said.split(separator: "\n")

@@ -73,7 +73,7 @@ import Virtio
   func ring(_ error: Int32) throws {
     #expect(
       try refusal(["--engine", "uring"], through: Refusal.ring(error)).contains(
-        "--engine uring: this host gives no io_uring"))
+        "--engine uring: io_uring is not available"))
     let folder = try Folder()
     let running = try Command.Running(
       ["serve", "blk", "--socket-path", folder.path("s.sock"), "--blk-file", try folder.image()],

@@ -85,7 +85,7 @@ struct DirtyLogTests {
   func adjoining(_ isAscending: Bool) throws {
     let mapping = try HostMapping(anonymous: 128 << 10)
     let memory = GuestMemory()
-    // Side by side in the guest and in this process, whichever was there first.
+    // Side by side in the guest and in this process, in any order of their making.
     for half in isAscending ? [0, 1] : [1, 0] as [UInt64] {
       let at = half * 64 << 10
       try memory.add(

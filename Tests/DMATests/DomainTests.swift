@@ -289,7 +289,7 @@ struct DomainTests {
     user.endRound()
   }
 
-  @Test("An unmap that finds nothing, and a map, wait for nobody")
+  @Test("An unmap that finds nothing, and a map, wait for no queue")
   func waitsForNobody() throws {
     let domain = Domain(try makeMemory())
     try domain.map(DMAAddress(0), byteCount: 4096, to: GuestAddress(0), permissions: .readWrite)

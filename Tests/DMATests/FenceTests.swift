@@ -99,7 +99,7 @@ struct FenceTests {
       let generation = fence.generation
       let drain = WorkThread { fence.drain(from: first, through: last) }
       while fence.generation == generation { drain.pause() }
-      // Others go on meanwhile: a drain that waits keeps nobody from draining.
+      // Others go on meanwhile: a drain that waits keeps no other thread from draining.
       fence.drain(from: 0x8000, through: 0x8fff)
       #expect(!drain.isDone)
       _ = lease.begin()

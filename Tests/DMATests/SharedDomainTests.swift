@@ -70,7 +70,7 @@ struct SharedDomainTests {
   }
 
   @Test(
-    "An endpoint is in one domain: attached to another, it has left the first, and an endpoint that is gone holds nobody up"
+    "An endpoint is in one domain: attached to another, it has left the first, and an endpoint that is gone holds nothing up"
   )
   func moves() throws {
     let memory = try makeMemory()

@@ -6,7 +6,7 @@ import VhostUser
 import VhostUserFrontend
 import Virtio
 
-/// The front-end against a back-end that nobody here wrote.
+/// The front-end against a back-end of another project (qemu-storage-daemon).
 @Suite("A peer's back-end", .enabled(if: FileManager.default.isExecutableFile(atPath: "/usr/bin/qemu-storage-daemon")))
 struct StorageDaemonTests {
   static let wanted: Features = [

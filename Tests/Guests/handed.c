@@ -242,7 +242,7 @@ static void pause_(const char *at) {
   char line[64];
   printf("SLUICE-GUEST disk=%s pause=%s\n", name, at);
   fflush(stdout);
-  if (fgets(line, sizeof line, stdin) == NULL) end(1, "nobody answers");
+  if (fgets(line, sizeof line, stdin) == NULL) end(1, "no answer");
 }
 
 int main(int count, char **arguments) {

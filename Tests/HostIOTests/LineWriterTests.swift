@@ -3,9 +3,9 @@ import Glibc
 import HostIO
 import Testing
 
-@Suite("Lines that nobody waits for", .timeLimit(.minutes(10)))
+@Suite("Lines that no writer waits for", .timeLimit(.minutes(10)))
 struct LineWriterTests {
-  /// A pipe, which is full when nobody reads it.
+  /// A pipe, which fills up without a reader.
   private final class Unread {
     let reading: FileHandle
     let writing: FileHandle
@@ -29,7 +29,7 @@ struct LineWriterTests {
     #expect(text == (0..<100).map { "line \($0)\n" }.joined())
   }
 
-  @Test("When nobody reads, writing and flushing go on, lines beyond the bound are lost, and a later line counts them")
+  @Test("Without a reader, writing and flushing go on, lines beyond the bound are lost, and a later line counts them")
   func full() throws {
     let unread = try Unread()
     let line = String(repeating: "x", count: 99)
@@ -40,7 +40,7 @@ struct LineWriterTests {
     for _ in 0..<count { unread.writer.write(line) }
     unread.writer.flush(within: .milliseconds(50))
     #expect(ContinuousClock.now - start < .seconds(30))
-    // Now somebody does: of every line it is known whether it came or was lost.
+    // Now there is a reader: each line arrived or was counted as lost.
     var text = ""
     var come = 0
     var lost = 0
@@ -56,7 +56,7 @@ struct LineWriterTests {
   }
 
   @Test("A reader that has gone, a descriptor that is closed and a disk that is full lose lines and cost nothing")
-  func nobody() throws {
+  func withoutReader() throws {
     let unread = try Unread()
     try unread.reading.close()
     let full = try FileHandle(forWritingTo: URL(fileURLWithPath: "/dev/full"))

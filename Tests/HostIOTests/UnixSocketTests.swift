@@ -216,7 +216,7 @@ struct UnixListenerTests {
     #expect(cancelled == nil)
   }
 
-  @Test("A socket's file nobody listens on is replaced, a live one is busy")
+  @Test("A socket's file without a listener is replaced, a live one is busy")
   func stale() throws {
     let directory = try TemporaryDirectory()
     let path = directory.path("s")
@@ -245,7 +245,7 @@ struct UnixListenerTests {
     let long = directory.path(String(repeating: "x", count: 120))
     #expect(errno { () throws(HostError) in _ = try UnixListener(path: long) } == ENAMETOOLONG)
     #expect(errno { () throws(HostError) in _ = try UnixListener(path: directory.path("no/such")) } == ENOENT)
-    #expect(errno { () throws(HostError) in _ = try UnixSocket.connect(to: directory.path("nobody")) } == ENOENT)
+    #expect(errno { () throws(HostError) in _ = try UnixSocket.connect(to: directory.path("missing")) } == ENOENT)
   }
 
   @Test("Only a listener's own file is removed when it ends")

@@ -59,7 +59,7 @@ struct WaitingTests {
   }
 
   @Test(
-    "A counter that a peer has filled, or emptied, and made blocking again holds nobody up", .timeLimit(.minutes(10)))
+    "A counter that a peer has filled, or emptied, and made blocking again holds nothing up", .timeLimit(.minutes(10)))
   func blockingAgain() throws {
     let peer = try EventFD()
     let event = try EventFD(adopting: .duplicating(peer.rawValue))
@@ -73,7 +73,7 @@ struct WaitingTests {
   }
 
   @Test(
-    "A peer that makes its empty counter blocking in just the moment in which it is drained holds nobody up",
+    "A peer that makes its empty counter blocking in just the moment in which it is drained holds nothing up",
     .timeLimit(.minutes(10)))
   func blockingMeanwhile() throws {
     let peer = try EventFD()
@@ -93,7 +93,7 @@ struct WaitingTests {
       drained.signal()
     }
     #expect(try drained.wait(timeout: .seconds(30)))
-    // Whoever hangs is let go, so that this ends whatever was found.
+    // A thread that hangs is released, so that the test ends with either result.
     isOver.value.store(true, ordering: .relaxed)
     toggling.join()
     _ = fcntl(peer.rawValue, F_SETFL, O_NONBLOCK)
@@ -115,7 +115,7 @@ struct WaitingTests {
     #expect(errno { () throws(HostError) in try event.drain() } == EPIPE)
   }
 
-  @Test("On a worker thread, signalling into a pipe that nobody reads does not end the process")
+  @Test("On a worker thread, signalling into a pipe without a reader does not end the process")
   func brokenPipe() async {
     await #expect(processExitsWith: .exitCode(7)) {
       let pipe = Pipe()

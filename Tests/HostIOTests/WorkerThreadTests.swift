@@ -76,7 +76,7 @@ struct WorkerThreadTests {
     #expect(processCPUTime() > .zero)
   }
 
-  @Test("A thread nobody joins still runs to its end")
+  @Test("A thread that is never joined still runs to its end")
   func detached() throws {
     let done = try EventFD()
     _ = try WorkerThread(name: "detached") { done.signal() }

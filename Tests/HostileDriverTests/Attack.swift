@@ -21,7 +21,7 @@ struct Preparation {
   var options: (inout VirtioPCIOptions) -> Void = { _ in }
 }
 
-/// Lets a driver break a rule, and judges what comes of it: the device answers in time, touches nothing that it was not
+/// Lets a driver break a rule, and checks the outcome: the device answers in time, touches nothing that it was not
 /// given, does not spin, and serves the next driver after a reset.
 ///
 /// - Parameters:
@@ -87,7 +87,7 @@ private func recover(_ target: Target) throws {
   guard target.watch.wait({ target.driver.status.isEmpty }) else {
     throw Wedged("the device does not come out of its reset")
   }
-  // Whatever was still under way is over.
+  // Everything that was still under way is over.
   if let at = target.touched {
     throw Failure("the device wrote at 0x\(String(at, radix: 16)) before the reset was over")
   }
@@ -113,7 +113,7 @@ private func recover(_ target: Target) throws {
   if let at = target.touched { throw Failure("after the reset the device wrote at 0x\(String(at, radix: 16))") }
 }
 
-/// Whether threads of this name never sleep although nobody wants anything of them. Three looks in a row at which all
+/// Whether threads of this name never sleep although there is nothing for them to do. Three looks in a row at which all
 /// sleep show that they do.
 private func isSpinning(_ name: String) -> Bool {
   let tasks = "/proc/self/task"

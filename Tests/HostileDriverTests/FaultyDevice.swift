@@ -58,7 +58,7 @@ final class FaultyDevice: VirtioDevice {
     func available(_ index: Int, in queues: inout QueueSet) throws(QueueError) {
       while let chain = try queues[index].next() {
         served += 1
-        // Dropped: the driver never hears of it.
+        // Dropped: the driver is never notified.
         if flaw == .mute || flaw == .keeps && served == 1 { continue }
         let bytes = [UInt8](repeating: 1, count: chain.writable.byteCount)
         let count = chain.writable.copy(bytes.span, to: 0)

@@ -6,7 +6,7 @@ import VirtioTestKit
 
 @Suite("An attack finds what is wrong with a device", .timeLimit(.minutes(10))) struct HarnessTests {
   private func verdict(_ flaw: FaultyDevice.Flaw, _ transport: Transport) throws -> (Verdict, String) {
-    // The violation itself is none: a correct request decides.
+    // The violation itself has no result: a correct request decides.
     try assess(transport, Preparation(kind: .faulty(flaw))) { _, _ in .untouched }
   }
 

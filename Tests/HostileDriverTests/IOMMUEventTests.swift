@@ -50,7 +50,7 @@ import VirtioTestKit
     }
   }
 
-  @Test("Requests are put into the event queue: nobody does what they ask for", arguments: Transport.modern)
+  @Test("Requests are put into the event queue: they are not done", arguments: Transport.modern)
   func requests(_ transport: Transport) throws {
     try attackIOMMU(Self.clause, on: transport) { session, target in
       target.literal.write(
@@ -108,7 +108,7 @@ import VirtioTestKit
     try attackIOMMU(Self.clause, on: transport) { session, target in
       for i in 0..<2000 as Range<UInt64> { session.fault(IOMMUSite.attacked.endpoint, 0x6000_0000 + i * 4096) }
       guard let dropped = target.unit?.droppedFaults, dropped >= 2000 - 256 else { throw Failure("reports pile up") }
-      // What waits is taken, so that the next is told again.
+      // Pending events are taken, so that the next one is reported again.
       for _ in 0..<256 {
         session.offer([LiteralDescriptor(session.table, 24, writable: true)])
         guard session.usedEvents(1) == [24] else { return .noAnswer }

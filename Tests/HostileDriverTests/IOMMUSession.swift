@@ -18,8 +18,7 @@ enum IOMMUAnswer: Equatable {
     noMemory = status(8)
 }
 
-/// As `attack`, of a virtio-iommu that a correct driver has set up: whatever is done to it, that driver's mappings stay
-/// what they were.
+/// As `attack`, of a virtio-iommu that a correct driver has set up: no attack changes that driver's mappings.
 func attackIOMMU(
   _ clause: String, on transport: Transport, without: Features = [], sourceLocation: SourceLocation = #_sourceLocation,
   _ body: (Session, Target) throws -> Outcome
@@ -108,7 +107,7 @@ extension Session {
     try checkWitnesses()
   }
 
-  /// Whether those translate as they were told to.
+  /// Whether those translate as they were mapped.
   func checkWitnesses() throws {
     let (one, other, site) = (IOMMUSite.witness.endpoint, IOMMUSite.bypassing.endpoint, IOMMUSite.self)
     let maps = features.contains(.iommuMapUnmap)
@@ -195,7 +194,7 @@ extension Session {
     events.wantCalls()
     fault(endpoint, address)
     for _ in 0..<300 {
-      // Whoever waits for room waits for a buffer that is no good.
+      // A report that waits for room waits for a buffer that cannot be used.
       if events.free == 0 { guard usedEvents(1) != nil else { return false } }
       target.literal.write([UInt8](repeating: 0xee, count: 32), at: report)
       offer([LiteralDescriptor(report, 24, writable: true)])

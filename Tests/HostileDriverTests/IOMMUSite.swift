@@ -18,7 +18,7 @@ enum IOMMUSite {
   static let mapped: (virtual: UInt64, physical: UInt64) = (0x10_0000, 0xc_0000)
   static let readOnly: (virtual: UInt64, physical: UInt64) = (0x10_4000, 0xc_4000)
   static let prey: (virtual: UInt64, physical: UInt64) = (0x20_0000, 0xe_0000)
-  /// A page that is looked at past all mappings, and two that are mapped to see whether that works.
+  /// A page that is looked up outside all mappings, and two that are mapped to see whether that works.
   static let bypassed: UInt64 = 0xd_0000
   static let trial: (virtual: UInt64, physical: UInt64) = (0x40_0000, 0xf_0000)
   static let reserved: ClosedRange<UInt64> = 0xfee0_0000...0xfeef_ffff

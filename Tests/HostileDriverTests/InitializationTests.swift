@@ -110,7 +110,7 @@ import VirtioTestKit
     target.driver.status = target.driver.status.union(.driverOK)
   }
 
-  @Test("SUSPEND is set, and nobody looks whether the device is suspended", arguments: Transport.modern)
+  @Test("SUSPEND is set, and not read back to see whether the device is suspended", arguments: Transport.modern)
   func unverified(_ transport: Transport) throws {
     try suspended("3.4.1-1", transport) { _, target in
       target.driver.status = [.acknowledge, .driver, .featuresOK, .driverOK]

@@ -7,7 +7,7 @@ import PCI
 import Synchronization
 import VirtioIOMMU
 
-/// Everything the platform and the log hear of a device.
+/// All events that the platform and the log get from a device.
 final class InterruptLog: MessageInterrupts, LineInterrupts {
   private let stops = Mutex(0)
   private let changed: EventFD
@@ -27,8 +27,7 @@ final class InterruptLog: MessageInterrupts, LineInterrupts {
   func set(_ pin: PCIInterruptPin, ofDevice device: UInt8, asserted: Bool) { changed.signal() }
   func lineChanged() { changed.signal() }
 
-  /// Waits until `condition` holds, looking whenever something happens, and every millisecond for what nothing tells
-  /// of.
+  /// Waits until `condition` holds; checks it at each event, and every millisecond for changes without an event.
   func wait(_ condition: () -> Bool) -> Bool {
     let end = ContinuousClock.now + patience
     while !condition() {

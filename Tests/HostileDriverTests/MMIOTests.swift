@@ -142,7 +142,7 @@ import VirtioTestKit
     }
   }
 
-  @Test("A queue is stopped in the middle of things, and nobody reads QueueReady back", arguments: Transport.mmio)
+  @Test("A queue is stopped in the middle of things, and QueueReady is not read back", arguments: Transport.mmio)
   func stopped(_ transport: Transport) throws {
     try attack("4.2.2.2-13", on: transport) { session, target in
       session.post(0, data: [LiteralDescriptor(session.data, 512, writable: true)])

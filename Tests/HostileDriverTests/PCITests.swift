@@ -173,7 +173,9 @@ import VirtioTestKit
       ])
   }
 
-  @Test("An event is mapped to a vector that does not exist, and nobody looks", arguments: Transport.pci + pciLegacy)
+  @Test(
+    "An event is mapped to a vector that does not exist, and the register is not read back",
+    arguments: Transport.pci + pciLegacy)
   func vectors(_ transport: Transport) throws {
     try attack("4.1.5.1.2.2-2", "4.1.5.1.2.2-3", on: transport) { _, target in
       // A legacy function shows its vectors only while MSI-X is enabled; there are two.

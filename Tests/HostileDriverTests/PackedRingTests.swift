@@ -18,8 +18,7 @@ import VirtioTestKit
     var flags: UInt16
   }
 
-  /// Header, data and status of a read as three elements; whatever `change` makes of them; the first made available
-  /// last.
+  /// Header, data and status of a read as three elements; as `change` left them; the first made available last.
   private func raw(_ session: Session, _ change: (inout [Element]) throws -> Void) throws -> Outcome {
     session.writeHeader(0, sector: 0)
     session.target.allow(session.data, 512)

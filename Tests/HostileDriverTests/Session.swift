@@ -17,7 +17,7 @@ final class Session {
   /// The event queue of a virtio-iommu.
   let eventLayout: QueueLayout
   let events: (any LiteralRing)?
-  /// A page each, with pages around it that are nobody's.
+  /// A page each, with unused pages around it.
   let header: DMAAddress
   let data: DMAAddress
   let status: DMAAddress
@@ -140,7 +140,7 @@ final class Session {
     return stopped ? .stopped : used.isEmpty ? .nothing : .used(used)
   }
 
-  /// Writes a block request's header (§5.2.6) and a status that is none.
+  /// Writes a block request's header (§5.2.6) and an invalid status.
   func writeHeader(_ type: UInt32, sector: UInt64) {
     target.literal.write(le32: type, at: header)
     target.literal.write(le32: 0, at: header + 4)
@@ -220,7 +220,7 @@ enum Outcome {
   case served
   /// The request ended with an error, and the device goes on.
   case requestRefused
-  /// The queue or the device gave up and said so.
+  /// The queue or the device gave up and reported it.
   case stopped
   /// The driver was not let in.
   case refused

@@ -11,8 +11,7 @@ import VirtioTestKit
   private static let write: UInt16 = 2
   private static let indirect: UInt16 = 4
 
-  /// Writes descriptors of the ring by hand: header, data and status of a read, then whatever `change` makes of them;
-  /// shows head 0.
+  /// Writes descriptors of the ring by hand: header, data and status of a read, then `change` edits them; shows head 0.
   private func raw(_ session: Session, _ change: (LiteralSplitRing) throws -> Void) throws -> Outcome {
     let ring = try session.split
     session.writeHeader(0, sector: 0)
@@ -235,7 +234,7 @@ import VirtioTestKit
       guard session.works() else { return .noAnswer }
       session.post(0, data: [LiteralDescriptor(session.data, 512, writable: true)])
       session.ring.publish()
-      // It may have seen it by itself, or needs to be told after all.
+      // It may have seen the buffer itself, or needs a notification after all.
       session.notify()
       return try session.outcome(session.answer())
     }
@@ -250,14 +249,14 @@ import VirtioTestKit
       guard session.works() else { return .noAnswer }
       let ring = try session.split
       if events {
-        // Whatever the device leaves there, this driver reads that no notification is wanted.
+        // This driver reads that no notification is wanted, with any value that the device leaves there.
         target.literal.publish(le16: 1, at: session.layout.deviceArea)
       }
       session.post(0, data: [LiteralDescriptor(session.data, 512, writable: true)])
       ring.publish()
       let isWanted = events ? ring.usedFlags & 1 == 0 : ring.availableEvent == ring.availableIndex &- 1
       guard !isWanted else { throw Failure("this attack has not begun: the driver would notify") }
-      // Believing that, it does not notify. The next notification, for whatever reason, tells the device.
+      // Believing that, it does not notify. The next notification, for any reason, tells the device.
       session.notify()
       return try session.outcome(session.answer())
     }
@@ -285,7 +284,7 @@ import VirtioTestKit
 }
 
 extension Session {
-  /// Waits for the device to give up, or for an answer that is none.
+  /// Waits for the device to give up, or for an invalid answer.
   func stoppedOrNot() -> Outcome {
     switch answer() {
     case .stopped: .stopped

@@ -49,7 +49,7 @@ final class Target {
   /// Where the device may write.
   private(set) var allowed: [Range<UInt64>] = []
   private static let count = Mutex(0)
-  /// What is in memory before anybody writes there: no zeroes, so that one that is written shows.
+  /// What is in memory before the first write: no zeroes, so that one that is written shows.
   private static let noise: [UInt8] = {
     var random = SeededGenerator(7)
     return (0..<memorySize).map { _ in UInt8.random(in: 1...255, using: &random) }

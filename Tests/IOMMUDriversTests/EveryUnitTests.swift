@@ -7,7 +7,7 @@ import Testing
 import VirtioDrivers
 import VirtioTestKit
 
-@Suite("A domain, whatever the unit")
+@Suite("A domain of every unit")
 struct EveryUnitTests {
   @Test(
     "What is mapped is reachable with its permissions, and its neighbours are not; after unmap and flush nothing is (R083, R084, R110)",

@@ -142,7 +142,7 @@ struct VTdDriverTests {
     #expect(!bench.driver.isEnabled && device.read(guest) == guest >> 12)
   }
 
-  @Test("A domain can be ended when nobody is in it; its memory and number come again, and it maps no more")
+  @Test("A domain can be ended when no endpoint is in it; its memory and number come again, and it maps no more")
   func endedDomain() throws {
     let bench = try VTdBench()
     try bench.driver.attach(disk, to: .passThrough)

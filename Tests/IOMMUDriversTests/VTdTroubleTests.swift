@@ -26,7 +26,7 @@ struct VTdTroubleTests {
     #expect(throws: UnitError.missing(.passThrough)) { try plain.driver.attach(disk, to: .passThrough) }
     let domain = try plain.driver.makeDomain()
     #expect(throws: UnitError.missing(.deviceIOTLB)) { try plain.driver.attach(disk, to: domain, deviceIOTLB: true) }
-    // Sixteen numbers, of which two are nobody's.
+    // Sixteen numbers, of which two are reserved.
     let small = try VTdBench { $0.replaced[0x08] = capability & ~7 }
     let domains = try (0..<14).map { _ in try small.driver.makeDomain() }
     #expect(throws: UnitError.outOfDomains) { _ = try small.driver.makeDomain() }
@@ -45,7 +45,7 @@ struct VTdTroubleTests {
     }
   }
 
-  @Test("A unit that somebody else had on is taken over: what its tables let through is over")
+  @Test("A unit that firmware had on is taken over: what its tables let through is over")
   func takenOver() throws {
     let bench = try VTdBench()
     let domain = try bench.driver.makeDomain()
@@ -99,7 +99,7 @@ struct VTdTroubleTests {
     let mapper = IOMMUMapper(domain, addresses: addresses, pages: bench.pages)
     let range = try mapper.mapRange(GuestAddress(VTdBench.data), count: 4096, .toDevice)
     #expect(device.read(range.address.rawValue) == VTdBench.data >> 12)
-    // Somebody writes over the descriptor.
+    // The descriptor is overwritten.
     bench.registers.beforeTail = { bench.memory.setWord($0, 15) }
     #expect(throws: DMAError.iommu(range.address)) { try mapper.unmapRange(range) }
     #expect(mapper.lostBytes == 4096)

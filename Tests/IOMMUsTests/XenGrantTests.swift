@@ -73,7 +73,7 @@ struct XenGrantTests {
     #expect(table.endAccess(first, count: 2))
   }
 
-  @Test("A full table gives nothing, whatever is asked for, and numbers come round again")
+  @Test("A full table gives nothing, for any request, and numbers come round again")
   func full() throws {
     let (table, _) = try bench(capacity: 16)
     for count in [9, .max, 0] as [UInt64] { #expect(table.grantAccess(to: 0, count: count, readOnly: true) == nil) }

@@ -51,7 +51,7 @@ import VirtioTestKit
         && driver.transfer(2, block: 7, blocks: 8, data + offset + 0x2000) == 0)
     #expect(rig.load(4096, at: data + 0x2000) == pattern(4096))
     #expect(iommu.lookUps > 0 && iommu.faults.isEmpty && rig.master.isBehindIOMMU)
-    // Physical addresses mean nothing now, whoever asks.
+    // Physical addresses mean nothing now, to any device.
     #expect(driver.transfer(2, block: 7, blocks: 8, data) == 0x004)
     #expect(iommu.faults == [DMAFault(address: DMAAddress(data), access: .write, reason: .unmapped)])
     for one in [plain, rig] { #expect(one.master.counts.physical == (0, 0, 0)) }

@@ -22,7 +22,7 @@ import Testing
     withExtendedLifetime(function) {}
   }
 
-  @Test("Software changes what it may and nothing else, whatever it writes")
+  @Test("Software changes what it may and nothing else, with any writes")
   func masks() throws {
     let rig = try BusRig()
     let function = rig.plug(3)
@@ -83,7 +83,7 @@ import Testing
     #expect(rig.bus.read(io: 0xcfd, width: 1) == 1)
     rig.bus.write(io: 0xcfc, width: 1, 9)
     #expect(rig.read(first, 0x3c, 1) == 9)
-    // Without the enable bit the data port is nobody's.
+    // Without the enable bit the data port reaches no register.
     rig.bus.write(io: 0xcf8, width: 4, 0x0000_183c)
     #expect(rig.bus.read(io: 0xcfc, width: 4) == .max)
     withExtendedLifetime(function) {}

@@ -113,7 +113,7 @@ import VirtioTestKit
     #expect(rig.read(first, PCIRegister.status, 2) & 8 == 0)
   }
 
-  @Test("Pins behind a bridge turn with the device number, and one wire is asserted while anybody asserts it")
+  @Test("Pins behind a bridge turn with the device number, and one wire is asserted while any function asserts it")
   func wires() throws {
     let rig = try BusRig()
     let bridge = rig.bus.add(at: PCISlot(5)) { _ in PCIBridge() }

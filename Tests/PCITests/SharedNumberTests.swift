@@ -103,7 +103,7 @@ import VirtioTestKit
     rig.iommu.map(rig.shared, DMAAddress(0x7000), byteCount: 4096, to: GuestAddress(0))
     rig.rig.bus.remove(rig.a)
     #expect(!reaches(rig.a, 0x7000) && reaches(rig.b, 0x7000))
-    // Whatever happens to the others' route, it stays out.
+    // Changes of the others' route do not let it in.
     rig.rig.bus.setIOMMU(nil)
     #expect(!reaches(rig.a, 0x1000) && reaches(rig.b, 0x1000))
     rig.rig.bus.setIOMMU(rig.iommu)

@@ -142,7 +142,7 @@ struct BadRingTests {
     }
   }
 
-  // QEMU's own device is no referee here: it looks at a broken packed ring for ever, or aborts (7.2).
+  // QEMU's own device is no referee here: it reads a broken packed ring for ever, or aborts (7.2).
   @Test(
     "A wrong packed ring stops at most itself: the process lives, the other queue serves, a reset makes all well (R055, R059, R088, R089, R091)",
     arguments: DiskBackend.translating.filter { $0 != .qemu }, Packed.allCases)
@@ -194,7 +194,8 @@ struct BadRingTests {
       #expect(completion == .init(status: 0, written: 513), "the other queue")
       try expectSame(fixture.memory.read(data, count: 512), DiskImage.pattern(6, count: 512))
     }
-    try expectSame(qemu.read(guardPage, count: 4096), [UInt8](repeating: 0x3c, count: 4096), "a page nobody gave away")
+    try expectSame(
+      qemu.read(guardPage, count: 4096), [UInt8](repeating: 0x3c, count: 4096), "a page that was not given away")
     let next = try DiskDriver(function, fixture.memory, format)
     #expect(
       try next.run(DiskDriver.Request.read, sector: 7, [Piece(data, 512, writable: true)])

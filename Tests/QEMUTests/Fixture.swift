@@ -1,7 +1,7 @@
 import QTestKit
 import Testing
 
-/// Compares bytes and names the first difference only: a page printed twice helps nobody.
+/// Compares bytes and names the first difference only: two whole pages are too much to read.
 func expectSame(
   _ got: [UInt8], _ expected: [UInt8], _ what: String = "bytes", sourceLocation: SourceLocation = #_sourceLocation
 ) {
@@ -49,7 +49,7 @@ struct Fixture {
     #expect(driver.features & Feature.accessPlatform != 0)
   }
 
-  /// Tells VT-d that pages changed, the way a guest in strict mode does: the unit's cache, then the device's if it has
+  /// Invalidates changed pages in VT-d, as a guest in strict mode does: the unit's cache, then the device's if it has
   /// one.
   func invalidate(_ address: UInt64, order: UInt8 = 0) throws {
     guard let table = memory.table else { return }
@@ -80,7 +80,8 @@ struct Fixture {
     expectSame(bytes, DiskImage.pattern(sector, count: count), "the data of the read", sourceLocation: sourceLocation)
   }
 
-  /// A request that needs an address nobody mapped: VT-d records whose and which, and the device claims no success.
+  /// A request that needs an address without a mapping: VT-d records the requester and the address, and the device
+  /// claims no success.
   /// - `recorded`: off, where VT-d has the page in its own cache: it then refuses what the page does not allow, and
   ///   QEMU's records nothing.
   /// - Returns: whether the queue still runs (if not, only a reset helps).

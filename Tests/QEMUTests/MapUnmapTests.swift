@@ -95,7 +95,8 @@ struct MapUnmapTests {
       try fixture.memory.map(buffer, to: fixture.machine.qemu.frames.takeScattered(1))
       switch way {
       case .page: try fixture.invalidate(buffer)
-      // A device with ATS is told separately; a flush of the whole domain reaches it as one over all addresses.
+      // A device with ATS gets an invalidation of its own; a flush of the whole domain reaches it as one over all
+      // addresses.
       case .domain:
         try fixture.vtd.invalidate(.domain(domain))
         try fixture.invalidateDevice(0, order: 52)

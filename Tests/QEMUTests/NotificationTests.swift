@@ -27,7 +27,7 @@ struct NotificationTests {
           try function.takeInterrupts() & 1 != 0
         }
       }
-      // Every driver begins with wanting to hear of the first one.
+      // Every driver starts with a notification wanted for the first entry.
       try requests(1)
       try expectInterrupt("the first")
       switch (format, eventIndex) {

@@ -27,7 +27,7 @@ struct OverlapTests {
             [Piece(buffer, pages * 4096, writable: true)]))
       }
       try fixture.driver.notifyAlways()
-      // The pages are taken back at once, whatever has been done with them.
+      // The pages are taken back at once, used or not.
       let taken = try (0..<pages).map { try memory.frame(of: buffers[round % 8] + UInt64($0) * 4096) }
       try memory.unmap(buffers[round % 8], pages: pages)
       if round % 3 == 0 {
@@ -36,7 +36,7 @@ struct OverlapTests {
       } else {
         for page in 0..<pages { try fixture.invalidate(buffers[round % 8] + UInt64(page) * 4096) }
       }
-      // From here on they are somebody else's.
+      // From here on they belong to another owner.
       for frame in taken { try qemu.fill(frame, count: 4096, with: 0x99) }
       for id in ids where try fixture.driver.wait(id).status == 0 { served += 1 }
       for frame in taken {
@@ -44,7 +44,7 @@ struct OverlapTests {
       }
       try memory.map(buffers[round % 8], to: taken)
     }
-    #expect(served >= 40 * 7, "whoever kept its pages was served")
+    #expect(served >= 40 * 7, "requests whose pages stayed mapped were served")
     _ = try fixture.vtd.takeFaults()
     try fixture.expectRead(sector: 5, into: [Piece(buffers[0], pages * 4096, writable: true)])
   }

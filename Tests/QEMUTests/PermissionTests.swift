@@ -139,7 +139,7 @@ struct PermissionTests {
       try memory.map(
         page, to: new, page == areas.driver & ~0xfff || (format == .split && page == areas.descriptor) ? .read : .both)
       try fixture.invalidate(page)
-      // Whoever still uses the old page reads nonsense, or writes where it is seen.
+      // A device that still uses the old page reads nonsense, or writes where it is seen.
       try fixture.machine.qemu.fill(old, count: 4096, with: 0xcc)
       try fixture.expectRead(sector: round * 8 + 1, into: [Piece(buffer, 4096, writable: true)])
       try expectSame(

@@ -47,7 +47,7 @@ struct RequestTests {
       try driver.run(DiskDriver.Request.writeZeroes, [Piece(range, 16, writable: false)]).status == 1, "past the end")
     try put(0, 8, 0xfffe)
     #expect(
-      try driver.run(DiskDriver.Request.discard, [Piece(range, 16, writable: false)]).status == 2, "flags nobody knows")
+      try driver.run(DiskDriver.Request.discard, [Piece(range, 16, writable: false)]).status == 2, "unknown flags")
 
     #expect(
       try driver.run(DiskDriver.Request.read, sector: 2048, [Piece(buffer, 512, writable: true)]).status == 1,
@@ -59,7 +59,7 @@ struct RequestTests {
     #expect(
       try driver.run(DiskDriver.Request.read, sector: -1, [Piece(buffer, 512, writable: true)]).status == 1,
       "sector 2^64 - 1")
-    #expect(try driver.run(0x7777, [Piece(buffer, 512, writable: true)]).status == 2, "a type nobody knows")
+    #expect(try driver.run(0x7777, [Piece(buffer, 512, writable: true)]).status == 2, "an unknown type")
     try fixture.expectRead(sector: 2047, into: [Piece(buffer, 512, writable: true)])
     #expect(try fixture.vtd.takeFaults().isEmpty)
   }

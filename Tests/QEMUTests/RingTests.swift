@@ -66,7 +66,7 @@ struct RingTests {
     try fill(fixture, requests: 2 * Int(ring.size) + 3, indirect: ring.size == 1, joined: ring.size == 2)
   }
 
-  // QEMU's own device looks at a page when it comes to it.
+  // QEMU's own device looks a page up when it gets to it.
   @Test(
     "A hole in the second page of a ring area is found before a request is served (R042, R089)",
     arguments: DiskBackend.translating.filter { $0 != .qemu }, ["descriptor", "device"])
@@ -80,7 +80,7 @@ struct RingTests {
     _ = try fixture.vtd.takeFaults()
     let driver = try DiskDriver(fixture.disk.function, fixture.memory, queue: 0, ring: ring, features: features)
     try fixture.disk.function.setStatus(0xf)
-    // The request itself needs nothing of the missing page.
+    // The request itself does not need the missing page.
     let buffer = try fixture.memory.allocate(512)
     let id = try driver.add(DiskDriver.Request.read, sector: 3, [Piece(buffer, 512, writable: true)])
     try driver.notifyAlways()
@@ -118,7 +118,7 @@ struct RingTests {
     let qemu = fixture.machine.qemu
     let memory = fixture.memory
     let areas = fixture.driver.ring.areas
-    // 512 chains of two descriptors, written once: a request type nobody knows, and its status. They are made available
+    // 512 chains of two descriptors, written once: an unknown request type, and its status. They are made available
     // again and again.
     let header = try memory.allocate(16, .read)
     let statuses = try memory.allocate(512)

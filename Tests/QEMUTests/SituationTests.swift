@@ -85,7 +85,7 @@ struct SituationTests {
       #expect(try run(type, [(8, 8, 0)]) == 0)
       #expect(try run(type, [(0, .max, 0)]) == 1, "more sectors than there are")
       #expect(try run(type, [(2049, 1, 0)]) == 1, "behind the end")
-      #expect(try run(type, [(0, 1, ~1)]) == 2, "flags nobody knows")
+      #expect(try run(type, [(0, 1, ~1)]) == 2, "unknown flags")
       let several = try function.configuration(limit, as: UInt32.self)
       let status = try run(type, [(16, 8, 0), (32, 8, 0)])
       #expect(several > 1 ? status == 0 : status != 0, "two ranges where \(several) may be: status \(status)")
@@ -130,7 +130,7 @@ struct SituationTests {
     try qemu.wait(for: "message of the fourth") { () throws(QTestError) in try isTold() }
   }
 
-  @Test("Queues beyond the last one are not there, and asking for them harms nobody", arguments: DiskBackend.present)
+  @Test("Queues beyond the last one are not there, and asking for them is harmless", arguments: DiskBackend.present)
   func beyond(_ backend: DiskBackend) throws {
     let plain = try plain(backend, queues: 2)
     let count = try plain.disk.function.queueCount()

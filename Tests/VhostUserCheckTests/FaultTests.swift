@@ -51,7 +51,7 @@ struct FaultTests {
         Issue.record("\(name) is missing")
         continue
       }
-      // On a busy machine the ring may be set up again before the device has looked at what is wrong with it.
+      // On a busy machine the ring may be set up again before the device has read the part that is wrong.
       for _ in 0..<3 where result.verdict == .kept {
         result = try #require(
           try VhostUserCheckTests.results(subject, .blk, only: [name], patience: .seconds(1)).0[name])
@@ -75,7 +75,7 @@ struct FaultTests {
     #expect(Self.brokenRings.count > 25)
   }
 
-  @Test("Somebody between both ends who changes nothing changes no verdict")
+  @Test("A proxy between both ends that changes nothing changes no verdict")
   func honest() throws {
     let disk = try ServedDisk()
     let (results, _) = try results(TwistedSubject(disk.served.path, channel: { _ in .pass }, { _ in .pass }), .blk)
@@ -112,7 +112,7 @@ struct FaultTests {
   @Test("A device that says it keeps the order, and does not, is found out")
   func backwards() throws {
     let served = try ServedDevice(Backwards())
-    // The device's side of the ring would put it right: it does not hear of the promise.
+    // The device's side of the ring would put it right: it does not get the promise.
     let forgets: Twist = {
       if $0.asks(.setFeatures) { $0[0] &= ~(1 << 35) }
       return .pass

@@ -46,7 +46,7 @@ extension Flaw {
       name: "gives translations", checks: ["channel"],
       injected: [IOTLBMessage(kind: .update, address: 0x2_0000_0000, size: 4096, permission: .read)]),
     Flaw(
-      asking: "asks for reading, whatever it is to do", checks: ["miss-names"],
+      asking: "asks for reading, even to write", checks: ["miss-names"],
       channel: {
         if !$0.fromFrontend, $0.payload.count > 25 { $0.payload[24] = 1 }
         return .pass
@@ -81,7 +81,7 @@ extension Flaw {
         if $0.translates(.update) { $0.payload[24] = 3 }
         return .pass
       }),
-    // Whatever it asked for: once more and unasked for, what an answer says is taken as it is.
+    // For every question: the answer is sent once more, unasked for, and so taken as it is.
     Flaw(name: "takes all that an answer grants", checks: ["read-then-write", "ring-then-write", "write-then-read"]) {
       if $0.translates(.update), $0.payload[24] == 3 {
         $0.connection.tell(

@@ -8,7 +8,7 @@ import Virtio
 struct Flaw: Sendable, CustomTestStringConvertible {
   var name: String
   var checks: [String]
-  /// What they have to say; nil where it depends on who is first.
+  /// The expected result; nil where it depends on the order.
   var verdict: Verdict? = .broken
   var wire = Wire.well
   var channel: Twist?

@@ -85,8 +85,8 @@ struct OwnBackendTests {
     for check in CheckRun.all { #expect(!check.rule.isEmpty && check.sentence.hasSuffix("."), "\(check.name)") }
   }
 
-  @Test("Nobody to check, or no such check, is an error before anything is done")
-  func nobody() throws {
+  @Test("No back-end to check, or no such check, is an error before anything is done")
+  func noBackend() throws {
     #expect(throws: CheckError.self) {
       try results(SocketSubject(path: "/nonexistent/socket"), .blk, patience: .milliseconds(50))
     }

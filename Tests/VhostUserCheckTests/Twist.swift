@@ -25,7 +25,7 @@ struct Letter {
     asks(.iotlb) && payload.count >= 26 && payload[25] == kind.rawValue
   }
 
-  /// Whoever sent it waits for an answer.
+  /// Its sender waits for an answer.
   var wantsAnswer: Bool { flags & MessageHeader.needReply != 0 }
 
   /// 64 bits of the payload; 0 where there are none.
@@ -48,7 +48,7 @@ struct Letter {
 /// What a twist does with a message.
 enum Passage {
   case pass
-  /// It goes no further; whoever sent it gets this as the answer, or nothing.
+  /// It goes no further; its sender gets this as the answer, or nothing.
   case swallow(answer: [UInt8]?)
   /// It goes twice; the second answer is dropped.
   case twice
@@ -59,7 +59,7 @@ enum Passage {
   static let success = Passage.swallow(answer: Letter.bytes(0))
 }
 
-/// Makes a good back-end a bad one: looks at each message that passes, either way, and may change it.
+/// Makes a good back-end a bad one: sees each message that passes, in both directions, and may change it.
 typealias Twist = @Sendable (inout Letter) -> Passage
 
 /// How the bytes themselves are taken badly.
@@ -67,7 +67,7 @@ enum Wire: Sendable {
   case well
   /// A header has to come at once.
   case wholeHeadersOnly
-  /// It waits for whatever a header promises.
+  /// It waits for as many bytes as a header promises.
   case patient
   /// It dies when a connection ends in the middle of a message, or brings nonsense.
   case fragile
@@ -120,7 +120,7 @@ final class Correspondence: Sendable {
   }
 }
 
-/// A back-end behind somebody who falsifies its messages.
+/// A back-end behind a proxy that falsifies its messages.
 final class TwistedSubject: CheckSubject, Sendable {
   private let path: String
   private let wire: Wire
@@ -153,7 +153,7 @@ final class TwistedSubject: CheckSubject, Sendable {
     return true
   }
 
-  /// The back-end's process ends by a signal, as far as anybody can see.
+  /// The back-end's process ends by a signal, as far as a peer can see.
   func die() {
     dead.store(true, ordering: .releasing)
     closeAll()
@@ -199,7 +199,7 @@ final class TwistedSubject: CheckSubject, Sendable {
     return near
   }
 
-  /// Whether a letter goes on after a twist; what else is to be done is done.
+  /// Whether a message is forwarded after a twist; a twist that answers or closes is carried out here.
   private func pass(_ letter: inout Letter, from source: UnixSocket, _ twist: Twist) -> Bool {
     if letter.asks(.setVringKick) { letter.connection.mark("runs") }
     if letter.asks(.getVringBase) { letter.connection.marks.withLock { _ = $0.remove("runs") } }
@@ -298,7 +298,7 @@ final class TwistedSubject: CheckSubject, Sendable {
         if wire == .fragile, fromFrontend, !isWhole { die() }
         return
       }
-      // Of any version: who reads on whatever it says has its flaw behind this.
+      // Of any version: a check that goes on with any version finds its flaw behind this.
       let header = MessageHeader(request: Self.half(head, 0), flags: Self.half(head, 4), size: Self.half(head, 8))
       guard header.size <= MessageHeader.payloadLimit else {
         // More than a message has: the back-end itself is to judge.

@@ -31,7 +31,7 @@ private struct ChannelRig: ~Copyable {
     }
   }
 
-  /// What the front-end hears now: addresses, and whether an answer is wanted.
+  /// The questions that the front-end gets now: addresses, and whether an answer is wanted.
   mutating func heard() throws -> [(page: UInt64, needsReply: Bool)] {
     var all: [(page: UInt64, needsReply: Bool)] = []
     while let message = try stream.next() {
@@ -64,7 +64,7 @@ private struct ChannelRig: ~Copyable {
     #expect(more.isEmpty && first == ChannelRig.replies(0..<5) && second == nil)
   }
 
-  @Test("Many go out before anybody says that they are all, and each piece has its answer")
+  @Test("Many go out before the batch is ended, and each piece has its answer")
   func many() throws {
     var rig = try ChannelRig()
     rig.gather(0..<150)

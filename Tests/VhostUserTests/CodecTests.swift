@@ -142,7 +142,7 @@ struct CodecTests {
   }
 
   @Test(
-    "Requests nobody serves are refused by name",
+    "Requests that are not served are refused by name",
     arguments: [
       (UInt32(0), "request 0"), (19, "SEND_RARP"), (23, "SET_VRING_ENDIAN"), (28, "POSTCOPY_ADVISE"),
       (41, "GET_SHARED_OBJECT"), (44, "GET_SHMEM_CONFIG"), (45, "request 45"), (0xffff_ffff, "request 4294967295"),
@@ -152,7 +152,7 @@ struct CodecTests {
     #expect(error?.message == name)
   }
 
-  @Test("An IOTLB message of an unknown type is refused, and permission bytes nobody set are kept as they are")
+  @Test("An IOTLB message of an unknown type is refused, and undefined permission bytes are kept as they are")
   func iotlb() throws {
     var bytes = FrontendRequest.iotlb(IOTLBMessage(kind: .invalidate, address: 1, size: 2)).payload
     bytes[24] = 178

@@ -7,7 +7,7 @@ import Virtio
 @testable import VhostUser
 @testable import VhostUserBackend
 
-/// A split ring with one chain of many pages that nobody has asked for yet, and a front-end that answers each question.
+/// A split ring with one chain of many pages that were not asked for yet, and a front-end that answers each question.
 private final class ColdRig {
   private final class Bell: TranslationWaiter {
     let isRung = Atomic<Bool>(false)

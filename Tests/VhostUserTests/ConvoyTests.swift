@@ -8,11 +8,11 @@ import Virtio
 @testable import VhostUser
 @testable import VhostUserBackend
 
-/// Each of many queues has one chain of this many pages that nobody has asked for.
+/// Each of many queues has one chain of this many pages that were not asked for.
 private let pages = 20_000
 
-/// Many queues over one space, whose rings are mapped and whose chains are cold; a front-end that answers when it is
-/// told to. All on one thread, so that every step counts.
+/// Many queues over one space, whose rings are mapped and whose chains are cold; a front-end that answers when the test
+/// says so. All on one thread, so that every step counts.
 private final class Crowd {
   private final class Bell: TranslationWaiter {
     let isRung = Atomic<Bool>(false)

@@ -134,7 +134,7 @@ private struct Deaths {
     remains = try Remains(kind, startingAt: start)
   }
 
-  /// The driver reaps, and posts some more if there are to be more.
+  /// The driver reaps, and posts more if more are left.
   private mutating func drive(until target: Int) throws {
     for used in remains.rig.ring.takeUsed() {
       #expect(outstanding.remove(used.id) != nil, "\(used.id) was given back twice, or never made available")
@@ -212,7 +212,7 @@ struct CrashTests {
   }
 
   @Test(
-    "A record full of chance, changing while it is used, harms nobody but the ring it is about",
+    "A record full of chance, changing while it is used, harms nothing but the ring it is about",
     arguments: [false, true])
   func garbage(_ packed: Bool) throws {
     for seed in 0..<120 as Range<UInt64> {

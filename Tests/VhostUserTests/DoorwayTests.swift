@@ -8,7 +8,7 @@ import VirtioServing
 @testable import VhostUser
 @testable import VhostUserBackend
 
-/// Keeps the lines that a test looks at.
+/// Keeps the lines that a test checks.
 final class Lines: Sendable {
   private let kept = Mutex<[String]>([])
   var all: [String] { kept.withLock { $0 } }
@@ -75,7 +75,7 @@ struct DoorwayTests {
     #expect(hasEnded)
     let answer = try? RawFrontend.receive(extra, &none)
     #expect(answer == nil)
-    // Who goes is forgotten: another finds room.
+    // A connection that ends is dropped: another finds room.
     waiting.removeSubrange(0..<8)
     var last: UnixSocket?
     let end = ContinuousClock.now + .seconds(10)
@@ -109,7 +109,7 @@ struct DoorwayTests {
     socket.shutdown()
     for _ in 0..<200 {
       let one = try UnixSocket.connect(to: house.path)
-      // A request that nobody knows.
+      // An unknown request.
       try? one.send(MessageHeader(request: 99, flags: 1, size: 0).encoded.span)
       _ = try one.waitReadable(timeout: .seconds(10))
     }

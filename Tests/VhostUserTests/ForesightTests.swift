@@ -6,7 +6,7 @@ import Virtio
 @testable import VhostUser
 @testable import VhostUserBackend
 
-/// A ring in memory, as §2.7 or §2.8 draws it, with chains whose pages nobody has asked for, and what is asked of the
+/// A ring in memory, as §2.7 or §2.8 draws it, with chains whose pages were not asked for, and what is asked of the
 /// front-end.
 private final class AheadRig {
   static let size: UInt16 = 64
@@ -139,7 +139,7 @@ private final class AheadRig {
     try rig.expectRound(0, faults: 0)
     var questions = rig.rig.asked.questions
     rig.rig.asked.forget()
-    // The last one's first: nobody has waited for it yet.
+    // The last one's first: no chain waits for it yet.
     rig.rig.space.answered(questions[2])
     for n in 0..<2 { try rig.map(n) }
     try rig.expectRound(2, faults: 0)

@@ -8,7 +8,8 @@ import Testing
 struct GrantTests {
   static let iova: UInt64 = 0x40_0000_0000
 
-  // QEMU's answers allow reading and writing, whatever the guest mapped: the question alone says what was looked up.
+  // QEMU's answers allow reading and writing, for all that the guest mapped: the question alone says what was looked
+  // up.
   @Test(
     "What is granted is question and answer together, whichever access comes first and whatever the page allows (R083, R084, R104, R118)",
     arguments: [
@@ -117,7 +118,7 @@ struct GrantTests {
     rig.space.flush()
     #expect(rig.outcome(Self.iova, access, new) == .pending)
     try rig.space.apply(rig.update(Self.iova, page: 6))
-    #expect(!rig.granted(Self.iova).contains(.write), "nobody looked up whether it may be written")
+    #expect(!rig.granted(Self.iova).contains(.write), "it was not looked up for writing")
     try rig.space.apply(rig.update(Self.iova, page: 6))
     #expect(rig.page(Self.iova, access) == 6 && rig.page(Self.iova, access == .read ? .write : .read) == nil)
     for question in rig.asked.questions { rig.space.answered(question) }

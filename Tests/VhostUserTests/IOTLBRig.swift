@@ -6,7 +6,7 @@ import Testing
 @testable import VhostUser
 @testable import VhostUserBackend
 
-/// Whoever is asked for translations, and remembers it.
+/// The front-end that is asked for translations, which records the questions.
 final class Asked: Sendable {
   private let state = Mutex<(messages: [IOTLBMessage], questions: [PendingMisses.Question], isThere: Bool)>(
     ([], [], true))

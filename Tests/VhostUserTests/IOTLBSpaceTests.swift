@@ -149,7 +149,7 @@ struct IOTLBSpaceTests {
     #expect(rig.outcome(Self.iova + 4096, .read, bell) == .pending)
     rig.space.flush()
     #expect(rig.page(Self.iova) == nil)
-    // The front-end had sent this before it heard of the end.
+    // The front-end had sent this before it noticed the end.
     try rig.space.apply(rig.update(Self.iova + 4096, page: 2))
     #expect(rig.space.statistics.reachableBytes == 0)
     rig.space.answered(try #require(rig.asked.questions.first))

@@ -68,7 +68,7 @@ private final class Limits {
     #expect(limits.inForce == 0)
   }
 
-  @Test("It ends soon after the last translation, whatever else keeps the thread awake")
+  @Test("It ends soon after the last translation, even if something else keeps the thread awake")
   func busy() {
     let limits = Limits()
     var idle = limits.make(.limit(0))

@@ -58,7 +58,7 @@ struct InflightTests {
     first.published(used: 1, wrap: true)
     first.completing(1)
     first.completing(4)
-    // Two entries are visible, the recorder did not hear of it.
+    // Two entries are visible, but not recorded.
     let next = memory.split().resume(at: .initial, used: 3, flags: noFlags)
     #expect(next.again.map(\.id) == [2])
     #expect(next.state.available == 4 && next.state.used == 3)
@@ -170,7 +170,7 @@ struct InflightShapeTests {
   }
 
   @Test(
-    "Memory made here has room for its largest ring in every piece, whatever it is said to be for",
+    "Memory made here has room for its largest ring in every piece, even if asked for smaller ones",
     arguments: [false, true])
   func made(_ packed: Bool) throws {
     let shape = InflightShape(capacity: 1024, packed: packed)

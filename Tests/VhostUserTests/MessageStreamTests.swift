@@ -31,7 +31,7 @@ private struct Sent: Equatable {
     return Sent(request: message.header.request, payload: message.payload, descriptors: message.descriptors.count)
   }
 
-  @Test("Whatever the pieces, every message comes out whole and with its own descriptors", arguments: 0..<40)
+  @Test("In pieces of any sizes, every message comes out whole and with its own descriptors", arguments: 0..<40)
   func pieces(seed: UInt64) throws {
     let (ours, theirs) = try UnixSocket.pair()
     var random = SeededGenerator(seed)

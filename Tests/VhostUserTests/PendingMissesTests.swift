@@ -41,7 +41,7 @@ struct PendingMissesTests {
     let (a, b) = (Bell(), Bell())
     let question = try #require(ask(&misses, 0x1000, .write, a))
     #expect(misses.want(DMAAddress(0x1fff), .write, b) == .wait)
-    // A reader waits for what is to be known of the page before it asks.
+    // A reader waits for a pending answer about the page before it asks.
     #expect(misses.want(DMAAddress(0x1800), .read, b) == .wait)
     #expect(update(&misses, 0x1000).count == 2)
     #expect(misses.answered(question).isEmpty && misses.count == 0)
@@ -65,7 +65,7 @@ struct PendingMissesTests {
     let second = try #require(ask(&misses, 0x2000, .write, bell))
     #expect(misses.answered(first).isEmpty)
     #expect(misses.answered(second).count == 1)
-    // However often the chain is looked at before it is given back.
+    // However often the chain is walked before it is completed.
     for _ in 0..<3 {
       #expect(misses.want(DMAAddress(0x1000), .read, bell) == .refused)
       #expect(misses.want(DMAAddress(0x2000), .write, bell) == .refused)
@@ -82,8 +82,7 @@ struct PendingMissesTests {
     let second = try #require(ask(&misses, 0x2000, .write, bell))
     _ = misses.answered(first)
     misses.ended(bell)
-    // The next chain waits for this page, too. It is woken, and not told what was said to another question than its
-    // own.
+    // The next chain waits for this page, too. It is woken, but does not get the answer to another question.
     #expect(misses.want(DMAAddress(0x2000), .write, bell) == .wait)
     #expect(misses.answered(second).count == 1)
     let third = try #require(ask(&misses, 0x2000, .write, bell))
@@ -145,7 +144,7 @@ struct PendingMissesTests {
     #expect(misses.flush().count == 1)
     #expect(isLate(&misses, 0x1000))
     #expect(!isLate(&misses, 0x2000))
-    // Somebody new wants the page: the update is theirs as well.
+    // A new access waits for the page: the update answers it as well.
     let new = try #require(ask(&misses, 0x1000, .read, bell))
     #expect(!isLate(&misses, 0x1000))
     #expect(misses.answered(old).isEmpty)
@@ -163,7 +162,7 @@ struct PendingMissesTests {
     var misses = PendingMisses()
     let (a, b) = (Bell(), Bell())
     let question = try #require(ask(&misses, 0x1000, first, a))
-    // Who reads and then writes asks at once; who reads what another one writes waits and then looks again.
+    // A queue that reads and then writes asks at once; one that reads what another writes waits and then checks again.
     let other = ask(&misses, 0x1000, second, b)
     #expect((other != nil) == (first == .read))
     #expect(misses.meaning(ofUpdateFrom: 0x1000, through: 0x1fff) == .answer(question))
@@ -298,7 +297,7 @@ struct PendingMissesTests {
   }
 
   @Test(
-    "A question costs the same among few and among many, in whatever order and however wide its answers come",
+    "A question costs the same among few and among many, in any order and width of its answers",
     arguments: [1, 512, 4096] as [UInt64])
   func constant(_ width: UInt64) throws {
     func steps(_ count: UInt64) throws -> Int {
@@ -316,7 +315,7 @@ struct PendingMissesTests {
           let last = first + (width << 12 - 1)
           let meaning = misses.meaning(ofUpdateFrom: first, through: last)
           #expect(meaning == .answer(question))
-          // The front-end tells the whole mapping each time, and it is news once for each access.
+          // The front-end sends the whole mapping each time, and it adds something once for each access.
           let access: DMAPermissions = question.key.access == .read ? .read : .write
           let isNews = UInt64(n) % width < 2
           woken +=

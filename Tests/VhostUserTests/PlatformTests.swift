@@ -59,7 +59,7 @@ private final class Served {
   var statistics: BackendStatistics { server.statistics }
 }
 
-/// The driver of the one queue: rings from guest address 0x1000 on, data where it is told.
+/// The driver of the one queue: rings from guest address 0x1000 on, data where the test says.
 private final class Client {
   static let data = GuestAddress(0x8000)
   private var queue: DriverQueue
@@ -174,7 +174,7 @@ struct PlatformTests {
     let client = try Client(served.frontend)
     #expect(try client.fillData() == 64)
     #expect(client.wasFilled())
-    // Outside of memory: a fault that nobody outside hears of.
+    // Outside of memory: a fault that is not reported to the front-end.
     #expect(try client.fill(1 << 40) == 0)
     #expect(served.frontend.counts.misses == 0 && served.frontend.counts.accessFailures == 0)
     #expect(served.statistics.reachableBytes == served.statistics.memoryBytes)
@@ -215,7 +215,7 @@ struct PlatformTests {
     let client = try Client(served.frontend, shift: Self.shift)
     #expect(try client.fillData() == 64)
     #expect(client.wasFilled())
-    // A guest-physical address that exists, and that nobody mapped.
+    // A guest-physical address that exists, and is not mapped.
     #expect(try client.fill(0x20000) == 0)
     #expect(!client.wasFilled(GuestAddress(0x20000)))
     // It comes on a socket of its own, beside the completion.
@@ -294,7 +294,7 @@ struct PlatformTests {
       if turn == 0 { try served.frontend.share() }
       let shift = platform ? Self.shift : 0
       if platform {
-        // Told at once: an answer to a miss that replaces another would leave nothing mapped for a moment.
+        // Sent at once: an answer to a miss that replaces another would leave nothing mapped for a moment.
         try served.frontend.map(
           FrontendMapping(address: DMAAddress(shift), byteCount: 64 << 10, guestAddress: GuestAddress(0)),
           announcing: true)

@@ -7,7 +7,8 @@ import VirtioTestKit
 @testable import VhostUser
 @testable import VhostUserBackend
 
-/// What the protocol says between the lines: whose answer is whose, who waits for whom, what outlives what.
+/// What the protocol says between the lines: which answer belongs to which request, which side waits for which, what
+/// outlives what.
 @Suite("Turns of a vhost-user session", .timeLimit(.minutes(10)))
 struct ProtocolTests {
   private static func ring(_ index: UInt32, _ number: UInt32) -> VringState { VringState(index: index, number: number) }
@@ -71,7 +72,7 @@ struct ProtocolTests {
   }
 
   @Test(
-    "CHECK_DEVICE_STATE is answered when the transfer has ended, not before, and whatever was sent after it comes after it"
+    "CHECK_DEVICE_STATE is answered when the transfer has ended, not before, and later messages are answered after it"
   )
   func checkWaits() throws {
     let frontend = try RawFrontend()
@@ -90,7 +91,7 @@ struct ProtocolTests {
     #expect(try frontend.ask(.checkDeviceState) == .value(1))
   }
 
-  @Test("A front-end that asks for the end of a transfer and does not end it holds up nobody who stops the back-end")
+  @Test("A front-end that asks for the end of a transfer and does not end it does not hold up a stop of the back-end")
   func checkAndStop() throws {
     let frontend = try RawFrontend()
     try frontend.negotiate()
@@ -197,7 +198,7 @@ struct ProtocolTests {
     #expect(try frontend.ask(.getVringBase(Self.ring(0, 0))) == .vring(Self.ring(0, 1)))
     #expect(
       frontend.usedIndex == (isAgreed ? 0 : 1) && frontend.peek(1, RawFrontend.Place.status) == [isAgreed ? 0xff : 0])
-    // Whoever goes on does it, once.
+    // The back-end that goes on does it, once.
     try frontend.must(.setVringBase(Self.ring(0, 1)))
     try frontend.must(.setVringKick(VringDescriptor(index: 0, hasDescriptor: true)), [frontend.kick.rawValue])
     if isAgreed { #expect(try disk.taken.wait(timeout: .seconds(10))) }
@@ -215,7 +216,7 @@ struct ProtocolTests {
     try frontend.must(.setProtocolFeatures([.replyAck, .backendRequests]))
   }
 
-  @Test("A write to the configuration space with flags nobody defined is refused")
+  @Test("A write to the configuration space with undefined flags is refused")
   func configurationFlags() throws {
     let frontend = try RawFrontend()
     try frontend.negotiate()

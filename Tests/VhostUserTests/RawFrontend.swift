@@ -9,7 +9,7 @@ import Virtio
 @testable import VhostUser
 @testable import VhostUserBackend
 
-/// A front-end that says exactly what a test tells it to, and a back-end on a thread at the other end of a socket pair.
+/// A front-end that sends exactly what a test says, and a back-end on a thread at the other end of a socket pair.
 final class RawFrontend {
   let disk: MemoryDisk
   let server: VhostUserServer

@@ -123,7 +123,7 @@ struct VhostRingTests {
     let (kick, call) = (try EventFD(), try EventFD())
     try frontend.must(.setVringKick(VringDescriptor(index: 0, hasDescriptor: true)), [kick.rawValue])
     try frontend.must(.setVringCall(VringDescriptor(index: 0, hasDescriptor: true)), [call.rawValue])
-    // The old descriptor is kicked: nobody listens there any more.
+    // The old descriptor is kicked: it has no reader any more.
     frontend.submitRead(sector: 3)
     kick.signal()
     #expect(try call.wait(timeout: .seconds(10)))
@@ -210,7 +210,7 @@ struct VhostRingTests {
     #expect(!isMarked(RawFrontend.Place.data))
     try frontend.must(.setFeatures(Features.version1.word | 1 << 30 | 1 << 26))
     #expect(try frontend.read(sector: 2))
-    // Whatever the queue still does is over once the ring has stopped.
+    // All that the queue still does is over once the ring has stopped.
     _ = try frontend.ask(.getVringBase(VringState(index: 0, number: 0)))
     #expect(isMarked(RawFrontend.Place.data) && isMarked(RawFrontend.Place.status) && isMarked(RawFrontend.Place.used))
     #expect(!isMarked(RawFrontend.Place.header))

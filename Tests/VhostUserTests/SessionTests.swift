@@ -28,7 +28,7 @@ struct SessionTests {
   }
 
   @Test(
-    "Tables of descriptors are offered unless told not to, or where an IOMMU is certain and the device's requests have several pieces; whoever takes one unoffered is refused",
+    "Tables of descriptors are offered unless told not to, or where an IOMMU is certain and the device's requests have several pieces; a driver that uses one unoffered is refused",
     arguments: AccessPlatformPolicy.allCases, IndirectPolicy.allCases)
   func indirect(_ policy: AccessPlatformPolicy, _ indirect: IndirectPolicy) throws {
     let devices: [(any VirtioDevice)?] = [nil, EntropyDevice()]
@@ -170,7 +170,7 @@ struct SessionTests {
     #expect(try frontend.ask(.setVringKick(VringDescriptor(index: 1, hasDescriptor: false)), ack: true) == .value(1))
   }
 
-  @Test("A listening back-end serves the next front-end whatever the last one did")
+  @Test("A listening back-end serves the next front-end after anything that the last one did")
   func acceptsAgain() throws {
     let path = "/tmp/sluice-test-\(UInt32.random(in: 0 ... .max)).sock"
     let listener = try UnixListener(path: path)

@@ -80,7 +80,7 @@ private final class Replaying {
       guard case (.iotlb(let message), let needsReply)? = try frontend.heard(within: .milliseconds(20)) else {
         continue
       }
-      // The ring's new place is nobody's to answer for.
+      // Misses for the ring's new address are not answered.
       guard message.kind == .miss, message.address < RawFrontend.iova + 0x80000 else { break }
       #expect(try frontend.ask(.iotlb(frontend.update(message.address)), ack: true) == .success)
       if needsReply { try frontend.answer(with: 0) }
@@ -113,7 +113,7 @@ struct StoppingTests {
       case .reset: .setStatus(0)
       case .resetDevice: .resetDevice
       case .resetOwner: .resetOwner
-      // Areas that are not mapped: nothing more is to be heard of the ring.
+      // Areas that are not mapped: the ring must stay silent.
       case .newAddress: .setVringAddress(frontend.address(RawFrontend.iova + 0x80000))
       }
     }
@@ -173,7 +173,7 @@ struct StoppingTests {
     try rig.frontend.send(.getVringBase(VringState(index: 0, number: 0)))
     #expect(try rig.nextAnswer() == (FrontendRequest.Kind.getVringBase.rawValue, UInt64(Replaying.count) << 32))
     #expect(rig.left == Int(Replaying.count) && rig.frontend.usedIndex == 0)
-    // Whoever goes on does it.
+    // The back-end that goes on does it.
     try rig.start()
     _ = try rig.serveMisses()
     #expect(try rig.frontend.waitUsed(Replaying.count))
@@ -236,7 +236,8 @@ struct StoppingTests {
   }
 
   @Test(
-    "Whoever takes a ring over anywhere but at its beginning calls once: its predecessor may have died before it did")
+    "A back-end that takes a ring over anywhere but at its beginning calls once: its predecessor may have died before it did"
+  )
   func callsOnce() throws {
     let frontend = try RawFrontend()
     try frontend.negotiate()
@@ -250,7 +251,7 @@ struct StoppingTests {
     #expect(
       frontend.server.statistics.queues[0].counts.calls == 1
         && frontend.server.statistics.queues[0].counts.requests == 0)
-    // A ring at its beginning owes nothing.
+    // A ring at its beginning has no call due.
     let other = try RawFrontend()
     try other.negotiate()
     try other.share()
@@ -261,7 +262,7 @@ struct StoppingTests {
   }
 
   @Test(
-    "A call descriptor is signalled when it comes, whether the ring runs or not: nobody can tell what the driver has missed",
+    "A call descriptor is signalled when it comes, whether the ring runs or not: the back-end cannot know what the driver has missed",
     arguments: [false, true])
   func callsAtFirst(_ isRunning: Bool) throws {
     let frontend = try RawFrontend()
@@ -288,7 +289,7 @@ struct StoppingTests {
     if isFull { try late.fill() }
     try frontend.must(.setVringCall(VringDescriptor(index: 0, hasDescriptor: true)), [late.rawValue])
     #expect(try late.wait(timeout: .seconds(10)))
-    // The queue's thread is not stuck in a call that nobody takes.
+    // The queue's thread is not stuck in a call whose eventfd is not read.
     frontend.submitRead(sector: 2)
     while frontend.usedIndex != 2 {}
     #expect(try frontend.ask(.getVringBase(VringState(index: 0, number: 0))) == .vring(VringState(index: 0, number: 2)))
@@ -296,7 +297,7 @@ struct StoppingTests {
 }
 
 extension EventFD {
-  /// As full as it gets, and blocking: another signal would wait for somebody to drain it.
+  /// As full as it gets, and blocking: another signal would wait until it is drained.
   fileprivate func fill() throws {
     try FileHandle(fileDescriptor: rawValue).write(contentsOf: Data((UInt64.max - 1).bytes))
     #expect(fcntl(rawValue, F_SETFL, 0) == 0)

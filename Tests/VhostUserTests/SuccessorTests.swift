@@ -68,7 +68,7 @@ struct SuccessorTests {
     let guest = memory.guest
     let first = try Holding(memory, packed: packed)
     let inflight = try first.frontend.makeInflight(queueCount: 1, queueSize: asked)
-    // QEMU hands the memory back as what it asked for, not as what it was told.
+    // QEMU describes the memory as it asked for it, not as it was answered.
     var description = inflight.description
     description.queueSize = asked
     try first.frontend.send(.setInflightDescriptor(description), descriptors: [inflight.file.descriptor.rawValue])

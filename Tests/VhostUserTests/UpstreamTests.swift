@@ -58,7 +58,7 @@ struct UpstreamTests {
           kind: kind, address: 0x50_0000, size: 0x4000, frontendAddress: FrontendMemory.frontendBase,
           permission: [.read, .write])),
       needsReply: false)
-    // It is counted as what it is, for whoever examines a back-end.
+    // It is counted as what it is, for the checks of a back-end.
     counts.strays += 1
     #expect(rig.mappings.all == [mapping] && rig.translator.counts == counts)
   }

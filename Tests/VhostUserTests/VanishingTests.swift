@@ -22,11 +22,11 @@ struct VanishingTests {
   enum Way: String, CaseIterable {
     /// The question is on its way when the sockets close.
     case asked, askedChannelFirst, askedSocketFirst
-    /// The channel is closed by the time the question is to be sent.
+    /// The channel is closed before the question is sent.
     case unasked
   }
 
-  @Test("A request that waits for a translation stays in the ring for whoever connects next", arguments: Way.allCases)
+  @Test("A request that waits for a translation stays in the ring for the next front-end", arguments: Way.allCases)
   func stays(_ way: Way) throws {
     let frontend = try waitingRead()
     let channel = try #require(frontend.channel)
@@ -42,7 +42,7 @@ struct VanishingTests {
       channel.shutdown()
     case .askedChannelFirst, .unasked:
       channel.shutdown()
-      // Long after it, as threads count time: whatever is made of the channel's end has been made.
+      // Long after it, as threads count time: all that the channel's end causes has happened.
       #expect(try frontend.call.wait(timeout: .milliseconds(300)) == false, "nothing is used")
       frontend.socket.shutdown()
     }

@@ -40,7 +40,7 @@ import VirtioTestKit
     }
   }
 
-  @Test("Interrupted, out of memory for the moment, would block: done without the ring, whatever it was")
+  @Test("Interrupted, out of memory for the moment, would block: done without the ring, every kind of request")
   func again() throws {
     for number in [EAGAIN, EINTR, ENOMEM] {
       for kind in [.read, .write(durable: true), .flush, .ranges(.discard), .ranges(.writeZeroes)]

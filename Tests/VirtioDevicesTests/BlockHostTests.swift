@@ -173,7 +173,7 @@ import Virtio
 private func output(_ tool: String, _ arguments: String...) -> String? {
   let process = Process()
   process.executableURL = URL(filePath: "/usr/bin/env")
-  // Where tools for administrators are, whoever runs the tests.
+  // Where tools for administrators are; a user's PATH may lack it.
   process.environment = ["PATH": "/usr/sbin:/usr/bin:/sbin:/bin"]
   process.arguments = [tool] + arguments
   process.standardError = FileHandle.nullDevice

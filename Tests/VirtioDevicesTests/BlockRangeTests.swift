@@ -69,12 +69,12 @@ import Virtio
       #expect(try rig.command(type, good + [0]) == (1, 1), "half a range")
       #expect(try rig.command(type) == (1, 1), "no range")
       #expect(try rig.command(type, (0..<33).flatMap { _ in good }) == (1, 1), "more ranges than announced")
-      #expect(try rig.command(type, good + Wire.range(8, 8, flags: 2)) == (2, 1), "a flag nobody knows")
+      #expect(try rig.command(type, good + Wire.range(8, 8, flags: 2)) == (2, 1), "an unknown flag")
       #expect(
         try rig.command(type, Wire.range(512, 1) + Wire.range(8, 8, flags: 4)) == (2, 1),
-        "a flag nobody knows, after a range past the end")
+        "an unknown flag, after a range past the end")
       #expect(
-        try rig.command(type, good + Wire.range(8, 8, flags: 0x8000_0001)) == (2, 1), "a flag nobody knows beside unmap"
+        try rig.command(type, good + Wire.range(8, 8, flags: 0x8000_0001)) == (2, 1), "an unknown flag beside unmap"
       )
     }
     #expect(

@@ -6,8 +6,8 @@ import VirtioTestKit
 
 @Suite("virtio-rng: what every device has to do") struct EntropyConformanceTests {
   static var device: DeviceConformance {
-    // All 256 values are in 4096 fair bytes but with a probability below 1e-4; fewer than 200 of them with one nobody
-    // meets.
+    // All 256 values are in 4096 fair bytes but with a probability below 1e-4; fewer than 200 of them with one that
+    // never occurs in practice.
     DeviceConformance(requests: [
       .init(writable: 64) { used, bytes in used == 64 && bytes.count == 64 && Set(bytes).count > 16 },
       .init(readable: [1, 2, 3], writable: 4096) { used, bytes in used == 4096 && Set(bytes).count > 200 },

@@ -100,7 +100,7 @@ struct FlawedDevice: VirtioDevice {
 private final class FlawedHandler: QueueHandler {
   private let flaw: FlawedDevice.Flaw?
   private var seen = 0
-  /// Chains that are given back in the next round only, whatever queue that is for.
+  /// Chains that are given back in the next round only, for any queue.
   private var kept: SlotTable<DescriptorChain> = SlotTable(capacity: 512)
   private var tags: [Int] = []
 

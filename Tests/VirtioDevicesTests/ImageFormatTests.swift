@@ -49,7 +49,7 @@ import Testing
     }
   }
 
-  @Test("A resize is told to whoever serves the disk, with both sizes")
+  @Test("A resize is reported to the disk's server, with both sizes")
   func resized() throws {
     let file = try ScratchFile(size: 65536)
     let lines = Lines()

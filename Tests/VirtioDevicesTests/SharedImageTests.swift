@@ -31,7 +31,7 @@ import Virtio
     } catch let error as DeviceError {
       #expect(error.description.contains("in use by another process"))
     }
-    #expect(try rig?.writeDisk(16, pattern(4096, seed: 2)).status == 0, "whoever has it is not disturbed")
+    #expect(try rig?.writeDisk(16, pattern(4096, seed: 2)).status == 0, "the holder of the lock is not disturbed")
     rig = nil
     let successor = try DeviceRig(destination)
     #expect(try successor.readDisk(8, 4096).data == pattern(4096))

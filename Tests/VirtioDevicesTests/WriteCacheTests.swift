@@ -157,7 +157,7 @@ import Virtio
     }
   }
 
-  @Test("Completed writes are stable exactly when they must be: whichever engine is faster")
+  @Test("Completed writes are stable exactly when they must be: with either engine")
   func automatic() async throws {
     await #expect(processExitsWith: .success) {
       guard WriteCacheTests.isObservable else {

@@ -8,7 +8,7 @@ import VirtioBlock
 import VirtioDrivers
 import VirtioEntropy
 
-/// A machine of the seed, from its driver's side.
+/// A machine of QEMU's patch that introduced the bit, from the driver's side.
 private struct Case: CustomStringConvertible {
   var name: String
   var offersBit: Bool
@@ -46,7 +46,7 @@ struct PolicyTests {
     let rig = try DriverRig(.strict)
     let device = EntropyDevice()
     let offered = one.offersBit ? device.features.union(.accessPlatform) : device.features
-    // Under Xen no device sees physical memory, whatever was negotiated.
+    // Under Xen no device sees physical memory, with any features negotiated.
     let transport = InProcessTransport(
       device, offered: offered, platform: rig.domain, physical: one.isXen ? rig.domain : PhysicalSpace(rig.memory))
     let result = try runs(rig, transport, isXen: one.isXen)

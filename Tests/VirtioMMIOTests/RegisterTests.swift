@@ -136,7 +136,7 @@ import VirtioTestKit
     let device = try #require(rig.device as? CounterDevice)
     let transport = try rig.driver()
     device.set(1)
-    #expect(!rig.line.isAsserted, "before DRIVER_OK nobody is told")
+    #expect(!rig.line.isAsserted, "before DRIVER_OK there is no interrupt")
     #expect(rig.negotiate(transport, .plain))
     let place = rig.place(scattered: false)
     let ring = place.ring(.plain, .literal)
@@ -225,7 +225,7 @@ import VirtioTestKit
   }
 
   @Test(
-    "Whatever a guest writes anywhere, in any width, the device goes on and serves the next driver",
+    "After any writes of a guest, anywhere and in any width, the device goes on and serves the next driver",
     arguments: [false, true])
   func garbage(_ legacy: Bool) throws {
     let rig = try DeviceRig(CounterDevice(), legacy ? .old : VirtioMMIOOptions())

@@ -154,7 +154,7 @@ import VirtioTestKit
   }
 }
 
-/// A function that shows virtio's numbers to its driver, whatever they are.
+/// A function that shows virtio's numbers to its driver, with any values.
 private final class IdentityMask: PCIFunctionAccess {
   private let inner: BusAccess
   init(_ inner: BusAccess) { self.inner = inner }

@@ -83,7 +83,7 @@ import VirtioTestKit
     try VirtioIOMMUDomain(driver, 1).attach(rig.endpoint)
     #expect(try rig.isRefused(early))
     #expect(try rig.faults(driver, 1).first?.reason == .mapping)
-    // A bypass domain lets it through whatever the field says.
+    // A bypass domain lets it through with any value of the field.
     try driver.setBypass(false)
     try VirtioIOMMUDomain(driver, 2, bypass: true).attach(rig.endpoint)
     #expect(try rig.works(rig.entropyDriver()))

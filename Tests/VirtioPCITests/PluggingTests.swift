@@ -31,7 +31,7 @@ import VirtioTestKit
     #expect(!rig.function.control.isRunning(0))
     #expect(iommu.requesters.isEmpty)
     #expect(transport.status.rawValue == 0xff)
-    // Whoever still holds the function cannot start it again.
+    // Code that still holds the function cannot start it again.
     rig.function.control.kick(0)
     // Its successor in the same slot, behind the same IOMMU.
     let log = log

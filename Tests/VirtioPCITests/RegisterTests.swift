@@ -25,7 +25,7 @@ import VirtioTestKit
     #expect(transport.takeISR() == 0)
     (rig.device as? CounterDevice)?.set(1)
     #expect(rig.platform.isAsserted(3))
-    // Messages instead: the pin is let go although nobody read why.
+    // Messages instead: the pin is let go although the ISR was not read.
     #expect(transport.enableMSIX([InterruptMessage(address: 0xfee0_0000, data: 9)]))
     #expect(!rig.platform.isAsserted(3))
     #expect(transport.takeISR() == 2)
@@ -45,7 +45,7 @@ import VirtioTestKit
     let place = rig.place(16, packed: false, scattered: false)
     let ring = place.ring(.plain, .literal)
     rig.start(transport, place, vectors: false)
-    // Without a vector nobody calls: look until it is there.
+    // Without a vector there is no interrupt: look until it is there.
     _ = ring.post([LiteralDescriptor(place.data, 16, writable: true)])
     ring.publish()
     transport.notify(0, data: 0)
@@ -223,7 +223,7 @@ import VirtioTestKit
     #expect(transport.status == [])
   }
 
-  @Test("Whatever a guest writes anywhere, in any width, the function goes on and serves the next driver")
+  @Test("After any writes of a guest, anywhere and in any width, the function goes on and serves the next driver")
   func garbage() throws {
     let rig = try FunctionRig(CounterDevice(), .with { $0.disableLegacy = .off })
     let transport = try rig.driver()

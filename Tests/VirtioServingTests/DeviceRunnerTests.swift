@@ -108,14 +108,15 @@ import VirtioTestKit
   }
 
   @Test(
-    "A queue that stands still, of which nobody took note yet, can be told to stop once more", .timeLimit(.minutes(10)))
+    "A queue that stands still, whose stop was not yet answered, can be told to stop once more",
+    .timeLimit(.minutes(10)))
   func stoppedTwice() throws {
     let rig = try Rig()
     try rig.start()
     let event = try EventFD()
     let first = try #require(rig.runner.beginStop(0, notifying: event))
     while !first.isOver { _ = try event.wait(timeout: .seconds(20)) }
-    // Its thread may have ended by now, and with it whoever would have answered.
+    // Its thread may have ended by now, and with it its answer.
     let second = try #require(rig.runner.beginStop(0, .leavingReplays, notifying: event))
     #expect(rig.runner.endStop(second) == nil)
     #expect(rig.runner.endStop(first) != nil)
@@ -213,7 +214,7 @@ import VirtioTestKit
     #expect(state.used == 1)
     #expect(rig.ring.takeUsed().count == 1)
     #expect(!rig.runner.isRunning(0))
-    // Made available while it stood still, without a kick that anybody heard.
+    // Made available while it stood still, without a kick that was heard.
     rig.ring.post([LiteralDescriptor(DMAAddress(2 << 20 + 8192), 4096, writable: true)])
     rig.ring.publish()
     try rig.start(resumingAt: state)
@@ -234,7 +235,7 @@ import VirtioTestKit
     _ = rig.memory.copy(zeroes.span, to: GuestAddress(2 << 20))
     rig.device.release.signal()
     rig.kick.signal()
-    // Whoever would still be awake has to be gone: an unmap returns at once.
+    // No thread may still be awake: an unmap returns at once.
     try rig.domain.unmap(from: DMAAddress(2 << 20), through: DMAAddress(2 << 20 + 4095))
     var span = zeroes.mutableSpan
     _ = rig.memory.copy(from: GuestAddress(2 << 20), into: &span)

@@ -4,7 +4,7 @@ import VirtioTestKit
 
 @testable import Virtio
 
-/// Whatever a driver writes: the queue retires with the rule that was broken, and nothing traps (R091).
+/// With anything that a driver writes, the queue retires with the rule that was broken, and nothing traps (R091).
 @Suite("Malformed rings")
 struct MalformedRingTests {
   struct Case: Sendable, CustomStringConvertible {

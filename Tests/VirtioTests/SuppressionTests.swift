@@ -11,7 +11,7 @@ struct SuppressionTests {
   func splitCalls() throws {
     let rig = try RingRig(RingCase(packed: false, size: 8), startingAt: 65_500)
     var queue = try rig.makeQueue(resumingAt: QueueState(available: 65_500, used: 65_500))
-    #expect(try queue.serve().call, "whoever used the entries before may not have called")
+    #expect(try queue.serve().call, "a predecessor that used the entries may not have called")
     var random = SeededGenerator(3)
     var used: UInt16 = 65_500
     for _ in 0..<400 {

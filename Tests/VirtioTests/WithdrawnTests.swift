@@ -31,7 +31,7 @@ struct WithdrawnTests {
     queue.complete(first, written: 4)
     #expect(!drain.isDone)
     queue.complete(second, written: 4)
-    // Nobody ends the round, and nobody answers: only the chains held the mappings.
+    // The round is not ended, and nothing is answered: only the chains held the mappings.
     #expect(drain.join())
     #expect(rig.ring.takeUsed().map(\.id) == ids.map { UInt32($0) })
     let call = queue.takeCall()

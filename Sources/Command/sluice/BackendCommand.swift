@@ -51,6 +51,6 @@ final class BackendCommand: CheckSubject {
   /// The last line it said, for a message about why it is not there; empty if it said nothing.
   var lastWords: String {
     guard let line = process?.lastLine, !line.isEmpty else { return "" }
-    return " (its last words: \(line))"
+    return " (its last line: \(line))"
   }
 }

@@ -3,7 +3,7 @@ import Glibc
 import HostIO
 import VhostUserCheck
 
-/// The words of `--type`.
+/// The values of `--type`.
 enum DeviceArgument: String, CaseIterable, ExpressibleByArgument {
   case blk, rng, net, fs, vsock
 
@@ -18,57 +18,58 @@ enum DeviceArgument: String, CaseIterable, ExpressibleByArgument {
   }
 }
 
-/// `sluice check`: whether a back-end, ours or anybody's, keeps the rules.
+/// `sluice check`: whether a back-end, ours or another, keeps the rules.
 struct Check: ParsableCommand {
   static let configuration = CommandConfiguration(
-    abstract: "Check whether a vhost-user back-end, of any make, keeps the rules.",
+    abstract: "Check whether a vhost-user back-end, Sluice or another, keeps the rules.",
     discussion: """
-      Connects as a front-end and driver would, again and again, and does right and wrong things: negotiation, messages, memory, \
-      rings, translations, migration, garbage. Nothing is written to a disk. A line a check says its verdict, the rule or message \
-      that it is about, its name, and what was seen:
+      Connects as a front-end and driver, many times, and does right and wrong things: negotiation, messages, memory, \
+      rings, translations, migration, random input. It writes nothing to a disk. Each check prints one line: the \
+      verdict, the rule or message, the name of the check, and what was observed.
 
-      kept: it did what the rule says. broken: it did something else, and lives. wedged: an answer or a request did \
-      not come in the time. crashed: its process died, or nothing listens any more. not offered: it does not have what \
-      the rule is about. not checked: the check could not be made, for a reason on this side, which the line names.
+      Verdicts: kept: the back-end did what the rule says. broken: it did something else, and still runs. wedged: an \
+      answer or a request did not come in time. crashed: its process died, or its socket has no listener any more. not \
+      offered: it lacks the feature that the rule is about. not checked: this command could not make the check; the \
+      line says why.
 
-      Connect nothing else to the back-end meanwhile. One that serves a single connection, or that a check may kill, is best \
-      started by this command, as often as it takes: give its command line behind `--`.
+      Connect nothing else to the back-end meanwhile. If it serves a single connection, or may crash, let this command \
+      start it, as often as needed: give its command line after `--`.
 
       sluice check /tmp/disk.sock --type blk
 
       sluice check /tmp/fs.sock --type fs -- virtiofsd --socket-path=/tmp/fs.sock --shared-dir=/srv
 
-      Exit status: 0 nothing broken, 1 something broken, 2 wrong usage, or nobody to check.
+      Exit status: 0 nothing broken, 1 something broken, 2 wrong usage, or no back-end to check.
       """)
 
-  @Argument(help: ArgumentHelp("The socket the back-end listens on.", valueName: "socket"))
+  @Argument(help: ArgumentHelp("The back-end's socket.", valueName: "socket"))
   var path: String?
 
-  @Option(help: ArgumentHelp("What the device is; it cannot be asked.", valueName: "blk|rng|net|fs|vsock"))
+  @Option(help: ArgumentHelp("The kind of device; the protocol cannot tell it.", valueName: "blk|rng|net|fs|vsock"))
   var type: DeviceArgument?
 
-  @Flag(help: "Answer in JSON: an object and a line a check, then one for the summary. Keys are in snake_case.")
+  @Flag(help: "Print JSON: an object for each check, one on each line, then the summary. Keys are in snake_case.")
   var json = false
 
   @Option(
     help: ArgumentHelp(
-      "Make the check of this name only, as --list has it; can be given several times.", valueName: "name"))
+      "Run only the check of this name (see --list); can be repeated.", valueName: "name"))
   var only: [String] = []
 
   @Option(
     help: ArgumentHelp(
-      "How long one answer, or one request, may take: 0.1 to 600 seconds. More on a busy machine.", valueName: "seconds"
+      "Time limit for one answer or request: 0.1 to 600 seconds. Use more on a busy machine.", valueName: "seconds"
     ))
   var timeout = 3.0
 
   @Flag(
     help:
-      "Name the checks (those of --only, or all), each with its rule and a sentence, and exit; with --json as objects.")
+      "List the checks (all, or those of --only), each with its rule and a sentence, and exit; with --json as objects.")
   var list = false
 
   @Argument(
     parsing: .postTerminator,
-    help: ArgumentHelp("How to start the back-end, anew whenever it has ended.", valueName: "command"))
+    help: ArgumentHelp("The command that starts the back-end, each time it has ended.", valueName: "command"))
   var command: [String] = []
 
   func run() throws {
@@ -85,9 +86,9 @@ struct Check: ParsableCommand {
     }
     guard let path else { throw Failure.usage("no back-end to check; give the path of its socket") }
     guard let type else {
-      throw Failure.usage("what kind of device it is cannot be asked; give --type blk, rng, net, fs or vsock")
+      throw Failure.usage("the kind of device is not known; give --type blk, rng, net, fs or vsock")
     }
-    guard timeout >= 0.1, timeout <= 600 else { throw Failure.usage("--timeout is 0.1 to 600 seconds") }
+    guard timeout >= 0.1, timeout <= 600 else { throw Failure.usage("--timeout must be 0.1 to 600 seconds") }
     let process = command.isEmpty ? nil : BackendCommand(command, socket: path)
     defer { process?.end() }
     let run: CheckRun
@@ -115,7 +116,7 @@ struct Check: ParsableCommand {
     case .noSuchCheck(let name): .usage("there is no check \(name); --list names them")
     case .servesOneConnection:
       .usage(
-        "the back-end ended with its first connection; let this command start it: sluice check \(path) --type \(type) -- COMMAND"
+        "the back-end ended after its first connection; let this command start it: sluice check \(path) --type \(type) -- COMMAND"
       )
     case .unreachable(let reason): .usage("\(path) cannot be checked: \(reason)\(process?.lastWords ?? "")")
     }

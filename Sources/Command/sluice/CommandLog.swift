@@ -3,7 +3,7 @@ import Logging
 import VhostUserBackend
 import VirtioServing
 
-/// The log of a command that runs for long: lines on standard error, which nobody ever waits for.
+/// The log of a command that runs for long: lines on standard error, which no thread ever waits for.
 ///
 /// Any thread may log. Under systemd each line begins with its priority as sd-daemon(3) has it, `<4>`: the journal's
 /// own stream takes that from every service, where its native socket may be out of reach for a confined one.
@@ -20,7 +20,7 @@ final class CommandLog: Sendable {
     let isJournal = isJournal
     writer = try LineWriter(StandardStream.error.rawValue) { lost in
       let sentence =
-        "\(counted(lost, "line of the log was", "lines of the log were")) lost: nobody took them in time"
+        "\(counted(lost, "line of the log was", "lines of the log were")) lost: the reader did not take them in time"
       return Self.line(.warning, sentence, [:], device, format, isJournal)
     }
   }
@@ -36,7 +36,7 @@ final class CommandLog: Sendable {
     writer.write(Self.line(level, message, details, device, format, isJournal))
   }
 
-  /// Writes what the back-end is doing: the answer of `sluice explain`, as someone asked for by a signal.
+  /// Writes what the back-end is doing: the answer of `sluice explain`, as asked for by a signal.
   func report(_ statistics: BackendStatistics) {
     switch format {
     case .text: for line in statistics.words.split(separator: "\n") { write(.notice, "\(line)", [:]) }
@@ -50,7 +50,7 @@ final class CommandLog: Sendable {
   /// Writes what waits, for as long as a program may take that is about to end.
   func flush() { writer.flush(within: .milliseconds(300)) }
 
-  /// One line, whatever the message holds.
+  /// One line, even if the message has several.
   private static func line(
     _ level: Logger.Level, _ message: String, _ details: Logger.Metadata, _ device: String, _ format: LogFormat,
     _ isJournal: Bool

@@ -12,7 +12,7 @@ struct Failure: Error {
   static func host(_ sentence: String) -> Failure { Failure(sentence: sentence, status: 1) }
 
   func end() -> Never {
-    // Whoever reads standard error may be stuck: that must not keep the command from ending.
+    // The reader of standard error may be stuck: that must not keep the command from ending.
     if let writer = try? LineWriter(StandardStream.error.rawValue, lossLine: { _ in "" }) {
       writer.write("sluice: \(sentence)")
       writer.flush(within: .seconds(1))

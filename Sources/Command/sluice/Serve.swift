@@ -6,21 +6,21 @@ import VhostUserBackend
 import Virtio
 import VirtioServing
 
-/// `sluice serve`: a device to whoever connects.
+/// `sluice serve`: a device for the front-ends that connect.
 struct Serve: ParsableCommand {
   static let configuration = CommandConfiguration(
     abstract: "Serve a device over vhost-user.",
     discussion: """
-      Runs in the foreground, one device a process, until SIGTERM, SIGINT or SIGHUP; requests under way are finished \
-      first, and a second signal ends it at once. SIGUSR1 writes into the log what `sluice explain` would answer. When \
-      a front-end disconnects, the next one is waited for.
+      Runs in the foreground, one device for each process, until SIGTERM, SIGINT or SIGHUP. It finishes requests under \
+      way first; a second signal ends it at once. SIGUSR1 writes the answer of `sluice explain` into the log. When a \
+      front-end disconnects, the command waits for the next one.
       """,
     subcommands: [ServeBlock.self, ServeEntropy.self])
 }
 
 /// A command that serves one kind of device.
 protocol DeviceCommand: ParsableCommand {
-  /// What programs that start back-ends call the kind, and which of the options they know for it are there.
+  /// The device's type and its optional features, in the words of vhost-user's conventions for back-end programs.
   static var capabilities: (type: String, features: [String]) { get }
 }
 
@@ -32,7 +32,7 @@ extension DeviceCommand {
   }
 }
 
-/// A device to serve, and what `explain` tells of it besides.
+/// A device to serve, and the facts that `explain` adds for it.
 struct Served {
   var device: any VirtioDevice
   var facts: @Sendable () -> [BackendFact] = { [] }
@@ -49,7 +49,7 @@ func serve(_ name: String, _ options: SocketOptions, _ makeDevice: (Logger) thro
     signals = try SignalFD([SIGTERM, SIGINT, SIGHUP, SIGUSR1])
     output = try CommandLog(name, format: options.logFormat)
   } catch {
-    throw Failure.host("signals cannot be waited for: \(error)")
+    throw Failure.host("cannot wait for signals: \(error)")
   }
   // A server limits its own lines.
   let unlimited = output.logger(options.logLevel)
@@ -69,9 +69,9 @@ func serve(_ name: String, _ options: SocketOptions, _ makeDevice: (Logger) thro
     backend.indirect = options.indirect.policy
     backend.idleLatency = options.idleLatency.policy
     if case .limit(let most) = backend.idleLatency {
-      // Asked for by name, so not to be left out without a word.
+      // An explicit option must not be dropped silently.
       do throws(HostError) { _ = try IdleLatencyLimit(microseconds: most) } catch {
-        log.warning("--idle-latency \(most) is left out: \(error)")
+        log.warning("--idle-latency \(most) has no effect: \(error)")
       }
     }
     let place = options.place
@@ -90,7 +90,7 @@ func serve(_ name: String, _ options: SocketOptions, _ makeDevice: (Logger) thro
     try waitForEnd(of: ended, signals) { signal in
       if signal == SIGUSR1 { return output.report(server.statistics) }
       guard stop.begin(signal) else {
-        // Whatever holds a request up holds the other threads up: nothing of them is waited for.
+        // What holds a request up may hold the other threads up too: do not wait for them.
         log.warning("a second signal: ending at once, with requests under way")
         removeSocket()
         output.flush()
@@ -107,8 +107,8 @@ func serve(_ name: String, _ options: SocketOptions, _ makeDevice: (Logger) thro
   }
 }
 
-/// Waits until `ended` is signalled. `heard` is told of signals meanwhile, and `whenLate` called when nothing has
-/// happened for three seconds.
+/// Waits until `ended` is signalled. Calls `heard` for each signal meanwhile, and `whenLate` when nothing has happened
+/// for three seconds.
 private func waitForEnd(
   of ended: EventFD, _ signals: SignalFD, heard: (Int32) -> Void, whenLate: () -> Void
 ) throws(HostError) {
@@ -151,7 +151,7 @@ private struct StopWatch {
     return true
   }
 
-  /// Says once what is waited for.
+  /// Logs once what the stop waits for.
   mutating func tell() {
     guard isStopping, !isTold else { return }
     isTold = true

@@ -10,13 +10,13 @@ import VirtioBlock
 struct ServeBlock: DeviceCommand {
   static let configuration = CommandConfiguration(
     commandName: "blk",
-    abstract: "Serve a virtio-blk device: a disk whose contents are a file or a block device.",
+    abstract: "Serve a virtio-blk device: a disk backed by a raw file or a block device.",
     usage: "sluice serve blk --blk-file <path> --socket-path <path> [<options>]",
     discussion: """
-      The image is raw; one that begins like an image of another format is refused. As long as the command runs it is \
-      locked, with QEMU's locks: one writer, or any number of readers. Where a machine is to migrate live to another \
-      back-end with the same image, both are started with --lock running. A file that becomes longer or shorter is a \
-      disk that does: the guest is told.
+      The image is raw; an image that begins like one of another format is refused. The command holds QEMU's image \
+      locks while it runs: one writer, or any number of readers. For live migration between two back-ends with the \
+      same image, start both with --lock running. If the file grows or shrinks, so does the disk, and the guest is \
+      notified.
       """)
   static let capabilities = (type: "block", features: ["read-only", "blk-file"])
 
@@ -29,21 +29,21 @@ struct ServeBlock: DeviceCommand {
     name: .customLong("image-format"),
     help: ArgumentHelp(
       """
-      Whether an image that begins like one of another format (qcow2, VMDK, VHDX, VDI, LUKS and others) is refused \
-      (auto), or served as it is (raw).
+      Refuse an image that begins like one of another format (qcow2, VMDK, VHDX, VDI, LUKS and others) (auto), or \
+      serve every image as raw (raw).
       """,
       valueName: "auto|raw"))
   var imageFormat: FormatArgument = .auto
 
-  @Flag(name: .customLong("read-only"), help: "Let nobody change the image.")
+  @Flag(name: .customLong("read-only"), help: "Open the image read-only.")
   var readOnly = false
 
   @Option(
     name: .customLong("num-queues"), parsing: .unconditional,
     help: ArgumentHelp(
       """
-      The most request queues a guest may use, each with a thread of its own while it is used: 1 to 256. QEMU uses one \
-      for each processor.
+      Maximum number of request queues: 1 to 256. Each queue in use has a thread of its own. QEMU uses one queue for \
+      each processor.
       """,
       valueName: "number"))
   var queueCount = 256
@@ -51,44 +51,48 @@ struct ServeBlock: DeviceCommand {
   @Option(
     name: .customLong("queue-size"), parsing: .unconditional,
     help: ArgumentHelp(
-      "The most descriptors a queue may have: 2 to 32768. A front-end that wants more is refused; QEMU wants 128.",
+      "Maximum number of descriptors of a queue: 2 to 32768. A larger queue is refused; QEMU uses 128.",
       valueName: "number"))
   var queueSize = 1024
 
-  @Option(help: ArgumentHelp("The disk's serial number: up to 20 printable ASCII characters.", valueName: "text"))
+  @Option(help: ArgumentHelp("Serial number of the disk: up to 20 printable ASCII characters.", valueName: "text"))
   var serial = ""
 
   @Option(
     name: .customLong("logical-block-size"), parsing: .unconditional,
     help: ArgumentHelp(
       """
-      The block size the guest sees: a power of two, 512 to 65536. Less than a block device's own costs copies. \
+      Block size of the guest's disk: a power of two, 512 to 65536. A size below the block device's own costs copies. \
       (default: a block device's own, 512 for a file)
       """,
       valueName: "bytes"))
   var logicalBlockSize: Int?
 
-  @Flag(help: "Go around the host's page cache (O_DIRECT).")
+  @Flag(help: "Bypass the host's page cache (O_DIRECT).")
   var direct = false
 
   @Option(
     help: ArgumentHelp(
-      "When a completed write is on stable storage: once it is flushed (writeback) or at once (writethrough). The guest may choose otherwise. When this command was started again under a running guest, writes are stable at once until the guest's driver chooses or starts anew.",
+      """
+      When completed writes are on stable storage: after a flush (writeback) or at once (writethrough). The guest may \
+      change it. If this command is restarted under a running guest, writes are stable at once until the guest's \
+      driver chooses a mode or starts anew.
+      """,
       valueName: "writeback|writethrough"))
   var cache: CacheArgument = .writeback
 
   @Option(
     help: ArgumentHelp(
-      "How the image is read and written: auto, uring (many requests at once), sync (one after the other).",
+      "I/O engine: uring (io_uring, many requests at once), sync (one request after the other), or auto.",
       valueName: "auto|uring|sync"))
   var engine: EngineArgument = .auto
 
   @Option(
     help: ArgumentHelp(
       """
-      When the image is locked: as long as the command runs (always), while a guest uses the disk (running), so that \
-      the back-end a guest migrates to can be started beside the one it leaves, or never (off), where the file system \
-      has no locks and something else keeps other writers out.
+      When to hold the image lock: while the command runs (always); while a guest uses the disk (running), so that the \
+      destination back-end of a migration can start before the source ends; never (off), if the file system has no \
+      locks and there are no other writers.
       """,
       valueName: "always|running|off"))
   var lock: LockArgument = .always
@@ -122,14 +126,14 @@ struct ServeBlock: DeviceCommand {
       }
       guard disk.byteCount > 0 else {
         throw Failure.host(
-          "\(image) has no room for a single block; give it a size, with `truncate -s 1G \(image)` say")
+          "\(image) is smaller than one block; give it a size, for example with `truncate -s 1G \(image)`")
       }
       let (final, lock) = (options, lock)
       return Served(device: disk) { Self.facts(disk, final, lock) }
     }
   }
 
-  /// What `explain` says of a disk.
+  /// The facts of a disk that `explain` reports.
   private static func facts(_ disk: BlockDevice, _ options: BlockOptions, _ lock: LockArgument) -> [BackendFact] {
     let size = disk.byteCount
     let cache: CacheArgument = disk.isWriteback ? .writeback : .writethrough
@@ -159,21 +163,21 @@ struct ServeBlock: DeviceCommand {
     switch error {
     case .format(let name):
       return .host(
-        "\(path) begins like a \(name) image; as a raw disk the guest would see that format's own bytes, and destroy it by "
-          + "writing. Convert it, with `qemu-img convert -O raw` say, or if it is a raw disk insist with --image-format raw"
+        "\(path) begins like a \(name) image; served as a raw disk, the guest would see and overwrite that format's "
+          + "metadata. Convert it, for example with `qemu-img convert -O raw`, or, if it is a raw disk, add --image-format raw"
       )
     case .engine(let host):
-      return .host("--engine uring: this host gives no io_uring (\(host.reason)); permit it, or leave --engine out")
+      return .host("--engine uring: io_uring is not available (\(host.reason)); permit it, or omit --engine")
     case .image(let host) where host.call == "lock":
       if host.errno == EBUSY {
         return .host(
-          "\(path) is in use by another process that holds its lock; stop that one, "
-            + "serve it with --read-only on both sides, or with --lock running where a guest migrates between the two"
+          "\(path) is in use by another process that holds its lock; stop that process, "
+            + "use --read-only in both, or --lock running in both if a guest migrates between them"
         )
       }
       return .host(
-        "the lock of \(path) cannot be had (\(host.reason)); if nothing else can write the image, "
-          + "serve it without one: --lock off"
+        "the lock of \(path) is not available (\(host.reason)); if nothing else can write the image, "
+          + "serve it without a lock: --lock off"
       )
     case .option(let name, let rule):
       let option =
@@ -188,33 +192,34 @@ struct ServeBlock: DeviceCommand {
     case .image(let host):
       switch host.errno {
       case ENOENT:
-        return .host("there is no image \(path); create one, with `truncate -s 1G \(path)` say, or correct --blk-file")
+        return .host(
+          "there is no image \(path); create one, for example with `truncate -s 1G \(path)`, or correct --blk-file")
       case EISDIR: return .host("\(path) is a directory; --blk-file needs a raw image file or a block device")
-      case EBUSY: return .host("\(path) is in use by the host itself, mounted say; see to it that it is not")
-      case ENOTBLK: return .host("\(path) is neither a file nor a block device; --blk-file needs one of them")
+      case EBUSY: return .host("\(path) is in use by the host itself, for example mounted; unmount it first")
+      case ENOTBLK: return .host("\(path) is neither a file nor a block device; --blk-file needs one of the two")
       case EACCES where readOnly, EPERM where readOnly:
-        return .host("\(path) may not be read by this user; give access to it")
+        return .host("this user may not read \(path); grant access to it")
       case EACCES, EPERM, EROFS:
-        return .host("\(path) may not be opened for writing (\(host.reason)); give access to it, or add --read-only")
+        return .host("\(path) cannot be opened for writing (\(host.reason)); grant access to it, or add --read-only")
       case EINVAL where host.call == "open O_DIRECT":
         return .host(
-          "the size of \(path) is no multiple of the block that --direct needs; round it up with `truncate -s %4096 \(path)`, or leave --direct out"
+          "the size of \(path) is not a multiple of the block size that --direct needs; round it up with `truncate -s %4096 \(path)`, or omit --direct"
         )
       case ENOTSUP where host.call == "open O_DIRECT":
-        return .host("the file system of \(path) has no O_DIRECT; leave --direct out")
+        return .host("the file system of \(path) does not support O_DIRECT; omit --direct")
       default: return .host("\(path) cannot be opened: \(host.reason)")
       }
     }
   }
 }
 
-/// The two words of `--cache`.
+/// The values of `--cache`.
 enum CacheArgument: String, CaseIterable, ExpressibleByArgument { case writeback, writethrough }
 
-/// The two words of `--image-format`.
+/// The values of `--image-format`.
 enum FormatArgument: String, CaseIterable, ExpressibleByArgument { case auto, raw }
 
-/// The three words of `--lock`.
+/// The values of `--lock`.
 enum LockArgument: String, CaseIterable, ExpressibleByArgument {
   case always, running, off
 
@@ -227,7 +232,7 @@ enum LockArgument: String, CaseIterable, ExpressibleByArgument {
   }
 }
 
-/// The three words of `--engine`.
+/// The values of `--engine`.
 enum EngineArgument: String, CaseIterable, ExpressibleByArgument {
   case auto, uring, sync
 

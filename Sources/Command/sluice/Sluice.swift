@@ -6,13 +6,13 @@ import HostIO
 struct Sluice: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "sluice",
-    abstract: "Serves virtio devices to virtual machines, confined to the memory their drivers mapped.",
+    abstract: "Serve virtio devices to virtual machines over vhost-user, confined by the guest's IOMMU.",
     discussion: """
-      A device is a process of its own that a virtual machine monitor connects to by vhost-user. Behind an IOMMU, with \
-      VIRTIO_F_ACCESS_PLATFORM negotiated, it reaches only the pages the guest mapped for it.
+      Each device is a process of its own; a virtual machine monitor (the front-end) connects to its socket. Behind an \
+      IOMMU, with VIRTIO_F_ACCESS_PLATFORM negotiated, a device can reach only the pages that the guest mapped for it.
 
-      Exit status: 0 done, 1 this host refused something, 2 a mistake in what was typed. Either way one line on standard error \
-      says what to do.
+      Exit status: 0 success, 1 an error of this host, 2 wrong usage. After an error, one line on standard error says \
+      what to do.
       """,
     version: "0.1.0",
     subcommands: [Serve.self, Explain.self, Check.self, MatrixCommand.self, MachineCommand.self])
@@ -29,7 +29,7 @@ struct Sluice: ParsableCommand {
     }
     do {
       let typed = TypedWords(words)
-      // The conventions for back-end programs: whatever else was typed is ignored, sensible or not.
+      // The conventions for back-end programs: all other words are ignored, valid or not.
       if words.contains("--print-capabilities"), let device = typed.device { return device.printCapabilities() }
       try typed.refuseUnknownCommand()
       try? SignalFD.ignoreBrokenPipes()
@@ -40,7 +40,7 @@ struct Sluice: ParsableCommand {
       failure.end()
     } catch {
       let status = Sluice.exitCode(for: error)
-      // Help and version texts are results, everything else is a mistake in what was typed.
+      // Help and version texts are results; everything else is wrong usage.
       if status == .success { Sluice.exit(withError: error) }
       Failure.usage(TypedWords(words).sentence(Sluice.message(for: error))).end()
     }

@@ -3,10 +3,10 @@ internal import Synchronization
 /// Whether completed writes of a disk may be volatile until a flush, where the driver can configure that (§5.2.5,
 /// §5.2.6.2).
 ///
-/// A driver goes by what it read or wrote, and whoever serves it next may not hear of that: a back-end that takes over
-/// from one that died is told neither what the driver read there nor what it wrote, and a driver that migrated read
-/// another device. So writeback holds only when this process has told the driver so before it started, or the driver
-/// has chosen it here. Until then writes are stable when they complete, which is right whatever the driver believes.
+/// A driver goes by what it read or wrote, and its next back-end may not know that: one that takes over from one that
+/// died knows neither what the driver read there nor what it wrote, and a driver that migrated read another device. So
+/// writeback holds only when this process has shown it to the driver before it started, or the driver has chosen it
+/// here. Until then writes are stable when they complete, which is right for every driver.
 ///
 /// Any thread may use it.
 package final class BlockCacheMode: Sendable {
@@ -39,7 +39,7 @@ package final class BlockCacheMode: Sendable {
   /// The driver's choice, or a predecessor's state.
   package func set(writeback: Bool) { mode.store(writeback ? Mode.writeback : Mode.writethrough, ordering: .relaxed) }
 
-  /// A queue goes on where another process stopped, so that what was told here was told to somebody else.
+  /// A queue goes on where another process stopped, so the driver that read the field here may be another one.
   fileprivate func takeOver() {
     uses.withLock { uses in
       // Later on the process that stopped was this one.

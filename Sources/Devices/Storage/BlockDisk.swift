@@ -1,8 +1,7 @@
 package import HostIO
 internal import Synchronization
 
-/// What all queues of a disk share, whatever they are queues of: the image, its size now, the cache mode, where
-/// failures are told.
+/// What all queues of a disk share, of any device: the image, its size now, the cache mode, the reporter of failures.
 ///
 /// Any thread may use it.
 package final class BlockDisk: Sendable {
@@ -53,12 +52,12 @@ package final class BlockDisk: Sendable {
   /// The disk's size in sectors: whole blocks only.
   package var sectorCount: UInt64 { capacity.load(ordering: .relaxed) }
 
-  /// Looks at the image's size, and tells the observers if the disk's has changed.
+  /// Reads the image's size, and notifies the observers if the disk's has changed.
   package func refreshSize() {
     do throws(HostError) {
       try file.refreshSize()
     } catch {
-      faults.report("cannot tell the size: \(error)")
+      faults.report("cannot read the size: \(error)")
       return
     }
     let now = Self.sectors(file.size, blockSize)
@@ -68,7 +67,7 @@ package final class BlockDisk: Sendable {
     for observer in observers.withLock({ $0 }) { observer() }
   }
 
-  /// A read came to the image's end before the disk's: it is looked at again, and reported.
+  /// A read came to the image's end before the disk's: the size is read again, and reported.
   package func endedEarly(_ position: UInt64) {
     refreshSize()
     faults.report("\(file.path) ends at byte \(position): it has become smaller")

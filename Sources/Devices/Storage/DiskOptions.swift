@@ -1,6 +1,6 @@
 public import HostIO
 
-/// Which calls a disk makes to its host.
+/// Which calls a block device makes to its host.
 public enum DiskEngine: String, Hashable, Sendable, CaseIterable {
   /// Whichever is faster for the image at hand.
   case automatic = "auto"
@@ -14,15 +14,15 @@ public enum DiskEngine: String, Hashable, Sendable, CaseIterable {
 public enum DiskLock: String, Hashable, Sendable, CaseIterable {
   /// From its making to its end.
   case always
-  /// As long as a queue runs: taken before the first one starts, which does not if somebody else has it, and given back
-  /// when the last one has stopped and everything written is on stable storage. So the destination of a live migration
-  /// can be there while its source still runs, and no moment has two writers.
+  /// While a queue runs: acquired before the first one starts, which fails if another process has it, and released when
+  /// the last one has stopped and all writes are on stable storage. So the destination of a live migration can be there
+  /// while its source still runs, and no moment has two writers.
   case running
-  /// Never: whoever uses the image besides is somebody else's care.
+  /// Never: the operator has to prevent other users of the image.
   case never
 }
 
-/// What a disk is made of: everything but the path has a default.
+/// The options of a block device: all except the path have defaults.
 public struct DiskOptions: Sendable {
   /// The image: a regular file or a block device.
   public var path: String
@@ -37,24 +37,24 @@ public struct DiskOptions: Sendable {
   /// The block size the driver sees, bytes: a power of two, 512...65536. nil: a block device's own, and 512 for a file.
   /// Requests that are less than a block of the host's are done through memory in between.
   public var logicalBlockSize: Int?
-  /// Whether completed writes may be volatile until a flush, as long as the driver has no other wish. A driver that
-  /// cannot flush gets stable writes in any case, and so does one that was not told by this device before it started:
-  /// whoever goes on where another device stopped.
+  /// Whether completed writes may be volatile until a flush, unless the driver chooses otherwise. A driver that cannot
+  /// flush gets stable writes in any case, and so does one that did not read the field from this device before it
+  /// started, because it began with another device.
   public var writeback = true
   /// Whether the driver may choose between writeback and writethrough.
   public var cacheIsConfigurable = true
   /// Offers discards where the host supports them.
   public var discard = true
-  /// Whether the image is raw whatever its first bytes look like. Otherwise an image of another format is refused:
-  /// whoever reads it as raw sees nonsense, and the first write destroys it.
+  /// Whether the image is raw even if its first bytes look like another format. Otherwise an image of another format is
+  /// refused: read as raw it is nonsense, and the first write destroys it.
   public var insistsOnRaw = false
   /// Which host calls read and write the image.
   public var engine = DiskEngine.automatic
   /// How often to look whether the image was resized; nil: never.
   public var sizePollInterval: Duration? = .seconds(1)
-  /// Hears of what an operator may want to know, and nobody has to mend: that the image was resized. Any thread.
+  /// Called with notices for the operator that need no action: the image was resized. On any thread.
   public var notice: @Sendable (String) -> Void = { _ in }
-  /// Hears of failed host calls, at most one line a second. Any thread.
+  /// Called for failed host calls, at most one line a second, on any thread.
   public var report: @Sendable (String) -> Void = { _ in }
 
   /// A disk with default options, whose contents are the image at `path`.

@@ -1,9 +1,9 @@
 internal import HostIO
 
-/// Formats of disk images that are not raw, as their first bytes tell them.
+/// Formats of disk images that are not raw, recognized by their first bytes.
 ///
-/// Looked at once, when an image is opened. A guest that writes such bytes to its raw disk keeps it from being opened
-/// again, and gains nothing else: nothing here reads a format.
+/// Read once, when an image is opened. A guest that writes such bytes to its raw disk keeps it from being opened again,
+/// and gains nothing else: nothing here reads a format.
 enum ImageFormat: String, CaseIterable {
   case qcow = "qcow"
   case qcow2 = "qcow2"

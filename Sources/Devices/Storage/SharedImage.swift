@@ -7,7 +7,7 @@ internal import Synchronization
 package final class SharedImage: Sendable {
   private let file: BlockFile
   private let faults: FaultReporter
-  /// Held while the lock is taken or given back: who comes second finds it taken.
+  /// Held while the lock is taken or given back: the second caller finds it taken.
   private let users = Mutex(0)
 
   init(_ file: BlockFile, _ faults: FaultReporter) {
@@ -31,7 +31,7 @@ package final class SharedImage: Sendable {
   }
 }
 
-/// One queue's use of an image, as long as the object lives: with the last one the lock goes.
+/// One queue's use of an image, as long as the object lives: the last one releases the lock.
 package final class ImageUse {
   private let image: SharedImage
 

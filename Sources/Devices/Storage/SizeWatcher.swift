@@ -1,9 +1,9 @@
 internal import HostIO
 internal import Synchronization
 
-/// Looks at a disk's size now and then.
+/// Checks a disk's size periodically.
 ///
-/// Nothing announces a resize alone: inotify tells of it as of any write, which would cost every write of a driver a
+/// There is no event for a resize alone: inotify reports it like any write, which would cost every write of a driver a
 /// little.
 package final class SizeWatcher: Sendable {
   private let disk: BlockDisk

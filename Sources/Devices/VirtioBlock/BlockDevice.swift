@@ -98,7 +98,7 @@ public final class BlockDevice: VirtioDevice {
         error.errno == EBUSY ? "\(disk.file.path) is in use by another process that locked it" : "\(error)")
     }
     let terms = BlockTerms(features, isReadOnly: disk.file.isReadOnly, writeback: disk.options.writeback)
-    // §5.2.5.2: whoever can configure the cache and not flush it starts with one that needs no flush.
+    // §5.2.5.2: a driver that can configure the cache but not flush it starts with one that needs no flush.
     if features.contains(.blockConfigWCE), !features.contains(.blockFlush) { disk.cache.set(writeback: false) }
     let work = BlockWork(disk: disk, terms: terms, use: use)
     let wanted = disk.options.engine

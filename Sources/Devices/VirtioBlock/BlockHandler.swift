@@ -4,7 +4,7 @@ internal import Virtio
 
 /// Does a block device's requests one after the other, each to its end.
 final class BlockHandler: QueueHandler {
-  /// Requests done before the driver hears of them: the last of a batch must not wait for ever more behind it.
+  /// Requests completed before the driver is notified: the last of a batch must not wait for ever more behind it.
   static var batch: Int { 64 }
 
   private let work: BlockWork
@@ -17,7 +17,7 @@ final class BlockHandler: QueueHandler {
 
   private static func run(_ work: BlockWork, _ queue: inout Virtqueue) throws(QueueError) {
     work.begin(on: queue)
-    // Memory has nothing to wait for. Elsewhere mappings are let go meanwhile, but for the chain's own.
+    // Memory has nothing to wait for. Otherwise the round's mappings are released meanwhile, except the chain's own.
     let mayWait = !work.disk.file.isMemory
     var left = batch
     while left > 0, var chain = try queue.next() {

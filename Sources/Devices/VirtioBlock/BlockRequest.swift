@@ -9,7 +9,7 @@ enum BlockRequest {
   case write(position: UInt64, count: Int)
   case flush
   case getID
-  /// As many ranges as told follow the header.
+  /// The given number of ranges follows the header.
   case discard(ranges: Int)
   case writeZeroes(ranges: Int)
   case secureErase(ranges: Int)
@@ -25,7 +25,7 @@ struct BlockTerms {
   let canDiscard: Bool
   let canWriteZeroes: Bool
   let canSecureErase: Bool
-  /// Whether every write is to be stable when it completes, if that is settled; nil: as the driver configures.
+  /// Whether every write must be stable when it completes, if that is fixed; nil: as the driver configures.
   let durable: Bool?
 
   /// - Parameter writeback: whether the device may have a volatile cache at all, unless the driver configures one.

@@ -42,7 +42,7 @@ extension BlockWork {
   /// Some of the ranges, all of which were found good.
   func perform(_ action: BlockRangeAction, _ chain: borrowing DescriptorChain, ranges: Range<Int>) -> BlockOutcome {
     for i in ranges {
-      // The driver may have changed the range since it was looked at: what is done is what is checked here.
+      // The driver may have changed the range since it was read: the checked copy is used.
       let range = BlockRequest.range(i, of: chain)
       if let status = refusal(action, range) { return BlockOutcome(status: status) }
       guard let range else { return .ioError }

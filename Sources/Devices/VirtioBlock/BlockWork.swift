@@ -99,9 +99,8 @@ struct BlockWork {
 
   /// Gives back a chain that cannot be acted on: some of its memory cannot be reached, or it has no room for a status.
   ///
-  /// - Throws: `QueueError.device` where the status cannot be written. Whatever its memory holds would pass for the
-  ///   status if
-  ///   the chain were given back, most likely for success.
+  /// - Throws: `QueueError.device` where the status cannot be written. If the chain were returned, its old memory would
+  ///   be read as the status, most likely as success.
   func refuse(_ chain: consuming DescriptorChain, in queue: inout Virtqueue) throws(QueueError) {
     if chain.writeStatus(BlockStatus.ioError.rawValue) {
       queue.complete(chain, written: 0)

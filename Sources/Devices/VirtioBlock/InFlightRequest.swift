@@ -64,7 +64,7 @@ extension InFlightRequest {
     case done
     /// Another part follows.
     case more
-    /// The rest is to be done on the spot.
+    /// The rest has to be done synchronously.
     case elsewhere
     case failed(String, Int32)
     /// The ranges are done; their bytes may have to be made stable.
@@ -89,7 +89,7 @@ extension InFlightRequest {
       guard result >= 0 else { return .failed(isRead ? "read" : "write", -result) }
       done += Int(result)
       if done == count { return .done }
-      // Short: at the end of the image, or cut by a limit of the host. The call that does the rest tells which.
+      // Short: at the end of the image, or cut by a limit of the host. The call that does the rest shows which.
       guard Int(result) == pieceCount else { return .elsewhere }
       segments = piece.upperBound..<segments.upperBound
       return .more

@@ -5,16 +5,16 @@ internal import Virtio
 
 /// The requests of one queue that are under way at the host: chains by slot, the slot being the ring's tag.
 ///
-/// One thread uses it. Whatever the ring cannot take is done on the spot, so every request ends.
+/// One thread uses it. Requests that the ring cannot take are done synchronously, so every request ends.
 struct InFlightRequests: ~Copyable {
   let work: BlockWork
-  // Before the slots: it ends first, and waits for the host to let go of the chains' memory.
+  // Before the slots: it ends first, and waits until the host no longer uses the chains' memory.
   var ring: IOUring
   private var slots: SlotTable<InFlightRequest>
   private var completions = CompletionSet()
   private let event: EventFD
   private var shortcut: InlineIOPolicy
-  /// Nothing new is begun: what is not done yet is left to whoever takes over.
+  /// Nothing new is begun: what is not done yet is left to the successor.
   private var isLeaving = false
   /// The slots that are still to be called off.
   private var unwanted: Range<Int>
@@ -40,7 +40,7 @@ struct InFlightRequests: ~Copyable {
 
   mutating func take(from queue: inout Virtqueue) throws(QueueError) {
     work.begin(on: queue)
-    // A driver that never pauses brings one round after the other, and what is done is not to wait for their end.
+    // A driver that never pauses brings one round after the other, and completed requests must not wait for their end.
     if ring.hasPendingWork { drain(into: &queue) }
     do throws(QueueError) {
       try takeBatch(from: &queue)
@@ -241,7 +241,7 @@ struct InFlightRequests: ~Copyable {
   private mutating func submit(into queue: inout Virtqueue, reaping: Bool = true) {
     while ring.unsubmitted > 0 {
       guard enter(&queue) else {
-        // The event brings us back, whatever happens to the others.
+        // The event wakes us again, even if the others fail.
         event.signal()
         return
       }
@@ -249,7 +249,7 @@ struct InFlightRequests: ~Copyable {
     }
   }
 
-  /// The call itself. What the host has at hand it copies at once, for many requests together: the round lets go
+  /// The call itself. Data in the page cache is copied at once, for many requests together: the round releases its hold
   /// meanwhile. False when the host is out of some resource for the moment.
   private mutating func enter(_ queue: inout Virtqueue) -> Bool {
     queue.letGo()
@@ -271,8 +271,8 @@ struct InFlightRequests: ~Copyable {
     return ring.reap(into: &completions)
   }
 
-  /// Cancels what the host has not begun or can be kept from; the rest ends by itself. With `leaving` what is cancelled
-  /// is left to whoever takes over, otherwise it fails.
+  /// Cancels requests that the host has not begun or can stop; the rest ends by itself. With `leaving` cancelled
+  /// requests are left to the successor, otherwise they fail.
   mutating func callOff(leaving: Bool, from queue: inout Virtqueue) {
     if leaving { isLeaving = true }
     unwanted = 0..<slots.capacity

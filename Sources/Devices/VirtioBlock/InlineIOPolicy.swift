@@ -3,8 +3,8 @@ internal import HostIO
 /// Whether to do a request on the spot instead of handing it to the ring: worth it where the page cache answers.
 ///
 /// A hot 4 KiB read alone costs half of what it costs through the ring, which is ahead only when it takes many at once;
-/// a buffered write, which the kernel hands from the ring to a thread of its own, two thirds whatever their number.
-/// After a read that missed some reads go without the attempt, twice as many after each miss in a row.
+/// a buffered write, which the kernel hands from the ring to a thread of its own, two thirds for any number of
+/// requests. After a read that missed some reads go without the attempt, twice as many after each miss in a row.
 struct InlineIOPolicy {
   private var isOn: Bool
   private let writes: Bool

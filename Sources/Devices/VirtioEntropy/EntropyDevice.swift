@@ -12,8 +12,8 @@ public struct EntropyDevice: VirtioDevice {
 
   public var id: DeviceID { .entropy }
   public var features: Features { .ring }
-  /// More than any driver needs; but QEMU 10.0.13 has drivers use 1024 descriptors on every device, whatever they ask
-  /// for.
+  /// More than any driver needs; but QEMU 10.0.13 has drivers use 1024 descriptors on every device, even if the device
+  /// asks for fewer.
   public var maxQueueSizes: [UInt16] { [1024] }
 
   public func makeHandler(for group: Range<Int>, features: Features) throws(DeviceError) -> sending any QueueHandler {

@@ -3,9 +3,9 @@ internal import Synchronization
 internal import Virtio
 
 /// Faults on their way to the event queue: at most 256 wait, and so many a second are taken; others are counted and
-/// dropped, so that a storm costs its endpoint and nobody else (R093).
+/// dropped, so that a storm affects only its own endpoint (R093).
 ///
-/// Any thread reports, and waits for nobody; the event queue's thread takes.
+/// Any thread reports, without waiting; the event queue's thread takes.
 final class FaultReports: Sendable {
   private struct State {
     var waiting: [IOMMUFault]

@@ -19,7 +19,7 @@ extension IOMMUDevice {
 
   public func release(_ endpoint: EndpointSpace) {
     state.withLock { state in
-      // Not by its number: whoever changed that first must not leave it here for ever.
+      // Not by its number, which may have changed since: the entry must not stay here for ever.
       guard let requester = state.endpoints.first(where: { $1.spaces.contains { $0 === endpoint } })?.key else {
         return endpoint.setRoute(.blocked(.stopped))
       }

@@ -9,8 +9,8 @@ public import Virtio
 /// It edits `Domain` objects and turns the switches of the `EndpointSpace`s that it was given, and knows no device.
 /// Requests are served on the request queue's thread, which is a control thread for the endpoints: a request that takes
 /// something away waits there until no endpoint uses it, before its status is written (R159). Queue threads of
-/// endpoints wait for nobody, so that ends. Everything that waits does so under one lock, which no queue thread of an
-/// endpoint ever takes; reading the configuration does not take it either.
+/// endpoints wait for no other thread, so this wait ends. Everything that waits does so under one lock, which no queue
+/// thread of an endpoint ever takes; reading the configuration does not take it either.
 public final class IOMMUDevice: VirtioDevice, IOMMU {
   /// A domain as the driver knows it.
   struct DomainEntry {
@@ -20,7 +20,7 @@ public final class IOMMUDevice: VirtioDevice, IOMMU {
   }
   /// An endpoint as the driver knows it.
   struct Endpoint {
-    /// More than one only while a driver has given two functions the same number: they cannot be told apart.
+    /// More than one only while a driver has given two functions the same number: they cannot be distinguished.
     var spaces: [EndpointSpace] = []
     /// The domain it is attached to.
     var domain: UInt32?

@@ -2,7 +2,7 @@ internal import DMA
 internal import HostIO
 internal import Virtio
 
-/// The request queue's work. Its thread waits for endpoints' queue threads, which wait for nobody.
+/// The request queue's work. Its thread waits for endpoints' queue threads, which wait for no other thread.
 final class IOMMURequestHandler: QueueHandler {
   private let device: IOMMUDevice
 
@@ -12,7 +12,7 @@ final class IOMMURequestHandler: QueueHandler {
     while let chain = try queues[index].next() {
       let written = serve(chain.readable, chain.writable)
       queues[index].complete(chain, written: written)
-      // An unmap waits for whoever uses the pages.
+      // An unmap waits for the users of the pages.
       queues[index].lookAtClock()
     }
   }

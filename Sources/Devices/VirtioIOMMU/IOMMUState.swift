@@ -87,7 +87,7 @@ struct IOMMUState {
       return value == 1
     }
 
-    /// A number of things of so many bytes at least: no more than there are bytes for, whatever it says.
+    /// A number of things of so many bytes at least: no more than there are bytes for, even if the count is larger.
     mutating func count(of size: Int) throws(DeviceError) -> Int {
       let count = Int(try take(UInt32.self))
       guard count <= left / size else {
@@ -106,7 +106,7 @@ struct IOMMUState {
     let wasNegotiated = try reader.flag()
     let features = Features(rawValue: try reader.take(UInt128.self))
     guard wasNegotiated || features.isEmpty else {
-      throw DeviceError("the IOMMU's state has features that nobody negotiated")
+      throw DeviceError("the IOMMU's state has features that were not negotiated")
     }
     negotiated = wasNegotiated ? features : nil
     for _ in 0..<(try reader.count(of: Self.domainSize)) {

@@ -1,7 +1,7 @@
 internal import IOMMUInterface
 public import Virtio
 
-/// Whether a device offers VIRTIO_F_ACCESS_PLATFORM, why, and whether its back-end hears of it: one rule for every bus
+/// Whether a device offers VIRTIO_F_ACCESS_PLATFORM, why, and whether its back-end gets it: one rule for every bus
 /// (R018–R024).
 public struct AccessPlatformChoice: Hashable, Sendable {
   /// An option that asks for the legacy interface, whose drivers cannot see bit 33, and what to type instead.
@@ -18,7 +18,7 @@ public struct AccessPlatformChoice: Hashable, Sendable {
   }
   /// Whether the bit is offered.
   public var isOffered: Bool
-  /// It is offered for the platform's sake, and the back-end never hears of it (R019).
+  /// It is offered for the platform's sake, and not passed on to the back-end (R019).
   public var isHidden: Bool
   /// A sentence for each choice.
   public var reasons: [String]

@@ -1,8 +1,8 @@
 import Synchronization
 import Virtio
 
-/// What a device has to tell its driver unasked, and whether the driver may hear it now. Takes no lock of the device's
-/// control.
+/// Configuration changes and device errors that the driver has to be notified of, and whether it may be notified now.
+/// Takes no lock of the device's control.
 final class ConfigurationNotifier: DeviceEvents {
   private enum Phase {
     /// No driver yet.
@@ -15,7 +15,7 @@ final class ConfigurationNotifier: DeviceEvents {
   private let isBroken = Atomic<Bool>(false)
   /// The configuration has changed since it was last read.
   private let isChanged = Atomic<Bool>(false)
-  /// It changed while the device was suspended: the driver hears of it afterwards (§3.4.2).
+  /// It changed while the device was suspended: the driver is notified afterwards (§3.4.2).
   private let isOwed = Atomic<Bool>(false)
   private let changes = Atomic<UInt32>(0)
   private let interrupts: any DeviceInterrupts

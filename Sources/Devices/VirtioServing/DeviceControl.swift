@@ -5,19 +5,18 @@ public import Logging
 import Synchronization
 public import Virtio
 
-/// How a driver hears of a device behind a register interface. Called on queue threads and wherever a configuration
+/// How a device behind a register interface interrupts its driver. Called on queue threads and wherever a configuration
 /// changes: must not wait for a queue thread or a register access.
 public protocol DeviceInterrupts: Sendable {
   /// A used buffer notification for a queue (§2.3).
   func usedBuffers(_ index: Int)
   /// A configuration change notification (§2.3).
   func configurationChanged()
-  /// The device was reset: whatever was pending or mapped is forgotten.
+  /// The device was reset: all that was pending or mapped is forgotten.
   func reset()
 }
 
-/// A device behind registers that a driver reads and writes: negotiation, status, queues, configuration, whatever the
-/// bus.
+/// A device behind registers that a driver reads and writes: negotiation, status, queues, configuration, on any bus.
 ///
 /// Any processor's thread may call it. A call may wait for queue threads; they never wait for it. A kick takes no lock.
 public final class DeviceControl: Sendable {
@@ -84,7 +83,7 @@ public final class DeviceControl: Sendable {
   deinit { runner.stopAll() }
 
   private static func initialQueues(_ device: any VirtioDevice) -> [QueueRegisters] {
-    // A split queue's size is a power of two, and which format it will be nobody knows yet.
+    // A split queue's size is a power of two, and the format is not known yet.
     device.maxQueueSizes.map { QueueRegisters(size: splitSize($0)) }
   }
 
@@ -240,7 +239,7 @@ public final class DeviceControl: Sendable {
   }
 
   /// Takes a queue back from the device, where a transport has a register for that (§4.2.2, QueueReady), and returns
-  /// when it has let go. What the driver has programmed stays; where the queue was is forgotten.
+  /// when the device no longer uses it. The driver's settings stay; the queue's position is lost.
   public func disableQueue(_ index: Int) {
     state.withLock { state in
       guard state.queues.indices.contains(index), state.queues[index].isEnabled, !state.negotiation.isLegacy else {
@@ -252,7 +251,7 @@ public final class DeviceControl: Sendable {
     }
   }
 
-  /// Resets one queue (§2.6.1), and returns when the device has let go of it.
+  /// Resets one queue (§2.6.1), and returns when the device no longer uses it.
   ///
   /// - Returns: whether it was done: VIRTIO_F_RING_RESET must be negotiated.
   @discardableResult
@@ -283,7 +282,7 @@ public final class DeviceControl: Sendable {
   /// Fills `bytes` from the configuration space; past its end they are 0.
   public func readConfiguration(at offset: Int, into bytes: inout MutableSpan<UInt8>) {
     device.readConfiguration(at: offset, into: &bytes)
-    // After the read: a change that it shows is one that the next generation tells of.
+    // After the read: if it may show a change, the generation increments, and the driver reads again.
     alarm.noteRead()
   }
 

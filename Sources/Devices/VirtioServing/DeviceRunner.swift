@@ -6,9 +6,9 @@ public import Virtio
 /// Runs a device's queues: a thread for each group that has a queue running, started with the first and ended with the
 /// last.
 ///
-/// Its methods wait for queue threads, never the other way round. Call them from one control thread at a time. One that
-/// has to go on meanwhile, because a stop may need it, begins a stop with ``beginStop(_:_:notifying:)`` and hears of
-/// its end.
+/// Its methods wait for queue threads, never the other way round. Call them from one control thread at a time. A thread
+/// that has to go on meanwhile, because a stop may need it, begins a stop with ``beginStop(_:_:notifying:)`` and is
+/// notified of its end.
 public final class DeviceRunner: Sendable {
   public let device: any VirtioDevice
   private let events: any DeviceEvents
@@ -28,7 +28,7 @@ public final class DeviceRunner: Sendable {
   private let workers = Mutex<[Int: Worker]>([:])
 
   /// - Parameters:
-  ///   - name: what the queue threads are called, a number is added; 12 bytes at most are seen.
+  ///   - name: name of the queue threads, to which a number is added; the kernel shows 12 bytes at most.
   ///   - patience: how long a stop may take before it gives up what it can: see ``QueueStop``.
   public init(
     _ device: any VirtioDevice, name: String = "queue", patience: Duration = .seconds(10), events: any DeviceEvents,
@@ -63,7 +63,7 @@ public final class DeviceRunner: Sendable {
     setCall(index) { event.signal() }
   }
 
-  /// Replaces the kick of a running queue; the queue is looked at once, so that no kick is lost.
+  /// Replaces the kick of a running queue; the queue is checked once, so that no kick is lost.
   public func setKick(_ index: Int, _ kick: EventFD?) throws(HostError) {
     guard let worker = worker(of: index) else { return }
     let answer = Answer<Void>(notifying: worker.mailbox.answered)
@@ -104,7 +104,7 @@ public final class DeviceRunner: Sendable {
       throw DeviceError("\(error)")
     }
     workers.withLock { $0[group.lowerBound]?.bells[index] = bell }
-    // Whatever was made available before we listened.
+    // Chains may have been made available before we listened.
     bell.wake()
   }
 
@@ -113,8 +113,8 @@ public final class DeviceRunner: Sendable {
     do throws(HostError) { return try body() } catch { throw DeviceError("\(error)") }
   }
 
-  /// Tells a queue to stop, and returns at once; nil if it does not run. It counts as running until ``endStop(_:)``. To
-  /// be told again, in a manner that leaves more, does no harm.
+  /// Tells a queue to stop, and returns at once; nil if it does not run. It counts as running until ``endStop(_:)``. A
+  /// second stop, in a manner that leaves more, is allowed.
   ///
   /// - Parameter event: signalled when the stop is over.
   public func beginStop(_ index: Int, _ manner: StopManner = .finishing, notifying event: EventFD) -> QueueStop? {
@@ -144,11 +144,10 @@ public final class DeviceRunner: Sendable {
     return beginStop(index, manner, notifying: event).flatMap(endStop)
   }
 
-  /// Stops every queue, waits until all stand still, and forgets where they were. Afterwards nothing of them touches
-  /// memory.
+  /// Stops every queue, waits until all stand still, and drops their positions. Afterwards no queue touches memory.
   public func stopAll(_ manner: StopManner = .finishing) {
-    // All are told before the first is waited for. Groups have a mailbox each, whose queues share its event: every
-    // value is there or comes with a signal that nobody else takes.
+    // Every stop is begun before the first is waited for. Groups have a mailbox each, whose queues share its event:
+    // every value is there or comes with a signal that no other thread takes.
     let stops = device.maxQueueSizes.indices.compactMap { index in
       worker(of: index).flatMap { beginStop(index, manner, notifying: $0.mailbox.answered) }
     }

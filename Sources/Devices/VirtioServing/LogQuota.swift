@@ -4,8 +4,8 @@ internal import Synchronization
 /// A log that a peer cannot fill: of each kind of line a few in a while, then how many were left out.
 ///
 /// The place in the source that a line comes from is its kind. A kind that used up its lines in a while has a while of
-/// twice the length next, up to ten minutes, and the short one again when it has been quiet. Lines of debugging are not
-/// limited: who asks for those wants all.
+/// twice the length next, up to ten minutes, and the short one again when it has been quiet. Debug lines are not
+/// limited.
 package struct LogQuota: LogHandler {
   /// Lines of one kind in a while, at most.
   package static let lines = 16
@@ -36,7 +36,7 @@ package struct LogQuota: LogHandler {
 
     package init(_ now: @escaping @Sendable () -> ContinuousClock.Instant) { self.now = now }
 
-    /// What is to be logged now because of `event`: itself, unless it is one too many, and what others were left out
+    /// The lines to log now for `event`: itself, unless it is over the limit, and counts of lines that were left out
     /// long enough.
     package func admit(_ event: Logging.LogEvent) -> [Logging.LogEvent] {
       let now = now()
@@ -109,13 +109,13 @@ package struct LogQuota: LogHandler {
 
 /// A log that a peer cannot fill.
 public struct LimitedLog: Sendable {
-  /// Where to log. Of each kind of line 16 in ten seconds are told, and fewer if it goes on; a kind is a place in the
-  /// source.
+  /// Where to log. Of each kind of line 16 in ten seconds are written, and fewer if it goes on; a kind is a place in
+  /// the source.
   public let logger: Logger
   private let inner: any LogHandler
   private let ledger: LogQuota.Ledger
 
-  /// Limits what is told to `log`.
+  /// Limits what is written to `log`.
   public init(_ log: Logger) { self.init(log, clock: { ContinuousClock.now }) }
 
   /// With another clock.
@@ -128,6 +128,6 @@ public struct LimitedLog: Sendable {
     inner = log.handler
   }
 
-  /// Tells how many lines were left out since that was told last: for the end of the program. From any thread.
+  /// Logs how many lines were left out since the last count: for the end of the program. From any thread.
   public func settle() { for line in ledger.rest() { inner.log(event: line) } }
 }

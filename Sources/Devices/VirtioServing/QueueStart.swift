@@ -35,9 +35,9 @@ public struct QueueStart: Sendable {
   }
 }
 
-/// What hears of a device's troubles. Called on queue threads; must not wait for them.
+/// Receives a device's errors. Called on queue threads; must not wait for them.
 public protocol DeviceEvents: Sendable {
-  /// A queue stopped for good: the driver broke its rules, and only a reset mends that (§2.1.2, DEVICE_NEEDS_RESET).
+  /// A queue stopped for good: the driver broke its rules, and only a reset recovers it (§2.1.2, DEVICE_NEEDS_RESET).
   func needsReset(_ index: Int, _ error: QueueError)
   /// The driver's side kicked a queue for the second time since it was started: the first time may be a front-end that
   /// makes sure.
@@ -51,8 +51,8 @@ extension DeviceEvents {
 /// Where used buffer notifications of a queue go. Control threads may change it while the queue runs, whose thread has
 /// a ``QueueCaller``.
 final class QueueCall: Sendable {
-  // A struct around the closure, which a mutex over the closure itself would wrap anew each time it is looked at: calls
-  // became slower one by one, and in the end overflowed the stack.
+  // A struct around the closure, which a mutex over the closure itself would wrap anew on each access: calls became
+  // slower one by one, and in the end overflowed the stack.
   fileprivate struct Target {
     var action: (@Sendable () -> Void)?
   }

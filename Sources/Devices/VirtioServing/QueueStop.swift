@@ -1,6 +1,6 @@
 internal import Virtio
 
-/// What becomes of a queue's chains when it stops. Nothing new is taken from its ring in any case.
+/// What happens to a queue's chains when it stops. Nothing new is taken from its ring in any case.
 public enum StopManner: Hashable, Sendable {
   /// All are done, those included that a predecessor left in the in-flight record, though they may need translations.
   case finishing
@@ -10,7 +10,7 @@ public enum StopManner: Hashable, Sendable {
   case handingOver
 }
 
-/// A queue that has been told to stop, and does: ``DeviceRunner/beginStop(_:_:notifying:)``.
+/// A queue that is stopping: ``DeviceRunner/beginStop(_:_:notifying:)``.
 ///
 /// After the runner's patience, ten seconds, what can be called off is, and what waits for a translation stays in the
 /// in-flight record; so a stop waits longer only for a host that does not end what it has begun.

@@ -3,16 +3,16 @@ import HostIO
 import Logging
 import Virtio
 
-// What control threads tell a worker: to start a queue, to stop it, to take another kick.
+// The commands of control threads to a worker: start a queue, stop it, use another kick.
 //
 //     running ──stop──▶ stopping: rounds go on, nothing new is taken ──drained──▶ gone, answered
 //                           └──10 s──▶ what can be called off is, replays stay recorded ──drained──▶ gone, answered
 extension QueueWorker {
   /// A queue that stops.
   struct Stopping {
-    /// Who waits to hear where it was.
+    /// The answer that is due, with the position.
     var answers: [Answer<QueueState?>]
-    /// What the handler has not heard yet.
+    /// The step that the handler has not been told yet.
     var step: StopStep?
     /// When patience ends; nil once it has.
     var end: ContinuousClock.Instant?
@@ -86,7 +86,7 @@ extension QueueWorker {
     return first.map { max(.zero, $0 - ContinuousClock.now) }
   }
 
-  /// Ends the stops that are over. True if one takes too long, and the handler is to hear that.
+  /// Ends the stops that are over. True if one takes too long, and the handler has to be told.
   mutating func settleStops() -> Bool {
     var isLate = false
     for i in running.indices.reversed() {
@@ -112,7 +112,7 @@ extension QueueWorker {
 }
 
 extension QueueWorker.Running {
-  /// What the handler is to hear about the queue's stop, once.
+  /// The next step of the queue's stop for the handler, once.
   mutating func takeStep() -> StopStep? {
     guard stopping?.step != nil else { return nil }
     return stopping?.step.take()

@@ -5,9 +5,9 @@ import Virtio
 /// The thread of one queue group: waits for kicks, lets the handler work, calls the driver. Read ``round(ready:)``
 /// first.
 ///
-/// It owns its queues and its handler; nothing on the way of a request takes a lock. It waits for nobody in this
-/// process: a translation that has to be asked for unwinds, and its answer rings the queue's bell; a stop goes on over
-/// as many rounds as it needs (`QueueWorker+Commands.swift`).
+/// It owns its queues and its handler; nothing on the way of a request takes a lock. It waits for no other thread of
+/// this process: a translation that has to be asked for unwinds, and its answer rings the queue's bell; a stop goes on
+/// over as many rounds as it needs (`QueueWorker+Commands.swift`).
 ///
 /// After requests it stays awake for some microseconds, if that has been worth it, and asks for kicks only when it goes
 /// to sleep (`Wakefulness`).
@@ -31,7 +31,7 @@ struct QueueWorker: ~Copyable {
     var kick: EventFD?
     var call: QueueCaller
     var bell: QueueBell
-    /// The driver can take the ring away, so it is touched only after a kick: a look at the wrong time would be a fault
+    /// The driver can take the ring away, so it is touched only after a kick: a read at the wrong time would be a fault
     /// that the guest sees.
     var isTranslated: Bool
     var hasFailed = false
@@ -46,7 +46,7 @@ struct QueueWorker: ~Copyable {
     static let watched: UInt64 = 1 << 32
   }
 
-  /// Rounds in a row for a driver that goes on, before everything else is looked at.
+  /// Rounds in a row for a driver that goes on, before other work is checked.
   private static var roundsPerTurn: Int { 4 }
 
   init(
@@ -78,7 +78,7 @@ struct QueueWorker: ~Copyable {
     while !hasBegun || !running.isEmpty {
       do throws(HostError) {
         let isAwake = isBusy || wakefulness.isAwake
-        // Whoever was called may be waiting for this very processor.
+        // The thread that was woken by a call may be waiting for this very processor.
         if isAwake, !isBusy { WorkerThread.yield() }
         _ = try poller.wait(into: &ready, timeout: isAwake ? .zero : timeLeft)
       } catch {
@@ -90,7 +90,7 @@ struct QueueWorker: ~Copyable {
         let token = ready.token(i)
         if token == Token.wake {
           _ = try? mailbox.wake.drain()
-          // Bells are looked at before commands run: a command may end the queue.
+          // Bells are checked before commands run: a command may end the queue.
           for queue in running where queue.bell.take() { isBusy = true }
           for command in mailbox.take() {
             if case .start = command { hasBegun = true }
@@ -127,7 +127,7 @@ struct QueueWorker: ~Copyable {
     return sum
   }
 
-  /// Whoever stops is not to be held up, and a second kick is to be told (``DeviceEvents/secondKick(_:)``).
+  /// A stop must not be held up, and a second kick must be reported (``DeviceEvents/secondKick(_:)``).
   private var mayStayAwake: Bool {
     for queue in running {
       if queue.isTranslated || queue.kick == nil || queue.kicks < 2 || queue.stopping != nil || queue.hasFailed {

@@ -2,15 +2,15 @@
 ///
 /// A driver with many requests brings the next one within microseconds. Asking it for a kick each time costs a round of
 /// system calls on both sides and a change of processors, in which the driver's may be held up by a lock of its
-/// machine: it gets slower, brings one request at a time, and is called for each. So after requests the thread looks on
-/// for a while. Where that found nothing, some turns go without it, twice as many after each time in a row: a driver
+/// machine: it gets slower, submits one request at a time, and gets a call for each. So after requests the thread polls
+/// for a while. If that found nothing, some turns go without polling, twice as many after each time in a row: a driver
 /// with long pauses costs nothing.
 struct Wakefulness {
-  /// How long after the last request. About what it takes to wake a thread on another processor, twice.
+  /// How long to poll after the last request: about twice the time to wake a thread on another processor.
   private static let time = Duration.microseconds(50)
   private static var mostSkips: Int { 63 }
 
-  /// Looking on: whoever waits for descriptors must not sleep.
+  /// Polling: the thread that waits for descriptors must not sleep.
   private(set) var isAwake = false
   /// Until when; nil before the first turn, which decides.
   private var limit: ContinuousClock.Instant?

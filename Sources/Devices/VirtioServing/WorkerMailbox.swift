@@ -2,7 +2,7 @@ import HostIO
 import Synchronization
 import Virtio
 
-/// What a control thread tells a worker, and the answers.
+/// Commands from control threads to a worker, and the answers.
 final class WorkerMailbox: Sendable {
   enum Command: Sendable {
     case start(QueueStart, QueueCall, QueueBell, QueueStatistics, Answer<QueueError?>)
@@ -36,8 +36,8 @@ final class WorkerMailbox: Sendable {
     wake.signal()
   }
 
-  /// The worker has ended: what is left here is answered, and what comes will be. A queue that was told to stop can be
-  /// told again before its end was noticed.
+  /// The worker has ended: what is left here is answered, and so are later commands. A queue that is stopping can get
+  /// another stop before its end was noticed.
   func close() {
     let left = state.withLock { state in
       state.isClosed = true
@@ -70,7 +70,7 @@ extension WorkerMailbox.Command {
   }
 }
 
-/// A place for one value that another thread waits for, or is told of.
+/// A place for one value that another thread waits for, or is notified of.
 final class Answer<Value: Sendable>: Sendable {
   private let place = Mutex<Value?>(nil)
   private let event: EventFD

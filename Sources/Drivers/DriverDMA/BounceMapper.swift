@@ -68,8 +68,8 @@ public final class BounceMapper: DMAMapper {
     let slot = try take(count, alignment: 1)
     let range = MappedRange(
       address: DMAAddress(pool.address.rawValue + slot * slotSize), guest: guest, count: count, direction: direction)
-    // Whatever the direction: bytes that the device does not write come back as they were, and not as another request
-    // left them.
+    // In every direction: bytes that the device does not write come back as they were, and not as another request left
+    // them.
     guard memory.move(count, from: guest, to: place(range, 0)) else {
       _ = free.insert(slot, through: slot + (slots(count) - 1))
       throw .missing(guest)

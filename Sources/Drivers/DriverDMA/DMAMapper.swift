@@ -1,6 +1,6 @@
 public import DMA
 
-/// Who writes a buffer while it is mapped (§2.6: a descriptor's direction is the mapping's).
+/// Which side writes a buffer while it is mapped (§2.6: a descriptor's direction is the mapping's).
 @frozen public enum DMADirection: Hashable, Sendable {
   /// The driver wrote it, the device reads it.
   case toDevice
@@ -9,7 +9,7 @@ public import DMA
   /// Either may write: rings, and nothing else that a virtio driver has.
   case bidirectional
 
-  /// What the device has to be allowed, and no more.
+  /// The permissions that the device needs, and no more.
   @inlinable public var permissions: DMAPermissions {
     switch self {
     case .toDevice: .read
@@ -56,13 +56,13 @@ public enum DMAError: Error, Hashable, Sendable {
 
 /// Memory as both sides name it: what a mapper gives for a map and wants back for an unmap.
 @frozen public struct MappedRange: Hashable, Sendable {
-  /// What the device is told.
+  /// The device address.
   public var address: DMAAddress
   /// Where the driver's own bytes are.
   public var guest: GuestAddress
   /// Bytes, at least 1.
   public var count: UInt64
-  /// Who writes.
+  /// The side that writes.
   public var direction: DMADirection
   /// From ``DMAMapper/allocateRange(_:alignment:)``: both sides see the same bytes, and nothing is to be synchronised.
   public var isCoherent: Bool
@@ -81,7 +81,7 @@ public enum DMAError: Error, Hashable, Sendable {
 
 /// How a platform lets devices reach memory. A driver's thread uses it; no two at once.
 ///
-/// What is here works with bare ranges, because a driver keeps those of its requests in a table of its own and holds
+/// These functions work with bare ranges, because a driver keeps those of its requests in a table of its own and holds
 /// the mapper once. For anything else use ``DMAMapping``, which undoes itself.
 public protocol DMAMapper: AnyObject {
   /// The memory that ranges are in.
@@ -96,10 +96,10 @@ public protocol DMAMapper: AnyObject {
   /// synchronises.
   func mapRange(_ guest: GuestAddress, count: UInt64, _ direction: DMADirection) throws(DMAError) -> MappedRange
   /// Ends what one of the above began; what the device wrote is in the driver's bytes afterwards. The device must be
-  /// done with it (R179). Whatever is thrown, the range is gone, or is kept from everybody for good.
+  /// done with it (R179). After any error the range is gone, or is never used again.
   func unmapRange(_ range: MappedRange) throws(DMAError)
-  /// Shows the device what the driver wrote to a part of a mapped range; where only the device is to write, this is
-  /// what comes back if it does not.
+  /// Shows the device what the driver wrote to a part of a mapped range; where only the device writes, these bytes come
+  /// back if it does not.
   func synchronizeForDevice(_ range: MappedRange, at offset: UInt64, count: UInt64)
   /// Shows the driver what the device wrote to a part of a mapped range. Nothing happens where the device may not
   /// write.
@@ -128,11 +128,11 @@ public struct DMAMapping: ~Copyable {
   }
 
   deinit {
-    // Whoever wants to hear of an error unmaps by hand; mappers remember their own.
+    // To see an error, call unmap explicitly; mappers remember their own.
     if isMapped { try? mapper.unmapRange(range) }
   }
 
-  /// What the device is told.
+  /// The device address.
   public var address: DMAAddress { range.address }
   /// Where the driver's bytes are.
   public var guest: GuestAddress { range.guest }
@@ -145,7 +145,7 @@ public struct DMAMapping: ~Copyable {
     try mapper.unmapRange(range)
   }
 
-  /// Leaves the mapping as it is for ever: a device that does not come back from a reset may still use it (R179).
+  /// Leaves the mapping as it is for ever: a device that does not complete a reset may still use it (R179).
   public consuming func abandon() { isMapped = false }
 
   /// Shows the device what the driver wrote.

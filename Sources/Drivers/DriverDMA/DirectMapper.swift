@@ -1,6 +1,6 @@
 public import DMA
 
-/// Device addresses are guest-physical ones: nothing is in the way, or the device goes past it.
+/// Device addresses are guest-physical ones: there is no IOMMU, or the device bypasses it.
 public final class DirectMapper: DMAMapper {
   private let pages: GuestPages
 

@@ -1,4 +1,4 @@
-/// Numbers that are free: runs, ascending, never adjacent. What page, slot and address allocators are made of.
+/// Numbers that are free: runs, ascending, never adjacent. Page, slot and address allocators use it.
 package struct FreeRanges: Sendable {
   /// Inclusive, because the last number may be the last there is.
   package struct Run: Hashable, Sendable {
@@ -47,7 +47,7 @@ package struct FreeRanges: Sendable {
     return true
   }
 
-  /// Takes whatever is free out of a run.
+  /// Takes the free parts out of a run.
   package mutating func remove(_ first: UInt64, through last: UInt64) {
     guard first <= last else { return }
     var at = index(endingAtOrAfter: first)

@@ -9,7 +9,7 @@ public protocol GrantTable: AnyObject {
   func endAccess(_ first: UInt32, count: UInt64) -> Bool
 }
 
-/// Maps by granting pages: an address is a reference number, with a bit that says so (R180).
+/// Maps by granting pages: an address is a reference number with bit 63 set (R180).
 public final class GrantMapper: DMAMapper {
   private let table: any GrantTable
   private let pages: GuestPages

@@ -40,7 +40,7 @@ public final class IOMMUMapper: DMAMapper {
   private let granule: UInt64
   private let batch: Int
   private var waiting: [Waiting] = []
-  /// Bytes of device addresses that the IOMMU would not let go: they are never given out again.
+  /// Bytes of device addresses whose invalidation the IOMMU refused: they are never used again.
   public private(set) var lostBytes: UInt64 = 0
 
   /// - Parameters:

@@ -77,7 +77,7 @@ public final class IOVAAllocator {
 
   // MARK: With a user's cache
 
-  /// A user of the domain, who can name addresses up to `limit`: its number, for the functions below.
+  /// A user of the domain, with device addresses up to `limit`: its number, for the functions below.
   public func addUser(limit: UInt64 = .max) -> Int {
     caches.append(IOVACache(limit: limit))
     return caches.count - 1
@@ -107,7 +107,7 @@ public final class IOVAAllocator {
     if !caches[user].put(address.rawValue, order) { free(address, byteCount: granule << UInt64(order)) }
   }
 
-  /// Makes what a user's cache holds free for everybody.
+  /// Makes what a user's cache holds free for all users.
   public func emptyCache(of user: Int) {
     for order in 0..<IOVACache.orders {
       while let address = caches[user].pop(order) { free(DMAAddress(address), byteCount: granule << UInt64(order)) }

@@ -1,7 +1,7 @@
 public import DMA
 
-/// Buffers that were mapped once, before the first request: mapping one is arithmetic, and no IOMMU or grant table
-/// hears of it.
+/// Buffers that were mapped once, before the first request: mapping one is arithmetic, and needs no IOMMU or grant
+/// table.
 ///
 /// There is a pool for each direction, so that what the device may do to a buffer is still what its descriptor says
 /// (R177). Memory that is in no pool goes to the mapper underneath: a driver's long-lived tables, for example.
@@ -28,7 +28,7 @@ public final class PremappedMapper: DMAMapper {
   /// All pools lie in these addresses; most of what is synchronized does not.
   private let first: UInt64
   private let beyond: UInt64
-  /// Of each pool, the indices of buffers that nobody has.
+  /// Of each pool, the indices of free buffers.
   private var free: [[Int]]
   /// A buffer, in bytes: a multiple of 4096.
   public let bufferSize: UInt64

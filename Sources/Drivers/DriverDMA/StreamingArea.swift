@@ -16,7 +16,7 @@ package struct StreamingArea: ~Copyable {
   /// Where it is, for the driver.
   package var guest: GuestAddress { place.address }
 
-  /// What the device is told of a place in the area.
+  /// The device address of a place in the area.
   package func address(at offset: UInt64) -> DMAAddress { DMAAddress(mapping.address.rawValue &+ offset) }
 
   /// The driver's view. Nil when the area is not all in one region of memory.
@@ -25,7 +25,8 @@ package struct StreamingArea: ~Copyable {
   package func showDevice(_ offset: UInt64, _ count: UInt64) { mapping.synchronizeForDevice(at: offset, count: count) }
   package func showDriver(_ offset: UInt64, _ count: UInt64) { mapping.synchronizeForDriver(at: offset, count: count) }
 
-  /// Gives everything back: the device has let go. If the mapping cannot be undone, the pages are nobody's from now on.
+  /// Unmaps and frees everything; the device no longer uses it. If the mapping cannot be undone, the pages are never
+  /// used again.
   package consuming func close() throws(DMAError) {
     do throws(DMAError) {
       try mapping.unmap()

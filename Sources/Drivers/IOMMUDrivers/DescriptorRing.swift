@@ -13,7 +13,7 @@ struct DescriptorRing {
   private(set) var pending: UInt64 = 0
   /// The last number that the unit was asked to write.
   private(set) var token: UInt64 = 0
-  /// Something posted before did not happen, and nobody has been told.
+  /// Something posted before did not happen, and the error has not been reported yet.
   var hasFailed = false
   /// The unit does not even start anew.
   var isBroken = false
@@ -43,7 +43,7 @@ struct DescriptorRing {
   /// Whether the unit has written the last number.
   var isDone: Bool { memory.load(status) & 0xFFFF_FFFF == token }
 
-  /// What was posted has been waited for, for good or ill. Whether something before it had failed.
+  /// The wait for the posted descriptors is over, successful or not. Returns whether an earlier one had failed.
   mutating func settle() -> Bool {
     pending = 0
     defer { hasFailed = false }

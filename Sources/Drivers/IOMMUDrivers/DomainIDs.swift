@@ -1,6 +1,6 @@
 import IOMMUInterface
 
-/// The numbers of a unit's domains, and who is attached to which.
+/// The numbers of a unit's domains, and the endpoints attached to each.
 struct DomainIDs {
   private struct Attachment {
     var domain: UInt16

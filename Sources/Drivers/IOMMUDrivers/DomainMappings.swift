@@ -1,7 +1,7 @@
 import DMA
 import DriverDMA
 
-/// A unit that forgets translations when it is told to, by descriptors that are posted and then waited for.
+/// A unit that drops translations on request, by descriptors that are posted and then waited for.
 protocol InvalidatingUnit: AnyObject {
   /// Whether it may remember that there was nothing.
   var remembersNothing: Bool { get }
@@ -10,7 +10,7 @@ protocol InvalidatingUnit: AnyObject {
   /// - Parameter keepsTables: nothing but pages changed.
   func postPages(of domain: UInt16, from first: UInt64, through last: UInt64, keepsTables: Bool)
   func postDomain(_ domain: UInt16)
-  /// What the requesters of a domain that keep translations themselves keep of a range.
+  /// The translations of a range that the requesters of a domain cache themselves.
   func postKept(in domain: UInt16, from first: UInt64, through last: UInt64)
   /// Has the unit do what was posted, and waits until it says that it has. False: it did not, or not in time.
   func complete() -> Bool

@@ -11,7 +11,7 @@ public protocol RegisterAccess: AnyObject {
 
 /// Why a driver could not take a unit over, or have it do something.
 public enum UnitError: Error, Hashable, Sendable {
-  /// What a driver needs and not every unit has.
+  /// A feature that a driver needs and that some units lack.
   public enum Capability: Hashable, Sendable {
     /// Tables of a number of levels that both know.
     case addressWidth
@@ -32,7 +32,7 @@ public enum UnitError: Error, Hashable, Sendable {
   }
   /// The unit does not have it.
   case missing(Capability)
-  /// The unit did not do in time what the register at this offset asked for: it is not to be relied upon.
+  /// The unit did not carry out the command of the register at this offset in time: do not rely on it.
   case timeout(register: Int)
   /// There is no memory for its tables.
   case memory(DMAError)

@@ -76,7 +76,7 @@ public final class TCEDriver: IOMMUDomain {
       let some = min((count - done) / pageSize, 512)
       guard put(DMAAddress(address.rawValue + done), guest.rawValue + done | UInt64(permissions.rawValue & 3), some)
       else {
-        // Half of it would be nobody's.
+        // No caller would own half of a mapping.
         if done > 0 { _ = hypercalls.stuffTCE(address, 0, count: Int(done / pageSize)) }
         throw .iommu(address)
       }

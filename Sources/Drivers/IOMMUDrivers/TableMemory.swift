@@ -38,8 +38,7 @@ final class TableMemory {
     return offset < UInt64(cells.byteCount) && byteCount <= UInt64(cells.byteCount) - offset
   }
 
-  /// The word at a multiple of 8; 0, which is no entry anywhere, where a table that somebody wrote over leads out of
-  /// memory.
+  /// The word at a multiple of 8; 0, which is no entry anywhere, where an overwritten table leads out of memory.
   func load(_ address: UInt64) -> UInt64 {
     guard isInside(address, 8) else { return 0 }
     return cells.loadAcquire64(at: Int(address &- start))

@@ -1,5 +1,5 @@
 /// How a driver reads and writes its device's configuration over registers: each field in one access of its own width,
-/// fields of 64 bits in two of 32 (§4.1.3.1, §4.2.2.2), and what is no field byte by byte.
+/// fields of 64 bits in two of 32 (§4.1.3.1, §4.2.2.2), and bytes outside fields one by one.
 enum ConfigurationFields {
   private static func width(_ offset: Int, _ count: Int) -> Int {
     switch count {

@@ -124,8 +124,8 @@ public struct DriverQueueMemory: ~Copyable {
 
 /// The driver side of a virtqueue, split or packed (§2.7, §2.8).
 ///
-/// It keeps its own copy of everything it has to remember: what the device writes is checked against that copy, so a
-/// device that lies is an error here and nothing worse. A request costs no allocation. One thread uses it.
+/// It keeps its own copy of everything it has to remember: what the device writes is checked against that copy, so
+/// wrong values of a device are an error here and nothing worse. A request costs no allocation. One thread uses it.
 public struct DriverQueue: ~Copyable {
   public let layout: QueueLayout
   public let isPacked: Bool
@@ -272,7 +272,7 @@ public struct DriverQueue: ~Copyable {
     }
   }
 
-  /// Tells the device that calls are not needed for now. A hint: one may come all the same.
+  /// Suppresses calls for now. Only a hint: one may come all the same.
   public mutating func disarmCall() {
     if isPacked {
       memory.driverArea.store16(UInt16(1).littleEndian, at: 2)

@@ -80,7 +80,8 @@ extension DriverQueue {
     memory.driverArea.storeRelease16(available.littleEndian, at: 2)
     published = available
     epoch &+= 1
-    // The device stores its wish and then looks at the index; here it is the other way round. One of us sees the other.
+    // The device stores its event index and then reads the ring's index; here it is the other way round. So one side
+    // sees the other's store.
     RingMemory.fence()
     guard hasEventIndex else { return UInt16(littleEndian: memory.deviceArea.load16(at: 0)) & 1 == 0 }
     let event = UInt16(littleEndian: memory.deviceArea.load16(at: 4 &+ 8 &* Int(layout.size)))

@@ -21,8 +21,8 @@ public enum MMIOTransportError: Error, Hashable, Sendable {
 
 /// The driver's side of virtio over MMIO (§4.2): a device of virtio 1, or a legacy one.
 ///
-/// A device that lies about itself is an error or makes nonsense of its own registers; it does not make the driver
-/// hang.
+/// A device with wrong values in its registers causes an error, or breaks only its own registers; it cannot make the
+/// driver hang.
 public final class MMIODriverTransport: DriverTransport {
   private let access: any MMIORegisterAccess
   public let deviceID: DeviceID
@@ -90,7 +90,7 @@ public final class MMIODriverTransport: DriverTransport {
 
   public func maxQueueSize(_ index: Int) -> UInt16 {
     select(index)
-    // What a queue can have at all (§2.6), whatever the device claims.
+    // What a queue can have at all (§2.6), even if the device claims more.
     return UInt16(truncatingIfNeeded: min(read(Register.queueSizeMax), 32768))
   }
 
@@ -122,8 +122,8 @@ public final class MMIODriverTransport: DriverTransport {
     for _ in 0..<Self.patience where read(Register.queueReset) == 0 { return }
   }
 
-  /// Takes one queue back without VIRTIO_F_RING_RESET, as this transport can (§4.2.2.2, QueueReady), and says whether
-  /// the device let go.
+  /// Takes one queue back without VIRTIO_F_RING_RESET, as this transport can (§4.2.2.2, QueueReady), and returns
+  /// whether the device released it.
   public func disableQueue(_ index: Int) -> Bool {
     select(index)
     let at = isLegacy ? Register.queuePageNumber : Register.queueReady

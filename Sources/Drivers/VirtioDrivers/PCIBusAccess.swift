@@ -6,7 +6,7 @@ public final class PCIBusAccess: PCIFunctionAccess {
   private let bus: PCIBus
   /// Its number on the bus.
   public let requester: RequesterID
-  /// Its BARs that have a place; whoever moves one says so here.
+  /// Its BARs that have a place; code that moves one updates this.
   public var windows: [BARWindow]
 
   public init(_ bus: PCIBus, _ requester: RequesterID, _ windows: [BARWindow]) {

@@ -1,7 +1,7 @@
 import PCI
 import Virtio
 
-/// The virtio structures that a function's capability list names (§4.1.4): the first of each kind.
+/// The virtio structures in a function's capability list (§4.1.4): the first of each kind.
 struct PCIStructures {
   private var found: [PCITransport.Structure: (at: Int, location: PCIDriverTransport.Location)] = [:]
   private let access: any PCIFunctionAccess

@@ -27,8 +27,8 @@ public enum PCITransportError: Error, Hashable, Sendable {
 
 /// The driver's side of virtio over PCI (§4.1): the structures of virtio 1, or the legacy registers.
 ///
-/// A device that lies about itself is an error or makes nonsense of its own registers; it does not make the driver
-/// hang.
+/// A device with wrong values in its registers causes an error, or breaks only its own registers; it cannot make the
+/// driver hang.
 public final class PCIDriverTransport: DriverTransport {
   struct Location {
     var bar: Int
@@ -53,7 +53,7 @@ public final class PCIDriverTransport: DriverTransport {
   /// Whether the legacy registers are used.
   public var isLegacy: Bool { if case .legacy = interface { true } else { false } }
   private var accepted: Features = []
-  /// By queue: where a notification goes, and what names the queue there.
+  /// By queue: the address of its notification, and the value that names the queue.
   private var doorbells: [Int: (bar: Int, offset: UInt64, name: UInt16)] = [:]
   /// How often a register is read that should change soon.
   static var patience: Int { 1_000_000 }

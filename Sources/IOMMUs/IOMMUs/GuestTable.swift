@@ -11,7 +11,7 @@ extension GuestMemory {
 }
 
 extension GuestRun {
-  /// Every address is guest-physical: what a unit answers that is off, or that lets an endpoint pass.
+  /// Every address is guest-physical: the answer of a unit that is off, or of pass-through.
   static var identity: GuestRun {
     GuestRun(first: DMAAddress(0), last: DMAAddress(.max), guest: GuestAddress(0), permissions: .readWrite)
   }

@@ -46,7 +46,7 @@ public final class Sun4uIOMMU: IOMMU {
     }
   }
 
-  /// What a processor writes. Returns when no device uses what the write took away.
+  /// What a processor writes. Returns when no device uses a translation that the write removed.
   public func write(_ value: UInt64, to register: Register) {
     let (first, last): (UInt64, UInt64) = state.withLock { state in
       switch register {

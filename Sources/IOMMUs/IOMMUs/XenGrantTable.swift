@@ -2,8 +2,8 @@ public import DMA
 public import IOMMUInterface
 import Synchronization
 
-/// A Xen guest's grants, as what stands between its devices and its memory: an address with bit 63 is a reference to a
-/// granted page, and any other leads nowhere (R180).
+/// A Xen guest's grants as an IOMMU: an address with bit 63 is a reference to a granted page, and any other is refused
+/// (R180).
 ///
 /// References are granted and ended by the guest's processors, never by a queue's thread. The back-end's domain may
 /// also map a grant for longer than an access: as long as it does, the grant cannot be ended.
@@ -28,7 +28,7 @@ public final class XenGrantTable: IOMMU {
   /// What makes an address one of a grant.
   public static var marker: UInt64 { 1 << 63 }
 
-  /// - Parameter capacity: references, at most 2^32, of which the first 8 are never given out.
+  /// - Parameter capacity: references, at most 2^32, of which the first 8 are reserved.
   public init(capacity: Int = 8192) {
     precondition(capacity > Self.reserved && capacity <= 1 << 32, "references as documented")
     state = Mutex(State(grants: [Grant?](repeating: nil, count: capacity), next: Self.reserved))

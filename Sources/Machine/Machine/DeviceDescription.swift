@@ -1,6 +1,6 @@
 public import Virtio
 
-/// A device of a machine, as it is to be.
+/// The description of a device of a machine.
 public struct DeviceDescription: Hashable, Sendable {
   /// What it is called in reports.
   public var name: String
@@ -12,7 +12,7 @@ public struct DeviceDescription: Hashable, Sendable {
   public var host = HostAge.new
   /// What the driver accepts.
   public var acknowledgement = Acknowledgement.all
-  /// What the platform's IOMMU is told of it.
+  /// How the platform's IOMMU is set up for it.
   public var state = UnitState.none
   public var ring = RingKind.split
   public var descriptors = DescriptorKind.indirect

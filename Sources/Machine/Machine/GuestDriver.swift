@@ -4,7 +4,7 @@ import NVMe
 import Virtio
 import VirtioDrivers
 
-/// A disk as the guest uses it, whatever drives it.
+/// A disk as the guest uses it, with any driver.
 protocol GuestDisk: AnyObject {
   /// Sectors of 512 bytes from `sector` on, into memory.
   func read(_ sector: UInt64, into data: [GuestSegment]) throws(MachineError)

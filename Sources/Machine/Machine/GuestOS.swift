@@ -9,9 +9,9 @@ import VirtioDrivers
 final class GuestOS: MachinePages, GrantTable {
   let platform: Platform
   let memory: GuestMemory
-  /// For rings, tables and whatever drivers keep.
+  /// For rings, tables and other memory of drivers.
   let pages: GuestPages
-  /// Pages that devices reach whatever the platform: the pool of a confidential guest, a run in machine memory.
+  /// Pages that devices reach on every platform: the pool of a confidential guest, a run in machine memory.
   private let pool: GuestPages
   private let grants: XenGrantTable?
 
@@ -44,7 +44,7 @@ final class GuestOS: MachinePages, GrantTable {
     }
     if platform.unit == .grants { return try GrantMapper(self, pages: pages) }
     guard let domain else { return nil }
-    // The last addresses stay free for whoever wants a mapping of its own there: see `UnitDomain.window`.
+    // The last addresses stay free for callers that choose the addresses of their mappings: see `UnitDomain.window`.
     let top = min(domain.window - 1, UInt64(UInt32.max))
     let aperture = domain.aperture.lowerBound...max(top, domain.aperture.lowerBound + domain.granule - 1)
     let addresses = IOVAAllocator(

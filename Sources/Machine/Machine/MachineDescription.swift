@@ -12,7 +12,8 @@ public struct MachineDescription: Hashable, Sendable {
     self.workload = workload
   }
 
-  /// A machine that needs nothing: VT-d, a disk that goes through it, one that goes past it, entropy, and an NVMe disk.
+  /// The default machine, without a file: VT-d, a disk that goes through it, one that bypasses it, entropy, and an NVMe
+  /// disk.
   public static var embedded: MachineDescription {
     var disk = DeviceDescription(name: "disk", kind: .block)
     (disk.property, disk.state, disk.ring) = (.on, .attached, .packed)
@@ -54,7 +55,7 @@ public struct MachineDescription: Hashable, Sendable {
 /// What became of a device of a machine.
 public struct DeviceReport: Sendable {
   public let description: DeviceDescription
-  /// What was made of its options.
+  /// The choices that its options led to.
   public let reasons: [String]
   /// Whether bit 33 was negotiated; nil for what is not virtio.
   public let isPlatformNegotiated: Bool?

@@ -1,6 +1,6 @@
 /// What a machine is, as far as a device's addresses are concerned: data, from which ``RunningMachine`` makes one.
 ///
-/// Each platform that the mail behind VIRTIO_F_ACCESS_PLATFORM names is in a file of its own in this folder.
+/// Each platform that QEMU's patch of 2016 for VIRTIO_F_ACCESS_PLATFORM names has a file of its own in this folder.
 public struct Platform: Hashable, Sendable {
   /// What translates device addresses.
   public enum Unit: String, Hashable, Sendable, CaseIterable {
@@ -38,15 +38,15 @@ public struct Platform: Hashable, Sendable {
   public var name: String
   /// One line for a list.
   public var summary: String
-  /// Which of the mail's cases it is, in a sentence.
+  /// The case of QEMU's patch of 2016 that it stands for, in a sentence.
   public var origin: String
   public var unit = Unit.none
   public var reach = Reach.everything
   /// The guest is a Xen guest (R173).
   public var isXen = false
-  /// The guest lets in no device that does not have to be given its memory (R174).
+  /// The guest accepts only devices that can reach no memory unless it is given to them (R174).
   public var isRestricted = false
-  /// The virtio device is hardware: its accesses go the way of all hardware, whatever was negotiated.
+  /// The virtio device is hardware: its accesses take the path of all hardware, with any features negotiated.
   public var devicesAreHardware = false
   /// The buses that virtio devices of the machine are on.
   public var buses: [Bus] = [.pci, .mmio]

@@ -77,7 +77,7 @@ public final class PluggedDevice {
     }
   }
 
-  /// What a disk is made of. It is to live until the device has opened its image.
+  /// The file behind a disk. It has to live until the device has opened its image.
   private struct Disk: ~Copyable {
     /// nil: the device is no disk.
     var options: BlockOptions?
@@ -137,7 +137,7 @@ public final class PluggedDevice {
     }
   }
 
-  /// What was made of its options, a sentence each.
+  /// The choices that its options led to, a sentence each.
   public var reasons: [String] {
     switch attachment {
     case .pci(let function, _): function.choices.reasons

@@ -99,7 +99,7 @@ package final class RequestLoad {
       _ = try driver.submitRead(UInt64(block * (Self.requestSize / 512)), into: data.span)
       block = (block + 1) % (Self.diskSize / Self.requestSize)
     }
-    // Armed first: the interrupt is for the last of them, and nothing of it comes before.
+    // Armed first: the interrupt is for the last of them, and none comes earlier.
     _ = driver.armCall(after: UInt16(buffers.count - 1))
     driver.publish()
     var left = buffers.count

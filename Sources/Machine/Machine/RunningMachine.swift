@@ -122,13 +122,13 @@ public final class RunningMachine {
   func wait(_ acknowledge: @escaping () -> Void) -> BoundedWait {
     let interrupts = interrupts
     return BoundedWait(attempts: patience) {
-      // In this order: what comes between the two is found by whoever looks next.
+      // In this order: what comes between the two is found at the next look.
       interrupts.wait()
       acknowledge()
     }
   }
 
-  /// Tells the IOMMU what a requester may reach, and returns its domain if it has one.
+  /// Sets up the IOMMU for a requester, and returns its domain if it has one.
   func setState(_ state: UnitState, of requester: RequesterID) throws(MachineError) -> UnitDomain? {
     try unit?.set(state, of: requester)
   }

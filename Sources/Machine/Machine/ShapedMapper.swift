@@ -10,9 +10,9 @@ final class ShapedMapper: DMAMapper {
     /// Each page where it says, or nowhere: page after page from the start of the window on, or up to the end of the
     /// aperture.
     case pages([GuestAddress?], permissions: DMAPermissions?, endsAperture: Bool)
-    /// With the permissions of this direction, whatever the request's.
+    /// With the permissions of this direction, not those of the request's.
     case given(DMADirection)
-    /// Not at all: the device is told this address.
+    /// Not mapped: the device gets this address.
     case unmapped(DMAAddress)
   }
   private let inner: any DMAMapper

@@ -13,7 +13,7 @@ public struct Workload: Hashable, Sendable {
     case churn
   }
   public var kind = Kind.verify
-  /// Requests of each device at most: it ends with whichever comes first.
+  /// Requests of each device at most: it ends with the limit that is reached first.
   public var requests = 2000
   /// How long, for each device.
   public var seconds = 1.0

@@ -28,7 +28,7 @@ const char *host_error_text(int error) { return strerrordesc_np(error); }
 
 // Descriptors
 
-// The number is gone whatever close() says, so a failure is never retried.
+// The number is released even when close() fails, so a failure is never retried.
 int host_close(int fd) { return RESULT(close(fd)); }
 int host_duplicate(int fd) { return RESULT(fcntl(fd, F_DUPFD_CLOEXEC, 3)); }
 
@@ -80,7 +80,7 @@ int host_eventfd_signal(int fd) {
 // How much was added, from what a read of `value` returned.
 static int64_t drained(ssize_t n, uint64_t value) {
   if (n == 0) return -EPIPE;
-  // A peer may pass a pipe: whatever it holds is "at least one".
+  // A peer may pass a pipe: any bytes in it count as "at least one".
   if (n > 0) return n == sizeof value && value > 0 && value <= INT64_MAX ? (int64_t)value : 1;
   return errno == EAGAIN ? 0 : -errno;
 }
@@ -215,8 +215,9 @@ int host_thread_start(uint64_t *thread, const char *name, void (*body)(void *), 
   start->body = body;
   start->context = context;
   strncpy(start->name, name, sizeof start->name - 1);
-  // Blocked across the start, so that the thread never sees a signal: the process's signals belong to whoever asked for them.
-  // But for those a thread brings upon itself: blocked, they would kill the process, and a mapping's lost page is to be mended.
+  // Blocked across the start, so that the thread never sees a signal: the process's signals go to the thread that asked
+  // for them. Signals that a thread causes itself stay unblocked: blocked, they would kill the process, and the handler
+  // has to repair a lost page of a mapping.
   sigset_t all, before;
   sigfillset(&all);
   const int own[] = {SIGBUS, SIGSEGV, SIGILL, SIGFPE, SIGTRAP, SIGSYS, SIGABRT};

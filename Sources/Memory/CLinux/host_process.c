@@ -26,7 +26,7 @@ int host_process_start(const char *words, size_t count, int output, int32_t *pro
   posix_spawn_file_actions_addopen(&files, 0, "/dev/null", O_RDONLY, 0);
   posix_spawn_file_actions_adddup2(&files, output, 1);
   posix_spawn_file_actions_adddup2(&files, output, 2);
-  // What this process ignores the new one must not: a pipe nobody reads.
+  // Signals that this process ignores (a pipe without a reader) must have their default action in the new one.
   sigset_t defaults, none;
   sigemptyset(&none);
   sigemptyset(&defaults);

@@ -1,9 +1,9 @@
 // Swift's Mutex, as the thread sanitizer understands it. Nothing at all in any other build.
 //
-// Two threads that meet in a Mutex are told apart by the kernel, which changes the lock's word itself: the sanitizer sees neither
-// the taking nor the giving back, and reports what the lock guards as a race. (Where they do not meet, atomics in the
-// caller's own code do it, which it sees.) The two functions of the standard library that ask the kernel are therefore put
-// behind two that say which order they make. They say no more than the lock really orders, so they hide no race.
+// If two threads contend for a Mutex, the kernel changes the lock's word itself: the sanitizer sees neither the acquire
+// nor the release, and reports accesses that the lock guards as a race. (Without contention, atomics in the caller's
+// own code do it, which it sees.) So the two functions of the standard library that call the kernel are wrapped by two
+// that announce their ordering. They announce no more than the lock really orders, so they hide no race.
 #if defined(__has_feature)
 #if __has_feature(thread_sanitizer)
 

@@ -47,7 +47,7 @@ public struct DMAFault: Error, Hashable, Sendable {
     case unmapped
     /// Something is, and not for this access.
     case permission
-    /// Memory is there, and not in the way a ring needs it: its offset in host memory is odd.
+    /// There is memory, but not as a ring needs it: its offset in host memory is odd.
     case discontiguous
     /// The device may not reach memory at all yet.
     case busMasterDisabled
@@ -74,6 +74,6 @@ public struct DMAFault: Error, Hashable, Sendable {
 public enum DMAInterruption: Error, Hashable, Sendable {
   /// Refused: the mapping is missing or forbids the access.
   case fault(DMAFault)
-  /// Asked for: whoever waits is woken when the answer is in.
+  /// Asked for: the waiting queue is woken when the answer arrives.
   case pending
 }

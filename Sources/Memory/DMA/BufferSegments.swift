@@ -5,7 +5,7 @@ public import CLinux
 ///
 /// A view of the chain's storage: it cannot be copied out of the chain, and must not be used after it.
 @safe @frozen public struct BufferSegments: ~Copyable {
-  // Safe to use: whoever makes a view keeps the storage, and lends it.
+  // Safe to use: the code that makes a view keeps the storage alive for as long as it lends it.
   @usableFromInline let side: UnsafeMutablePointer<SegmentSide>
 
   @inlinable init(side: UnsafeMutablePointer<SegmentSide>) {
@@ -137,7 +137,7 @@ public import CLinux
     return unsafe body(base + range.lowerBound, range.count)
   }
 
-  /// Tells the dirty log that the first `count` bytes were written.
+  /// Marks the first `count` bytes in the dirty log.
   package func markDirty(_ log: DirtyLog, count: Int) {
     _ = unsafe walk(0, count) { _, p, n in log.mark(host: unsafe UInt64(UInt(bitPattern: p)), count: n) }
   }

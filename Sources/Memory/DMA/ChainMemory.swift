@@ -47,7 +47,7 @@
     return writable.write(status, at: last)
   }
 
-  /// Tells the dirty log that everything the device may have written was written.
+  /// Marks everything that the device may have written in the dirty log.
   public func markDirty(_ log: DirtyLog) {
     writable.markDirty(log, count: writable.byteCount)
     if let status = unsafe header.pointee.status { log.mark(host: unsafe UInt64(UInt(bitPattern: status)), count: 1) }

@@ -31,7 +31,7 @@ public protocol TranslationWaiter: AnyObject, Sendable {
   func wake()
 }
 
-/// What a device may reach. One question: what is around this address?
+/// What a device may reach. It answers one question: which memory is around this address?
 public protocol DMASpace: AnyObject, Sendable {
   /// Holds and ends the use of mappings; see ``TranslationFence``.
   var fence: TranslationFence { get }
@@ -46,25 +46,26 @@ public protocol DMASpace: AnyObject, Sendable {
   ) throws(DMAInterruption) -> HostRun
   /// Where queues count their look-ups, or nil; always the same one.
   var ledger: LookUpLedger? { get }
-  /// Hears of a fault that ended an access, once per access (R092).
+  /// Called for a fault that ended an access, once per access (R092).
   func report(_ fault: DMAFault)
-  /// Hears that a walk which met a page that had to be asked for is over. `repeats`: it is to be done again when what
-  /// it waits for is answered; otherwise its access was made, or given up, and what was refused to it is nobody's any
-  /// more. Returns whether there is a point in repeating: false if it needs more mappings at once than are kept. Called
-  /// on queue threads.
+  /// Tells the space that a walk which met a page that had to be asked for is over. `repeats`: the walk will be done
+  /// again when its questions are answered; otherwise its access was made, or given up, and refusals meant for it are
+  /// dropped. Returns whether there is a point in repeating: false if it needs more mappings at once than are kept.
+  /// Called on queue threads.
   func walkEnded(_ waiter: (any TranslationWaiter)?, repeats: Bool) -> Bool
-  /// Asks for a page that nobody waits for yet, if it has to be asked for and is not; sent with the walk that ends
-  /// next. False if no more such pages are asked for now. Called on queue threads.
+  /// Asks for a page that no chain waits for yet, if the page has to be asked for and has not been; sent with the walk
+  /// that ends next. False if no more such pages are asked for now. Called on queue threads.
   func foresee(_ address: DMAAddress, for access: DMAAccess) -> Bool
-  /// Pages without an answer that one walk may meet before it stops asking, as it is now: 0 where nobody may ask any
-  /// more. Looked at after each such page, and takes no lock. More of them wait for the next walk, so that what is
-  /// asked for at one time is bounded whatever a chain's size; and there are so many that walking again costs little
-  /// for each.
+  /// Pages without an answer that one walk may meet before it stops asking, as it is now: 0 where no more questions are
+  /// allowed. Read after each such page, without a lock. Further pages wait for the next walk, so the number of
+  /// questions open at one time is bounded for chains of any size; the limit is high enough that walking again costs
+  /// little for each page.
   var asksPerWalk: Int { get }
-  /// Whether what the driver does can take a mapping away, a ring's too.
+  /// Whether the driver can remove a mapping, a ring's included.
   var isTranslated: Bool { get }
-  /// Whether a translation serves one chain only, because nobody says when a mapping ends: queues then give each
-  /// chain's translations back with ``forget(from:through:)`` before the driver hears that the chain is used.
+  /// Whether a translation serves one chain only, because the front-end does not announce when a mapping ends: queues
+  /// then give each chain's translations back with ``forget(from:through:)`` before the driver hears that the chain is
+  /// used.
   var servesOneChain: Bool { get }
   /// Drops the translations of the bytes `first` through `last`. Chains that use them go on. Called on queue threads.
   func forget(from first: UInt64, through last: UInt64)
@@ -89,7 +90,7 @@ public final class PhysicalSpace: DMASpace {
   public let memory: GuestMemory
   private let faulted: @Sendable (DMAFault) -> Void
 
-  /// A space over `memory`. `faulted` hears of refused accesses, on queue threads; it must not wait.
+  /// A space over `memory`. `faulted` is called for refused accesses, on queue threads; it must not wait.
   public init(_ memory: GuestMemory, faulted: @escaping @Sendable (DMAFault) -> Void = { _ in }) {
     self.memory = memory
     self.faulted = faulted

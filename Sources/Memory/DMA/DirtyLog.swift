@@ -1,7 +1,7 @@
 internal import Synchronization
 
-/// Which pages of guest memory a device wrote, for live migration: one bit per 4 KiB of guest-physical memory, whatever
-/// path the write took and whatever address the driver gave.
+/// Which pages of guest memory a device wrote, for live migration: one bit per 4 KiB of guest-physical memory, for
+/// every path a write may take and every kind of address a driver may give.
 ///
 /// Marking works back from host memory, so a page that is visible at several guest addresses is marked at each. What is
 /// written to memory that is being taken away is marked where it was, and where the table now in force shows the same

@@ -47,8 +47,8 @@ public enum MemoryRegionError: Error, Hashable, Sendable {
 
 /// The machine's physical memory: regions of host mappings, swapped whole when the map changes.
 ///
-/// Regions may come and go while devices run. Whoever removes one waits until no queue uses it: every space over this
-/// memory registers its fence here. Change it from the control thread only, never from a queue's.
+/// Regions may come and go while devices run. Removing one waits until no queue uses it: every space over this memory
+/// registers its fence here. Change it from the control thread only, never from a queue's.
 public final class GuestMemory: Sendable {
   struct Table: Sendable {
     /// By guest address, ascending.
@@ -145,7 +145,7 @@ public final class GuestMemory: Sendable {
       defer { state.leaving = [] }
       return state.leaving
     }
-    // Unmapping takes its time, and nobody is to wait for the lock meanwhile.
+    // Unmapping takes time, and no other thread should wait for the lock meanwhile.
     withExtendedLifetime(gone) {}
   }
 
@@ -249,8 +249,8 @@ public final class GuestMemory: Sendable {
     }
   }
 
-  /// Whoever keeps host addresses of this memory registers: `fence` is drained, and `cache` emptied, when a region
-  /// goes.
+  /// Each space that keeps host addresses of this memory registers here: `fence` is drained, and `cache` emptied, when
+  /// a region is removed.
   package func register(_ fence: TranslationFence, cache: TranslationTable? = nil) {
     state.withLock { state in
       state.fences.removeAll { $0.fence == nil }

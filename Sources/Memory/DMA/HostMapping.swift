@@ -6,7 +6,7 @@ public struct MappingError: Error, Hashable, Sendable {
   public var code: Int32
 }
 
-/// A run of this process's memory: a shared mapping of a file somebody sent us, or memory of our own. Ends with the
+/// A run of this process's memory: a shared mapping of a file that a peer sent, or memory of our own. Ends with the
 /// object.
 ///
 /// Touching a file mapping whose file was truncated would raise SIGBUS; such a page turns into zeroes instead and
@@ -69,7 +69,7 @@ public struct MappingError: Error, Hashable, Sendable {
 
   deinit {
     if guardSlot >= 0 { clx_bus_guard_remove(guardSlot) }
-    // Safe: the mapping is ours and nobody can name it any more.
+    // Safe: the mapping is ours and no reference to it is left.
     unsafe clx_unmap(base - lead, unmapCount)
   }
 

@@ -1,6 +1,5 @@
-// What a queue does about pages that neither its cache nor the space's table knows: it asks the space, which may have
-// to ask a peer. A walk that meets such a page goes on, to ask for all it can, and is done again when the answers are
-// in.
+// Pages that neither the queue's cache nor the space's table knows: the queue asks the space, which may have to ask a
+// peer. A walk that meets such a page goes on, to ask for all it can, and is done again when the answers are in.
 extension IOTLB {
   /// The most that ``DMASpace/asksPerWalk`` is.
   public static var mostAsksPerWalk: Int { 4096 }

@@ -1,8 +1,8 @@
-// What a queue asks about chains that are not walked yet, while the one before them waits: their questions are under
-// way together with its own, and cost the peer one message where they would cost many.
+// Questions for chains that are not walked yet, while the one before them waits: they are sent together with its own,
+// and cost the peer one message instead of many.
 extension IOTLB {
-  /// Asks for the pages of `count` bytes at `address` that are not known, on nobody's account: the chain that needs
-  /// them finds them, or asks by itself. Looks for `limit` mappings at most, and counts it down. True if all of them
+  /// Asks for the pages of `count` bytes at `address` that are not known, charged to no chain: the chain that needs
+  /// them later finds them, or asks itself. Looks for `limit` mappings at most, and counts it down. True if all of them
   /// are known.
   public mutating func foresee(_ address: DMAAddress, count: Int, for access: DMAAccess, limit: inout Int) -> Bool {
     // Where translations are given back with their chain, what no chain waits for would stay.

@@ -1,4 +1,4 @@
-// What a chain names, for a space that takes translations back chain by chain.
+// The pages of a chain, for a space that drops translations chain by chain.
 extension IOTLB {
   /// Remembers that the chain being walked names `count` bytes at `address`.
   public mutating func note(_ address: DMAAddress, count: UInt64) {

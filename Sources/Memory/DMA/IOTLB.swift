@@ -48,7 +48,8 @@
   ///
   /// - Parameters:
   ///   - waiter: woken when a pending translation arrived.
-  ///   - areas: device addresses of a ring: ``beginRound()`` tells when they changed, and every chain in flight holds them.
+  ///   - areas: device addresses of a ring: ``beginRound()`` reports when they changed, and every chain in flight holds
+  ///     them.
   public init(_ space: any DMASpace, waking waiter: (any TranslationWaiter)? = nil, areas: [ClosedRange<UInt64>] = []) {
     self.space = space
     let table = space.table
@@ -136,7 +137,7 @@
     return true
   }
 
-  /// What the table's node for a page says of it, if the node is among those remembered; else 0.
+  /// The entry for a page in its cached table node; 0 if the node is not cached.
   @inlinable @inline(__always) func pageWord(_ a: UInt64) -> UInt64 {
     let block = (a &>> 21) &+ 1
     // Safe: the index is below 512; a node is 4096 bytes, the index in it below 512, and it lives until a drain.
@@ -378,7 +379,7 @@
     lastEnd = 0
     other = HostRun(start: 1, last: 0, host: 0, permissions: [])
     probes = 1024
-    // Whichever of the two is in use.
+    // The one of the two that is in use.
     if unsafe root == nil {
       unsafe slots.update(repeating: 0, count: 512)
     } else {

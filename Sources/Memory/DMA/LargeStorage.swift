@@ -1,8 +1,7 @@
 internal import CLinux
 
-/// Memory of a queue's own. What only huge requests need is a mapping of its own rather than a piece of the heap: a
-/// heap keeps what it once had, each thread's its own, and a bound of what a driver can make us use would be one on
-/// paper.
+/// A queue's own memory. Storage that only huge requests need is a mapping of its own and not on the heap: heaps, one
+/// for each thread, keep memory that was freed, so the limit on what a driver can make us use would not hold.
 enum LargeStorage {
   /// Bytes from which on memory is mapped.
   static var threshold: Int { 128 << 10 }

@@ -1,6 +1,6 @@
 import Synchronization
 
-/// Look-ups in a space, counted by each queue for itself and summed for whoever asks. Any thread may use it; a queue
+/// Look-ups in a space, counted by each queue for itself and summed for statistics. Any thread may use it; a queue
 /// takes no lock to count.
 public final class LookUpLedger: Sendable {
   /// Look-ups that a queue answered itself, and those that it took to its space.

@@ -62,35 +62,45 @@ internal import CLinux
   // A cell is loaded or stored once, whole, in the byte order of the machine. An offset outside the area traps: the
   // queue checks indices first, so that would be our mistake.
 
-  /// Loads the cell of two bytes at `offset`; the others load and store 2, 4 or 8, with acquire or release order where
-  /// named.
+  /// Loads the cell of 2 bytes at `offset`.
   @inlinable @inline(__always) public func load16(at offset: Int) -> UInt16 { unsafe DMA.load16(cell(offset, 2)) }
+  /// Loads the cell of 2 bytes at `offset`, with acquire order.
   @inlinable @inline(__always) public func loadAcquire16(at offset: Int) -> UInt16 {
     unsafe DMA.loadAcquire16(cell(offset, 2))
   }
+  /// Loads the cell of 4 bytes at `offset`.
   @inlinable @inline(__always) public func load32(at offset: Int) -> UInt32 { unsafe DMA.load32(cell(offset, 4)) }
+  /// Loads the cell of 4 bytes at `offset`, with acquire order.
   @inlinable @inline(__always) public func loadAcquire32(at offset: Int) -> UInt32 {
     unsafe DMA.loadAcquire32(cell(offset, 4))
   }
+  /// Loads the cell of 8 bytes at `offset`.
   @inlinable @inline(__always) public func load64(at offset: Int) -> UInt64 { unsafe DMA.load64(cell(offset, 8)) }
+  /// Loads the cell of 8 bytes at `offset`, with acquire order.
   @inlinable @inline(__always) public func loadAcquire64(at offset: Int) -> UInt64 {
     unsafe DMA.loadAcquire64(cell(offset, 8))
   }
+  /// Stores the cell of 2 bytes at `offset`.
   @inlinable @inline(__always) public func store16(_ value: UInt16, at offset: Int) {
     unsafe DMA.store16(cell(offset, 2), value)
   }
+  /// Stores the cell of 2 bytes at `offset`, with release order.
   @inlinable @inline(__always) public func storeRelease16(_ value: UInt16, at offset: Int) {
     unsafe DMA.storeRelease16(cell(offset, 2), value)
   }
+  /// Stores the cell of 4 bytes at `offset`.
   @inlinable @inline(__always) public func store32(_ value: UInt32, at offset: Int) {
     unsafe DMA.store32(cell(offset, 4), value)
   }
+  /// Stores the cell of 4 bytes at `offset`, with release order.
   @inlinable @inline(__always) public func storeRelease32(_ value: UInt32, at offset: Int) {
     unsafe DMA.storeRelease32(cell(offset, 4), value)
   }
+  /// Stores the cell of 8 bytes at `offset`.
   @inlinable @inline(__always) public func store64(_ value: UInt64, at offset: Int) {
     unsafe DMA.store64(cell(offset, 8), value)
   }
+  /// Stores the cell of 8 bytes at `offset`, with release order.
   @inlinable @inline(__always) public func storeRelease64(_ value: UInt64, at offset: Int) {
     unsafe DMA.storeRelease64(cell(offset, 8), value)
   }
@@ -112,11 +122,11 @@ internal import CLinux
     return unsafe (DMA.load64(at), second)
   }
 
-  /// Orders everything before it with everything after it, on every processor: between publishing an index and looking
-  /// whether the other side wants to hear.
+  /// Orders everything before it with everything after it, on every processor: between publishing an index and reading
+  /// whether the other side wants a notification.
   @inlinable @inline(__always) public static func fence() { fullFence() }
 
-  /// Tells the dirty log that `count` bytes at `offset` were written.
+  /// Marks `count` bytes at `offset` in the dirty log.
   package func markDirty(_ log: DirtyLog, at offset: Int, count: Int) {
     var offset = offset
     let end = offset + count

@@ -56,7 +56,7 @@ public import CLinux
     assert(hasRoom)
     let n = Int(truncatingIfNeeded: last &- first &+ 1)
     byteCount &+= n
-    // Safe: whoever calls has checked the capacity; pairs are as large as segments, and follow `capacity` of them.
+    // Safe: the caller has checked the capacity; pairs are as large as segments, and follow `capacity` of them.
     let entry = unsafe SegmentHeader.entries(header) + count
     unsafe entry.pointee = iovec(iov_base: UnsafeMutableRawPointer(bitPattern: UInt(host)), iov_len: n)
     let pair = unsafe UnsafeMutableRawPointer(entry + capacity)
@@ -253,7 +253,7 @@ public import CLinux
 
   @inlinable @inline(__always) mutating func keep(_ block: UnsafeMutablePointer<SegmentHeader>) {
     guard unsafe block.pointee.capacity == Self.smallest || mayKeep(block), hasRoom else {
-      // Safe: nobody else has it.
+      // Safe: there is no other reference to it.
       unsafe SegmentHeader.free(block)
       return
     }

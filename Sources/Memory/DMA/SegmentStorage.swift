@@ -18,7 +18,7 @@ public import CLinux
 /// After the header come `capacity` segments, then as many pairs of the first and the last device address behind each.
 ///
 /// Drains read the stamp, the count of pairs and the pairs, from other threads (``QueueHolds``). The queue writes them
-/// as atomics, the stamp last; while it is 0 nobody looks at the rest.
+/// as atomics, the stamp last; while it is 0 no drain looks at the rest.
 @unsafe @frozen @usableFromInline struct SegmentHeader {
   // These four first, in this order: they are found by their offsets.
   @usableFromInline var readable: SegmentSide
@@ -69,7 +69,7 @@ public import CLinux
 
   /// Frees storage, which holds nothing any more.
   @usableFromInline static func free(_ header: UnsafeMutablePointer<SegmentHeader>) {
-    // Safe: allocated above, and used by nobody else once drains do not see it.
+    // Safe: allocated above, and unused by other threads once drains do not see it.
     if let holds = unsafe header.pointee.holds { unsafe holds.takeRetainedValue().remove(header) }
     unsafe LargeStorage.free(header, byteCount: byteCount(capacity: header.pointee.capacity))
   }

@@ -17,7 +17,7 @@ internal import CLinux
 
   deinit {
     for slab in slabs {
-      // Safe: mapped by take(), and whoever drops the value knows that nobody looks into a node any more.
+      // Safe: mapped by take(), and the code that drops the value knows that no thread reads a node any more.
       unsafe clx_unmap(UnsafeMutableRawPointer(bitPattern: slab)!, Self.nodesPerSlab * 4096)
     }
   }

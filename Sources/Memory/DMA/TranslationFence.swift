@@ -37,9 +37,9 @@ import Synchronization
   /// How often something was taken away.
   @inlinable public var generation: UInt64 { unsafe loadAcquire64(words) }
 
-  /// Returns when nothing begun before the call can still use the bytes `first` through `last`: everything, unless
-  /// told. From a control thread only: a queue's own thread would wait for itself. Several may drain at once, and wait
-  /// for their own pages only.
+  /// Returns when nothing begun before the call can still use the bytes `first` through `last`: by default everything.
+  /// From a control thread only: a queue's own thread would wait for itself. Several may drain at once, and wait for
+  /// their own pages only.
   public func drain(from first: UInt64 = 0, through last: UInt64 = .max) {
     let range = Self.range(from: first, through: last)
     drain(forgetting: range, used: range)

@@ -1,9 +1,9 @@
-/// What becomes of a table when a run is entered that grants some accesses and says nothing of the others.
+/// The change of a table when a run is inserted that grants some accesses and leaves the others as they are.
 public struct MappingChange: Sendable {
   /// What to enter, in order: together they cover the run.
   public var pieces: [HostRun] = []
-  /// Whether something that was mapped is not any more, or leads elsewhere, or allows less: whoever uses it has to be
-  /// waited for.
+  /// Whether something that was mapped no longer is, or leads elsewhere, or allows less: its users have to be waited
+  /// for.
   public var takesAway = false
   /// Whether anything is different afterwards.
   public var isNews = false
@@ -20,7 +20,7 @@ extension TranslationTable {
   /// What entering `run` means if of its permissions only `asked` were asked about: these are granted, and those stay
   /// that are granted already for the same host memory and that `run` allows too.
   ///
-  /// For whoever alone inserts into the table; queues may look meanwhile. The run is one of whole pages.
+  /// Only for the thread that inserts into the table; queues may read meanwhile. The run is one of whole pages.
   public func change(to run: HostRun, granting asked: DMAPermissions) -> MappingChange {
     var change = MappingChange()
     func add(from first: UInt64, through last: UInt64, _ permissions: DMAPermissions) {
@@ -71,7 +71,7 @@ extension TranslationTable {
     var i = (max(first, base) - base) >> shift
     let end = min((min(last, span) - base) >> shift, 511)
     while i <= end {
-      // Safe: a node is 4096 bytes, the index is below 512, and only whoever inserts, our caller, ends nodes.
+      // Safe: a node is 4096 bytes, the index is below 512, and only the inserting thread, our caller, frees nodes.
       let word = unsafe loadAcquire64(UnsafeMutableRawPointer(bitPattern: UInt(node)).unsafelyUnwrapped + Int(i) * 8)
       if word & 1 != 0 {
         if let found = find(word & ~4095, shift - 9, base: base + i << shift, first, last) { return found }

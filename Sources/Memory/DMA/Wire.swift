@@ -1,4 +1,4 @@
-/// Reads little-endian fields, in order, from bytes that nobody else can write.
+/// Reads little-endian fields, in order, from bytes that no other thread or process can write.
 ///
 /// A field beyond the end reads as zero and sets ``isTruncated``: a parser reads everything and asks once.
 @frozen public struct WireReader: ~Copyable, ~Escapable {

@@ -37,7 +37,7 @@
   /// Calls `body` with bytes of it to write.
   func withMutableBytes<R>(_ range: Range<Int>, _ body: (inout MutableSpan<UInt8>) -> R) -> R {
     precondition(range.lowerBound >= 0 && range.upperBound <= byteCount)
-    // Safe: as above, and nobody else has the memory.
+    // Safe: as above, and no one else holds a reference to the memory.
     let memory = unsafe UnsafeMutableBufferPointer(
       start: (base + range.lowerBound).assumingMemoryBound(to: UInt8.self), count: range.count)
     var span = unsafe memory.mutableSpan

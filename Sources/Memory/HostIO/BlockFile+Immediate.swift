@@ -3,13 +3,13 @@ public import DMA
 internal import Glibc
 
 extension BlockFile {
-  /// What a read that does not wait came to.
+  /// The result of a read that does not wait.
   public enum ImmediateRead: Hashable, Sendable {
     /// Bytes from the start of the segments, possibly fewer than asked for.
     case read(Int)
     /// Some of it is not in memory yet, or the segments are too many or misaligned: read in another way.
     case wouldWait
-    /// This file never tells: do not ask again.
+    /// This file never supports it: do not try again.
     case unsupported
   }
 

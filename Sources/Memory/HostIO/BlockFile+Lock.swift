@@ -2,8 +2,9 @@ internal import CLinux
 internal import Glibc
 
 extension BlockFile {
-  /// The lock bytes QEMU uses for an image: whoever does something holds the byte for it, whoever cannot bear others
-  /// doing it holds the byte for that, both shared; then each looks whether somebody holds the opposite byte.
+  /// The lock bytes QEMU uses for an image: a process holds the byte of each permission it uses, and the byte of each
+  /// permission it does not share with others, all as shared locks; then it checks whether another process holds an
+  /// opposite byte.
   ///
   /// Keeping to it means that Sluice and QEMU, and two Sluices, notice each other: one writer or any number of readers.
   /// A lock of the whole file besides would cover these bytes as well and shut out readers that may stay.
@@ -13,22 +14,22 @@ extension BlockFile {
     static let resize: UInt64 = 3
     static let doing: UInt64 = 100
     static let refusing: UInt64 = 200
-    /// Of no meaning to anybody.
+    /// Without meaning to QEMU.
     static let trial: UInt64 = 300
   }
 
-  /// Takes the lock, as `Options.locked` does, for as long as the file is open or until ``unlock()``. What others wrote
-  /// before is seen from here on: what the page cache remembers is forgotten, since another host may have written it.
+  /// Takes the lock, as `Options.locked` does, for as long as the file is open or until ``unlock()``. Earlier writes of
+  /// others are visible from here on: the page cache is dropped, because another host may have written the file.
   ///
-  /// - Throws: EBUSY if somebody uses the image in a way that does not go together; what fcntl(2) says where there are
-  ///   no locks.
+  /// - Throws: EBUSY if another process uses the image in a way that conflicts; what fcntl(2) says where there are no
+  ///   locks.
   public func lock() throws(HostError) {
     try Self.lock(descriptor, writing: !isReadOnly, path)
     // Only advice: where it does nothing there is nothing to forget.
     _ = host_file_forget(rawValue)
   }
 
-  /// Finds out whether the image can be locked at all, whoever has its lock now.
+  /// Finds out whether the image can be locked at all, even if another process holds its lock now.
   ///
   /// - Throws: what fcntl(2) says where there are no locks, as ``lock()``.
   public func checkLocks() throws(HostError) {
@@ -40,7 +41,7 @@ extension BlockFile {
 
   /// Gives the lock back, after everything written is on stable storage.
   ///
-  /// - Throws: what fdatasync(2) says; the lock is given back all the same.
+  /// - Throws: what fdatasync(2) says; the lock is released all the same.
   public func unlock() throws(HostError) {
     var failure: HostError?
     if !isReadOnly { do throws(HostError) { try flush() } catch { failure = error } }
@@ -48,12 +49,11 @@ extension BlockFile {
     if let failure { throw failure }
   }
 
-  /// Locks the image for the life of `file`'s description. Waits up to two seconds for one who is on his way out: after
-  /// a kill -9 the kernel keeps a process's files, and so its locks, until the io_uring requests it left behind have
-  /// ended, which can be after its parent has heard of its death and started a successor.
+  /// Locks the image for the life of `file`'s description. Waits up to two seconds for a holder that is ending: after a
+  /// kill -9 the kernel keeps a process's files, and so its locks, until the io_uring requests it left behind have
+  /// ended, which can be after its parent has noticed its end and started a successor.
   ///
-  /// - Throws: EBUSY if somebody uses it in a way that does not go together; what fcntl(2) says where there are no
-  ///   locks.
+  /// - Throws: EBUSY if another process uses it in a way that conflicts; what fcntl(2) says where there are no locks.
   static func lock(_ file: borrowing FileDescriptor, writing: Bool, _ path: String) throws(HostError) {
     for _ in 0..<100 {
       do throws(HostError) {

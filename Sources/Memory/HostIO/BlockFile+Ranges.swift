@@ -31,8 +31,8 @@ extension BlockFile {
   }
 
   /// What of a range of the disk the host gives back or zeroes by itself: in a file all of it; on a device, and in a
-  /// file with direct access, where somebody may be about to write the rest of a block, whole blocks. Empty, and at the
-  /// end of the range, if it has none.
+  /// file with direct access, where another request may be about to write the rest of a block, whole blocks. Empty, and
+  /// at the end of the range, if it has none.
   private func wholeBlocks(_ position: UInt64, _ count: UInt64) -> Range<UInt64> {
     let unit = UInt64(kind == .blockDevice ? max(geometry.logicalBlock, positionAlignment) : positionAlignment)
     let end = position + count
@@ -41,7 +41,7 @@ extension BlockFile {
     return first < last ? first..<last : end..<end
   }
 
-  /// Whether nothing of a range of the disk is less than a whole block.
+  /// Whether a range of the disk consists of whole blocks.
   func isWholeBlocks(_ position: UInt64, _ count: UInt64) -> Bool {
     let blocks = wholeBlocks(position, count)
     return blocks.lowerBound == position && blocks.upperBound - position == count

@@ -151,7 +151,8 @@ extension BlockFile {
     }
   }
 
-  /// Reads the blocks at both ends of `blocks` and lets `body` change and write them, while nobody else does the same.
+  /// Reads the blocks at both ends of `blocks` and lets `body` change and write them, while no other thread does the
+  /// same.
   func changePartially(
     _ buffer: borrowing AlignedBuffer, _ blocks: Range<UInt64>,
     _ body: (borrowing AlignedBuffer) throws(HostError) -> Void

@@ -72,10 +72,9 @@ public final class BlockFile: Sendable {
 
   /// Opens the disk.
   ///
-  /// - Throws: EISDIR for a directory, ENOTBLK for anything else that is no disk, EBUSY (`lock`) if somebody uses the
-  ///   image,
-  ///   EINVAL (`open O_DIRECT`) if direct access was asked for and the size is not a multiple of what it needs, ENOTSUP if the
-  ///   file system has none, and what open(2) says.
+  /// - Throws: EISDIR for a directory, ENOTBLK for anything else that is no disk, EBUSY (`lock`) if another process
+  ///   uses the image, EINVAL (`open O_DIRECT`) if direct access was asked for and the size is not a multiple of what
+  ///   it needs, ENOTSUP if the file system has none, and what open(2) says.
   public init(path: String, options: Options = Options()) throws(HostError) {
     // Safe: the string is a NUL-terminated copy that lives across the call.
     let raw = unsafe host_file_open(path, options.readOnly ? 0 : 1, options.direct ? 1 : 0)
@@ -155,7 +154,7 @@ public final class BlockFile: Sendable {
 
   private static func canDiscard(_ file: borrowing FileDescriptor, _ kind: Kind, _ facts: host_file_facts) -> Bool {
     if kind == .blockDevice { return facts.discard_max > 0 }
-    // Past the end there is nothing to lose, and a file system without holes says so all the same.
+    // Past the end there is no data to lose, but a file system without holes fails there all the same.
     let unit = UInt64(max(4096, facts.physical_block))
     let (end, overflow) = (facts.size / unit).addingReportingOverflow(1)
     let (start, wrapped) = end.multipliedReportingOverflow(by: unit)

@@ -1,7 +1,7 @@
 internal import CLinux
 internal import Glibc
 
-/// Somebody's pipe, socket or file, to be read or written front to back.
+/// A pipe, socket or file opened elsewhere, to be read or written from front to back.
 ///
 /// Any thread may use it. Its description is made non-blocking, which other holders of it see as well.
 public final class ByteStream: Sendable {
@@ -40,7 +40,7 @@ public final class ByteStream: Sendable {
 
   /// Writes what fits now, without waiting. Returns how many bytes went; 0 if none did.
   ///
-  /// - Throws: EPIPE if nobody reads any more.
+  /// - Throws: EPIPE if there is no reader any more.
   public func write(_ bytes: Span<UInt8>) throws(HostError) -> Int {
     // Safe: as in `read`.
     let result = unsafe bytes.withUnsafeBufferPointer { unsafe host_stream_write(rawValue, $0.baseAddress, $0.count) }

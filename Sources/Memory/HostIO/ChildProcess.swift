@@ -47,7 +47,7 @@ public final class ChildProcess {
     // Safe: two integers, written before the call returns.
     let result = unsafe host_process_look(identifier, &status, &signal)
     if result == 0 { return .running }
-    // Somebody else took its status: it is gone all the same.
+    // Another caller collected its status: it has ended all the same.
     last = result > 0 && signal != 0 ? .killed(signal) : .ended(result > 0 ? status : 0)
     return last
   }
@@ -75,7 +75,7 @@ public final class ChildProcess {
   }
 }
 
-/// A socket's file, as somebody sees it who waits for it.
+/// A socket's file, as a client sees it that waits for it to appear.
 public enum SocketFile {
   /// Whether there is a socket at this path.
   public static func exists(_ path: String) -> Bool {

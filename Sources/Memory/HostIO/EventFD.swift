@@ -3,13 +3,13 @@ internal import Glibc
 
 /// An eventfd: one side signals, the other is woken. Kicks, calls and stops are such.
 ///
-/// Any thread may use it. A descriptor a peer passed is wrapped the same way, and trusted with nothing: it may turn out
-/// to be a pipe or a file, and then at worst nobody is woken.
+/// Any thread may use it. A descriptor a peer passed is wrapped the same way, and not trusted: it may turn out to be a
+/// pipe or a file, and then the worst result is a lost wake-up.
 public final class EventFD: Sendable {
   private let descriptor: FileDescriptor
-  /// A peer has the same open description and may make it blocking at any time. A read can be told not to wait all the
-  /// same; a write to an eventfd cannot, so before each it is looked at, and one that blocks is asked whether it would.
-  /// A peer that changes it in just that moment can still hold up who signals.
+  /// A peer has the same open description and may make it blocking at any time. A read can be made non-blocking all the
+  /// same; a write to an eventfd cannot, so the mode is read before each write, and a blocking one is polled first. A
+  /// peer that changes the mode in just that moment can still hold up the signalling thread.
   private let isShared: Bool
   /// A peer may pass something that can only be read.
   private let isWritable: Bool

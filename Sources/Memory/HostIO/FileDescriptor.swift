@@ -2,11 +2,11 @@ internal import CLinux
 
 /// An open descriptor with one owner, closed when the owner lets it go.
 public struct FileDescriptor: ~Copyable, Sendable {
-  /// The number, for as long as this value lives. Whoever passes it on without `release()` keeps this value alive
+  /// The number, for as long as this value lives. Code that passes it on without `release()` must keep this value alive
   /// meanwhile.
   public let rawValue: Int32
 
-  /// Takes over a descriptor that nobody else will close.
+  /// Takes over a descriptor that no other code will close.
   public init(adopting rawValue: Int32) {
     self.rawValue = rawValue
   }
@@ -25,7 +25,7 @@ public struct FileDescriptor: ~Copyable, Sendable {
     try .duplicating(rawValue)
   }
 
-  /// A second descriptor of the description that `rawValue`, owned by someone else, names.
+  /// A second descriptor of the description that `rawValue`, which this value does not own, names.
   public static func duplicating(_ rawValue: Int32) throws(HostError) -> FileDescriptor {
     FileDescriptor(adopting: try check(host_duplicate(rawValue), "dup"))
   }

@@ -19,7 +19,8 @@ public struct HostError: Error, Hashable, Sendable, CustomStringConvertible {
     self.errno = errno
   }
 
-  /// Whether this host ran out of something that comes back when others let go of it: descriptors, or memory for them.
+  /// Whether this host ran out of a resource that becomes available again when others release it: descriptors, or
+  /// memory for them.
   public var isShortage: Bool { errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM }
 
   /// The C library's sentence for the number: `No such file or directory`.

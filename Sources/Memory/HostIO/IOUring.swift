@@ -28,8 +28,8 @@ public struct CompletionSet: ~Copyable {
 
 /// Asynchronous requests to the host (io_uring). One thread uses it; it may be made on another one before.
 ///
-/// The memory of a request must stay until its completion is reaped: whoever queues one keeps the chain, and its lease,
-/// till then. The thread that submits reaps everything before the ring ends; what is left is waited for.
+/// The memory of a request must stay until its completion is reaped: the code that queues one keeps the chain, and its
+/// lease, until then. The thread that submits reaps everything before the ring ends; what is left is waited for.
 @safe public struct IOUring: ~Copyable {
   /// What became of an attempt to queue a request.
   public enum Queued: Hashable, Sendable {
@@ -80,7 +80,7 @@ public struct CompletionSet: ~Copyable {
   }
 
   deinit {
-    // The kernel must not write to memory that is someone else's by then, so nothing may be left.
+    // The kernel must not write to memory that has another owner by then, so nothing may be left.
     var left = inFlight
     var set = CompletionSet()
     // Safe: here and below, the ring is ours until the last line of this.
@@ -198,8 +198,8 @@ public struct CompletionSet: ~Copyable {
   }
 
   /// Whether the kernel has something for this thread: completions to be reaped, or deferred work, of which one call
-  /// does only part and may yield no completion. Reap until it has not, or look again later: whoever sleeps now may not
-  /// be woken.
+  /// does only part and may yield no completion. Reap until it has not, or look again later: a thread that sleeps now
+  /// may not be woken.
   public var hasPendingWork: Bool {
     // Safe: the ring is ours.
     unsafe host_ring_has_work(ring) != 0

@@ -1,14 +1,14 @@
 internal import CLinux
 
-/// A limit on how long an idle processor of this machine may take to be back at work, in force while this object lives
-/// (`/dev/cpu_dma_latency`, the kernel's PM QoS interface). It is the whole machine's: of several limits the lowest
-/// counts.
+/// A limit on the wake-up latency of idle processors of this machine, in force while this object lives
+/// (`/dev/cpu_dma_latency`, the kernel's PM QoS interface). It applies to the whole machine: of several limits the
+/// lowest counts.
 public final class IdleLatencyLimit: Sendable {
   private let descriptor: FileDescriptor
 
   /// Asks for a limit. With 0 idle processors do not stop at all.
   ///
-  /// - Throws: EACCES for who may not, which as a rule is everybody but root; ENOENT where there is no such device.
+  /// - Throws: EACCES without the permission, which as a rule only root has; ENOENT where there is no such device.
   public init(microseconds: Int32) throws(HostError) {
     descriptor = FileDescriptor(
       adopting: try check(host_limit_idle_latency(microseconds), "open", "/dev/cpu_dma_latency"))

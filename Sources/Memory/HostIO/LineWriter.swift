@@ -4,8 +4,8 @@ internal import Synchronization
 
 /// Lines to a descriptor that never make their writers wait: a bounded queue in memory, emptied by a thread of its own.
 ///
-/// Whoever reads the descriptor may be slow, stuck or gone, and the disk behind it full: then lines are lost, which a
-/// later line counts, and nothing else happens. Any thread may use it. SIGPIPE has to be ignored
+/// The reader of the descriptor may be slow, stuck or gone, or the disk behind it full: then lines are lost, a later
+/// line gives their count, and nothing else happens. Any thread may use it. SIGPIPE has to be ignored
 /// (``SignalFD/ignoreBrokenPipes()``).
 public final class LineWriter: Sendable {
   /// Most bytes that wait; a line that would be one too many is lost.
@@ -77,7 +77,7 @@ public final class LineWriter: Sendable {
       var batch = take()
       while !batch.isEmpty {
         if let failed = batch.firstIndex(where: { !put($0) }) {
-          // Nobody takes them. They count with the next line that comes; to try again now would go round in circles.
+          // They cannot be written. They are counted with the next line that comes; retrying now would loop.
           state.withLock {
             $0.lost &+= UInt64(batch.count - failed)
             $0.isBusy = false
@@ -103,7 +103,7 @@ public final class LineWriter: Sendable {
     }
   }
 
-  /// Writes a line, waiting as long as it takes. False: there is nobody, or no room on the disk.
+  /// Writes a line, waiting as long as it takes. False: there is no reader, or no room on the disk.
   private func put(_ line: [UInt8]) -> Bool {
     var done = 0
     while done < line.count {
@@ -117,7 +117,8 @@ public final class LineWriter: Sendable {
       }
       switch errno {
       case EINTR: continue
-      // Somebody made it non-blocking. A terminal and a pipe can be polled; anything else is tried again soon.
+      // The descriptor was made non-blocking elsewhere. A terminal and a pipe can be polled; anything else is tried
+      // again soon.
       case EAGAIN:
         if host_poll(descriptor, UInt32(HOST_WRITABLE), -1, 100_000_000) <= 0 {
           _ = host_poll(-1, 0, -1, 20_000_000)

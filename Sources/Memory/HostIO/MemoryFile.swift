@@ -2,7 +2,7 @@ internal import CLinux
 
 /// Anonymous memory with a descriptor (memfd): to be mapped, and passed to a peer.
 public struct MemoryFile: ~Copyable, Sendable {
-  /// What may no longer be done to the file, by anyone.
+  /// What may no longer be done to the file, by any process.
   public struct Seals: OptionSet, Hashable, Sendable {
     public let rawValue: UInt32
     public init(rawValue: UInt32) { self.rawValue = rawValue }
@@ -33,7 +33,7 @@ public struct MemoryFile: ~Copyable, Sendable {
     descriptor = file
   }
 
-  /// One that a peer passed. Whether it is what it claims, `size()` and `seals()` tell.
+  /// One that a peer passed. Check its claims with `size()` and `seals()`.
   public init(adopting descriptor: consuming FileDescriptor) {
     self.descriptor = descriptor
   }

@@ -36,7 +36,7 @@ public final class SignalFD: Sendable {
     try check(host_signals_unblock(mask), "pthread_sigmask")
   }
 
-  /// Makes writing to a pipe or socket that nobody reads an error for the whole process, instead of its end.
+  /// Makes writing to a pipe or socket without a reader an error, for the whole process, instead of its end.
   public static func ignoreBrokenPipes() throws(HostError) {
     try check(host_ignore_sigpipe(), "sigaction")
   }

@@ -6,7 +6,7 @@ public enum StandardStream: Int32, Sendable {
   case output = 1
   case error = 2
 
-  /// Writes all of it, or as much as whoever listens takes.
+  /// Writes all of it, or as much as the reader takes.
   public func write(_ bytes: Span<UInt8>) throws(HostError) {
     var done = 0
     while done < bytes.count {
@@ -23,7 +23,7 @@ public enum StandardStream: Int32, Sendable {
     }
   }
 
-  /// Writes a text. Nobody may be listening; then there is nobody to tell.
+  /// Writes a text. Without a reader the text is dropped, and no error is reported.
   public func print(_ text: String, terminator: String = "\n") {
     let bytes = Array((text + terminator).utf8)
     try? write(bytes.span)

@@ -4,8 +4,8 @@ internal import Synchronization
 
 /// A listening Unix stream socket, and the file that leads to it.
 ///
-/// A file left behind by a process that ended is replaced; one that somebody listens on is not. The file is removed in
-/// the end only if it is still the one made here.
+/// A file left behind by a process that ended is replaced; one with a listener is not. The file is removed in the end
+/// only if it is still the one made here.
 public final class UnixListener: Sendable {
   private struct Place {
     let path: String
@@ -18,11 +18,12 @@ public final class UnixListener: Sendable {
 
   /// Makes the file at `path` and listens.
   ///
-  /// - Throws: EADDRINUSE if somebody listens there already; EEXIST if the path is something else than a socket;
+  /// - Throws: EADDRINUSE if another socket listens there already; EEXIST if the path is something else than a socket;
   ///   ENAMETOOLONG if it has more than 107 bytes.
   public init(path: String, backlog: Int32 = 16) throws(HostError) {
     let socket = FileDescriptor(adopting: try check(host_unix_socket(), "socket"))
-    // Between bind and listen a socket looks stale. Whoever replaces stale ones holds the directory's lock meanwhile.
+    // Between bind and listen a socket looks stale. Every process that replaces stale ones holds the directory's lock
+    // meanwhile.
     let directory = try Self.lockDirectory(of: path)
     // Safe: here and below, strings are NUL-terminated copies that live across the call.
     var result = unsafe host_unix_bind(socket.rawValue, path)
@@ -42,7 +43,7 @@ public final class UnixListener: Sendable {
     withExtendedLifetime(directory) {}
   }
 
-  /// Takes over a listening socket. Its file, if any, stays with whoever made it.
+  /// Takes over a listening socket. Its file, if any, stays with its creator.
   init(adopting descriptor: consuming FileDescriptor) throws(HostError) {
     try descriptor.setNonblocking(true)
     self.descriptor = descriptor
@@ -70,7 +71,7 @@ public final class UnixListener: Sendable {
     return ready & ~UInt32(HOST_CANCELLED) != 0 ? try accept() : nil
   }
 
-  /// Removes the file if it is still the one made here, so that nobody new finds the way. Later calls do nothing.
+  /// Removes the file if it is still the one made here, so that no new client connects. Later calls do nothing.
   public func removeFile() {
     guard
       let place = place.withLock({ place in
@@ -100,7 +101,7 @@ public final class UnixListener: Sendable {
     throw HostError("flock directory of", errno: EBUSY, subject: path)
   }
 
-  /// Removes a socket's file that nobody listens on.
+  /// Removes a socket's file without a listener.
   private static func removeStale(_ path: String) throws(HostError) {
     var identity = host_identity()
     let found = unsafe host_path_identity(path, &identity)
@@ -109,7 +110,7 @@ public final class UnixListener: Sendable {
     guard host_kind(identity.mode) == HOST_KIND_SOCKET else { throw HostError("bind", errno: EEXIST, subject: path) }
     let probe = FileDescriptor(adopting: try check(host_unix_socket(), "socket"))
     let answer = unsafe host_unix_connect(probe.rawValue, path)
-    // A full queue belongs to somebody too, and so does a socket of another type.
+    // A listener with a full queue is still a listener, and so is a socket of another type.
     guard answer == -ECONNREFUSED || answer == -ENOENT else {
       throw HostError("bind", errno: answer == -EACCES || answer == -EPERM ? -answer : EADDRINUSE, subject: path)
     }

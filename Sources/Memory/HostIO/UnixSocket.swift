@@ -1,7 +1,7 @@
 internal import CLinux
 internal import Glibc
 
-/// Who is at the other end of a socket, as the kernel recorded it when the connection was made.
+/// The process at the other end of a socket, as the kernel recorded it when the connection was made.
 public struct PeerCredentials: Hashable, Sendable {
   /// Its process number; 0 if that is of another PID namespace.
   public let process: Int32
@@ -52,9 +52,8 @@ public final class UnixSocket: Sendable {
 
   /// Connects to a listening socket's file. While its queue is full, tries again until the time is over.
   ///
-  /// - Throws: ENOENT if nothing is there, ENOTSOCK if it is something else than a socket, ECONNREFUSED if nobody
-  ///   listens,
-  ///   ENAMETOOLONG if the path has more than 107 bytes, EACCES, EAGAIN if the queue stayed full.
+  /// - Throws: ENOENT if nothing is there, ENOTSOCK if it is something else than a socket, ECONNREFUSED if there is no
+  ///   listener, ENAMETOOLONG if the path has more than 107 bytes, EACCES, EAGAIN if the queue stayed full.
   public static func connect(to path: String, timeout: Duration = .seconds(5)) throws(HostError) -> UnixSocket {
     let end = host_clock_monotonic() &+ nanoseconds(timeout)
     while true {
@@ -98,7 +97,7 @@ public final class UnixSocket: Sendable {
   /// The number, for `Poller` and for passing to a child, while this object lives.
   public var rawValue: Int32 { descriptor.rawValue }
 
-  /// Who connected, or made the pair.
+  /// The process that connected, or made the pair.
   public func peer() throws(HostError) -> PeerCredentials {
     var process: Int32 = 0
     var user: UInt32 = 0
@@ -240,12 +239,12 @@ public final class UnixSocket: Sendable {
   }
 }
 
-/// A socket somebody else opened for us, by what it turned out to be.
+/// A socket that the parent process opened for us, by what it turned out to be.
 public enum InheritedSocket: Sendable {
   case connected(UnixSocket)
   case listening(UnixListener)
 
-  /// Takes over the descriptor of this number, which was passed at start (`--fd`) and nobody else will close.
+  /// Takes over the descriptor of this number, which was passed at start (`--fd`) and which no other code will close.
   ///
   /// - Throws: as ``init(adopting:)``. What is no such socket stays open: it may be in use for something else.
   public init(passed number: Int32) throws(HostError) {
@@ -267,7 +266,7 @@ public enum InheritedSocket: Sendable {
       self = .listening(try UnixListener(adopting: descriptor))
     } else {
       let socket = try UnixSocket(adopting: descriptor)
-      // The kernel notes nobody's user for a socket that was never connected.
+      // The kernel has no peer's user for a socket that was never connected.
       guard try socket.peer().user != .max else {
         throw HostError("getsockopt", errno: ENOTCONN, subject: "descriptor \(raw)")
       }

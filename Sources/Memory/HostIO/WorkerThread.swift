@@ -82,7 +82,7 @@ public final class WorkerThread: Sendable {
   public var cpuTime: Duration {
     if !isFinished, record.started.load(ordering: .acquiring) {
       let time = host_clock_read(record.clock.load(ordering: .relaxed))
-      // The clock of a thread that ended meanwhile is gone, or someone else's.
+      // The clock of a thread that ended meanwhile is gone, or belongs to a new thread.
       if time >= 0, !isFinished { return .nanoseconds(time) }
     }
     return .nanoseconds(isFinished ? record.finalTime.load(ordering: .relaxed) : 0)

@@ -19,14 +19,14 @@ public enum DomainError: Error, Hashable, Sendable {
 /// Mapping, unmapping, attaching and detaching are control threads'; queues look things up at any time. What takes
 /// something away returns when no endpoint, input and output in flight included, can still use it.
 ///
-/// A domain is a ``DMASpace`` too, as a device sees it that is attached all its life and whose bus mastering nobody
-/// switches.
+/// A domain is a ``DMASpace`` too, seen by a device that is attached for its whole life and whose bus mastering is
+/// always on.
 public final class Domain: AddressTranslation {
   /// A refused access that was reported to the domain.
   public struct FaultRecord: Hashable, Sendable {
     /// What was refused, and why.
     public var fault: DMAFault
-    /// Who tried; nil for a device that uses the domain itself as its space.
+    /// The requester; nil for a device that uses the domain itself as its space.
     public var requester: RequesterID?
   }
   fileprivate struct WeakEndpoint {
@@ -34,7 +34,7 @@ public final class Domain: AddressTranslation {
   }
   fileprivate struct State {
     var mappings = MappingList()
-    /// Whoever may remember something of the mappings. Weak: an endpoint that is gone remembers nothing.
+    /// Endpoints that may have cached some of the mappings. Weak: an endpoint that is gone caches nothing.
     var endpoints: [WeakEndpoint] = []
     var faults: [FaultRecord] = []
     var faultCount: UInt64 = 0
@@ -52,7 +52,7 @@ public final class Domain: AddressTranslation {
 
   /// An empty domain over `memory`.
   ///
-  /// - Parameter onFault: hears of each fault of an attached endpoint, on queue threads; it must not wait for them.
+  /// - Parameter onFault: called for each fault of an attached endpoint, on queue threads; it must not wait for them.
   public init(
     _ memory: GuestMemory, maxMappings: Int = 1 << 20, onFault: (@Sendable (DMAFault, RequesterID) -> Void)? = nil
   ) {

@@ -5,13 +5,13 @@ import Synchronization
 /// which sits the requester's bus master enable bit.
 ///
 /// It belongs to the function and stays the same for as long as the function lives; an ``IOMMU`` that has adopted it
-/// turns the switch. A change of any kind returns when nothing that was begun before it, input and output in flight
-/// included, is still under way; so it is a control thread's, never a queue's.
+/// changes the route. Every change returns only when all accesses that began before it have ended, I/O in flight
+/// included; so call it from a control thread, never from a queue's.
 public final class EndpointSpace: DMASpace {
   /// Where addresses lead.
   public enum Route: Sendable {
-    /// Nowhere, and nobody hears of it: the function is gone. An IOMMU that has to report what an unattached endpoint
-    /// tries routes it through a translation that refuses everything.
+    /// Nowhere, and the fault is not reported: the function is gone. An IOMMU that has to report what an unattached
+    /// endpoint tries routes it through a translation that refuses everything.
     case blocked(DMAFault.Reason)
     /// They are guest-physical.
     case physical
@@ -75,7 +75,7 @@ public final class EndpointSpace: DMASpace {
       for alias in aliases { alias.setRoute(route) }
     }
   }
-  /// Sets what the bus master enable bit says.
+  /// Sets the bus master enable bit.
   public func setOpen(_ isOpen: Bool) { change { $0.isOpen = isOpen } }
 
   /// Drops what is remembered of the bytes `first` through `last`, and returns when nothing uses it any more. The IOMMU
@@ -99,9 +99,9 @@ public final class EndpointSpace: DMASpace {
 
   // MARK: Several under one number
 
-  /// Another requester's transactions arrive under this one's number, so an IOMMU cannot tell them apart (R081): the
-  /// other endpoint has this one's number and route from now on, and loses what this one loses. Its bus master enable
-  /// bit is its own.
+  /// Another requester's transactions arrive under this one's number, so an IOMMU cannot tell them apart (R081): from
+  /// now on the other endpoint has this one's number and route, and is invalidated with it. It keeps its own bus master
+  /// enable bit.
   public func addAlias(_ endpoint: EndpointSpace) {
     aliases.withLock { aliases in
       aliases.append(endpoint)
@@ -114,7 +114,7 @@ public final class EndpointSpace: DMASpace {
   public func removeAlias(_ endpoint: EndpointSpace) { aliases.withLock { $0.removeAll { $0 === endpoint } } }
 
   private func change(_ body: (inout State) -> Void) {
-    // What a look-up finds from here on is new, whether the table loses it again or not.
+    // Translations found from here on are new, even if the table loses them again.
     state.withLock { body(&$0) }
     cache.removeAll(drained: fence)
   }

@@ -5,8 +5,8 @@ public protocol AddressTranslation: AnyObject, Sendable {
   /// What is around `address` for this requester. Called on queue threads under the endpoint's lock: it may lock, must
   /// not wait, and must not call the endpoint.
   func lookUp(_ address: DMAAddress, for access: DMAAccess, by requester: RequesterID) throws(DMAFault) -> GuestRun
-  /// Hears of a fault that ended an access of the requester, once per access (R092). Called on queue threads; must not
-  /// wait for them.
+  /// Called for a fault that ended an access of the requester, once per access (R092), on queue threads; must not wait
+  /// for them.
   func report(_ fault: DMAFault, by requester: RequesterID)
 }
 

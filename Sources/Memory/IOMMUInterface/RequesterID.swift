@@ -1,4 +1,4 @@
-/// Who a transaction on a PCI bus is from: the bus, device and function numbers (PCI Express base specification,
+/// The requester of a transaction on a PCI bus: its bus, device and function numbers (PCI Express base specification,
 /// requester ID). IOMMUs decide by it; virtio-iommu calls it the endpoint ID (§5.13.2).
 @frozen public struct RequesterID: Hashable, Comparable, Sendable, CustomStringConvertible {
   /// Bus in bits 15...8, device in bits 7...3, function in bits 2...0.

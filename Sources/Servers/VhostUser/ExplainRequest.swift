@@ -9,7 +9,7 @@ public enum ExplainRequest {
   /// Why there is no answer.
   public enum Trouble: Error, Sendable {
     case unreachable(HostError)
-    /// Connected, and no answer came: somebody else's back-end.
+    /// Connected, but no answer came: another program's back-end.
     case silent
   }
 
@@ -48,7 +48,7 @@ public enum ExplainRequest {
         case .closed: break reading
         }
       }
-      // The answer is the text itself; the first byte tells it from another program's answer.
+      // The answer is the text itself; the first byte distinguishes it from another program's answer.
       guard let first = text.first, first == UInt8(ascii: "{") || first == UInt8(ascii: "#") else {
         throw HostError("explain", errno: 0)
       }

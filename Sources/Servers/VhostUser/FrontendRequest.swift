@@ -140,7 +140,8 @@ public enum FrontendRequest: Hashable, Sendable {
     case checkDeviceState = 43
   }
 
-  /// The request's name in the interoperation document, without its prefix; numbers nobody here serves are named too.
+  /// The request's name in the interoperation document, without its prefix; requests that are not served here have
+  /// names too.
   public static func name(of request: UInt32) -> String {
     Int(request) < names.count && !names[Int(request)].isEmpty ? names[Int(request)] : "request \(request)"
   }

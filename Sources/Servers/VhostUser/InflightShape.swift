@@ -1,8 +1,8 @@
 public import DMA
 public import HostIO
 
-/// How the pieces of an ``InflightRegion`` made here lie, and the block behind them that says so to whoever gets the
-/// region next.
+/// How the pieces of an ``InflightRegion`` made here lie, and the block behind them that says so to the region's next
+/// user.
 ///
 /// The block is the region's last 64 bytes: 0 magic (8 bytes) · 8 bytes from one piece to the next (4 bytes) · 12
 /// descriptors in each. The vhost-user text knows no such block, and needs none: the pieces before it are as the text
@@ -22,7 +22,7 @@ package struct InflightShape: Hashable {
     stride = Self.pieceSize(capacity, packed: packed)
   }
 
-  /// What the block at the region's end says; nil if there is none, or if it cannot be true.
+  /// The description in the block at the region's end; nil if there is none, or if it is impossible.
   package init?(noted mapping: HostMapping, queueCount: UInt16) {
     let place = mapping.byteCount - Self.blockSize
     guard place > 0, place % 64 == 0, let block = mapping.cells(from: place, byteCount: Self.blockSize),

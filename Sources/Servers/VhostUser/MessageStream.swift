@@ -1,14 +1,14 @@
 public import HostIO
 
-/// A message as it came: header, payload, and the descriptors beside it, which are closed with it unless somebody takes
-/// them.
+/// A message as it came: header, payload, and the descriptors beside it, which are closed with it unless they are
+/// taken.
 package struct IncomingMessage: ~Copyable {
   package var header: MessageHeader
   package var payload: [UInt8]
   package var descriptors: FileDescriptorList
 }
 
-/// Takes messages off a socket without waiting, whatever the pieces they come in.
+/// Takes messages off a socket without waiting, in pieces of any size.
 ///
 /// A header and its payload are received with separate calls, so that descriptors are never credited to the wrong
 /// message: they travel with a message's first byte.

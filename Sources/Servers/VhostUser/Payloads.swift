@@ -26,7 +26,7 @@ public struct VringState: Payload {
 public struct VringAddress: Payload {
   /// The virtqueue.
   public var index: UInt32
-  /// Bit 0 (``logUsed``): writes to the device area are to be logged.
+  /// Bit 0 (``logUsed``): log writes to the device area.
   public var flags: UInt32
   /// The descriptor area (§2.7.5, §2.8.6).
   public var descriptorArea: UInt64

@@ -6,7 +6,7 @@ internal import HostIO
 /// What the socket does not take now waits here. A front-end may send many requests before it reads the first answer,
 /// as one that answers a burst of misses does: if we waited for it then, it would wait for us.
 struct AnswerQueue {
-  /// Answers that wait, at most. Whoever leaves more unread is waited for, though not for ever.
+  /// Answers that wait, at most. If a front-end leaves more unread, we wait for it, but not for ever.
   private static let limit = 4096
 
   private let socket: UnixSocket

@@ -3,8 +3,8 @@ internal import Synchronization
 /// How many questions the walk of one queue may ask: kept by ``PendingMisses`` under its owner's lock, and read without
 /// it.
 ///
-/// A walk looks at it after each page that it has to wait for. So one that may ask no more ends there, and does not
-/// take the lock for every page that is left of its chain, in the way of the thread that takes the answers.
+/// A walk reads it after each page that it has to wait for. So a walk that may ask no more ends there, and does not
+/// take the lock for every page that is left of its chain, which would delay the thread that takes the answers.
 final class AskingRoom: Sendable {
   private let questions = Atomic<Int>(PendingMisses.openPerQueue)
 

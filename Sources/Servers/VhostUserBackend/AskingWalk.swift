@@ -6,8 +6,8 @@ internal import DMA
 final class AskingWalk {
   typealias Key = PendingMisses.Key
 
-  /// Woken when nothing that the walk waits for is open any more. Nil for a look-up that no queue makes, which asks
-  /// without a limit and is never told to end.
+  /// Woken when nothing that the walk waits for is open any more. Nil for a look-up outside a queue, which asks without
+  /// a limit and is never ended.
   let waiter: (any TranslationWaiter)?
   /// Questions that it waits for, its own and those of others that it joined.
   var open = 0
@@ -29,7 +29,7 @@ final class AskingWalk {
 
   init(_ waiter: (any TranslationWaiter)?) { self.waiter = waiter }
 
-  /// Whether the walk is told that `key` was refused.
+  /// Whether the walk learns that `key` was refused.
   func finds(_ key: Key) -> Bool {
     if !isUnderWay {
       isUnderWay = true

@@ -7,19 +7,19 @@ internal import VhostUser
 ///
 /// Any thread sends, and none of them ever waits: what the socket does not take now is left for the control thread.
 /// Answers come in the order of the requests that asked for one; the control thread takes them. A front-end serves
-/// requests in their order, so an answer tells of all requests before it, too: of many questions only the last one asks
-/// for one.
+/// requests in their order, so an answer acknowledges all requests before it, too: of many questions only the last one
+/// asks for one.
 final class BackendChannel: Sendable {
   /// What an answer is about.
   enum PendingReply: Hashable, Sendable {
     case miss(PendingMisses.Question)
-    /// Nobody cares about the answer.
+    /// The answer is ignored.
     case nothing
   }
 
   fileprivate struct Awaited {
     var reply: PendingReply
-    /// An answer is asked for, which tells of everything before it, too.
+    /// An answer is asked for, which acknowledges everything before it, too.
     var hasAnswer: Bool
   }
 
@@ -51,7 +51,7 @@ final class BackendChannel: Sendable {
     /// The front-end closed it, and may be gone: what is asked waits until that is known.
     var isLost = false
 
-    /// Keeps a question that cannot be sent now. False if `reply` is none: nothing waits for it.
+    /// Keeps a question that cannot be sent now. False if `reply` is `.none`: nothing waits for it.
     mutating func keep(_ reply: PendingReply?) -> Bool {
       guard case .miss = reply else { return false }
       awaited.append(Awaited(reply: reply!, hasAnswer: false))
@@ -80,7 +80,8 @@ final class BackendChannel: Sendable {
   /// Whether the channel was there and is of no use any more.
   var isLost: Bool { state.withLock { $0.isLost } }
 
-  /// Uses `socket` from now on. Answers that the old one owed never come; whoever waited for them is returned.
+  /// Uses `socket` from now on. Answers that were due on the old one never come; the questions that waited for them are
+  /// returned.
   func replace(_ socket: UnixSocket?) -> [PendingReply] {
     state.withLock { state in
       let lost = (0..<state.awaited.count).map { state.awaited[$0].reply }
@@ -97,8 +98,8 @@ final class BackendChannel: Sendable {
     }
   }
 
-  /// Keeps a question until ``post()``: what one look at a queue asks goes out together, and one answer tells of all of
-  /// it. False if there is no channel.
+  /// Keeps a question until ``post()``: the questions from one pass over a queue are sent together, and one answer
+  /// acknowledges all of them. False if there is no channel.
   func gather(_ message: IOTLBMessage, _ question: PendingMisses.Question) -> Bool {
     let (accepted, isLeft) = state.withLock { state -> (Bool, Bool) in
       guard state.awaited.count < Self.awaitedLimit else { return (false, false) }
@@ -154,7 +155,7 @@ final class BackendChannel: Sendable {
     }
   }
 
-  /// What an answer that just came tells of, in the order in which it was sent; nil if none was asked for.
+  /// The messages that a received answer acknowledges, in the order in which they were sent; nil if none was asked for.
   func takeAwaited() -> [PendingReply]? {
     state.withLock { state in
       guard state.due > 0 else { return nil }

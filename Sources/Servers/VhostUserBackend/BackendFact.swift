@@ -1,4 +1,4 @@
-/// Something about a device that `sluice explain` tells and this module knows nothing of: the image behind a disk, say.
+/// A fact about a device that `sluice explain` reports and this module does not know, for example the image of a disk.
 public struct BackendFact: Hashable, Sendable {
   /// A value in the answer for programs.
   public enum Value: Hashable, Sendable {

@@ -76,8 +76,8 @@ extension BackendOptions {
     if accessPlatform != .off { offered.insert(.accessPlatform) }
     if !offersPackedRings { offered.remove(.ringPacked) }
     if !offersIndirect(for: device) { offered.remove(.indirectDescriptors) }
-    // No message takes a single queue of a disk back, and QEMU tells no back-end that it was: the queue would be silent
-    // afterwards.
+    // No message resets a single queue of a disk, and QEMU does not inform the back-end of such a reset: the queue
+    // would be silent afterwards.
     offered.remove(.ringReset)
     return offered
   }
@@ -86,8 +86,8 @@ extension BackendOptions {
     switch indirect {
     case .on: true
     case .off: false
-    // A request for random numbers is one buffer, of which no driver makes a table. So nothing would be gained, and
-    // QEMU 7.2 lost: for this device it sets the bit whatever is offered here.
+    // A request for random numbers is one buffer, for which no driver uses an indirect table. So withholding the bit
+    // would gain nothing, and QEMU 7.2 would fail: for this device it sets the bit even if it is not offered.
     case .auto: accessPlatform != .on || device.id == .entropy
     }
   }

@@ -6,7 +6,7 @@ internal import VhostUser
 internal import Virtio
 internal import VirtioServing
 
-/// Keeps what ``BackendStatistics`` is made of. The session's control thread writes, anybody asks.
+/// Keeps the data of ``BackendStatistics``. The session's control thread writes, any thread reads.
 final class BackendReport: Sendable {
   /// What can be asked while a session runs.
   private struct Live: Sendable {
@@ -26,7 +26,7 @@ final class BackendReport: Sendable {
   private let state: Mutex<State>
   private let more: @Sendable () -> [BackendFact]
 
-  /// `more` says what else there is to say about the device; called whenever somebody asks, on any thread.
+  /// `more` gives further facts about the device; called for each report, on any thread.
   init(_ device: any VirtioDevice, _ options: BackendOptions, _ more: @escaping @Sendable () -> [BackendFact]) {
     self.more = more
     var facts = BackendStatistics()
@@ -119,7 +119,7 @@ final class BackendReport: Sendable {
   /// An access was refused. On queue threads.
   func faulted(_ fault: DMAFault, _ path: AddressPath) { state.withLock { $0.lastFault = (fault, path) } }
 
-  /// Something seems wrong that nobody else tells of.
+  /// Something seems wrong that no other message reports.
   func advised(_ sentence: String) { state.withLock { $0.facts.advice = sentence } }
 
   func sessionFailed(_ sentence: String) {

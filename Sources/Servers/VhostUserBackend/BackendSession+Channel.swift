@@ -8,10 +8,10 @@ internal import VhostUser
 ///                                   ▲                │
 ///                                   └──another one───┘
 ///
-/// A front-end that vanishes closes two sockets, and which one is heard of first is chance. So a lost channel answers
-/// nothing: what was asked on it stays open. If the connection ends, too, the chains that wait stay in the ring and in
-/// the in-flight memory for whoever connects next; they are refused only if the front-end lives and has given no other
-/// channel in a second.
+/// A front-end that vanishes closes two sockets, and either may be noticed first. So a lost channel answers no
+/// question: what was asked on it stays open. If the connection ends, too, the chains that wait stay in the ring and in
+/// the in-flight memory for the next front-end; they are refused only if the front-end is still connected and has given
+/// no other channel in a second.
 extension BackendSession {
   /// How long a front-end that has lost the channel may take to vanish, or to give another one.
   static let channelPatience = Duration.seconds(1)
@@ -49,7 +49,7 @@ extension BackendSession {
     settle(replies)
   }
 
-  /// Whoever waits for an answer hears that there is none.
+  /// The walks that wait for an answer are woken: there will be none.
   func settle(_ replies: [BackendChannel.PendingReply]) {
     for case .miss(let question) in replies { iotlb.answered(question) }
   }

@@ -43,7 +43,8 @@ extension BackendSession {
     }
     // Before features are set either format may come: packed needs more.
     let isPacked = !hasFeatures ? device.features.contains(.ringPacked) : isPacked
-    // The front-end tells what it was configured with, and the driver may still be offered larger rings (QEMU 10.0.13).
+    // The front-end sends the size that it was configured with, but the driver may still be offered larger rings (QEMU
+    // 10.0.13).
     let largest = device.maxQueueSizes.prefix(Int(wanted.queueCount)).max() ?? 0
     let shape = InflightShape(capacity: max(wanted.queueSize, largest), packed: isPacked)
     do throws(HostError) {
@@ -95,8 +96,8 @@ extension BackendSession {
     closeIfSaved()
   }
 
-  /// How the transfer ended. Nil when that is not known yet: the answer is owed then, and nobody waits for it but the
-  /// front-end.
+  /// How the transfer ended. Nil when that is not known yet: the answer is then due later, and only the front-end waits
+  /// for it.
   func checkTransfer() throws(ProtocolError) -> BackendReply? {
     try require(.deviceState, "CHECK_DEVICE_STATE")
     advanceTransfer()
@@ -113,7 +114,7 @@ extension BackendSession {
     return nil
   }
 
-  /// Gives the answer that is owed, if it is known by now or has to be.
+  /// Sends the pending answer, if it is known or overdue.
   func answerCheck(_ stop: EventFD, isLate: Bool) throws(Ending) {
     guard case .transfer(let timer) = owed else { return }
     let outcome = takeOutcome()

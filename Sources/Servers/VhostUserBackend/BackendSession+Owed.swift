@@ -3,7 +3,7 @@ internal import Logging
 internal import VhostUser
 internal import VirtioServing
 
-/// A request that has begun and is not done yet: its answer is owed.
+/// A request that has begun and is not done yet: its answer is pending.
 enum OwedAnswer {
   /// Rings stop. When they stand still, the rest of the request is done.
   case stops([QueueStop], then: () throws(ProtocolError) -> BackendReply?)
@@ -22,9 +22,9 @@ final class DeferredMessage {
 }
 
 /// Answers come in the order of their requests, so what follows a request that is not done waits behind it. IOTLB
-/// messages go ahead, and are answered at once, while rings do not stop for lack of them: a front-end may want to hear
-/// of one translation before it sends the next. So does another back-end channel that asks for no answer, since what
-/// rings wait for is asked on it. They stay behind a request that changes what they mean.
+/// messages go ahead, and are answered at once, while rings do not stop for lack of them: a front-end may wait for the
+/// answer to one translation before it sends the next. So does SET_BACKEND_REQ_FD without a request for an answer,
+/// because the questions that rings wait for are sent on it. They stay behind a request that changes what they mean.
 extension BackendSession {
   /// Messages that are kept for later, at most; then the socket rests.
   static let deferredLimit = 256
@@ -56,7 +56,8 @@ extension BackendSession {
     }
   }
 
-  /// Stops rings, and does `then` when they stand still: now if none of them runs, else the answer is owed.
+  /// Stops rings, and does `then` when they have stopped: at once if none of them runs, otherwise the answer is
+  /// pending.
   func stop(
     _ indices: [Int], _ manner: StopManner = .finishing, then: @escaping () throws(ProtocolError) -> BackendReply?
   ) throws(ProtocolError) -> BackendReply? {
@@ -79,7 +80,7 @@ extension BackendSession {
     }
   }
 
-  /// Looks whether what is owed is done, and goes on with what waits behind it.
+  /// Checks whether the pending request is done, and goes on with the messages behind it.
   func settleStops(_ stop: EventFD) throws(Ending) {
     guard case .stops(let stops, let then) = owed, stops.allSatisfy(\.isOver), let header = owedHeader else { return }
     owed = nil
@@ -91,7 +92,7 @@ extension BackendSession {
     try serveDeferred(stop)
   }
 
-  /// Serves what waited, until an answer is owed again.
+  /// Serves the messages that waited, until an answer is pending again.
   func serveDeferred(_ stop: EventFD) throws(Ending) {
     while owed == nil, !deferred.isEmpty {
       if let message = deferred.removeFirst().take() { try handle(message, stop) }
@@ -104,7 +105,7 @@ extension BackendSession {
     vringErrors.forget(stop.index)
     guard let state else { return }
     vrings[stop.index].state = state
-    // Whoever starts it again may mean other mappings (R114), and what it was refused is history.
+    // A new start may use other mappings (R114), and earlier refusals no longer count.
     if isTranslated { iotlb.flush() }
     announcer.setSuspended(!vrings.indices.contains { runner.isRunning($0) })
   }
@@ -112,7 +113,7 @@ extension BackendSession {
   /// The connection has ended. What rings have under way is done; nothing can be asked for any more, so what a
   /// predecessor left stays in the in-flight memory. A reset that was waiting for its rings is a reset still.
   func stopForGood() {
-    // What follows a stop may start the ring anew, and nobody would ever stop it.
+    // Messages after a stop may start the ring anew, and nothing would ever stop it.
     isOver = true
     runner.stopAll(.leavingReplays)
     guard case .stops(_, let then) = owed else { return }

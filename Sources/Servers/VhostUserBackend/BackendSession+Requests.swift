@@ -200,9 +200,9 @@ extension BackendSession {
   }
 
   /// SET_OWNER. A connection that had an owner already carries another device from now on, as after `device_del` and
-  /// `device_add` on one socket: it is told everything anew, and what the last one was told means nothing any more.
-  /// What was agreed on before an owner is set stays, because it was agreed on for this one: protocol features, and the
-  /// back-end's channel.
+  /// `device_add` on one socket: the front-end sends everything anew, and the settings for the last device are void.
+  /// Settings from before the owner is set stay, because they are for this one: protocol features, and the back-end's
+  /// channel.
   private func setOwner() throws(ProtocolError) -> BackendReply? {
     defer { hasOwner = true }
     guard hasOwner else { return nil }

@@ -9,8 +9,8 @@ internal import VirtioServing
 ///
 ///     stopped ──SET_VRING_KICK, VRING_KICK──▶ started ──GET_VRING_BASE──▶ stopped
 ///
-/// A ring runs while it is started and enabled; it needs features, a size, addresses and memory by then. SET_FEATURES,
-/// SET_VRING_KICK and the like never stop one.
+/// A ring runs while it is started and enabled; it needs features, a size, addresses and memory before that.
+/// SET_FEATURES, SET_VRING_KICK and similar messages never stop one.
 extension BackendSession {
   var isPacked: Bool { features.contains(.ringPacked) }
   var isTranslated: Bool { AddressPath(negotiated: features) == .platform }
@@ -51,7 +51,7 @@ extension BackendSession {
     let isSame =
       old?.descriptorArea == address.descriptorArea && old?.driverArea == address.driverArea
       && old?.deviceArea == address.deviceArea
-    // A ring that runs hears the same addresses again when logging begins or ends: it goes on.
+    // A running ring gets the same addresses again when logging begins or ends: it goes on.
     guard runner.isRunning(index), !isSame else {
       vrings[index].address = address
       startReady("SET_VRING_ADDR", about: index)
@@ -95,7 +95,7 @@ extension BackendSession {
       } catch {
         throw ProtocolError("SET_VRING_KICK", "\(error)")
       }
-      // Whatever was kicked into the old descriptor is not lost.
+      // Kicks on the old descriptor are not lost.
       runner.kick(index)
     }
     updatePolling()
@@ -107,8 +107,8 @@ extension BackendSession {
     vrings[index].call = try event(&files, "SET_VRING_CALL")
     vrings[index].isCallSet = true
     updateCall(index)
-    // A ring that runs is called by `setCall`. One that does not may have used buffers all the same, and the driver
-    // looks once; QEMU's own test of such disks waits for it.
+    // A ring that runs is called by `setCall`. A stopped one may have used buffers all the same, so the driver has to
+    // check once; QEMU's own test of such disks waits for it.
     if !runner.isRunning(index) { vrings[index].call?.signal() }
   }
 
@@ -222,9 +222,9 @@ extension BackendSession {
     log.debug("virtqueue \(index) started: \(size) descriptors, \(path)")
   }
 
-  /// Lets a ring stand that cannot run as it was described. Its size and addresses are the driver's choice, whom nobody
-  /// may let end the connection, and with it the disk of every later driver: the ring is broken until it is described
-  /// anew. Only a message about this very ring hears of it: what another one wanted was done.
+  /// Leaves a ring stopped that cannot run as it was described. The driver chooses its size and addresses, and must not
+  /// be able to end the connection, and with it the disk of every later driver: the ring is broken until it is
+  /// described anew. Only a message about this very ring fails: a message about another one was carried out.
   private func refuse(_ index: Int, about concerned: Int?, _ error: ProtocolError) {
     if concerned == index { refusal = error }
     vrings[index].isRefused = true
@@ -239,7 +239,7 @@ extension BackendSession {
     updatePolling()
   }
 
-  /// Looks at rings without a kick descriptor a thousand times a second.
+  /// Polls rings without a kick descriptor a thousand times a second.
   func updatePolling() {
     let wanted = vrings.contains { $0.isPolled && $0.isStarted }
     if wanted == (pollTimer != nil) { return }

@@ -23,7 +23,7 @@ final class BackendSession {
   enum Ending: Error {
     /// The front-end closed it.
     case closed
-    /// We were told to stop.
+    /// The server was stopped.
     case told
     /// For the log: one sentence.
     case failed(String)
@@ -69,23 +69,23 @@ final class BackendSession {
   var isTransferWatched = false
   /// How saving the state ended, until the front-end asks.
   var savedResult: Bool?
-  /// The request whose answer is owed, and what has come behind it.
+  /// The request whose answer is pending, and the messages behind it.
   var owed: OwedAnswer?
   var owedHeader: MessageHeader?
   var owedSince = ContinuousClock.now
   var deferred: [DeferredMessage] = []
   /// The connection has ended: no ring starts any more.
   var isOver = false
-  /// Signalled when a ring that was told to stop stands still.
+  /// Signalled when a stopping ring has stopped.
   let stopped: EventFD
   var pollTimer: TimerFD?
   /// Whether the guest's memory seems not to be shared.
   var sharing: SharingAdvice
   /// Why the request being served leaves a ring that does not run: the answer to it is no, if it asks for one.
   var refusal: ProtocolError?
-  /// Who waited for what the message being handled brought; woken when it is answered.
+  /// The walks that waited for the update in the current message; woken when it is answered.
   var arrived: [any TranslationWaiter] = []
-  /// Something happened that ``BackendReport`` has not heard of.
+  /// ``BackendReport`` is not up to date.
   private var hasNews = true
   /// Whether idle processors are kept from stopping.
   private(set) var idle: IdleLatency
@@ -228,13 +228,13 @@ final class BackendSession {
       let isAwaited = message.header.needsReply
       try handle(message, stop)
       left -= 1
-      // Whoever waits for our answer has sent nothing since. If it has, the poller says so.
+      // A front-end that waits for our answer has sent nothing since. If it has, the poller says so.
       if isAwaited, most < .max { return }
       if left % 64 == 0, (try? stop.wait(timeout: .zero)) == true { throw .told }
     }
   }
 
-  /// Requests are heard unless too many wait already, and room for answers is of interest if some wait.
+  /// Requests are read unless too many wait already; room for answers is watched if some wait.
   private func watchSocket() {
     var wanted: Readiness = isListening ? .readable : []
     if !answers.isEmpty { wanted.insert(.writable) }
@@ -363,14 +363,14 @@ final class BackendSession {
   private func end() {
     idle.quiet()
     for index in vrings.indices { runner.setCall(index, nil as EventFD?) }
-    // Not a reset: whoever connects next may go on with the rings where they are.
+    // Not a reset: the next front-end may go on with the rings where they are.
     stopForGood()
     table.memory.setDirtyLog(nil)
     settle(replaceChannel(nil))
     logEvent.set(nil)
     dropTransfer()
     iotlb.flush()
-    // Whoever else holds the socket, the front-end sees the end now.
+    // Even if another process holds the socket, the front-end sees the end now.
     socket.shutdown()
     report.sessionEnded(self)
   }

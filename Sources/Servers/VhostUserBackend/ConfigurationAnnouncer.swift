@@ -1,10 +1,10 @@
 internal import VhostUser
 internal import Synchronization
 
-/// Passes the news of a changed configuration space (§2.5) on to the front-end, once it is allowed to hear.
+/// Notifies the front-end of a changed configuration space (§2.5), once that is allowed.
 ///
-/// Without CONFIG nobody wants to know. While every ring is stopped the device is suspended and says nothing: the news
-/// waits for the first ring to start.
+/// Without CONFIG there is no such message. While every ring is stopped the device is suspended and sends nothing: the
+/// message waits for the first ring to start.
 final class ConfigurationAnnouncer: Sendable {
   private struct State {
     var isWanted = false

@@ -3,8 +3,8 @@ internal import Logging
 internal import Synchronization
 internal import VhostUser
 
-/// The listening socket while front-ends come and go: looks at the first bytes of each connection, answers questions
-/// about the back-end at once, and passes front-ends on, in order of arrival.
+/// The listening socket while front-ends come and go: reads the first bytes of each connection, answers `explain` at
+/// once, and passes front-ends on, in order of arrival.
 ///
 /// A thread of its own, so that a question is answered while a front-end is served. It holds a bounded number of
 /// connections, and rests when one cannot be let in: those that knock meanwhile wait in the listener's own queue.
@@ -16,7 +16,7 @@ final class ConnectionAcceptor: Sendable {
   private struct Waiting: Sendable {
     var visitors: [Visitor] = []
     var served = false
-    /// Whether the log knows that somebody waits.
+    /// Whether it was logged that a front-end waits.
     var isTold = false
   }
   private enum Token {
@@ -41,7 +41,7 @@ final class ConnectionAcceptor: Sendable {
   static let silentLimit = 64
   /// Front-ends that wait for the present one to go, at most: the newest is sent away.
   static let waitingLimit = 64
-  /// How long nobody is let in after one could not be.
+  /// How long no connection is accepted after one could not be.
   static let rest = Duration.milliseconds(100)
 
   init(
@@ -63,7 +63,7 @@ final class ConnectionAcceptor: Sendable {
     try queue.add(arrived, token: 1)
   }
 
-  /// The next front-end; nil when told to stop. Blocks.
+  /// The next front-end; nil after a stop. Blocks.
   func next() throws(HostError) -> UnixSocket? {
     waiting.withLock {
       $0.served = false
@@ -92,7 +92,7 @@ final class ConnectionAcceptor: Sendable {
   /// more. From any thread.
   func makeRoom() { crowded.signal() }
 
-  /// Lets people in until told to stop. Blocks; for a thread of its own.
+  /// Accepts connections until it is stopped. Blocks; for a thread of its own.
   func run() throws(HostError) {
     var silent: [UInt64: UnixSocket] = [:]
     var number = Token.first
@@ -134,7 +134,7 @@ final class ConnectionAcceptor: Sendable {
     do throws(HostError) {
       guard let socket = try listener.accept() else { return true }
       if silent.count >= Self.silentLimit { dismissOldest(of: &silent) }
-      // Edge-triggered: bytes that are looked at and left would keep us awake otherwise.
+      // Edge-triggered: bytes that are only peeked at would keep us awake otherwise.
       try poller.add(socket.rawValue, token: number, for: [.readable, .edge])
       silent[number] = socket
       number += 1

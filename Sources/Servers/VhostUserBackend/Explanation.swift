@@ -78,7 +78,7 @@ extension BackendStatistics {
     return lines.joined(separator: "\n") + "\n"
   }
 
-  /// Queues that the words tell apart.
+  /// Queues that the text lists one by one.
   private static let mostQueues = 16
 
   /// One line of JSON, for programs. Keys are in snake_case; they stay, and new ones may be added.
@@ -158,7 +158,7 @@ extension BackendStatistics {
     return object.text + "\n"
   }
 
-  /// Accesses refused, whichever path was in force.
+  /// Refused accesses, on both paths.
   public var faults: UInt64 { queues.reduce(0) { $0 + $1.counts.faults } }
 
   /// A front-end was there, and the figures are its last ones.

@@ -9,8 +9,8 @@ extension IOTLBSpace {
   /// - Throws: `ProtocolError` if the message makes no sense; the space is then as it was (R107, R108).
   func apply(_ message: IOTLBMessage) throws(ProtocolError) { wake(try change(message)) }
 
-  /// As ``apply(_:)``, but wakes nobody, and returns whom to wake: after the answer, for which the front-end waits with
-  /// all that it holds, while a queue that wakes may take its processor.
+  /// As ``apply(_:)``, but wakes no walk, and returns those to wake: after the answer, for which the front-end waits
+  /// with all that it holds, while a queue that wakes may take its processor.
   func change(_ message: IOTLBMessage) throws(ProtocolError) -> [any TranslationWaiter] {
     switch message.kind {
     case .update: return try update(message)
@@ -91,8 +91,8 @@ extension IOTLBSpace {
       change.isNews = change.isNews || one.isNews
     }
     guard change.isNews else { return false }
-    // Whatever is taken away is not used any more once the update is acknowledged (R109). Where an access is added to
-    // others there is nothing to wait for.
+    // Mappings that the update removes are not used any more once it is acknowledged (R109). If it only adds an access
+    // there is nothing to wait for.
     if change.takesAway, remove(from: first, through: last) { fence.drain(from: first, through: last) }
     for run in change.pieces where !run.permissions.isEmpty { try enter(run, question) }
     return true
@@ -111,8 +111,8 @@ extension IOTLBSpace {
     return MappingChange(pieces: [whole], takesAway: true, isNews: true)
   }
 
-  /// Enters only pages that a chain waits for: it gives them back when it is done. Whatever else an update covers, or a
-  /// second answer about the same page, would stay, and nobody would ever take it back.
+  /// Enters only pages that a chain waits for: it drops them when it is done. Other pages of an update, or a second
+  /// answer about the same page, would stay for ever.
   private func enterAsked(
     _ runs: [HostRun], _ asked: DMAPermissions, _ question: PendingMisses.Question?
   ) throws(ProtocolError) -> Bool {
@@ -193,7 +193,7 @@ extension IOTLBSpace {
     wake(state.withLock { $0.misses.answered(question) })
   }
 
-  /// The question was lost on its way: whoever waits for it asks anew.
+  /// The question was lost on its way: the walks that wait for it ask anew.
   func askAgain(_ question: PendingMisses.Question) {
     wake(state.withLock { $0.misses.withdraw(question) })
   }

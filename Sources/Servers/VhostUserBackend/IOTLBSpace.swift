@@ -9,7 +9,7 @@ internal import VhostUser
 /// (R116). An invalidation ends when no access can use the old mapping, I/O under way included (R110).
 ///
 /// What is granted is what was asked for and what the answer allows, both at once: QEMU's answers always allow both
-/// accesses, whatever its IOMMU would say to the other one (R084, R104). An update that nobody asked for is taken at
+/// accesses, even if its IOMMU would refuse the other one (R084, R104). An update that was not asked for is taken at
 /// its word (R106).
 ///
 /// Mappings of whole pages live in the radix tree. Others, which the protocol allows and no front-end is known to send,
@@ -23,8 +23,8 @@ public final class IOTLBSpace: DMASpace {
   private let room: AskingRoom
   let counters = Mutex(Counters())
   private let lookUps = LookUpLedger()
-  /// Takes a question, or a report of a refused access; false if there is nobody to ask. Called on queue threads, and
-  /// must not block.
+  /// Takes a question, or a report of a refused access; false if there is no front-end to ask. Called on queue threads,
+  /// and must not block.
   private let ask: @Sendable (IOTLBMessage, PendingMisses.Question?) -> Bool
   /// Sends what `ask` took: a walk has asked for all it wants. Called on queue threads, and must not block.
   private let asked: @Sendable () -> Void
@@ -48,7 +48,7 @@ public final class IOTLBSpace: DMASpace {
   static let oddLimit = 256
 
   /// A space over `memory`, empty (R102). `ask` takes messages for the back-end's channel, and `asked` says that they
-  /// are to be sent now; `faulted` hears of refused accesses, on queue threads.
+  /// are to be sent now; `faulted` is called for refused accesses, on queue threads.
   init(
     memory: GuestMemory, maxNodes: Int = 1 << 13, servesOneChain: Bool = false,
     ask: @escaping @Sendable (IOTLBMessage, PendingMisses.Question?) -> Bool,
@@ -106,7 +106,7 @@ public final class IOTLBSpace: DMASpace {
         return .failure(.fault(DMAFault(address: address, access: access, reason: .unmapped)))
       }
     }
-    // Nobody would say when such a look-up has asked for all it wants.
+    // Nothing would mark the end of the questions of such a look-up.
     if waiter == nil, case .failure(.pending) = verdict { asked() }
     return try verdict.get()
   }
@@ -122,7 +122,7 @@ public final class IOTLBSpace: DMASpace {
     }
   }
 
-  /// Hands a question to `ask`. False if there is nobody to ask; then it is not open any more.
+  /// Hands a question to `ask`. False if there is no front-end to ask; then it is not open any more.
   private func send(_ question: PendingMisses.Question, about address: DMAAddress, _ state: inout State) -> Bool {
     let access: IOTLBMessage.Permission = question.key.access == .read ? .read : .write
     // The channel's queue is filled under the lock, so that a question and its record cannot be seen one without the
@@ -158,7 +158,7 @@ public final class IOTLBSpace: DMASpace {
   public func report(_ fault: DMAFault) {
     counters.withLock { $0.faults &+= 1 }
     faulted(fault)
-    // Nobody waits for an answer: a failure to send is the front-end's loss (R125).
+    // No thread waits for an answer: if it cannot be sent, only the front-end misses it (R125).
     _ = ask(
       IOTLBMessage(
         kind: .accessFail, address: fault.address.rawValue, permission: fault.access == .read ? .read : .write), nil)

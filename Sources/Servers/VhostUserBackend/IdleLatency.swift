@@ -33,7 +33,7 @@ struct IdleLatency {
   /// They came fast if they took no longer.
   private static let window = Duration.milliseconds(20)
 
-  /// What came of it, for whoever asks.
+  /// Its effect, for reports.
   enum Outcome: Hashable, Sendable {
     case unused
     /// It was in force so many times.
@@ -61,7 +61,7 @@ struct IdleLatency {
 
   /// Whether the limit is in force.
   var isInForce: Bool { limit != nil }
-  /// How long whoever waits for messages may wait before ``look(at:)``; nil: for ever.
+  /// How long the control thread may wait for messages before ``look(at:)``; nil: for ever.
   var patience: Duration? { limit == nil ? nil : Self.window }
 
   /// A message about a translation came.
@@ -75,8 +75,7 @@ struct IdleLatency {
     began = end
   }
 
-  /// Gives the limit up if too few came since it was last decided about, whatever else happened meanwhile. True if it
-  /// did. To be called after every wait.
+  /// Gives the limit up if too few came since the last decision. Returns true if it did. Call it after every wait.
   mutating func look(at now: @autoclosure () -> ContinuousClock.Instant = .now) -> Bool {
     guard limit != nil, began.duration(to: now()) > Self.window * 2 else { return false }
     quiet()

@@ -6,14 +6,14 @@ internal import Virtio
 /// Memory, shared with the front-end, that remembers which requests are in flight: a back-end that takes over after
 /// this one died finds them there ("Inflight I/O tracking").
 ///
-/// One piece per virtqueue, each a multiple of 64 bytes, in the layout for its ring's format. What it holds may be
-/// anybody's: indices are checked before use, and loops are bounded.
+/// One piece per virtqueue, each a multiple of 64 bytes, in the layout for its ring's format. Its contents are not
+/// trusted: indices are checked before use, and loops are bounded.
 ///
-/// A region made here has room for the device's largest rings, whatever the front-end asked for, and says so in a block
-/// of its own behind the pieces: a front-end may hand it to the next process as what it asked for. Without such a
+/// A region made here has room for the device's largest rings, even if the front-end asked for less, and says so in a
+/// block of its own behind the pieces: a front-end may hand it to the next process as what it asked for. Without such a
 /// block, the pieces lie as the description says.
 final class InflightRegion: Sendable {
-  /// What the front-end told us.
+  /// The front-end's description.
   let description: InflightDescription
   private let mapping: HostMapping
   private let shape: InflightShape?

@@ -1,7 +1,7 @@
 internal import HostIO
 internal import Synchronization
 
-/// Tells the front-end that the dirty log changed, if it passed a descriptor for that (SET_LOG_FD). From any thread;
+/// Notifies the front-end that the dirty log changed, if it passed a descriptor for that (SET_LOG_FD). From any thread;
 /// nothing waits.
 final class LogEvent: Sendable {
   private let event = Mutex<EventFD?>(nil)

@@ -76,7 +76,7 @@ struct MemoryTable {
     guard !guestAddresses || description.guestAddress == description.frontendAddress else {
       throw ProtocolError(message, "with GPA_ADDRESSES a region's two addresses must be equal")
     }
-    // Touching memory beyond the file's end would yield zeroes that nobody else sees.
+    // Touching memory beyond the file's end would yield zeroes that no other process sees.
     let size: UInt64
     let raw = file.rawValue
     let memoryFile = MemoryFile(adopting: file)

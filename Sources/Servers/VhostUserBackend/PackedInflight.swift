@@ -55,7 +55,7 @@ final class PackedInflight: InflightRecorder {
     used = oldUsed
     usedWrap = wasWrapped
     if (cells.load16(at: 16), isWrapped) != (oldUsed, wasWrapped) {
-      // Somebody died while giving a chain back. If the driver can see it, it is done.
+      // A process died while it completed a chain. If the driver can see the used entry, the chain is done.
       let available: UInt16 = wasWrapped ? 1 << 7 : 1 << 15
       if flags(oldUsed) & (1 << 7 | 1 << 15) != available {
         free = cells.load16(at: 12)
@@ -172,7 +172,7 @@ final class PackedInflight: InflightRecorder {
   func completing(_ record: UInt16) {
     let count = cells.load16(at: entry(record) + 6)
     let last = cells.load16(at: entry(record) + 4)
-    // Shared memory: whoever changed it harms only itself, but must not make us leave the list.
+    // Shared memory: a front-end that changes it harms only itself, but must not make us leave the list.
     guard last < capacity, count > 0, count <= size else { return }
     cells.store16(free, at: entry(last) + 2)
     let old = free

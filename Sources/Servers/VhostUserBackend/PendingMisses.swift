@@ -1,6 +1,6 @@
 internal import DMA
 
-/// Which translations have been asked for and not been answered, who waits for them, and which were refused.
+/// Which translations have been asked for and not been answered, which walks wait for them, and which were refused.
 ///
 ///     nothing ──ask──▶ open ──its update──▶ nothing, waiters woken
 ///                        │
@@ -8,13 +8,13 @@ internal import DMA
 ///
 /// A question is about a page and one access, and is open until its update or its answer. It is asked once, however
 /// many queues wait for it (R115). A walk is woken when all that it waits for is settled: a chain of many cold pages is
-/// walked again once. A refusal is the walk's that asked and ends with it (``AskingWalk``): who waited too asks for
-/// itself, because the guest may have mapped the page since the question was sent.
+/// walked again once. A refusal belongs to the walk that asked and ends with it (``AskingWalk``): another walk that
+/// waited asks again, because the guest may have mapped the page since the question was sent.
 ///
-/// A front-end answers in the order in which it was asked: its answers carry nothing else that tells them apart. So an
-/// update is the answer to the first question that is open about one of its pages, and grants what that one asked for;
-/// a second question about a page, for the other access, has an update of its own. Both are under way at once. One
-/// question about both would do where a front-end looks both up; QEMU looks up writing only, and answers with both.
+/// A front-end answers in the order in which it was asked: its answers carry no other identification. So an update is
+/// the answer to the first question that is open about one of its pages, and grants what that one asked for; a second
+/// question about a page, for the other access, has an update of its own. Both are under way at once. One question
+/// about both would do where a front-end looks both up; QEMU looks up writing only, and answers with both.
 ///
 /// Queues that ask at the same time have an equal part each of all that may be open (``room``). One that found no room
 /// is woken when there is some, in the order in which they came, and no more of them than there is room for.
@@ -33,9 +33,9 @@ struct PendingMisses {
     var access: DMAAccess { word & 1 == 0 ? .read : .write }
   }
 
-  /// A question on its way. The number tells it from an earlier one about the same page: the update that settles a
-  /// question is on one socket and its answer on another, so the guest can have unmapped and mapped the page again, and
-  /// a queue have asked again, before the first answer is read.
+  /// A question on its way. The number distinguishes it from an earlier one about the same page: the update that
+  /// settles a question is on one socket and its answer on another, so the guest can have unmapped and mapped the page
+  /// again, and a queue have asked again, before the first answer is read.
   struct Question: Hashable {
     var key: Key
     var number: UInt64
@@ -44,20 +44,20 @@ struct PendingMisses {
   enum Verdict: Equatable {
     /// Ask the front-end.
     case ask(Question)
-    /// Somebody did, or it is asked later.
+    /// Another walk did, or it is asked later.
     case wait
     /// The front-end said no.
     case refused
   }
 
-  /// What an update is to those who asked.
+  /// What an update means for the open questions.
   enum Meaning: Equatable {
     /// The answer to this question.
     case answer(Question)
-    /// The answer to a question from before the last flush: whoever asked is gone, and nobody would take it back
-    /// (R064).
+    /// The answer to a question from before the last flush: the walk that asked is gone, and the page would stay for
+    /// ever (R064).
     case late(Question)
-    /// Nobody asked about any of its pages.
+    /// There is no question about any of its pages.
     case unasked
   }
 
@@ -76,7 +76,7 @@ struct PendingMisses {
     var number: UInt64
     var access: DMAAccess
     var epoch: UInt64
-    /// Who asked, until it is satisfied.
+    /// The walk that asked, until it is satisfied.
     var owner: AskingWalk?
     var joined: [AskingWalk] = []
   }
@@ -103,7 +103,7 @@ struct PendingMisses {
   private(set) var count = 0
   /// How many refusals are kept.
   var refusals: Int { walks.values.reduce(0) { $0 + $1.refusals } }
-  /// How often a question was looked at: what operations cost.
+  /// How often a question was examined: the cost of operations.
   private(set) var steps = 0
 
   // MARK: Queues
@@ -124,8 +124,9 @@ struct PendingMisses {
     return .ask(open(key, owner: walk))
   }
 
-  /// What to do about a page that nobody waits for yet. Whoever comes to need it joins; a refusal is nobody's, and that
-  /// one asks for itself. `refused`: a good part of what may be asked is open, and is for those who wait.
+  /// What to do about a page that no walk waits for yet. A walk that needs it later joins; a refusal is then dropped,
+  /// and that walk asks itself. `refused`: a good part of the allowed questions is open, and is left to walks that
+  /// wait.
   mutating func foresee(_ address: DMAAddress, _ access: DMAAccess) -> Verdict {
     let key = Key(address, access)
     steps += 1
@@ -172,8 +173,8 @@ struct PendingMisses {
     invited -= 1
   }
 
-  /// The open question that whoever needs `key` waits for, if there is one. A reader waits for one about writing, too,
-  /// and then looks again: nothing is asked about a page while something is to be known of it.
+  /// The open question that a walk that needs `key` waits for, if there is one. A reader waits for one about writing,
+  /// too, and then checks again: no second question about a page while an answer is due.
   private func place(of key: Key, in open: [Record]) -> Int? {
     let mine = open.lastIndex { $0.epoch == epoch && $0.access == key.access }
     return mine ?? (key.access == .read ? open.lastIndex { $0.epoch == epoch } : nil)
@@ -191,8 +192,8 @@ struct PendingMisses {
     return true
   }
 
-  /// A queue's walk is over, and is to be made again when what it waits for is settled. False if that is no use: the
-  /// table was emptied for it again and again, so it needs more room than there is.
+  /// A queue's walk is over, and will be repeated when the questions it waits for are settled. False if repeating is
+  /// useless: the table was emptied for it again and again, so it needs more room than there is.
   @discardableResult mutating func paused(_ queue: (any TranslationWaiter)?) -> Bool {
     guard let walk = walks[queue.map(ObjectIdentifier.init)] else { return true }
     walk.pause()
@@ -200,7 +201,7 @@ struct PendingMisses {
     return walk.evictions < Self.evictionsPerWalk
   }
 
-  /// A queue's access was made, or given up. Refusals of its other pages, come or still to come, are nobody's any more.
+  /// A queue's access was made, or given up. Refusals of its other pages, present or future, are dropped.
   mutating func ended(_ queue: (any TranslationWaiter)?) {
     guard let walk = walks.removeValue(forKey: queue.map(ObjectIdentifier.init)) else { return }
     walk.hasEnded = true
@@ -208,7 +209,7 @@ struct PendingMisses {
     noteRoom()
   }
 
-  /// The question could not be sent and never will be. Returns who may ask again.
+  /// The question could not be sent and never will be. Returns the walks that may ask again.
   @discardableResult mutating func withdraw(_ question: Question) -> [any TranslationWaiter] {
     close(question).map { settle($0) } ?? []
   }
@@ -219,7 +220,8 @@ struct PendingMisses {
   mutating func meaning(ofUpdateFrom first: UInt64, through last: UInt64) -> Meaning {
     guard let (page, record) = oldest(first >> 12...last >> 12) else { return .unasked }
     if record.epoch == epoch { return .answer(Question(key: Key(page: page, record.access), number: record.number)) }
-    // From before the last flush. If somebody wants the same now, it is theirs as well; their own is still to come.
+    // From before the last flush. If a walk asks the same now, this answer counts for it as well; its own is still to
+    // come.
     let question = Question(key: Key(page: page, record.access), number: record.number)
     if records[page]!.contains(where: { $0.epoch == epoch && $0.access == record.access }) { return .answer(question) }
     return .late(question)
@@ -261,7 +263,7 @@ struct PendingMisses {
   }
 
   /// An update for `first` through `last` is done with: it was the answer to `question`, or to none, and `granted` is
-  /// allowed on its pages now. `isNews`: not only what was so before. Returns who is to try again.
+  /// allowed on its pages now. `isNews`: not only what was so before. Returns the walks that have to try again.
   mutating func updated(
     from first: UInt64, through last: UInt64, granted: DMAPermissions, answering question: Question?,
     isNews: Bool = true
@@ -271,8 +273,8 @@ struct PendingMisses {
     guard isNews else { return woken }
     let pages = first >> 12...last >> 12
     forgetRefusals(pages)
-    // Whoever else asked for what is granted now need not wait for an answer. The question stays open: its update is to
-    // come.
+    // Other walks that asked for what is granted now need not wait for an answer. The question stays open: its update
+    // is to come.
     if pages.count <= records.count {
       for page in pages { satisfy(page, granted, &woken) }
     } else {
@@ -331,8 +333,7 @@ struct PendingMisses {
     }
   }
 
-  /// Forgets everybody who waits, and returns them. Questions stay open, so that what comes for them is known to be
-  /// late.
+  /// Removes all waiting walks, and returns them. Questions stay open, so that their answers are known to be late.
   mutating func flush() -> [any TranslationWaiter] {
     epoch += 1
     let woken = walks.values.compactMap { $0.waiter }
@@ -360,7 +361,7 @@ struct PendingMisses {
     return records[question.key.page]!.remove(at: place)
   }
 
-  /// Lets everybody go who waits for a question. Returns those who wait for nothing else.
+  /// Releases all walks that wait for a question. Returns those that wait for no other.
   private mutating func settle(_ record: Record) -> [any TranslationWaiter] {
     var woken: [any TranslationWaiter] = []
     func release(_ walk: AskingWalk) {
@@ -373,10 +374,10 @@ struct PendingMisses {
     return woken
   }
 
-  /// Wakes those who found no room, as far as there is a part for each.
+  /// Wakes walks that found no room, as far as there is a share for each.
   private mutating func invite(_ woken: inout [any TranslationWaiter]) {
-    // One at least for an answer when half is free: somebody who was invited and does not come holds nobody up for
-    // ever.
+    // At least one for an answer when half is free: a walk that was woken and does not ask must not block the others
+    // for ever.
     var isDue = count <= Self.openInAll / 2
     let share = share
     while let walk = starving.first, isDue || count + (invited + 1) * share <= Self.openInAll {

@@ -3,8 +3,8 @@ internal import Logging
 internal import Virtio
 internal import VirtioServing
 
-/// Notices that the guest's memory is not shared with this process, of which nothing else tells: a guest would hang,
-/// and everybody be silent.
+/// Notices that the guest's memory is not shared with this process, which nothing else reports: a guest would hang
+/// without any message.
 ///
 /// Two signs: a ring is to run and there is no memory; and a ring was kicked and shows nothing, because the guest
 /// writes to a copy of the memory that was passed. Of the second one two kicks are needed, since QEMU kicks when it
@@ -20,7 +20,7 @@ struct SharingAdvice {
 
   init() throws(HostError) { kicked = try EventFD() }
 
-  /// Another device's life begins on the same connection: what was told of the last one may be true again.
+  /// Another device starts on the same connection: advice that was logged for the last one may apply again.
   mutating func renew() { isTold = false }
 }
 
@@ -46,7 +46,7 @@ extension BackendSession {
   func lookForRequests() {
     if let timer = sharing.timer { try? poller.remove(timer.rawValue) }
     sharing.timer = nil
-    // What waits for a translation, or was refused one, is told elsewhere.
+    // Other code reports requests that wait for a translation, or were refused one.
     guard runner.counts.allSatisfy({ $0.requests == 0 && $0.faults == 0 }),
       !isTranslated || iotlb.statistics.mappings > 0,
       vrings.indices.contains(where: runner.isRunning)

@@ -7,7 +7,7 @@ internal import Virtio
 struct TranslationSigns: Sendable {
   /// Updates that lead from an address to the same guest-physical one: all of them do under pass-through.
   var identities: UInt64 = 0
-  /// Updates for an address that led elsewhere until now, and that nobody had taken back.
+  /// Updates for an address that had another translation until now, without an invalidation.
   var moved: UInt64 = 0
 }
 
@@ -39,7 +39,7 @@ extension IOTLBSpace {
 
 extension BackendStatistics {
   /// Whether every mapping so far leads from an address to itself: then an IOMMU in pass-through mode is the likeliest
-  /// reason, and whatever the device asks for would be granted.
+  /// reason, and every page that the device asks for would be granted.
   public var looksLikePassThrough: Bool {
     addressPath == .platform && iotlb.updates > 0 && iotlb.identities == iotlb.updates
   }

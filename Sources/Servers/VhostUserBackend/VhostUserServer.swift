@@ -7,8 +7,8 @@ public import VirtioServing
 
 /// A vhost-user back-end: serves a device to the front-end that connects, one after the other.
 ///
-/// On a listening socket it accepts again when a front-end has gone, whatever it did; a connected socket is served
-/// until it closes. The device outlives its connections.
+/// On a listening socket it accepts again when a front-end has gone, for any reason; a connected socket is served until
+/// it closes. The device outlives its connections.
 public final class VhostUserServer: DeviceServer {
   private let device: any VirtioDevice
   private let socket: InheritedSocket
@@ -23,7 +23,7 @@ public final class VhostUserServer: DeviceServer {
   ///
   /// The device's configuration changes are passed on to the front-end, so a device belongs to one server.
   ///
-  /// - Parameter facts: what else ``statistics`` are to say about the device; called whenever somebody asks, on any
+  /// - Parameter facts: what else ``statistics`` are to say about the device; called for each report, on any
   /// thread.
   public init(
     _ device: any VirtioDevice, on socket: InheritedSocket, options: BackendOptions = BackendOptions(), log: Logger,
@@ -42,8 +42,8 @@ public final class VhostUserServer: DeviceServer {
   /// Serves `device` on a socket that is made at `path`, and removed with the server. Front-ends may connect at once;
   /// they are served from ``run()`` on.
   ///
-  /// - Throws: as `UnixListener`: EADDRINUSE if somebody listens there, EEXIST if the path is something else than a
-  ///   socket.
+  /// - Throws: as `UnixListener`: EADDRINUSE if another socket listens there, EEXIST if the path is something else than
+  ///   a socket.
   public convenience init(
     _ device: any VirtioDevice, at path: String, options: BackendOptions = BackendOptions(), log: Logger
   ) throws(HostError) {
@@ -71,7 +71,7 @@ public final class VhostUserServer: DeviceServer {
     }
     let log = log
     let door = try WorkerThread(name: "\(options.name) door") {
-      do { try acceptor.run() } catch { log.error("nobody new is let in: \(error)") }
+      do { try acceptor.run() } catch { log.error("no new connections are accepted: \(error)") }
     }
     defer {
       stopping.signal()
@@ -84,8 +84,7 @@ public final class VhostUserServer: DeviceServer {
     }
   }
 
-  /// A session, as soon as this host has what it takes; nil when told to stop before, or when the front-end did not
-  /// wait.
+  /// A session, as soon as this host has the resources; nil after a stop, or when the front-end did not wait.
   private func begin(on socket: UnixSocket, _ acceptor: ConnectionAcceptor) throws(HostError) -> BackendSession? {
     var isTold = false
     while true {

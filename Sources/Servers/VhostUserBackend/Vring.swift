@@ -13,7 +13,7 @@ struct Vring {
   var call: EventFD?
   /// SET_VRING_CALL came, with a descriptor or with the wish not to be called.
   var isCallSet = false
-  /// There is to be no kick descriptor: the ring is looked at again and again.
+  /// Without a kick descriptor: the ring is polled.
   var isPolled = false
   /// Between SET_VRING_KICK (or VRING_KICK) and GET_VRING_BASE.
   var isStarted = false

@@ -4,7 +4,7 @@ internal import VhostUser
 internal import Virtio
 internal import VirtioServing
 
-/// Tells the front-end of virtqueues that broke: through the descriptor of SET_VRING_ERR, or in band, and in the device
+/// Notifies the front-end of broken virtqueues: through the descriptor of SET_VRING_ERR, or in band, and in the device
 /// status. Queue threads call it; nothing here waits.
 final class VringErrorNotifier: DeviceEvents {
   private struct State {

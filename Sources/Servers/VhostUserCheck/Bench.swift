@@ -17,7 +17,7 @@ final class Bench {
   var queueCount = 1
   /// What the first request brought.
   var reference: [UInt8]?
-  /// The back-end ends with its front-end: that is its way and no crash, and the next front-end needs a new one.
+  /// The back-end ends with its front-end: that is its design and no crash, and the next front-end needs a new one.
   var endsWithConnection = false
   private var frontends: [Frontend] = []
   private var sockets: [UnixSocket] = []
@@ -54,7 +54,7 @@ final class Bench {
     }
   }
 
-  /// A connection that says whatever it is told to.
+  /// A connection that sends any messages and bytes, rules or not.
   func raw() throws(Finding) -> RawConnection {
     let end = ContinuousClock.now + patience
     while true {

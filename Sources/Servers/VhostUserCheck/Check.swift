@@ -14,7 +14,7 @@ struct Check: Sendable {
   var protocolFeatures: ProtocolFeatures = []
   /// Only for devices that write into the driver's buffers.
   var needsWrites = false
-  /// Returns what was seen when the rule was kept; otherwise throws.
+  /// Returns what was observed if the rule was kept; otherwise throws.
   var body: @Sendable (Bench) throws(Finding) -> String
 
   init(

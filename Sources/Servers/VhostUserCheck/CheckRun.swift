@@ -5,7 +5,7 @@ internal import Virtio
 
 /// Why no check could be made.
 public enum CheckError: Error, Hashable, Sendable {
-  /// Nobody can be connected to; the reason as half a sentence.
+  /// There is no back-end to connect to; the reason as half a sentence.
   case unreachable(String)
   /// The back-end ended after the first connection, and there is no way to start it anew.
   case servesOneConnection
@@ -81,9 +81,9 @@ public final class CheckRun {
     (bench.offeredFeatures.bits, bench.offeredProtocol.names, bench.queueCount)
   }
 
-  /// Makes the checks and tells of each result as it is known.
+  /// Runs the checks, and reports each result as it is known.
   ///
-  /// - Parameter warn: hears first, in a sentence, if the back-end does not look like the device it is checked as.
+  /// - Parameter warn: called first, with a sentence, if the back-end does not look like the device it is checked as.
   public func run(warn: (String) -> Void = { _ in }, _ report: (CheckResult) -> Void) throws(CheckError) -> CheckSummary
   {
     let clock = ContinuousClock()
@@ -153,7 +153,7 @@ public final class CheckRun {
     }
   }
 
-  /// The back-end that is there is of no use any more.
+  /// The current back-end cannot be used any more.
   private var mustRenew = false
 
   private enum Presence { case answers, silent, gone }
@@ -196,7 +196,7 @@ public final class CheckRun {
     case (.gone, .ended): return nil
     case (.gone, _):
       mustRenew = true
-      return Finding(verdict: .crashed, evidence: "nobody listens any more")
+      return Finding(verdict: .crashed, evidence: "its socket has no listener any more")
     case (.silent, _):
       mustRenew = true
       return Finding(verdict: .wedged, evidence: "it does not answer the next connection")

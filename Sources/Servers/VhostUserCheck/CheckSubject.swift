@@ -8,13 +8,13 @@ public enum BackendLife: Hashable, Sendable {
   case ended(Int32)
   /// This signal killed it.
   case killed(Int32)
-  /// Somebody else started it: nobody here knows.
+  /// It was started elsewhere: its state is not known here.
   case unknown
 }
 
 /// The back-end under examination. One thread uses it.
 public protocol CheckSubject: AnyObject {
-  /// Connects to it, once; ENOENT and ECONNREFUSED mean that nobody listens.
+  /// Connects to it, once; ENOENT and ECONNREFUSED mean that there is no listener.
   func connect(timeout: Duration) throws(HostError) -> UnixSocket
   /// What its process is doing.
   var life: BackendLife { get }
@@ -22,7 +22,7 @@ public protocol CheckSubject: AnyObject {
   func renew() -> Bool
 }
 
-/// A back-end that somebody else started, known by its socket.
+/// A back-end that was started elsewhere, known by its socket.
 public final class SocketSubject: CheckSubject {
   private let path: String
 

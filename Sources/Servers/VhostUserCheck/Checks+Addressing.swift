@@ -15,7 +15,7 @@ extension Check {
     ) { bench throws(Finding) in
       let session = try bench.session(Setup(translated: true, identity: true))
       try session.roundTrip()
-      // The ring runs: what is told before that may be forgotten with its start.
+      // The ring runs: translations that came before its start may be dropped with it.
       var all = try session.update(DMAAddress(DeviceSpace.guestStart))
       all.size = DeviceSpace.byteCount
       try session.translate(all)

@@ -6,7 +6,7 @@ internal import Virtio
 extension Check {
   private static let nowhere: UInt64 = 0x6600_0000_0000
 
-  /// A ring that a driver broke: the back-end lives, answers, and serves the ring when it is set up again.
+  /// A ring that a driver broke: the back-end survives, answers, and serves the ring when it is set up again.
   private static func broken(
     _ name: String, _ sentence: String, _ features: Features = [], rule: String = "R091",
     _ place: @escaping @Sendable (Session, BareDescriptor.Flags) throws(Finding) -> Void

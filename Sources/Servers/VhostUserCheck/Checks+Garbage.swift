@@ -10,7 +10,7 @@ extension Check {
       for _ in 0..<24 {
         let connection = try bench.negotiatedRaw()
         for _ in 0..<16 {
-          // SET_CONFIG is left out: it could be taken, and changes somebody's device.
+          // SET_CONFIG is left out: it could be taken, and would change the device.
           let request = UInt32(random.next() % 46)
           if request == FrontendRequest.Kind.setConfiguration.rawValue
             || request == FrontendRequest.Kind.getFeatures.rawValue

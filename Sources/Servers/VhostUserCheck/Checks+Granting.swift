@@ -5,8 +5,8 @@ internal import Virtio
 
 extension Check {
   /// A page that allows one access, used for it first and for the other one afterwards, and the other way round; and a
-  /// front-end whose answers say that both are allowed, as QEMU's do whatever the page allows. What was not asked for
-  /// is not granted.
+  /// front-end whose answers say that both are allowed, as QEMU's do for every page. What was not asked for is not
+  /// granted.
   static let granting: [Check] = [
     Check(
       "read-then-write", "R084",

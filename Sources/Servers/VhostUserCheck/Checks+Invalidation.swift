@@ -176,8 +176,8 @@ extension Check {
     try session.batch(session.room)
     let pages = session.ringPages
     let all = Set((pages.descriptor + pages.driver + pages.device).map(\.rawValue)).sorted()
-    // The driver is quiet, but the device may still write which notifications it wants: it has to let go of the pages
-    // before their bytes are copied. What it asks for meanwhile is answered when they are.
+    // The driver is quiet, but the device may still write which notifications it wants: it has to release the pages
+    // before their bytes are copied. Its questions meanwhile are answered afterwards.
     session.frontend.onMiss { _ in .hold }
     for page in all {
       session.space.hide(DMAAddress(page))

@@ -50,7 +50,7 @@ extension Check {
       _ = session.ring.queue.armCall()
       try session.submit()
       try session.awaitUsedIndex(2)
-      // Whoever was to be called for it was: with the descriptor that is replaced now.
+      // The call for it was made, with the descriptor that is replaced now.
       session.settle()
       let call = try eventFD()
       let message = FrontendRequest.setVringCall(VringDescriptor(index: UInt8(bench.device.queue), hasDescriptor: true))
@@ -86,7 +86,7 @@ extension Check {
     },
   ]
 
-  /// Sets the rings up and makes a request, which must come to nothing. How that was.
+  /// Sets the rings up and makes a request, which must not be served. Returns what was observed.
   private static func mustNotRun(_ session: Session, _ otherwise: String) throws(Finding) -> String {
     do throws(Finding) {
       try session.start()

@@ -88,7 +88,7 @@ extension Check {
     return DMAAddress(0x1_4000_0000)
   }
 
-  /// Tells the back-end of all memory once more, as one table or by what is new.
+  /// Sends the back-end all memory once more, as one table or by the new regions.
   private static func again(_ session: Session) throws(Finding) {
     let frontend = session.frontend
     try judged { () throws(FrontendError) in

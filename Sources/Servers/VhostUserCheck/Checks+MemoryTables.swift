@@ -100,7 +100,7 @@ extension Check {
 
   private static let cutStart: UInt64 = 0x1_4000_0000
 
-  /// Makes a second region and tells of it; cut: of its file there is the first page only. How it was refused, or nil.
+  /// Makes a second region and sends it; cut: its file has the first page only. Returns how it was refused, or nil.
   private static func announceCut(_ session: Session, cut: Bool = true) throws(Finding) -> String? {
     let (frontend, memory) = (session.frontend, session.space.memory)
     let region = try judged { () throws(FrontendError) in

@@ -190,7 +190,7 @@ extension Check {
       // Many back-ends serve one front-end at a time.
       connection.socket.shutdown()
       if case .answered(let bytes) = reaction, request == .getVringBase(state) {
-        // Its own answer is a state, and there is none.
+        // Its own answer would be a state, which does not exist.
         let code = reaction.code ?? 0
         try expect(
           bytes.count != 8 || UInt32(truncatingIfNeeded: code) != index,

@@ -35,7 +35,7 @@ extension Check {
         try expect(marked(log, [page]), "the page of the answer was not marked after logging was switched on")
       }
       try judged { () throws(FrontendError) in try session.frontend.stopLogging() }
-      // Whoever goes on marking marks too much, which harms nobody.
+      // A back-end that goes on marking marks too much, which is harmless.
       try session.roundTrip()
       return "requests were served before, with and after logging"
     },
@@ -58,7 +58,7 @@ extension Check {
       try session.start()
       try session.roundTrip()
       let usual = session.landing
-      // A page each: what was marked for one says nothing of the next.
+      // A page each: a mark for one is no mark for the next.
       var places: [DMAAddress] = []
       for _ in 0..<min(256, session.room) { places.append(try session.space.allocate()) }
       let pages = places.map { session.space.guest($0).rawValue / DeviceSpace.page }
@@ -125,7 +125,7 @@ extension Check {
     var written = session.ringPages.device.map { page($0) }
     if bench.device.writes { written.append(page(session.landing)) }
     try expect(marked(log, written), "pages \(written) were written, and \(log.pages) are marked")
-    // Everything that the driver gave nobody to write.
+    // Everything that the driver did not give the device to write.
     let possible = Set(
       written + session.rings.flatMap { session.pages(of: $0).device.map { page($0) } }
         + session.pieces.map { page($0) })
@@ -274,7 +274,7 @@ extension Check {
     _ = session.ring.queue.publish()
     let description = area.description
     // {features 64, version 16, descriptors 16, last batch 16, used index 16}, and of each descriptor {in flight 8,
-    // padding, next 16, counter 64}. Pieces begin at multiples of 64, and what a back-end has behind them is its own.
+    // padding, next 16, counter 64}. Pieces begin at multiples of 64, and the layout behind them is the back-end's own.
     let start = session.bench.device.queue * (Int(description.mmapSize) / max(1, Int(description.queueCount)) & ~63)
     let size = description.queueSize
     try judged { () throws(FrontendError) in
@@ -291,7 +291,7 @@ extension Check {
     return (area, heads.count)
   }
 
-  /// Where the predecessor was, who had taken so many.
+  /// The position of the predecessor, which had taken so many.
   private static func taken(_ session: Session, _ count: Int) -> [QueueState] {
     let here = QueueState(available: UInt16(count), used: nil)
     return session.rings.map { $0.index == session.bench.device.queue ? here : .initial }

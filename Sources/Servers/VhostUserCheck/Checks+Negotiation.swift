@@ -86,7 +86,7 @@ extension Check {
       "VIRTIO_F_RING_RESET is not offered for a device whose front-end has no message for it."
     ) { bench throws(Finding) in
       let isOffered = bench.offeredFeatures.contains(Features(bit: 40))
-      // QEMU disables and stops a network device's ring, and tells of no other's.
+      // QEMU disables and stops a network device's ring; it disables no other device's.
       guard bench.device != .net else {
         return isOffered ? "offered: a network device's rings are disabled and stopped one by one" : "not offered"
       }

@@ -46,7 +46,7 @@ extension Check {
       features: Frontend.protocolFeaturesBit
     ) { bench throws(Finding) in
       let queue = bench.device.queue
-      // What a network device does on a disabled ring is its own business.
+      // The protocol leaves open what a network device does on a disabled ring.
       if bench.device == .net {
         return try undisturbed(bench, Setup()) { frontend throws(FrontendError) in
           try frontend.enable(queue, false)

@@ -38,7 +38,7 @@ extension Check {
       for _ in 0..<4 { try session.add() }
       session.publish()
       for _ in 0..<4 { try session.finish() }
-      // An entry for the last of them stands for all; what comes behind it must not be about one of them.
+      // An entry for the last of them stands for all; later entries must not be about one of them.
       try session.roundTrip()
       return "four requests at once came back in order, and a fifth"
     },

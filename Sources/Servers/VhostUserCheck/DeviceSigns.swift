@@ -1,5 +1,5 @@
-/// Whether a back-end looks like the kind of device it is checked as. It cannot be asked; the features that it offers
-/// tell.
+/// Whether a back-end looks like the kind of device it is checked as. The protocol has no request for that; the offered
+/// features show it.
 extension CheckedDevice {
   /// Feature bits that devices of this kind have, of those below 24, which belong to the kind (§2.2); of a network
   /// device those that were dropped in virtio 1.0, too.

@@ -6,8 +6,7 @@ internal import VhostUserFrontend
 /// A driver's memory: pages, the device addresses that lead to them, and both ends' view of them.
 ///
 /// Without an IOMMU a device address is a guest address. With one it is a page of its own, near the top of the first 4
-/// GiB, as Linux hands them out; what the device may reach is in `mappings`, what the driver sees does not depend on
-/// it.
+/// GiB, as Linux hands them out; `mappings` has what the device may reach; the driver's view does not depend on it.
 final class DeviceSpace {
   let memory = FrontendMemory()
   let mappings = FrontendMappings()
@@ -28,8 +27,8 @@ final class DeviceSpace {
 
   /// - Parameters:
   ///   - offset: where in its file the memory starts.
-  ///   - below: regions of a megabyte, each of which ends where the one before it starts, and is told after it: kernels put what
-  ///     is mapped later below what was mapped before, so that a back-end has some of them in one piece.
+  ///   - below: regions of a megabyte, each of which ends where the one before it starts, and is sent after it: kernels
+  ///     put what is mapped later below what was mapped before, so that a back-end has some of them in one piece.
   init(translated: Bool, identity: Bool = false, offset: UInt64 = 0, below: Int = 0) throws(Finding) {
     isTranslated = translated
     isIdentity = identity
@@ -74,7 +73,7 @@ final class DeviceSpace {
       return DMAAddress(run[0].rawValue)
     }
     let first = nextDevice
-    // A hole after each run: whoever reads on finds nothing.
+    // A hole after each run: reading past its end finds nothing.
     nextDevice += UInt64(count + 1) * Self.page
     var guests = (0..<count).map { _ in guestPage() }
     if scattered {
@@ -106,7 +105,7 @@ final class DeviceSpace {
     }
   }
 
-  /// Takes a page from the device, not from the driver. The device has to be told.
+  /// Takes a page from the device, not from the driver. The device has to be sent an invalidation.
   func hide(_ device: DMAAddress) {
     mappings.remove(from: device, through: DMAAddress(device.rawValue + Self.page - 1))
   }
@@ -194,7 +193,7 @@ final class DeviceSpace {
     }
   }
 
-  /// Puts new memory where the old was, its bytes copied. The back-end has to be told.
+  /// Puts new memory where the old was, its bytes copied. The back-end has to be sent an invalidation.
   func replaceMemory() throws(Finding) {
     let old = bytes(GuestAddress(Self.guestStart), count: Int(Self.byteCount))
     let description = region

@@ -32,7 +32,7 @@ final class RawConnection {
     self.patience = patience
   }
 
-  /// Sends bytes as they are. False if nobody takes them any more.
+  /// Sends bytes as they are. False if the peer takes no more.
   func send(_ bytes: [UInt8], descriptors: [Int32] = []) throws(Finding) -> Bool {
     do throws(HostError) {
       try socket.send(bytes.span, descriptors: descriptors, timeout: patience)
@@ -83,7 +83,7 @@ final class RawConnection {
       case .message(let header, _): if header.request == FrontendRequest.Kind.getFeatures.rawValue { return nil }
       }
     }
-    throw .broken("it sends answers nobody asked for")
+    throw .broken("it sends answers that were not asked for")
   }
 
   /// Sends a request that must work.
@@ -95,8 +95,7 @@ final class RawConnection {
     }
   }
 
-  /// Sends a message and looks what comes of it: GET_FEATURES follows at once, so that silence is known without
-  /// waiting.
+  /// Sends a message and observes the reaction: GET_FEATURES follows at once, so that silence is known without waiting.
   func provoke(
     _ request: UInt32, _ payload: [UInt8], flags: UInt32? = nil, size: UInt32? = nil, descriptors: [Int32] = []
   ) throws(Finding) -> Reaction {

@@ -9,7 +9,7 @@ internal import Virtio
 ///
 /// Where there are indirect tables every request is as long as a chain may be: that costs the device far more than the
 /// driver. One in the ring is the usual request, which may take the device some time. It uses its own view of the
-/// ring's memory; what the session's queue knows is void from then on.
+/// ring's memory; the state of the session's queue is void from then on.
 final class RestlessDriver {
   private let session: Session
   private let driver: RingMemory

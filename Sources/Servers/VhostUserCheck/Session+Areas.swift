@@ -23,7 +23,7 @@ extension Session {
     }
     for ring in rings {
       let bytes = ring.layout.byteCounts(packed: packed, eventIndex: frontend.features.contains(.eventIndex))
-      // A packed ring's descriptors may be looked at before they are written to.
+      // A packed ring's descriptors may be read before they are written to.
       add("the descriptor area of queue \(ring.index)", ring.layout.descriptorArea, bytes.descriptor, .read)
       add("the driver area of queue \(ring.index)", ring.layout.driverArea, bytes.driver, .read)
       // A used ring's index may be read before it is written.

@@ -2,7 +2,7 @@ internal import VhostUserFrontend
 internal import DMA
 internal import Virtio
 
-/// A descriptor as somebody writes it who follows no rules.
+/// A descriptor with any fields, rules or not.
 struct BareDescriptor {
   struct Flags: OptionSet {
     var rawValue: UInt16

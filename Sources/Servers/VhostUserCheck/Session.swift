@@ -21,7 +21,7 @@ struct Setup {
   var polled = false
   /// Device addresses equal guest addresses, as a pass-through IOMMU has it. Needs `translated`.
   var identity = false
-  /// Regions of a megabyte, each of which ends where the one before it starts; they are told in that order.
+  /// Regions of a megabyte, each of which ends where the one before it starts; they are sent in that order.
   var below = 0
   /// SET_FEATURES is not sent, and only what has to come before it.
   var isUnaccepted = false
@@ -115,8 +115,8 @@ final class Session {
   /// The page of ``probed``.
   var probedPage: DMAAddress { DMAAddress(probed.rawValue & ~(DeviceSpace.page - 1)) }
 
-  /// Puts the probe's pieces elsewhere, a page each from `place` on: which of them a device really looks at is its own
-  /// business.
+  /// Puts the probe's pieces elsewhere, a page each from `place` on: which of them a device really reads is not
+  /// specified.
   func put(at place: DMAAddress) {
     for i in pieces.indices { pieces[i] = DMAAddress(place.rawValue + UInt64(i) * DeviceSpace.page) }
   }
@@ -218,7 +218,7 @@ final class Session {
         if case .violation = failure { throw Finding(failure) }
         throw .broken("the connection ended while a request was under way")
       }
-      // A call that never comes is another check's business.
+      // Another check covers a call that never comes.
       _ = ring.events?.waitForCall(timeout: min(end - now, .milliseconds(20)))
     }
   }
@@ -244,7 +244,7 @@ final class Session {
     }
   }
 
-  /// Waits for the request under way and looks at its answer.
+  /// Waits for the request under way and checks its answer.
   func finish() throws(Finding) {
     guard let used = try used() else { throw nothingCame() }
     if let fault = fault(used) { throw .broken(fault) }
@@ -294,7 +294,7 @@ final class Session {
 
   // MARK: Translations
 
-  /// Tells the back-end that a device page leads nowhere, or elsewhere, from now on.
+  /// Invalidates a device page at the back-end, or gives it a new translation.
   func invalidate(_ device: DMAAddress) throws(Finding) {
     try invalidate(device, DMAAddress(device.rawValue + DeviceSpace.page - 1))
   }

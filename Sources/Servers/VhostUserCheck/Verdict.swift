@@ -4,11 +4,11 @@ internal import VhostUserFrontend
 public enum Verdict: String, CaseIterable, Sendable {
   /// It did what the rule says.
   case kept
-  /// It did something else, and lives.
+  /// It did something else, and still runs.
   case broken
   /// It stopped answering, or a ring it was given came to nothing.
   case wedged
-  /// Its process died, or nobody listens where it did.
+  /// Its process died, or its socket has no listener any more.
   case crashed
   /// It does not offer what the rule is about.
   case notOffered = "not offered"
@@ -37,7 +37,7 @@ public struct CheckResult: Hashable, Sendable {
   /// The rule in one sentence.
   public var sentence: String
   public var verdict: Verdict
-  /// What was seen, in one sentence.
+  /// What was observed, in one sentence.
   public var evidence: String
   /// How long it took.
   public var milliseconds: Int
@@ -92,7 +92,7 @@ func refusal(_ body: () throws(FrontendError) -> Void) throws(Finding) -> String
 }
 
 extension Check {
-  /// What is said of a message that has to be refused.
+  /// The evidence for a message that has to be refused.
   static let tookIt = "the message was acknowledged with 0, which says that it was carried out"
 }
 

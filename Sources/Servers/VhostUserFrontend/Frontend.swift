@@ -9,12 +9,11 @@ internal import VirtioServing
 ///
 /// A session goes: ``negotiate(_:protocolFeatures:anew:)``, ``share()``,
 /// ``startQueue(_:layout:resumingAt:enabled:polled:kicked:)`` for each queue, ``setStatus(_:)`` where it is negotiated;
-/// then the queues' memory and events are the driver's business (`DriverQueue`). ``FrontendMemory``,
-/// ``FrontendMappings`` and ``FrontendInflight`` outlive the connection: a new front-end made with the same ones goes
-/// on where a back-end ended.
+/// then the driver handles the queues' memory and events (`DriverQueue`). ``FrontendMemory``, ``FrontendMappings`` and
+/// ``FrontendInflight`` outlive the connection: a new front-end made with the same ones goes on where a back-end ended.
 ///
 /// Every method waits at most `timeout` for each answer, may be called from any thread, and throws ``FrontendError``
-/// whatever the back-end sends. A thread of its own answers the back-end's requests meanwhile.
+/// for wrong messages of the back-end. A thread of its own answers the back-end's requests meanwhile.
 public final class Frontend: Sendable {
   struct Session {
     var offered: Features = []

@@ -6,8 +6,8 @@ internal import VhostUser
 /// The two sockets of a front-end, and the thread that reads them.
 ///
 /// Requests may be sent by any thread. Answers come in the order of the requests, so each request that has one leaves a
-/// note in `expected` while it is sent, and the thread matches them: nobody has to wait for an answer before the next
-/// request goes out. That is what lets a miss be answered while somebody waits for the acknowledgement of an
+/// note in `expected` while it is sent, and the thread matches them: no thread has to wait for an answer before the
+/// next request is sent. So a miss can be answered while another thread waits for the acknowledgement of an
 /// invalidation.
 final class FrontendConnection: Sendable {
   /// What to do with an answer.
@@ -63,7 +63,7 @@ final class FrontendConnection: Sendable {
   ) throws(FrontendError) {
     try state.withLock { state throws(FrontendError) in
       if let failure = state.failure {
-        // The first error is told to everybody who asks later, unless it was a plain end.
+        // Every later request throws the first error, unless it was a plain end.
         if case .violation = failure { throw failure }
         throw .closed(FrontendRequest.name(of: request))
       }
@@ -87,7 +87,7 @@ final class FrontendConnection: Sendable {
     try? channel.send(bytes.span, timeout: timeout)
   }
 
-  /// Reads until stopped or the back-end closes. `requests` hears of what the back-end asks, on this thread.
+  /// Reads until stopped or the back-end closes. `requests` is called for the back-end's requests, on this thread.
   func run(_ requests: any FrontendChannelDelegate) {
     let reason: FrontendError
     do throws(FrontendError) {
@@ -208,7 +208,7 @@ final class FrontendConnection: Sendable {
       }
       return state.expected.removeFirst { $0.request == request }
     }
-    guard let expected else { throw .violation(ProtocolError(name, "an answer nobody asked for")) }
+    guard let expected else { throw .violation(ProtocolError(name, "an answer that was not asked for")) }
     guard expected.request == message.header.request else {
       let wanted = FrontendRequest.name(of: expected.request)
       let error = FrontendError.violation(ProtocolError(name, "the answer to \(wanted) was due"))
@@ -242,7 +242,7 @@ protocol FrontendChannelDelegate: AnyObject, Sendable {
   func doReleased()
 }
 
-/// An answer somebody waits for.
+/// An answer that a thread waits for.
 final class FrontendAnswer: Sendable {
   private struct State: ~Copyable {
     var message: IncomingMessage?

@@ -5,7 +5,7 @@ public import Virtio
 
 // Memory, configuration space and status.
 extension Frontend {
-  /// Tells the back-end of all memory: a region at a time where it can take them so, otherwise as one table.
+  /// Sends the back-end all memory: region by region if it supports that, otherwise as one table.
   ///
   /// - Throws: ``FrontendError/memory(_:)`` for more regions than the back-end takes.
   public func share() throws(FrontendError) {
@@ -24,7 +24,7 @@ extension Frontend {
     }
   }
 
-  /// Tells the back-end of one more region.
+  /// Sends the back-end one more region.
   public func add(_ region: RegionDescription) throws(FrontendError) {
     try require(.configureMemorySlots, "CONFIGURE_MEM_SLOTS", for: "ADD_MEM_REG")
     guard let piece = memory.pieces.first(where: { $0.description == region }) else { throw .memory("no such region") }
@@ -94,7 +94,7 @@ extension Frontend {
     return DeviceStatus(rawValue: UInt8(truncatingIfNeeded: try ask(.getStatus)))
   }
 
-  /// Resets the device: with RESET_DEVICE, or by status 0, whichever is negotiated.
+  /// Resets the device: with RESET_DEVICE, or by status 0, as negotiated.
   public func reset() throws(FrontendError) {
     if protocolFeatures.contains(.resetDevice) { return try send(.resetDevice) }
     try setStatus([])
@@ -108,7 +108,7 @@ extension Frontend {
   /// Decides about each miss from now on. `policy` is called on the front-end's thread.
   public func onMiss(_ policy: @escaping @Sendable (IOTLBMessage) -> MissAnswer) { translator.setPolicy(policy) }
 
-  /// How much of a mapping an UPDATE tells: nil for all, otherwise the aligned block of so many bytes (a power of two)
+  /// How much of a mapping an UPDATE has: nil for all, otherwise the aligned block of so many bytes (a power of two)
   /// around the miss. QEMU's is 4096.
   public func setUpdateGranule(_ bytes: UInt64?) { translator.setGranule(bytes) }
 
@@ -120,8 +120,8 @@ extension Frontend {
   /// Signalled when the back-end says that an access failed (ACCESS_FAIL).
   public var accessFailed: EventFD { translator.accessFailed }
 
-  /// Maps guest memory. The back-end hears of it when it asks, or at once with `announcing`; then this waits for its
-  /// acknowledgement.
+  /// Maps guest memory. The back-end gets the mapping when it asks, or at once with `announcing`; then this waits for
+  /// its acknowledgement.
   public func map(_ mapping: FrontendMapping, announcing: Bool = false) throws(FrontendError) {
     guard mappings.insert(mapping) else {
       throw .misuse("the mapping is empty, overlaps another or passes the address space's end")
@@ -148,7 +148,7 @@ extension Frontend {
   public func invalidate(from first: DMAAddress, through last: DMAAddress) throws(FrontendError) {
     try sendTranslation(
       IOTLBMessage(
-        // An INVALIDATE's other fields mean nothing; QEMU sends whatever was on its stack.
+        // An INVALIDATE's other fields mean nothing; QEMU sends stack contents in them.
         kind: .invalidate, address: first.rawValue, size: last.rawValue &- first.rawValue &+ 1,
         frontendAddress: 0xdead_beef_dead_beef, permission: IOTLBMessage.Permission(rawValue: 178)))
   }

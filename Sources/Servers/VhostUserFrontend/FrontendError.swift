@@ -3,7 +3,7 @@ public import VhostUser
 
 /// Why a front-end could not do what it was asked to.
 ///
-/// Whatever a back-end sends ends here and never traps.
+/// Wrong input of a back-end is handled here and never traps.
 public enum FrontendError: Error, Hashable, Sendable, CustomStringConvertible {
   /// A system call of ours failed.
   case host(HostError)

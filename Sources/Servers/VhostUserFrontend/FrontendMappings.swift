@@ -105,16 +105,16 @@ public final class FrontendMappings: Sendable {
 public enum MissAnswer: Hashable, Sendable {
   /// An UPDATE if the mappings allow the access, a failure otherwise.
   case fromMappings
-  /// A failure, whatever the mappings say.
+  /// A failure, in spite of the mappings.
   case refuse
-  /// No answer, ever: what QEMU does about a failed translation when nobody asked for an acknowledgement.
+  /// No answer, ever: what QEMU does about a failed translation without a request for an acknowledgement.
   case silence
   /// Like `fromMappings`, this much later.
   case after(Duration)
   /// Like `fromMappings`, when ``Frontend/releaseHeldMisses()`` is called.
   case hold
-  /// Like `fromMappings`, but the UPDATE says that both reading and writing are allowed, whatever the mapping says:
-  /// QEMU's do.
+  /// Like `fromMappings`, but the UPDATE says that both reading and writing are allowed, even if the mapping allows
+  /// less: QEMU's do.
   case generous
   /// Like `fromMappings`, but the UPDATE comes twice.
   case twice

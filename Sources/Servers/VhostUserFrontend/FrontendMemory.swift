@@ -78,7 +78,7 @@ public final class FrontendMemory: Sendable {
     return description
   }
 
-  /// Takes a region away here. Back-ends have to hear of it first: ``Frontend/remove(_:)``.
+  /// Takes a region away here. Remove it from back-ends first: ``Frontend/remove(_:)``.
   public func remove(_ description: RegionDescription) throws(FrontendError) {
     do throws(MemoryRegionError) {
       try guest.remove(

@@ -4,7 +4,7 @@ internal import Synchronization
 internal import VhostUser
 public import Virtio
 
-/// A virtqueue that was given to a back-end: its kick, call and error. Its memory is the driver's business.
+/// A virtqueue that was given to a back-end: its kick, call and error. The driver handles its memory.
 public final class FrontendQueue: Sendable {
   /// Which queue it is.
   public let index: Int
@@ -33,7 +33,7 @@ public final class FrontendQueue: Sendable {
       return
     }
     let request = FrontendRequest.vringKick(VringState(index: UInt32(index), number: 0))
-    // If the connection is gone nobody is there to be kicked.
+    // If the connection is gone there is no device to kick.
     try? connection.send(request.encoded(), request: request.kind.rawValue, expecting: nil)
   }
 
@@ -108,7 +108,7 @@ extension Frontend {
     try send(.setVringAddress(address))
     let small = UInt8(index)
     if inband {
-      // No descriptor at all: to say that there is none would mean that nobody wants to be called.
+      // No descriptor at all: an explicit "no descriptor" would mean that no calls are wanted.
       translator.setEvents(number, call: queue.call, error: queue.error)
     } else {
       try send(.setVringCall(VringDescriptor(index: small, hasDescriptor: true)), descriptors: [queue.call.rawValue])

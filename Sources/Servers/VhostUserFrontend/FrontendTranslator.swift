@@ -25,7 +25,7 @@ final class FrontendTranslator: FrontendChannelDelegate {
   private let memory: FrontendMemory
   private let mappings: FrontendMappings
   private let state = Mutex(State())
-  /// Held while a mapping is looked up and told, and while one is taken away: no UPDATE of it is sent after its
+  /// Held while a mapping is looked up and sent, and while one is removed: no UPDATE of it is sent after its
   /// INVALIDATE.
   private let telling = Mutex(())
   let configurationChanged: EventFD
@@ -133,7 +133,7 @@ final class FrontendTranslator: FrontendChannelDelegate {
 
   private func reply(_ request: BackendRequest, _ code: UInt64) { connection.answer(request.kind.rawValue, code) }
 
-  /// Takes mappings away. What was told of them before was sent before this returns.
+  /// Removes mappings. Updates about them are sent before this returns.
   func unmap(from first: DMAAddress, through last: DMAAddress) {
     telling.withLock { _ in mappings.remove(from: first, through: last) }
   }
@@ -198,7 +198,7 @@ final class FrontendTranslator: FrontendChannelDelegate {
   private func post(_ message: IOTLBMessage, thenMiss: Bool) {
     state.withLock { $0.counts.updates += 1 }
     let bytes = FrontendRequest.iotlb(message).encoded(needsReply: true)
-    // If the connection is gone there is nobody to tell.
+    // If the connection is gone there is no receiver.
     try? connection.send(bytes, request: FrontendRequest.Kind.iotlb.rawValue, expecting: .update(thenMiss: thenMiss))
   }
 }

@@ -2,7 +2,7 @@ public import DMA
 public import IOMMUInterface
 import Synchronization
 
-/// A function's way to memory and interrupts, and its only one: the seed's "give me your DMA address space".
+/// A function's way to memory and interrupts, and its only one: QEMU's `get_dma_as`.
 ///
 /// The bus makes it and keeps it up to date: its number, its bus master enable bit, the IOMMU in front of it. The
 /// spaces stay the same objects for as long as the function is plugged in; what is behind them changes.
@@ -26,8 +26,8 @@ public final class BusMaster: Sendable {
 
   /// Its number, as the buses are numbered now (R030).
   public var requester: RequesterID { endpoint.requester }
-  /// What the function reaches under its requester ID: what an IOMMU in front of it makes of an address, physical
-  /// memory without one, nothing while bus mastering is off.
+  /// What the function reaches under its requester ID: memory as an IOMMU in front of it translates, physical memory
+  /// without one, nothing while bus mastering is off.
   public var translated: any DMASpace { endpoint }
   /// Physical memory, past any IOMMU; nothing while bus mastering is off, here too (R039).
   public var physical: any DMASpace { direct }

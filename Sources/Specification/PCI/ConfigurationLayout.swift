@@ -1,5 +1,5 @@
-/// What a function's configuration space is made of, before it is used: identity, BARs, capabilities. Mistakes here are
-/// the author's, and trap.
+/// The layout of a function's configuration space: identity, BARs, capabilities. Mistakes here are the author's, and
+/// trap.
 public struct ConfigurationLayout: Sendable {
   /// Bytes a function without extended configuration space has.
   public static var byteCount: Int { 256 }

@@ -3,8 +3,8 @@ import Synchronization
 /// A function's configuration space: 256 bytes, or 4096 with a PCI Express capability, that software reads and writes
 /// in any width, of which it changes what it may.
 ///
-/// Any thread may use it. Reads past the end are all ones, writes there are dropped. What a write changes about MSI-X
-/// and the interrupt pin takes effect before it returns.
+/// Any thread may use it. Reads past the end are all ones, writes there are dropped. Changes of a write to MSI-X and
+/// the interrupt pin take effect before it returns.
 public final class ConfigurationSpace: Sendable {
   /// What software has programmed, as the bus routes by it.
   public struct Decoding: Hashable, Sendable {
@@ -33,8 +33,8 @@ public final class ConfigurationSpace: Sendable {
   private let intx: INTx?
 
   /// - Parameters:
-  ///   - msix: what the layout's MSI-X capability controls.
-  ///   - intx: what the interrupt pin is.
+  ///   - msix: the MSI-X table of the layout's capability.
+  ///   - intx: the interrupt pin.
   public init(_ layout: ConfigurationLayout, msix: MSIX? = nil, intx: INTx? = nil) {
     state = Mutex(State(bytes: layout.bytes, initial: layout.bytes, writable: layout.writable))
     bars = layout.bars
@@ -83,7 +83,7 @@ public final class ConfigurationSpace: Sendable {
     }
   }
 
-  /// The function's own change to its registers, whatever software may write.
+  /// The function's own change to its registers, the read-only ones included.
   public func set(_ value: UInt32, at offset: Int, width: Int) {
     state.withLock { state in
       for i in 0..<min(max(width, 0), 4) where state.bytes.indices.contains(offset &+ i) {
@@ -92,7 +92,7 @@ public final class ConfigurationSpace: Sendable {
     }
   }
 
-  /// Everything as after power-on, but for what the bus says about the slot.
+  /// Everything as after power-on, except the bus's state of the slot.
   public func reset() {
     state.withLock { state in
       let header = state.bytes[PCIRegister.headerType]
@@ -110,7 +110,7 @@ public final class ConfigurationSpace: Sendable {
   /// Whether MSI-X is enabled: the pin is not used then.
   public var isMSIXEnabled: Bool { msix?.isEnabled ?? false }
 
-  /// What the bus routes by.
+  /// The state by which the bus routes.
   public var decoding: Decoding {
     state.withLock { state in
       func value(_ at: Int, _ width: Int) -> UInt64 {
@@ -120,7 +120,7 @@ public final class ConfigurationSpace: Sendable {
       var result = Decoding(command: command)
       for bar in bars where command.contains(bar.kind.isIO ? .ioSpace : .memorySpace) {
         let base = value(PCIRegister.bar(bar.index), bar.kind.isWide ? 8 : 4) & bar.mask
-        // At 0 a BAR has not been given a place: nobody could tell it from memory.
+        // At 0 a BAR has no address yet: an access to it could not be told from one to memory.
         if base != 0 {
           result.windows.append(BARWindow(index: bar.index, isIO: bar.kind.isIO, base: base, size: bar.size))
         }

@@ -35,7 +35,7 @@ public final class INTx: Sendable {
   /// Whether the function wants it asserted: the interrupt status bit.
   public var isWanted: Bool { state.withLock { $0.isWanted } }
 
-  /// What the function wants.
+  /// Sets whether the function wants it asserted.
   public func setWanted(_ isWanted: Bool) { change { $0.isWanted = isWanted } }
 
   /// The interrupt disable bit of the command register.

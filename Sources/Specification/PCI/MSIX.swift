@@ -111,7 +111,7 @@ public final class MSIX: Sendable {
     }
   }
 
-  /// Reads from the pending bit array, which nobody can write. Past its end everything is 0.
+  /// Reads from the pending bit array, which software cannot write. Past its end everything is 0.
   public func readPending(at offset: UInt64, width: Int) -> UInt64 {
     state.withLock { state in
       Self.bytes(at: offset, width: width) { at in

@@ -4,8 +4,8 @@
 /// It forwards what its windows say, once its command register allows that; and it lets those behind it reach memory
 /// when its own bus master enable bit does (PCI-to-PCI bridge specification, 3.2.4.3).
 ///
-/// One from PCI Express to a conventional bus is different: on that bus nobody says who he is, so the bridge sends
-/// everything under a number of its own, device 0 function 0 of its secondary bus (PCI Express to PCI bridge
+/// One from PCI Express to a conventional bus is different: on that bus requests carry no requester ID, so the bridge
+/// sends everything under a number of its own, device 0 function 0 of its secondary bus (PCI Express to PCI bridge
 /// specification, 2.3). To an IOMMU all functions behind it are one endpoint, and cannot be kept apart (R081); see
 /// ``PCIBus/endpoints``.
 public final class PCIBridge: PCIFunction {

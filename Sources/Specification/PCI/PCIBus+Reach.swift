@@ -2,7 +2,7 @@ internal import DMA
 import IOMMUInterface
 import Synchronization
 
-/// Who reaches what: bus numbers, bus mastering and the IOMMU, brought to the endpoints.
+/// What each function reaches: bus numbers, bus mastering and the IOMMU, brought to the endpoints.
 extension PCIBus {
   fileprivate struct Change {
     var endpoint: EndpointSpace
@@ -20,7 +20,7 @@ extension PCIBus {
     var isMoved: Bool
   }
 
-  /// Looks at what the guest has programmed, and makes it so.
+  /// Reads what the guest has programmed, and updates the routes.
   ///
   /// - Parameter function: one that is reset first, by itself (PCI Express base specification, 6.6.2). Its mappings are
   ///   the

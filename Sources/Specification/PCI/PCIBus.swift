@@ -42,7 +42,7 @@ public final class PCIBus: Sendable {
     var nextID = 0
   }
   let topology = Mutex(Topology())
-  /// One change of who reaches what at a time.
+  /// One change of what functions reach at a time.
   let changes = Mutex(())
   let configurationAddress = Mutex<UInt32>(0)
   let wires: InterruptWires

@@ -14,7 +14,7 @@ public protocol PCIFunction: AnyObject, Sendable {
   func writeBAR(_ index: Int, at offset: UInt64, width: Int, _ value: UInt64)
   /// Back to power-on: the bus was reset, or the function is being taken out. Afterwards it accesses no memory.
   func reset()
-  /// The machine was reset: ``reset()``, and what a reset of the bus alone leaves as it is.
+  /// The machine was reset: ``reset()``, and the state that a reset of the bus alone keeps.
   func systemReset()
 }
 

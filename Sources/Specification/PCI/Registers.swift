@@ -104,7 +104,7 @@ public struct PCIIdentity: Hashable, Sendable {
   }
 }
 
-/// All ones of an access of `width` bytes: what nobody's register reads as.
+/// All ones of an access of `width` bytes: what an address without a register reads as.
 func allOnes(_ width: Int) -> UInt64 {
   width >= 8 ? .max : width <= 0 ? 0 : (1 << (8 * UInt64(width))) - 1
 }

@@ -1,4 +1,4 @@
-/// What the operator asked for and cannot have: which option, why, and what to do instead.
+/// An option of the operator that is not possible: which one, why, and what to do instead.
 public struct ConfigurationError: Error, Hashable, Sendable, CustomStringConvertible {
   /// The option as it is written, with its value.
   public var option: String

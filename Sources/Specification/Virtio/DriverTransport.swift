@@ -1,4 +1,4 @@
-/// A device as its driver reaches it, whatever the bus (§4). A driver's thread uses it; no two at once.
+/// A device as its driver reaches it, on any bus (§4). A driver's thread uses it; no two at once.
 public protocol DriverTransport: AnyObject {
   /// What kind of device it is.
   var deviceID: DeviceID { get }
@@ -23,7 +23,7 @@ public protocol DriverTransport: AnyObject {
   var hasFixedQueueSizes: Bool { get }
   /// Gives a queue to the device. What its addresses mean follows from the negotiated features: see ``AddressPath``.
   func enableQueue(_ index: Int, _ layout: QueueLayout)
-  /// Takes one queue back (§2.6.1), where VIRTIO_F_RING_RESET is negotiated; returns when the device has let go of it.
+  /// Takes one queue back (§2.6.1), where VIRTIO_F_RING_RESET is negotiated; returns when the device no longer uses it.
   func resetQueue(_ index: Int)
   /// An available buffer notification (§2.9).
   ///

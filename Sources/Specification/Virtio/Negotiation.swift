@@ -7,7 +7,7 @@
 /// What is offered and has to be accepted: VIRTIO_F_VERSION_1, and VIRTIO_F_ACCESS_PLATFORM, so that a driver that
 /// ignores the latter is refused rather than translated by surprise.
 public struct DeviceNegotiation: Sendable {
-  /// What a write to the device status field means for the device.
+  /// The effect on the device of a write to the device status field.
   public enum Step: Hashable, Sendable {
     /// Nothing to be done.
     case none

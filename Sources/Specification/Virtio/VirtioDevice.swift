@@ -23,9 +23,9 @@ public protocol VirtioDevice: Sendable {
   func readConfiguration(at offset: Int, into bytes: inout MutableSpan<UInt8>)
   /// A driver's write. Fields that are read-only ignore it.
   func writeConfiguration(at offset: Int, from bytes: Span<UInt8>)
-  /// What the driver has accepted, heard when FEATURES_OK stays set (§3.1.1), before any queue starts. Whoever serves
-  /// the device calls it; a device for which it makes a difference before that learns it from
-  /// ``makeHandler(for:features:)`` at the latest.
+  /// What the driver has accepted; called when FEATURES_OK stays set (§3.1.1), before any queue starts. The device's
+  /// server calls it; a device that needs the features earlier gets them from ``makeHandler(for:features:)`` at the
+  /// latest.
   func accepted(_ features: Features)
   /// The driver has reset the device (§2.4): its queues have stopped, and what it negotiated is forgotten.
   /// Configuration that a reset leaves alone stays.
@@ -34,8 +34,7 @@ public protocol VirtioDevice: Sendable {
   func systemReset()
   /// The work of one group of queues, for a driver that negotiated `features`. The handler lives on one thread.
   func makeHandler(for group: Range<Int>, features: Features) throws(DeviceError) -> sending any QueueHandler
-  /// Called once by whoever serves the device; `changed` is to be called whenever the configuration space changed by
-  /// itself.
+  /// Called once by the device's server; the device calls `changed` whenever its configuration space changed by itself.
   func observeConfiguration(_ changed: @escaping @Sendable () -> Void)
   /// State beyond rings and configuration that a migration has to carry; empty when there is none.
   func saveState() -> [UInt8]
@@ -88,9 +87,9 @@ public protocol QueueHandler: AnyObject {
   func ready(_ token: UInt64, in queues: inout QueueSet) throws(QueueError)
   /// Descriptors to watch while the handler runs.
   var watched: [WatchedDescriptor] { get }
-  /// Queue `index` stops while chains of it are in flight: see to it that they end. Returns at once and waits for
-  /// nothing: the queue goes on, without new chains, until none is left, and ends come as ever, with ``ready(_:in:)``
-  /// for example. Called within a round, once for each step.
+  /// Queue `index` stops while chains of it are in flight: make them end. Returns at once, without waiting: the queue
+  /// goes on, without new chains, until none is left, and completions come as before, for example in ``ready(_:in:)``.
+  /// Called within a round, once for each step.
   func stop(_ index: Int, _ step: StopStep, in queues: inout QueueSet)
 }
 
@@ -98,10 +97,10 @@ public protocol QueueHandler: AnyObject {
 public enum StopStep: Hashable, Sendable {
   /// They are completed. Chains that wait for something which may never come are to be given up now.
   case finish
-  /// What has not been done yet may be left to whoever takes over (``Virtqueue/leave(_:)``), rather than waited for;
-  /// said first, of queues that ``Virtqueue/canLeave``.
+  /// Work that has not begun may be left to the successor (``Virtqueue/leave(_:)``) rather than waited for; called
+  /// first, for queues that ``Virtqueue/canLeave``.
   case handOver
-  /// It has taken ten seconds: whatever can be called off is called off, and fails.
+  /// It has taken ten seconds: work that can be cancelled is cancelled, and fails.
   case giveUp
 }
 

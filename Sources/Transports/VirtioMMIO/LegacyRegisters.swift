@@ -25,7 +25,7 @@ extension VirtioMMIODevice {
       guestPageSize.withLock { $0 = value }
     case Register.queueSize: if let size = UInt16(exactly: value) { control.setLegacySize(size, ofQueue: index) }
     case Register.queueAlign:
-      // A used ring is at a multiple of 4, whatever else its driver may like.
+      // A used ring is at a multiple of 4, and the driver may ask for a larger alignment only.
       guard value >= 4, value & (value - 1) == 0, index < control.queueCount else { return }
       selection.withLock { $0.alignments[UInt32(index)] = value }
     case Register.queuePageNumber:

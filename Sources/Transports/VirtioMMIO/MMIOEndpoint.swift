@@ -5,7 +5,7 @@ import Synchronization
 /// A memory-mapped device's way to memory, and its only one. No bus numbers such devices: the machine does, and an
 /// IOMMU that it describes to the guest as being in front of the device knows it by that number (R034).
 ///
-/// The spaces stay the same objects for as long as the device is there; what is behind them changes.
+/// The spaces stay the same objects for as long as the device is there; only the route behind them changes.
 public final class MMIOEndpoint: Sendable {
   private let endpoint: EndpointSpace
   private let direct: EndpointSpace
@@ -16,7 +16,7 @@ public final class MMIOEndpoint: Sendable {
   /// - Parameter requester: the number that the machine's description gives the device; no other endpoint of its IOMMU
   ///   has it.
   public init(_ memory: GuestMemory, requester: RequesterID) {
-    // There is no bus master enable bit: whoever has a device on its board has it switched on.
+    // There is no bus master enable bit: a device on the board is always on.
     endpoint = EndpointSpace(memory, requester: requester, isOpen: true)
     direct = EndpointSpace(memory, requester: requester, isOpen: true)
   }
@@ -25,8 +25,8 @@ public final class MMIOEndpoint: Sendable {
 
   /// Its number.
   public var requester: RequesterID { endpoint.requester }
-  /// What the device reaches under its number: what an IOMMU in front of it makes of an address, physical memory
-  /// without one (R033).
+  /// What the device reaches under its number: memory as an IOMMU in front of it translates, physical memory without
+  /// one (R033).
   public var translated: any DMASpace { endpoint }
   /// Physical memory, past any IOMMU.
   public var physical: any DMASpace { direct }

@@ -26,7 +26,7 @@ extension VirtioMMIODevice {
   private func readModern(_ at: Int) -> UInt32 {
     switch at {
     case Register.queueReady: return control.queue(selectedQueue)?.isEnabled == true ? 1 : 0
-    // No region exists, whichever is selected: lengths and addresses of -1.
+    // No region exists, with any selected: lengths and addresses of -1.
     case Register.sharedMemoryLength, Register.sharedMemoryLength + 4, Register.sharedMemoryBase,
       Register.sharedMemoryBase + 4:
       return .max
@@ -42,7 +42,7 @@ extension VirtioMMIODevice {
     case Register.deviceFeaturesSelect: selection.withLock { $0.deviceFeatures = value }
     case Register.driverFeaturesSelect: selection.withLock { $0.driverFeatures = value }
     case Register.queueSelect: selection.withLock { $0.queue = value }
-    // What comes above 16 bits is a hint that nothing here needs (§2.9).
+    // Bits above the lower 16 are a hint that is not needed here (§2.9).
     case Register.queueNotify: control.kick(Int(value & 0xffff))
     case Register.interruptACK: interrupts.acknowledge(value)
     default: if choices.isLegacy { writeLegacy(at, value) } else { writeModern(at, value) }

@@ -18,11 +18,11 @@ public final class VirtioMMIODevice: Sendable {
     /// Legacy: QueueAlign by queue, where it was written.
     var alignments: [UInt32: UInt32] = [:]
   }
-  /// What was made of the options.
+  /// The choices that the options led to.
   public let choices: VirtioMMIOChoices
   /// The device behind the registers.
   public let control: DeviceControl
-  /// Its way to memory.
+  /// Its path to memory.
   public let endpoint: MMIOEndpoint
   let interrupts: InterruptLine
   let selection = Mutex(Selection())
@@ -92,7 +92,7 @@ public final class VirtioMMIODevice: Sendable {
   // MARK: Accesses
 
   /// Reads 1, 2, 4 or 8 bytes at an offset from the first register. Registers are read whole, 32 bits wide and aligned
-  /// (§4.2.2.2); other accesses to them, and to what is none, read 0.
+  /// (§4.2.2.2); other accesses to them, and to offsets without a register, read 0.
   public func read(at offset: UInt64, width: Int) -> UInt64 {
     guard offset <= UInt64(Int32.max) else { return 0 }
     let at = Int(offset)

@@ -3,7 +3,8 @@ import VirtioServing
 
 /// How a virtio device appears behind memory-mapped registers.
 public struct VirtioMMIOOptions: Sendable {
-  /// `iommu_platform`: whether VIRTIO_F_ACCESS_PLATFORM is offered. Off, as the seed has it, unless asked for.
+  /// `iommu_platform`: whether VIRTIO_F_ACCESS_PLATFORM is offered. Off unless asked for, as in QEMU's patch of 2016
+  /// that introduced the bit ("fixup! virtio: convert to use DMA api").
   public var iommuPlatform = OnOffAuto.off
   /// `legacy`: the registers of §4.2.4 instead of those of virtio 1. There is no device with both.
   public var legacy = false
@@ -21,13 +22,13 @@ public struct VirtioMMIOOptions: Sendable {
   public init() {}
 }
 
-/// What was made of the options, and why: for whoever asks what a device does.
+/// The choices that the options led to, and why: for reports on what a device does.
 public struct VirtioMMIOChoices: Hashable, Sendable {
   /// Whether VIRTIO_F_ACCESS_PLATFORM is offered.
   public var offersAccessPlatform: Bool
   /// Whether the registers are those of a legacy device.
   public var isLegacy: Bool
-  /// VIRTIO_F_ACCESS_PLATFORM is offered for the platform's sake, and the back-end never hears of it (R019).
+  /// VIRTIO_F_ACCESS_PLATFORM is offered for the platform's sake, and not passed on to the back-end (R019).
   public var hidesAccessPlatform: Bool
   /// A sentence for each choice.
   public var reasons: [String]

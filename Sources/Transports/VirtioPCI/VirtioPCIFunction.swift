@@ -18,7 +18,7 @@ public final class VirtioPCIFunction: PCIFunction {
     var queue: UInt16 = 0
   }
   public let configuration: ConfigurationSpace
-  /// What was made of the options.
+  /// The choices that the options led to.
   public let choices: VirtioPCIChoices
   /// The device behind the registers.
   public let control: DeviceControl
@@ -179,7 +179,7 @@ public final class VirtioPCIFunction: PCIFunction {
     if layout.notifyStride > 0 {
       if offset % layout.notifyStride == 0 { control.kick(Int(offset / layout.notifyStride)) }
     } else if offset == 0 {
-      // What comes above 16 bits is a hint that nothing here needs (§2.9).
+      // Bits above the lower 16 are a hint that is not needed here (§2.9).
       let name = UInt16(truncatingIfNeeded: value)
       control.kick(Int(namesQueuesByData.load(ordering: .acquiring) ? ~name : name))
     }

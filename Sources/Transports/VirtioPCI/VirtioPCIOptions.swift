@@ -11,9 +11,10 @@ public struct VirtioPCIOptions: Sendable {
     /// A page for each queue, as one that is to be mapped into a guest by itself needs: the address says which.
     case pagePerQueue
   }
-  /// `iommu_platform`: whether VIRTIO_F_ACCESS_PLATFORM is offered. Off, as the seed has it, unless asked for.
+  /// `iommu_platform`: whether VIRTIO_F_ACCESS_PLATFORM is offered. Off unless asked for, as in QEMU's patch of 2016
+  /// that introduced the bit ("fixup! virtio: convert to use DMA api").
   public var iommuPlatform = OnOffAuto.off
-  /// `disable-legacy`: whether the legacy interface is missing. Automatically it is there where it can be.
+  /// `disable-legacy`: whether the legacy interface is missing. `auto`: it is present where that is possible.
   public var disableLegacy = OnOffAuto.auto
   /// `disable-modern`: a legacy device, without the interface of virtio 1.
   public var disableModern = false
@@ -22,8 +23,8 @@ public struct VirtioPCIOptions: Sendable {
   /// The guest's memory is protected from this process but for what it shares (a confidential guest): its drivers
   /// insist on the bit.
   public var isRestricted = false
-  /// The function stands for a physical one: its accesses go the way of all hardware behind an IOMMU, whatever was
-  /// negotiated.
+  /// The function represents a physical one: its accesses take the path of all hardware behind an IOMMU, with any
+  /// features negotiated.
   public var isHardware = false
   public var notifyLayout = NotifyLayout.single
   /// MSI-X vectors, at most 2048; nil: one for each queue and one for the configuration; 0: interrupts by pin only.
@@ -42,14 +43,14 @@ public struct VirtioPCIOptions: Sendable {
   public init() {}
 }
 
-/// What was made of the options, and why: for whoever asks what a device does.
+/// The choices that the options led to, and why: for reports on what a device does.
 public struct VirtioPCIChoices: Hashable, Sendable {
   /// The interfaces a function has (§4.1).
   public enum Interface: String, Hashable, Sendable { case modern, transitional, legacy }
   /// Whether VIRTIO_F_ACCESS_PLATFORM is offered.
   public var offersAccessPlatform: Bool
   public var interface: Interface
-  /// VIRTIO_F_ACCESS_PLATFORM is offered for the platform's sake, and the back-end never hears of it (R019).
+  /// VIRTIO_F_ACCESS_PLATFORM is offered for the platform's sake, and not passed on to the back-end (R019).
   public var hidesAccessPlatform: Bool
   /// A sentence for each choice.
   public var reasons: [String]

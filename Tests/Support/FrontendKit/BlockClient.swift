@@ -169,7 +169,7 @@ public struct BlockClient: ~Copyable {
 
   /// Asks for a call after about `count` more requests. True when something is done already.
   public mutating func armCall(after count: UInt16 = 0) -> Bool { queue.armCall(after: count) }
-  /// Tells the device that calls are not needed.
+  /// Suppresses calls.
   public mutating func disarmCall() { queue.disarmCall() }
 
   /// The next request that is done, waited for.

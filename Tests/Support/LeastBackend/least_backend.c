@@ -45,7 +45,7 @@ static int front = -1, channel = -1, kick = -1;
 static struct region regions[8];
 static unsigned char *hosts[8];
 static unsigned region_count;
-// What a page of device addresses is: NULL for what nobody asked, `asked`, or where it is here.
+// What a page of device addresses is: NULL for what was not asked for, `asked`, or where it is here.
 static unsigned char *table[pages];
 static unsigned char asked_mark;
 #define asked (&asked_mark)
@@ -90,7 +90,7 @@ static void *user_address(uint64_t user) {
   for (unsigned i = 0; i < region_count; i++)
     if (user - regions[i].user < regions[i].size) return hosts[i] + regions[i].offset + (user - regions[i].user);
   errno = EFAULT;
-  fail("memory that nobody shared");
+  fail("memory that was not shared");
   return NULL;
 }
 
@@ -198,7 +198,7 @@ static void take(struct message *m) {
       kick = next_fd();
       break;
     case set_vring_call:
-    // Bit 8: without a descriptor. Nobody is ever called.
+    // Bit 8: without a descriptor. No call is ever made.
     case set_vring_err: if (!(m->number & 0x100)) close(next_fd()); break;
     case set_slave_req_fd: channel = next_fd(); break;
     case iotlb: translated(m->translation); break;

@@ -73,7 +73,7 @@ struct ConcurrentDriver: Sendable {
         if inFlight > 0, !isStopping, transport.status.contains(.needsReset) {
           signals.needsReset.store(true, ordering: .releasing)
         }
-        // A device that broke says nothing more: its driver waits to be told.
+        // A broken device sends nothing more: its driver waits for an interrupt.
         return inFlight <= 0 || isStopping
       }
       guard isBack else { throw ModelFailure("\(inFlight) requests of function \(index) do not come back") }

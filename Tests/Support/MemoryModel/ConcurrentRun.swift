@@ -172,7 +172,7 @@ final class ConcurrentRun {
     map(cell, present: true)
   }
 
-  /// Something stops a function; afterwards neither its buffers nor its ring change, whatever the others do.
+  /// Something stops a function; afterwards neither its buffers nor its ring change, although the others go on.
   private func stop(
     _ function: ModelFunction, _ how: String, _ body: () throws -> Void, before start: () throws -> Void = {}
   ) throws {

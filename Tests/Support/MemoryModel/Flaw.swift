@@ -4,13 +4,13 @@ import Synchronization
 
 /// A defect to plant, for the model to find.
 public enum Flaw: String, CaseIterable, Sendable {
-  /// What was translated once is remembered, whatever is invalidated.
+  /// What was translated once is remembered, invalidations or not.
   case ignoresInvalidation
   /// Where nothing is mapped an address is taken for a physical one.
   case takesPhysicalForTranslated
   /// A mapping goes on for one byte after its end.
   case goesPastThePage
-  /// A mapping's permissions are not looked at.
+  /// A mapping's permissions are not checked.
   case losesPermissions
   /// Every fault is reported twice.
   case reportsTwice
@@ -18,7 +18,7 @@ public enum Flaw: String, CaseIterable, Sendable {
   case reportsNever
   /// A fault names the start of the page.
   case namesThePage
-  /// A function that is to be translated is not.
+  /// A function that should be translated is not.
   case bypassesTheUnit
   /// The device gives a wrong length back.
   case givesAWrongLength

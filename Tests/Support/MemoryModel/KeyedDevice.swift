@@ -2,8 +2,8 @@ import DMA
 import Synchronization
 import Virtio
 
-/// A device that reads all of a chain, and writes what a keyed function makes of it: no byte of the answer is right
-/// unless every byte of the question was.
+/// A device that reads all of a chain, and writes a keyed function of it: no byte of the answer is right unless every
+/// byte of the question was.
 final class KeyedDevice: VirtioDevice {
   let key: UInt64
   private let lies: Bool

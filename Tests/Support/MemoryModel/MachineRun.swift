@@ -6,14 +6,14 @@ import VirtioPCI
 import VirtioServing
 import VirtioTestKit
 
-/// One random machine and what happens to it, a step after the other: everything follows from the seed.
+/// One random machine and what happens to it, a step after the other: everything follows from the random seed.
 final class MachineRun {
   let machine: Machine
   private var random: SeededGenerator
   private(set) var steps = 0
   private(set) var requests = 0
   private(set) var faults = 0
-  /// What was done, the last of it first, for whoever looks for a defect.
+  /// What was done, the last of it first, for the search for a defect.
   private(set) var journal: [String] = []
 
   init(seed: UInt64, kind: Machine.Kind? = nil, flaw: Flaw? = nil) throws {
@@ -115,7 +115,8 @@ final class MachineRun {
     throw ModelFailure(complaint)
   }
 
-  /// A fault was counted and reported once, on the right path; nobody else met one, and nobody else used anything.
+  /// A fault was counted and reported once, on the right path; no other function met one, and no other function used
+  /// anything.
   private func check(_ function: ModelFunction, _ fault: DMAFault?) throws {
     for other in machine.functions {
       if let wrong = other.complaintOfCounts(expecting: other === function && fault != nil) {
@@ -257,11 +258,11 @@ final class MachineRun {
   private func replug(_ function: ModelFunction) throws {
     note("function \(function.index) is replaced by another")
     machine.bus.remove(function.function)
-    // Whoever still holds it cannot start it again.
+    // Code that still holds it cannot start it again.
     function.function.control.kick(0)
     try checkMemory()
-    // Faults are not counted here: a queue that was just started may look for its ring only now, in vain, and nobody
-    // hears of it.
+    // Faults are not counted here: a queue that was just started may look up its ring only now, without success, and
+    // that is not reported.
     if let wrong = function.complaintOfPath()
       ?? machine.unit?.complaint(expecting: nil, from: function.master.requester)
     {

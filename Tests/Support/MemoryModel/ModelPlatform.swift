@@ -5,10 +5,10 @@ import PCI
 import Synchronization
 import VirtioDrivers
 
-/// Where messages arrive: each wakes whoever waits for the function whose number is its data.
+/// Where messages arrive: each wakes the thread that waits for the function whose number is its data.
 final class ModelPlatform: MessageInterrupts {
   private let arrived: [EventFD]
-  /// Whom nobody's message wakes: the one who watches the others.
+  /// No function's message wakes this one: it watches the others.
   static let watcher = World.functions
 
   init() throws {

@@ -10,7 +10,7 @@ struct NaiveModel {
   }
   struct Table {
     var now: [UInt64: Entry] = [:]
-    /// What was said before, and may be remembered until it is invalidated; nil: that there was nothing.
+    /// The earlier entry, which may be cached until it is invalidated; nil: there was none.
     var old: [UInt64: Set<Entry?>] = [:]
   }
   /// Whose addresses: everything's, or a table's.
@@ -36,7 +36,7 @@ struct NaiveModel {
 
   // MARK: Tables
 
-  /// A table says something else from now on. `remembers`: what it said stays possible until it is invalidated.
+  /// A table has another entry from now on. `remembers`: the old one stays possible until it is invalidated.
   mutating func set(_ table: Int, _ page: UInt64, _ entry: Entry?, remembers: Bool, remembersAbsence: Bool) {
     let before = tables[table].now[page]
     if remembers, before != entry, before != nil || remembersAbsence {

@@ -2,7 +2,7 @@ import DMA
 import Foundation
 import VirtioTestKit
 
-/// The machine's memory, and the model of it. Whatever processors write goes into both.
+/// The machine's memory, and the model of it. All that processors write goes into both.
 final class World {
   let memory = GuestMemory()
   var model = NaiveModel()
@@ -93,7 +93,7 @@ final class World {
 
   /// The first byte that differs from the model's, or nil.
   ///
-  /// - Parameter ignored: what devices may be writing now, and is not looked at.
+  /// - Parameter ignored: memory that devices may be writing now, which is not compared.
   func difference(
     from model: NaiveModel, ignoring ignored: [Range<UInt64>]
   ) -> (guest: UInt64, real: UInt8, model: UInt8)? {

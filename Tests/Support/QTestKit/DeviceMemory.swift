@@ -1,5 +1,5 @@
-/// Guest memory as one device is told about it: the test allocates here, and gets addresses for the device. With a
-/// table every page is mapped for itself, so adjacent addresses are never adjacent memory; without one an address is
+/// Guest memory as one device reaches it: the test allocates here, and gets addresses for the device. With a table
+/// every page is mapped for itself, so adjacent addresses are never adjacent memory; without one an address is
 /// guest-physical.
 public final class DeviceMemory {
   public let qemu: QEMU

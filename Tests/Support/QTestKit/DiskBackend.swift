@@ -1,7 +1,7 @@
 import Foundation
 import Glibc
 
-/// Who serves a disk to the machine.
+/// The server of a machine's disk.
 public enum DiskBackend: String, CaseIterable, Sendable {
   /// QEMU itself: the referee, no vhost-user.
   case qemu = "virtio-blk-pci in QEMU"

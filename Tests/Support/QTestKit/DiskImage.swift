@@ -1,4 +1,4 @@
-/// A disk image whose every byte can be told from its place.
+/// A disk image in which the place determines every byte.
 public struct DiskImage {
   /// The file.
   public let path: String

@@ -1,6 +1,6 @@
 /// A disk a test wants in its machine.
 public struct DiskOptions {
-  /// Who serves it.
+  /// Its server.
   public var backend: DiskBackend
   /// `iommu_platform=on`: whether bit 33 is offered.
   public var platform = true

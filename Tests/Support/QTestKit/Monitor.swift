@@ -5,7 +5,7 @@ public final class Monitor {
   private let input: FileHandle
   private let output: FileHandle
   private var received = Data()
-  /// Events heard and not taken so far, by name.
+  /// Events received and not taken so far, by name.
   private var events: [String] = []
 
   /// Makes the pipes, which are there before QEMU is.

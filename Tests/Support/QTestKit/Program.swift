@@ -2,7 +2,7 @@ import Foundation
 import Glibc
 import Synchronization
 
-/// A process the kit started: its error output is kept, and it is killed with its owner or at its deadline, whichever
+/// A process the kit started: its error output is kept, and it is killed with its owner or at its deadline, if that
 /// comes first.
 public final class Program {
   /// What it is, for messages.

@@ -11,7 +11,7 @@ public final class QEMU {
 
   /// Files of this session.
   public let scratch: Scratch
-  /// Pages of guest memory nobody uses yet.
+  /// Pages of guest memory that are still free.
   public let frames: Frames
   private let channel: QTestChannel
   private var monitor: Monitor?

@@ -2,7 +2,7 @@
 public struct VTdFault: Hashable, Sendable {
   /// The page of the refused address.
   public var address: UInt64
-  /// Who asked: bus, device and function.
+  /// The requester: bus, device and function.
   public var requester: UInt16
   /// Whether it was a read of memory (or, if false, a write).
   public var isRead: Bool
@@ -69,7 +69,7 @@ public final class VTd {
     queue = InvalidationQueue(qemu, page: page, status: status)
   }
 
-  // MARK: Who is translated how
+  // MARK: Contexts of requesters
 
   /// Puts a requester's DMA through a table.
   /// - `deviceTLB`: whether it may use ATS, and so gets device-TLB invalidations.
@@ -104,7 +104,7 @@ public final class VTd {
 
   // MARK: Invalidation
 
-  /// How the guest tells VT-d that entries changed.
+  /// How the guest invalidates changed entries in VT-d.
   public enum Invalidation: Hashable, Sendable {
     /// Through the IOTLB register.
     case immediateGlobal
@@ -133,8 +133,8 @@ public final class VTd {
     }
   }
 
-  /// Writes invalidations into the queue, up to 254. VT-d does not look at them before ``submit()``: for who measures
-  /// what they take.
+  /// Writes invalidations into the queue, up to 254. VT-d does not read them before ``submit()``: for measurements of
+  /// their cost.
   public func prepare(_ many: [Invalidation]) throws(QTestError) {
     guard let queue else { throw .missing("an invalidation queue") }
     try queue.prepare(many)

@@ -177,7 +177,7 @@ int slow_files_start(uint64_t bytes, unsigned read_ms, unsigned write_ms, unsign
   for (int i = 0; i < most && number < 0; i++) if (!systems[i].pid) number = i;
   pid_t pid = number < 0 ? -1 : fork();
   if (pid == 0) {
-    // Nothing of this process is to live longer for it: sockets whose end somebody waits for, least of all.
+    // It must not keep anything of this process open: least of all sockets whose end another process waits for.
     if (dup2(device, 0) < 0 || dup2(life[0], 1) < 0) _exit(1);
     syscall(SYS_close_range, 2u, ~0u, 0);
     disk_bytes = bytes;

@@ -99,7 +99,7 @@ final class ConformanceSession {
 
   // MARK: The device
 
-  /// Publishes, kicks once, and lets the device work until nothing is in flight; then looks at everything it did.
+  /// Publishes, kicks once, and lets the device work until nothing is in flight; then checks everything it did.
   func serve() throws {
     publish()
     harness.kick(0)
@@ -133,7 +133,7 @@ final class ConformanceSession {
     }
   }
 
-  /// Whatever the device still had to say, said: completions of requests that a reset gave up.
+  /// What the device reported last: completions of requests that a reset gave up.
   func drainCompletions() throws {
     var ready = ReadySet()
     while try poller.wait(into: &ready, timeout: .zero) > 0 { for i in ready.indices { harness.ready(ready.token(i)) } }

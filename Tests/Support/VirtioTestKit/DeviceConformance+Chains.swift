@@ -135,7 +135,7 @@ extension DeviceConformance {
     try expectGood(session, "after requests with one side only")
   }
 
-  /// Whatever it asks for, the chain comes back, and the queue goes on; unless nothing can say how it ended.
+  /// With any contents the chain comes back, and the queue goes on; unless nothing can say how it ended.
   private func comesBack(_ session: ConformanceSession, _ chain: [LiteralDescriptor]) throws {
     let shape = chain.map { "\($0.isWritable ? "w" : "r")\($0.length)" }.joined(separator: " ")
     let n = try session.post(chain)

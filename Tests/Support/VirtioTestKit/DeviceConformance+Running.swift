@@ -105,7 +105,7 @@ extension DeviceConformance {
         let n = try session.post(pieces)
         session.publish()
         session.kick()
-        session.expect(session.harness.isPending(0), "nobody waits for the page at \(piece.address)")
+        session.expect(session.harness.isPending(0), "no queue waits for the page at \(piece.address)")
         session.reap()
         session.expect(session.used(n) == nil, "a chain is used before its memory is there")
         session.expect(
@@ -129,7 +129,7 @@ extension DeviceConformance {
         let n = try session.post(session.readable([request.readable]) + session.writable([request.writable]))
         session.publish()
         session.kick()
-        session.expect(session.harness.isPending(0), "nobody waits for the ring's page at \(area)")
+        session.expect(session.harness.isPending(0), "no queue waits for the ring's page at \(area)")
         paged.answer(area)
         session.kick()
         try session.settle()
@@ -216,7 +216,7 @@ extension DeviceConformance {
       session.rig.ring.refuseCalls()
       let quiet = session.harness.calls[0, default: 0]
       try serve()
-      session.expect(session.harness.calls[0, default: 0] == quiet, "a call comes that nobody wants")
+      session.expect(session.harness.calls[0, default: 0] == quiet, "a call comes that was not wanted")
       session.rig.ring.wantCalls()
       try serve()
       session.expect(session.harness.calls[0, default: 0] > quiet, "no call comes where one is wanted")

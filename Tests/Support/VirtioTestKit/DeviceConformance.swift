@@ -1,15 +1,15 @@
 import DMA
 public import Virtio
 
-/// What every device has to do, whatever it is for: the same requests, well-formed and odd, put to it in every way in
-/// which a driver and a device can meet. One test per device runs the whole battery:
+/// What every device of any kind has to do: the same requests, well-formed and odd, put to it in every way in which a
+/// driver and a device can meet. One test per device runs the whole battery:
 ///
 ///     @Test(arguments: DeviceConformance.Check.allCases, DeviceConformance.meetings)
 ///     func conforms(check: DeviceConformance.Check, meeting: RingCase) throws {
 ///       #expect(try DeviceConformance(requests: [good]) { try FooDevice() }.violations(of: check, as: meeting) == [])
 ///     }
 public struct DeviceConformance {
-  /// A request that the device serves, whenever it is asked, with an answer that can be told from a wrong one.
+  /// A request that the device serves, whenever it is asked, with an answer that differs from every wrong one.
   public struct Request {
     public var readable: [UInt8]
     /// Bytes of device-writable memory, filled with 0xEE.
@@ -53,7 +53,7 @@ public struct DeviceConformance {
   /// Bytes of the configuration space that a driver may write.
   let writableConfiguration: Range<Int>
   /// Whether a request's last device-writable byte is its status. Where it cannot be written the device needs a reset:
-  /// given back, the chain would pass for whatever that byte holds.
+  /// given back, the old byte there would pass for its status.
   let endsInStatus: Bool
   let make: () throws -> any VirtioDevice
 

@@ -1,8 +1,8 @@
 import DMA
 public import Virtio
 
-/// A device that answers each buffer with a pattern made from what it read, in whatever order chance has it: the least
-/// that shows whether rings and translation deliver.
+/// A device that answers each buffer with a pattern made from what it read, in random order: the least that shows
+/// whether rings and translation deliver.
 public struct EchoDevice: VirtioDevice {
   public var id: DeviceID { .entropy }
   public var features: Features { .ring }

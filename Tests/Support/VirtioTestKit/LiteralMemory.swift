@@ -2,7 +2,7 @@ public import DMA
 
 /// Guest memory as a literal ring's author sees it: by the addresses the device is given, byte for byte.
 ///
-/// Where those addresses lead is a plain list of pages, kept apart from whatever space the device under test looks them
+/// Where those addresses lead is a plain list of pages, kept apart from the space that the device under test looks them
 /// up in.
 public final class LiteralMemory {
   public let memory: GuestMemory

@@ -20,7 +20,7 @@ public final class PageIOMMU: IOMMU, AddressTranslation {
   /// Requesters in the order in which they were adopted, those that have gone again too.
   public var adoptions: [RequesterID] { state.withLock { $0.adoptions } }
   public var releases: [RequesterID] { state.withLock { $0.releases } }
-  /// Who is here now.
+  /// The requesters that are attached now.
   public var requesters: [RequesterID] { state.withLock { $0.endpoints.keys.sorted() } }
   public var faults: [(requester: RequesterID, fault: DMAFault)] { state.withLock { $0.faults } }
   public func lookUps(by requester: RequesterID) -> Int { state.withLock { $0.lookUps[requester] ?? 0 } }

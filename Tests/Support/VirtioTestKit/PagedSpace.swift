@@ -1,8 +1,8 @@
 public import DMA
 import Synchronization
 
-/// A space made of single pages, mapped wherever a test wants them and with whatever permissions, whose answers can be
-/// held back until the test gives them.
+/// A space made of single pages, mapped wherever a test wants them and with any permissions, whose answers can be held
+/// back until the test gives them.
 ///
 /// Deliberately plain: a dictionary, so that it can be wrong in other ways than the tables it stands in for.
 public final class PagedSpace: DMASpace {
@@ -64,7 +64,7 @@ public final class PagedSpace: DMASpace {
     fence.drain()
   }
 
-  /// Unmaps whole pages and waits for nobody.
+  /// Unmaps whole pages and does not wait for queues.
   public func remove(_ address: DMAAddress, byteCount: Int) {
     let pages = (UInt64(byteCount) + granule - 1) / granule
     state.withLock { state in
@@ -91,7 +91,7 @@ public final class PagedSpace: DMASpace {
     }
   }
 
-  /// Answers the look-ups of a page, and wakes whoever waits.
+  /// Answers the look-ups of a page, and wakes the waiting queues.
   public func answer(_ address: DMAAddress) {
     let waiters = state.withLock { state in
       state.silent.remove(address.rawValue / granule)

@@ -20,7 +20,7 @@ public struct QueuePlace {
 
   /// Memory from 1 MiB on, or page by page somewhere there under other addresses if `isScattered`.
   ///
-  /// - Parameter map: is told of each page that is somewhere else.
+  /// - Parameter map: called for each page that is somewhere else.
   public init(
     _ memory: GuestMemory, size: UInt16, packed: Bool, scattered isScattered: Bool,
     map: (DMAAddress, GuestAddress) -> Void = { _, _ in }

@@ -44,7 +44,7 @@ public enum RingFuzz {
         if let problem = serve(&queue) { return problem }
         if round == 0, let late { space.answer(late) }
       }
-      // Whoever takes mappings away is not kept waiting by what is left of the queue.
+      // What is left of the queue does not keep an unmap waiting.
       space.fence.drain()
       var after = [UInt8](repeating: 0, count: before.count)
       var span = after.mutableSpan
@@ -88,7 +88,7 @@ public enum RingFuzz {
       _ = queue.takeCall()
       _ = queue.armKick()
     } catch {
-      // The driver's fault, and said so: that is the right answer.
+      // The driver's fault, reported as such: the right answer.
     }
     return nil
   }

@@ -1,7 +1,7 @@
 public import DMA
 import Synchronization
 
-/// A space that refuses what a test tells it to, and is otherwise the one it wraps.
+/// A space that refuses the accesses a test names, and otherwise forwards to the one it wraps.
 public final class FaultingSpace: DMASpace {
   private struct State {
     var left: Int?
@@ -59,7 +59,7 @@ public final class FaultingSpace: DMASpace {
   }
 }
 
-/// A space that writes down what it was asked and told.
+/// A space that records calls and answers.
 public final class RecordingSpace: DMASpace {
   public struct LookUp: Hashable, Sendable {
     public var address: DMAAddress

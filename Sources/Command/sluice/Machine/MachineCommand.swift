@@ -9,9 +9,10 @@ import VirtioServing
 struct MachineCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "machine",
-    abstract: "Make a machine in this process, and run its guest's drivers.",
+    abstract: "Run a machine in this process, with the drivers of its guest.",
     discussion: """
-      A machine is memory, a PCI bus, an IOMMU, devices, and the drivers of a guest: no hypervisor, no kernel, nothing to install.
+      A machine has memory, a PCI bus, an IOMMU, devices, and the drivers of a guest. It needs no hypervisor and no \
+      kernel.
 
       sluice machine run
 
@@ -19,12 +20,12 @@ struct MachineCommand: ParsableCommand {
       """,
     subcommands: [RunMachine.self])
 
-  @Flag(name: .customLong("list-platforms"), help: "Name the platforms, each with a sentence, and exit.")
+  @Flag(name: .customLong("list-platforms"), help: "List the platforms, each with a description, and exit.")
   var listPlatforms = false
 
   func run() throws {
     guard listPlatforms else {
-      throw Failure.usage("say what to do: `sluice machine run`, or `sluice machine --list-platforms`")
+      throw Failure.usage("nothing to do; use `sluice machine run` or `sluice machine --list-platforms`")
     }
     for platform in Platform.all {
       StandardStream.output.print(
@@ -33,7 +34,7 @@ struct MachineCommand: ParsableCommand {
     }
   }
 
-  /// The platform of a name that was typed.
+  /// The platform of this name.
   static func platform(_ name: String) throws -> Platform {
     if let platform = Platform.named(name) { return platform }
     throw Failure.usage("there is no platform \(name); there are \(Platform.all.map(\.name).joined(separator: ", "))")
@@ -44,27 +45,29 @@ struct MachineCommand: ParsableCommand {
 struct RunMachine: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "run",
-    abstract: "Run a workload on a machine, and tell which way each device's accesses went, and why.",
+    abstract: "Run a workload on a machine, and report the address path of each device, with the reason.",
     discussion: """
-      The file describes the machine in JSON; without one a machine with VT-d and four devices is made. Each device is driven for \
-      itself.
+      The file describes the machine in JSON; without a file, the machine has VT-d and four devices. The workload runs \
+      on each device separately.
 
-      {"platform": "pc-vtd", "devices": [{"kind": "blk", "iommu_platform": "on", "iommu": "attached", "ring": "packed"}], \
-      "workload": {"kind": "verify", "seconds": 1}}
+      {"platform": "pc-vtd", "devices": [{"kind": "blk", "iommu_platform": "on", "iommu": "attached", "ring": \
+      "packed"}], "workload": {"kind": "verify", "seconds": 1}}
 
-      A device has: name, kind (blk, rng, nvme), interface (modern, transitional, legacy, mmio, mmio-legacy), iommu_platform \
-      (off, on, auto), host (new, old), accepts (all, not-33, neither, legacy), iommu (none, bypass, attached, unattached), ring \
-      (split, packed), descriptors (direct, indirect), image (a path; without one the disk is memory), size (bytes of such a \
-      disk), flush_batch (unmaps that the IOMMU forgets together). The workload has: kind (read, write, verify, churn), requests, \
-      seconds, block_size, seed.
+      A device has: name, kind (blk, rng, nvme), interface (modern, transitional, legacy, mmio, mmio-legacy), \
+      iommu_platform (off, on, auto), host (new, old), accepts (all, not-33, neither, legacy), iommu (none, bypass, \
+      attached, unattached), ring (split, packed), descriptors (direct, indirect), image (a path; without one the disk \
+      is memory), size (bytes of such a disk), flush_batch (unmaps in one deferred flush). The workload has: kind \
+      (read, write, verify, churn), requests, seconds, block_size, seed.
 
-      Exit status: 0 all went well, 1 a device's requests did not, 2 wrong usage.
+      Exit status: 0 all requests succeeded, 1 some failed, 2 wrong usage.
       """)
 
-  @Argument(help: ArgumentHelp("The description.", valueName: "file"), completion: .file(extensions: ["json"]))
+  @Argument(
+    help: ArgumentHelp("The machine's description in JSON.", valueName: "file"), completion: .file(extensions: ["json"])
+  )
   var file: String?
 
-  @Flag(help: "Answer in JSON: a line a device.")
+  @Flag(help: "Print JSON: an object for each device, one on each line.")
   var json = false
 
   func run() throws {
@@ -82,7 +85,7 @@ struct RunMachine: ParsableCommand {
     for report in reports { StandardStream.output.print(json ? Self.object(report) : Self.words(report)) }
     let bad = reports.filter { !$0.isGood }
     if !bad.isEmpty {
-      throw Failure(sentence: "\(bad.map(\.work.device).joined(separator: ", ")): not all went well", status: 1)
+      throw Failure(sentence: "\(bad.map(\.work.device).joined(separator: ", ")): some requests failed", status: 1)
     }
   }
 
@@ -97,7 +100,7 @@ struct RunMachine: ParsableCommand {
     switch report.path {
     case .platform:
       line("path", "the platform's addresses; the IOMMU's state for it: \(report.description.state.rawValue)")
-    case .physical: line("path", "physical addresses, past whatever is in the way")
+    case .physical: line("path", "physical addresses; the device bypasses any IOMMU")
     case nil: line("path", "none: it accessed no memory")
     }
     for reason in report.reasons { line("why", reason) }

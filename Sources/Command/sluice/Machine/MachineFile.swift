@@ -40,13 +40,13 @@ struct MachineFile {
       throw Failure.usage("there is no file \(path)")
     }
     guard attributes[.type] as? FileAttributeType == .typeRegular else {
-      throw Failure.usage("\(path) is no regular file")
+      throw Failure.usage("\(path) is not a regular file")
     }
     guard let size = attributes[.size] as? any BinaryInteger, UInt64(clamping: size) <= mostBytes else {
-      throw Failure.usage("\(path) is larger than a description is (1 MiB)")
+      throw Failure.usage("\(path) is too large for a description (1 MiB)")
     }
     guard let data = FileManager.default.contents(atPath: path) else {
-      throw Failure.usage("\(path) cannot be read by this user")
+      throw Failure.usage("this user may not read \(path)")
     }
     return data
   }
@@ -59,7 +59,8 @@ struct MachineFile {
       value = try JSONDecoder().decode(Value.self, from: data)
     } catch {
       throw Failure.usage(
-        "\(path) is no JSON: a machine is an object like {\"platform\":\"pc-vtd\",\"devices\":[{\"kind\":\"blk\"}]}")
+        "\(path) is not valid JSON: a machine is an object like {\"platform\":\"pc-vtd\",\"devices\":[{\"kind\":\"blk\"}]}"
+      )
     }
     var top = try Fields(value, "the file", path)
     let name = try top.text("platform") ?? "pc"
@@ -75,7 +76,7 @@ struct MachineFile {
       throw Failure.usage("\(path): a machine needs a device: \"devices\":[{\"kind\":\"blk\"}]")
     }
     guard devices.count <= 30 else {
-      throw Failure.usage("\(path): a machine has room for 30 devices, not \(devices.count)")
+      throw Failure.usage("\(path): a machine has at most 30 devices, not \(devices.count)")
     }
     var workload = Workload()
     if let work { workload = try Self.workload(Fields(work, "workload", path)) }
@@ -102,7 +103,7 @@ struct MachineFile {
     let decision = Decision(
       platform: platform, host: device.host, property: device.property, acknowledgement: device.acknowledgement,
       interface: device.interface, state: device.state, device: kind)
-    if let why = decision.impossibility { throw Failure.usage("\(fields.place): there can be no such device: \(why)") }
+    if let why = decision.impossibility { throw Failure.usage("\(fields.place): this device is impossible: \(why)") }
     return device
   }
 
@@ -113,7 +114,7 @@ struct MachineFile {
     if let value = try fields.number("requests", 1...1e12) { workload.requests = Int(value) }
     if let value = try fields.number("seconds", 0.01...1e6) { workload.seconds = value }
     if let value = try fields.number("block_size", 512...262144) {
-      guard Int(value) % 512 == 0 else { throw Failure.usage("\(fields.place): block_size is a multiple of 512") }
+      guard Int(value) % 512 == 0 else { throw Failure.usage("\(fields.place): block_size must be a multiple of 512") }
       workload.blockSize = Int(value)
     }
     if let value = try fields.number("seed", 0...9e15) { workload.seed = UInt64(value) }
@@ -129,7 +130,7 @@ struct MachineFile {
 
     init(_ value: Value, _ what: String, _ path: String) throws {
       place = "\(path): \(what)"
-      guard case .object(let values) = value else { throw Failure.usage("\(place) is an object, in braces") }
+      guard case .object(let values) = value else { throw Failure.usage("\(place) must be an object, in braces") }
       self.values = values
     }
 
@@ -141,7 +142,7 @@ struct MachineFile {
       switch value(key) {
       case nil: return nil
       case .text(let text)?: return text
-      default: throw Failure.usage("\(place): \(key) is a text, in quotes")
+      default: throw Failure.usage("\(place): \(key) must be a string, in quotes")
       }
     }
     mutating func word<W: RawRepresentable & CaseIterable>(_ key: String, _ type: W.Type) throws -> W?
@@ -166,10 +167,10 @@ struct MachineFile {
       switch value(key) {
       case nil: return []
       case .list(let list)?: return list
-      default: throw Failure.usage("\(place): \(key) is a list, in brackets")
+      default: throw Failure.usage("\(place): \(key) must be an array, in brackets")
       }
     }
-    /// A key that nobody asked for is a mistake; the known one that looks most like it may have been meant.
+    /// A key that was not read is a mistake; the known one that looks most like it may have been meant.
     func refuseOthers() throws {
       guard let other = values.keys.sorted().first else { return }
       let nearest = known.min { Self.distance($0, other) < Self.distance($1, other) } ?? ""

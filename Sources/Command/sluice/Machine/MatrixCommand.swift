@@ -6,39 +6,39 @@ import Synchronization
 import VhostUserBackend
 import Virtio
 
-/// `sluice matrix`: every case of the decision, run.
+/// `sluice matrix`: runs every case of the decision.
 struct MatrixCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "matrix",
-    abstract: "Run every case of the decision whether a device goes through the IOMMU.",
+    abstract: "Test every case of VIRTIO_F_ACCESS_PLATFORM on machines in this process.",
     discussion: """
-      Makes a machine in this process for each case: a platform, an old or a new host, iommu_platform, what the driver accepts, \
-      the interface, the state of the IOMMU, and for those that move data the ring and the shape of the buffer. Real requests are \
-      made, and three things are compared with the truth table: the bytes, the path that the accesses took, and the fault or \
-      refusal. Nothing outside this process is touched.
+      Makes a machine in this process for each case: a platform, an old or a new host, iommu_platform, the features \
+      that the driver accepts, the interface, the state of the IOMMU, and, if data moves, the ring and the shape of \
+      the buffer. It makes real requests, and compares three things with the truth table: the bytes, the path of the \
+      accesses, and the fault or refusal. It touches nothing outside this process.
 
       A cell is named as --json prints it: pc-vtd/new/on/all/modern/attached/blk/packed/indirect/hole
 
-      Exit status: 0 nothing failed, 1 something did, 2 wrong usage.
+      Exit status: 0 all cells passed, 1 some failed, 2 wrong usage.
       """)
 
   @Option(
     help: ArgumentHelp(
-      "Run the cells of this platform only; `sluice machine --list-platforms` names them.", valueName: "name"))
+      "Run only the cells of this platform; `sluice machine --list-platforms` lists the platforms.", valueName: "name"))
   var platform: String?
 
-  @Flag(help: "A line of JSON a cell, then one with the sums.")
+  @Flag(help: "Print JSON: an object for each cell, one on each line, then the totals.")
   var json = false
 
   @Option(
-    help: ArgumentHelp("Run one cell, and tell in words what is to come of it and what was seen.", valueName: "cell"))
+    help: ArgumentHelp("Run one cell, and print what is expected, why, and what was observed.", valueName: "cell"))
   var explain: String?
 
-  @Option(help: ArgumentHelp("Machines at a time: 1 to 64.", valueName: "n"))
+  @Option(help: ArgumentHelp("Machines that run at a time: 1 to 64.", valueName: "n"))
   var threads = 2
 
   func run() throws {
-    guard (1...64).contains(threads) else { throw Failure.usage("--threads is 1 to 64") }
+    guard (1...64).contains(threads) else { throw Failure.usage("--threads must be 1 to 64") }
     if let explain { return try tell(explain) }
     let platforms = try platform.map { [try MachineCommand.platform($0)] } ?? Platform.all
     let cells = platforms.flatMap(Matrix.cells)
@@ -72,7 +72,7 @@ struct MatrixCommand: ParsableCommand {
         "\n\(sum.cells) cells: \(sum.passed) passed, \(sum.failed) failed, \(sum.skipped) impossible")
     }
     if sum.failed > 0 {
-      throw Failure(sentence: "\(sum.failed) of \(sum.cells) cells are not as they have to be", status: 1)
+      throw Failure(sentence: "\(sum.failed) of \(sum.cells) cells failed", status: 1)
     }
   }
 
@@ -107,7 +107,7 @@ struct MatrixCommand: ParsableCommand {
 
   private func tell(_ name: String) throws {
     guard let cell = Matrix.cell(named: name) else {
-      throw Failure.usage("there is no cell \(name); `sluice matrix --json` names all of them")
+      throw Failure.usage("there is no cell \(name); `sluice matrix --json` lists all of them")
     }
     let platform = cell.decision.platform
     func line(_ title: String, _ text: String) {
@@ -125,7 +125,7 @@ struct MatrixCommand: ParsableCommand {
     case .skipped(let why): line("verdict", "impossible: \(why)")
     case .failed(let why):
       line("verdict", "FAILED: \(why)")
-      throw Failure(sentence: "the cell is not as it has to be", status: 1)
+      throw Failure(sentence: "the cell failed", status: 1)
     }
   }
 }

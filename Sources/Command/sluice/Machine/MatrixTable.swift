@@ -100,7 +100,7 @@ struct MatrixTable {
     func mark(_ mark: Mark) -> String { painted(String(mark.rawValue), mark.colour) }
     return [
       "",
-      "columns  old: a host from before the bit. off, on, auto: iommu_platform of a new one.",
+      "columns  old: a host older than the bit. off, on, auto: iommu_platform of a new one.",
       "         on-33: the driver leaves bit 33 out. none: VERSION_1 too.",
       "         legacy, leg.on: through the legacy interface. nvme: what is not virtio.",
       "marks    \(mark(.platform)) the bytes arrive by the platform's addresses   \(mark(.physical)) by physical ones",

@@ -10,10 +10,10 @@ struct ControllerEvents {
 
   private var requests: [UInt16] = []
   private var raised: [Event] = []
-  /// An event was told of: the next one of its type waits until the driver has read the log page.
+  /// An event was reported: the next one of its type waits until the driver has read the log page.
   private var isMasked = false
 
-  /// Something happened; the same thing twice is told of once.
+  /// An event happened; repeated events are reported once.
   mutating func raise(_ event: Event) {
     if !raised.contains(event) { raised.append(event) }
   }

@@ -6,7 +6,8 @@ struct ControllerFeatures {
   /// Queues that the driver may make: all until it asks for a number.
   var submissionQueues: Int
   var completionQueues: Int
-  /// Values that are only remembered, by identifier. Round robin takes commands one by one, whatever the burst says.
+  /// Values that are only remembered, by identifier. Round robin takes commands one by one, and ignores the arbitration
+  /// burst.
   private var remembered: [UInt32]
 
   init(_ options: NVMeOptions) {

@@ -1,6 +1,6 @@
 import DMA
 
-/// What log pages tell (5.14.1). It outlives resets of the controller.
+/// The contents of log pages (5.14.1). They survive resets of the controller.
 struct ControllerLogs {
   enum Page: UInt8 {
     case errors = 1
@@ -89,7 +89,7 @@ extension ControllerWorker {
     var bytes = Array(all[Int(offset)...].prefix(Int(count)))
     bytes.append(contentsOf: repeatElement(0, count: Int(count) - bytes.count))
     try yield(bytes, to: command)
-    // RAE: the driver wants to go on reading before it hears of more.
+    // RAE: the driver wants to read more before the next event is reported.
     if page == .errors, !keepsEvents { events.unmask() }
   }
 }

@@ -43,7 +43,7 @@ extension ControllerWorker {
     put(options.disk.serial, 4, 20)
     put("Sluice NVMe", 24, 40)
     for (i, byte) in Self.firmware.enumerated() { bytes[64 + i] = byte }
-    // MDTS in pages of 4096, whatever MPS is.
+    // MDTS in pages of 4096, with any MPS.
     put(UInt64((options.maxTransfer / 4096).trailingZeroBitCount), 77, 1)
     put(UInt64(ControllerState.version), 80, 4)
     // CNTRLTYPE: an I/O controller.
@@ -61,7 +61,7 @@ extension ControllerWorker {
     bytes[512] = 0x66
     bytes[513] = 0x44
     put(1, 516, 4)
-    // ONCS: write zeroes, and dataset management where something comes of it.
+    // ONCS: write zeroes, and dataset management if the image supports discards.
     put(1 << 3 | (disk.canDiscard ? 1 << 2 : 0), 520, 2)
     // VWC: bits 2:1 say that a flush may name all namespaces.
     bytes[525] = 6 | (hasVolatileCache ? 1 : 0)

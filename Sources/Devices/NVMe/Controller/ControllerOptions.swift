@@ -19,7 +19,7 @@ public struct NVMeOptions: Sendable {
   public var maxTransfer = 1 << 20
   /// Says that SGLs can be used.
   public var offersSGLs = true
-  /// What the function is to software. The numbers are nobody's: drivers go by the class code.
+  /// What the function is to software. The IDs are assigned to no product: drivers match the class code.
   public var identity = PCIIdentity(
     vendorID: 0x1234, deviceID: 0x0011, revisionID: 1, classCode: 0x01_08_02, subsystemVendorID: 0x1234,
     subsystemID: 0x0011)

@@ -28,7 +28,7 @@ struct SubmissionQueue: ~Copyable {
     isReached = true
   }
 
-  /// Takes the next entry; its memory is there.
+  /// Takes the next entry; its memory is mapped.
   mutating func fetch() -> NVMeCommand {
     let at = head * NVMeCommand.byteCount
     let dwords = InlineArray<16, UInt32> { i in UInt32(littleEndian: memory.load32(at: at + 4 * i)) }
@@ -50,7 +50,7 @@ struct CompletionQueue: ~Copyable {
   /// The next entry to write, and the phase it gets.
   var tail = 0
   var phase: UInt32 = 1
-  /// Whether entries were written that no message has told of.
+  /// Whether entries were written without an interrupt message so far.
   var hasNews = false
   private(set) var memory = RingMemory.none
   var isReached = false
@@ -84,7 +84,7 @@ struct CompletionQueue: ~Copyable {
     return true
   }
 
-  /// Writes an entry, its phase last; its memory is there, and it is not full.
+  /// Writes an entry, its phase last; its memory is mapped, and it is not full.
   mutating func post(
     _ result: UInt32, queue: Int, head submissionHead: Int, _ identifier: UInt16, _ status: NVMeStatus, _ log: DirtyLog?
   ) {
@@ -92,7 +92,7 @@ struct CompletionQueue: ~Copyable {
     memory.store32(result.littleEndian, at: at)
     memory.store32(0, at: at + 4)
     memory.store32((UInt32(submissionHead) | UInt32(queue) << 16).littleEndian, at: at + 8)
-    // Do Not Retry: nothing that fails here would fare better as it is.
+    // Do Not Retry: a command that fails here would fail again unchanged.
     let retry: UInt32 = status.isSuccess ? 0 : 1 << 31
     memory.storeRelease32(
       (UInt32(identifier) | phase << 16 | UInt32(status.rawValue & 0x7ff) << 17 | retry).littleEndian, at: at + 12)

@@ -96,7 +96,7 @@ final class ControllerState: Sendable {
     wake.signal()
   }
 
-  /// Everything as after power-on; returns when the controller's thread has let go of memory.
+  /// Everything as after power-on; returns when the controller's thread no longer uses memory.
   func powerOn() {
     let ticket = change { state in
       state.registers = Registers()

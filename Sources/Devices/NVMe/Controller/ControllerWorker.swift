@@ -11,9 +11,8 @@ struct Refusal: Error {
 /// The controller's thread: takes commands from submission queues in turn, does them, answers. Read ``round()`` first.
 ///
 /// It owns the queues and the one cache of translations. A round holds the mappings that it uses; for input and output
-/// of a command it is left (``letGo()``), and the pages of the command's data alone are held. So whoever takes a
-/// mapping away waits for storage only if the command under way uses it. The thread waits for no other thread of this
-/// process.
+/// of a command it is left (``letGo()``), and the pages of the command's data alone are held. So an unmap waits for
+/// storage only if the command under way uses it. The thread waits for no other thread of this process.
 struct ControllerWorker: ~Copyable {
   /// Commands of one queue before the next has its turn.
   static var burst: Int { 16 }
@@ -76,8 +75,8 @@ struct ControllerWorker: ~Copyable {
     state.didEnd()
   }
 
-  /// One round: holds the mappings, looks at doorbells, gives each queue its turn, tells the driver. Whether there is
-  /// more to do.
+  /// One round: holds the mappings, looks at doorbells, gives each queue its turn, interrupts the driver. Returns
+  /// whether there is more to do.
   private mutating func round() -> Bool {
     guard isRunning else { return false }
     takeHold()
@@ -99,7 +98,7 @@ struct ControllerWorker: ~Copyable {
     return isBusy
   }
 
-  /// Does some commands of a queue. Whether it got as far as it may, and there could be more.
+  /// Does some commands of a queue. Returns whether it stopped at its limit, so that there could be more.
   private mutating func serve(_ queue: Int) -> Bool {
     for _ in 0..<Self.burst {
       guard isRunning, !iotlb.isStale, !state.isInterrupted else { return true }
@@ -163,7 +162,7 @@ struct ControllerWorker: ~Copyable {
     for i in 0..<completions.count where completions[i].isOpen {
       let head = state.completionHeads[i].current
       guard head != completions[i].head else { continue }
-      // A value that names entries never written changes nothing, and is told of once.
+      // A value that names entries never written changes nothing, and is reported once.
       if !completions[i].take(upTo: head) {
         events.raise(.invalidDoorbellValue)
         _ = state.completionHeads[i].ring(UInt32(completions[i].head))
@@ -288,7 +287,7 @@ struct ControllerWorker: ~Copyable {
     state.show(.shutdownComplete)
   }
 
-  /// Lets go of everything. Commands that were not taken are never done.
+  /// Releases everything. Commands that were not taken are never done.
   private mutating func tearDown(_ ticket: UInt64?) {
     for i in 0..<submissions.count { close(submission: i) }
     for i in 0..<completions.count { close(completion: i) }

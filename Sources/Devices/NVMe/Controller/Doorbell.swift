@@ -26,6 +26,6 @@ final class Doorbell: Sendable {
 
   func close() { size.store(0, ordering: .releasing) }
 
-  /// What was written last. It may have been meant for a queue that was here before: whoever reads it checks it.
+  /// What was written last. It may have been meant for a queue that was here before: every reader checks it.
   var current: Int { Int(value.load(ordering: .acquiring)) }
 }

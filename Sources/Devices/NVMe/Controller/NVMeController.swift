@@ -5,10 +5,10 @@ import Storage
 /// An NVMe controller with one namespace as a PCI function: NVM Express base specification 1.4, PCI Express, NVM
 /// command set.
 ///
-/// It reaches memory through its bus master's translated space and no other: it is no virtio device, has no say in
-/// which memory its addresses name, and an IOMMU governs it whatever anybody negotiates (R080). A thread of its own
-/// does the commands, one after the other; processors' threads read and write registers and never wait for it, but in
-/// ``reset()``.
+/// It reaches memory through its bus master's translated space and no other: it is no virtio device, does not decide
+/// which memory its addresses name, and an IOMMU governs it independently of any negotiation (R080). A thread of its
+/// own does the commands, one after the other; processors' threads read and write registers and never wait for it, but
+/// in ``reset()``.
 public final class NVMeController: PCIFunction {
   public let configuration: ConfigurationSpace
   private let master: BusMaster

@@ -28,7 +28,7 @@ public final class NVMeDriver {
   public private(set) var serialNumber = ""
   public private(set) var modelNumber = ""
 
-  /// Takes the controller over: resets it, makes its queues, asks it who it is (7.6.1).
+  /// Takes the controller over: resets it, makes its queues, and identifies it (7.6.1).
   ///
   /// - Throws: what made the driver give up. The controller is reset then, and no memory is left to it.
   public init(
@@ -91,7 +91,7 @@ public final class NVMeDriver {
   private func addPair(_ index: Int, _ size: Int) throws(NVMeDriverError) {
     let pair = try NVMeQueuePair(
       access, index: index, size: size, maxSegments: max(1, min(options.maxSegments, 256)), mapper: mapper)
-    // Kept before the controller hears of it: if it does, memory is its until the reset.
+    // Kept before the controller is told: from then on the memory belongs to the controller until the reset.
     pairs.append(pair)
     var command = NVMeCommand(opcode: NVMeAdminOpcode.createCompletionQueue.rawValue, identifier: 0)
     command.pointer1 = pair.completionAddress.rawValue

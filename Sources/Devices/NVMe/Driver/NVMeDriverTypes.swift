@@ -3,7 +3,7 @@ public import DriverDMA
 public import IOMMUInterface
 public import VirtioDrivers
 
-/// How a command of ``NVMeDriver`` tells the controller where its data is.
+/// How a command of ``NVMeDriver`` describes its data to the controller.
 public enum NVMeDataFormat: Hashable, Sendable {
   /// Physical region pages: between the first and the last byte every piece begins and ends on a page of 4096 bytes.
   case prp
@@ -11,7 +11,7 @@ public enum NVMeDataFormat: Hashable, Sendable {
   case sgl
 }
 
-/// What ``NVMeDriver`` does unless told otherwise.
+/// The options of ``NVMeDriver``, with defaults.
 public struct NVMeDriverOptions {
   /// Pairs of I/O queues to make, as many as the controller has at most; at least 1.
   public var queues: Int
@@ -73,7 +73,7 @@ public enum NVMeDriverError: Error, Hashable, Sendable, CustomStringConvertible 
   case request
   /// The controller could not do it, and says why.
   case status(NVMeStatus)
-  /// The controller answered what nobody asked.
+  /// The controller completed a command that the driver never sent.
   case unexpected(identifier: UInt16)
 
   public var description: String {

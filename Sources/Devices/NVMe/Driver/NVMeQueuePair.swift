@@ -124,7 +124,7 @@ final class NVMeQueuePair {
   func publish() {
     guard isNew else { return }
     isNew = false
-    // The commands before the doorbell, whoever reads it.
+    // The commands become visible before the doorbell, to every reader of it.
     RingMemory.fence()
     access.writeBAR(NVMeController.registerBAR, at: NVMeRegister.submissionTail(index), width: 4, UInt32(tail))
   }
@@ -257,7 +257,7 @@ final class NVMeQueuePair {
   /// Keeps all memory for ever: the controller may use it still.
   func abandon() { itself = self }
 
-  /// Takes the data of commands that will never end back: the controller has let go.
+  /// Takes back the data of commands that will never end: the controller no longer uses it.
   func close() throws(NVMeDriverError) {
     var trouble: NVMeDriverError?
     for slot in slots.indices where slots[slot].isUsed {

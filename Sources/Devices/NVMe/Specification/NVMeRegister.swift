@@ -61,7 +61,7 @@ public enum NVMeRegister {
   public init(rawValue: UInt32) { self.rawValue = rawValue }
   /// RDY: commands are taken.
   public static var ready: Self { Self(rawValue: 1) }
-  /// CFS: the controller cannot go on, and cannot say so in a completion queue.
+  /// CFS: the controller cannot go on, and cannot report it in a completion queue.
   public static var fatal: Self { Self(rawValue: 2) }
   /// SHST.
   public static var shutdownOccurring: Self { Self(rawValue: 1 << 2) }

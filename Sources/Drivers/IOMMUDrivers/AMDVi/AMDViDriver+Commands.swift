@@ -32,7 +32,7 @@ extension AMDViDriver: InvalidatingUnit {
     for requester in domainIDs.translationCachers(in: domain) { postKept(requester, from: first, through: last) }
   }
 
-  /// What a requester itself keeps of a range.
+  /// The translations of a range that a requester caches itself.
   func postKept(_ requester: RequesterID, from first: UInt64, through last: UInt64) {
     let number = UInt64(requester.rawValue)
     // One request in flight at a time, on the queue of the requester's own number.
@@ -63,8 +63,8 @@ extension AMDViDriver: InvalidatingUnit {
 
 /// What an AMD-Vi unit wrote into its event log (chapter "Event Logging").
 public struct AMDViEvent: Hashable, Sendable {
-  /// 1: a device table entry that is none, 2: an access that the tables do not allow, 3 and 4: tables where there is no
-  /// memory, 5: a command that is none, 6: commands where there is no memory.
+  /// 1: an invalid device table entry, 2: an access that the tables do not allow, 3 and 4: tables outside memory, 5: an
+  /// invalid command, 6: commands outside memory.
   public var code: UInt8
   /// Of events 1...4.
   public var requester: RequesterID
@@ -98,7 +98,7 @@ extension AMDViDriver {
   /// Has the unit interrupt when it has logged something, where its MSI capability says.
   public func enableEventInterrupt() throws(UnitError) { try setControl(control | AMDViRegister.eventInterrupt) }
 
-  /// Takes the events out of the log, oldest first, and whether there were others that found no room.
+  /// Takes the events out of the log, oldest first. Also returns whether others were lost for lack of room.
   public func takeEvents() throws(UnitError) -> (events: [AMDViEvent], hasLostSome: Bool) {
     let status = registers.read(at: AMDViRegister.status, width: 8)
     // Cleared before the log is read: an event that comes meanwhile interrupts anew.

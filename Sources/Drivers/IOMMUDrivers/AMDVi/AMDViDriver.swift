@@ -2,8 +2,8 @@ public import DriverDMA
 public import IOMMUInterface
 public import VirtioDrivers
 
-/// The driver of an AMD-Vi unit: its device table and page tables in the driver's memory, domains to map in, and who is
-/// in which.
+/// The driver of an AMD-Vi unit: its device table and page tables in the driver's memory, domains to map in, and the
+/// endpoints of each.
 ///
 /// One thread uses it, its domains included; not a thread of a device's queue, which the unit may wait for. No call
 /// waits for the unit longer than its `BoundedWait`.
@@ -15,7 +15,7 @@ public final class AMDViDriver {
     /// Nowhere. Each access is an event in the unit's log unless they are hidden.
     case blocked(hidesFaults: Bool)
   }
-  /// Device addresses that mean an interrupt, or are HyperTransport's own, whatever is mapped there.
+  /// Device addresses that mean an interrupt, or are HyperTransport's own, even if something is mapped there.
   public static var reserved: [ClosedRange<UInt64>] { [0xFEE0_0000...0xFEEF_FFFF, 0xFD_0000_0000...0xFF_FFFF_FFFF] }
 
   /// Levels of page tables, at most.
@@ -31,7 +31,8 @@ public final class AMDViDriver {
   var eventHead: UInt64 = 0
   var control: UInt64 = 0
 
-  /// Takes the unit over, whoever had it before, with nobody attached; translation is off until ``enable()``.
+  /// Takes the unit over from firmware or an earlier driver, with no endpoint attached; translation is off until
+  /// ``enable()``.
   ///
   /// - Parameters:
   ///   - pages: where tables come from: the device table takes 8 KiB a bus, in one piece.
@@ -67,7 +68,7 @@ public final class AMDViDriver {
   /// An entry that is valid, of no table, and allows nothing.
   private static var blocked: UInt64 { 3 }
 
-  /// Turns translation on: from now on whoever is attached nowhere reaches nothing.
+  /// Turns translation on: from now on an endpoint without a domain reaches nothing.
   public func enable() throws(UnitError) { try setControl(control | AMDViRegister.enabled) }
 
   /// Turns translation off: every address is guest-physical again.
@@ -100,7 +101,7 @@ public final class AMDViDriver {
     }
   }
 
-  /// Ends a domain that nobody is attached to, and gives its memory back.
+  /// Ends a domain without endpoints, and gives its memory back.
   public func remove(_ domain: AMDViDomain) throws(UnitError) {
     guard domain.unit === self, !domain.hasEnded else { throw .noDomain }
     guard !domainIDs.isUsed(domain.number) else { throw .domainInUse }
@@ -111,8 +112,7 @@ public final class AMDViDriver {
 
   /// Attaches a requester to a domain, and takes it from where it was.
   ///
-  /// - Parameter deviceIOTLB: whether the requester may keep translations itself, until it is told to forget them
-  ///   (ATS).
+  /// - Parameter deviceIOTLB: whether the requester may cache translations itself until they are invalidated (ATS).
   public func attach(_ requester: RequesterID, to domain: AMDViDomain, deviceIOTLB: Bool = false) throws(UnitError) {
     guard domain.unit === self, !domain.hasEnded else { throw .noDomain }
     try setEntry(
@@ -148,7 +148,7 @@ public final class AMDViDriver {
     try forget(requester)
   }
 
-  /// Ends what the unit and the requester know of its entry and of the domain that it names.
+  /// Invalidates what the unit and the requester cached of its entry and of the entry's domain.
   private func forget(_ requester: RequesterID) throws(UnitError) {
     post(2 << 60 | UInt64(requester.rawValue), 0)
     postDomain(domainIDs.domain(of: requester) ?? 0)

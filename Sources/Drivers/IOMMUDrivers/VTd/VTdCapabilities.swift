@@ -22,7 +22,7 @@ public struct VTdCapabilities: Hashable, Sendable {
   public var largestPage: Int { has(34) ? (has(35) ? 3 : 2) : 1 }
   /// Whether it may remember that there was nothing (CM).
   public var hasCachingMode: Bool { has(7) }
-  /// Whether it buffers what processors write to its tables until it is told otherwise (RWBF).
+  /// Whether it buffers what processors write to its tables until they flush its write buffer (RWBF).
   public var buffersWrites: Bool { has(4) }
   /// Whether ranges of pages can be invalidated, of 2^`largestRange` pages at most (PSI, MAMV).
   public var hasPageInvalidation: Bool { has(39) }

@@ -27,7 +27,7 @@ extension VTdDriver {
     registers.write(0, at: VTdRegister.faultEventControl, width: 4)
   }
 
-  /// Takes the faults out of the unit's records, oldest first, and whether there were others that found no room.
+  /// Takes the faults out of the unit's records, oldest first. Also returns whether others were lost for lack of room.
   public func takeFaults() -> (faults: [VTdFault], hasLostSome: Bool) {
     let status = registers.read(at: VTdRegister.faultStatus, width: 4)
     var faults: [VTdFault] = []

@@ -41,7 +41,7 @@ extension VTdDriver: InvalidatingUnit {
     for requester in domainIDs.translationCachers(in: domain) { postDeviceIOTLB(requester, first: first, last: last) }
   }
 
-  /// What a requester itself keeps of a range.
+  /// The translations of a range that a requester caches itself.
   func postDeviceIOTLB(_ requester: RequesterID, first: UInt64, last: UInt64) {
     post(3 | UInt64(requester.rawValue) << 32, PageOrder.word(first, last))
   }

@@ -2,8 +2,8 @@ public import DriverDMA
 public import IOMMUInterface
 public import VirtioDrivers
 
-/// The driver of an Intel VT-d unit in legacy mode: its tables in the driver's memory, domains to map in, and who is in
-/// which.
+/// The driver of an Intel VT-d unit in legacy mode: its tables in the driver's memory, domains to map in, and the
+/// endpoints of each.
 ///
 /// One thread uses it, its domains included; not a thread of a device's queue, which the unit may wait for. No call
 /// waits for the unit longer than its `BoundedWait`.
@@ -17,7 +17,7 @@ public final class VTdDriver {
     /// Nowhere. Each access is a fault, in the unit's records unless they are hidden.
     case blocked(hidesFaults: Bool)
   }
-  /// Device addresses that mean an interrupt when they are written, whatever is mapped there.
+  /// Device addresses that mean an interrupt when they are written, even if something is mapped there.
   public static var reserved: [ClosedRange<UInt64>] { [0xFEE0_0000...0xFEEF_FFFF] }
 
   /// What the unit can do.
@@ -30,10 +30,12 @@ public final class VTdDriver {
   private(set) var domainIDs: DomainIDs
   var queue: DescriptorRing
 
-  /// Domain 0 means "whichever" to a unit in caching mode, so it is nobody's; 1 is of all that pass.
+  /// A unit in caching mode reserves domain 0 (it tags what is not present), so no endpoint gets it; 1 is for all
+  /// endpoints in pass-through.
   private static var passing: UInt16 { 1 }
 
-  /// Takes the unit over, whoever had it before, with nobody attached; translation is off until ``enable()``.
+  /// Takes the unit over from firmware or an earlier driver, with no endpoint attached; translation is off until
+  /// ``enable()``.
   ///
   /// - Parameter pages: where tables come from.
   public init(_ registers: any RegisterAccess, pages: GuestPages, wait: BoundedWait = BoundedWait()) throws(UnitError) {
@@ -64,7 +66,7 @@ public final class VTdDriver {
     guard complete() else { throw .timeout(register: VTdRegister.queueTail) }
   }
 
-  /// Turns translation on: from now on whoever is attached nowhere reaches nothing.
+  /// Turns translation on: from now on an endpoint without a domain reaches nothing.
   public func enable() throws(UnitError) { try command(VTdRegister.translation, on: true) }
 
   /// Turns translation off: every address is guest-physical again.
@@ -102,7 +104,7 @@ public final class VTdDriver {
     }
   }
 
-  /// Ends a domain that nobody is attached to, and gives its memory back.
+  /// Ends a domain without endpoints, and gives its memory back.
   public func remove(_ domain: VTdDomain) throws(UnitError) {
     guard domain.unit === self, !domain.hasEnded else { throw .noDomain }
     guard !domainIDs.isUsed(domain.number) else { throw .domainInUse }
@@ -113,8 +115,7 @@ public final class VTdDriver {
 
   /// Attaches a requester to a domain, and takes it from where it was.
   ///
-  /// - Parameter deviceIOTLB: whether the requester may keep translations itself, until it is told to forget them
-  ///   (ATS).
+  /// - Parameter deviceIOTLB: whether the requester may cache translations itself until they are invalidated (ATS).
   public func attach(_ requester: RequesterID, to domain: VTdDomain, deviceIOTLB: Bool = false) throws(UnitError) {
     guard domain.unit === self, !domain.hasEnded else { throw .noDomain }
     guard !deviceIOTLB || capabilities.hasDeviceIOTLB else { throw .missing(.deviceIOTLB) }
@@ -155,7 +156,7 @@ public final class VTdDriver {
     if remembersNothing { try forget(requester, in: nil) }
   }
 
-  /// Ends what the unit and the requester know of its context entry and of the domain that it names.
+  /// Invalidates what the unit and the requester cached of its context entry and of the entry's domain.
   private func forget(_ requester: RequesterID, in domain: UInt16?) throws(UnitError) {
     postContext(3, domain: domain ?? 0, requester: requester)
     if let domain { postDomain(domain) }

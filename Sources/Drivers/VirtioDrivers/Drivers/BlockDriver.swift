@@ -233,8 +233,8 @@ public final class BlockDriver {
 
   // MARK: Ending
 
-  /// Takes the queue back from the device with whatever it has of it, and starts it again, empty (§2.6.1). Requests
-  /// that the device had never complete; their memory is the driver's again.
+  /// Takes the queue back from the device with all requests that the device still has, and starts it again, empty
+  /// (§2.6.1). Requests that the device had never complete; their memory is the driver's again.
   public func restartQueue() throws(DriverError) {
     guard queue != nil else { throw .stopped }
     guard features.contains(.ringReset) else { throw .missing(.ringReset) }

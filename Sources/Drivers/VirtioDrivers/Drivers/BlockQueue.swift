@@ -79,7 +79,7 @@ struct BlockQueue: ~Copyable {
       at += BlockLayout.rangeSize
     }
     heads.showDevice(UInt64(head), UInt64(at - head))
-    // No status at all, so that one the device never wrote is not taken for what the last request left.
+    // An invalid status, so that a status that the device never wrote is not mistaken for that of the last request.
     tailCells.store32(UInt32(0xff00_0000).littleEndian, at: tail + 28)
     tails.showDevice(UInt64(tail), UInt64(Self.tailSize))
 

@@ -21,7 +21,7 @@ public enum DriverError: Error, Hashable, Sendable {
   case noQueue(Int)
   /// Not even the smallest queue fits into one mapping (R176).
   case noRoom(bytes: UInt64, maximum: UInt64)
-  /// The device gave up, and says so with DEVICE_NEEDS_RESET (§2.1.2).
+  /// The device gave up, and set DEVICE_NEEDS_RESET (§2.1.2).
   case needsReset
   /// The driver was stopped, or an error ended it: make a new one.
   case stopped
@@ -40,7 +40,7 @@ public enum DriverError: Error, Hashable, Sendable {
   case ioError
   /// The device does not serve such requests (§5.2.6, VIRTIO_BLK_S_UNSUPP).
   case unsupported
-  /// The device left a status that is none.
+  /// The device left an invalid status.
   case status(UInt8)
   /// The device says it is done, and wrote fewer bytes than that takes (§2.7.8).
   case incomplete(written: UInt32, needed: UInt64)

@@ -5,8 +5,7 @@ public import Virtio
 public struct DriverOptions {
   /// How large its queues are.
   public var queue: QueueOptions
-  /// Features that it does not accept, though offered: VIRTIO_F_RING_PACKED for a split ring, or any other to see what
-  /// comes of it.
+  /// Features that it does not accept, though offered: VIRTIO_F_RING_PACKED for a split ring, or any other for tests.
   public var withheld: Features
   /// How long it waits for the device.
   public var wait: BoundedWait
@@ -41,7 +40,7 @@ public struct DriverOptions {
   public var error: DriverError?
 }
 
-/// The numbers of requests under way, and those that ended while somebody waited for another.
+/// The numbers of requests under way, and those that ended during a wait for another.
 struct RequestLedger: ~Copyable {
   private var tags: FixedArray<UInt64>
   private var last: UInt64 = 0
@@ -59,7 +58,7 @@ struct RequestLedger: ~Copyable {
 
   func tag(of id: UInt16) -> RequestTag { RequestTag(rawValue: tags[Int(id)]) }
 
-  /// Keeps a completion that nobody asked for yet.
+  /// Keeps a completion until it is asked for.
   mutating func keep(_ completion: Completion) { ended.append(completion) }
 
   /// The oldest that was kept.

@@ -2,16 +2,18 @@ internal import DMA
 public import DriverDMA
 public import Virtio
 
-/// What a driver knows of the machine it runs on, and the rule that chooses how its devices reach memory: the driver's
-/// half of what `AddressPath` is for devices (§6.1).
+/// What a driver knows of the machine it runs on, and the rule that chooses how its devices reach memory (§6.1).
+/// `AddressPath` is the device's half of the rule.
 ///
-/// The rule, from the mail that VIRTIO_F_ACCESS_PLATFORM began with: a device that has the bit gets the platform's
-/// addresses; so does every device of a Xen guest, whose physical addresses mean nothing outside; any other gets
-/// physical addresses, whatever the machine's tables say, because the bit's absence says that it goes past the IOMMU.
+/// The rule, from the QEMU patch of April 2016 that introduced the bit (as VIRTIO_F_IOMMU_PLATFORM; "[PATCH V2 RFC]
+/// fixup! virtio: convert to use DMA api"): a device that has the bit gets the platform's addresses; so does every
+/// device of a Xen guest, whose physical addresses mean nothing outside; any other gets physical addresses, even if the
+/// machine's tables list an IOMMU, because without the bit it bypasses the IOMMU.
 public struct DriverPlatform {
   /// What to do about a device without the bit where the platform's addresses are not the physical ones (R175).
   public enum Mismatch: Hashable, Sendable {
-    /// Go past the IOMMU, as the rule says: hosts from before the bit do, SPARC64's and PPC64's among them.
+    /// Bypass the IOMMU, as the rule says: so do the devices of hosts older than the bit, SPARC64's and PPC64's among
+    /// them.
     case bypass
     /// Refuse the device: a physical device without the bit would be behind the IOMMU all the same, and physical
     /// addresses would be some other memory there.
@@ -19,9 +21,9 @@ public struct DriverPlatform {
   }
   /// The driver's own memory.
   public var pages: GuestPages
-  /// How the platform makes device addresses, whatever it has for that: an IOMMU, a pool, grants, or nothing.
+  /// How the platform makes device addresses, by what it has for that: an IOMMU, a pool, grants, or nothing.
   public var mapper: any DMAMapper
-  /// Physical addresses, for devices that go past the platform.
+  /// Physical addresses, for devices that bypass the platform's IOMMU.
   public var direct: any DMAMapper
   /// The machine is a Xen guest (R173).
   public var isXen: Bool
@@ -48,7 +50,7 @@ public struct DriverPlatform {
   /// What to accept of what a device offers, for a driver that can use `wanted`: those, and what belongs to the
   /// platform and not to the driver (R171).
   public func features(_ wanted: Features, of offeredFeatures: Features) -> Features {
-    // Of a device that is not virtio 1's, ANY_LAYOUT has to be accepted, too (§6.3).
+    // For a device without virtio 1, ANY_LAYOUT has to be accepted, too (§6.3).
     let old: Features = offeredFeatures.contains(.version1) ? [] : .anyLayout
     return offeredFeatures.intersection(wanted.union([.version1, .accessPlatform, .orderPlatform]).union(old))
   }
@@ -63,7 +65,7 @@ public struct DriverPlatform {
 
   /// Refuses a device that this platform cannot let in (R174, R175). Called before any memory is given to it.
   ///
-  /// - Parameter offeredFeatures: what the device offers. The driver may accept less, and is then on its own.
+  /// - Parameter offeredFeatures: what the device offers. The driver may accept less, at its own risk.
   public func check(offeredFeatures: Features) throws(DriverError) {
     let knowsPlatform = offeredFeatures.contains(.accessPlatform)
     if isRestricted {

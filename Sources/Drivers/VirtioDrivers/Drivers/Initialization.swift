@@ -33,9 +33,10 @@ extension DriverTransport {
   ///
   /// - Parameters:
   ///   - wanted: what the driver can use. What the platform needs is added, see ``DriverPlatform/features(_:of:)``.
-  ///   - withheld: not accepted, though it is offered: for whoever tests what comes of that.
+  ///   - withheld: not accepted, though it is offered: for tests of the outcome.
   /// - Returns: what was negotiated.
-  /// - Throws: whatever makes the driver give up; the device's status is FAILED then, unless the device is beyond that.
+  /// - Throws: the error that makes the driver give up; the device's status is FAILED then, unless the device is beyond
+  ///   that.
   public func initialize(
     accepting wanted: Features, on platform: DriverPlatform, withholding withheld: Features = [],
     waiting wait: BoundedWait = BoundedWait()
@@ -69,7 +70,7 @@ extension DriverTransport {
     if now.contains(.needsReset) { throw .needsReset }
   }
 
-  /// Tells the device that the driver has given up on it (§2.1).
+  /// Sets FAILED: the driver has given up on the device (§2.1).
   public func giveUp() { status = status.union(.failed) }
 
   /// An integer of the configuration space, little-endian (§2.5). Fields that belong together: compare the generation.

@@ -37,7 +37,7 @@ public struct QueueOptions: Hashable, Sendable {
 ///
 /// It maps the pieces of a request in their descriptors' directions (R177), cuts those that are longer than the mapper
 /// takes (R176), takes everything back if one of them cannot be mapped (R178), and unmaps a request when the device has
-/// used it, or has let go of the queue (R179). A request costs no allocation here. One thread uses it.
+/// used it, or no longer owns the queue (R179). A request costs no allocation here. One thread uses it.
 public struct MappedQueue: ~Copyable {
   /// Its number in the device.
   public let index: Int
@@ -71,7 +71,8 @@ public struct MappedQueue: ~Copyable {
   ///   - features: as negotiated.
   ///   - extra: pieces of every request that are not its data.
   ///   - sizeMax: the most bytes of a piece that the device takes.
-  ///   - perRequest: the most bytes per descriptor that the driver keeps in one mapping besides: the size is chosen so that it fits.
+  ///   - perRequest: the most bytes per descriptor that the driver keeps in one further mapping: the queue's size is
+  ///     chosen so that they fit.
   public init(
     _ transport: any DriverTransport, index: Int, features: Features, mapper: any DMAMapper, pages: GuestPages,
     options: QueueOptions,
@@ -194,7 +195,7 @@ public struct MappedQueue: ~Copyable {
   ///   - head: device-readable pieces that are mapped already.
   ///   - data: the pieces to be mapped; device-readable to the device, device-writable from it.
   ///   - last: a device-writable piece, mapped already, behind everything.
-  /// - Returns: the request's ID, below ``size``, and its own until it is reaped.
+  /// - Returns: the request's ID, below ``size``, unique until the request is reaped.
   public mutating func submit(
     _ head: Span<DriverBuffer>, data: Span<GuestSegment>, _ direction: DMADirection, last: DriverBuffer?
   ) throws(DriverError) -> UInt16 {
@@ -290,7 +291,7 @@ public struct MappedQueue: ~Copyable {
     return used
   }
 
-  /// Unmaps everything of a request, whatever becomes of a part of it; the first error.
+  /// Unmaps everything of a request, even if a part fails; returns the first error.
   private mutating func unmap(_ id: Int) -> DMAError? {
     var first: DMAError?
     for i in 0..<counts[id] {

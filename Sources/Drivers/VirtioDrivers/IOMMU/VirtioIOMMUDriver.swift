@@ -6,8 +6,8 @@ public import Virtio
 /// A driver of virtio-iommu (§5.13): programs domains, one request at a time, and reads reports of faults.
 ///
 /// Its own queues are not translated by the device they lead to, so their addresses are guest-physical (R036). A
-/// request waits for its answer, and no longer than it was told to; after an error of the queue or a time-out nothing
-/// more is asked, because the device may still write where the answer was to be. One thread uses it.
+/// request waits for its answer, up to the time limit; after an error of the queue or a time-out no more requests are
+/// made, because the device may still write where the answer was to be. One thread uses it.
 public final class VirtioIOMMUDriver {
   private let transport: any DriverTransport
   private let memory: GuestMemory
@@ -24,7 +24,7 @@ public final class VirtioIOMMUDriver {
   private let request: GuestAddress
   /// What is added to a guest-physical address of the driver's memory for the device, modulo 2^64.
   private let offset: UInt64
-  /// Takes the driver's memory back, when the device has let go of it.
+  /// Takes the driver's memory back, when the device no longer uses it.
   private var giveBack: (() -> Void)?
   private let answer: GuestAddress
   /// Where reports arrive: ``slotSize`` bytes each, as many as the event queue is long; and whose buffer is which.
@@ -46,10 +46,10 @@ public final class VirtioIOMMUDriver {
     ]
   }
 
-  /// Resets the device, negotiates, and sets it to work, with memory of its own.
+  /// Resets the device, negotiates, and starts it, with memory of its own.
   ///
   /// - Parameters:
-  ///   - area: ``memorySize`` bytes of `memory` that nobody else uses, page-aligned, in one region.
+  ///   - area: ``memorySize`` bytes of `memory` that no other code uses, page-aligned, in one region.
   ///   - wanted: features to accept if they are offered.
   ///   - sleep: returns when the device has called, and at the given time at the latest; too early does no harm.
   public convenience init(
@@ -212,10 +212,10 @@ public final class VirtioIOMMUDriver {
 
   // MARK: Requests
 
-  /// Attaches an endpoint to a domain, which is made if there is none; an endpoint that is attached elsewhere leaves
-  /// there.
+  /// Attaches an endpoint to a domain, which is created if it does not exist; an endpoint in another domain is detached
+  /// from it.
   ///
-  /// - Parameter bypass: the domain is a bypass domain, as the flag says for one that is there already too.
+  /// - Parameter bypass: the domain is a bypass domain; the flag must match a domain that exists already.
   public func attach(_ endpoint: RequesterID, to domain: UInt32, bypass: Bool = false) throws(VirtioIOMMUDriverError) {
     if bypass, !features.contains(.iommuBypassConfig) { throw .unsupported(.iommuBypassConfig) }
     try perform(.attach(domain: domain, endpoint: UInt32(endpoint.rawValue), flags: bypass ? .bypass : []))

@@ -17,7 +17,7 @@ public enum VirtioIOMMUDriverError: Error, Hashable, Sendable {
   case configuration
   /// The driver's own memory is not all in one region, or is not there.
   case memory(GuestAddress)
-  /// The queue, or what the device did with it. The device has to be reset.
+  /// An error of the queue, or of the device's use of it. The device has to be reset.
   case queue(DriverQueueError)
   /// The device did not answer in time. It still has the request's memory, so it has to be reset.
   case timeout
@@ -29,6 +29,6 @@ public enum VirtioIOMMUDriverError: Error, Hashable, Sendable {
   case refused(IOMMUStatus)
   /// Not negotiated.
   case unsupported(Features)
-  /// Nothing can be meant by it: no bytes, or more than there are behind the address.
+  /// An impossible range: no bytes, or more than there are after the address.
   case range
 }

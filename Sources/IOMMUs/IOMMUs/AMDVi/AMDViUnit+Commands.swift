@@ -3,7 +3,7 @@ public import IOMMUInterface
 import Synchronization
 
 extension AMDViUnit {
-  /// Bytes of a buffer of 16-byte entries, by the register that says where it is; nil for a length that is none.
+  /// Bytes of a buffer of 16-byte entries, by the register that says where it is; nil for an invalid length.
   private static func byteCount(_ base: UInt64) -> UInt64? {
     let order = base >> 56
     return (8...15).contains(order) ? 16 << order : nil
@@ -38,7 +38,7 @@ extension AMDViUnit {
     log(event.bits, address)
   }
 
-  /// One command; false for one that is none.
+  /// One command; false for an invalid one.
   private func perform(_ low: UInt64, _ high: UInt64) -> Bool {
     switch low >> 60 {
     case 1:
@@ -52,7 +52,7 @@ extension AMDViUnit {
     case 3:
       let domain = UInt16(truncatingIfNeeded: low >> 32)
       let (first, last) = Self.pages(high)
-      // What a device keeps itself it forgets only when it is told so.
+      // Translations that a device caches itself are dropped only by its own invalidation.
       forget(
         isContext: false, { _, context in context?.domain == domain && context?.hasDeviceIOTLB == false }, first: first,
         last: last)

@@ -6,13 +6,13 @@ import Synchronization
 /// memory, a command buffer, an event log with an interrupt. There are no guest tables, no interrupt remapping, no
 /// exclusion range.
 ///
-/// What the tables say is remembered by each endpoint's own cache and the device table's entries here, and forgotten
-/// only when the driver invalidates it. Registers are read and written by the guest's processors, any of them; a write
-/// returns when what it asked for is done, devices' accesses in flight included.
+/// Each endpoint's own cache and the device table cache here keep what the tables say until the driver invalidates it.
+/// Registers are read and written by the guest's processors, any of them; a write returns when its command is done and
+/// no access in flight depends on the old state.
 public final class AMDViUnit: IOMMU {
   struct State {
     var requesters = RequesterTable<AMDViContext>()
-    /// By their offsets; what is none reads as zero.
+    /// By their offsets; an offset without a register reads as zero.
     var registers: [Int: UInt64] = [:]
     var control = AMDViControl()
     var status = AMDViStatus()
@@ -38,7 +38,7 @@ public final class AMDViUnit: IOMMU {
   /// Bytes of the register window.
   public static var registerBytes: Int { AMDViRegister.byteCount }
 
-  /// Where its interrupts go: what the MSI capability of its PCI function says. Nil: nowhere.
+  /// The target of its interrupts, as in the MSI capability of its PCI function; nil: none.
   public func setMessage(_ message: InterruptMessage?) { state.withLock { $0.message = message } }
 
   // MARK: Endpoints
@@ -73,7 +73,8 @@ public final class AMDViUnit: IOMMU {
     offset >= 0 && offset < AMDViRegister.byteCount && (width == 8 && offset & 7 == 0 || width == 4 && offset & 3 == 0)
   }
 
-  /// What a processor reads: 4 or 8 bytes at a multiple of that. Anything else, and what is no register, reads as zero.
+  /// What a processor reads: 4 or 8 bytes at a multiple of that. Other accesses, and offsets without a register, read
+  /// as zero.
   public func read(at offset: Int, width: Int) -> UInt64 {
     guard Self.isRegister(offset, width) else { return 0 }
     let word = state.withLock { state in
@@ -88,7 +89,7 @@ public final class AMDViUnit: IOMMU {
     return width == 8 ? word : word >> (UInt64(offset & 4) * 8) & 0xFFFF_FFFF
   }
 
-  /// What a processor writes, with the same widths. Returns when what the write commands is done. Not from a queue's
+  /// What a processor writes, with the same widths. Returns when the write's command is done. Not from a queue's
   /// thread.
   public func write(_ value: UInt64, at offset: Int, width: Int) {
     guard Self.isRegister(offset, width) else { return }

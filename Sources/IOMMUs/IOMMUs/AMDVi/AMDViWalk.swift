@@ -14,7 +14,7 @@ struct AMDViContext {
   var permissions = DMAPermissions.readWrite
   /// The requester keeps translations itself: its endpoint's cache is a device-TLB.
   var hasDeviceIOTLB = false
-  /// The driver does not want to hear of this requester's faults.
+  /// The driver suppressed reports of this requester's faults.
   var hidesFaults = false
 }
 

@@ -18,7 +18,7 @@ extension VTdUnit {
     }
   }
 
-  /// What the context command register asks for; its upper half then says what was done.
+  /// What the context command register asks for; its upper half then has the result.
   func contextCommand() {
     let command = state.withLock { $0.word(VTdRegister.contextCommand) }
     let granularity = command >> 61 & 3
@@ -49,7 +49,7 @@ extension VTdUnit {
   }
 
   private func invalidateIOTLB(_ granularity: UInt64, domain: UInt16, address: UInt64, order: UInt64) {
-    // What a device keeps itself it forgets only when it is told so.
+    // Translations that a device caches itself are dropped only by its own invalidation.
     func isConcerned(_ context: VTdContext?) -> Bool { context?.domain == domain && context?.hasDeviceIOTLB == false }
     switch granularity {
     case 1: forget(isContext: false) { _, context in context?.hasDeviceIOTLB != true }
@@ -93,7 +93,7 @@ extension VTdUnit {
     }
   }
 
-  /// One descriptor of the queue; false for one that is none.
+  /// One descriptor of the queue; false for an invalid one.
   private func perform(_ low: UInt64, _ high: UInt64) -> Bool {
     switch low & 15 {
     case 1:

@@ -5,9 +5,9 @@ import Synchronization
 /// Intel VT-d in legacy mode, at the level its driver programs it: registers, root, context and second-level tables in
 /// guest memory, invalidation by register and by queue, fault records with an interrupt. Interrupts are not remapped.
 ///
-/// What the tables say is remembered by each endpoint's own cache and by the context cache here, and forgotten only
-/// when the driver invalidates it. Registers are read and written by the guest's processors, any of them; a write
-/// returns when what it asked for is done, devices' accesses in flight included.
+/// Each endpoint's own cache and the context cache here keep what the tables say until the driver invalidates it.
+/// Registers are read and written by the guest's processors, any of them; a write returns when its command is done and
+/// no access in flight depends on the old state.
 public final class VTdUnit: IOMMU {
   struct State {
     var registers = [UInt32](repeating: 0, count: VTdRegister.byteCount / 4)
@@ -67,7 +67,8 @@ public final class VTdUnit: IOMMU {
 
   // MARK: Registers
 
-  /// What a processor reads: 4 or 8 bytes at a multiple of 4. Anything else, and what is no register, reads as zero.
+  /// What a processor reads: 4 or 8 bytes at a multiple of 4. Other accesses, and offsets without a register, read as
+  /// zero.
   public func read(at offset: Int, width: Int) -> UInt64 {
     guard offset >= 0, offset & 3 == 0, width == 4 || width == 8, offset <= VTdRegister.byteCount - width else {
       return 0
@@ -78,7 +79,7 @@ public final class VTdUnit: IOMMU {
     }
   }
 
-  /// What a processor writes, with the same widths. Returns when what the write commands is done. Not from a queue's
+  /// What a processor writes, with the same widths. Returns when the write's command is done. Not from a queue's
   /// thread.
   public func write(_ value: UInt64, at offset: Int, width: Int) {
     guard offset >= 0, offset & 3 == 0, width == 4 || width == 8, offset <= VTdRegister.byteCount - width else {
@@ -145,7 +146,7 @@ public final class VTdUnit: IOMMU {
     runQueue()
   }
 
-  /// Sends what a pair of event registers says, or keeps it for the day on which it is not masked any more.
+  /// Sends the message of a pair of event registers, or keeps it pending until it is unmasked.
   func raise(event offset: Int) {
     let message: InterruptMessage? = state.withLock { state in
       guard state[offset] & 1 << 31 == 0 else {

@@ -14,7 +14,7 @@ struct VTdContext {
   /// The requester keeps translations itself: its endpoint's cache is a device-TLB, which no IOTLB invalidation
   /// reaches.
   var hasDeviceIOTLB = false
-  /// The driver does not want to hear of this requester's faults.
+  /// The driver suppressed reports of this requester's faults.
   var hidesFaults: Bool
 }
 

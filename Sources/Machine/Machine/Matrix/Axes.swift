@@ -28,7 +28,7 @@ public enum Interface: String, Hashable, Sendable, CaseIterable {
   case legacy
   case mmio
   case mmioLegacy = "mmio-legacy"
-  /// No virtio at all.
+  /// Not a virtio device.
   case nvme
 
   var isLegacy: Bool { self == .legacy || self == .mmioLegacy }
@@ -36,7 +36,7 @@ public enum Interface: String, Hashable, Sendable, CaseIterable {
   var bus: Platform.Bus { self == .mmio || self == .mmioLegacy ? .mmio : .pci }
 }
 
-/// What the IOMMU makes of the device, if there is one.
+/// The state of the IOMMU for the device, if there is one.
 public enum UnitState: String, Hashable, Sendable, CaseIterable {
   /// There is none.
   case none

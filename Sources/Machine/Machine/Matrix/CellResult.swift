@@ -5,11 +5,11 @@ public struct CellResult: Sendable {
     case passed
     /// There is no such case, and why.
     case skipped(String)
-    /// What was seen instead of what has to be.
+    /// The observation that differs from the expectation.
     case failed(String)
   }
   public var cell: Cell
   public var verdict: Verdict
-  /// What happened, a line each: for whoever wants it explained.
+  /// What happened, a line each: `--explain` prints it.
   public var story: [String]
 }

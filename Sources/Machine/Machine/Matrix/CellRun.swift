@@ -2,8 +2,8 @@ import DMA
 import Virtio
 import VirtioDrivers
 
-/// Runs the cells of one decision that share a ring: makes the machine, drives the device, and compares what comes of
-/// it with the truth table.
+/// Runs the cells of one decision that share a ring: makes the machine, drives the device, and compares the outcome
+/// with the truth table.
 struct CellRun {
   private struct Failure: Error {
     var why: String
@@ -106,8 +106,8 @@ struct CellRun {
     guard !transport.status.contains(.featuresOK) else {
       throw Failure("FEATURES_OK sticks without \(Self.named(withheld))")
     }
-    story.append("FEATURES_OK does not stick without \(Self.named(withheld))")
-    // Whoever goes on all the same gets nothing.
+    story.append("FEATURES_OK does not stay set without \(Self.named(withheld))")
+    // A driver that goes on all the same gets nothing.
     let at = MemoryPlan.buffers
     transport.enableQueue(
       0,
@@ -291,7 +291,7 @@ struct CellRun {
     guard buffer.isGuarded(by: 0xEE, in: memory) else { return "\(way): bytes beside the buffer changed" }
     let after = buffer.bytes(in: memory)
     if decision.device != .entropy { return after == pattern ? nil : "\(way): the bytes in memory are others" }
-    // Whatever came, 64 equal bytes in a row did not.
+    // Random bytes have any values, but not 64 equal ones in a row.
     let isStale = stride(from: 0, to: after.count, by: 64).contains {
       after[$0..<min($0 + 64, after.count)].allSatisfy { $0 == 0xEE }
     }

@@ -6,7 +6,7 @@ extension Matrix {
   ///
   /// - Parameters:
   ///   - threads: machines at a time.
-  ///   - progress: hears how many cells are done. Called on any thread, one call at a time.
+  ///   - progress: called with the number of cells that are done, on any thread, one call at a time.
   public static func run(
     _ cells: [Cell], threads: Int = 2, progress: @escaping @Sendable (Int) -> Void = { _ in }
   ) -> [CellResult] {

@@ -1,12 +1,12 @@
 /// Which addresses a device uses, as its space records it.
 public enum PathTaken: String, Hashable, Sendable {
-  /// Physical memory, past whatever is in the way.
+  /// Physical memory, past any IOMMU.
   case physical
-  /// What the platform makes of an address.
+  /// Memory that the platform translates addresses to.
   case platform
 }
 
-/// What has to come of a cell.
+/// The expected outcome of a cell.
 public enum CellOutcome: Hashable, Sendable {
   /// There is no such case, and why.
   case impossible(String)

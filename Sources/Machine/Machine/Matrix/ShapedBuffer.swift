@@ -98,7 +98,7 @@ struct ShapedBuffer {
     }
   }
 
-  /// What is there now, place after place.
+  /// The current contents, place after place.
   func bytes(in memory: GuestMemory) -> [UInt8] { places.flatMap { Self.read($0.address, $0.count, memory) } }
 
   /// Whether the bytes around the places are as they were filled.

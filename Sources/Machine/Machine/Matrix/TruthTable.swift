@@ -1,6 +1,6 @@
 internal import Virtio
 
-/// The truth table: what has to come of a decision, written from the rules and from nothing that implements them.
+/// The truth table: the expected outcome of each decision, written from the rules and not from the implementation.
 ///
 ///     offered  accepted  through             the device uses           the driver uses
 ///     no       -         any interface       physical addresses        physical ones; the platform's in a Xen guest
@@ -14,17 +14,17 @@ extension Decision {
   public var impossibility: String? {
     if device == .nvme {
       guard platform.hasNVMe else { return "no such controller can be plugged in there" }
-      guard interface == .nvme else { return "what is not virtio has no virtio interface" }
+      guard interface == .nvme else { return "a device that is not virtio has no virtio interface" }
       guard property == .off, acknowledgement == .all else {
-        return "what is not virtio has no property iommu_platform and negotiates nothing (R080)"
+        return "a device that is not virtio has no property iommu_platform and negotiates nothing (R080)"
       }
     } else {
-      guard interface != .nvme else { return "a virtio device is no NVMe controller" }
+      guard interface != .nvme else { return "a virtio device is not an NVMe controller" }
       guard platform.buses.contains(interface.bus) else {
         return "virtio devices of this platform are not on \(interface.bus.rawValue)"
       }
       if host == .old {
-        guard property == .off else { return "a host from before the bit has no property iommu_platform" }
+        guard property == .off else { return "a host older than the bit has no property iommu_platform" }
       }
       if interface.isLegacy, platform.isBigEndian {
         return "legacy rings are big-endian there, and the legacy interface here is little-endian"
@@ -41,10 +41,10 @@ extension Decision {
     switch (platform.unit, state) {
     case (.none, .none): nil
     case (.none, _): "there is no IOMMU to be in that state"
-    case (_, .none): "the platform's IOMMU cannot be taken out; that it lets everything pass is another case"
+    case (_, .none): "the platform's IOMMU cannot be removed; pass-through is another case"
     case (.tce, .bypass): "the bridge translates every address"
-    case (.grants, .unattached): "what a guest grants needs no attaching"
-    case (.grants, .bypass): "an address that is no grant leads nowhere"
+    case (.grants, .unattached): "grants need no attachment"
+    case (.grants, .bypass): "an address that is not a grant is refused"
     default: nil
     }
   }
@@ -60,7 +60,7 @@ extension Decision {
     }
   }
 
-  /// What has to come of it before data: nil where data moves.
+  /// The expected outcome before data; nil where data moves.
   public var refusal: CellOutcome? {
     if let impossibility { return .impossible(impossibility) }
     if device == .nvme { return nil }
@@ -78,7 +78,7 @@ extension Decision {
   /// Whether the driver asks the platform for addresses.
   public var usesPlatformMapper: Bool { device == .nvme || offersPlatform || platform.isXen }
 
-  /// Whether what the driver tells the device leads to memory at all.
+  /// Whether the addresses that the driver gives the device lead to memory at all.
   public var reachesMemory: Bool {
     guard path == .platform else { return true }
     switch state {
@@ -94,10 +94,10 @@ extension Decision {
 }
 
 extension Cell {
-  /// What has to come of it.
+  /// The expected outcome.
   public var expected: CellOutcome {
     if let refusal = decision.refusal { return refusal }
-    guard let data else { return .impossible("nothing refuses it, so data moves") }
+    guard let data else { return .impossible("it is not refused, so data moves") }
     if let why = impossibility(data) { return .impossible(why) }
     let path = decision.path
     guard decision.reachesMemory else { return .fault(path) }
@@ -113,7 +113,7 @@ extension Cell {
     if decision.interface.isLegacy, data.ring == .packed { return "a legacy driver cannot accept VIRTIO_F_RING_PACKED" }
     if (decision.device == .nvme) != (data.ring == nil) { return "only virtqueues are split or packed" }
     guard decision.reachesMemory else {
-      return data.shape == .contiguous ? nil : "nothing is reachable, whatever its shape"
+      return data.shape == .contiguous ? nil : "nothing is reachable, in any shape"
     }
     switch data.shape {
     case .contiguous, .scattered, .hole: return nil
@@ -124,9 +124,9 @@ extension Cell {
       if decision.platform.unit == .sun4u { return "an entry of this IOMMU always allows reading" }
       if decision.platform.unit == .grants { return "a grant always allows reading" }
     case .top:
-      if decision.platform.reach == .pool { return "the pool is where the platform put it" }
+      if decision.platform.reach == .pool { return "the platform chooses the place of the pool" }
       if decision.platform.unit == .grants, decision.isTranslated {
-        return "references are the other domain's to choose"
+        return "the other domain chooses the references"
       }
     }
     return nil
@@ -135,8 +135,7 @@ extension Cell {
 
 /// Every cell there is.
 public enum Matrix {
-  /// The cells of a platform, the impossible ones included; what is refused, or impossible whatever the data, is one
-  /// cell.
+  /// The cells of a platform, the impossible ones included; what is refused, or impossible with any data, is one cell.
   public static func cells(of platform: Platform) -> [Cell] {
     var cells: [Cell] = []
     for device in DeviceKind.allCases {

@@ -1,10 +1,10 @@
 extension Platform {
-  /// Devices reach the shared pool alone, and drivers copy through it; a device that would ignore that is refused.
+  /// Devices reach only the shared pool, and drivers copy through it; a device without the bit is refused.
   public static let confidential: Platform = {
     var platform = Platform(
       name: "confidential", summary: "a confidential guest: only a pool is shared",
       origin:
-        "Devices reach the shared pool alone, and drivers copy through it; a device that would ignore that is refused.")
+        "Devices reach only the shared pool, and drivers copy through it; a device without the bit is refused.")
     platform.reach = .pool
     platform.isRestricted = true
     return platform

@@ -4,7 +4,7 @@ extension Platform {
     var platform = Platform(
       name: "pc-amd-vi", summary: "a PC with AMD-Vi",
       origin:
-        "The same decision as with VT-d, in front of another unit: nothing of it may depend on whose tables are walked."
+        "The same decision as with VT-d, in front of another unit: it must not depend on the format of the tables."
     )
     platform.unit = .amdvi
     return platform

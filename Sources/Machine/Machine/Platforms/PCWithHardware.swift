@@ -1,11 +1,11 @@
 extension Platform {
-  /// A physical device that speaks virtio is behind the physical IOMMU whatever it offers: without the bit it cannot
+  /// A physical device that speaks virtio is behind the physical IOMMU with any features: without the bit it cannot
   /// work there.
   public static let pcHardware: Platform = {
     var platform = Platform(
       name: "pc-hardware", summary: "a physical virtio device behind VT-d",
       origin:
-        "A physical device that speaks virtio is behind the physical IOMMU whatever it offers: without the bit it cannot work there."
+        "A physical device that speaks virtio is behind the physical IOMMU, with or without the bit: without it, it cannot work there."
     )
     platform.unit = .vtd
     platform.devicesAreHardware = true

@@ -1,9 +1,9 @@
 extension Platform {
-  /// Devices take guest addresses as they are, and still have to offer the bit to protected guests.
+  /// Devices use guest addresses, and still have to offer the bit to protected guests.
   public static let s390: Platform = {
     var platform = Platform(
       name: "s390", summary: "s390-like: the bit is offered, nothing translates",
-      origin: "Devices take guest addresses as they are, and still have to offer the bit to protected guests.")
+      origin: "Devices use guest addresses, and still have to offer the bit to protected guests.")
     platform.hasNVMe = false
     platform.isBigEndian = true
     return platform

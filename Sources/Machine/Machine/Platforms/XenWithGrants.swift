@@ -1,9 +1,9 @@
 extension Platform {
-  /// A back-end in another domain reaches what was granted to it, so its devices must know of the bit.
+  /// A back-end in another domain reaches only pages granted to it, so its devices must offer the bit.
   public static let xenGrants: Platform = {
     var platform = Platform(
       name: "xen-grants", summary: "a Xen guest that grants its pages",
-      origin: "A back-end in another domain reaches what was granted to it, so its devices must know of the bit.")
+      origin: "A back-end in another domain reaches only pages granted to it, so its devices must offer the bit.")
     platform.unit = .grants
     platform.isXen = true
     platform.isRestricted = true

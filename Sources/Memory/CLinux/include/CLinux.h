@@ -13,8 +13,8 @@
 
 #include "host.h"
 
-// Copies out of or into memory that somebody else may write at the same time. The barrier keeps the compiler from
-// looking at the shared side a second time.
+// Copies out of or into memory that another thread or process may write at the same time. The barrier keeps the
+// compiler from looking at the shared side a second time.
 static inline void clx_copy(void *to, const void *from, size_t count) {
   memcpy(to, from, count);
   __asm__ volatile("" ::: "memory");

@@ -46,8 +46,8 @@ int64_t host_eventfd_drain(int fd);
 /// The same, without waiting whether the description blocks or not; -EOPNOTSUPP if it has no such read, as a pipe before Linux 6.4.
 int64_t host_eventfd_drain_at_once(int fd);
 
-/// One read or write of a pipe, socket or file, without waiting if the description is non-blocking. 0 from the read: the end.
-/// A pipe nobody reads is -EPIPE, and no signal.
+/// One read or write of a pipe, socket or file, without waiting if the description is non-blocking. 0 from the read:
+/// the end. A pipe without a reader gives -EPIPE, and no signal.
 int64_t host_stream_read(int fd, void *bytes, size_t count);
 int64_t host_stream_write(int fd, const void *bytes, size_t count);
 
@@ -69,7 +69,7 @@ int host_signals_unblock(uint64_t mask);
 int host_signalfd(uint64_t mask);
 /// The next signal's number, 0 if none is waiting.
 int host_signalfd_read(int fd);
-/// A write to a pipe or socket nobody reads must be an error, not the end of the process.
+/// A write to a pipe or socket without a reader must be an error, not the end of the process.
 int host_ignore_sigpipe(void);
 
 // Threads
@@ -136,8 +136,8 @@ ssize_t host_peek(int fd, void *bytes, size_t count);
 #define HOST_MAX_PASSED 253
 /// One sendmsg without waiting; descriptors travel with the first byte.
 ssize_t host_send(int fd, const void *bytes, size_t count, const int *fds, int passed);
-/// One recvmsg without waiting. Up to HOST_MAX_PASSED descriptors land in `fds` (close-on-exec). `*truncated` is set, and
-/// whatever arrived is closed, if some did not fit or the process may not open more.
+/// One recvmsg without waiting. Up to HOST_MAX_PASSED descriptors land in `fds` (close-on-exec). `*truncated` is set,
+/// and all that arrived is closed, if some did not fit or the process may not open more.
 ssize_t host_receive(int fd, void *bytes, size_t count, int *fds, int *received, int *truncated);
 
 // Paths
@@ -154,7 +154,7 @@ struct host_identity {
 int host_path_identity(const char *path, struct host_identity *identity);
 int host_kind(uint32_t mode);
 int host_unlink(const char *path);
-/// Opens the directory that holds `path` and takes its flock; -EAGAIN if someone has it. Closing lets go.
+/// Opens the directory that holds `path` and takes its flock; -EAGAIN if another process holds it. Closing releases it.
 int host_lock_parent(const char *path);
 
 // Files and block devices
@@ -184,8 +184,8 @@ int host_file_direct_alignment(int fd, uint32_t *memory, uint32_t *offset);
 int host_file_read(int fd, const struct iovec *iov, size_t count, uint64_t skip, uint64_t offset, uint64_t *done);
 /// `durable`: each piece is on stable storage before the call returns (RWF_DSYNC).
 int host_file_write(int fd, const struct iovec *iov, size_t count, uint64_t skip, uint64_t offset, int durable, uint64_t *done);
-/// Reads what needs no waiting, at most IOV_MAX pieces: bytes, possibly fewer than asked for; -EAGAIN if there is none, -EOPNOTSUPP
-/// where nobody can tell.
+/// Reads what needs no waiting, at most IOV_MAX pieces: bytes, possibly fewer than asked for; -EAGAIN if there is none,
+/// -EOPNOTSUPP where the kernel cannot tell.
 ssize_t host_file_read_now(int fd, const struct iovec *iov, size_t count, uint64_t offset);
 /// 1 if the file's contents are memory (tmpfs and its like), 0 if not.
 int host_file_is_memory(int fd);
@@ -205,7 +205,7 @@ int host_block_discard(int fd, uint64_t offset, uint64_t count);
 int host_block_zero(int fd, uint64_t offset, uint64_t count);
 int host_block_secure_erase(int fd, uint64_t offset, uint64_t count);
 
-/// Open-file-description lock. kind 0: let go, 1: shared, 2: exclusive. -EAGAIN if someone else's is in the way.
+/// Open-file-description lock. kind 0: release, 1: shared, 2: exclusive. -EAGAIN if another lock conflicts.
 int host_lock(int fd, int kind, uint64_t start, uint64_t count);
 /// 1 if a lock of this kind would be refused.
 int host_lock_conflicts(int fd, int kind, uint64_t start, uint64_t count);

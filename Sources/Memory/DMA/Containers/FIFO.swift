@@ -30,7 +30,7 @@ public struct FIFO<Element> {
     let element = places[head].take()
     head = (head + 1) & (places.count - 1)
     count -= 1
-    // What a burst needed is not kept for ever.
+    // Storage for a burst is not kept for ever.
     if count == 0, places.count > 1024 { removeAll() }
     return element
   }
@@ -56,7 +56,7 @@ public struct FIFO<Element> {
     self = kept
   }
 
-  /// Takes the oldest that `isWanted` names, or nil; the cost is that of looking at all.
+  /// Takes the oldest for which `isWanted` is true, or nil; it may search all of them.
   public mutating func removeFirst(where isWanted: (Element) -> Bool) -> Element? {
     var found: Element?
     for _ in 0..<count {

@@ -9,7 +9,8 @@ struct ChainWalk: ~Copyable {
   private(set) var isWritable = false
   private(set) var isPending = false
   private(set) var fault: DMAFault?
-  /// A fault was found, or no more can be asked for in this walk: the rest is looked at for the rules of the ring only.
+  /// A fault was found, or no more can be asked for in this walk: the rest is only checked against the rules of the
+  /// ring.
   private var isDecided = false
   /// There is more to say of the chain than where its memory is: something is missing, or was, or cannot be reached.
   private(set) var isOdd = false
@@ -43,7 +44,7 @@ struct ChainWalk: ~Copyable {
     }
     total &+= UInt64(d.length)
     guard total <= 1 << 32 else { throw .chainTooLarge }
-    // A descriptor of no bytes touches nothing, whatever its address (R055).
+    // A descriptor of no bytes touches nothing, at any address (R055).
     guard d.length > 0 else { return }
     if iotlb.servesOneChain { iotlb.note(d.address, count: UInt64(d.length)) }
     if isWritable { lastWritable = (d.address.rawValue, d.length) }
@@ -62,7 +63,7 @@ struct ChainWalk: ~Copyable {
       switch error {
       case .pending:
         isPending = true
-        // A page that is refused decides the chain, whatever becomes of the first one: a refusal is told once.
+        // A refused page decides the chain, even if the first one is answered later: a refusal is reported once.
         fault = iotlb.askAhead(d.address, count: UInt64(d.length), for: access)
         isDecided = fault != nil || !iotlb.mayAsk
       case .fault(let fault): fail(fault)
@@ -82,7 +83,7 @@ struct ChainWalk: ~Copyable {
     isIncomplete = true
   }
 
-  /// After a fault: nothing of the chain stays but its last device-writable byte, if that can be reached.
+  /// After a fault the chain keeps only its last device-writable byte, if that can be reached.
   mutating func keepStatusOnly(_ iotlb: inout IOTLB) {
     isPending = false
     list.clear()
@@ -149,7 +150,7 @@ extension Virtqueue {
 
   /// Copies the table that a descriptor points to into `scratch`. False when it is not all there.
   @inline(__always) mutating func loadTable(_ d: RingDescriptor) throws(DMAInterruption) -> Bool {
-    // Always a read, whatever the write flag of the descriptor that points here says (R048).
+    // Always a read: the write flag of the descriptor that points here is ignored (R048).
     var table = pool.take()
     do throws(DMAInterruption) {
       try iotlb.resolve(d.address, count: Int(d.length), for: .read, into: &table)

@@ -1,9 +1,9 @@
 public import DMA
 
 /// One buffer that the driver made available: what the device reads, what it may write, and a hold on the mappings
-/// behind both (§2.7.4). It can be neither copied nor completed twice. Every one is to be completed, or left
-/// (``Virtqueue/leave(_:)``): dropping it ends the hold and tells neither the driver nor the queue, which cannot stop
-/// without it.
+/// behind both (§2.7.4). It can be neither copied nor completed twice. Complete every chain, or leave it
+/// (``Virtqueue/leave(_:)``): dropping it ends the hold, but informs neither the driver nor the queue, which then
+/// cannot stop.
 @frozen public struct DescriptorChain: ~Copyable {
   @usableFromInline let memory: ChainMemory
   /// How many chains the queue had popped before: order, for VIRTIO_F_IN_ORDER.
@@ -28,7 +28,7 @@ public import DMA
   @inlinable public var writable: BufferSegments { _read { yield memory.writable } }
   /// Why some of the chain's memory cannot be reached, or nil. Such a chain is not to be acted on: complete it with 0
   /// bytes. Where the device's requests end in a status byte, after ``writeStatus(_:)``; if that fails, the driver
-  /// would take for the status whatever is there, and only ``Virtqueue/retire(at:)`` and an error are left.
+  /// would take the old contents for the status, and only ``Virtqueue/retire(at:)`` and an error are left.
   @inlinable public var fault: DMAFault? { memory.fault }
 
   /// Writes the last device-writable byte, where a request of many devices has its status: of a chain with a ``fault``

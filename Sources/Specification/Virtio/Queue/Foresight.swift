@@ -1,6 +1,6 @@
 import DMA
 
-/// What a queue still looks at of the chains behind one that waits.
+/// How far a queue still looks ahead into the chains behind one that waits.
 struct Foresight {
   var chains = 64
   private var descriptors = 512
@@ -12,7 +12,7 @@ struct Foresight {
   /// Whether there is a point in looking at another chain.
   var mayGoOn: Bool { chains > 0 && descriptors > 0 && pages > 0 }
 
-  /// Whether another descriptor may be looked at.
+  /// Whether another descriptor may be read.
   mutating func takeDescriptor() -> Bool {
     guard descriptors > 0, pages > 0 else { return false }
     descriptors -= 1
@@ -42,7 +42,7 @@ extension Virtqueue {
     let count = Int(d.length) / 16
     guard count > 0, count <= Foresight.tableLimit, d.length % 16 == 0 else { return }
     guard (try? loadTable(d)) == true else { return }
-    // In the table's order, whatever chain it holds: one that holds none is refused in its turn.
+    // In the table's order, without checking its chain: a table that holds none is refused in its turn.
     for i in 0..<count where ahead.takeDescriptor() {
       let (first, second) = (scratch.word(i, 0), scratch.word(i, 1))
       let e = isPacked ? packedDescriptor(first, second) : RingDescriptor(first.littleEndian, second.littleEndian)

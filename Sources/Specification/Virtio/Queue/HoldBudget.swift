@@ -14,10 +14,10 @@ struct HoldBudget {
   /// Chains with room for no more than this need no second look: their room is all that they may count for.
   private let light: Int
   private(set) var segments = 0
-  /// A chain was not taken for lack of room. It is looked at again when another one has ended.
+  /// A chain was not taken for lack of room. It is tried again when another one has ended.
   private(set) var isWaitedFor = false
 
-  /// - Parameter servesOneChain: what chains named may count, too, whatever their storage.
+  /// - Parameter servesOneChain: what chains named may count, too, with any kind of storage.
   init(servesOneChain: Bool = false) { light = servesOneChain ? -1 : Self.free }
 
   /// Whether a chain with so much storage may count. Nearly none do.

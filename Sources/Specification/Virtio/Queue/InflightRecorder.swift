@@ -35,7 +35,7 @@ public struct InflightChain: Hashable, Sendable {
   public var id: UInt16
   /// Packed: its descriptors, which the ring may not hold any more. Split: empty.
   public var descriptors: [RingDescriptor]
-  /// What the recorder wants to hear when the chain is done.
+  /// The recorder's index of the chain, for ``completing(_:)``.
   public var record: UInt16
 
   public init(id: UInt16, descriptors: [RingDescriptor] = [], record: UInt16) {
@@ -61,8 +61,8 @@ public struct QueueResumption: Hashable, Sendable {
 
 /// Writes down which chains are under way, where a successor of this process finds it. Called on the queue's thread.
 public protocol InflightRecorder: AnyObject {
-  /// Whether a predecessor may have left chains that are still to be done: what can be told before the ring is reached.
-  /// Called before ``resume(at:used:flags:)`` only.
+  /// Whether a predecessor may have left chains that are still to be done, as far as that is known before the ring is
+  /// reached. Called before ``resume(at:used:flags:)`` only.
   var mayHoldChains: Bool { get }
   /// Called once, when the ring can be reached and before any of it is taken: what did a predecessor leave?
   ///

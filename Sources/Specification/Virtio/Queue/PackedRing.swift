@@ -157,7 +157,7 @@ extension Virtqueue {
     var flags = entry.written > 0 ? RingDescriptor.write : 0
     if usedWrap { flags |= Self.availableBit | Self.usedBit }
     // The driver stops at the first element that is not used: with that one written last, a batch is seen whole or not
-    // at all, also by whoever takes over after a crash.
+    // at all, also by a successor after a crash.
     if unpublished == 0 {
       firstUsed = (at &+ 14, flags)
     } else {

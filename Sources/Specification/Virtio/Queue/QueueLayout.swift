@@ -83,7 +83,7 @@ public enum QueueError: Error, Hashable, Sendable {
   case misaligned(DMAAddress)
   /// The available index ran further ahead than the ring is long.
   case availableIndex(UInt16, expected: UInt16)
-  /// More is available than a ring of this size can hold besides what the device still has.
+  /// More is available than a ring of this size can hold in addition to the chains in flight.
   case tooManyAvailable(UInt16)
   /// A head or next field names no descriptor.
   case descriptorIndex(UInt16)

@@ -1,7 +1,6 @@
 import Synchronization
 
-/// What a queue has done, for whoever asks, from any thread. The queue counts for itself and stores the sums once a
-/// round.
+/// What a queue has done; any thread may read it. The queue counts for itself and stores the sums once a round.
 public final class QueueStatistics: Sendable {
   /// The sums of one queue.
   public struct Counts: Hashable, Sendable {

@@ -1,10 +1,9 @@
 /// What a round of one queue takes at most: 256 chains, and about a millisecond.
 ///
-/// A driver that makes buffers available as fast as they are taken would otherwise keep the queue's thread from
-/// everything else: completions, commands, unmaps, the other queues of its group. The clock is looked at after chains
-/// that make 128 descriptors or 8 MiB together, and after each thing that a handler calls slow
-/// (``Virtqueue/lookAtClock()``). The first look of a round starts its millisecond: rounds with little to do never
-/// look.
+/// A driver that makes buffers available as fast as they are taken would otherwise keep the queue's thread from all
+/// other work: completions, commands, unmaps, the other queues of its group. The clock is read after chains that make
+/// 128 descriptors or 8 MiB together, and after each operation that a handler calls slow (``Virtqueue/lookAtClock()``).
+/// The first reading of a round starts its millisecond; rounds with little to do never read it.
 struct RoundBudget {
   static var chains: Int { 256 }
   /// Nanoseconds.

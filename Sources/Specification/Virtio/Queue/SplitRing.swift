@@ -11,7 +11,7 @@ extension Virtqueue {
       guard index &- available <= layout.size else { throw .availableIndex(index, expected: available) }
       seenAvailable = index
     }
-    // Whatever the driver shows now, it cannot have got a descriptor back for it (§2.7.13).
+    // An index beyond this cannot be right: the driver cannot have got a descriptor back for it (§2.7.13).
     guard outstanding < Int(layout.size) else { throw .tooManyAvailable(layout.size) }
     let slot = Int(available & (layout.size &- 1))
     let head = UInt16(littleEndian: driverArea.load16(at: 4 &+ 2 &* slot))

@@ -1,10 +1,10 @@
 internal import DMA
 
-// What a round holds, and when it lets go. A drain waits for rounds under way, so a round ends where its thread may
+// What a round holds, and when it releases it. A drain waits for rounds under way, so a round ends where its thread may
 // wait.
 extension Virtqueue {
-  /// Lets mappings go while the thread does something that may take long, such as input or output of a chain. Chains in
-  /// flight keep theirs. Until ``takeHold()`` nothing of the queue may be touched.
+  /// Releases the round's hold on mappings while the thread does something that may take long, such as I/O for a chain.
+  /// Chains in flight keep theirs. Until ``takeHold()`` nothing of the queue may be touched.
   public mutating func letGo() {
     publish()
     iotlb.endRound()

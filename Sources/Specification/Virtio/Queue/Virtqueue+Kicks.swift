@@ -2,7 +2,7 @@ import DMA
 
 // Whether the driver is to kick, and whether it need not because there is something already.
 extension Virtqueue {
-  /// Tells the driver that kicks are not needed for now.
+  /// Suppresses kicks for now.
   public mutating func disarmKick() {
     guard isResolved, !isRetired, !suppressed else { return }
     if isPacked {
@@ -25,7 +25,7 @@ extension Virtqueue {
   /// while pending: the translation's arrival kicks.
   public mutating func armKick() -> Bool { looksAgain(arming: true) }
 
-  /// What ``armKick()`` says, without asking for kicks: for whoever comes back without one.
+  /// What ``armKick()`` says, without asking for kicks: for a worker that comes back without one.
   public mutating func hasMore() -> Bool { looksAgain(arming: false) }
 
   @inline(__always) private mutating func looksAgain(arming: Bool) -> Bool {

@@ -11,7 +11,7 @@ extension Virtqueue {
     again = []
   }
 
-  /// Whether ``next()`` yields nothing more, whatever happens.
+  /// Whether ``next()`` will never yield anything again.
   public var takesNothing: Bool { isClosing && again.isEmpty }
 
   /// Whether nothing is in flight, nor known or suspected to be waiting in the in-flight record.
@@ -27,8 +27,8 @@ extension Virtqueue {
   /// Whether chains in flight are written down where a successor finds them, so that they may be left to it.
   public var canLeave: Bool { recorder != nil }
 
-  /// Leaves a chain, which nothing works on any more, to whoever takes the queue over; it is done from the start there.
-  /// Only for a queue that stops, and that ``canLeave``.
+  /// Leaves a chain without I/O under way to the successor that takes the queue over and does it from the start. Only
+  /// for a queue that stops, and that ``canLeave``.
   public mutating func leave(_ chain: consuming DescriptorChain) {
     precondition(recorder != nil)
     // What was called off may have written a part.
@@ -42,7 +42,7 @@ extension Virtqueue {
   /// Ends the queue's work for good at `chain`, the one that ``next()`` yielded last, which was not acted on and cannot
   /// be given back: there is no way to tell the driver how it ended.
   ///
-  /// Whoever starts the queue again without the reset that the device needs comes upon the same chain again (R099).
+  /// A queue that is started again without the reset that the device needs meets the same chain again (R099).
   public mutating func retire(at chain: consuming DescriptorChain) {
     isRetired = true
     give(chain)

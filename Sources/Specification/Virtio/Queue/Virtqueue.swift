@@ -4,7 +4,7 @@ public import DMA
 ///
 /// A worker drives it in rounds: ``beginRound()``, then ``next()`` and ``complete(_:written:)`` as often as there is
 /// work, ``takeCall()``, ``armKick()``, ``endRound()``. Between rounds it holds nothing but the leases of chains in
-/// flight. Addresses become memory when a chain is popped; whoever pops sees memory only.
+/// flight. Addresses become memory when a chain is popped; the device that pops it sees memory only.
 ///
 /// One thread uses it. After a ``QueueError`` it is retired: it yields nothing more and writes nothing more.
 public struct Virtqueue: ~Copyable {
@@ -57,7 +57,7 @@ public struct Virtqueue: ~Copyable {
   var unpublished: UInt16 = 0
   /// Split: entries, packed: slots, used since the driver was last asked whether it wants a call.
   var usedSinceCall: UInt32 = 0
-  /// Somebody else has used entries before, and may have died between showing them and the call.
+  /// A predecessor has used entries before, and may have died between showing them and the call.
   private var owesCall = false
   /// The driver's `flags` as last written by us, so that we never read our own area (R054).
   var suppressed = false
@@ -237,13 +237,14 @@ public struct Virtqueue: ~Copyable {
     markDeviceAreaDirty()
   }
 
-  /// Publishes, and says whether the driver wants to hear of what was used since the last call (§2.7.7, §2.8.10).
+  /// Publishes, and returns whether the driver wants a notification for the entries used since the last call (§2.7.7,
+  /// §2.8.10).
   public mutating func takeCall() -> Bool {
     publish()
     // Of a retired queue too: what was used before the chain that broke it is the driver's.
     guard usedSinceCall > 0 || owesCall else { return false }
     if owesCall {
-      // What the driver wants to hear of says nothing about entries that somebody else used.
+      // The driver's event index says nothing about entries that a predecessor used.
       owesCall = false
       usedSinceCall = 0
       counts.calls &+= 1
@@ -353,8 +354,8 @@ public struct Virtqueue: ~Copyable {
     recorder?.completing(entry.record)
     guard isPacked else { return writeSplit(entry) }
     writePacked(entry)
-    // The next chain popped is written down where this one was: this one must be the driver's by then, or whoever takes
-    // over after a crash in between would know of neither.
+    // The record of the next popped chain replaces this one's: this one must be published by then, or a successor after
+    // a crash in between would know of neither.
     if recorder != nil { publish() }
   }
 

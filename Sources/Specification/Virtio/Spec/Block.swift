@@ -66,7 +66,7 @@ extension Features {
 
 /// Sizes of what requests consist of, in bytes unless said (§5.2.6).
 public enum BlockLayout {
-  /// Sectors are 512 bytes in the protocol, whatever the disk's block size.
+  /// Sectors are 512 bytes in the protocol, with any block size of the disk.
   @inlinable public static var sectorShift: Int { 9 }
   /// A sector, in bytes.
   @inlinable public static var sectorSize: Int { 512 }

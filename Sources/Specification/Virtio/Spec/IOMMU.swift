@@ -20,7 +20,7 @@ extension Features {
 @frozen public struct IOMMURequestType: RawRepresentable, Hashable, Sendable {
   public var rawValue: UInt8
   @inlinable public init(rawValue: UInt8) { self.rawValue = rawValue }
-  /// Attach an endpoint to a domain, which is made if there is none.
+  /// Attach an endpoint to a domain, which is created if it does not exist.
   @inlinable public static var attach: Self { Self(rawValue: 1) }
   /// Detach an endpoint from its domain, which ends when it was the last.
   @inlinable public static var detach: Self { Self(rawValue: 2) }

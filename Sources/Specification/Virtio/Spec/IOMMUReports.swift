@@ -89,7 +89,7 @@ public struct IOMMUFault: Hashable, Sendable {
   }
   public var reason: Reason
   public var flags: Flags
-  /// Who tried.
+  /// The endpoint that tried.
   public var endpoint: UInt32
   /// Where, if ``Flags/address`` is set.
   public var address: UInt64
@@ -101,7 +101,7 @@ public struct IOMMUFault: Hashable, Sendable {
     self.address = address
   }
 
-  /// Reads a report; bytes past its end are nobody's. nil when there are too few, or the reserved field says to ignore
+  /// Reads a report; bytes past its end are ignored. nil when there are too few, or the reserved field says to ignore
   /// it.
   public init?(_ bytes: Span<UInt8>) {
     var reader = WireReader(bytes)

@@ -13,7 +13,7 @@ public enum IOMMURequest: Hashable, Sendable {
   /// Bytes of the longest.
   public static var maxSize: Int { IOMMULayout.probeSize }
 
-  /// Reads a request; bytes past its end are nobody's. nil when the type is not known, or there are fewer bytes than it
+  /// Reads a request; bytes past its end are ignored. nil when the type is not known, or there are fewer bytes than it
   /// has.
   public init?(_ bytes: Span<UInt8>) {
     var reader = WireReader(bytes)

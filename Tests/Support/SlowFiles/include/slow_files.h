@@ -3,9 +3,9 @@
 #pragma once
 #include <stdint.h>
 
-// Starts one. The file has `bytes` bytes, of which byte n is n / 512 * 7 + n, whatever is written. A read is answered
-// after `read_ms` milliseconds, a write after `write_ms`, a sync after `sync_ms`, everything else at once; any number may
-// wait at a time, up to 8192. Returns a number for the other two, or -errno.
+// Starts one. The file has `bytes` bytes, of which byte n is n / 512 * 7 + n, and writes do not change it. A read is
+// answered after `read_ms` milliseconds, a write after `write_ms`, a sync after `sync_ms`, everything else at once; any
+// number may wait at a time, up to 8192. Returns a number for the other two, or -errno.
 int slow_files_start(uint64_t bytes, unsigned read_ms, unsigned write_ms, unsigned sync_ms);
 // A descriptor of the folder that `disk` is in: reach it through /proc/self/fd. Nothing is mounted that others see.
 int slow_files_root(int number);
