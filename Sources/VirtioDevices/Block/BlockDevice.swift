@@ -99,14 +99,14 @@ public final class BlockDevice: VirtioDevice {
     if features.contains(.blockConfigWCE), !features.contains(.blockFlush) { disk.cache.set(writeback: false) }
     let work = BlockWork(disk: disk, terms: terms, use: use)
     let wanted = disk.options.engine
-    if engine == .synchronous { return BlockHandler(work) }
+    if engine == .synchronous { return BlockHandler(work, queue: group.lowerBound) }
     do throws(HostError) {
       let depth = Int(disk.options.queueSize)
-      return try AsyncBlockHandler(work, queue: group.lowerBound, depth: depth, shortcuts: wanted == .automatic)
+      return try BlockHandler(work, queue: group.lowerBound, depth: depth, inline: wanted == .automatic)
     } catch {
       if wanted == .uring { throw DeviceError("\(error)") }
       disk.faults.report("requests are done one after the other: \(error)")
-      return BlockHandler(work)
+      return BlockHandler(work, queue: group.lowerBound)
     }
   }
 

@@ -12,7 +12,7 @@ struct BlockOutcome {
   static var ioError: Self { Self(status: .ioError) }
 }
 
-/// Requests done on the spot, the caller waiting. One thread uses it.
+/// A disk as one queue works on it; what is done here is done on the spot, the caller waiting. One thread uses it.
 struct BlockWork {
   let disk: BlockDisk
   let terms: BlockTerms
@@ -36,43 +36,40 @@ struct BlockWork {
     cache.look(isAtStart: queue.state.available == 0 && queue.state.availableWrap)
   }
 
-  func read(_ chain: inout DescriptorChain, at position: UInt64, count: Int, from done: Int = 0) -> BlockOutcome {
-    guard let end = chain.writable.split(at: count) else { return .ioError }
-    var filled = done
+  /// Does what is left of a request.
+  func finish(_ request: borrowing InFlightRequest) -> BlockOutcome {
+    let (file, segments, done, count) = (disk.file, request.segments, request.done, request.operation.count)
+    var outcome = BlockOutcome(status: .ioError, filled: request.filled)
     do throws(HostError) {
-      filled += try disk.file.read(into: chain.writable, 0..<end, skipping: done, at: position + UInt64(done))
+      switch request.operation.kind {
+      case .read:
+        outcome.filled += try file.read(
+          into: request.chain.writable, segments, skipping: done, at: request.position)
+        if outcome.filled < count {
+          disk.endedEarly(request.operation.position + UInt64(outcome.filled))
+          return outcome
+        }
+      case .write(let durable):
+        try file.write(
+          from: request.chain.readable, segments, skipping: done, at: request.position, durable: durable)
+      case .ranges(let action) where !request.isFlushing:
+        for i in done..<count {
+          // The driver may have changed the range since it was looked at: what is done is what is checked here.
+          let range = range(i, of: request.chain)
+          if let status = refusal(action, range) { return BlockOutcome(status: status) }
+          guard let range else { return .ioError }
+          try perform(action, range)
+        }
+        if action == .writeZeroes && isDurable { try file.flush() }
+      case .flush, .ranges:
+        if !file.isReadOnly { try file.flush() }
+      }
     } catch {
       disk.faults.report("\(error)")
-      return BlockOutcome(status: .ioError, filled: filled)
+      return outcome
     }
-    if filled == count { return BlockOutcome(status: .ok, filled: filled) }
-    disk.endedEarly(position + UInt64(filled))
-    return BlockOutcome(status: .ioError, filled: filled)
-  }
-
-  func write(
-    _ chain: inout DescriptorChain, at position: UInt64, count: Int, durable: Bool, from done: Int = 0
-  ) -> BlockOutcome {
-    guard let start = chain.readable.split(at: BlockLayout.headerSize) else { return .ioError }
-    do throws(HostError) {
-      let range = start..<chain.readable.segmentCount
-      try disk.file.write(from: chain.readable, range, skipping: done, at: position + UInt64(done), durable: durable)
-    } catch {
-      disk.faults.report("\(error)")
-      return .ioError
-    }
-    return .ok
-  }
-
-  func flush() -> BlockOutcome {
-    if disk.file.isReadOnly { return .ok }
-    do throws(HostError) {
-      try disk.file.flush()
-    } catch {
-      disk.faults.report("\(error)")
-      return .ioError
-    }
-    return .ok
+    outcome.status = .ok
+    return outcome
   }
 
   /// The ID string, as much of it as there is room for.
