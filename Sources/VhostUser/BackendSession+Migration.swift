@@ -19,7 +19,7 @@ extension BackendSession {
       let logEvent = logEvent
       dirtyLog = DirtyLog(bits: bits, memory: table.memory) { logEvent.signal() }
     } catch {
-      throw ProtocolError("SET_LOG_BASE", "the log cannot be mapped: \(HostError("mmap", errno: error.code))")
+      throw ProtocolError("SET_LOG_BASE", "the log cannot be mapped: \(HostError(error))")
     }
     applyLog()
     return .success

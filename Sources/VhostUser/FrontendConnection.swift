@@ -69,9 +69,9 @@ final class FrontendConnection: Sendable {
       do throws(HostError) {
         try socket.send(bytes.span, descriptors: descriptors, timeout: timeout)
       } catch {
-        throw error.name == "ETIMEDOUT"
+        throw error.errno == .timedOut
           ? .timedOut(FrontendRequest.name(of: request))
-          : error.name == "EPIPE" || error.name == "ECONNRESET"
+          : error.errno == .brokenPipe || error.errno == .connectionReset
             ? .closed(FrontendRequest.name(of: request)) : .host(error)
       }
       if let what { state.expected.append((request, what)) }

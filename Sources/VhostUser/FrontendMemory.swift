@@ -63,7 +63,7 @@ public final class FrontendMemory: Sendable {
       mapping = try HostMapping(
         descriptor: file.descriptor.rawValue, offset: offset, byteCount: Int(clamping: byteCount))
     } catch {
-      throw .host(HostError("mmap", errno: error.code))
+      throw .host(HostError(error))
     }
     do throws(MemoryRegionError) {
       try guest.add(

@@ -61,7 +61,7 @@ public final class FrontendLog: Sendable {
     do throws(MappingError) {
       bits = try HostMapping(descriptor: file.descriptor.rawValue, offset: 0, byteCount: byteCount)
     } catch {
-      throw .host(HostError("mmap", errno: error.code))
+      throw .host(HostError(error))
     }
     self.file = file
     self.byteCount = byteCount

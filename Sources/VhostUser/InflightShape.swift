@@ -57,7 +57,7 @@ struct InflightShape: Hashable {
       block.store16(capacity, at: 12)
       block.store64(Self.magic, at: 0)
     } catch {
-      throw HostError("mmap", errno: error.code)
+      throw HostError(error)
     }
     return file
   }

@@ -95,7 +95,7 @@ struct MemoryTable {
         frontendAddress: FrontendAddress(description.frontendAddress),
         byteCount: description.size, mapping: mapping)
     } catch {
-      throw ProtocolError(message, "the region cannot be mapped: \(HostError("mmap", errno: error.code))")
+      throw ProtocolError(message, "the region cannot be mapped: \(HostError(error))")
     }
   }
 

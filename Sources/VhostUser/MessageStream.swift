@@ -68,7 +68,7 @@ struct MessageStream: ~Copyable {
       return try socket.receive(into: &span, at: filled, descriptors: &descriptors)
     } catch {
       // A peer that goes with bytes of ours unread resets the connection.
-      if error.name == "ECONNRESET" { return .closed }
+      if error.errno == .connectionReset { return .closed }
       throw .host(error)
     }
   }

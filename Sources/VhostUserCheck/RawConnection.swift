@@ -38,8 +38,8 @@ final class RawConnection {
       try socket.send(bytes.span, descriptors: descriptors, timeout: patience)
       return true
     } catch {
-      if error.name == "EPIPE" || error.name == "ECONNRESET" { return false }
-      throw error.name == "ETIMEDOUT" ? .wedged("it reads no messages any more") : .notChecked("\(error)")
+      if error.errno == .brokenPipe || error.errno == .connectionReset { return false }
+      throw error.errno == .timedOut ? .wedged("it reads no messages any more") : .notChecked("\(error)")
     }
   }
 
@@ -62,8 +62,8 @@ final class RawConnection {
     do throws(HostError) {
       guard try socket.receiveAll(into: &span, descriptors: &files, timeout: patience) else { return nil }
     } catch {
-      if error.name == "ECONNRESET" || error.name == "EPIPE" { return nil }
-      throw error.name == "ETIMEDOUT"
+      if error.errno == .connectionReset || error.errno == .brokenPipe { return nil }
+      throw error.errno == .timedOut
         ? .wedged("it answers nothing any more, not even GET_FEATURES") : .notChecked("\(error)")
     }
     return bytes

@@ -28,16 +28,16 @@ struct Explain: ParsableCommand {
       StandardStream.output.print(try ExplainRequest.ask(path, as: json ? .json : .words), terminator: "")
     } catch {
       switch error {
-      case .unreachable(let host) where host.errno == ENOENT:
+      case .unreachable(let host) where host.errno == .noSuchFileOrDirectory:
         throw Failure.host("there is no socket \(path); is the back-end running?")
-      case .unreachable(let host) where host.errno == ECONNREFUSED:
+      case .unreachable(let host) where host.errno == .connectionRefused:
         throw Failure.host("nobody listens on \(path); its back-end has ended")
-      case .unreachable(let host) where host.errno == ENOTSOCK:
+      case .unreachable(let host) where host.errno == .notSocket:
         throw Failure.host("\(path) is not a socket; give the path that `sluice serve` got as --socket-path")
-      case .unreachable(let host) where host.errno == ENAMETOOLONG:
+      case .unreachable(let host) where host.errno == .fileNameTooLong:
         throw Failure.usage(
           "\(path) is longer than a socket's path may be (107 bytes); go to its directory and give the rest")
-      case .unreachable(let host) where host.errno == EACCES || host.errno == EPERM:
+      case .unreachable(let host) where host.errno == .permissionDenied || host.errno == .notPermitted:
         throw Failure.host(
           "\(path) may not be asked by this user (\(host.reason)); ask as the one its back-end runs as")
       case .unreachable(let host): throw Failure.host("\(path) cannot be asked: \(host.reason)")

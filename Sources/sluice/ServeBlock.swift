@@ -164,7 +164,7 @@ struct ServeBlock: DeviceCommand {
     case .engine(let host):
       return .host("--engine uring: this host gives no io_uring (\(host.reason)); permit it, or leave --engine out")
     case .image(let host) where host.call == "lock":
-      if host.errno == EBUSY {
+      if host.errno == .resourceBusy {
         return .host(
           "\(path) is in use by another process that holds its lock; stop that one, "
             + "serve it with --read-only on both sides, or with --lock running where a guest migrates between the two"
@@ -186,20 +186,20 @@ struct ServeBlock: DeviceCommand {
       return .usage("\(option) \(rule)")
     case .image(let host):
       switch host.errno {
-      case ENOENT:
+      case .noSuchFileOrDirectory:
         return .host("there is no image \(path); create one, with `truncate -s 1G \(path)` say, or correct --blk-file")
-      case EISDIR: return .host("\(path) is a directory; --blk-file needs a raw image file or a block device")
-      case EBUSY: return .host("\(path) is in use by the host itself, mounted say; see to it that it is not")
-      case ENOTBLK: return .host("\(path) is neither a file nor a block device; --blk-file needs one of them")
-      case EACCES where readOnly, EPERM where readOnly:
+      case .isDirectory: return .host("\(path) is a directory; --blk-file needs a raw image file or a block device")
+      case .resourceBusy: return .host("\(path) is in use by the host itself, mounted say; see to it that it is not")
+      case .blockDeviceRequired: return .host("\(path) is neither a file nor a block device; --blk-file needs one of them")
+      case .permissionDenied where readOnly, .notPermitted where readOnly:
         return .host("\(path) may not be read by this user; give access to it")
-      case EACCES, EPERM, EROFS:
+      case .permissionDenied, .notPermitted, .readOnlyFileSystem:
         return .host("\(path) may not be opened for writing (\(host.reason)); give access to it, or add --read-only")
-      case EINVAL where host.call == "open O_DIRECT":
+      case .invalidArgument where host.call == "open O_DIRECT":
         return .host(
           "the size of \(path) is no multiple of the block that --direct needs; round it up with `truncate -s %4096 \(path)`, or leave --direct out"
         )
-      case ENOTSUP where host.call == "open O_DIRECT":
+      case .notSupported where host.call == "open O_DIRECT":
         return .host("the file system of \(path) has no O_DIRECT; leave --direct out")
       default: return .host("\(path) cannot be opened: \(host.reason)")
       }

@@ -170,12 +170,12 @@ struct SocketOptions: ParsableArguments {
 
   private static func failure(_ error: HostError, _ path: String) -> Failure {
     switch error.errno {
-    case EADDRINUSE: .host("\(path) is busy: another process listens there; stop it or choose another --socket-path")
-    case EEXIST: .host("\(path) exists and is not a socket; choose another --socket-path")
-    case ENAMETOOLONG:
+    case .addressInUse: .host("\(path) is busy: another process listens there; stop it or choose another --socket-path")
+    case .fileExists: .host("\(path) exists and is not a socket; choose another --socket-path")
+    case .fileNameTooLong:
       .usage("\(path) is longer than a socket's path may be (107 bytes); choose a shorter --socket-path")
-    case ENOENT, ENOTDIR: .host("the directory of \(path) does not exist; create it or choose another --socket-path")
-    case EACCES, EPERM: .host("\(path) may not be created by this user (\(error.reason)); choose another --socket-path")
+    case .noSuchFileOrDirectory, .notDirectory: .host("the directory of \(path) does not exist; create it or choose another --socket-path")
+    case .permissionDenied, .notPermitted: .host("\(path) may not be created by this user (\(error.reason)); choose another --socket-path")
     default: .host("cannot listen on \(path): \(error.reason)")
     }
   }

@@ -92,7 +92,7 @@ public final class BlockDevice: VirtioDevice {
       use = try disk.options.lock == .running ? ImageUse(disk.image) : nil
     } catch {
       throw DeviceError(
-        error.errno == EBUSY ? "\(disk.file.path) is in use by another process that locked it" : "\(error)")
+        error.errno == .resourceBusy ? "\(disk.file.path) is in use by another process that locked it" : "\(error)")
     }
     let terms = BlockTerms(features, isReadOnly: disk.file.isReadOnly, writeback: disk.options.writeback)
     // §5.2.5.2: whoever can configure the cache and not flush it starts with one that needs no flush.

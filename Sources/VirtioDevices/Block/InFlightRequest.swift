@@ -1,5 +1,4 @@
 internal import DMA
-internal import Glibc
 internal import HostIO
 internal import Virtio
 
@@ -52,7 +51,7 @@ extension InFlightRequest {
     case more
     /// The rest is to be done without the ring.
     case fallback
-    case failed(String, Int32)
+    case failed(String, Errno)
     /// The ranges are done; their bytes may have to be made stable.
     case flush
 
@@ -60,7 +59,7 @@ extension InFlightRequest {
     var isEnd: Bool {
       switch self {
       case .done: true
-      case .failed(_, let number): number != ECANCELED
+      case .failed(_, let number): number != .canceled
       case .more, .fallback, .flush: false
       }
     }
@@ -68,11 +67,9 @@ extension InFlightRequest {
 
   /// Accounts for what the host says of the part under way: bytes, or a negative error number.
   mutating func complete(_ result: Int32) -> Completion {
-    // Out of memory or interrupted: what is done without the ring needs less, and waits.
-    if result == -EAGAIN || result == -EINTR || result == -ENOMEM { return .fallback }
+    guard result >= 0 else { return failure(Errno(rawValue: -result)) }
     switch operation.kind {
     case .read, .write:
-      guard result >= 0 else { return .failed(operation.isRead ? "read" : "write", -result) }
       done += Int(result)
       if done == operation.count { return .done }
       // Short: at the end of the image, or cut by a limit of the host. The call that does the rest tells which.
@@ -80,14 +77,24 @@ extension InFlightRequest {
       piece = piece.upperBound..<piece.upperBound
       return .more
     case .ranges(let action) where !isFlushing:
-      // The other way to do it may work here.
-      if result == -EOPNOTSUPP || result == -ENOSYS { return .fallback }
-      guard result >= 0 else { return .failed(action == .discard ? "discard" : "write zeroes", -result) }
       done += 1
       if done < operation.count { return .more }
       return action == .writeZeroes ? .flush : .done
-    case .flush, .ranges:
-      return result >= 0 ? .done : .failed("fdatasync", -result)
+    case .flush, .ranges: return .done
+    }
+  }
+
+  private func failure(_ error: Errno) -> Completion {
+    // What is done without the ring needs less memory, and waits.
+    if error == .wouldBlock || error == .interrupted || error == .noMemory { return .fallback }
+    switch operation.kind {
+    case .read: return .failed("read", error)
+    case .write: return .failed("write", error)
+    case .ranges(let action) where !isFlushing:
+      // The other way to do it may work here.
+      if error == .notSupported || error == .noFunction { return .fallback }
+      return .failed(action == .discard ? "discard" : "write zeroes", error)
+    case .flush, .ranges: return .failed("fdatasync", error)
     }
   }
 }
