@@ -98,7 +98,9 @@ public final class BlockFile: Sendable {
     if options.direct {
       // Safe: two integers, written before the call returns.
       try check(unsafe host_file_direct_alignment(file.rawValue, &memory, &position), "open O_DIRECT", path)
-      guard facts.size % UInt64(position) == 0 else { throw HostError("open O_DIRECT", errno: .invalidArgument, subject: path) }
+      guard facts.size % UInt64(position) == 0 else {
+        throw HostError("open O_DIRECT", errno: .invalidArgument, subject: path)
+      }
     }
     memoryAlignment = Int(memory)
     positionAlignment = Int(position)
@@ -151,7 +153,9 @@ public final class BlockFile: Sendable {
   func checkChange(_ call: String, at position: UInt64, count: UInt64) throws(HostError) {
     if isReadOnly { throw HostError(call, errno: .readOnlyFileSystem, subject: path) }
     let size = size
-    guard position <= size, count <= size - position else { throw HostError(call, errno: .invalidArgument, subject: path) }
+    guard position <= size, count <= size - position else {
+      throw HostError(call, errno: .invalidArgument, subject: path)
+    }
   }
 
   private static func canDiscard(_ file: borrowing FileDescriptor, _ kind: Kind, _ facts: host_file_facts) -> Bool {

@@ -106,12 +106,15 @@ public final class UnixListener: Sendable {
     let found = unsafe host_path_identity(path, &identity)
     if found == -ENOENT { return }
     try check(found, "lstat", path)
-    guard host_kind(identity.mode) == HOST_KIND_SOCKET else { throw HostError("bind", errno: .fileExists, subject: path) }
+    guard host_kind(identity.mode) == HOST_KIND_SOCKET else {
+      throw HostError("bind", errno: .fileExists, subject: path)
+    }
     let probe = FileDescriptor(adopting: try check(host_unix_socket(), "socket"))
     let answer = unsafe host_unix_connect(probe.rawValue, path)
     // A full queue belongs to somebody too, and so does a socket of another type.
     guard answer == -ECONNREFUSED || answer == -ENOENT else {
-      throw HostError("bind", errno: answer == -EACCES || answer == -EPERM ? Errno(rawValue: -answer) : .addressInUse, subject: path)
+      throw HostError(
+        "bind", errno: answer == -EACCES || answer == -EPERM ? Errno(rawValue: -answer) : .addressInUse, subject: path)
     }
     let removed = unsafe host_unlink(path)
     if removed != -ENOENT { try check(removed, "unlink", path) }

@@ -45,7 +45,9 @@ public final class UnixSocket: Sendable {
     guard try check(host_socket_is_unix_stream(raw), "getsockopt") == 1 else {
       throw HostError("getsockopt", errno: .protocolWrongTypeForSocket)
     }
-    guard try check(host_socket_listens(raw), "getsockopt") == 0 else { throw HostError("getsockopt", errno: .invalidArgument) }
+    guard try check(host_socket_listens(raw), "getsockopt") == 0 else {
+      throw HostError("getsockopt", errno: .invalidArgument)
+    }
     self.descriptor = descriptor
   }
 

@@ -45,11 +45,10 @@ extension BackendSession {
     // The front-end tells what it was configured with, and the driver may still be offered larger rings (QEMU 10.0.13).
     let largest = device.maxQueueSizes.prefix(Int(wanted.queueCount)).max() ?? 0
     let shape = InflightShape(capacity: max(wanted.queueSize, largest), packed: isPacked)
-    do throws(HostError) {
-      outgoing.append(try shape.makeFile(queueCount: wanted.queueCount).intoDescriptor())
-    } catch {
-      throw ProtocolError("GET_INFLIGHT_FD", "\(error)")
-    }
+    outgoing.append(
+      try rethrowing(
+        shape.makeFile(queueCount: wanted.queueCount).intoDescriptor(),
+        saying: { ProtocolError("GET_INFLIGHT_FD", $0) }))
     return .inflight(
       InflightDescription(
         mmapSize: UInt64(shape.byteCount(queueCount: wanted.queueCount)), mmapOffset: 0, queueCount: wanted.queueCount,

@@ -31,16 +31,13 @@ final class InflightRegion: Sendable {
     self.description = description
     let raw = file.rawValue
     let memory = MemoryFile(adopting: file)
-    let size: UInt64
-    do throws(HostError) { size = try memory.size() } catch { throw ProtocolError(message, "\(error)") }
+    let size = try rethrowing(memory.size(), saying: { ProtocolError(message, $0) })
     guard size >= description.mmapOffset + description.mmapSize else {
       throw ProtocolError(message, "the file is too short")
     }
-    do throws(MappingError) {
-      mapping = try HostMapping(descriptor: raw, offset: description.mmapOffset, byteCount: Int(description.mmapSize))
-    } catch {
-      throw ProtocolError(message, "it cannot be mapped: \(HostError(error))")
-    }
+    mapping = try rethrowing(
+      HostMapping(descriptor: raw, offset: description.mmapOffset, byteCount: Int(description.mmapSize)),
+      as: { (error: MappingError) in ProtocolError(message, "it cannot be mapped: \(HostError(error))") })
     _ = consume memory
     shape = InflightShape(noted: mapping, queueCount: description.queueCount)
   }

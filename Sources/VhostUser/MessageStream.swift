@@ -1,3 +1,4 @@
+internal import DMA
 internal import HostIO
 
 /// A message as it came: header, payload, and the descriptors beside it, which are closed with it unless somebody takes
@@ -51,8 +52,7 @@ struct MessageStream: ~Copyable {
         }
       }
       if let header { return finish(header) }
-      let decoded: MessageHeader
-      do throws(ProtocolError) { decoded = try MessageHeader(decoding: bytes) } catch { throw .peer(error) }
+      let decoded = try rethrowing(MessageHeader(decoding: bytes), as: Ending.peer)
       header = decoded
       bytes = [UInt8](repeating: 0, count: Int(decoded.size))
       filled = 0

@@ -239,7 +239,7 @@ extension Check {
   }
 
   static func eventFD() throws(Finding) -> EventFD {
-    do throws(HostError) { return try EventFD() } catch { throw .notChecked("\(error)") }
+    return try rethrowing(EventFD(), saying: Finding.notChecked)
   }
 
   /// Throws unless a request that asks for a call gets one.

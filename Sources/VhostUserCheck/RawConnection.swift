@@ -1,3 +1,4 @@
+internal import DMA
 internal import HostIO
 internal import VhostUser
 
@@ -45,10 +46,8 @@ final class RawConnection {
 
   private func receive() throws(Finding) -> Incoming {
     guard let head = try take(MessageHeader.byteCount) else { return .closed }
-    let header: MessageHeader
-    do throws(ProtocolError) { header = try MessageHeader(decoding: head) } catch {
-      throw .broken("it sent a malformed answer: \(error)")
-    }
+    let header = try rethrowing(
+      MessageHeader(decoding: head), saying: { Finding.broken("it sent a malformed answer: \($0)") })
     guard header.size > 0 else { return .message(header, []) }
     guard let payload = try take(Int(header.size)) else { return .closed }
     return .message(header, payload)

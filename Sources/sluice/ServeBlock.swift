@@ -1,5 +1,5 @@
 import ArgumentParser
-import Glibc
+import DMA
 import HostIO
 import Logging
 import VhostUser
@@ -113,12 +113,8 @@ struct ServeBlock: DeviceCommand {
       options.lock = lock.lock
       options.report = { log.warning("\($0)") }
       options.notice = { log.notice("\($0)") }
-      let disk: BlockDevice
-      do throws(BlockDeviceError) {
-        disk = try BlockDevice(options)
-      } catch {
-        throw Self.failure(error, image, readOnly: readOnly)
-      }
+      let disk = try rethrowing(
+        BlockDevice(options), as: { (error: BlockDeviceError) in Self.failure(error, image, readOnly: readOnly) })
       guard disk.byteCount > 0 else {
         throw Failure.host(
           "\(image) has no room for a single block; give it a size, with `truncate -s 1G \(image)` say")
@@ -190,7 +186,8 @@ struct ServeBlock: DeviceCommand {
         return .host("there is no image \(path); create one, with `truncate -s 1G \(path)` say, or correct --blk-file")
       case .isDirectory: return .host("\(path) is a directory; --blk-file needs a raw image file or a block device")
       case .resourceBusy: return .host("\(path) is in use by the host itself, mounted say; see to it that it is not")
-      case .blockDeviceRequired: return .host("\(path) is neither a file nor a block device; --blk-file needs one of them")
+      case .blockDeviceRequired:
+        return .host("\(path) is neither a file nor a block device; --blk-file needs one of them")
       case .permissionDenied where readOnly, .notPermitted where readOnly:
         return .host("\(path) may not be read by this user; give access to it")
       case .permissionDenied, .notPermitted, .readOnlyFileSystem:

@@ -174,8 +174,10 @@ struct SocketOptions: ParsableArguments {
     case .fileExists: .host("\(path) exists and is not a socket; choose another --socket-path")
     case .fileNameTooLong:
       .usage("\(path) is longer than a socket's path may be (107 bytes); choose a shorter --socket-path")
-    case .noSuchFileOrDirectory, .notDirectory: .host("the directory of \(path) does not exist; create it or choose another --socket-path")
-    case .permissionDenied, .notPermitted: .host("\(path) may not be created by this user (\(error.reason)); choose another --socket-path")
+    case .noSuchFileOrDirectory, .notDirectory:
+      .host("the directory of \(path) does not exist; create it or choose another --socket-path")
+    case .permissionDenied, .notPermitted:
+      .host("\(path) may not be created by this user (\(error.reason)); choose another --socket-path")
     default: .host("cannot listen on \(path): \(error.reason)")
     }
   }

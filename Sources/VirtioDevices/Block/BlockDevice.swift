@@ -1,5 +1,4 @@
 internal import DMA
-internal import Glibc
 internal import HostIO
 public import Virtio
 

@@ -69,8 +69,8 @@ struct BlockTerms {
     }
   }
 
-  /// What a request does to ranges; nil: it is of another type, or of one that was not negotiated. Of a disk that cannot
-  /// be changed all are known, and fail.
+  /// What a request does to ranges; nil: it is of another type, or of one that was not negotiated. A disk that cannot be
+  /// changed knows all of them, and fails them.
   fileprivate func rangeAction(_ type: BlockRequestType) -> BlockRangeAction? {
     switch type {
     case .discard where features.contains(.blockDiscard) || isReadOnly: .discard

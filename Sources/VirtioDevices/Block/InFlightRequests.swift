@@ -188,7 +188,7 @@ struct InFlightRequests: ~Copyable {
   private mutating func submit(into queue: inout Virtqueue, reaping: Bool = true) {
     while unsubmitted > 0 {
       guard enter(&queue) else {
-        // The event brings us back, whatever happens to the others.
+        // The event brings us back, whether completions come or not.
         event?.signal()
         return
       }
