@@ -22,7 +22,7 @@ import VirtioTestKit
     var request = InFlightRequest(chain, BlockOperation(kind: kind, count: count), segments: 0..<1)
     request.piece = 0..<1
     request.pieceCount = count
-    request.isFlushing = flushing
+    if flushing { request.operation = BlockOperation(kind: .flush) }
     let ways = answers.map { "\(request.complete($0))" }
     let (done, filled) = (request.done, request.filled)
     _ = consume request

@@ -36,40 +36,57 @@ struct BlockWork {
     cache.look(isAtStart: queue.state.available == 0 && queue.state.availableWrap)
   }
 
-  /// Does what is left of a request.
-  func finish(_ request: borrowing InFlightRequest) -> BlockOutcome {
-    let (file, segments, done, count) = (disk.file, request.segments, request.done, request.operation.count)
-    var outcome = BlockOutcome(status: .ioError, filled: request.filled)
+  /// Does an operation of which `done` bytes or ranges are done, the caller waiting as long as it takes, and ends it.
+  @inline(__always)
+  func finish(
+    _ operation: BlockOperation, _ chain: consuming DescriptorChain, _ segments: Range<Int>, from done: Int = 0,
+    in queue: inout Virtqueue
+  ) {
+    // Memory has nothing to wait for. Elsewhere mappings are let go meanwhile, but for the chain's own.
+    let mayWait = !disk.file.isMemory
+    if mayWait { queue.letGo() }
+    let outcome = perform(operation, chain, segments, from: done)
+    if mayWait {
+      queue.takeHold()
+      queue.lookAtClock()
+    }
+    complete(chain, outcome, in: &queue)
+  }
+
+  private func perform(
+    _ operation: BlockOperation, _ chain: borrowing DescriptorChain, _ segments: Range<Int>, from done: Int
+  ) -> BlockOutcome {
+    let file = disk.file
+    let position = operation.position + UInt64(done)
+    var filled = 0
     do throws(HostError) {
-      switch request.operation.kind {
+      switch operation.kind {
       case .read:
-        outcome.filled += try file.read(
-          into: request.chain.writable, segments, skipping: done, at: request.position)
-        if outcome.filled < count {
-          disk.endedEarly(request.operation.position + UInt64(outcome.filled))
-          return outcome
+        filled = done
+        filled += try file.read(into: chain.writable, segments, skipping: done, at: position)
+        if filled < operation.count {
+          disk.endedEarly(operation.position + UInt64(filled))
+          return BlockOutcome(status: .ioError, filled: filled)
         }
       case .write(let durable):
-        try file.write(
-          from: request.chain.readable, segments, skipping: done, at: request.position, durable: durable)
-      case .ranges(let action) where !request.isFlushing:
-        for i in done..<count {
+        try file.write(from: chain.readable, segments, skipping: done, at: position, durable: durable)
+      case .flush:
+        if !file.isReadOnly { try file.flush() }
+      case .ranges(let action):
+        for i in done..<operation.count {
           // The driver may have changed the range since it was looked at: what is done is what is checked here.
-          let range = range(i, of: request.chain)
+          let range = range(i, of: chain)
           if let status = refusal(action, range) { return BlockOutcome(status: status) }
           guard let range else { return .ioError }
           try perform(action, range)
         }
         if action == .writeZeroes && isDurable { try file.flush() }
-      case .flush, .ranges:
-        if !file.isReadOnly { try file.flush() }
       }
     } catch {
       disk.faults.report("\(error)")
-      return outcome
+      return BlockOutcome(status: .ioError, filled: filled)
     }
-    outcome.status = .ok
-    return outcome
+    return BlockOutcome(status: .ok, filled: filled)
   }
 
   /// The ID string, as much of it as there is room for.

@@ -5,7 +5,8 @@ internal import Virtio
 /// A request that the host works on.
 struct InFlightRequest: ~Copyable {
   let chain: DescriptorChain
-  let operation: BlockOperation
+  /// A flush once its ranges are done and are only to be made stable.
+  var operation: BlockOperation
   /// Bytes, or ranges, done.
   var done = 0
   /// The segments that hold the data.
@@ -14,8 +15,6 @@ struct InFlightRequest: ~Copyable {
   var piece: Range<Int>
   /// Bytes in ``piece``.
   var pieceCount = 0
-  /// Ranges are done, and are being made stable.
-  var isFlushing = false
 
   init(_ chain: consuming DescriptorChain, _ operation: BlockOperation, segments: Range<Int>) {
     self.chain = chain
@@ -76,11 +75,11 @@ extension InFlightRequest {
       guard Int(result) == pieceCount else { return .fallback }
       piece = piece.upperBound..<piece.upperBound
       return .more
-    case .ranges(let action) where !isFlushing:
+    case .ranges(let action):
       done += 1
       if done < operation.count { return .more }
       return action == .writeZeroes ? .flush : .done
-    case .flush, .ranges: return .done
+    case .flush: return .done
     }
   }
 
@@ -90,11 +89,11 @@ extension InFlightRequest {
     switch operation.kind {
     case .read: return .failed("read", error)
     case .write: return .failed("write", error)
-    case .ranges(let action) where !isFlushing:
+    case .ranges(let action):
       // The other way to do it may work here.
       if error == .notSupported || error == .noFunction { return .fallback }
       return .failed(action == .discard ? "discard" : "write zeroes", error)
-    case .flush, .ranges: return .failed("fdatasync", error)
+    case .flush: return .failed("fdatasync", error)
     }
   }
 }
@@ -110,7 +109,7 @@ extension IOUring {
     case .write(let durable):
       request.takePiece(file)
       return write(file, from: request.chain.readable, request.piece, at: request.position, durable: durable, tag: tag)
-    case .ranges(let action) where !request.isFlushing:
+    case .ranges(let action):
       guard let range = work.range(request.done, of: request.chain), work.refusal(action, range) == nil else {
         return .unsuitable
       }
@@ -118,8 +117,7 @@ extension IOUring {
       if action == .secureErase { return .unsuitable }
       return action == .discard || work.mayUnmap(range)
         ? discard(file, at: position, count: count, tag: tag) : writeZeroes(file, at: position, count: count, tag: tag)
-    case .flush, .ranges:
-      return flush(file, tag: tag)
+    case .flush: return flush(file, tag: tag)
     }
   }
 }

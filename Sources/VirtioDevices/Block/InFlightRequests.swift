@@ -59,12 +59,20 @@ struct InFlightRequests: ~Copyable {
       }
       switch work.classify(chain) {
       case .operation(let operation):
-        if ring == nil, operation.isFlush {
+        guard let segments = operation.segments(of: chain) else {
+          work.complete(chain, .ioError, in: &queue)
+          continue
+        }
+        if ring != nil {
+          start(operation, chain, segments, in: &queue)
+          continue
+        }
+        if operation.isFlush {
           // What comes after a flush waits for the next round, and what was done before it is shown first.
           queue.publish()
           left = 0
         }
-        start(operation, chain, in: &queue)
+        work.finish(operation, chain, segments, in: &queue)
       case .getID:
         let outcome = work.getID(chain)
         work.complete(chain, outcome, in: &queue)
@@ -75,18 +83,17 @@ struct InFlightRequests: ~Copyable {
   }
 
   private mutating func start(
-    _ operation: BlockOperation, _ chain: consuming DescriptorChain, in queue: inout Virtqueue
+    _ operation: BlockOperation, _ chain: consuming DescriptorChain, _ segments: Range<Int>, in queue: inout Virtqueue
   ) {
-    guard let segments = operation.segments(of: chain) else { return work.complete(chain, .ioError, in: &queue) }
     let (position, count) = (operation.position, operation.count)
     switch operation.kind {
     // For a request alone: several cost less through the ring, which takes them all in one call.
-    case .read where ring?.unsubmitted == 0 && queue.isEmpty && policy.isWorthTrying:
+    case .read where unsubmitted == 0 && queue.isEmpty && policy.isWorthTrying:
       let result = work.disk.file.readImmediately(into: chain.writable, segments, at: position)
       policy.learn(from: result, wanted: count)
       if result == .read(count) { return work.complete(chain, BlockOutcome(status: .ok, filled: count), in: &queue) }
     case .write(durable: false) where policy.isWorthWriting(at: position, count: count):
-      return finish(InFlightRequest(chain, operation, segments: segments), in: &queue)
+      return work.finish(operation, chain, segments, in: &queue)
     default: break
     }
     proceed(InFlightRequest(chain, operation, segments: segments), in: &queue)
@@ -99,25 +106,18 @@ struct InFlightRequests: ~Copyable {
       submit(into: &queue, reaping: false)
       queued = enqueue(&request)
     }
-    if queued == .queued { _ = slots.insert(request) } else { finish(request, in: &queue) }
+    if queued == .queued { _ = slots.insert(request) } else { fallBack(request, in: &queue) }
   }
 
-  /// Queues a request's next part under the tag of the next free slot. A ring that is not there suits no request.
+  /// Does what is left of a request without the ring.
+  private mutating func fallBack(_ request: consuming InFlightRequest, in queue: inout Virtqueue) {
+    let (operation, segments, done) = (request.operation, request.segments, request.done)
+    work.finish(operation, request.chain, segments, from: done, in: &queue)
+  }
+
+  /// Queues a request's next part under the tag of the next free slot.
   private mutating func enqueue(_ request: inout InFlightRequest) -> IOUring.Queued {
     ring?.queue(&request, of: work, tag: UInt64(slots.nextIndex)) ?? .unsuitable
-  }
-
-  /// Does what is left of a request on the spot, which may take as long as it takes.
-  private func finish(_ request: consuming InFlightRequest, in queue: inout Virtqueue) {
-    // Memory has nothing to wait for. Elsewhere mappings are let go meanwhile, but for the chain's own.
-    let mayWait = !work.disk.file.isMemory
-    if mayWait { queue.letGo() }
-    let outcome = work.finish(request)
-    if mayWait {
-      queue.takeHold()
-      queue.lookAtClock()
-    }
-    work.complete(request.chain, outcome, in: &queue)
   }
 
   // MARK: Completions
@@ -156,12 +156,12 @@ struct InFlightRequests: ~Copyable {
     switch completion {
     case .done: break
     case .more: return proceed(request, in: &queue)
-    case .fallback: return finish(request, in: &queue)
+    case .fallback: return fallBack(request, in: &queue)
     case .failed(let call, let number):
       work.disk.faults.report("\(HostError(call, errno: number, subject: work.disk.file.path))")
       status = .ioError
     case .flush where work.isDurable:
-      request.isFlushing = true
+      request.operation = BlockOperation(kind: .flush)
       return proceed(request, in: &queue)
     case .flush: break
     }
