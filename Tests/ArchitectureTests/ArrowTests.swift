@@ -24,8 +24,8 @@ private let toolchain: Set<String> = ["Swift", "Synchronization", "Testing", "Di
 /// Modules of the toolchain for the top floor, tests, benchmarks and snippets only.
 private let upstairs: Set<String> = ["Foundation", "FoundationEssentials", "Glibc", "RegexBuilder"]
 
-/// Who may import the system: the target that wraps it, and devices for the names of error numbers.
-private let system = ["HostIO": "Glibc", "VirtioDevices": "Glibc"]
+/// Who may import the system: the target that wraps it.
+private let system = ["HostIO": "Glibc"]
 
 @Suite("Arrows point down")
 struct ArrowTests {

@@ -86,7 +86,7 @@ struct SourceTests {
     "Virtio/Queue/DescriptorChain", "Virtio/Queue/InOrderWindow", "Virtio/Queue/PackedRing",
     "Virtio/Queue/QueueStatistics",
     "Virtio/Queue/SplitRing", "Virtio/Queue/Virtqueue", "VhostUser/PackedInflight", "VhostUser/SplitInflight",
-    "VirtioDevices/Block/AsyncBlockHandler", "VirtioDevices/Block/InFlightRequest",
+    "VirtioDevices/Block/InFlightRequest",
     "VirtioDevices/Block/InFlightRequests",
     "VirtioDevices/Block/BlockHandler", "VirtioDevices/Block/BlockRequest", "VirtioDevices/Block/BlockWork",
     "VirtioDevices/Block/InlineIOPolicy", "VirtioDevices/Entropy/EntropyDevice", "VirtioServing/QueueWorker",

@@ -39,9 +39,11 @@ import Testing
 
   @Test("A program that is not there, no name and a NUL are errors")
   func mistakes() {
-    #expect { try ChildProcess(["/nonexistent/program"]) } throws: { ($0 as? HostError)?.name == "ENOENT" }
-    #expect { try ChildProcess([]) } throws: { ($0 as? HostError)?.name == "EINVAL" }
-    #expect { try ChildProcess(["true", "a\0b"]) } throws: { ($0 as? HostError)?.name == "EINVAL" }
+    #expect { try ChildProcess(["/nonexistent/program"]) } throws: {
+      ($0 as? HostError)?.errno == .noSuchFileOrDirectory
+    }
+    #expect { try ChildProcess([]) } throws: { ($0 as? HostError)?.errno == .invalidArgument }
+    #expect { try ChildProcess(["true", "a\0b"]) } throws: { ($0 as? HostError)?.errno == .invalidArgument }
   }
 
   @Test("Arguments arrive as they are, and a broken pipe is the program's own again")

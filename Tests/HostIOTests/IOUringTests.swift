@@ -217,7 +217,7 @@ struct NoIOUringTests {
         _ = try IOUring(entries: 4)
         exit(1)
       } catch {
-        guard error.errno == EMFILE, error.call == "io_uring_setup" else { exit(2) }
+        guard error.errno == .tooManyOpenFiles, error.call == "io_uring_setup" else { exit(2) }
       }
       guard try file.read(into: buffers.list.readable, at: 0) == 512, buffers.bytes == Array(pattern(4096)[..<512])
       else { exit(3) }

@@ -61,7 +61,7 @@ struct ImageLockTests {
       _ = try BlockFile(path: path)
       Issue.record("two writers on one image")
     } catch {
-      #expect(error == HostError("lock", errno: EBUSY, subject: path))
+      #expect(error == HostError("lock", errno: .resourceBusy, subject: path))
     }
     _ = first
   }

@@ -13,12 +13,12 @@ struct MemoryFileTests {
     do {
       try file.resize(to: 4096)
       Issue.record("a sealed file became smaller")
-    } catch { #expect(error.errno == EPERM) }
+    } catch { #expect(error.errno == .notPermitted) }
     try file.add([.grow, .seals])
     do {
       try file.add(.write)
       Issue.record("a seal was added after the last")
-    } catch { #expect(error.errno == EPERM) }
+    } catch { #expect(error.errno == .notPermitted) }
     let (after, all) = (try file.size(), try file.seals())
     #expect(after == 16384 && all == [.shrink, .grow, .seals])
   }
@@ -30,6 +30,6 @@ struct MemoryFileTests {
     do {
       _ = try file.seals()
       Issue.record("an eventfd has seals")
-    } catch { #expect(error.errno == EINVAL) }
+    } catch { #expect(error.errno == .invalidArgument) }
   }
 }

@@ -75,7 +75,7 @@ struct Buffers: ~Copyable {
 
 /// The error number a call threw, nil if it did not.
 func errno(_ body: () throws(HostError) -> Void) -> Int32? {
-  do throws(HostError) { try body() } catch { return error.errno }
+  do throws(HostError) { try body() } catch { return error.errno.rawValue }
   return nil
 }
 

@@ -82,7 +82,7 @@ struct UnixSocketTests {
         exit(1)
       } catch {
         let count = list.count
-        guard error.errno == EMFILE, count == 0 else { exit(2) }
+        guard error.errno == .tooManyOpenFiles, count == 0 else { exit(2) }
       }
       // Those that did fit were closed again.
       let after = try FileManager.default.contentsOfDirectory(atPath: "/proc/self/fd").count
@@ -122,7 +122,7 @@ struct UnixSocketTests {
       _ = try b.receiveAll(into: &span, descriptors: &list)
       Issue.record("half a message was taken")
     } catch {
-      #expect(error.errno == ECONNRESET)
+      #expect(error.errno == .connectionReset)
     }
     let whole = try b.receiveAll(into: &span, descriptors: &list)
     #expect(!whole)
@@ -140,13 +140,13 @@ struct UnixSocketTests {
     do {
       _ = try b.receiveAll(into: &span, descriptors: &list, timeout: .milliseconds(5))
       Issue.record("nothing was received")
-    } catch { #expect(error.errno == ETIMEDOUT) }
+    } catch { #expect(error.errno == .timedOut) }
     let cancel = try EventFD()
     cancel.signal()
     do {
       _ = try b.receiveAll(into: &span, descriptors: &list, cancel: cancel)
       Issue.record("nothing was received")
-    } catch { #expect(error.errno == ECANCELED) }
+    } catch { #expect(error.errno == .canceled) }
     let readable = try b.waitReadable(cancel: cancel)
     #expect(!readable)
     let message = [UInt8](repeating: 7, count: 10_000_000)
@@ -182,7 +182,7 @@ struct UnixSocketTests {
     do {
       _ = try UnixSocket(adopting: udp)
       Issue.record("an internet socket was taken")
-    } catch { #expect(error.errno == EPROTOTYPE) }
+    } catch { #expect(error.errno == .protocolWrongTypeForSocket) }
     let (a, b) = try UnixSocket.pair()
     guard case .connected(let adopted) = try InheritedSocket(adopting: .duplicating(a.rawValue)) else {
       Issue.record("a connected socket was taken for a listening one")

@@ -8,9 +8,9 @@ import Testing
 struct WaitingTests {
   @Test("An error says what was tried, on what, and why")
   func description() {
-    let error = HostError("open", errno: ENOENT, subject: "/disk")
+    let error = HostError("open", errno: .noSuchFileOrDirectory, subject: "/disk")
     #expect(error.description == "open /disk: No such file or directory (ENOENT)")
-    #expect(HostError("x", errno: 4000).description == "x: error 4000")
+    #expect(HostError("x", errno: Errno(rawValue: 4000)).description == "x: error 4000")
   }
 
   @Test("A descriptor closes with its owner, once")

@@ -139,7 +139,7 @@ struct FaultTests {
     }
     func connect(timeout: Duration) throws(HostError) -> UnixSocket {
       connections += 1
-      if connections > limit { throw HostError("connect", errno: 111) }
+      if connections > limit { throw HostError("connect", errno: .connectionRefused) }
       return try UnixSocket.connect(to: served.path, timeout: timeout)
     }
   }

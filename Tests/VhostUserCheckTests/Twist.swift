@@ -167,7 +167,7 @@ final class TwistedSubject: CheckSubject, Sendable {
   }
 
   func connect(timeout: Duration) throws(HostError) -> UnixSocket {
-    if dead.load(ordering: .acquiring) { throw HostError("connect", errno: 111) }
+    if dead.load(ordering: .acquiring) { throw HostError("connect", errno: .connectionRefused) }
     onConnect.withLock { $0 }?()
     let (near, far) = try UnixSocket.pair()
     let server = try UnixSocket.connect(to: path, timeout: timeout)

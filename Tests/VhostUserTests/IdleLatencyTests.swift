@@ -21,7 +21,7 @@ private final class Limits {
   func make(_ policy: IdleLatencyPolicy) -> IdleLatency {
     IdleLatency(policy) { (most: Int32) throws(HostError) -> AnyObject in
       self.asked.append(most)
-      guard self.isAllowed else { throw HostError("open", errno: 13, subject: "/dev/cpu_dma_latency") }
+      guard self.isAllowed else { throw HostError("open", errno: .permissionDenied, subject: "/dev/cpu_dma_latency") }
       return Limit(self)
     }
   }

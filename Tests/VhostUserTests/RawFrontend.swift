@@ -116,7 +116,7 @@ final class RawFrontend {
   func isClosed() throws -> Bool {
     var none = FileDescriptorList()
     do { return try Self.receive(socket, &none) == nil } catch let error as HostError {
-      return error.name == "ECONNRESET"
+      return error.errno == .connectionReset
     }
   }
 

@@ -193,7 +193,7 @@ import Virtio
     let writer = try BlockDevice(options(file))
     #expect { try BlockDevice(options(file)) } throws: { error in
       guard case .image(let host)? = error as? DiskError else { return false }
-      return host.errno == EBUSY && "\(host)".contains(file.path)
+      return host.errno == .resourceBusy && "\(host)".contains(file.path)
     }
     var reader = options(file)
     reader.readOnly = true

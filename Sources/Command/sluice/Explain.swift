@@ -1,5 +1,4 @@
 import ArgumentParser
-import Glibc
 import HostIO
 import VhostUser
 import VirtioServing
@@ -29,16 +28,16 @@ struct Explain: ParsableCommand {
       StandardStream.output.print(try ExplainRequest.ask(path, as: json ? .json : .words), terminator: "")
     } catch {
       switch error {
-      case .unreachable(let host) where host.errno == ENOENT:
+      case .unreachable(let host) where host.errno == .noSuchFileOrDirectory:
         throw Failure.host("there is no socket \(path); is the back-end running?")
-      case .unreachable(let host) where host.errno == ECONNREFUSED:
+      case .unreachable(let host) where host.errno == .connectionRefused:
         throw Failure.host("\(path) has no listener; its back-end has ended")
-      case .unreachable(let host) where host.errno == ENOTSOCK:
+      case .unreachable(let host) where host.errno == .notSocket:
         throw Failure.host("\(path) is not a socket; give the --socket-path of `sluice serve`")
-      case .unreachable(let host) where host.errno == ENAMETOOLONG:
+      case .unreachable(let host) where host.errno == .fileNameTooLong:
         throw Failure.usage(
           "\(path) is too long for a socket (107 bytes); change to its directory and give a relative path")
-      case .unreachable(let host) where host.errno == EACCES || host.errno == EPERM:
+      case .unreachable(let host) where host.errno == .permissionDenied || host.errno == .notPermitted:
         throw Failure.host(
           "this user may not connect to \(path) (\(host.reason)); use the back-end's user")
       case .unreachable(let host): throw Failure.host("cannot connect to \(path): \(host.reason)")

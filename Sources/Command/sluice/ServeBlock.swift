@@ -1,5 +1,5 @@
 import ArgumentParser
-import Glibc
+import DMA
 import HostIO
 import Logging
 import Storage
@@ -169,7 +169,7 @@ struct ServeBlock: DeviceCommand {
     case .engine(let host):
       return .host("--engine uring: io_uring is not available (\(host.reason)); permit it, or omit --engine")
     case .image(let host) where host.call == "lock":
-      if host.errno == EBUSY {
+      if host.errno == .resourceBusy {
         return .host(
           "\(path) is in use by another process that holds its lock; stop that process, "
             + "use --read-only in both, or --lock running in both if a guest migrates between them"
@@ -191,21 +191,22 @@ struct ServeBlock: DeviceCommand {
       return .usage("\(option) \(rule)")
     case .image(let host):
       switch host.errno {
-      case ENOENT:
+      case .noSuchFileOrDirectory:
         return .host(
           "there is no image \(path); create one, for example with `truncate -s 1G \(path)`, or correct --blk-file")
-      case EISDIR: return .host("\(path) is a directory; --blk-file needs a raw image file or a block device")
-      case EBUSY: return .host("\(path) is in use by the host itself, for example mounted; unmount it first")
-      case ENOTBLK: return .host("\(path) is neither a file nor a block device; --blk-file needs one of the two")
-      case EACCES where readOnly, EPERM where readOnly:
+      case .isDirectory: return .host("\(path) is a directory; --blk-file needs a raw image file or a block device")
+      case .resourceBusy: return .host("\(path) is in use by the host itself, for example mounted; unmount it first")
+      case .blockDeviceRequired:
+        return .host("\(path) is neither a file nor a block device; --blk-file needs one of the two")
+      case .permissionDenied where readOnly, .notPermitted where readOnly:
         return .host("this user may not read \(path); grant access to it")
-      case EACCES, EPERM, EROFS:
+      case .permissionDenied, .notPermitted, .readOnlyFileSystem:
         return .host("\(path) cannot be opened for writing (\(host.reason)); grant access to it, or add --read-only")
-      case EINVAL where host.call == "open O_DIRECT":
+      case .invalidArgument where host.call == "open O_DIRECT":
         return .host(
           "the size of \(path) is not a multiple of the block size that --direct needs; round it up with `truncate -s %4096 \(path)`, or omit --direct"
         )
-      case ENOTSUP where host.call == "open O_DIRECT":
+      case .notSupported where host.call == "open O_DIRECT":
         return .host("the file system of \(path) does not support O_DIRECT; omit --direct")
       default: return .host("\(path) cannot be opened: \(host.reason)")
       }

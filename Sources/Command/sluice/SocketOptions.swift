@@ -189,13 +189,15 @@ struct SocketOptions: ParsableArguments {
 
   private static func failure(_ error: HostError, _ path: String) -> Failure {
     switch error.errno {
-    case EADDRINUSE:
+    case .addressInUse:
       .host("\(path) is busy: another process listens on it; stop that process, or choose another --socket-path")
-    case EEXIST: .host("\(path) exists and is not a socket; choose another --socket-path")
-    case ENAMETOOLONG:
+    case .fileExists: .host("\(path) exists and is not a socket; choose another --socket-path")
+    case .fileNameTooLong:
       .usage("\(path) is too long for a socket (107 bytes); choose a shorter --socket-path")
-    case ENOENT, ENOTDIR: .host("the directory of \(path) does not exist; create it or choose another --socket-path")
-    case EACCES, EPERM: .host("this user may not create \(path) (\(error.reason)); choose another --socket-path")
+    case .noSuchFileOrDirectory, .notDirectory:
+      .host("the directory of \(path) does not exist; create it or choose another --socket-path")
+    case .permissionDenied, .notPermitted:
+      .host("this user may not create \(path) (\(error.reason)); choose another --socket-path")
     default: .host("cannot listen on \(path): \(error.reason)")
     }
   }

@@ -1,3 +1,4 @@
+internal import DMA
 package import HostIO
 internal import Synchronization
 
@@ -20,16 +21,14 @@ package final class BlockDisk: Sendable {
   /// - Throws: `DiskError.image`, EBUSY (`lock`) among others, see `BlockFile`; `.option`; `.format`.
   package convenience init(opening options: DiskOptions) throws(DiskError) {
     try options.check()
-    let file: BlockFile
-    do throws(HostError) {
-      file = try BlockFile(
+    let file = try rethrowing(
+      BlockFile(
         path: options.path,
-        options: BlockFile.Options(readOnly: options.readOnly, direct: options.direct, locked: options.lock == .always))
-    } catch {
-      throw .image(error)
-    }
+        options: BlockFile.Options(
+          readOnly: options.readOnly, direct: options.direct, locked: options.lock == .always)),
+      as: DiskError.image)
     if !options.insistsOnRaw, let format = ImageFormat.find(in: file) { throw .format(format.rawValue) }
-    do throws(HostError) { if options.lock == .running { try file.checkLocks() } } catch { throw .image(error) }
+    if options.lock == .running { try rethrowing(file.checkLocks(), as: DiskError.image) }
     self.init(file, options)
     let rest = file.size - sectorCount << 9
     if rest > 0 { options.report("\(file.path): its last \(rest) bytes are no whole block, and not part of the disk") }

@@ -51,16 +51,16 @@ extension BlockDevice {
     guard !disk.file.isReadOnly else { return c }
     let unit = UInt32(clamping: max(geometry.discardGranularity, block) / BlockLayout.sectorSize)
     if disk.canDiscard {
-      c.maxDiscardSectors = BlockRequest.maxDiscardSectors
-      c.maxDiscardSegments = UInt32(BlockRequest.maxRanges)
+      c.maxDiscardSectors = BlockRangeAction.maxDiscardSectors
+      c.maxDiscardSegments = UInt32(BlockRangeAction.maxRanges)
       c.discardAlignment = unit
       c.writeZeroesMayUnmap = 1
     }
-    c.maxWriteZeroesSectors = BlockRequest.maxWriteZeroesSectors
-    c.maxWriteZeroesSegments = UInt32(BlockRequest.maxRanges)
+    c.maxWriteZeroesSectors = BlockRangeAction.maxWriteZeroesSectors
+    c.maxWriteZeroesSegments = UInt32(BlockRangeAction.maxRanges)
     if disk.file.supportsSecureErase {
-      c.maxSecureEraseSectors = BlockRequest.maxDiscardSectors
-      c.maxSecureEraseSegments = UInt32(BlockRequest.maxRanges)
+      c.maxSecureEraseSectors = BlockRangeAction.maxDiscardSectors
+      c.maxSecureEraseSegments = UInt32(BlockRangeAction.maxRanges)
       c.secureEraseAlignment = unit
     }
     return c

@@ -1,4 +1,4 @@
-internal import Glibc
+internal import DMA
 internal import HostIO
 public import Storage
 public import Virtio
@@ -95,21 +95,21 @@ public final class BlockDevice: VirtioDevice {
       use = try disk.options.lock == .running ? ImageUse(disk.image) : nil
     } catch {
       throw DeviceError(
-        error.errno == EBUSY ? "\(disk.file.path) is in use by another process that locked it" : "\(error)")
+        error.errno == .resourceBusy ? "\(disk.file.path) is in use by another process that locked it" : "\(error)")
     }
     let terms = BlockTerms(features, isReadOnly: disk.file.isReadOnly, writeback: disk.options.writeback)
     // §5.2.5.2: a driver that can configure the cache but not flush it starts with one that needs no flush.
     if features.contains(.blockConfigWCE), !features.contains(.blockFlush) { disk.cache.set(writeback: false) }
     let work = BlockWork(disk: disk, terms: terms, use: use)
     let wanted = disk.options.engine
-    if engine == .synchronous { return BlockHandler(work) }
+    if engine == .synchronous { return BlockHandler(work, queue: group.lowerBound) }
     do throws(HostError) {
       let depth = Int(queueSize)
-      return try AsyncBlockHandler(work, queue: group.lowerBound, depth: depth, shortcuts: wanted == .automatic)
+      return try BlockHandler(work, queue: group.lowerBound, depth: depth, inline: wanted == .automatic)
     } catch {
       if wanted == .uring { throw DeviceError("\(error)") }
       disk.faults.report("requests are done one after the other: \(error)")
-      return BlockHandler(work)
+      return BlockHandler(work, queue: group.lowerBound)
     }
   }
 

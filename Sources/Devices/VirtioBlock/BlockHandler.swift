@@ -1,64 +1,53 @@
-internal import Storage
 internal import HostIO
+internal import Storage
 internal import Virtio
 
-/// Does a block device's requests one after the other, each to its end.
+/// Does a block device's requests: many at once through io_uring, or one after the other, each to its end.
 final class BlockHandler: QueueHandler {
-  /// Requests completed before the driver is notified: the last of a batch must not wait for ever more behind it.
-  static var batch: Int { 64 }
+  private var requests: InFlightRequests
+  private let event: EventFD?
+  private let index: Int
 
-  private let work: BlockWork
+  /// A handler without a ring.
+  ///
+  /// - Parameter index: the one queue it serves.
+  init(_ work: BlockWork, queue index: Int) {
+    self.index = index
+    event = nil
+    requests = InFlightRequests(work, nil, nil, depth: 1, inline: false)
+  }
 
-  init(_ work: BlockWork) { self.work = work }
+  /// A handler that does its requests through io_uring.
+  ///
+  /// - Parameters:
+  ///   - index: the one queue it serves, of at most `depth` descriptors.
+  ///   - inline: what the host has at hand is done on the spot.
+  init(_ work: BlockWork, queue index: Int, depth: Int, inline: Bool) throws(HostError) {
+    let event = try EventFD()
+    let ring = try IOUring(entries: depth)
+    try ring.signal(event)
+    // Only saves a look-up per request.
+    try? ring.register(work.disk.file)
+    self.event = event
+    self.index = index
+    requests = InFlightRequests(work, ring, event, depth: depth, inline: inline)
+  }
+
+  var watched: [WatchedDescriptor] {
+    event.map { [WatchedDescriptor(descriptor: $0.rawValue, token: 0, reportsChanges: true)] } ?? []
+  }
 
   func available(_ index: Int, in queues: inout QueueSet) throws(QueueError) {
-    try Self.run(work, &queues[index])
+    try requests.take(from: &queues[index])
   }
 
-  private static func run(_ work: BlockWork, _ queue: inout Virtqueue) throws(QueueError) {
-    work.begin(on: queue)
-    // Memory has nothing to wait for. Otherwise the round's mappings are released meanwhile, except the chain's own.
-    let mayWait = !work.disk.file.isMemory
-    var left = batch
-    while left > 0, var chain = try queue.next() {
-      left -= 1
-      if chain.fault != nil {
-        try work.refuse(chain, in: &queue)
-        continue
-      }
-      let request = BlockRequest(chain, work.terms, sectorCount: work.disk.sectorCount)
-      if case .withoutStatus = request {
-        try work.refuse(chain, in: &queue)
-        continue
-      }
-      // What comes after a flush waits for the next round, and what was done before it is shown first.
-      if case .flush = request {
-        queue.publish()
-        left = 0
-      }
-      if mayWait { queue.letGo() }
-      let outcome = perform(request, work, &chain)
-      if mayWait {
-        queue.takeHold()
-        queue.lookAtClock()
-      }
-      work.complete(chain, outcome, in: &queue)
-    }
+  func ready(_ token: UInt64, in queues: inout QueueSet) throws(QueueError) {
+    guard queues.isRunning(index) else { return }
+    requests.reap(into: &queues[index])
   }
 
-  private static func perform(
-    _ request: BlockRequest, _ work: BlockWork, _ chain: inout DescriptorChain
-  ) -> BlockOutcome {
-    switch request {
-    case .read(let position, let count): work.read(&chain, at: position, count: count)
-    case .write(let position, let count): work.write(&chain, at: position, count: count, durable: work.isDurable)
-    case .getID: work.getID(chain)
-    case .flush: work.flush()
-    case .discard(let ranges): work.perform(.discard, chain, ranges: ranges)
-    case .writeZeroes(let ranges): work.perform(.writeZeroes, chain, ranges: ranges)
-    case .secureErase(let ranges): work.perform(.secureErase, chain, ranges: ranges)
-    case .refused(let status): BlockOutcome(status: status)
-    case .withoutStatus: .ioError
-    }
+  func stop(_ index: Int, _ step: StopStep, in queues: inout QueueSet) {
+    guard queues.isRunning(index), step != .finish else { return }
+    requests.callOff(leaving: step == .handOver, from: &queues[index])
   }
 }

@@ -1,39 +1,67 @@
 internal import DMA
+internal import Storage
 internal import Virtio
 
 /// What a chain asks a disk for, checked against the disk as it is now.
 enum BlockRequest {
-  /// The first `count` device-writable bytes come from `position`.
-  case read(position: UInt64, count: Int)
-  /// The `count` device-readable bytes after the header go to `position`.
-  case write(position: UInt64, count: Int)
-  case flush
+  case operation(BlockOperation)
   case getID
-  /// The given number of ranges follows the header.
-  case discard(ranges: Int)
-  case writeZeroes(ranges: Int)
-  case secureErase(ranges: Int)
-  /// The status says why not.
-  case refused(BlockStatus)
+  /// There is nothing to do: this is its status.
+  case ended(BlockStatus)
   /// There is no device-writable byte, so no place for a status.
   case withoutStatus
 }
 
+/// What the host is to do.
+struct BlockOperation {
+  enum Kind {
+    /// The first `count` device-writable bytes come from `position`.
+    case read
+    /// The `count` device-readable bytes after the header go to `position`.
+    case write(durable: Bool)
+    case flush
+    /// `count` ranges follow the header.
+    case ranges(BlockRangeAction)
+  }
+
+  let kind: Kind
+  /// Where on the disk the data are. Bytes.
+  var position: UInt64 = 0
+  /// Bytes of data; ranges if it is a request of those.
+  var count = 0
+
+  var isRead: Bool {
+    if case .read = kind { return true }
+    return false
+  }
+
+  var isFlush: Bool {
+    if case .flush = kind { return true }
+    return false
+  }
+
+  /// The chain's segments that hold the data, made to start and end where the data do; nil if that cannot be.
+  @inline(__always)
+  func segments(of chain: borrowing DescriptorChain) -> Range<Int>? {
+    switch kind {
+    case .read: chain.writable.split(at: count).map { 0..<$0 }
+    case .write: chain.readable.split(at: BlockLayout.headerSize).map { $0..<chain.readable.segmentCount }
+    case .flush, .ranges: 0..<0
+    }
+  }
+}
+
 /// What a driver negotiated, as far as requests depend on it.
 struct BlockTerms {
+  private let features: Features
   let isReadOnly: Bool
-  let canDiscard: Bool
-  let canWriteZeroes: Bool
-  let canSecureErase: Bool
-  /// Whether every write must be stable when it completes, if that is fixed; nil: as the driver configures.
+  /// Whether every write is to be stable when it completes, if that is settled; nil: as the driver configures.
   let durable: Bool?
 
   /// - Parameter writeback: whether the device may have a volatile cache at all, unless the driver configures one.
   init(_ features: Features, isReadOnly: Bool, writeback: Bool) {
+    self.features = features
     self.isReadOnly = isReadOnly
-    canDiscard = features.contains(.blockDiscard)
-    canWriteZeroes = features.contains(.blockWriteZeroes)
-    canSecureErase = features.contains(.blockSecureErase)
     // §5.2.6.2: a driver that cannot flush has no other way to make a write stable.
     if !features.contains(.blockFlush) {
       durable = true
@@ -41,73 +69,53 @@ struct BlockTerms {
       durable = features.contains(.blockConfigWCE) ? nil : !writeback
     }
   }
+
+  /// What a request does to ranges; nil: it is of another type, or of one that was not negotiated. A disk that cannot be
+  /// changed knows all of them, and fails them.
+  fileprivate func rangeAction(_ type: BlockRequestType) -> BlockRangeAction? {
+    switch type {
+    case .discard where features.contains(.blockDiscard) || isReadOnly: .discard
+    case .writeZeroes where features.contains(.blockWriteZeroes) || isReadOnly: .writeZeroes
+    case .secureErase where features.contains(.blockSecureErase) || isReadOnly: .secureErase
+    default: nil
+    }
+  }
 }
 
-extension BlockRequest {
-  /// Most ranges in a request, and most sectors in a range. What a host takes long for holds up the requests behind it.
-  static var maxRanges: Int { 32 }
-  static var maxDiscardSectors: UInt32 { 1 << 22 }
-  static var maxWriteZeroesSectors: UInt32 { 1 << 17 }
-
+extension BlockWork {
   /// Reads a chain's header. Nothing of it is read again.
   @inline(__always)
-  init(_ chain: borrowing DescriptorChain, _ terms: BlockTerms, sectorCount: UInt64) {
-    guard chain.writable.byteCount > 0 else {
-      self = .withoutStatus
-      return
-    }
+  func classify(_ chain: borrowing DescriptorChain) -> BlockRequest {
+    guard chain.writable.byteCount > 0 else { return .withoutStatus }
     guard let rawType = chain.readable.read(UInt32.self, at: 0),
       let sector = chain.readable.read(UInt64.self, at: BlockLayout.sectorOffset)
-    else {
-      self = .refused(.ioError)
-      return
-    }
+    else { return .ended(.ioError) }
     let type = BlockRequestType(rawValue: rawType)
-    if type == .read {
-      let count = chain.writable.byteCount - 1
-      self = Self.isInside(sector, count, sectorCount) ? .read(position: sector << 9, count: count) : .refused(.ioError)
-    } else if type == .write {
-      let count = chain.readable.byteCount - BlockLayout.headerSize
-      self =
-        !terms.isReadOnly && Self.isInside(sector, count, sectorCount)
-        ? .write(position: sector << 9, count: count) : .refused(.ioError)
-    } else {
-      self = Self.rare(chain, type, terms)
+    if type == .read { return transfer(.read, sector, chain.writable.byteCount - 1) }
+    if type == .write {
+      if terms.isReadOnly { return .ended(.ioError) }
+      return transfer(.write(durable: isDurable), sector, chain.readable.byteCount - BlockLayout.headerSize)
     }
+    return classify(rare: type, chain)
   }
 
-  /// Whether `count` bytes at a sector are whole sectors of the disk.
+  /// A read or write of `count` bytes, which have to be whole sectors of the disk.
   @inline(__always)
-  static func isInside(_ sector: UInt64, _ count: Int, _ sectorCount: UInt64) -> Bool {
-    count & (BlockLayout.sectorSize - 1) == 0 && sector <= sectorCount && UInt64(count) >> 9 <= sectorCount - sector
+  private func transfer(_ kind: BlockOperation.Kind, _ sector: UInt64, _ count: Int) -> BlockRequest {
+    let sectorCount = disk.sectorCount
+    guard count & (BlockLayout.sectorSize - 1) == 0, sector <= sectorCount, UInt64(count) >> 9 <= sectorCount - sector
+    else { return .ended(.ioError) }
+    return count == 0 ? .ended(.ok) : .operation(BlockOperation(kind: kind, position: sector << 9, count: count))
   }
 
-  private static func rare(
-    _ chain: borrowing DescriptorChain, _ type: BlockRequestType, _ terms: BlockTerms
-  ) -> BlockRequest {
+  private func classify(rare type: BlockRequestType, _ chain: borrowing DescriptorChain) -> BlockRequest {
+    if type == .flush { return .operation(BlockOperation(kind: .flush)) }
+    if type == .getID { return .getID }
+    guard let action = terms.rangeAction(type) else { return .ended(.unsupported) }
     let data = chain.readable.byteCount - BlockLayout.headerSize
-    let ranges = data / BlockLayout.rangeSize
-    let wellFormed = data % BlockLayout.rangeSize == 0 && ranges > 0 && ranges <= maxRanges && !terms.isReadOnly
-    switch type {
-    case .flush: return .flush
-    case .getID: return .getID
-    case .discard where terms.canDiscard || terms.isReadOnly:
-      return wellFormed ? .discard(ranges: ranges) : .refused(.ioError)
-    case .writeZeroes where terms.canWriteZeroes || terms.isReadOnly:
-      return wellFormed ? .writeZeroes(ranges: ranges) : .refused(.ioError)
-    case .secureErase where terms.canSecureErase || terms.isReadOnly:
-      return wellFormed ? .secureErase(ranges: ranges) : .refused(.ioError)
-    default: return .refused(.unsupported)
-    }
-  }
-
-  /// Range `index` of a request, as its memory has it now.
-  static func range(_ index: Int, of chain: borrowing DescriptorChain) -> BlockRange? {
-    let at = BlockLayout.headerSize + index * BlockLayout.rangeSize
-    guard let sector = chain.readable.read(UInt64.self, at: at),
-      let counts = chain.readable.read(UInt64.self, at: at + 8)
-    else { return nil }
-    return BlockRange(
-      sector: sector, sectorCount: UInt32(truncatingIfNeeded: counts), flags: UInt32(truncatingIfNeeded: counts >> 32))
+    let (count, rest) = data.quotientAndRemainder(dividingBy: BlockLayout.rangeSize)
+    guard rest == 0, count > 0, count <= BlockRangeAction.maxRanges, !terms.isReadOnly else { return .ended(.ioError) }
+    if let status = refusal(action, chain, ranges: count) { return .ended(status) }
+    return .operation(BlockOperation(kind: .ranges(action), count: count))
   }
 }

@@ -13,7 +13,7 @@ struct BlockOutcome {
   static var ioError: Self { Self(status: .ioError) }
 }
 
-/// Requests done on the spot, the caller waiting. One thread uses it.
+/// A disk as one queue works on it; what is done here is done on the spot, the caller waiting. One thread uses it.
 struct BlockWork {
   let disk: BlockDisk
   let terms: BlockTerms
@@ -37,43 +37,57 @@ struct BlockWork {
     cache.look(isAtStart: queue.state.available == 0 && queue.state.availableWrap)
   }
 
-  func read(_ chain: inout DescriptorChain, at position: UInt64, count: Int, from done: Int = 0) -> BlockOutcome {
-    guard let end = chain.writable.split(at: count) else { return .ioError }
-    var filled = done
+  /// Does an operation of which `done` bytes or ranges are done, the caller waiting as long as it takes, and ends it.
+  @inline(__always)
+  func finish(
+    _ operation: BlockOperation, _ chain: consuming DescriptorChain, _ segments: Range<Int>, from done: Int = 0,
+    in queue: inout Virtqueue
+  ) {
+    // Memory has nothing to wait for. Elsewhere mappings are let go meanwhile, but for the chain's own.
+    let mayWait = !disk.file.isMemory
+    if mayWait { queue.letGo() }
+    let outcome = perform(operation, chain, segments, from: done)
+    if mayWait {
+      queue.takeHold()
+      queue.lookAtClock()
+    }
+    complete(chain, outcome, in: &queue)
+  }
+
+  private func perform(
+    _ operation: BlockOperation, _ chain: borrowing DescriptorChain, _ segments: Range<Int>, from done: Int
+  ) -> BlockOutcome {
+    let file = disk.file
+    let position = operation.position + UInt64(done)
+    var filled = 0
     do throws(HostError) {
-      filled += try disk.file.read(into: chain.writable, 0..<end, skipping: done, at: position + UInt64(done))
+      switch operation.kind {
+      case .read:
+        filled = done
+        filled += try file.read(into: chain.writable, segments, skipping: done, at: position)
+        if filled < operation.count {
+          disk.endedEarly(operation.position + UInt64(filled))
+          return BlockOutcome(status: .ioError, filled: filled)
+        }
+      case .write(let durable):
+        try file.write(from: chain.readable, segments, skipping: done, at: position, durable: durable)
+      case .flush:
+        if !file.isReadOnly { try file.flush() }
+      case .ranges(let action):
+        for i in done..<operation.count {
+          // The driver may have changed the range since it was looked at: what is done is what is checked here.
+          let range = range(i, of: chain)
+          if let status = refusal(action, range) { return BlockOutcome(status: status) }
+          guard let range else { return .ioError }
+          try perform(action, range)
+        }
+        if action == .writeZeroes && isDurable { try file.flush() }
+      }
     } catch {
       disk.faults.report("\(error)")
       return BlockOutcome(status: .ioError, filled: filled)
     }
-    if filled == count { return BlockOutcome(status: .ok, filled: filled) }
-    disk.endedEarly(position + UInt64(filled))
-    return BlockOutcome(status: .ioError, filled: filled)
-  }
-
-  func write(
-    _ chain: inout DescriptorChain, at position: UInt64, count: Int, durable: Bool, from done: Int = 0
-  ) -> BlockOutcome {
-    guard let start = chain.readable.split(at: BlockLayout.headerSize) else { return .ioError }
-    do throws(HostError) {
-      let range = start..<chain.readable.segmentCount
-      try disk.file.write(from: chain.readable, range, skipping: done, at: position + UInt64(done), durable: durable)
-    } catch {
-      disk.faults.report("\(error)")
-      return .ioError
-    }
-    return .ok
-  }
-
-  func flush() -> BlockOutcome {
-    if disk.file.isReadOnly { return .ok }
-    do throws(HostError) {
-      try disk.file.flush()
-    } catch {
-      disk.faults.report("\(error)")
-      return .ioError
-    }
-    return .ok
+    return BlockOutcome(status: .ok, filled: filled)
   }
 
   /// The ID string, as much of it as there is room for.

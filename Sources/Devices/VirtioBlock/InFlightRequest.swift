@@ -1,72 +1,57 @@
-internal import Glibc
+internal import DMA
 internal import HostIO
+internal import Storage
 internal import Virtio
 
 /// A request that the host works on.
 struct InFlightRequest: ~Copyable {
-  enum Kind {
-    case read
-    case write(durable: Bool)
-    case flush
-    case ranges(BlockRangeAction)
-  }
-
-  var chain: DescriptorChain
-  let kind: Kind
-  /// Where on the disk the data are. Bytes.
-  let position: UInt64
-  /// Bytes of data; ranges if it is a request of those.
-  let count: Int
+  let chain: DescriptorChain
+  /// A flush once its ranges are done and are only to be made stable.
+  var operation: BlockOperation
   /// Bytes, or ranges, done.
   var done = 0
-  /// The data's segments not handed to the host yet, or under way. One host request takes a limited number.
-  var segments: Range<Int>
-  /// Of those, what is under way.
+  /// The segments that hold the data.
+  let segments: Range<Int>
+  /// Of those, what is under way, or empty where the rest starts. One host request takes a limited number.
   var piece: Range<Int>
   /// Bytes in ``piece``.
   var pieceCount = 0
-  /// Ranges are done, and are being made stable.
-  var isFlushing = false
 
-  init(
-    _ chain: consuming DescriptorChain, _ kind: Kind, at position: UInt64 = 0, count: Int = 0,
-    segments: Range<Int> = 0..<0
-  ) {
+  init(_ chain: consuming DescriptorChain, _ operation: BlockOperation, segments: Range<Int>) {
     self.chain = chain
-    self.kind = kind
-    self.position = position
-    self.count = count
+    self.operation = operation
     self.segments = segments
     piece = segments.lowerBound..<segments.lowerBound
   }
 }
 
 extension InFlightRequest {
+  /// Where on the disk the rest of the data is. Bytes.
+  var position: UInt64 { operation.position + UInt64(done) }
+
   /// Device-writable data bytes written.
-  var filled: Int {
-    if case .read = kind { return done }
-    return 0
-  }
+  var filled: Int { operation.isRead ? done : 0 }
 
   /// Makes the next piece, as many segments as one host request takes.
   mutating func takePiece(_ file: BlockFile) {
-    let limit = BlockFile.maxSegments
-    if segments.count <= limit {
-      piece = segments
-      pieceCount = count - done
+    let (first, limit) = (piece.lowerBound, BlockFile.maxSegments)
+    if segments.upperBound - first <= limit {
+      piece = first..<segments.upperBound
+      pieceCount = operation.count - done
     } else {
-      piece = segments.lowerBound..<segments.lowerBound + limit
-      pieceCount = isRead ? file.byteCount(chain.writable, piece) : file.byteCount(chain.readable, piece)
+      piece = first..<first + limit
+      pieceCount = operation.isRead ? file.byteCount(chain.writable, piece) : file.byteCount(chain.readable, piece)
     }
   }
 
-  enum Landing {
+  /// What follows from the host's answer.
+  enum Completion {
     case done
     /// Another part follows.
     case more
-    /// The rest has to be done synchronously.
-    case elsewhere
-    case failed(String, Int32)
+    /// The rest is to be done without the ring.
+    case fallback
+    case failed(String, Errno)
     /// The ranges are done; their bytes may have to be made stable.
     case flush
 
@@ -74,40 +59,66 @@ extension InFlightRequest {
     var isEnd: Bool {
       switch self {
       case .done: true
-      case .failed(_, let number): number != ECANCELED
-      case .more, .elsewhere, .flush: false
+      case .failed(_, let number): number != .canceled
+      case .more, .fallback, .flush: false
       }
     }
   }
 
   /// Accounts for what the host says of the part under way: bytes, or a negative error number.
-  mutating func landed(_ result: Int32) -> Landing {
-    // Out of memory or interrupted: what is done without the ring needs less, and waits.
-    if result == -EAGAIN || result == -EINTR || result == -ENOMEM { return .elsewhere }
-    switch kind {
+  mutating func complete(_ result: Int32) -> Completion {
+    guard result >= 0 else { return failure(Errno(rawValue: -result)) }
+    switch operation.kind {
     case .read, .write:
-      guard result >= 0 else { return .failed(isRead ? "read" : "write", -result) }
       done += Int(result)
-      if done == count { return .done }
-      // Short: at the end of the image, or cut by a limit of the host. The call that does the rest shows which.
-      guard Int(result) == pieceCount else { return .elsewhere }
-      segments = piece.upperBound..<segments.upperBound
+      if done == operation.count { return .done }
+      // Short: at the end of the image, or cut by a limit of the host. The call that does the rest tells which.
+      guard Int(result) == pieceCount else { return .fallback }
+      piece = piece.upperBound..<piece.upperBound
       return .more
-    case .flush:
-      return result >= 0 ? .done : .failed("fdatasync", -result)
     case .ranges(let action):
-      if isFlushing { return result >= 0 ? .done : .failed("fdatasync", -result) }
-      // The other way to do it may work here.
-      if result == -EOPNOTSUPP || result == -ENOSYS { return .elsewhere }
-      guard result >= 0 else { return .failed(action == .discard ? "discard" : "write zeroes", -result) }
       done += 1
-      if done < count { return .more }
+      if done < operation.count { return .more }
       return action == .writeZeroes ? .flush : .done
+    case .flush: return .done
     }
   }
 
-  private var isRead: Bool {
-    if case .read = kind { return true }
-    return false
+  private func failure(_ error: Errno) -> Completion {
+    // What is done without the ring needs less memory, and waits.
+    if error == .wouldBlock || error == .interrupted || error == .noMemory { return .fallback }
+    switch operation.kind {
+    case .read: return .failed("read", error)
+    case .write: return .failed("write", error)
+    case .ranges(let action):
+      // The other way to do it may work here.
+      if error == .notSupported || error == .noFunction { return .fallback }
+      return .failed(action == .discard ? "discard" : "write zeroes", error)
+    case .flush: return .failed("fdatasync", error)
+    }
+  }
+}
+
+extension IOUring {
+  /// Queues a request's next part.
+  mutating func queue(_ request: inout InFlightRequest, of work: BlockWork, tag: UInt64) -> Queued {
+    let file = work.disk.file
+    switch request.operation.kind {
+    case .read:
+      request.takePiece(file)
+      return read(file, into: request.chain.writable, request.piece, at: request.position, tag: tag)
+    case .write(let durable):
+      request.takePiece(file)
+      return write(file, from: request.chain.readable, request.piece, at: request.position, durable: durable, tag: tag)
+    case .ranges(let action):
+      guard let range = work.range(request.done, of: request.chain), work.refusal(action, range) == nil else {
+        return .unsuitable
+      }
+      let (position, count) = (range.sector << 9, UInt64(range.sectorCount) << 9)
+      if action == .secureErase { return .unsuitable }
+      return action == .discard || work.mayUnmap(range)
+        ? discard(file, at: position, count: count, tag: tag) : writeZeroes(file, at: position, count: count, tag: tag)
+    case .flush: return flush(file, tag: tag)
+    }
   }
 }

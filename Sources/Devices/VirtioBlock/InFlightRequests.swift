@@ -1,187 +1,124 @@
-internal import Storage
 internal import DMA
 internal import HostIO
+internal import Storage
 internal import Virtio
 
-/// The requests of one queue that are under way at the host: chains by slot, the slot being the ring's tag.
+/// The requests of one queue: those under way at the host by slot, the slot being the ring's tag.
 ///
-/// One thread uses it. Requests that the ring cannot take are done synchronously, so every request ends.
+/// One thread uses it. What the ring cannot take is done without it, the thread waiting, so every request ends; without
+/// a ring that is all of them, one after the other.
 struct InFlightRequests: ~Copyable {
-  let work: BlockWork
-  // Before the slots: it ends first, and waits until the host no longer uses the chains' memory.
-  var ring: IOUring
+  private let work: BlockWork
+  // Before the slots: it ends first, and waits for the host to let go of the chains' memory.
+  private var ring: IOUring?
   private var slots: SlotTable<InFlightRequest>
   private var completions = CompletionSet()
-  private let event: EventFD
-  private var shortcut: InlineIOPolicy
+  private let event: EventFD?
+  private var policy: InlineIOPolicy
   /// Nothing new is begun: what is not done yet is left to the successor.
   private var isLeaving = false
   /// The slots that are still to be called off.
   private var unwanted: Range<Int>
 
-  /// The tag of requests that are no flight: cancellations.
-  static var noFlight: UInt64 { .max }
+  /// The tag of what is no request of a chain: cancellations.
+  private static var noRequest: UInt64 { .max }
+  /// Requests begun before the driver hears of them: the last of a batch must not wait for ever more behind it.
+  private static var batch: Int { 64 }
   /// Completions, and calls that may yield none, of one turn: then the queue's thread looks after its other work.
   private static var completionsPerTurn: Int { 256 }
   private static var looksPerTurn: Int { 64 }
 
-  init(_ work: BlockWork, _ ring: consuming IOUring, _ event: EventFD, depth: Int, shortcuts: Bool) {
+  /// - Parameters:
+  ///   - ring: signals `event`; without one nothing is under way between two calls.
+  ///   - depth: most requests under way, at least 1.
+  init(_ work: BlockWork, _ ring: consuming IOUring?, _ event: EventFD?, depth: Int, inline: Bool) {
     self.work = work
-    self.ring = ring
+    self.ring = consume ring
     self.event = event
     slots = SlotTable(capacity: depth)
     unwanted = depth..<depth
-    shortcut = InlineIOPolicy(isOn: shortcuts && !work.disk.file.isDirect)
+    policy = InlineIOPolicy(isOn: inline && !work.disk.file.isDirect)
   }
-
-  var count: Int { slots.count }
 
   // MARK: New requests
 
   mutating func take(from queue: inout Virtqueue) throws(QueueError) {
     work.begin(on: queue)
-    // A driver that never pauses brings one round after the other, and completed requests must not wait for their end.
-    if ring.hasPendingWork { drain(into: &queue) }
-    do throws(QueueError) {
-      try takeBatch(from: &queue)
-    } catch {
-      // Requests before the one that broke the queue hold their mappings until the host has done them.
-      submit(into: &queue)
-      throw error
-    }
-    submit(into: &queue)
-  }
-
-  private mutating func takeBatch(from queue: inout Virtqueue) throws(QueueError) {
-    var left = BlockHandler.batch
+    // A driver that never pauses brings one round after the other, and what is done is not to wait for their end.
+    if hasPendingWork { drain(into: &queue) }
+    // Also if one breaks the queue: those before it hold their mappings until the host has done them.
+    defer { submit(into: &queue) }
+    var left = Self.batch
     while left > 0 {
       // The ring's own bound comes first, so this is a belt. A completion begins the next round.
       if slots.isFull { return queue.rest() }
-      guard let chain = try queue.next() else { break }
+      guard let chain = try queue.next() else { return }
       left -= 1
-      if chain.fault == nil { try begin(chain, in: &queue) } else { try work.refuse(chain, in: &queue) }
+      if chain.fault != nil {
+        try work.refuse(chain, in: &queue)
+        continue
+      }
+      switch work.classify(chain) {
+      case .operation(let operation):
+        guard let segments = operation.segments(of: chain) else {
+          work.complete(chain, .ioError, in: &queue)
+          continue
+        }
+        if ring != nil {
+          start(operation, chain, segments, in: &queue)
+          continue
+        }
+        if operation.isFlush {
+          // What comes after a flush waits for the next round, and what was done before it is shown first.
+          queue.publish()
+          left = 0
+        }
+        work.finish(operation, chain, segments, in: &queue)
+      case .getID:
+        let outcome = work.getID(chain)
+        work.complete(chain, outcome, in: &queue)
+      case .ended(let status): work.complete(chain, BlockOutcome(status: status), in: &queue)
+      case .withoutStatus: try work.refuse(chain, in: &queue)
+      }
     }
   }
 
-  private mutating func begin(_ chain: consuming DescriptorChain, in queue: inout Virtqueue) throws(QueueError) {
-    switch BlockRequest(chain, work.terms, sectorCount: work.disk.sectorCount) {
-    case .read(let position, let count): read(chain, position, count, &queue)
-    case .write(let position, let count): write(chain, position, count, &queue)
-    case .flush: proceed(InFlightRequest(chain, .flush), in: &queue)
-    case .discard(let ranges): begin(chain, .discard, ranges, &queue)
-    case .writeZeroes(let ranges): begin(chain, .writeZeroes, ranges, &queue)
-    case .secureErase(let ranges): begin(chain, .secureErase, ranges, &queue)
-    case .getID:
-      let outcome = work.getID(chain)
-      work.complete(chain, outcome, in: &queue)
-    case .refused(let status): work.complete(chain, BlockOutcome(status: status), in: &queue)
-    case .withoutStatus: try work.refuse(chain, in: &queue)
-    }
-  }
-
-  private mutating func read(
-    _ chain: consuming DescriptorChain, _ position: UInt64, _ count: Int, _ queue: inout Virtqueue
+  private mutating func start(
+    _ operation: BlockOperation, _ chain: consuming DescriptorChain, _ segments: Range<Int>, in queue: inout Virtqueue
   ) {
-    guard count > 0, let end = chain.writable.split(at: count) else {
-      return work.complete(chain, count == 0 ? .ok : .ioError, in: &queue)
-    }
+    let (position, count) = (operation.position, operation.count)
+    switch operation.kind {
     // For a request alone: several cost less through the ring, which takes them all in one call.
-    if ring.unsubmitted == 0, queue.isEmpty, shortcut.isWorthTrying {
-      let result = work.disk.file.readImmediately(into: chain.writable, 0..<end, at: position)
-      shortcut.learn(from: result, wanted: count)
+    case .read where unsubmitted == 0 && queue.isEmpty && policy.isWorthTrying:
+      let result = work.disk.file.readImmediately(into: chain.writable, segments, at: position)
+      policy.learn(from: result, wanted: count)
       if result == .read(count) { return work.complete(chain, BlockOutcome(status: .ok, filled: count), in: &queue) }
+    case .write(durable: false) where policy.isWorthWriting(at: position, count: count):
+      return work.finish(operation, chain, segments, in: &queue)
+    default: break
     }
-    proceed(InFlightRequest(chain, .read, at: position, count: count, segments: 0..<end), in: &queue)
-  }
-
-  private mutating func write(
-    _ chain: consuming DescriptorChain, _ position: UInt64, _ count: Int, _ queue: inout Virtqueue
-  ) {
-    guard count > 0, let start = chain.readable.split(at: BlockLayout.headerSize) else {
-      return work.complete(chain, count == 0 ? .ok : .ioError, in: &queue)
-    }
-    let durable = work.isDurable
-    if !durable, shortcut.isWorthWriting(at: position, count: count) {
-      queue.letGo()
-      let outcome = work.write(&chain, at: position, count: count, durable: false)
-      queue.takeHold()
-      queue.lookAtClock()
-      return work.complete(chain, outcome, in: &queue)
-    }
-    let range = start..<chain.readable.segmentCount
-    proceed(InFlightRequest(chain, .write(durable: durable), at: position, count: count, segments: range), in: &queue)
-  }
-
-  private mutating func begin(
-    _ chain: consuming DescriptorChain, _ action: BlockRangeAction, _ ranges: Int, _ queue: inout Virtqueue
-  ) {
-    if let status = work.refusal(action, chain, ranges: ranges) {
-      return work.complete(chain, BlockOutcome(status: status), in: &queue)
-    }
-    proceed(InFlightRequest(chain, .ranges(action), count: ranges), in: &queue)
+    proceed(InFlightRequest(chain, operation, segments: segments), in: &queue)
   }
 
   /// Hands the next part of a request to the host, or ends the request.
-  private mutating func proceed(_ flight: consuming InFlightRequest, in queue: inout Virtqueue) {
-    var queued = prepare(&flight)
+  private mutating func proceed(_ request: consuming InFlightRequest, in queue: inout Virtqueue) {
+    var queued = enqueue(&request)
     if queued == .full {
       submit(into: &queue, reaping: false)
-      queued = prepare(&flight)
+      queued = enqueue(&request)
     }
-    if queued == .queued {
-      _ = slots.insert(flight)
-    } else {
-      let outcome = finishHere(&flight, in: &queue)
-      work.complete(flight.chain, outcome, in: &queue)
-    }
+    if queued == .queued { _ = slots.insert(request) } else { fallBack(request, in: &queue) }
   }
 
-  /// Queues a flight's next part under the tag of the next free slot.
-  private mutating func prepare(_ flight: inout InFlightRequest) -> IOUring.Queued {
-    let file = work.disk.file
-    let tag = UInt64(slots.nextIndex)
-    switch flight.kind {
-    case .read:
-      flight.takePiece(file)
-      return ring.read(
-        file, into: flight.chain.writable, flight.piece, at: flight.position + UInt64(flight.done), tag: tag)
-    case .write(let durable):
-      flight.takePiece(file)
-      return ring.write(
-        file, from: flight.chain.readable, flight.piece, at: flight.position + UInt64(flight.done), durable: durable,
-        tag: tag)
-    case .flush:
-      return ring.flush(file, tag: tag)
-    case .ranges(let action):
-      if flight.isFlushing { return ring.flush(file, tag: tag) }
-      guard let range = BlockRequest.range(flight.done, of: flight.chain), work.refusal(action, range) == nil else {
-        return .unsuitable
-      }
-      let (position, count) = (range.sector << 9, UInt64(range.sectorCount) << 9)
-      switch action {
-      case .discard: return ring.discard(file, at: position, count: count, tag: tag)
-      case .writeZeroes where work.mayUnmap(range): return ring.discard(file, at: position, count: count, tag: tag)
-      case .writeZeroes: return ring.writeZeroes(file, at: position, count: count, tag: tag)
-      case .secureErase: return .unsuitable
-      }
-    }
+  /// Does what is left of a request without the ring.
+  private mutating func fallBack(_ request: consuming InFlightRequest, in queue: inout Virtqueue) {
+    let (operation, segments, done) = (request.operation, request.segments, request.done)
+    work.finish(operation, request.chain, segments, from: done, in: &queue)
   }
 
-  /// Does what is left of a request on the spot, which may take as long as it takes.
-  private func finishHere(_ flight: inout InFlightRequest, in queue: inout Virtqueue) -> BlockOutcome {
-    queue.letGo()
-    defer {
-      queue.takeHold()
-      queue.lookAtClock()
-    }
-    switch flight.kind {
-    case .read: return work.read(&flight.chain, at: flight.position, count: flight.count, from: flight.done)
-    case .write(let durable):
-      return work.write(&flight.chain, at: flight.position, count: flight.count, durable: durable, from: flight.done)
-    case .flush: return work.flush()
-    case .ranges(let action):
-      return flight.isFlushing ? work.flush() : work.perform(action, flight.chain, ranges: flight.done..<flight.count)
-    }
+  /// Queues a request's next part under the tag of the next free slot.
+  private mutating func enqueue(_ request: inout InFlightRequest) -> IOUring.Queued {
+    ring?.queue(&request, of: work, tag: UInt64(slots.nextIndex)) ?? .unsuitable
   }
 
   // MARK: Completions
@@ -201,48 +138,59 @@ struct InFlightRequests: ~Copyable {
       let count = reap(&queue)
       for i in completions.indices {
         let (tag, result) = (completions.tag(i), completions.result(i))
-        if let flight = slots.remove(Int(truncatingIfNeeded: tag)) { advance(flight, result, in: &queue) }
+        if let request = slots.remove(Int(truncatingIfNeeded: tag)) { advance(request, result, in: &queue) }
       }
-      guard ring.hasPendingWork else { return }
+      guard hasPendingWork else { return }
       completionsLeft -= count
       looksLeft -= 1
       if completionsLeft <= 0 || looksLeft <= 0 {
-        event.signal()
+        event?.signal()
         return
       }
     }
   }
 
-  private mutating func advance(_ flight: consuming InFlightRequest, _ result: Int32, in queue: inout Virtqueue) {
-    let outcome: BlockOutcome
-    let landing = flight.landed(result)
-    if isLeaving, !landing.isEnd { return queue.leave(flight.chain) }
-    switch landing {
-    case .done: outcome = BlockOutcome(status: .ok, filled: flight.filled)
-    case .more: return proceed(flight, in: &queue)
-    case .elsewhere: outcome = finishHere(&flight, in: &queue)
+  private mutating func advance(_ request: consuming InFlightRequest, _ result: Int32, in queue: inout Virtqueue) {
+    let completion = request.complete(result)
+    if isLeaving, !completion.isEnd { return queue.leave(request.chain) }
+    var status = BlockStatus.ok
+    switch completion {
+    case .done: break
+    case .more: return proceed(request, in: &queue)
+    case .fallback: return fallBack(request, in: &queue)
     case .failed(let call, let number):
       work.disk.faults.report("\(HostError(call, errno: number, subject: work.disk.file.path))")
-      outcome = BlockOutcome(status: .ioError, filled: flight.filled)
-    case .flush:
-      if !work.isDurable {
-        outcome = .ok
-        break
-      }
-      flight.isFlushing = true
-      return proceed(flight, in: &queue)
+      status = .ioError
+    case .flush where work.isDurable:
+      request.operation = BlockOperation(kind: .flush)
+      return proceed(request, in: &queue)
+    case .flush: break
     }
-    work.complete(flight.chain, outcome, in: &queue)
+    let outcome = BlockOutcome(status: status, filled: request.filled)
+    work.complete(request.chain, outcome, in: &queue)
   }
 
   // MARK: The ring
 
+  private var hasPendingWork: Bool {
+    switch ring {
+    case .some(let ring): ring.hasPendingWork
+    case nil: false
+    }
+  }
+  private var unsubmitted: Int {
+    switch ring {
+    case .some(let ring): ring.unsubmitted
+    case nil: 0
+    }
+  }
+
   /// Hands queued requests over. What the host does at once is completed at once.
   private mutating func submit(into queue: inout Virtqueue, reaping: Bool = true) {
-    while ring.unsubmitted > 0 {
+    while unsubmitted > 0 {
       guard enter(&queue) else {
-        // The event wakes us again, even if the others fail.
-        event.signal()
+        // The event brings us back, whether completions come or not.
+        event?.signal()
         return
       }
       if reaping { drain(into: &queue) } else { return }
@@ -255,7 +203,7 @@ struct InFlightRequests: ~Copyable {
     queue.letGo()
     defer { queue.takeHold() }
     do throws(HostError) {
-      try ring.submit()
+      try ring?.submit()
       return true
     } catch {
       work.disk.faults.report("\(error)")
@@ -265,14 +213,14 @@ struct InFlightRequests: ~Copyable {
 
   /// Takes completions; deferred work, such as copying what was read, is done by the call, if there is some.
   private mutating func reap(_ queue: inout Virtqueue) -> Int {
-    guard ring.hasPendingWork else { return ring.reap(into: &completions) }
-    queue.letGo()
-    defer { queue.takeHold() }
-    return ring.reap(into: &completions)
+    let hasPendingWork = hasPendingWork
+    if hasPendingWork { queue.letGo() }
+    defer { if hasPendingWork { queue.takeHold() } }
+    return ring?.reap(into: &completions) ?? 0
   }
 
-  /// Cancels requests that the host has not begun or can stop; the rest ends by itself. With `leaving` cancelled
-  /// requests are left to the successor, otherwise they fail.
+  /// Cancels what the host has not begun or can be kept from; the rest ends by itself. With `leaving` what is cancelled
+  /// is left to the successor, otherwise it fails.
   mutating func callOff(leaving: Bool, from queue: inout Virtqueue) {
     if leaving { isLeaving = true }
     unwanted = 0..<slots.capacity
@@ -281,11 +229,11 @@ struct InFlightRequests: ~Copyable {
 
   private mutating func callOffMore(from queue: inout Virtqueue) {
     while let slot = unwanted.first {
-      if slots.update(slot, { _ in }), ring.cancel(UInt64(slot), tag: Self.noFlight) == .full {
-        let before = ring.unsubmitted
+      if slots.update(slot, { _ in }), ring?.cancel(UInt64(slot), tag: Self.noRequest) == .full {
+        let before = unsubmitted
         submit(into: &queue)
         // Without room now, completions bring us back.
-        if before == 0 || ring.unsubmitted > 0 { return }
+        if before == 0 || unsubmitted > 0 { return }
         continue
       }
       unwanted = slot + 1..<unwanted.upperBound

@@ -47,10 +47,7 @@ public final class IOMMUDevice: VirtioDevice, IOMMU {
   /// - Throws: what is wrong with the options, or what this host refuses.
   public init(_ memory: GuestMemory, options: IOMMUOptions = IOMMUOptions()) throws(DeviceError) {
     if let fault = options.fault { throw DeviceError(fault) }
-    let reports: FaultReports
-    do throws(HostError) { reports = try FaultReports(maxPerSecond: options.maxFaultsPerSecond) } catch {
-      throw DeviceError("\(error)")
-    }
+    let reports = try rethrowing(FaultReports(maxPerSecond: options.maxFaultsPerSecond), saying: DeviceError.init)
     self.memory = memory
     self.options = options
     faults = reports

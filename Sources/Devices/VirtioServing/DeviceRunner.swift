@@ -1,3 +1,4 @@
+internal import DMA
 public import HostIO
 public import Logging
 import Synchronization
@@ -110,7 +111,7 @@ public final class DeviceRunner: Sendable {
 
   /// `body`, whose failure is a reason why a queue cannot run.
   private static func hosted<R>(_ body: () throws(HostError) -> R) throws(DeviceError) -> R {
-    do throws(HostError) { return try body() } catch { throw DeviceError("\(error)") }
+    try rethrowing(body(), saying: DeviceError.init)
   }
 
   /// Tells a queue to stop, and returns at once; nil if it does not run. It counts as running until ``endStop(_:)``. A

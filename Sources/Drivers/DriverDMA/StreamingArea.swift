@@ -7,7 +7,9 @@ package struct StreamingArea: ~Copyable {
   private let mapping: DMAMapping
   private let place: OwnedPages
 
-  package init(_ byteCount: UInt64, _ direction: DMADirection, pages: GuestPages, by mapper: any DMAMapper) throws(DMAError) {
+  package init(
+    _ byteCount: UInt64, _ direction: DMADirection, pages: GuestPages, by mapper: any DMAMapper
+  ) throws(DMAError) {
     let place = try OwnedPages(byteCount, of: pages)
     mapping = try DMAMapping(place.address, count: byteCount, direction, by: mapper)
     self.place = place

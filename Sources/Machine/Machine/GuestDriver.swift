@@ -1,3 +1,4 @@
+import DMA
 import DriverDMA
 import IOMMUInterface
 import NVMe
@@ -25,16 +26,16 @@ final class VirtioDisk: GuestDisk {
   var capacity: UInt64 { driver.capacity }
 
   func read(_ sector: UInt64, into data: [GuestSegment]) throws(MachineError) {
-    do throws(DriverError) { try driver.read(sector, into: data.span) } catch { throw .driver(error) }
+    try rethrowing(driver.read(sector, into: data.span), as: MachineError.driver)
   }
   func write(_ sector: UInt64, from data: [GuestSegment]) throws(MachineError) {
-    do throws(DriverError) { try driver.write(sector, from: data.span) } catch { throw .driver(error) }
+    try rethrowing(driver.write(sector, from: data.span), as: MachineError.driver)
   }
   func flush() throws(MachineError) {
-    do throws(DriverError) { try driver.flush() } catch { throw .driver(error) }
+    try rethrowing(driver.flush(), as: MachineError.driver)
   }
   func stop() throws(MachineError) {
-    do throws(DriverError) { try driver.stop() } catch { throw .driver(error) }
+    try rethrowing(driver.stop(), as: MachineError.driver)
   }
 }
 
@@ -47,27 +48,25 @@ final class NVMeDisk: GuestDisk {
   ) throws(MachineError) {
     let format: NVMeDataFormat = description.descriptors == .indirect ? .sgl : .prp
     let messages = (0..<2).map { InterruptMessage(address: 0xFEE0_0000, data: 0x40 + UInt32($0)) }
-    do throws(NVMeDriverError) {
-      driver = try NVMeDriver(
+    driver = try rethrowing(
+      NVMeDriver(
         access, mapper: mapper,
-        options: NVMeDriverOptions(queueSize: 32, format: format, messages: messages, wait: wait))
-    } catch {
-      throw .nvme(error)
-    }
+        options: NVMeDriverOptions(queueSize: 32, format: format, messages: messages, wait: wait)),
+      as: MachineError.nvme)
   }
 
   var capacity: UInt64 { driver.blockCount }
   func read(_ sector: UInt64, into data: [GuestSegment]) throws(MachineError) {
-    do throws(NVMeDriverError) { try driver.read(sector, into: data.span) } catch { throw .nvme(error) }
+    try rethrowing(driver.read(sector, into: data.span), as: MachineError.nvme)
   }
   func write(_ sector: UInt64, from data: [GuestSegment]) throws(MachineError) {
-    do throws(NVMeDriverError) { try driver.write(sector, from: data.span) } catch { throw .nvme(error) }
+    try rethrowing(driver.write(sector, from: data.span), as: MachineError.nvme)
   }
   func flush() throws(MachineError) {
-    do throws(NVMeDriverError) { try driver.flush() } catch { throw .nvme(error) }
+    try rethrowing(driver.flush(), as: MachineError.nvme)
   }
   func stop() throws(MachineError) {
-    do throws(NVMeDriverError) { try driver.stop() } catch { throw .nvme(error) }
+    try rethrowing(driver.stop(), as: MachineError.nvme)
   }
 }
 
@@ -88,7 +87,7 @@ struct GuestDriver {
   func stop() throws(MachineError) {
     switch driver {
     case .disk(let disk): try disk.stop()
-    case .entropy(let driver): do throws(DriverError) { try driver.stop() } catch { throw .driver(error) }
+    case .entropy(let driver): try rethrowing(driver.stop(), as: MachineError.driver)
     }
   }
 }
@@ -101,10 +100,7 @@ extension PluggedDevice {
       let transport = try machine.pciTransport(requester, legacy: description.interface == .legacy)
       return (transport, machine.wait { _ = transport.takeISR() })
     case .mmio(let device):
-      let transport: MMIODriverTransport
-      do throws(MMIOTransportError) { transport = try MMIODriverTransport(MMIOAccess(device)) } catch {
-        throw .missing("\(error)")
-      }
+      let transport = try rethrowing(MMIODriverTransport(MMIOAccess(device)), saying: MachineError.missing)
       return (transport, machine.wait { _ = transport.takeInterrupts() })
     case .nvme: throw .missing("an NVMe controller has no virtio transport")
     }
@@ -114,8 +110,7 @@ extension PluggedDevice {
   func startDriver() throws(MachineError) -> GuestDriver {
     let domain = try machine.setState(description.state, of: requester)
     let flush = description.flushBatch > 1 ? IOMMUMapper.Flush.deferred(batch: description.flushBatch) : .strict
-    let made: (any DMAMapper)?
-    do throws(DMAError) { made = try machine.guest.mapper(domain, flush: flush) } catch { throw .dma(error) }
+    let made: (any DMAMapper)? = try rethrowing(machine.guest.mapper(domain, flush: flush), as: MachineError.dma)
     var platform = machine.guest.driverPlatform(made)
     let byPlatform = ShapedMapper(over: platform.mapper, domain: domain, window: domain?.window ?? 0)
     let direct = ShapedMapper(over: platform.direct, domain: nil, window: 0)

@@ -79,7 +79,7 @@ enum MemoryPlan {
 
   private static func memory(_ regions: [MemoryRegion]) throws(MachineError) -> GuestMemory {
     let memory = GuestMemory()
-    do throws(MemoryRegionError) { try memory.replace(with: regions) } catch { throw .host("\(error)") }
+    try rethrowing(memory.replace(with: regions), saying: MachineError.host)
     return memory
   }
 

@@ -32,15 +32,11 @@ public final class PluggedDevice {
     case .nvme:
       guard let options = disk.options else { throw .missing("NVMe is a disk's interface") }
       var kept: BusMaster?
-      let controller: NVMeController
-      do throws(NVMeError) {
-        controller = try machine.bus.add(at: PCISlot(number)) { (master) throws(NVMeError) in
+      let controller: NVMeController = try rethrowing(
+        machine.bus.add(at: PCISlot(number)) { (master) throws(NVMeError) in
           kept = master
           return try NVMeController(NVMeOptions(options.disk), on: master)
-        }
-      } catch {
-        throw .host("\(error)")
-      }
+        }, saying: MachineError.host)
       guard let kept else { throw .missing("the bus made no way to memory") }
       attachment = .nvme(controller, kept)
     case .mmio, .mmioLegacy:
@@ -51,14 +47,11 @@ public final class PluggedDevice {
       options.isRestricted = machine.platform.isRestricted
       let interrupts = machine.interrupts
       let device = try Self.device(description, disk.options)
-      do throws(ConfigurationError) {
-        attachment = .mmio(
-          try VirtioMMIODevice(
+      attachment = .mmio(
+        try rethrowing(
+          VirtioMMIODevice(
             device, options, name: description.name, at: endpoint, line: { interrupts.setLine(asserted: $0) },
-            log: machine.logger))
-      } catch {
-        throw .configuration(error)
-      }
+            log: machine.logger), as: MachineError.configuration))
     case .modern, .transitional, .legacy:
       var options = VirtioPCIOptions()
       options.iommuPlatform = description.host == .old ? .off : description.property
@@ -94,16 +87,12 @@ public final class PluggedDevice {
         file = nil
         return
       }
-      let memory: MemoryFile
-      do throws(HostError) { memory = try MemoryFile(name: "disk", size: UInt64(description.byteCount)) } catch {
-        throw .host("\(error)")
-      }
+      let memory = try rethrowing(
+        MemoryFile(name: "disk", size: UInt64(description.byteCount)), saying: MachineError.host)
       let descriptor = memory.descriptor.rawValue
-      do throws(MappingError) {
-        contents = try HostMapping(descriptor: descriptor, offset: 0, byteCount: description.byteCount)
-      } catch {
-        throw .host("no memory for a disk (\(error.code))")
-      }
+      contents = try rethrowing(
+        HostMapping(descriptor: descriptor, offset: 0, byteCount: description.byteCount),
+        as: { (error: MappingError) in MachineError.host("no memory for a disk (\(error.code))") })
       var options = BlockOptions(path: "/proc/self/fd/\(descriptor)")
       options.lock = .never
       options.sizePollInterval = nil
@@ -116,7 +105,7 @@ public final class PluggedDevice {
     _ description: DeviceDescription, _ disk: BlockOptions?
   ) throws(MachineError) -> any VirtioDevice {
     guard let disk else { return EntropyDevice() }
-    do throws(DiskError) { return try BlockDevice(disk) } catch { throw .host("\(error)") }
+    return try rethrowing(BlockDevice(disk), saying: MachineError.host)
   }
 
   /// Look-ups and refusals in both of its spaces.

@@ -80,9 +80,8 @@ package final class RequestLoad {
     acknowledge = { _ = transport.takeISR() }
     wait = machine.wait(acknowledge)
     let options = DriverOptions(queue: QueueOptions(size: 128, segments: 1), withheld: .ringPacked, wait: wait)
-    do throws(DriverError) {
-      driver = try BlockDriver(transport, on: guest.driverPlatform(mapper), options: options)
-    } catch { throw .driver(error) }
+    driver = try rethrowing(
+      BlockDriver(transport, on: guest.driverPlatform(mapper), options: options), as: MachineError.driver)
     try check()
   }
 
@@ -90,7 +89,7 @@ package final class RequestLoad {
 
   /// Reads batch after batch, all over the disk.
   package func run(batches: Int) throws(MachineError) {
-    do throws(DriverError) { for _ in 0..<batches { try runBatch() } } catch { throw .driver(error) }
+    for _ in 0..<batches { try rethrowing(runBatch(), as: MachineError.driver) }
   }
 
   private func runBatch() throws(DriverError) {

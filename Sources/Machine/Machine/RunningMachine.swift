@@ -33,13 +33,12 @@ public final class RunningMachine {
   public init(_ platform: Platform, log: Logger? = nil) throws(MachineError) {
     self.platform = platform
     self.log = log ?? Logger(label: "machine") { _ in SwiftLogNoOpLogHandler() }
-    let mapping: HostMapping
-    do throws(MappingError) { mapping = try HostMapping(anonymous: MemoryPlan.byteCount) } catch {
-      throw .host("no memory (\(error.code))")
-    }
+    let mapping = try rethrowing(
+      HostMapping(anonymous: MemoryPlan.byteCount),
+      as: { (error: MappingError) in MachineError.host("no memory (\(error.code))") })
     let memory = try MemoryPlan.guestView(mapping)
     deviceMemory = platform.reach == .everything ? memory : try MemoryPlan.deviceView(mapping, platform.reach)
-    do throws(HostError) { interrupts = try InterruptController() } catch { throw .host("\(error)") }
+    interrupts = try rethrowing(InterruptController(), saying: MachineError.host)
     bus = PCIBus(deviceMemory, messages: interrupts, lines: interrupts)
     let grants = platform.unit == .grants ? XenGrantTable() : nil
     guest = GuestOS(platform, memory, grants: grants)
@@ -58,13 +57,10 @@ public final class RunningMachine {
 
   /// The IOMMU is a function itself, in front of nothing (R036).
   private func plugUnit(_ device: IOMMUDevice) throws(MachineError) -> VirtioPCIFunction {
-    do throws(ConfigurationError) {
-      return try bus.add(at: PCISlot(1), bypassingIOMMU: true) { (master) throws(ConfigurationError) in
+    return try rethrowing(
+      bus.add(at: PCISlot(1), bypassingIOMMU: true) { (master) throws(ConfigurationError) in
         try VirtioPCIFunction(device, VirtioPCIOptions(), name: "iommu", on: master, log: log)
-      }
-    } catch {
-      throw .configuration(error)
-    }
+      }, as: MachineError.configuration)
   }
 
   // MARK: Devices
@@ -81,9 +77,7 @@ public final class RunningMachine {
   func add<F: PCIFunction>(
     _ number: UInt8, _ make: (BusMaster) throws(ConfigurationError) -> F
   ) throws(MachineError) -> F {
-    do throws(ConfigurationError) { return try bus.add(at: PCISlot(number), make) } catch {
-      throw .configuration(error)
-    }
+    return try rethrowing(bus.add(at: PCISlot(number), make), as: MachineError.configuration)
   }
 
   func endpoint(_ number: UInt8) -> MMIOEndpoint {
@@ -113,9 +107,7 @@ public final class RunningMachine {
 
   func pciTransport(_ requester: RequesterID, legacy: Bool) throws(MachineError) -> PCIDriverTransport {
     let access = try functionAccess(requester)
-    do throws(PCITransportError) { return try PCIDriverTransport(access, legacy: legacy) } catch {
-      throw .missing("\(error)")
-    }
+    return try rethrowing(PCIDriverTransport(access, legacy: legacy), saying: MachineError.missing)
   }
 
   /// Waits for a device with the processor asleep between its interrupts, for as long as ``patience`` allows.

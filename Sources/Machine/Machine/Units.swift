@@ -186,15 +186,13 @@ final class VirtioIOMMUWithDriver: UnitWithDriver {
     // Like the other units: a requester for which nothing is set up reaches nothing.
     var options = IOMMUOptions()
     options.bypass = .configured(false)
-    do throws(DeviceError) { device = try IOMMUDevice(memory, options: options) } catch { throw .host("\(error)") }
+    device = try rethrowing(IOMMUDevice(memory, options: options), saying: MachineError.host)
   }
 
   func start(
     _ transport: any DriverTransport, on platform: DriverPlatform, _ options: DriverOptions
   ) throws(MachineError) {
-    do throws(VirtioIOMMUDriverError) {
-      driver = try VirtioIOMMUDriver(transport, on: platform, options: options)
-    } catch { throw .unit(error) }
+    driver = try rethrowing(VirtioIOMMUDriver(transport, on: platform, options: options), as: MachineError.unit)
   }
 
   func set(_ state: UnitState, of requester: RequesterID) throws(MachineError) -> UnitDomain? {
@@ -202,7 +200,7 @@ final class VirtioIOMMUWithDriver: UnitWithDriver {
     guard state == .attached || state == .bypass else { return nil }
     let domain = VirtioIOMMUDomain(driver, nextDomain, bypass: state == .bypass)
     nextDomain += 1
-    do throws(VirtioIOMMUDriverError) { try domain.attach(requester) } catch { throw .unit(error) }
+    try rethrowing(domain.attach(requester), as: MachineError.unit)
     guard state == .attached else { return nil }
     return UnitDomain(driver: domain, granule: 4096, aperture: 0x1000 ... .max, reserved: [0xFEE0_0000...0xFEEF_FFFF])
   }

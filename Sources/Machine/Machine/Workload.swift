@@ -72,10 +72,8 @@ struct WorkloadRun {
     if workload.kind == .churn { try churn() }
     switch driver.driver {
     case .entropy(let entropy):
-      do throws(DriverError) {
-        report.bytes += UInt64(try entropy.fill([buffer].span))
-        report.requests += 1
-      } catch { throw .driver(error) }
+      report.bytes += UInt64(try rethrowing(entropy.fill([buffer].span), as: MachineError.driver))
+      report.requests += 1
     case .disk(let disk):
       let sectors = UInt64(size / 512)
       guard disk.capacity >= sectors else { throw .missing("the disk has no room for a request of \(size) bytes") }

@@ -61,7 +61,7 @@ extension BlockFile {
       } catch {
         // Of two that came at once neither may keep the other out while it waits.
         release(file)
-        guard error.errno == EBUSY else { throw error }
+        guard error.errno == .resourceBusy else { throw error }
         usleep(20_000)
       }
     }
@@ -83,12 +83,12 @@ extension BlockFile {
     // First announce, then look: of two that come at once at least one sees the other.
     for byte in uses.map({ $0 + LockByte.doing }) + refuses.map({ $0 + LockByte.refusing }) {
       let taken = host_lock(file.rawValue, 1, byte, 1)
-      if taken == -EAGAIN { throw HostError("lock", errno: EBUSY, subject: path) }
+      if taken == -EAGAIN { throw HostError("lock", errno: .resourceBusy, subject: path) }
       try check(taken, "lock", path)
     }
     for byte in uses.map({ $0 + LockByte.refusing }) + refuses.map({ $0 + LockByte.doing }) {
       if try check(host_lock_conflicts(file.rawValue, 2, byte, 1), "lock", path) != 0 {
-        throw HostError("lock", errno: EBUSY, subject: path)
+        throw HostError("lock", errno: .resourceBusy, subject: path)
       }
     }
   }

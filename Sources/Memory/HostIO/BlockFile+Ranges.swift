@@ -66,10 +66,10 @@ extension BlockFile {
   /// - Throws: EOPNOTSUPP where the host cannot: always for a regular file.
   public func secureErase(at position: UInt64, count: UInt64) throws(HostError) {
     try checkChange("secure erase", at: position, count: count)
-    guard kind == .blockDevice else { throw HostError("secure erase", errno: EOPNOTSUPP, subject: path) }
+    guard kind == .blockDevice else { throw HostError("secure erase", errno: .notSupported, subject: path) }
     if count == 0 { return }
     let erased = host_block_secure_erase(rawValue, position, count)
-    if isUnsupported(erased) { throw HostError("secure erase", errno: EOPNOTSUPP, subject: path) }
+    if isUnsupported(erased) { throw HostError("secure erase", errno: .notSupported, subject: path) }
     try check(erased, "secure erase", path)
   }
 

@@ -41,7 +41,7 @@ extension BlockFile {
     durable: Bool = false
   ) throws(HostError) {
     let count = byteCount(segments, range) - skipped
-    guard count >= 0 else { throw HostError("write", errno: EINVAL, subject: path) }
+    guard count >= 0 else { throw HostError("write", errno: .invalidArgument, subject: path) }
     try checkChange("write", at: position, count: UInt64(count))
     if !isSuitable(segments, range, at: position) || skipped % positionAlignment != 0 {
       return try writeAround(segments, range, skipping: skipped, at: position, durable)
@@ -171,7 +171,7 @@ extension BlockFile {
     _ buffer: borrowing AlignedBuffer, from segments: borrowing BufferSegments, _ offset: Int, _ place: Range<Int>
   ) throws(HostError) {
     let copied = buffer.withMutableBytes(place) { segments.copy(from: offset, into: &$0) }
-    if copied != place.count { throw HostError("write", errno: EINVAL, subject: path) }
+    if copied != place.count { throw HostError("write", errno: .invalidArgument, subject: path) }
   }
 
   private func read(

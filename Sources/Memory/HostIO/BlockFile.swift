@@ -78,7 +78,7 @@ public final class BlockFile: Sendable {
   public init(path: String, options: Options = Options()) throws(HostError) {
     // Safe: the string is a NUL-terminated copy that lives across the call.
     let raw = unsafe host_file_open(path, options.readOnly ? 0 : 1, options.direct ? 1 : 0)
-    if options.direct, raw == -EINVAL { throw HostError("open O_DIRECT", errno: ENOTSUP, subject: path) }
+    if options.direct, raw == -EINVAL { throw HostError("open O_DIRECT", errno: .notSupported, subject: path) }
     let file = FileDescriptor(adopting: try check(raw, "open", path))
     var facts = host_file_facts()
     // Safe: one structure of integers, written before the call returns.
@@ -86,8 +86,8 @@ public final class BlockFile: Sendable {
     switch Int32(facts.kind) {
     case HOST_KIND_REGULAR: kind = .regularFile
     case HOST_KIND_BLOCK: kind = .blockDevice
-    case HOST_KIND_DIRECTORY: throw HostError("open", errno: EISDIR, subject: path)
-    default: throw HostError("open", errno: ENOTBLK, subject: path)
+    case HOST_KIND_DIRECTORY: throw HostError("open", errno: .isDirectory, subject: path)
+    default: throw HostError("open", errno: .blockDeviceRequired, subject: path)
     }
     if options.locked { try Self.lock(file, writing: !options.readOnly, path) }
 
@@ -96,7 +96,9 @@ public final class BlockFile: Sendable {
     if options.direct {
       // Safe: two integers, written before the call returns.
       try check(unsafe host_file_direct_alignment(file.rawValue, &memory, &position), "open O_DIRECT", path)
-      guard facts.size % UInt64(position) == 0 else { throw HostError("open O_DIRECT", errno: EINVAL, subject: path) }
+      guard facts.size % UInt64(position) == 0 else {
+        throw HostError("open O_DIRECT", errno: .invalidArgument, subject: path)
+      }
     }
     memoryAlignment = Int(memory)
     positionAlignment = Int(position)
@@ -147,9 +149,11 @@ public final class BlockFile: Sendable {
 
   /// Whether `count` bytes at `position` are inside, and may be changed.
   func checkChange(_ call: String, at position: UInt64, count: UInt64) throws(HostError) {
-    if isReadOnly { throw HostError(call, errno: EROFS, subject: path) }
+    if isReadOnly { throw HostError(call, errno: .readOnlyFileSystem, subject: path) }
     let size = size
-    guard position <= size, count <= size - position else { throw HostError(call, errno: EINVAL, subject: path) }
+    guard position <= size, count <= size - position else {
+      throw HostError(call, errno: .invalidArgument, subject: path)
+    }
   }
 
   private static func canDiscard(_ file: borrowing FileDescriptor, _ kind: Kind, _ facts: host_file_facts) -> Bool {

@@ -22,7 +22,7 @@ public final class ChildProcess {
   /// NUL in one of them is EINVAL.
   public init(_ command: [String]) throws(HostError) {
     guard let name = command.first, !command.contains(where: { $0.utf8.contains(0) }) else {
-      throw HostError("posix_spawn", errno: EINVAL)
+      throw HostError("posix_spawn", errno: .invalidArgument)
     }
     let output = try MemoryFile(name: "output", size: 0)
     let words = command.flatMap { Array($0.utf8CString) }

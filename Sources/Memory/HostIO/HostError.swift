@@ -1,5 +1,4 @@
-internal import CLinux
-internal import Glibc
+public import DMA
 
 /// A system call that failed: whose fault is this host.
 ///
@@ -9,38 +8,31 @@ public struct HostError: Error, Hashable, Sendable, CustomStringConvertible {
   public let call: String
   /// What it was tried on, a path mostly; empty where nothing is worth naming.
   public let subject: String
-  /// The number from `errno.h`, positive.
-  public let errno: Int32
+  /// Why.
+  public let errno: Errno
 
-  /// An error with a positive error number.
-  public init(_ call: String, errno: Int32, subject: String = "") {
+  /// A call that failed.
+  public init(_ call: String, errno: Errno, subject: String = "") {
     self.call = call
     self.subject = subject
     self.errno = errno
   }
 
-  /// Whether this host ran out of a resource that becomes available again when others release it: descriptors, or
-  /// memory for them.
-  public var isShortage: Bool { errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM }
+  /// Memory of the host that could not be mapped.
+  public init(_ error: MappingError) { self.init("mmap", errno: Errno(rawValue: error.code)) }
+
+  /// Whether this host ran out of something that comes back when others let go of it: descriptors, or memory for them.
+  public var isShortage: Bool {
+    switch errno {
+    case .tooManyOpenFiles, .tooManyOpenFilesInSystem, .noBufferSpace, .noMemory: true
+    default: false
+    }
+  }
 
   /// The C library's sentence for the number: `No such file or directory`.
-  public var reason: String {
-    // Safe: the C library's text is constant, NUL-terminated and lives as long as the process.
-    guard let text = unsafe host_error_text(errno) else { return "error \(errno)" }
-    return unsafe String(cString: text)
-  }
+  public var reason: String { errno.reason }
 
-  /// The number's name, `ENOENT`; nil if it has none.
-  public var name: String? {
-    // Safe: as in `reason`.
-    guard let text = unsafe host_error_name(errno) else { return nil }
-    return unsafe String(cString: text)
-  }
-
-  public var description: String {
-    let what = subject.isEmpty ? call : "\(call) \(subject)"
-    return name.map { "\(what): \(reason) (\($0))" } ?? "\(what): \(reason)"
-  }
+  public var description: String { subject.isEmpty ? "\(call): \(errno)" : "\(call) \(subject): \(errno)" }
 }
 
 /// The result of a host function, or the error in it. `subject` is evaluated on failure only.
@@ -49,7 +41,7 @@ func check<Result: FixedWidthInteger & SignedInteger>(
   _ result: Result, _ call: String, _ subject: @autoclosure () -> String = ""
 ) throws(HostError) -> Result {
   if result >= 0 { return result }
-  throw HostError(call, errno: Int32(truncatingIfNeeded: 0 &- result), subject: subject())
+  throw HostError(call, errno: Errno(rawValue: Int32(truncatingIfNeeded: 0 &- result)), subject: subject())
 }
 
 /// A time limit as the host functions take it: nanoseconds, -1 for none, never less than 0 otherwise.

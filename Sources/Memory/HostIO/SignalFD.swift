@@ -12,7 +12,7 @@ public final class SignalFD: Sendable {
   public init(_ signals: [Int32]) throws(HostError) {
     var mask: UInt64 = 0
     for signal in signals {
-      guard (1...64).contains(signal) else { throw HostError("signalfd", errno: 22) }
+      guard (1...64).contains(signal) else { throw HostError("signalfd", errno: .invalidArgument) }
       mask |= 1 << UInt64(signal - 1)
     }
     try check(host_signals_block(mask), "pthread_sigmask")

@@ -15,9 +15,9 @@ public enum StandardStream: Int32, Sendable {
         unsafe Glibc.write(rawValue, $0.baseAddress! + done, $0.count - done)
       }
       if n < 0 {
-        let code = errno
-        if code == EINTR { continue }
-        throw HostError("write", errno: code)
+        let error = Errno(rawValue: errno)
+        if error == .interrupted { continue }
+        throw HostError("write", errno: error)
       }
       done += n
     }

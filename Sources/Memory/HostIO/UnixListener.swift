@@ -98,7 +98,7 @@ public final class UnixListener: Sendable {
       if raw != -EAGAIN { return nil }
       _ = host_poll(-1, 0, -1, 2_000_000)
     }
-    throw HostError("flock directory of", errno: EBUSY, subject: path)
+    throw HostError("flock directory of", errno: .resourceBusy, subject: path)
   }
 
   /// Removes a socket's file without a listener.
@@ -107,12 +107,15 @@ public final class UnixListener: Sendable {
     let found = unsafe host_path_identity(path, &identity)
     if found == -ENOENT { return }
     try check(found, "lstat", path)
-    guard host_kind(identity.mode) == HOST_KIND_SOCKET else { throw HostError("bind", errno: EEXIST, subject: path) }
+    guard host_kind(identity.mode) == HOST_KIND_SOCKET else {
+      throw HostError("bind", errno: .fileExists, subject: path)
+    }
     let probe = FileDescriptor(adopting: try check(host_unix_socket(), "socket"))
     let answer = unsafe host_unix_connect(probe.rawValue, path)
     // A listener with a full queue is still a listener, and so is a socket of another type.
     guard answer == -ECONNREFUSED || answer == -ENOENT else {
-      throw HostError("bind", errno: answer == -EACCES || answer == -EPERM ? -answer : EADDRINUSE, subject: path)
+      throw HostError(
+        "bind", errno: answer == -EACCES || answer == -EPERM ? Errno(rawValue: -answer) : .addressInUse, subject: path)
     }
     let removed = unsafe host_unlink(path)
     if removed != -ENOENT { try check(removed, "unlink", path) }

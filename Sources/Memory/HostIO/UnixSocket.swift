@@ -26,6 +26,13 @@ public final class UnixSocket: Sendable {
     case closed
   }
 
+  /// How a send ended that must not wait.
+  public enum ImmediateSend: Hashable, Sendable {
+    case sent
+    /// The socket takes nothing now.
+    case wouldBlock
+  }
+
   /// Descriptors one message can carry (SCM_MAX_FD).
   public static var maxDescriptors: Int { Int(HOST_MAX_PASSED) }
 
@@ -36,9 +43,11 @@ public final class UnixSocket: Sendable {
   public init(adopting descriptor: consuming FileDescriptor) throws(HostError) {
     let raw = descriptor.rawValue
     guard try check(host_socket_is_unix_stream(raw), "getsockopt") == 1 else {
-      throw HostError("getsockopt", errno: EPROTOTYPE)
+      throw HostError("getsockopt", errno: .protocolWrongTypeForSocket)
     }
-    guard try check(host_socket_listens(raw), "getsockopt") == 0 else { throw HostError("getsockopt", errno: EINVAL) }
+    guard try check(host_socket_listens(raw), "getsockopt") == 0 else {
+      throw HostError("getsockopt", errno: .invalidArgument)
+    }
     self.descriptor = descriptor
   }
 
@@ -65,10 +74,10 @@ public final class UnixSocket: Sendable {
         return UnixSocket(connected: socket.release())
       }
       if result == -ECONNREFUSED, Self.isSomethingElse(path) {
-        throw HostError("connect", errno: ENOTSOCK, subject: path)
+        throw HostError("connect", errno: .notSocket, subject: path)
       }
       guard result == -EAGAIN, host_clock_monotonic() < end else {
-        throw HostError("connect", errno: -result, subject: path)
+        throw HostError("connect", errno: Errno(rawValue: -result), subject: path)
       }
       // Nothing can be polled for room in a listener's queue.
       _ = host_poll(-1, 0, -1, 2_000_000)
@@ -147,26 +156,47 @@ public final class UnixSocket: Sendable {
   public func send(
     _ bytes: Span<UInt8>, descriptors: [Int32] = [], timeout: Duration? = nil, cancel: EventFD? = nil
   ) throws(HostError) {
-    guard descriptors.count <= Self.maxDescriptors, descriptors.isEmpty || !bytes.isEmpty else {
-      throw HostError("sendmsg", errno: EINVAL)
-    }
+    try checkPassing(descriptors, with: bytes)
     let end = deadline(timeout)
     var sent = 0
     while sent < bytes.count {
-      let rest = bytes.extracting(sent..<bytes.count)
-      let passed = sent == 0 ? descriptors.count : 0
-      // Safe: both buffers live across the call and their own counts are passed.
-      let result = unsafe rest.withUnsafeBufferPointer { bytes in
-        unsafe descriptors.withUnsafeBufferPointer { descriptors in
-          unsafe host_send(rawValue, bytes.baseAddress, bytes.count, descriptors.baseAddress, Int32(passed))
-        }
-      }
-      if result == -Int(EAGAIN) {
+      if let some = try sendSome(bytes.extracting(sent..<bytes.count), descriptors: sent == 0 ? descriptors : []) {
+        sent += some
+      } else {
         try waitOrFail(UInt32(HOST_WRITABLE), until: end, cancel, "sendmsg")
-        continue
       }
-      sent += try check(result, "sendmsg")
     }
+  }
+
+  /// Sends all bytes, the descriptors with the first one, if the socket takes them now.
+  ///
+  /// - Returns: `.wouldBlock` if it takes nothing: nothing was sent then.
+  /// - Throws: as ``send(_:descriptors:timeout:cancel:)``; ETIMEDOUT if it took a part only, after which the connection
+  ///   is of no use.
+  public func sendNow(_ bytes: Span<UInt8>, descriptors: [Int32] = []) throws(HostError) -> ImmediateSend {
+    try checkPassing(descriptors, with: bytes)
+    guard let sent = try sendSome(bytes, descriptors: descriptors) else { return .wouldBlock }
+    try send(bytes.extracting(sent..<bytes.count), timeout: .zero)
+    return .sent
+  }
+
+  private func checkPassing(_ descriptors: [Int32], with bytes: Span<UInt8>) throws(HostError) {
+    guard descriptors.count <= Self.maxDescriptors, descriptors.isEmpty || !bytes.isEmpty else {
+      throw HostError("sendmsg", errno: .invalidArgument)
+    }
+  }
+
+  /// Bytes that the socket took; nil if it takes none now.
+  private func sendSome(_ bytes: Span<UInt8>, descriptors: [Int32]) throws(HostError) -> Int? {
+    // Safe: both buffers live across the call and their own counts are passed.
+    let result = unsafe bytes.withUnsafeBufferPointer { bytes in
+      unsafe descriptors.withUnsafeBufferPointer { descriptors in
+        unsafe host_send(
+          rawValue, bytes.baseAddress, bytes.count, descriptors.baseAddress, Int32(descriptors.count))
+      }
+    }
+    if result == -Int(EAGAIN) { return nil }
+    return try check(result, "sendmsg")
   }
 
   /// Receives what is here, without waiting, into `bytes` from `offset` on. Descriptors that come along are appended.
@@ -191,7 +221,7 @@ public final class UnixSocket: Sendable {
     if result == -Int(EAGAIN) { return .nothingYet }
     for i in 0..<Int(count) { descriptors.append(FileDescriptor(adopting: passed[i])) }
     try check(result, "recvmsg")
-    if truncated != 0 { throw HostError("recvmsg", errno: EMFILE) }
+    if truncated != 0 { throw HostError("recvmsg", errno: .tooManyOpenFiles) }
     return result == 0 ? .closed : .bytes(result)
   }
 
@@ -213,7 +243,7 @@ public final class UnixSocket: Sendable {
       case .nothingYet: try waitOrFail(UInt32(HOST_READABLE), until: end, cancel, "recvmsg")
       case .closed:
         if count == 0 { return false }
-        throw HostError("recvmsg", errno: ECONNRESET)
+        throw HostError("recvmsg", errno: .connectionReset)
       }
     }
     return true
@@ -235,7 +265,7 @@ public final class UnixSocket: Sendable {
   private func waitOrFail(_ events: UInt32, until end: Int64?, _ cancel: EventFD?, _ call: String) throws(HostError) {
     if try wait(events, until: end, cancel) { return }
     let cancelled = try cancel?.wait(timeout: .zero) ?? false
-    throw HostError(call, errno: cancelled ? ECANCELED : ETIMEDOUT)
+    throw HostError(call, errno: cancelled ? .canceled : .timedOut)
   }
 }
 
@@ -268,14 +298,14 @@ public enum InheritedSocket: Sendable {
       let socket = try UnixSocket(adopting: descriptor)
       // The kernel has no peer's user for a socket that was never connected.
       guard try socket.peer().user != .max else {
-        throw HostError("getsockopt", errno: ENOTCONN, subject: "descriptor \(raw)")
+        throw HostError("getsockopt", errno: .socketNotConnected, subject: "descriptor \(raw)")
       }
       self = .connected(socket)
     }
   }
   private static func checkKind(_ raw: Int32) throws(HostError) {
     guard try check(host_socket_is_unix_stream(raw), "getsockopt", "descriptor \(raw)") == 1 else {
-      throw HostError("getsockopt", errno: EPROTOTYPE, subject: "descriptor \(raw)")
+      throw HostError("getsockopt", errno: .protocolWrongTypeForSocket, subject: "descriptor \(raw)")
     }
   }
 }

@@ -33,10 +33,10 @@ public enum ExplainRequest {
 
   /// Asks the back-end that listens at `path`. Waits five seconds at most.
   public static func ask(_ path: String, as form: Form) throws(Trouble) -> String {
+    var text: [UInt8] = []
     do throws(HostError) {
       let socket = try UnixSocket.connect(to: path)
       try socket.send(question(form).span, timeout: .seconds(5))
-      var text: [UInt8] = []
       var buffer = [UInt8](repeating: 0, count: 4096)
       var none = FileDescriptorList()
       reading: while text.count < limit {
@@ -48,13 +48,11 @@ public enum ExplainRequest {
         case .closed: break reading
         }
       }
-      // The answer is the text itself; the first byte distinguishes it from another program's answer.
-      guard let first = text.first, first == UInt8(ascii: "{") || first == UInt8(ascii: "#") else {
-        throw HostError("explain", errno: 0)
-      }
-      return String(decoding: first == UInt8(ascii: "#") ? Array(text.dropFirst()) : text, as: UTF8.self)
     } catch {
-      throw error.call == "explain" || error.call == "recvmsg" ? .silent : .unreachable(error)
+      throw error.call == "recvmsg" ? .silent : .unreachable(error)
     }
+    // The answer is the text itself; the first byte tells it from another program's answer.
+    guard let first = text.first, first == UInt8(ascii: "{") || first == UInt8(ascii: "#") else { throw .silent }
+    return String(decoding: first == UInt8(ascii: "#") ? Array(text.dropFirst()) : text, as: UTF8.self)
   }
 }

@@ -1,5 +1,5 @@
-public import DMA
-public import HostIO
+internal import DMA
+internal import HostIO
 
 /// How the pieces of an ``InflightRegion`` made here lie, and the block behind them that says so to the region's next
 /// user.
@@ -57,7 +57,7 @@ package struct InflightShape: Hashable {
       block.store16(capacity, at: 12)
       block.store64(Self.magic, at: 0)
     } catch {
-      throw HostError("mmap", errno: error.code)
+      throw HostError(error)
     }
     return file
   }

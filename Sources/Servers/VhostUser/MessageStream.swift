@@ -1,4 +1,5 @@
-public import HostIO
+internal import DMA
+package import HostIO
 
 /// A message as it came: header, payload, and the descriptors beside it, which are closed with it unless they are
 /// taken.
@@ -51,8 +52,7 @@ package struct MessageStream: ~Copyable {
         }
       }
       if let header { return finish(header) }
-      let decoded: MessageHeader
-      do throws(ProtocolError) { decoded = try MessageHeader(decoding: bytes) } catch { throw .peer(error) }
+      let decoded = try rethrowing(MessageHeader(decoding: bytes), as: Ending.peer)
       header = decoded
       bytes = [UInt8](repeating: 0, count: Int(decoded.size))
       filled = 0
@@ -68,7 +68,7 @@ package struct MessageStream: ~Copyable {
       return try socket.receive(into: &span, at: filled, descriptors: &descriptors)
     } catch {
       // A peer that goes with bytes of ours unread resets the connection.
-      if error.name == "ECONNRESET" { return .closed }
+      if error.errno == .connectionReset { return .closed }
       throw .host(error)
     }
   }

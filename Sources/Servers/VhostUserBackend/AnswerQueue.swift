@@ -40,12 +40,6 @@ struct AnswerQueue {
 
   /// An answer is far smaller than what a stream socket takes as one piece, so it goes whole or not at all.
   private func post(_ bytes: [UInt8], _ descriptors: [Int32]) throws(HostError) -> Bool {
-    do throws(HostError) {
-      try socket.send(bytes.span, descriptors: descriptors, timeout: .zero)
-      return true
-    } catch {
-      guard error.name == "ETIMEDOUT" else { throw error }
-      return false
-    }
+    try socket.sendNow(bytes.span, descriptors: descriptors) == .sent
   }
 }

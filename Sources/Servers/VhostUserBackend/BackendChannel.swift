@@ -174,11 +174,10 @@ final class BackendChannel: Sendable {
   /// What is sent is smaller than what a stream socket takes as one piece (``gatheredLimit``), so it goes whole or not
   /// at all.
   fileprivate static func post(_ bytes: [UInt8], on socket: UnixSocket) -> Posted {
-    do throws(HostError) {
-      try socket.send(bytes.span, timeout: .zero)
-      return .sent
-    } catch {
-      return error.name == "ETIMEDOUT" ? .full : .broken
+    switch try? socket.sendNow(bytes.span) {
+    case .sent: .sent
+    case .wouldBlock: .full
+    case nil: .broken
     }
   }
 }

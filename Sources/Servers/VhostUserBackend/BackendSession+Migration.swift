@@ -20,7 +20,7 @@ extension BackendSession {
       let logEvent = logEvent
       dirtyLog = DirtyLog(bits: bits, memory: table.memory) { logEvent.signal() }
     } catch {
-      throw ProtocolError("SET_LOG_BASE", "the log cannot be mapped: \(HostError("mmap", errno: error.code))")
+      throw ProtocolError("SET_LOG_BASE", "the log cannot be mapped: \(HostError(error))")
     }
     applyLog()
     return .success
@@ -47,11 +47,10 @@ extension BackendSession {
     // 10.0.13).
     let largest = device.maxQueueSizes.prefix(Int(wanted.queueCount)).max() ?? 0
     let shape = InflightShape(capacity: max(wanted.queueSize, largest), packed: isPacked)
-    do throws(HostError) {
-      outgoing.append(try shape.makeFile(queueCount: wanted.queueCount).intoDescriptor())
-    } catch {
-      throw ProtocolError("GET_INFLIGHT_FD", "\(error)")
-    }
+    outgoing.append(
+      try rethrowing(
+        shape.makeFile(queueCount: wanted.queueCount).intoDescriptor(),
+        saying: { ProtocolError("GET_INFLIGHT_FD", $0) }))
     return .inflight(
       InflightDescription(
         mmapSize: UInt64(shape.byteCount(queueCount: wanted.queueCount)), mmapOffset: 0, queueCount: wanted.queueCount,

@@ -90,12 +90,8 @@ extension BackendSession {
     vrings[index].isPolled = kick == nil && !protocolFeatures.contains(.inbandNotifications)
     vrings[index].isStarted = true
     if runner.isRunning(index) {
-      do throws(HostError) {
-        try runner.setKick(index, kick)
-      } catch {
-        throw ProtocolError("SET_VRING_KICK", "\(error)")
-      }
-      // Kicks on the old descriptor are not lost.
+      try rethrowing(runner.setKick(index, kick), saying: { ProtocolError("SET_VRING_KICK", $0) })
+      // Whatever was kicked into the old descriptor is not lost.
       runner.kick(index)
     }
     updatePolling()
@@ -143,11 +139,7 @@ extension BackendSession {
 
   func event(_ files: inout FileDescriptorList, _ message: String) throws(ProtocolError) -> EventFD? {
     guard let file = files.takeFirst() else { return nil }
-    do throws(HostError) {
-      return try EventFD(adopting: file)
-    } catch {
-      throw ProtocolError(message, "\(error)")
-    }
+    do throws(HostError) { return try EventFD(adopting: file) } catch { throw ProtocolError(message, "\(error)") }
   }
 
   // MARK: Running

@@ -244,11 +244,7 @@ final class BackendSession {
   }
 
   private func flushAnswers() throws(Ending) {
-    do throws(HostError) {
-      try answers.flush()
-    } catch {
-      throw .failed("answers could not be sent: \(error)")
-    }
+    try rethrowing(answers.flush(), saying: { Ending.failed("answers could not be sent: \($0)") })
   }
 
   private func nextMessage() throws(Ending) -> IncomingMessage? {
@@ -336,11 +332,9 @@ final class BackendSession {
   func send(
     _ answer: BackendReply, to request: UInt32, _ descriptors: borrowing FileDescriptorList, _ stop: EventFD
   ) throws(Ending) {
-    do throws(HostError) {
-      try answers.send(answer.encoded(to: request), descriptors, stop)
-    } catch {
-      throw .failed("the answer to \(FrontendRequest.name(of: request)) could not be sent: \(error)")
-    }
+    try rethrowing(
+      answers.send(answer.encoded(to: request), descriptors, stop),
+      saying: { Ending.failed("the answer to \(FrontendRequest.name(of: request)) could not be sent: \($0)") })
   }
 
   /// How to say no to a request, or nil when the protocol has no way: then the connection has to end.

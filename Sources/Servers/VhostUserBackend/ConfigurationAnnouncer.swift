@@ -1,5 +1,5 @@
-internal import VhostUser
 internal import Synchronization
+internal import VhostUser
 
 /// Notifies the front-end of a changed configuration space (§2.5), once that is allowed.
 ///

@@ -1,7 +1,7 @@
-internal import VhostUser
-internal import VirtioServing
 internal import IOMMUInterface
+internal import VhostUser
 import Virtio
+internal import VirtioServing
 
 /// ``BackendStatistics`` for people and for programs.
 extension BackendStatistics {

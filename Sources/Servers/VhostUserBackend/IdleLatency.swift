@@ -1,5 +1,5 @@
-internal import VirtioServing
 internal import HostIO
+internal import VirtioServing
 
 /// How long an idle processor may take to wake while translations come one after the other.
 ///
@@ -117,7 +117,7 @@ extension IdleLatency {
     case .used(let count): return "\(limit); \(counted(count, "time")) so far"
     case .refused(let error):
       return
-        "idle processors take as long as they do to wake, since /dev/cpu_dma_latency may not be written (\(error.name)): translations are slower"
+        "idle processors take as long as they do to wake, since /dev/cpu_dma_latency may not be written (\(error.reason)): translations are slower"
     }
   }
 }

@@ -32,18 +32,13 @@ final class InflightRegion: Sendable {
     self.description = description
     let raw = file.rawValue
     let memory = MemoryFile(adopting: file)
-    do throws(HostError) {
-      guard try memory.size() >= description.mmapOffset + description.mmapSize else {
-        throw HostError("the file is too short", errno: 22)
-      }
-    } catch {
-      throw ProtocolError(message, "\(error)")
+    let size = try rethrowing(memory.size(), saying: { ProtocolError(message, $0) })
+    guard size >= description.mmapOffset + description.mmapSize else {
+      throw ProtocolError(message, "the file is too short")
     }
-    do throws(MappingError) {
-      mapping = try HostMapping(descriptor: raw, offset: description.mmapOffset, byteCount: Int(description.mmapSize))
-    } catch {
-      throw ProtocolError(message, "it cannot be mapped: \(HostError("mmap", errno: error.code))")
-    }
+    mapping = try rethrowing(
+      HostMapping(descriptor: raw, offset: description.mmapOffset, byteCount: Int(description.mmapSize)),
+      as: { (error: MappingError) in ProtocolError(message, "it cannot be mapped: \(HostError(error))") })
     _ = consume memory
     shape = InflightShape(noted: mapping, queueCount: description.queueCount)
   }

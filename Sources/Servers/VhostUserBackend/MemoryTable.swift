@@ -20,20 +20,12 @@ struct MemoryTable {
       guard let file = files.takeFirst() else { throw ProtocolError("SET_MEM_TABLE", "a region has no descriptor") }
       regions.append(try Self.map(description, file, "SET_MEM_TABLE", guestAddresses))
     }
-    do throws(MemoryRegionError) {
-      try memory.replace(with: regions)
-    } catch {
-      throw ProtocolError("SET_MEM_TABLE", Self.words(error))
-    }
+    try rethrowing(memory.replace(with: regions), as: Self.refusal(of: "SET_MEM_TABLE"))
   }
 
   /// Forgets every region.
   func clear() throws(ProtocolError) {
-    do throws(MemoryRegionError) {
-      try memory.replace(with: [])
-    } catch {
-      throw ProtocolError("SET_OWNER", Self.words(error))
-    }
+    try rethrowing(memory.replace(with: []), as: Self.refusal(of: "SET_OWNER"))
   }
 
   /// Adds a region (ADD_MEM_REG).
@@ -44,23 +36,16 @@ struct MemoryTable {
       throw ProtocolError("ADD_MEM_REG", "all \(Self.slots) slots are taken")
     }
     let region = try Self.map(description, file, "ADD_MEM_REG", guestAddresses)
-    do throws(MemoryRegionError) {
-      try memory.add(region)
-    } catch {
-      throw ProtocolError("ADD_MEM_REG", Self.words(error))
-    }
+    try rethrowing(memory.add(region), as: Self.refusal(of: "ADD_MEM_REG"))
   }
 
   /// Removes a region (REM_MEM_REG), identified by both addresses and its size.
   func remove(_ description: RegionDescription) throws(ProtocolError) {
-    do throws(MemoryRegionError) {
-      try memory.remove(
+    try rethrowing(
+      memory.remove(
         guestAddress: GuestAddress(description.guestAddress),
         frontendAddress: FrontendAddress(description.frontendAddress),
-        byteCount: description.size)
-    } catch {
-      throw ProtocolError("REM_MEM_REG", Self.words(error))
-    }
+        byteCount: description.size), as: Self.refusal(of: "REM_MEM_REG"))
   }
 
   private static func map(
@@ -80,9 +65,7 @@ struct MemoryTable {
     let size: UInt64
     let raw = file.rawValue
     let memoryFile = MemoryFile(adopting: file)
-    do throws(HostError) { size = try memoryFile.size() } catch {
-      throw ProtocolError(message, "its descriptor: \(error)")
-    }
+    size = try rethrowing(memoryFile.size(), saying: { ProtocolError(message, "its descriptor: \($0)") })
     guard size == 0 || description.offset + description.size <= size else {
       throw ProtocolError(
         message, "a region of \(description.size) bytes at \(description.offset) does not fit its file of \(size) bytes"
@@ -96,15 +79,19 @@ struct MemoryTable {
         frontendAddress: FrontendAddress(description.frontendAddress),
         byteCount: description.size, mapping: mapping)
     } catch {
-      throw ProtocolError(message, "the region cannot be mapped: \(HostError("mmap", errno: error.code))")
+      throw ProtocolError(message, "the region cannot be mapped: \(HostError(error))")
     }
   }
 
-  private static func words(_ error: MemoryRegionError) -> String {
-    switch error {
-    case .malformed: "a region is empty, or passes the end of the address space or of its mapping"
-    case .overlap: "two regions overlap"
-    case .missing: "no region has these addresses and this size"
+  /// The protocol error of the message `name` that the memory's error makes.
+  private static func refusal(of name: String) -> (MemoryRegionError) -> ProtocolError {
+    { error in
+      switch error {
+      case .malformed:
+        ProtocolError(name, "a region is empty, or passes the end of the address space or of its mapping")
+      case .overlap: ProtocolError(name, "two regions overlap")
+      case .missing: ProtocolError(name, "no region has these addresses and this size")
+      }
     }
   }
 }

@@ -1,7 +1,7 @@
-internal import VhostUser
 public import HostIO
 public import Logging
 internal import Synchronization
+internal import VhostUser
 public import Virtio
 public import VirtioServing
 
@@ -55,8 +55,8 @@ public final class VhostUserServer: DeviceServer {
 
   /// Serves until ``stop()``; with a connected socket, or `once`, until the front-end has gone. Blocks.
   ///
-  /// - Throws: `HostError` if this host cannot go on. A front-end's mistakes end its connection, not the server.
-  public func run() throws {
+  /// - Throws: if this host cannot go on. A front-end's mistakes end its connection, not the server.
+  public func run() throws(HostError) {
     defer { limited.settle() }
     switch socket {
     case .connected(let socket): try serve(socket)

@@ -1,3 +1,4 @@
+internal import DMA
 internal import HostIO
 internal import VhostUser
 internal import VhostUserFrontend
@@ -37,8 +38,7 @@ final class Bench {
     let end = ContinuousClock.now + patience
     while true {
       do throws(FrontendError) {
-        let socket: UnixSocket
-        do throws(HostError) { socket = try subject.connect(timeout: patience) } catch { throw .host(error) }
+        let socket = try rethrowing(subject.connect(timeout: patience), as: FrontendError.host)
         let frontend = try Frontend(socket, memory: memory, mappings: mappings, timeout: patience)
         frontends.append(frontend)
         _ = try frontend.ask(.getFeatures)

@@ -1,5 +1,5 @@
-internal import VhostUser
 internal import HostIO
+internal import VhostUser
 internal import VhostUserBackend
 internal import Virtio
 

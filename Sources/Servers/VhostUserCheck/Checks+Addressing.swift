@@ -1,9 +1,9 @@
-internal import VirtioDrivers
 internal import DMA
 internal import IOMMUInterface
 internal import VhostUser
 internal import VhostUserFrontend
 internal import Virtio
+internal import VirtioDrivers
 
 extension Check {
   /// What addresses mean where it is easily got wrong.

@@ -1,6 +1,6 @@
+internal import DMA
 internal import VhostUser
 internal import VhostUserFrontend
-internal import DMA
 internal import Virtio
 
 extension Check {

@@ -1,10 +1,10 @@
-internal import VirtioDrivers
 internal import DMA
 internal import HostIO
 internal import IOMMUInterface
 internal import VhostUser
 internal import VhostUserFrontend
 internal import Virtio
+internal import VirtioDrivers
 
 extension Check {
   /// What ends with a stop, a reset or another negotiation, and what does not.
@@ -241,7 +241,7 @@ extension Check {
   }
 
   static func eventFD() throws(Finding) -> EventFD {
-    do throws(HostError) { return try EventFD() } catch { throw .notChecked("\(error)") }
+    return try rethrowing(EventFD(), saying: Finding.notChecked)
   }
 
   /// Throws unless a request that asks for a call gets one.

@@ -1,8 +1,8 @@
-internal import VirtioDrivers
 internal import HostIO
 internal import VhostUser
 internal import VhostUserFrontend
 internal import Virtio
+internal import VirtioDrivers
 
 extension Check {
   /// Where the life of a device, or of a queue, begins and goes on.

@@ -1,3 +1,4 @@
+internal import DMA
 internal import HostIO
 internal import VhostUser
 internal import VhostUserFrontend
@@ -172,9 +173,7 @@ extension Check {
   }
 
   static func memoryFile(_ size: UInt64) throws(Finding) -> MemoryFile {
-    do throws(HostError) { return try MemoryFile(name: "sluice-check", size: size) } catch {
-      throw .notChecked("\(error)")
-    }
+    return try rethrowing(MemoryFile(name: "sluice-check", size: size), saying: Finding.notChecked)
   }
 
   private static func indexes(_ bench: Bench, _ index: UInt32) throws(Finding) -> String {

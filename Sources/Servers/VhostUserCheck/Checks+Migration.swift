@@ -1,10 +1,10 @@
-internal import VirtioDrivers
 internal import DMA
 internal import HostIO
 internal import IOMMUInterface
 internal import VhostUser
 internal import VhostUserFrontend
 internal import Virtio
+internal import VirtioDrivers
 
 extension Check {
   /// The dirty log.

@@ -1,5 +1,5 @@
-internal import VhostUser
 internal import DMA
+internal import VhostUser
 internal import VhostUserFrontend
 internal import Virtio
 

@@ -1,7 +1,7 @@
-internal import VhostUser
 internal import DMA
 internal import HostIO
 internal import IOMMUInterface
+internal import VhostUser
 internal import VhostUserFrontend
 internal import Virtio
 

@@ -188,9 +188,9 @@ final class DeviceSpace {
     _ = iotlb.beginRound()
     defer { iotlb.endRound() }
     // The pages stay with `memory`, which outlives every ring of a session.
-    do throws(DMAInterruption) { return try iotlb.ring(device, count: count, for: .write) } catch {
-      throw .notChecked("the driver's view of \(hex(device)): \(error)")
-    }
+    return try rethrowing(
+      iotlb.ring(device, count: count, for: .write),
+      saying: { Finding.notChecked("the driver's view of \(hex(device)): \($0)") })
   }
 
   /// Puts new memory where the old was, its bytes copied. The back-end has to be sent an invalidation.

@@ -1,3 +1,4 @@
+internal import DMA
 internal import HostIO
 internal import VhostUser
 
@@ -38,17 +39,15 @@ final class RawConnection {
       try socket.send(bytes.span, descriptors: descriptors, timeout: patience)
       return true
     } catch {
-      if error.name == "EPIPE" || error.name == "ECONNRESET" { return false }
-      throw error.name == "ETIMEDOUT" ? .wedged("it reads no messages any more") : .notChecked("\(error)")
+      if error.errno == .brokenPipe || error.errno == .connectionReset { return false }
+      throw error.errno == .timedOut ? .wedged("it reads no messages any more") : .notChecked("\(error)")
     }
   }
 
   private func receive() throws(Finding) -> Incoming {
     guard let head = try take(MessageHeader.byteCount) else { return .closed }
-    let header: MessageHeader
-    do throws(ProtocolError) { header = try MessageHeader(decoding: head) } catch {
-      throw .broken("it sent a malformed answer: \(error)")
-    }
+    let header = try rethrowing(
+      MessageHeader(decoding: head), saying: { Finding.broken("it sent a malformed answer: \($0)") })
     guard header.size > 0 else { return .message(header, []) }
     guard let payload = try take(Int(header.size)) else { return .closed }
     return .message(header, payload)
@@ -62,8 +61,8 @@ final class RawConnection {
     do throws(HostError) {
       guard try socket.receiveAll(into: &span, descriptors: &files, timeout: patience) else { return nil }
     } catch {
-      if error.name == "ECONNRESET" || error.name == "EPIPE" { return nil }
-      throw error.name == "ETIMEDOUT"
+      if error.errno == .connectionReset || error.errno == .brokenPipe { return nil }
+      throw error.errno == .timedOut
         ? .wedged("it answers nothing any more, not even GET_FEATURES") : .notChecked("\(error)")
     }
     return bytes

@@ -1,6 +1,6 @@
-internal import VhostUserFrontend
 internal import DMA
 internal import VhostUser
+internal import VhostUserFrontend
 internal import Virtio
 
 /// Device addresses that the driver gave the device, and what it has to do there.

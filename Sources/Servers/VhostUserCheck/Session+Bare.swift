@@ -1,5 +1,5 @@
-internal import VhostUserFrontend
 internal import DMA
+internal import VhostUserFrontend
 internal import Virtio
 
 /// A descriptor with any fields, rules or not.

@@ -193,11 +193,9 @@ final class Session {
     let buffers = pieces.indices.map { DriverBuffer(pieces[$0], count: UInt32(pieceCount($0))) }
     let readable = Array(buffers.prefix(request.readable.count))
     let writable = Array(buffers.dropFirst(request.readable.count))
-    do throws(DriverQueueError) {
-      return try ring.queue.add(readable: readable.span, writable: writable.span, indirect: indirect)
-    } catch {
-      throw .notChecked("the driver's ring: \(error)")
-    }
+    return try rethrowing(
+      ring.queue.add(readable: readable.span, writable: writable.span, indirect: indirect),
+      saying: { Finding.notChecked("the driver's ring: \($0)") })
   }
 
   func publish() { if ring.queue.publish() { ring.events?.kick() } }

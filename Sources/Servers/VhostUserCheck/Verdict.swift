@@ -1,3 +1,5 @@
+internal import DMA
+internal import VhostUser
 internal import VhostUserFrontend
 
 /// How a back-end stands to a rule.
@@ -76,7 +78,7 @@ extension Finding {
 
 /// Runs `body` and says what its failure means.
 func judged<R: ~Copyable>(_ body: () throws(FrontendError) -> R) throws(Finding) -> R {
-  do throws(FrontendError) { return try body() } catch { throw Finding(error) }
+  try rethrowing(body(), as: Finding.init)
 }
 
 /// How a back-end said no to `body`, or nil if it did not.

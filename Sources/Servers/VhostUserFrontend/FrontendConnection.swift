@@ -70,10 +70,11 @@ final class FrontendConnection: Sendable {
       do throws(HostError) {
         try socket.send(bytes.span, descriptors: descriptors, timeout: timeout)
       } catch {
-        throw error.name == "ETIMEDOUT"
-          ? .timedOut(FrontendRequest.name(of: request))
-          : error.name == "EPIPE" || error.name == "ECONNRESET"
-            ? .closed(FrontendRequest.name(of: request)) : .host(error)
+        switch error.errno {
+        case .timedOut: throw .timedOut(FrontendRequest.name(of: request))
+        case .brokenPipe, .connectionReset: throw .closed(FrontendRequest.name(of: request))
+        default: throw .host(error)
+        }
       }
       if let what { state.expected.append((request, what)) }
     }

@@ -1,3 +1,4 @@
+internal import DMA
 public import HostIO
 public import VhostUser
 
@@ -38,10 +39,10 @@ public enum FrontendError: Error, Hashable, Sendable, CustomStringConvertible {
 
 /// Runs `body` and says of a failure that it was this host's.
 func asHost<R: ~Copyable>(_ body: () throws(HostError) -> R) throws(FrontendError) -> R {
-  do throws(HostError) { return try body() } catch { throw .host(error) }
+  try rethrowing(body(), as: FrontendError.host)
 }
 
 /// Runs `body` and says of a failure that the back-end broke the protocol.
 func asViolation<R>(_ body: () throws(ProtocolError) -> R) throws(FrontendError) -> R {
-  do throws(ProtocolError) { return try body() } catch { throw .violation(error) }
+  try rethrowing(body(), as: FrontendError.violation)
 }

@@ -59,13 +59,10 @@ public final class FrontendMemory: Sendable {
     let address = frontendAddress ?? FrontendAddress(Self.frontendBase &+ guestAddress.rawValue)
     let description = RegionDescription(
       guestAddress: guestAddress.rawValue, size: byteCount, frontendAddress: address.rawValue, offset: offset)
-    let mapping: HostMapping
-    do throws(MappingError) {
-      mapping = try HostMapping(
-        descriptor: file.descriptor.rawValue, offset: offset, byteCount: Int(clamping: byteCount))
-    } catch {
-      throw .host(HostError("mmap", errno: error.code))
-    }
+    let mapping = try rethrowing(
+      HostMapping(
+        descriptor: file.descriptor.rawValue, offset: offset, byteCount: Int(clamping: byteCount)),
+      as: { (error: MappingError) in FrontendError.host(HostError(error)) })
     do throws(MemoryRegionError) {
       try guest.add(
         MemoryRegion(guestAddress: guestAddress, frontendAddress: address, byteCount: byteCount, mapping: mapping))
@@ -80,14 +77,11 @@ public final class FrontendMemory: Sendable {
 
   /// Takes a region away here. Remove it from back-ends first: ``Frontend/remove(_:)``.
   public func remove(_ description: RegionDescription) throws(FrontendError) {
-    do throws(MemoryRegionError) {
-      try guest.remove(
+    try rethrowing(
+      guest.remove(
         guestAddress: GuestAddress(description.guestAddress),
         frontendAddress: FrontendAddress(description.frontendAddress),
-        byteCount: description.size)
-    } catch {
-      throw .memory("no such region")
-    }
+        byteCount: description.size), saying: { _ in FrontendError.memory("no such region") })
     state.withLock { $0.removeAll { $0.description == description } }
   }
 

@@ -38,13 +38,13 @@ public final class FrontendInflight: Sendable {
     guard description.mmapSize <= 1 << 28 else {
       throw .memory("\(description.mmapSize) bytes of in-flight memory are too many to copy")
     }
-    do throws(MappingError) {
-      return try HostMapping(
+    return try rethrowing(
+      HostMapping(
         descriptor: file.descriptor.rawValue, offset: description.mmapOffset,
-        byteCount: Int(clamping: description.mmapSize))
-    } catch {
-      throw .memory("the in-flight memory cannot be mapped, so its file may be shorter than the back-end says")
-    }
+        byteCount: Int(clamping: description.mmapSize)),
+      saying: { _ in
+        FrontendError.memory("the in-flight memory cannot be mapped, so its file may be shorter than the back-end says")
+      })
   }
 }
 
@@ -59,11 +59,9 @@ public final class FrontendLog: Sendable {
     let file = try asHost { () throws(HostError) in
       try MemoryFile(name: "sluice-log", size: UInt64(clamping: byteCount))
     }
-    do throws(MappingError) {
-      bits = try HostMapping(descriptor: file.descriptor.rawValue, offset: 0, byteCount: byteCount)
-    } catch {
-      throw .host(HostError("mmap", errno: error.code))
-    }
+    bits = try rethrowing(
+      HostMapping(descriptor: file.descriptor.rawValue, offset: 0, byteCount: byteCount),
+      as: { (error: MappingError) in FrontendError.host(HostError(error)) })
     self.file = file
     self.byteCount = byteCount
   }
@@ -179,8 +177,7 @@ extension Frontend {
 
   private func beginTransfer(_ direction: DeviceStateTransfer.Direction) throws(FrontendError) -> UnixSocket {
     try require(.deviceState, "DEVICE_STATE", for: "SET_DEVICE_STATE_FD")
-    let pair: (UnixSocket, UnixSocket)
-    do throws(HostError) { pair = try UnixSocket.pair() } catch { throw .host(error) }
+    let pair = try rethrowing(UnixSocket.pair(), as: FrontendError.host)
     var answer = try exchange(
       .setDeviceStateDescriptor(DeviceStateTransfer(direction: direction)), descriptors: [pair.1.rawValue])
     guard case .value(let word) = answer.reply, word & 0xff == 0 else { throw .refused("SET_DEVICE_STATE_FD", code: 1) }

@@ -1,3 +1,4 @@
+internal import DMA
 import HostIO
 public import Logging
 import Synchronization
@@ -45,8 +46,8 @@ public final class VirtioMMIODevice: Sendable {
     let choices = try VirtioMMIOChoices(options, id: device.id, isBehindIOMMU: endpoint.isBehindIOMMU)
     let interrupts = InterruptLine(line)
     let translates = options.backendTranslates
-    do throws(HostError) {
-      control = try DeviceControl(
+    control = try rethrowing(
+      DeviceControl(
         device, name: name, offering: Self.features(device, options, choices),
         hiding: choices.hidesAccessPlatform ? [.accessPlatform] : [],
         interrupts: interrupts, log: log
@@ -55,10 +56,7 @@ public final class VirtioMMIODevice: Sendable {
         case .platform: translates || !endpoint.isBehindIOMMU ? endpoint.translated : nil
         case .physical: endpoint.physical
         }
-      }
-    } catch {
-      throw ConfigurationError(option: name, why: "\(error)", hint: "give this process more file descriptors")
-    }
+      }, saying: { ConfigurationError(option: name, why: $0, hint: "give this process more file descriptors") })
     self.choices = choices
     self.endpoint = endpoint
     self.interrupts = interrupts

@@ -1,3 +1,4 @@
+internal import DMA
 import HostIO
 public import Logging
 public import PCI
@@ -47,8 +48,8 @@ public final class VirtioPCIFunction: PCIFunction {
     let interrupts = VirtioInterrupts(queues: device.maxQueueSizes.count, msix, intx)
     let translates = options.backendTranslates
     let isHardware = options.isHardware
-    do throws(HostError) {
-      control = try DeviceControl(
+    control = try rethrowing(
+      DeviceControl(
         device, name: name, offering: Self.features(device, options, choices),
         hiding: choices.hidesAccessPlatform ? [.accessPlatform] : [],
         interrupts: interrupts, log: log
@@ -57,10 +58,7 @@ public final class VirtioPCIFunction: PCIFunction {
         case .platform: translates || !master.isBehindIOMMU ? master.translated : nil
         case .physical: isHardware ? master.translated : master.physical
         }
-      }
-    } catch {
-      throw ConfigurationError(option: name, why: "\(error)", hint: "give this process more file descriptors")
-    }
+      }, saying: { ConfigurationError(option: name, why: $0, hint: "give this process more file descriptors") })
     configuration = ConfigurationSpace(layout.configuration, msix: msix, intx: intx)
     self.choices = choices
     self.layout = layout

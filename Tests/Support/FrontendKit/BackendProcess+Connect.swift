@@ -22,6 +22,6 @@ extension BackendProcess {
 
   private func isEarly(_ error: FrontendError) -> Bool {
     guard isRunning, case .host(let cause) = error else { return false }
-    return cause.name == "ECONNREFUSED" || cause.name == "ENOENT"
+    return cause.errno == .connectionRefused || cause.errno == .noSuchFileOrDirectory
   }
 }

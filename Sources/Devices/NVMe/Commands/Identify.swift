@@ -1,6 +1,6 @@
-internal import Storage
 import HostIO
 import PCI
+internal import Storage
 
 /// What the controller and its namespace say of themselves (5.15).
 extension ControllerWorker {

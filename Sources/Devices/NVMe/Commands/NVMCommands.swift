@@ -1,6 +1,6 @@
 internal import DMA
-internal import Storage
 import HostIO
+internal import Storage
 
 /// The NVM command set (6).
 extension ControllerWorker {

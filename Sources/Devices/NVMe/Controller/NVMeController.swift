@@ -1,3 +1,4 @@
+internal import DMA
 import HostIO
 public import PCI
 import Storage
@@ -27,8 +28,7 @@ public final class NVMeController: PCIFunction {
   /// - Throws: what is wrong with an option, or what the host refuses.
   public init(_ options: NVMeOptions, on master: BusMaster) throws(NVMeError) {
     try options.check()
-    let disk: BlockDisk
-    do throws(DiskError) { disk = try BlockDisk(opening: options.disk) } catch { throw .disk(error) }
+    let disk = try rethrowing(BlockDisk(opening: options.disk), as: NVMeError.disk)
     let vectors = options.vectors ?? options.ioQueues + 1
     let msix = vectors > 0 ? MSIX(count: vectors, master) : nil
     let intx = INTx(.a, of: master)

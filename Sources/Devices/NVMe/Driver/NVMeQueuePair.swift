@@ -183,11 +183,8 @@ final class NVMeQueuePair {
           if over < step { step -= over }
         }
         guard slots[slot].ranges.count < maxSegments else { throw .segments(data.count, maximum: maxSegments) }
-        do throws(DMAError) {
-          slots[slot].ranges.append(try mapper.mapRange(GuestAddress(address), count: step, direction))
-        } catch {
-          throw .dma(error)
-        }
+        slots[slot].ranges.append(
+          try rethrowing(mapper.mapRange(GuestAddress(address), count: step, direction), as: NVMeDriverError.dma))
         address &+= step
         left -= step
       }

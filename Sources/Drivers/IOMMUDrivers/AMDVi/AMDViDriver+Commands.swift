@@ -1,6 +1,6 @@
-internal import VirtioDrivers
 public import DMA
 public import IOMMUInterface
+internal import VirtioDrivers
 
 extension AMDViDriver: InvalidatingUnit {
   func startCommands() throws(UnitError) {

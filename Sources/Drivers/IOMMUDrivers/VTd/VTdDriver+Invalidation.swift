@@ -1,5 +1,5 @@
-internal import VirtioDrivers
 import IOMMUInterface
+internal import VirtioDrivers
 
 extension VTdDriver: InvalidatingUnit {
   func startQueue() throws(UnitError) {

@@ -51,9 +51,7 @@ struct BlockQueue: ~Copyable {
   private static func makeArea(
     _ byteCount: UInt64, _ direction: DMADirection, _ pages: GuestPages, _ mapper: any DMAMapper
   ) throws(DriverError) -> StreamingArea {
-    do throws(DMAError) { return try StreamingArea(byteCount, direction, pages: pages, by: mapper) } catch {
-      throw .dma(error)
-    }
+    return try rethrowing(StreamingArea(byteCount, direction, pages: pages, by: mapper), as: DriverError.dma)
   }
 
   var maxSegments: Int { queue.maxPieces - 2 }

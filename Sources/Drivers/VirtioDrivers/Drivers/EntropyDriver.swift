@@ -1,5 +1,5 @@
-internal import DriverDMA
 import DMA
+internal import DriverDMA
 public import Virtio
 
 /// The driver of a virtio-rng device (§5.4). One thread uses it.

@@ -134,20 +134,17 @@ public struct MappedQueue: ~Copyable {
   }
 
   private static func allocate(_ byteCount: UInt64, _ mapper: any DMAMapper) throws(DriverError) -> DMAMapping {
-    do throws(DMAError) { return try DMAMapping(allocating: byteCount, by: mapper) } catch { throw .dma(error) }
+    return try rethrowing(DMAMapping(allocating: byteCount, by: mapper), as: DriverError.dma)
   }
 
   private static func makeTables(
     _ byteCount: UInt64, _ pages: GuestPages, _ mapper: any DMAMapper, _ place: inout TablePlace?
   ) throws(DriverError) -> StreamingArea? {
     guard byteCount > 0 else { return nil }
-    do throws(DMAError) {
-      let area = try StreamingArea(byteCount, .toDevice, pages: pages, by: mapper)
-      place = (area.guest, area.address(at: 0))
-      return area
-    } catch {
-      throw .dma(error)
-    }
+    let area = try rethrowing(
+      StreamingArea(byteCount, .toDevice, pages: pages, by: mapper), as: DriverError.dma)
+    place = (area.guest, area.address(at: 0))
+    return area
   }
 
   private static func makeQueue(
@@ -280,13 +277,7 @@ public struct MappedQueue: ~Copyable {
 
   /// The next request that the device is done with, or nil: its data is the driver's again.
   public mutating func reap() throws(DriverError) -> UsedBuffer? {
-    let used: UsedBuffer?
-    do throws(DriverQueueError) {
-      used = try queue.reap()
-    } catch {
-      throw .queue(error)
-    }
-    guard let used else { return nil }
+    guard let used = try rethrowing(queue.reap(), as: DriverError.queue) else { return nil }
     if let error = unmap(Int(used.id)) { throw .dma(error) }
     return used
   }

@@ -45,15 +45,13 @@ public final class VirtioIOMMUDomain: IOMMUDomain {
   public func map(
     _ address: DMAAddress, to guest: GuestAddress, count: UInt64, permissions: DMAPermissions
   ) throws(DMAError) {
-    do throws(VirtioIOMMUDriverError) {
-      try driver.map(address, byteCount: count, to: guest, permissions: permissions, in: number)
-    } catch { throw .iommu(address) }
+    try rethrowing(
+      driver.map(address, byteCount: count, to: guest, permissions: permissions, in: number),
+      saying: { _ in DMAError.iommu(address) })
   }
 
   /// When this returns no endpoint can use the mapping: there is nothing to flush.
   public func unmap(_ address: DMAAddress, count: UInt64) throws(DMAError) {
-    do throws(VirtioIOMMUDriverError) { try driver.unmap(address, byteCount: count, in: number) } catch {
-      throw .iommu(address)
-    }
+    try rethrowing(driver.unmap(address, byteCount: count, in: number), saying: { _ in DMAError.iommu(address) })
   }
 }

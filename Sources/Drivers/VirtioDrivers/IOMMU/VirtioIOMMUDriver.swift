@@ -78,7 +78,7 @@ public final class VirtioIOMMUDriver {
         timeout: timeout,
         sleep: { _ in options.wait.pause() }
       ) { (offered, features) throws(VirtioIOMMUDriverError) in
-        do throws(DriverError) { try platform.check(offeredFeatures: offered) } catch { throw .platform(error) }
+        try rethrowing(platform.check(offeredFeatures: offered), as: VirtioIOMMUDriverError.platform)
         let mapper = platform.mapper(negotiated: features)
         do throws(DMAError) {
           let range = try mapper.allocateRange(UInt64(Self.memorySize), alignment: GuestPages.pageSize)
@@ -337,7 +337,7 @@ public final class VirtioIOMMUDriver {
   private func place(of slot: Int) -> GuestAddress { GuestAddress(reports.rawValue + UInt64(slot * Self.slotSize)) }
 
   private func offer(_ slot: Int) throws(VirtioIOMMUDriverError) {
-    do throws(DriverQueueError) { try add(slot) } catch { throw .queue(error) }
+    try rethrowing(add(slot), as: VirtioIOMMUDriverError.queue)
   }
 
   private func add(_ slot: Int) throws(DriverQueueError) {
