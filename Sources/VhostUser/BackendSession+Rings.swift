@@ -12,7 +12,7 @@ internal import VirtioServing
 /// SET_VRING_KICK and the like never stop one.
 extension BackendSession {
   var isPacked: Bool { features.contains(.ringPacked) }
-  var isTranslated: Bool { AddressPath(negotiated: features) == .platform }
+  var isTranslated: Bool { addressPath == .platform }
 
   private func check(_ index: UInt32, _ message: String) throws(ProtocolError) -> Int {
     guard index < vrings.count else { throw ProtocolError(message, "there is no virtqueue \(index)") }
@@ -184,7 +184,7 @@ extension BackendSession {
   }
 
   private func start(_ index: Int, _ size: UInt16, _ address: VringAddress, _ message: String, _ concerned: Int?) {
-    let path = AddressPath(negotiated: features)
+    let path = addressPath
     let resolver = RingAddress(
       path: path, guestAddresses: protocolFeatures.contains(.guestAddresses), memory: table.memory)
     let isPacked = isPacked
