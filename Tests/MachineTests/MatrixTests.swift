@@ -53,7 +53,11 @@ import Virtio
       judged.decision.platform.devicesAreHardware = false
       #expect(cell.expected == .data(.platform) && judged.expected == .data(.physical))
       let result = judged.run(on: platform)
-      #expect(if case .failed(let why) = result.verdict { why.contains("another path") } else { false })
+      guard case .failed(let why) = result.verdict else {
+        Issue.record("\(judged.name) passed")
+        continue
+      }
+      #expect(why.contains("another path"))
     }
   }
 
