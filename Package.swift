@@ -83,7 +83,7 @@ var targets: [Target] = [
     ],
     path: "Tests/Support/MemoryModel", swiftSettings: checks),
   tests("MemoryModelTests", ["MemoryModel"]),
-  tests("HostIOTests", ["DMA", "HostIO"]),
+  tests("HostIOTests", ["DMA", "HostIO", "VirtioTestKit"]),
   tests("IOMMUsTests", ["DMA", "IOMMUs"]),
   tests(
     "IOMMUDriversTests",

@@ -1,4 +1,4 @@
-import DMA
+package import DMA
 import HostIO
 import NVMe
 import PCI
@@ -18,7 +18,7 @@ public final class PluggedDevice {
   public let description: DeviceDescription
   let attachment: Attachment
   /// The contents of a disk that is memory.
-  let contents: HostMapping?
+  package let contents: HostMapping?
   unowned let machine: RunningMachine
 
   init(_ description: DeviceDescription, on machine: RunningMachine, number: UInt8) throws(MachineError) {
@@ -128,7 +128,7 @@ public final class PluggedDevice {
   }
 
   /// Its number in front of the IOMMU.
-  var requester: RequesterID {
+  package var requester: RequesterID {
     switch attachment {
     case .pci(_, let master), .nvme(_, let master): master.requester
     case .mmio(let device): device.endpoint.requester

@@ -1,11 +1,11 @@
-import DMA
+package import DMA
 import HostIO
 import IOMMUs
 public import Logging
 import PCI
 import Virtio
 import VirtioDevices
-import VirtioDrivers
+package import VirtioDrivers
 import VirtioMMIO
 import VirtioPCI
 
@@ -15,7 +15,7 @@ import VirtioPCI
 public final class RunningMachine {
   public let platform: Platform
   /// What the guest sees of its memory.
-  let guest: GuestOS
+  package let guest: GuestOS
   let bus: PCIBus
   let interrupts: InterruptController
   private let deviceMemory: GuestMemory
@@ -110,7 +110,7 @@ public final class RunningMachine {
     return access
   }
 
-  func pciTransport(_ requester: RequesterID, legacy: Bool) throws(MachineError) -> PCIDriverTransport {
+  package func pciTransport(_ requester: RequesterID, legacy: Bool) throws(MachineError) -> PCIDriverTransport {
     let access = try functionAccess(requester)
     do throws(PCITransportError) { return try PCIDriverTransport(access, legacy: legacy) } catch {
       throw .missing("\(error)")
@@ -118,7 +118,7 @@ public final class RunningMachine {
   }
 
   /// Waits for a device with the processor asleep between its interrupts, for as long as ``patience`` allows.
-  func wait(_ acknowledge: @escaping () -> Void) -> BoundedWait {
+  package func wait(_ acknowledge: @escaping () -> Void) -> BoundedWait {
     let interrupts = interrupts
     return BoundedWait(attempts: patience) {
       // In this order: what comes between the two is found by whoever looks next.
@@ -128,7 +128,7 @@ public final class RunningMachine {
   }
 
   /// Tells the IOMMU what a requester may reach, and returns its domain if it has one.
-  func setState(_ state: UnitState, of requester: RequesterID) throws(MachineError) -> UnitDomain? {
+  package func setState(_ state: UnitState, of requester: RequesterID) throws(MachineError) -> UnitDomain? {
     try unit?.set(state, of: requester)
   }
 

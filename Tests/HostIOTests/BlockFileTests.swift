@@ -3,6 +3,7 @@ import Foundation
 import Glibc
 import HostIO
 import Testing
+import VirtioTestKit
 
 @Suite("Block files")
 struct BlockFileTests {

@@ -4,6 +4,7 @@ import Glibc
 import HostIO
 import Synchronization
 import Testing
+import VirtioTestKit
 
 private func hasIOUring() -> Bool { (try? IOUring(entries: 4)) != nil }
 

@@ -83,7 +83,6 @@ int host_thread_is_current(uint64_t thread);
 int host_thread_clock(int32_t *clock);
 /// Nanoseconds on a clock, or -errno.
 int64_t host_clock_read(int32_t clock);
-int64_t host_clock_process(void);
 int64_t host_clock_monotonic(void);
 
 // Processes
@@ -161,7 +160,6 @@ int host_lock_parent(const char *path);
 
 struct host_file_facts {
   uint64_t size;           // bytes
-  uint64_t allocated;      // bytes
   uint64_t device, inode;
   uint32_t kind;           // HOST_KIND_
   uint32_t logical_block;  // bytes; 512 for a regular file

@@ -125,8 +125,6 @@ public struct MappedQueue: ~Copyable {
   public var free: Int { Int(queue.free) }
   /// Requests that the device has.
   public var outstanding: Int { Int(queue.outstanding) }
-  /// Where the device finds the queue.
-  public var queueLayout: QueueLayout { layout }
   /// The device broke a rule of the ring; only a reset helps.
   public var isBroken: Bool { queue.isBroken }
   /// The ID that the next ``submit(_:data:_:last:)`` returns, while ``free`` is not 0: for what a driver has to write

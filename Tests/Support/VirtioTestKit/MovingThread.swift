@@ -1,0 +1,26 @@
+public import HostIO
+
+extension WorkerThread {
+  /// Starts a thread that runs `body` on `state`, which moves there.
+  public convenience init<State: ~Copyable>(
+    name: String, moving state: consuming sending State, _ body: @escaping @Sendable (consuming State) -> Void
+  ) throws(HostError) {
+    let parcel = Parcel(state)
+    try self.init(name: name) { body(parcel.take()) }
+  }
+}
+
+/// Carries a value that may be moved, not shared, through a closure: put in once, taken out once.
+// Safe: `init` takes the value away from the starting thread (`sending`), and only the started thread calls `take`.
+@safe private final class Parcel<State: ~Copyable>: @unchecked Sendable {
+  private var state: State?
+
+  init(_ state: consuming sending State) {
+    self.state = consume state
+  }
+
+  func take() -> State {
+    guard let taken = state.take() else { preconditionFailure("a parcel is opened once") }
+    return taken
+  }
+}
