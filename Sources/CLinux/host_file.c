@@ -54,6 +54,7 @@ int host_file_facts(int fd, struct host_file_facts *facts) {
   if (fstat(fd, &s) < 0) return -errno;
   *facts = (struct host_file_facts){
       .size = (uint64_t)s.st_size,
+      .allocated = (uint64_t)s.st_blocks * 512,
       .device = s.st_dev,
       .inode = s.st_ino,
       .kind = (uint32_t)host_kind(s.st_mode),

@@ -134,6 +134,14 @@ public final class BlockFile: Sendable {
     return currentSize.exchange(size, ordering: .relaxed) != size
   }
 
+  /// Bytes of storage the file takes, less than `size` if it is sparse. Meaningless for a device.
+  public func allocatedSize() throws(HostError) -> UInt64 {
+    var facts = host_file_facts()
+    // Safe: one structure of integers, written before the call returns.
+    try check(unsafe host_file_facts(rawValue, &facts), "fstat", path)
+    return facts.allocated
+  }
+
   /// Puts everything written so far on stable storage.
   public func flush() throws(HostError) {
     try check(host_file_sync(rawValue), "fdatasync", path)

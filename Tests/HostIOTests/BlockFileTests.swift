@@ -3,7 +3,6 @@ import Foundation
 import Glibc
 import HostIO
 import Testing
-import VirtioTestKit
 
 @Suite("Block files")
 struct BlockFileTests {

@@ -4,7 +4,6 @@ import HostIO
 import Synchronization
 import Virtio
 import VirtioDevices
-import VirtioTestKit
 
 /// A file that goes away with its owner.
 final class ScratchFile {

@@ -160,6 +160,7 @@ int host_lock_parent(const char *path);
 
 struct host_file_facts {
   uint64_t size;           // bytes
+  uint64_t allocated;      // bytes
   uint64_t device, inode;
   uint32_t kind;           // HOST_KIND_
   uint32_t logical_block;  // bytes; 512 for a regular file

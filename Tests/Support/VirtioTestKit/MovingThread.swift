@@ -1,4 +1,5 @@
 public import HostIO
+internal import Synchronization
 
 extension WorkerThread {
   /// Starts a thread that runs `body` on `state`, which moves there.
@@ -11,16 +12,13 @@ extension WorkerThread {
 }
 
 /// Carries a value that may be moved, not shared, through a closure: put in once, taken out once.
-// Safe: `init` takes the value away from the starting thread (`sending`), and only the started thread calls `take`.
-@safe private final class Parcel<State: ~Copyable>: @unchecked Sendable {
-  private var state: State?
+private final class Parcel<State: ~Copyable>: Sendable {
+  private let state: Mutex<State?>
 
-  init(_ state: consuming sending State) {
-    self.state = consume state
-  }
+  init(_ state: consuming sending State) { self.state = Mutex(consume state) }
 
   func take() -> State {
-    guard let taken = state.take() else { preconditionFailure("a parcel is opened once") }
+    guard let taken = state.withLock({ $0.take() }) else { preconditionFailure("a parcel is opened once") }
     return taken
   }
 }
