@@ -41,14 +41,14 @@ var targets: [Target] = [
   module("VirtioDrivers", in: "Drivers", ["DMA", "IOMMUInterface", "Virtio", "PCI", "DriverDMA"]),
   module("IOMMUDrivers", in: "Drivers", ["DMA", "IOMMUInterface", "DriverDMA", "VirtioDrivers"]),
   // Devices: what a device does
-  module("Storage", in: "Devices", ["HostIO"]),
+  module("Storage", in: "Devices", ["DMA", "HostIO"]),
   module("VirtioServing", in: "Devices", ["DMA", "HostIO", "IOMMUInterface", "Virtio", log]),
-  module("VirtioBlock", in: "Devices", ["DMA", "HostIO", "Virtio", "Storage"]),
+  module("VirtioBlock", in: "Devices", ["DMA", "HostIO", "Virtio", "VirtioDrivers", "Storage"]),
   module("VirtioEntropy", in: "Devices", ["DMA", "HostIO", "Virtio"]),
   module("VirtioIOMMU", in: "Devices", ["DMA", "HostIO", "IOMMUInterface", "Virtio"]),
   module("NVMe", in: "Devices", ["DMA", "HostIO", "IOMMUInterface", "PCI", "DriverDMA", "VirtioDrivers", "Storage"]),
   // Transports: how a driver meets a virtio device
-  module("VirtioPCI", in: "Transports", ["HostIO", "Virtio", "PCI", "VirtioServing", log]),
+  module("VirtioPCI", in: "Transports", ["DMA", "HostIO", "Virtio", "PCI", "VirtioServing", log]),
   module("VirtioMMIO", in: "Transports", ["DMA", "HostIO", "IOMMUInterface", "Virtio", "VirtioServing", log]),
   // Servers: devices for somebody else's machine
   module("VhostUser", in: "Servers", ["DMA", "HostIO"]),
@@ -78,9 +78,8 @@ var targets: [Target] = [
   .executableTarget(
     name: "sluice-bench",
     dependencies: [
-      "DMA", "HostIO", "IOMMUInterface", "Virtio", "DriverDMA", "VirtioDrivers", "VirtioIOMMU", "VhostUser",
-      "VhostUserFrontend", "Machine", "VirtioTestKit", "MemoryModel", "FrontendKit", "QTestKit", "LeastBackend",
-      arguments,
+      "DMA", "HostIO", "IOMMUInterface", "Virtio", "DriverDMA", "VirtioDrivers", "VirtioIOMMU", "VhostUserFrontend",
+      "Machine", "VirtioTestKit", "MemoryModel", "FrontendKit", "QTestKit", "LeastBackend", arguments,
     ], path: "Benchmarks", swiftSettings: checks),
   // What tests and benchmarks share
   .target(name: "SlowFiles", path: "Tests/Support/SlowFiles"),
@@ -95,8 +94,7 @@ var targets: [Target] = [
       "VirtioPCI", "VirtioTestKit", log,
     ], path: "Tests/Support/MemoryModel", swiftSettings: checks),
   .target(
-    name: "FrontendKit",
-    dependencies: ["DMA", "HostIO", "Virtio", "DriverDMA", "VirtioDrivers", "VhostUser", "VhostUserFrontend"],
+    name: "FrontendKit", dependencies: ["DMA", "HostIO", "Virtio", "DriverDMA", "VirtioDrivers", "VhostUserFrontend"],
     path: "Tests/Support/FrontendKit", swiftSettings: checks),
   .target(name: "QTestKit", dependencies: [], path: "Tests/Support/QTestKit", swiftSettings: checks),
   .target(name: "LeastBackend", path: "Tests/Support/LeastBackend"),
@@ -112,11 +110,8 @@ var targets: [Target] = [
   tests("DMATests", ["DMA", "HostIO", "IOMMUInterface", "VirtioTestKit"]),
   tests(
     "FrontendTests",
-    [
-      "DMA", "HostIO", "Virtio", "Storage", "VirtioBlock", "VhostUser", "VhostUserBackend", "VhostUserFrontend",
-      "FrontendKit", log,
-    ]),
-  tests("HostIOTests", ["DMA", "HostIO"]),
+    ["DMA", "HostIO", "Virtio", "Storage", "VirtioBlock", "VhostUserBackend", "VhostUserFrontend", "FrontendKit", log]),
+  tests("HostIOTests", ["DMA", "HostIO", "VirtioTestKit"]),
   tests(
     "HostileDriverTests",
     [
@@ -184,10 +179,10 @@ var targets: [Target] = [
 // Fuzz targets need a sanitizer on everything below them, so they exist only when asked for: see Scripts/fuzz.
 if ProcessInfo.processInfo.environment["SLUICE_FUZZ"] != nil {
   let fuzzed: [(String, [Target.Dependency])] = [
-    ("IOMMURequests", ["DMA", "IOMMUInterface", "Virtio", "VirtioIOMMU", "VirtioTestKit"]),
+    ("IOMMURequests", ["IOMMUInterface", "Virtio", "VirtioIOMMU", "VirtioTestKit"]),
     ("PackedChain", ["VirtioTestKit"]),
     ("SplitChain", ["VirtioTestKit"]),
-    ("VhostUserMessages", ["DMA", "HostIO", "VirtioEntropy", "VhostUser", "VhostUserBackend", log]),
+    ("VhostUserMessages", ["DMA", "HostIO", "VirtioEntropy", "VhostUserBackend", log]),
   ]
   for (name, imports) in fuzzed {
     targets.append(

@@ -1,7 +1,6 @@
 import ArgumentParser
 import Foundation
 import FrontendKit
-import VhostUser
 import VhostUserFrontend
 
 /// The disk, against qemu-storage-daemon's.

@@ -2,7 +2,6 @@ import DMA
 import Foundation
 import HostIO
 import Logging
-import VhostUser
 import VhostUserBackend
 import VirtioEntropy
 

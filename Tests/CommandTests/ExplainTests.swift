@@ -4,7 +4,6 @@ import FrontendKit
 import HostIO
 import IOMMUInterface
 import Testing
-import VhostUser
 import VhostUserFrontend
 import Virtio
 

@@ -1,8 +1,6 @@
-import DMA
 import Foundation
 import FrontendKit
 import Testing
-import VhostUser
 import VhostUserFrontend
 import Virtio
 

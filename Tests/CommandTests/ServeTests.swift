@@ -1,6 +1,5 @@
 import Foundation
 import Testing
-import VhostUser
 import VhostUserFrontend
 import Virtio
 

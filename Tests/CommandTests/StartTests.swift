@@ -1,7 +1,6 @@
 import Foundation
 import FrontendKit
 import Testing
-import VhostUser
 import VhostUserFrontend
 import Virtio
 

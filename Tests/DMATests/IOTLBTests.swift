@@ -112,7 +112,7 @@ struct IOTLBTests {
     _ = cache.beginRound()
     var list = pool.take()
     try cache.resolve(DMAAddress(0), count: 1 << 16, for: .write, into: &list)
-    #expect(list.totalBytes == 1 << 16 && list.segmentCount == 1)
+    #expect(list.readable.byteCount == 1 << 16 && list.segmentCount == 1)
     cache.endRound()
     #expect(run.byteCount == 1 << 16)
   }

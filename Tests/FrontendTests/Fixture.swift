@@ -1,7 +1,6 @@
 import Foundation
 import FrontendKit
 import Testing
-import VhostUser
 
 /// A directory that goes with the object.
 final class Scratch {

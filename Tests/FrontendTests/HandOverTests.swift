@@ -5,7 +5,6 @@ import HostIO
 import Logging
 import Storage
 import Testing
-import VhostUser
 import VhostUserBackend
 import VhostUserFrontend
 import Virtio

@@ -6,7 +6,6 @@ import Logging
 import Storage
 import Synchronization
 import Testing
-import VhostUser
 import VhostUserBackend
 import VhostUserFrontend
 import Virtio

@@ -2,7 +2,6 @@ import DMA
 import Foundation
 import FrontendKit
 import Testing
-import VhostUser
 import VhostUserFrontend
 import Virtio
 

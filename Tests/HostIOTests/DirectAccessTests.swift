@@ -1,4 +1,3 @@
-import DMA
 import Foundation
 import Glibc
 import HostIO

@@ -1,9 +1,9 @@
-import DMA
 import Foundation
 import Glibc
 import HostIO
 import Synchronization
 import Testing
+import VirtioTestKit
 
 private func hasIOUring() -> Bool { (try? IOUring(entries: 4)) != nil }
 

@@ -20,7 +20,7 @@ struct WaitingTests {
       let first = try MemoryFile(name: "first", size: 1).intoDescriptor()
       number = first.rawValue
       #expect(fcntl(number, F_GETFD) == FD_CLOEXEC)
-      let second = try first.duplicate()
+      let second = try FileDescriptor.duplicating(first.rawValue)
       #expect(second.rawValue != number)
     }
     // Other tests open descriptors meanwhile, so the number may live again; but not as this file.
@@ -223,7 +223,7 @@ struct WaitingTests {
     #expect(ContinuousClock.now - start >= .milliseconds(30))
   }
 
-  @Test("A timer fires, repeats, and stops")
+  @Test("A timer fires and repeats, until it is armed anew")
   func timer() throws {
     let timer = try TimerFD()
     let poller = try Poller()
@@ -235,10 +235,6 @@ struct WaitingTests {
       let expired = try timer.drain()
       #expect(count == 1 && expired >= 1)
     }
-    try timer.disarm()
-    try timer.drain()
-    let count = try poller.wait(into: &ready, timeout: .milliseconds(10))
-    #expect(count == 0)
     try timer.arm(after: .zero)
     let soon = try poller.wait(into: &ready, timeout: .seconds(5))
     #expect(soon == 1)

@@ -1,4 +1,3 @@
-import DMA
 import DriverDMA
 import IOMMUInterface
 import Testing

@@ -1,9 +1,7 @@
-import DMA
 import DriverDMA
 import IOMMUInterface
 import Testing
 import Virtio
-import VirtioDrivers
 import VirtioIOMMU
 import VirtioServing
 import VirtioTestKit

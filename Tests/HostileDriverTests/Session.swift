@@ -4,7 +4,6 @@ import IOMMUInterface
 import Synchronization
 import Testing
 import Virtio
-import VirtioDrivers
 import VirtioIOMMU
 import VirtioTestKit
 

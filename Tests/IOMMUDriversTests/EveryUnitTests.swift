@@ -4,7 +4,6 @@ import IOMMUDrivers
 import IOMMUInterface
 import IOMMUs
 import Testing
-import VirtioDrivers
 import VirtioTestKit
 
 @Suite("A domain of every unit")

@@ -3,7 +3,6 @@ public import DriverDMA
 import IOMMUInterface
 public import IOMMUs
 import Testing
-import VirtioDrivers
 import VirtioTestKit
 
 extension XenGrantTable: GrantTable {

@@ -1,4 +1,3 @@
-import DMA
 import DriverDMA
 import HostIO
 import IOMMUInterface

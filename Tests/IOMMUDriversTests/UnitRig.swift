@@ -4,7 +4,6 @@ public import IOMMUDrivers
 import IOMMUInterface
 public import IOMMUs
 import Synchronization
-import VirtioDrivers
 
 extension VTdUnit: RegisterAccess {}
 extension AMDViUnit: RegisterAccess {}

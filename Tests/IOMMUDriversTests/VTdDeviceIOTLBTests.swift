@@ -4,7 +4,6 @@ import IOMMUDrivers
 import IOMMUInterface
 import IOMMUs
 import Testing
-import VirtioDrivers
 
 private let disk = RequesterID(bus: 2, device: 4, function: 1)
 private let network = RequesterID(bus: 0, device: 5)

@@ -4,7 +4,6 @@ import IOMMUDrivers
 import IOMMUInterface
 import IOMMUs
 import Testing
-import VirtioDrivers
 
 private let disk = RequesterID(bus: 0, device: 4)
 

@@ -1,4 +1,3 @@
-import DMA
 import IOMMUInterface
 import IOMMUs
 import Testing

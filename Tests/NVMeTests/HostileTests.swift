@@ -7,7 +7,6 @@ import PCI
 import Storage
 import Synchronization
 import Testing
-import VirtioDrivers
 import VirtioTestKit
 
 @Suite("Hostile drivers of the controller", .timeLimit(.minutes(10))) struct HostileTests {

@@ -2,7 +2,6 @@ import DMA
 import DriverDMA
 import IOMMUInterface
 import Synchronization
-import VirtioDrivers
 
 /// An IOMMU for one function, and its driver at once: pages mapped and unmapped one by one.
 final class MapIOMMU: IOMMU, AddressTranslation, IOMMUDomain {

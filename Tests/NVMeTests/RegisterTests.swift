@@ -1,11 +1,9 @@
-import DMA
 import DriverDMA
 import IOMMUInterface
 import NVMe
 import PCI
 import Storage
 import Testing
-import VirtioDrivers
 import VirtioTestKit
 
 @Suite("Registers of the controller, as the figures draw them", .timeLimit(.minutes(10))) struct RegisterTests {

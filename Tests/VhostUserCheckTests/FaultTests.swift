@@ -2,7 +2,6 @@ import DMA
 import HostIO
 import Synchronization
 import Testing
-import VhostUser
 import VhostUserCheck
 import Virtio
 

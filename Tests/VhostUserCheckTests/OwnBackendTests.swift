@@ -1,6 +1,4 @@
-import DMA
 import Testing
-import VhostUser
 import VhostUserBackend
 import VhostUserCheck
 import Virtio

@@ -1,4 +1,3 @@
-import DMA
 import Synchronization
 import Virtio
 

@@ -2,7 +2,6 @@ import Foundation
 import HostIO
 import Logging
 import Storage
-import VhostUser
 import VhostUserBackend
 import VhostUserCheck
 import Virtio

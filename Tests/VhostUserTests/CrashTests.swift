@@ -3,7 +3,6 @@ import Testing
 import Virtio
 import VirtioTestKit
 
-@testable import VhostUser
 @testable import VhostUserBackend
 
 /// What of a back-end outlives it: the ring, and the record of what is in flight.

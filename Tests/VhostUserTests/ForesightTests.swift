@@ -3,7 +3,6 @@ import HostIO
 import Testing
 import Virtio
 
-@testable import VhostUser
 @testable import VhostUserBackend
 
 /// A ring in memory, as §2.7 or §2.8 draws it, with chains whose pages were not asked for, and what is asked of the

@@ -1,7 +1,6 @@
 import HostIO
 import Testing
 
-@testable import VhostUser
 @testable import VhostUserBackend
 
 /// The machine's limit, as it is asked for.

@@ -166,7 +166,7 @@ struct InflightShapeTests {
   ) throws -> InflightRegion {
     try InflightRegion(
       InflightDescription(mmapSize: UInt64(byteCount), mmapOffset: 0, queueCount: queues, queueSize: size),
-      try file.descriptor.duplicate())
+      try .duplicating(file.descriptor.rawValue))
   }
 
   @Test(

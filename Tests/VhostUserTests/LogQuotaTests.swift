@@ -4,7 +4,6 @@ import Synchronization
 import Testing
 import VirtioServing
 
-@testable import VhostUser
 
 @Suite("A log that a peer cannot fill")
 struct LogQuotaTests {

@@ -1,7 +1,6 @@
 import DMA
 import Testing
 
-@testable import VhostUser
 @testable import VhostUserBackend
 
 private final class Bell: TranslationWaiter {

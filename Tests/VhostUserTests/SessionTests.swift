@@ -1,4 +1,3 @@
-import DMA
 import HostIO
 import IOMMUInterface
 import Logging

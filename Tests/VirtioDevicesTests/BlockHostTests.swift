@@ -1,4 +1,3 @@
-import DMA
 import Foundation
 import HostIO
 import Testing

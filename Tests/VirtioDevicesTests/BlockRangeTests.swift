@@ -1,4 +1,3 @@
-import DMA
 import Storage
 import Testing
 import Virtio

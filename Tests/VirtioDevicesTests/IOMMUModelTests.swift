@@ -1,4 +1,3 @@
-import DMA
 import DriverDMA
 import Foundation
 import IOMMUInterface

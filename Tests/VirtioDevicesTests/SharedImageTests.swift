@@ -1,4 +1,3 @@
-import DMA
 import Glibc
 import Testing
 import Virtio

@@ -2,7 +2,6 @@ import DMA
 import DriverDMA
 import IOMMUInterface
 import Testing
-import VirtioDrivers
 import VirtioTestKit
 
 /// The model: which granules are taken, one by one.

@@ -2,7 +2,6 @@ import DMA
 import DriverDMA
 import IOMMUInterface
 import Virtio
-import VirtioDrivers
 import VirtioTestKit
 
 /// A device in the driver's own thread: a notification returns when the device has done what it can. With some vices on

@@ -2,7 +2,6 @@ import DMA
 import DriverDMA
 import IOMMUInterface
 import Testing
-import VirtioDrivers
 
 @Suite("Mappers that run out, are refused or are misused")
 struct MapperFailureTests {

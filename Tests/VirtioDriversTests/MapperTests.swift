@@ -2,7 +2,6 @@ import DMA
 import DriverDMA
 import IOMMUInterface
 import Testing
-import VirtioDrivers
 import VirtioTestKit
 
 @Suite("Mappers")

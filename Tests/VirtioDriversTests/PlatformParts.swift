@@ -1,7 +1,6 @@
 import DMA
 import DriverDMA
 import IOMMUInterface
-import VirtioDrivers
 
 /// An IOMMU whose page tables are a ``Domain``, and that can be told to fail.
 final class ModelIOMMU: IOMMUDomain {

@@ -7,6 +7,7 @@ import Virtio
 import VirtioBlock
 import VirtioDrivers
 import VirtioEntropy
+import VirtioTestKit
 
 /// A machine of QEMU's patch that introduced the bit, from the driver's side.
 private struct Case: CustomStringConvertible {

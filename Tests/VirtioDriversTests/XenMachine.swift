@@ -1,7 +1,6 @@
 import DMA
 import DriverDMA
 import IOMMUInterface
-import VirtioDrivers
 
 /// The machine under a Xen guest: the same memory at other addresses, a part of it in pieces of 64 KiB in reverse
 /// order.

@@ -2,7 +2,6 @@ import DriverDMA
 import IOMMUInterface
 import Testing
 import Virtio
-import VirtioDrivers
 import VirtioMMIO
 import VirtioServing
 import VirtioTestKit

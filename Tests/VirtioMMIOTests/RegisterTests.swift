@@ -1,9 +1,7 @@
-import DMA
 import DriverDMA
 import IOMMUInterface
 import Testing
 import Virtio
-import VirtioDrivers
 import VirtioMMIO
 import VirtioServing
 import VirtioTestKit

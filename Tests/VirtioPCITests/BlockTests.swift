@@ -1,4 +1,3 @@
-import DMA
 import DriverDMA
 import HostIO
 import IOMMUInterface
@@ -6,7 +5,6 @@ import Storage
 import Testing
 import Virtio
 import VirtioBlock
-import VirtioDrivers
 import VirtioPCI
 import VirtioTestKit
 

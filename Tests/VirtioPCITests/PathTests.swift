@@ -4,7 +4,6 @@ import IOMMUInterface
 import PCI
 import Testing
 import Virtio
-import VirtioDrivers
 import VirtioPCI
 import VirtioServing
 import VirtioTestKit

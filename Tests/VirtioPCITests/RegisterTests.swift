@@ -1,10 +1,8 @@
-import DMA
 import DriverDMA
 import IOMMUInterface
 import PCI
 import Testing
 import Virtio
-import VirtioDrivers
 import VirtioPCI
 import VirtioServing
 import VirtioTestKit

@@ -71,8 +71,8 @@ struct HoldBudgetTests {
 
   @Test("What a chain named counts where translations serve one chain only")
   func notes() throws {
-    #expect(HoldBudget.weight(capacity: 32, notes: 0) == 0)
-    #expect(HoldBudget.weight(capacity: 32, notes: 33) == 65)
+    #expect(HoldBudget.weight(capacity: 32, named: 0) == 0)
+    #expect(HoldBudget.weight(capacity: 32, named: 33) == 65)
     var budget = HoldBudget()
     budget.take(HoldBudget.limit)
     #expect(budget.isSpent && !budget.hasRoom(for: 65) && budget.hasRoom(for: 0))

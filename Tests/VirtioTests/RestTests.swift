@@ -1,4 +1,3 @@
-import DMA
 import Testing
 import VirtioTestKit
 

@@ -1,5 +1,4 @@
 import ArgumentParser
-import DMA
 import HostIO
 import Logging
 import Storage

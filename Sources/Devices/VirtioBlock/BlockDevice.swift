@@ -1,4 +1,3 @@
-internal import DMA
 internal import HostIO
 public import Storage
 public import Virtio

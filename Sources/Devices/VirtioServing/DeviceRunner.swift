@@ -82,6 +82,20 @@ public final class DeviceRunner: Sendable {
 
   /// Starts a queue that does not run. Features are those of all running queues of its group.
   public func start(_ start: QueueStart) throws(DeviceError) {
+    let group = try checkedGroup(of: start)
+    let worker = try worker(for: group, features: start.features)
+    let bell = QueueBell(worker.mailbox.wake)
+    if let error = try hand(start, to: worker, bell: bell) {
+      reap(group)
+      throw DeviceError("\(error)")
+    }
+    workers.withLock { $0[group.lowerBound]?.bells[start.index] = bell }
+    // Whatever was made available before we listened.
+    bell.wake()
+  }
+
+  /// The group of a queue that there is, that does not run, and that is not larger than it may be.
+  private func checkedGroup(of start: QueueStart) throws(DeviceError) -> Range<Int> {
     let index = start.index
     guard let group = device.queueGroups.first(where: { $0.contains(index) }), index < device.maxQueueSizes.count else {
       throw DeviceError("there is no queue \(index)")
@@ -91,22 +105,24 @@ public final class DeviceRunner: Sendable {
         "queue \(index) has at most \(device.maxQueueSizes[index]) descriptors, not \(start.layout.size)")
     }
     guard !isRunning(index) else { throw DeviceError("queue \(index) runs already") }
-    let worker = try workers.withLock { workers throws(DeviceError) in
+    return group
+  }
+
+  /// The group's worker, made if none of its queues runs.
+  private func worker(for group: Range<Int>, features: Features) throws(DeviceError) -> Worker {
+    try workers.withLock { workers throws(DeviceError) in
       if let worker = workers[group.lowerBound] { return worker }
-      let worker = try makeWorker(group, start.features)
+      let worker = try makeWorker(group, features)
       workers[group.lowerBound] = worker
       return worker
     }
-    let bell = QueueBell(worker.mailbox.wake)
+  }
+
+  /// Has a worker take a queue, and returns why it does not.
+  private func hand(_ start: QueueStart, to worker: Worker, bell: QueueBell) throws(DeviceError) -> QueueError? {
     let answer = Answer<QueueError?>(notifying: worker.mailbox.answered)
-    worker.mailbox.post(.start(start, calls[index], bell, statistics[index], answer))
-    if let error = try Self.hosted({ () throws(HostError) in try answer.wait() }) {
-      reap(group)
-      throw DeviceError("\(error)")
-    }
-    workers.withLock { $0[group.lowerBound]?.bells[index] = bell }
-    // Chains may have been made available before we listened.
-    bell.wake()
+    worker.mailbox.post(.start(start, calls[start.index], bell, statistics[start.index], answer))
+    return try Self.hosted { () throws(HostError) in try answer.wait() }
   }
 
   /// `body`, whose failure is a reason why a queue cannot run.

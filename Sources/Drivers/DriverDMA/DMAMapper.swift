@@ -19,8 +19,6 @@ public import DMA
   }
   /// Whether the device may write.
   @inlinable public var comesBack: Bool { self != .toDevice }
-  /// Whether the device reads what the driver wrote.
-  @inlinable public var goesOut: Bool { self != .fromDevice }
 }
 
 /// Why memory could not be handed to a device, or taken back.

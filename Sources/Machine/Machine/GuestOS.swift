@@ -1,17 +1,18 @@
-import DMA
-import DriverDMA
-import IOMMUs
-import VirtioDrivers
+internal import DMA
+package import DMA
+internal import DriverDMA
+internal import IOMMUs
+package import VirtioDrivers
 
 /// The guest's half of a platform: its memory, and the mapper that its DMA API has for each requester.
 ///
 /// One thread uses it, the one that runs the guest's drivers.
-final class GuestOS: MachinePages, GrantTable {
+package final class GuestOS: MachinePages, GrantTable {
   let platform: Platform
-  let memory: GuestMemory
-  /// For rings, tables and other memory of drivers.
-  let pages: GuestPages
-  /// Pages that devices reach on every platform: the pool of a confidential guest, a run in machine memory.
+  package let memory: GuestMemory
+  /// For rings, tables and whatever drivers keep.
+  package let pages: GuestPages
+  /// Pages that devices reach whatever the platform: the pool of a confidential guest, a run in machine memory.
   private let pool: GuestPages
   private let grants: XenGrantTable?
 
@@ -24,19 +25,19 @@ final class GuestOS: MachinePages, GrantTable {
     pool = GuestPages(memory, at: GuestAddress(MemoryPlan.pool.lowerBound), byteCount: UInt64(MemoryPlan.pool.count))
   }
 
-  func machinePage(of guestPage: UInt64) -> UInt64? { MemoryPlan.machinePage(guestPage) }
-  func grant(_ first: UInt64, count: UInt64, readOnly: Bool) throws(DMAError) -> UInt32 {
+  package func machinePage(of guestPage: UInt64) -> UInt64? { MemoryPlan.machinePage(guestPage) }
+  package func grant(_ first: UInt64, count: UInt64, readOnly: Bool) throws(DMAError) -> UInt32 {
     guard let reference = grants?.grantAccess(to: first, count: count, readOnly: readOnly) else {
       throw .outOfGrants(count)
     }
     return reference
   }
-  func endAccess(_ first: UInt32, count: UInt64) -> Bool { grants?.endAccess(first, count: count) ?? false }
+  package func endAccess(_ first: UInt32, count: UInt64) -> Bool { grants?.endAccess(first, count: count) ?? false }
 
   /// The platform's addresses for a requester; nil where they are the physical ones.
   ///
   /// - Parameter domain: the domain that it is attached to, or nil.
-  func mapper(_ domain: UnitDomain?, flush: IOMMUMapper.Flush) throws(DMAError) -> (any DMAMapper)? {
+  package func mapper(_ domain: UnitDomain?, flush: IOMMUMapper.Flush) throws(DMAError) -> (any DMAMapper)? {
     switch platform.reach {
     case .pool: return try BounceMapper(over: DirectMapper(pool), poolSize: 512 << 10)
     case .machineAddresses: return try XenMapper(self, contiguous: pool, poolSize: 512 << 10)
@@ -54,7 +55,7 @@ final class GuestOS: MachinePages, GrantTable {
   }
 
   /// What a driver has to know of the platform, with the mapper that was made for its device.
-  func driverPlatform(_ mapper: (any DMAMapper)?) -> DriverPlatform {
+  package func driverPlatform(_ mapper: (any DMAMapper)?) -> DriverPlatform {
     DriverPlatform(pages: pages, mapper: mapper, isXen: platform.isXen, isRestricted: platform.isRestricted)
   }
 }

@@ -8,8 +8,8 @@ import DMA
 ///     0x40_0000  a page that is not there
 ///     0x40_1000  a little more memory
 ///     the last 64 KiB of all addresses
-enum MemoryPlan {
-  static let buffers: UInt64 = 0x08_0000
+package enum MemoryPlan {
+  package static let buffers: UInt64 = 0x08_0000
   static let pages: Range<UInt64> = 0x18_0000..<0x30_0000
   static let pool: Range<UInt64> = 0x30_0000..<0x40_0000
   static let hole: UInt64 = 0x40_0000

@@ -1,14 +1,14 @@
-import DMA
-import HostIO
-import IOMMUInterface
-import NVMe
-import PCI
-import Storage
-import Virtio
-import VirtioBlock
-import VirtioEntropy
-import VirtioMMIO
-import VirtioPCI
+package import DMA
+internal import HostIO
+internal import IOMMUInterface
+internal import NVMe
+internal import PCI
+internal import Storage
+internal import Virtio
+internal import VirtioBlock
+internal import VirtioEntropy
+internal import VirtioMMIO
+internal import VirtioPCI
 
 /// A device that is plugged into a machine, and how its guest gets at it.
 public final class PluggedDevice {
@@ -20,7 +20,7 @@ public final class PluggedDevice {
   public let description: DeviceDescription
   let attachment: Attachment
   /// The contents of a disk that is memory.
-  let contents: HostMapping?
+  package let contents: HostMapping?
   unowned let machine: RunningMachine
 
   init(_ description: DeviceDescription, on machine: RunningMachine, number: UInt8) throws(MachineError) {
@@ -119,7 +119,7 @@ public final class PluggedDevice {
   }
 
   /// Its number in front of the IOMMU.
-  var requester: RequesterID {
+  package var requester: RequesterID {
     switch attachment {
     case .pci(_, let master), .nvme(_, let master): master.requester
     case .mmio(let device): device.endpoint.requester

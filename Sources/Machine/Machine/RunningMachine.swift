@@ -1,14 +1,15 @@
-import DMA
-import HostIO
-import IOMMUInterface
-import IOMMUs
+package import DMA
+internal import HostIO
+internal import IOMMUInterface
+internal import IOMMUs
 public import Logging
-import PCI
-import Virtio
-import VirtioDrivers
-import VirtioIOMMU
-import VirtioMMIO
-import VirtioPCI
+internal import PCI
+internal import Virtio
+internal import VirtioDrivers
+package import VirtioDrivers
+internal import VirtioIOMMU
+internal import VirtioMMIO
+internal import VirtioPCI
 
 /// A machine in this process: memory, buses, the platform's IOMMU, devices, and the guest that drives them.
 ///
@@ -16,7 +17,7 @@ import VirtioPCI
 public final class RunningMachine {
   public let platform: Platform
   /// What the guest sees of its memory.
-  let guest: GuestOS
+  package let guest: GuestOS
   let bus: PCIBus
   let interrupts: InterruptController
   private let deviceMemory: GuestMemory
@@ -105,13 +106,13 @@ public final class RunningMachine {
     return access
   }
 
-  func pciTransport(_ requester: RequesterID, legacy: Bool) throws(MachineError) -> PCIDriverTransport {
+  package func pciTransport(_ requester: RequesterID, legacy: Bool) throws(MachineError) -> PCIDriverTransport {
     let access = try functionAccess(requester)
     return try rethrowing(PCIDriverTransport(access, legacy: legacy), saying: MachineError.missing)
   }
 
   /// Waits for a device with the processor asleep between its interrupts, for as long as ``patience`` allows.
-  func wait(_ acknowledge: @escaping () -> Void) -> BoundedWait {
+  package func wait(_ acknowledge: @escaping () -> Void) -> BoundedWait {
     let interrupts = interrupts
     return BoundedWait(attempts: patience) {
       // In this order: what comes between the two is found at the next look.
@@ -120,8 +121,8 @@ public final class RunningMachine {
     }
   }
 
-  /// Sets up the IOMMU for a requester, and returns its domain if it has one.
-  func setState(_ state: UnitState, of requester: RequesterID) throws(MachineError) -> UnitDomain? {
+  /// Tells the IOMMU what a requester may reach, and returns its domain if it has one.
+  package func setState(_ state: UnitState, of requester: RequesterID) throws(MachineError) -> UnitDomain? {
     try unit?.set(state, of: requester)
   }
 

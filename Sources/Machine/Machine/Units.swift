@@ -8,7 +8,7 @@ import VirtioDrivers
 import VirtioIOMMU
 
 /// A domain that a requester was attached to, and what of its addresses can be mapped.
-struct UnitDomain {
+package struct UnitDomain {
   var driver: any IOMMUDomain
   var granule: UInt64
   var aperture: ClosedRange<UInt64>

@@ -251,7 +251,6 @@ int64_t host_clock_read(int32_t clock) {
   return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
-int64_t host_clock_process(void) { return host_clock_read(CLOCK_PROCESS_CPUTIME_ID); }
 int64_t host_clock_monotonic(void) { return host_clock_read(CLOCK_MONOTONIC); }
 
 // Memory files

@@ -63,12 +63,8 @@ public protocol DMASpace: AnyObject, Sendable {
   var asksPerWalk: Int { get }
   /// Whether the driver can remove a mapping, a ring's included.
   var isTranslated: Bool { get }
-  /// Whether a translation serves one chain only, because the front-end does not announce when a mapping ends: queues
-  /// then give each chain's translations back with ``forget(from:through:)`` before the driver hears that the chain is
-  /// used.
-  var servesOneChain: Bool { get }
-  /// Drops the translations of the bytes `first` through `last`. Chains that use them go on. Called on queue threads.
-  func forget(from first: UInt64, through last: UInt64)
+  /// Makes what hears of the chains of one queue, or nil: nearly no space wants to. Called once for each queue.
+  func makeChainObserver() -> (any ChainObserver)?
 }
 
 extension DMASpace {
@@ -79,8 +75,7 @@ extension DMASpace {
   public func foresee(_ address: DMAAddress, for access: DMAAccess) -> Bool { false }
   public var asksPerWalk: Int { IOTLB.mostAsksPerWalk }
   public var isTranslated: Bool { true }
-  public var servesOneChain: Bool { false }
-  public func forget(from first: UInt64, through last: UInt64) {}
+  public func makeChainObserver() -> (any ChainObserver)? { nil }
 }
 
 /// The machine's physical memory as a device without an IOMMU in its way sees it.
@@ -108,21 +103,5 @@ public final class PhysicalSpace: DMASpace {
       throw .fault(DMAFault(address: address, access: access, reason: .unmapped))
     }
     return run
-  }
-}
-
-/// A space in which nothing is reachable: bus mastering is off, or the endpoint is attached to nothing.
-public final class BlockedSpace: DMASpace {
-  public let fence = TranslationFence()
-  private let reason: DMAFault.Reason
-
-  public init(_ reason: DMAFault.Reason = .busMasterDisabled) { self.reason = reason }
-
-  public var dirtyLog: DirtyLog? { nil }
-
-  public func translate(
-    _ address: DMAAddress, for access: DMAAccess, waking waiter: (any TranslationWaiter)?
-  ) throws(DMAInterruption) -> HostRun {
-    throw .fault(DMAFault(address: address, access: access, reason: reason))
   }
 }

@@ -5,8 +5,7 @@ extension IOTLB {
   /// them later finds them, or asks itself. Looks for `limit` mappings at most, and counts it down. True if all of them
   /// are known.
   public mutating func foresee(_ address: DMAAddress, count: Int, for access: DMAAccess, limit: inout Int) -> Bool {
-    // Where translations are given back with their chain, what no chain waits for would stay.
-    guard count > 0, !servesOneChain, address.rawValue <= .max - UInt64(count - 1) else { return true }
+    guard count > 0, address.rawValue <= .max - UInt64(count - 1) else { return true }
     guard hasTable else { return false }
     let last = address.rawValue + UInt64(count - 1)
     var at = address.rawValue

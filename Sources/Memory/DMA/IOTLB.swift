@@ -38,9 +38,8 @@
   private let slots: UnsafeMutablePointer<UInt64>
   @usableFromInline var hits: UInt64 = 0
   var misses: UInt64 = 0
-  /// Whether translations are given back chain by chain; see ``DMASpace/servesOneChain``.
-  public let servesOneChain: Bool
-  var notes: [ClosedRange<UInt64>] = []
+  /// What hears of the queue's chains, if its space wants to.
+  @usableFromInline let observer: (any ChainObserver)?
   /// Marks writes when a migration is under way; read anew with every generation.
   package private(set) var dirtyLog: DirtyLog?
 
@@ -54,7 +53,7 @@
     self.space = space
     let table = space.table
     self.table = table
-    servesOneChain = space.servesOneChain
+    observer = space.makeChainObserver()
     // Safe: the word lives as long as the table, which this value holds.
     unsafe self.root = table?.root
     self.areas = areas

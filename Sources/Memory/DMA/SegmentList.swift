@@ -36,8 +36,6 @@ public import CLinux
 
   /// Segments so far.
   @inlinable public var segmentCount: Int { count }
-  /// Bytes so far, both kinds.
-  @inlinable public var totalBytes: Int { readableBytes + byteCount }
 
   /// Appends the host memory behind `n` bytes of device addresses as a segment of its own.
   @inlinable @inline(__always) mutating func append(host: UInt64, count n: UInt64, device: UInt64) {

@@ -20,12 +20,7 @@ public struct FileDescriptor: ~Copyable, Sendable {
     return raw
   }
 
-  /// A second descriptor of the same description, close-on-exec.
-  public func duplicate() throws(HostError) -> FileDescriptor {
-    try .duplicating(rawValue)
-  }
-
-  /// A second descriptor of the description that `rawValue`, which this value does not own, names.
+  /// A second descriptor, close-on-exec, of the description that `rawValue`, owned by someone else, names.
   public static func duplicating(_ rawValue: Int32) throws(HostError) -> FileDescriptor {
     FileDescriptor(adopting: try check(host_duplicate(rawValue), "dup"))
   }

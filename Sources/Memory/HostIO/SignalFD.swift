@@ -6,7 +6,6 @@ internal import CLinux
 /// `WorkerThread` block every signal anyway.
 public final class SignalFD: Sendable {
   private let descriptor: FileDescriptor
-  private let mask: UInt64
 
   /// Blocks the signals in this thread and collects them. Numbers outside 1...64 are EINVAL.
   public init(_ signals: [Int32]) throws(HostError) {
@@ -19,7 +18,6 @@ public final class SignalFD: Sendable {
     let raw = host_signalfd(mask)
     if raw < 0 { _ = host_signals_unblock(mask) }
     descriptor = FileDescriptor(adopting: try check(raw, "signalfd"))
-    self.mask = mask
   }
 
   /// The number, for `Poller`, while this object lives.
@@ -31,12 +29,7 @@ public final class SignalFD: Sendable {
     return signal == 0 ? nil : signal
   }
 
-  /// Lets the signals act on this thread again. What has not been read then takes its usual effect.
-  public func unblock() throws(HostError) {
-    try check(host_signals_unblock(mask), "pthread_sigmask")
-  }
-
-  /// Makes writing to a pipe or socket without a reader an error, for the whole process, instead of its end.
+  /// Makes writing to a pipe or socket that nobody reads an error for the whole process, instead of its end.
   public static func ignoreBrokenPipes() throws(HostError) {
     try check(host_ignore_sigpipe(), "sigaction")
   }

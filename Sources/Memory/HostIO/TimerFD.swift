@@ -18,11 +18,6 @@ public final class TimerFD: Sendable {
     try check(host_timer_set(rawValue, first, interval.map { max(1, nanoseconds($0)) } ?? 0), "timerfd_settime")
   }
 
-  /// Disarms it.
-  public func disarm() throws(HostError) {
-    try check(host_timer_set(rawValue, 0, 0), "timerfd_settime")
-  }
-
   /// Takes the expiries since the last time; 0 if there was none.
   @discardableResult
   public func drain() throws(HostError) -> Int64 {

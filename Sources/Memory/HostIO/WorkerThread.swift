@@ -4,8 +4,8 @@ import Synchronization
 
 /// A thread of our own, with a name, to wait in system calls on: Swift's concurrency pool must not block.
 ///
-/// Every signal is blocked on it, but for those a thread's own mistakes raise, such as SIGBUS. What it works on is
-/// moved in and can no longer be reached from outside.
+/// Every signal is blocked on it, but for those a thread's own mistakes raise, such as SIGBUS. What its body captures
+/// is sent along and can no longer be reached from outside.
 public final class WorkerThread: Sendable {
   /// Where the thread leaves what others ask about it.
   private final class Record: Sendable {
@@ -24,23 +24,9 @@ public final class WorkerThread: Sendable {
   /// Lets others that wait for the calling thread's processor have it first.
   public static func yield() { sched_yield() }
 
-  /// Starts a thread that runs `body` on `state`, which moves there.
-  public convenience init<State: ~Copyable>(
-    name: String, moving state: consuming sending State, _ body: @escaping @Sendable (consuming State) -> Void
-  ) throws(HostError) {
-    let parcel = Parcel(state)
-    try self.init(name: name, parcel) { parcel in body(parcel.take()) }
-  }
-
   /// Starts a thread that runs `body`.
-  public convenience init(name: String, _ body: sending @escaping () -> Void) throws(HostError) {
+  public init(name: String, _ body: sending @escaping () -> Void) throws(HostError) {
     let parcel = Parcel(body)
-    try self.init(name: name, parcel) { parcel in parcel.take()() }
-  }
-
-  private init<State: ~Copyable>(
-    name: String, _ parcel: Parcel<State>, _ open: @escaping @Sendable (Parcel<State>) -> Void
-  ) throws(HostError) {
     let record = Record()
     let job = Job {
       var clock: Int32 = 0
@@ -49,7 +35,7 @@ public final class WorkerThread: Sendable {
         record.clock.store(clock, ordering: .relaxed)
         record.started.store(true, ordering: .releasing)
       }
-      open(parcel)
+      parcel.take()()
       record.finalTime.store(max(0, host_clock_read(clock)), ordering: .relaxed)
       record.finished.store(true, ordering: .releasing)
     }
@@ -93,20 +79,15 @@ public final class WorkerThread: Sendable {
   }
 }
 
-/// Processor time of the whole process.
-public func processCPUTime() -> Duration { .nanoseconds(max(0, host_clock_process())) }
+/// Carries a body that may be moved, not shared, to its thread: put in once, taken out once.
+// Safe: `init` takes the body away from the starting thread (`sending`), and only the started thread calls `take`.
+@safe private final class Parcel: @unchecked Sendable {
+  private var body: (() -> Void)?
 
-/// Carries a value that may be moved, not shared, through a closure: put in once, taken out once.
-// Safe: `init` takes the value away from the starting thread (`sending`), and only the started thread calls `take`.
-@safe private final class Parcel<State: ~Copyable>: @unchecked Sendable {
-  private var state: State?
+  init(_ body: sending @escaping () -> Void) { self.body = body }
 
-  init(_ state: consuming sending State) {
-    self.state = consume state
-  }
-
-  func take() -> State {
-    guard let taken = state.take() else { preconditionFailure("a parcel is opened once") }
+  func take() -> () -> Void {
+    guard let taken = body.take() else { preconditionFailure("a parcel is opened once") }
     return taken
   }
 }

@@ -22,8 +22,6 @@ struct MappingList {
   private(set) var count = 0
   /// Bytes of device addresses that are mapped, modulo 2^64.
   private(set) var byteCount: UInt64 = 0
-  /// Chunks in use.
-  var chunkCount: Int { chunks.count }
 
   /// A place in the list: before the mapping that is there, if there is one.
   private struct Position {

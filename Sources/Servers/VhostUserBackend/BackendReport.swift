@@ -68,7 +68,7 @@ final class BackendReport: Sendable {
     let features = session.features
     let protocolFeatures = session.protocolFeatures
     let isSet = session.hasFeatures
-    let path = AddressPath(negotiated: features)
+    let path = session.addressPath
     let policy = session.options.accessPlatform
     let status =
       UInt8(truncatingIfNeeded: session.status)

@@ -56,7 +56,7 @@ extension BackendSession {
       guard let file = files.takeFirst() else { return nil }
       try adoptChannel(file)
     case .iotlb(let message):
-      guard AddressPath(negotiated: features) == .platform else {
+      guard isTranslated else {
         throw ProtocolError("IOTLB_MSG", "VIRTIO_F_ACCESS_PLATFORM is not negotiated")
       }
       arrived = try iotlb.change(message)
@@ -92,8 +92,8 @@ extension BackendSession {
       throw ProtocolError("SET_FEATURES", "bits \(Features(word: unknown).bits) were not offered")
     }
     let new = Features(word: word & ~(VhostFeature.logAll | VhostFeature.protocolFeatures | Self.toleratedWord))
-    let path = AddressPath(negotiated: new)
-    if path == .platform {
+    let negotiated = NegotiatedFeatures(new)
+    if negotiated.addressPath == .platform {
       guard new.contains(.version1) else {
         throw ProtocolError("SET_FEATURES", "VIRTIO_F_ACCESS_PLATFORM without VIRTIO_F_VERSION_1")
       }
@@ -110,8 +110,8 @@ extension BackendSession {
     if new != features, vrings.indices.contains(where: { runner.isRunning($0) }) {
       throw ProtocolError("SET_FEATURES", "features cannot change while a ring runs")
     }
-    if path != AddressPath(negotiated: features) { iotlb.flush() }
-    features = new
+    if negotiated.addressPath != addressPath { iotlb.flush() }
+    self.negotiated = negotiated
     featureWord = word
     hasFeatures = true
     device.accepted(new)
@@ -131,7 +131,7 @@ extension BackendSession {
     if new.contains(.inbandNotifications), !new.isSuperset(of: [.backendRequests, .replyAck]) {
       throw ProtocolError("SET_PROTOCOL_FEATURES", "INBAND_NOTIFICATIONS needs BACKEND_REQ and REPLY_ACK")
     }
-    if AddressPath(negotiated: features) == .platform, !new.isSuperset(of: [.backendRequests, .replyAck]) {
+    if isTranslated, !new.isSuperset(of: [.backendRequests, .replyAck]) {
       throw ProtocolError(
         "SET_PROTOCOL_FEATURES", "VIRTIO_F_ACCESS_PLATFORM is in force and needs BACKEND_REQ and REPLY_ACK")
     }
@@ -236,7 +236,7 @@ extension BackendSession {
     device.reset()
     iotlb.flush()
     hasFeatures = false
-    features = Features(word: 0)
+    negotiated = NegotiatedFeatures(Features(word: 0))
     featureWord = 0
     status = 0
     dirtyLog = nil

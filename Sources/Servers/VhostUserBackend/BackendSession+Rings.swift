@@ -13,7 +13,7 @@ internal import VirtioServing
 /// SET_FEATURES, SET_VRING_KICK and similar messages never stop one.
 extension BackendSession {
   var isPacked: Bool { features.contains(.ringPacked) }
-  var isTranslated: Bool { AddressPath(negotiated: features) == .platform }
+  var isTranslated: Bool { addressPath == .platform }
 
   private func check(_ index: UInt32, _ message: String) throws(ProtocolError) -> Int {
     guard index < vrings.count else { throw ProtocolError(message, "there is no virtqueue \(index)") }
@@ -177,7 +177,7 @@ extension BackendSession {
   }
 
   private func start(_ index: Int, _ size: UInt16, _ address: VringAddress, _ message: String, _ concerned: Int?) {
-    let path = AddressPath(negotiated: features)
+    let path = addressPath
     let resolver = RingAddress(
       path: path, guestAddresses: protocolFeatures.contains(.guestAddresses), memory: table.memory)
     let isPacked = isPacked

@@ -57,7 +57,7 @@ final class BackendSession {
   var hasFeatures = false { didSet { hadFeatures = hadFeatures || hasFeatures } }
   /// Whether it ever came.
   private var hadFeatures = false
-  var features = Features(word: 0)
+  var negotiated = NegotiatedFeatures(Features(word: 0))
   var featureWord: UInt64 = 0
   var protocolFeatures: ProtocolFeatures = []
   var vrings: [Vring]

@@ -16,7 +16,9 @@ internal import VhostUser
 /// live in a short list.
 public final class IOTLBSpace: DMASpace {
   public let fence = TranslationFence()
-  public let servesOneChain: Bool
+  /// Whether a translation serves one chain only, because the front-end does not say when a mapping ends; see
+  /// ``ChainTranslations``.
+  let servesOneChain: Bool
   let pages: TranslationTable
   let memory: GuestMemory
   let state: Mutex<State>
@@ -112,7 +114,9 @@ public final class IOTLBSpace: DMASpace {
   }
 
   public func foresee(_ address: DMAAddress, for access: DMAAccess) -> Bool {
-    state.withLock { state in
+    // Where translations are given back with their chain, what no chain waits for would stay.
+    guard !servesOneChain else { return false }
+    return state.withLock { state in
       if let found = pages.run(at: address), found.permissions.allows(access) { return true }
       switch state.misses.foresee(address, access) {
       case .wait: return true
@@ -137,14 +141,7 @@ public final class IOTLBSpace: DMASpace {
 
   public var asksPerWalk: Int { room.left }
 
-  public func forget(from first: UInt64, through last: UInt64) {
-    // Nothing is waited for: chains that still use these pages were resolved before, and hold them by the front-end's
-    // word.
-    pages.remove(from: first, through: last)
-    state.withLock { state in
-      if !state.odd.isEmpty { state.odd.removeAll { $0.overlaps(from: first, through: last) } }
-    }
-  }
+  public func makeChainObserver() -> (any ChainObserver)? { servesOneChain ? ChainTranslations(self) : nil }
 
   public func walkEnded(_ waiter: (any TranslationWaiter)?, repeats: Bool) -> Bool {
     asked()

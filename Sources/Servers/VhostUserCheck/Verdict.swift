@@ -1,5 +1,4 @@
 internal import DMA
-internal import VhostUser
 internal import VhostUserFrontend
 
 /// How a back-end stands to a rule.

@@ -27,7 +27,7 @@ final class FrontendConnection: Sendable {
   let socket: UnixSocket
   let timeout: Duration
   private let state = Mutex(State())
-  private let stopping: EventFD
+  let stopping: EventFD
   let wakeup: EventFD
   /// Signalled when the connection has ended.
   let ended: EventFD
@@ -49,13 +49,16 @@ final class FrontendConnection: Sendable {
     wakeup.signal()
   }
 
+  /// Where the back-end's requests come, if it has a channel.
+  var channel: UnixSocket? { state.withLock { $0.channel } }
+
   func stop() {
     stopping.signal()
     socket.shutdown()
   }
 
   /// Ends the back-end's channel and nothing else.
-  func stopChannel() { state.withLock { $0.channel }?.shutdown() }
+  func stopChannel() { channel?.shutdown() }
 
   /// Sends a whole message and notes what its answer, if it has one, is for.
   func send(
@@ -82,7 +85,7 @@ final class FrontendConnection: Sendable {
 
   /// Answers a request of the back-end.
   func answer(_ request: UInt32, _ code: UInt64) {
-    guard let channel = state.withLock({ $0.channel }) else { return }
+    guard let channel else { return }
     let bytes = MessageHeader.frame(request: request, flags: MessageHeader.reply, payload: code.payload)
     // A back-end that does not read its answers harms itself only.
     try? channel.send(bytes.span, timeout: timeout)
@@ -92,7 +95,8 @@ final class FrontendConnection: Sendable {
   func run(_ requests: any FrontendChannelDelegate) {
     let reason: FrontendError
     do throws(FrontendError) {
-      try loop(requests)
+      var loop = try FrontendLoop(self, requests)
+      try loop.run()
       reason = .closed("")
     } catch {
       reason = error
@@ -116,77 +120,6 @@ final class FrontendConnection: Sendable {
     ended.signal()
   }
 
-  private enum Token {
-    static let stop: UInt64 = 0
-    static let main: UInt64 = 1
-    static let channel: UInt64 = 2
-    static let wakeup: UInt64 = 3
-  }
-
-  private func loop(_ requests: any FrontendChannelDelegate) throws(FrontendError) {
-    let poller = try asHost { () throws(HostError) in try Poller() }
-    try asHost { () throws(HostError) in
-      try poller.add(stopping, token: Token.stop)
-      try poller.add(socket.rawValue, token: Token.main)
-      try poller.add(wakeup, token: Token.wakeup)
-    }
-    var main = MessageStream(socket)
-    var channel: MessageStream?
-    var current: UnixSocket?
-    var ready = ReadySet()
-    while true {
-      let limit = requests.nextDeadline
-      _ = try asHost { () throws(HostError) in try poller.wait(into: &ready, timeout: limit) }
-      requests.doDelayed()
-      for i in ready.indices {
-        switch ready.token(i) {
-        case Token.stop: return
-        case Token.main:
-          while let message = try next(&main) { try take(message) }
-        case Token.wakeup:
-          _ = try asHost { () throws(HostError) in try wakeup.drain() }
-          requests.doReleased()
-          guard let fresh = state.withLock({ $0.channel }), fresh !== current else { continue }
-          if let current { try? poller.remove(current.rawValue) }
-          try asHost { () throws(HostError) in try poller.add(fresh.rawValue, token: Token.channel) }
-          current = fresh
-          channel = MessageStream(fresh)
-        default:
-          guard var stream = channel.take() else { continue }
-          var isOpen = true
-          do throws(FrontendError) {
-            while let message = try next(&stream) {
-              let request = try asViolation { () throws(ProtocolError) in
-                guard !message.header.isReply else {
-                  throw ProtocolError(BackendRequest.name(of: message.header.request), "an answer to nothing")
-                }
-                return try BackendRequest(request: message.header.request, payload: message.payload)
-              }
-              requests.take(request, needsReply: message.header.needsReply)
-            }
-          } catch {
-            if case .violation = error { throw error }
-            // The back-end may give its channel up; the main socket says how the session goes on.
-            isOpen = false
-          }
-          if isOpen { channel = consume stream } else if let gone = current { try? poller.remove(gone.rawValue) }
-        }
-      }
-    }
-  }
-
-  private func next(_ stream: inout MessageStream) throws(FrontendError) -> IncomingMessage? {
-    do throws(MessageStream.Ending) {
-      return try stream.next()
-    } catch {
-      switch error {
-      case .closed, .cut: throw .closed("")
-      case .host(let error): throw .host(error)
-      case .peer(let error): throw .violation(error)
-      }
-    }
-  }
-
   /// Whether a request stops rings.
   private static func mayStop(_ request: UInt32?) -> Bool {
     let stops: [FrontendRequest.Kind] = [
@@ -196,7 +129,7 @@ final class FrontendConnection: Sendable {
   }
 
   /// Matches an answer with its request.
-  private func take(_ message: consuming IncomingMessage) throws(FrontendError) {
+  func take(_ message: consuming IncomingMessage) throws(FrontendError) {
     let name = FrontendRequest.name(of: message.header.request)
     guard message.header.isReply else {
       throw .violation(ProtocolError(name, "a request came on the front-end's socket"))

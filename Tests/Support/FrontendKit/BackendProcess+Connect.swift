@@ -1,6 +1,5 @@
 import Foundation
 import HostIO
-import VhostUser
 public import VhostUserFrontend
 
 extension BackendProcess {

@@ -1,6 +1,5 @@
 public import DMA
 import DriverDMA
-import VhostUser
 public import VhostUserFrontend
 internal import Virtio
 public import VirtioDrivers

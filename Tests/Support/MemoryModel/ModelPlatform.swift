@@ -1,9 +1,7 @@
-import DMA
 import HostIO
 import IOMMUInterface
 import PCI
 import Synchronization
-import VirtioDrivers
 
 /// Where messages arrive: each wakes the thread that waits for the function whose number is its data.
 final class ModelPlatform: MessageInterrupts {

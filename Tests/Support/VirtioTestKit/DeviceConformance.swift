@@ -1,4 +1,3 @@
-import DMA
 public import Virtio
 
 /// What every device of any kind has to do: the same requests, well-formed and odd, put to it in every way in which a

@@ -38,15 +38,3 @@ public final class AMDViDomain: IOMMUDomain {
 
   public func flush() throws(DMAError) { try mappings.flush(by: unit) }
 }
-
-/// Entries of page tables (chapter "I/O Page Tables"): bit 0 says that there is one, bits 11:9 the level of the table
-/// it leads to, 0 for a page; bit 61 lets devices read, bit 62 lets them write.
-enum AMDViFormat: PageTableFormat {
-  static func table(at address: UInt64, level: Int) -> UInt64 { address | 3 << 61 | UInt64(level - 1) << 9 | 1 }
-  static func page(at address: UInt64, level: Int, permissions: DMAPermissions) -> UInt64 {
-    address | UInt64(permissions.rawValue & 3) << 61 | 1
-  }
-  static func isPresent(_ entry: UInt64) -> Bool { entry & 1 != 0 }
-  static func isPage(_ entry: UInt64, level: Int) -> Bool { level == 1 || entry >> 9 & 7 == 0 }
-  static func address(_ entry: UInt64) -> UInt64 { entry & 0x000F_FFFF_FFFF_F000 }
-}

@@ -6,16 +6,15 @@ extension AMDViDriver: InvalidatingUnit {
   func startCommands() throws(UnitError) {
     try setControl(control & ~AMDViRegister.takesCommands)
     commands.clear()
-    // 2^8 commands of 16 bytes.
-    registers.write(commands.start | 8 << 56, at: AMDViRegister.commandBuffer, width: 8)
+    registers.write(AMDViRegister.buffer(at: commands.start), at: AMDViRegister.commandBuffer, width: 8)
     registers.write(0, at: AMDViRegister.commandHead, width: 8)
     registers.write(0, at: AMDViRegister.commandTail, width: 8)
     try setControl(control | AMDViRegister.takesCommands)
   }
 
-  func post(_ low: UInt64, _ high: UInt64) {
+  func post(_ command: AMDViCommand) {
     if commands.isFull, !complete() { commands.hasFailed = true }
-    commands.put(low, high)
+    commands.put(command.low, command.high)
   }
 
   /// Units that remember that there was nothing say so in their PCI capability, which no unit here has.
@@ -24,26 +23,21 @@ extension AMDViDriver: InvalidatingUnit {
   func postDomain(_ domain: UInt16) { postPages(of: domain, from: 0, through: .max, keepsTables: false) }
 
   func postPages(of domain: UInt16, from first: UInt64, through last: UInt64, keepsTables: Bool) {
-    // Bit 1: what leads to tables too.
-    post(3 << 60 | UInt64(domain) << 32, PageOrder.word(first, last) | (keepsTables ? 0 : 2))
+    post(.pages(of: domain, from: first, through: last, keepsTables: keepsTables))
   }
 
   func postKept(in domain: UInt16, from first: UInt64, through last: UInt64) {
-    for requester in domainIDs.translationCachers(in: domain) { postKept(requester, from: first, through: last) }
-  }
-
-  /// The translations of a range that a requester caches itself.
-  func postKept(_ requester: RequesterID, from first: UInt64, through last: UInt64) {
-    let number = UInt64(requester.rawValue)
-    // One request in flight at a time, on the queue of the requester's own number.
-    post(4 << 60 | number << 32 | 1 << 24 | number, PageOrder.word(first, last))
+    for requester in domainIDs.translationCachers(in: domain) {
+      post(.deviceIOTLB(of: requester, from: first, through: last))
+    }
   }
 
   /// As the protocol says; after a failure the buffer is started anew, without what was in it.
   func complete() -> Bool {
     guard !commands.isBroken else { return false }
     let token = commands.nextToken()
-    commands.put(1 << 60 | commands.status | 1, token)
+    let end = AMDViCommand.completionWait(storing: token, at: commands.status)
+    commands.put(end.low, end.high)
     registers.write(commands.tail, at: AMDViRegister.commandTail, width: 8)
     // Nothing comes from a buffer that stands still at an error.
     var isStanding = false
@@ -88,7 +82,7 @@ public struct AMDViEvent: Hashable, Sendable {
 extension AMDViDriver {
   func startEventLog() {
     eventHead = 0
-    registers.write(eventLog | 8 << 56, at: AMDViRegister.eventLog, width: 8)
+    registers.write(AMDViRegister.buffer(at: eventLog), at: AMDViRegister.eventLog, width: 8)
     registers.write(0, at: AMDViRegister.eventHead, width: 8)
     registers.write(0, at: AMDViRegister.eventTail, width: 8)
     registers.write(AMDViRegister.eventOverflow | AMDViRegister.eventPending, at: AMDViRegister.status, width: 8)
@@ -106,11 +100,8 @@ extension AMDViDriver {
     let tail = registers.read(at: AMDViRegister.eventTail, width: 8) & 0xFF0
     var events: [AMDViEvent] = []
     while eventHead != tail {
-      let (low, high) = (memory.load(eventLog + eventHead), memory.load(eventLog + eventHead + 8))
       events.append(
-        AMDViEvent(
-          code: UInt8(low >> 60), requester: RequesterID(rawValue: UInt16(truncatingIfNeeded: low)), address: high,
-          access: low >> 53 & 1 == 1 ? .write : .read, isPresent: low >> 52 & 1 == 1))
+        AMDViEvent(low: memory.load(eventLog + eventHead), high: memory.load(eventLog + eventHead + 8)))
       eventHead = (eventHead + 16) & 0xFF0
     }
     registers.write(eventHead, at: AMDViRegister.eventHead, width: 8)

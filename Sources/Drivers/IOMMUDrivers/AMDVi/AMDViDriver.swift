@@ -50,23 +50,27 @@ public final class AMDViDriver {
     levels = 4 + Int(features >> 10 & 3)
     do throws(DMAError) {
       memory = try TableMemory(pages)
-      deviceTable = try memory.allocate(UInt64(requesters) * 32)
+      deviceTable = try memory.allocate(UInt64(requesters) * AMDViDeviceEntry.byteCount)
       commands = try DescriptorRing(in: memory)
       eventLog = try memory.allocate()
     } catch {
       throw .memory(error)
     }
-    for requester in 0..<UInt64(requesters) { memory.store(Self.blocked, at: deviceTable + requester * 32) }
+    for requester in 0..<UInt64(requesters) {
+      memory.store(Self.blocked.low, at: deviceTable + requester * AMDViDeviceEntry.byteCount)
+    }
     try setControl(0)
-    registers.write(deviceTable | UInt64(requesters * 32 / 4096 - 1), at: AMDViRegister.deviceTable, width: 8)
+    // Its size: pages less one.
+    let tablePages = UInt64(requesters) * AMDViDeviceEntry.byteCount / 4096
+    registers.write(deviceTable | (tablePages - 1), at: AMDViRegister.deviceTable, width: 8)
     startEventLog()
     try startCommands()
-    post(8 << 60, 0)
+    post(.invalidateAll)
     guard complete() else { throw .timeout(register: AMDViRegister.commandTail) }
   }
 
-  /// An entry that is valid, of no table, and allows nothing.
-  private static var blocked: UInt64 { 3 }
+  /// The entry of a requester that is attached nowhere.
+  private static var blocked: AMDViDeviceEntry { .blocked(hidesFaults: false) }
 
   /// Turns translation on: from now on an endpoint without a domain reaches nothing.
   public func enable() throws(UnitError) { try setControl(control | AMDViRegister.enabled) }
@@ -116,16 +120,15 @@ public final class AMDViDriver {
   public func attach(_ requester: RequesterID, to domain: AMDViDomain, deviceIOTLB: Bool = false) throws(UnitError) {
     guard domain.unit === self, !domain.hasEnded else { throw .noDomain }
     try setEntry(
-      requester, low: domain.root | 3 << 61 | UInt64(domain.levels) << 9 | 3,
-      high: UInt64(domain.number) | (deviceIOTLB ? 1 << 32 : 0),
-      domain: domain.number, deviceIOTLB: deviceIOTLB)
+      of: requester,
+      to: .tables(at: domain.root, levels: domain.levels, domain: domain.number, deviceIOTLB: deviceIOTLB))
   }
 
   /// As ``attach(_:to:deviceIOTLB:)``, to what is no domain.
   public func attach(_ requester: RequesterID, to target: Target) throws(UnitError) {
     switch target {
-    case .passThrough: try setEntry(requester, low: 3 << 61 | 3, high: 0)
-    case .blocked(let hidesFaults): try setEntry(requester, low: Self.blocked, high: hidesFaults ? 1 << 34 : 0)
+    case .passThrough: try setEntry(of: requester, to: .passThrough)
+    case .blocked(let hidesFaults): try setEntry(of: requester, to: .blocked(hidesFaults: hidesFaults))
     }
   }
 
@@ -134,25 +137,25 @@ public final class AMDViDriver {
     try attach(requester, to: .blocked(hidesFaults: false))
   }
 
-  private func setEntry(
-    _ requester: RequesterID, low: UInt64, high: UInt64, domain: UInt16? = nil, deviceIOTLB: Bool = false
-  ) throws(UnitError) {
+  private func setEntry(of requester: RequesterID, to entry: AMDViDeviceEntry) throws(UnitError) {
     guard Int(requester.rawValue) < requesters else { throw .missing(.requester) }
-    let entry = deviceTable + UInt64(requester.rawValue) * 32
+    let at = deviceTable + UInt64(requester.rawValue) * AMDViDeviceEntry.byteCount
     // Nothing while it is neither one thing nor the other.
-    memory.store(Self.blocked, at: entry)
+    memory.store(Self.blocked.low, at: at)
     try forget(requester)
-    memory.store(high, at: entry + 8)
-    memory.store(low, at: entry)
-    domainIDs.set(requester, domain, keepsTranslations: deviceIOTLB)
+    memory.store(entry.high, at: at + 8)
+    memory.store(entry.low, at: at)
+    domainIDs.set(requester, entry.domain, keepsTranslations: entry.keepsTranslations)
     try forget(requester)
   }
 
   /// Invalidates what the unit and the requester cached of its entry and of the entry's domain.
   private func forget(_ requester: RequesterID) throws(UnitError) {
-    post(2 << 60 | UInt64(requester.rawValue), 0)
+    post(.deviceTableEntry(of: requester))
     postDomain(domainIDs.domain(of: requester) ?? 0)
-    if domainIDs.keepsTranslations(requester) { postKept(requester, from: 0, through: .max) }
+    if domainIDs.keepsTranslations(requester) {
+      post(.deviceIOTLB(of: requester, from: 0, through: .max))
+    }
     guard complete() else { throw .timeout(register: AMDViRegister.commandTail) }
   }
 }
@@ -177,4 +180,7 @@ enum AMDViRegister {
   static let eventOverflow: UInt64 = 1
   static let eventPending: UInt64 = 1 << 1
   static let commandsRun: UInt64 = 1 << 4
+
+  /// A buffer of 2^8 entries of 16 bytes.
+  static func buffer(at address: UInt64) -> UInt64 { address | 8 << 56 }
 }

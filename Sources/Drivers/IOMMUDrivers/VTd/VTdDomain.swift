@@ -42,15 +42,3 @@ public final class VTdDomain: IOMMUDomain {
 
   public func flush() throws(DMAError) { try mappings.flush(by: unit) }
 }
-
-/// Second-level entries (chapter "Translation Structure Formats"): bit 0 lets devices read, bit 1 lets them write, bit
-/// 7 ends the walk.
-enum VTdFormat: PageTableFormat {
-  static func table(at address: UInt64, level: Int) -> UInt64 { address | 3 }
-  static func page(at address: UInt64, level: Int, permissions: DMAPermissions) -> UInt64 {
-    address | UInt64(permissions.rawValue & 3) | (level > 1 ? 1 << 7 : 0)
-  }
-  static func isPresent(_ entry: UInt64) -> Bool { entry & 3 != 0 }
-  static func isPage(_ entry: UInt64, level: Int) -> Bool { level == 1 || entry & 1 << 7 != 0 }
-  static func address(_ entry: UInt64) -> UInt64 { entry & 0x000F_FFFF_FFFF_F000 }
-}

@@ -17,6 +17,14 @@ public struct VTdFault: Hashable, Sendable {
     self.access = access
     self.reason = reason
   }
+
+  /// From a fault recording register; nil when nothing is recorded in it (F).
+  init?(low: UInt64, high: UInt64) {
+    guard high >> 63 == 1 else { return nil }
+    self.init(
+      requester: RequesterID(rawValue: UInt16(truncatingIfNeeded: high)), page: DMAAddress(low & ~4095),
+      access: high >> 62 & 1 == 1 ? .read : .write, reason: UInt8(truncatingIfNeeded: high >> 32))
+  }
 }
 
 extension VTdDriver {
@@ -37,13 +45,10 @@ extension VTdDriver {
       // A device that goes on faulting does not keep us here.
       for _ in 0..<count {
         let at = capabilities.faultRecordOffset + 16 * index
+        // The half that says whether there is one first.
         let high = registers.read(at: at + 8, width: 8)
-        guard high >> 63 == 1 else { break }
-        faults.append(
-          VTdFault(
-            requester: RequesterID(rawValue: UInt16(truncatingIfNeeded: high)),
-            page: DMAAddress(registers.read(at: at, width: 8) & ~4095), access: high >> 62 & 1 == 1 ? .read : .write,
-            reason: UInt8(truncatingIfNeeded: high >> 32)))
+        guard let fault = VTdFault(low: registers.read(at: at, width: 8), high: high) else { break }
+        faults.append(fault)
         registers.write(1 << 31, at: at + 12, width: 4)
         index = (index + 1) % count
       }

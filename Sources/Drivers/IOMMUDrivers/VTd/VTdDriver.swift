@@ -1,4 +1,3 @@
-internal import DMA
 public import DriverDMA
 public import IOMMUInterface
 public import VirtioDrivers
@@ -62,8 +61,8 @@ public final class VTdDriver {
     registers.write(root, at: VTdRegister.rootTable, width: 8)
     try command(VTdRegister.rootTablePointer, on: true)
     try startQueue()
-    postContext(1, domain: 0, requester: RequesterID(rawValue: 0))
-    postIOTLB(1, domain: 0)
+    post(.everyContext)
+    post(.everyTranslation(drains: capabilities.drains))
     guard complete() else { throw .timeout(register: VTdRegister.queueTail) }
   }
 
@@ -120,11 +119,9 @@ public final class VTdDriver {
   public func attach(_ requester: RequesterID, to domain: VTdDomain, deviceIOTLB: Bool = false) throws(UnitError) {
     guard domain.unit === self, !domain.hasEnded else { throw .noDomain }
     guard !deviceIOTLB || capabilities.hasDeviceIOTLB else { throw .missing(.deviceIOTLB) }
-    let width = UInt64(domain.levels - 2)
     try setContext(
-      requester, low: domain.root | (deviceIOTLB ? 1 << 2 : 0) | 1, high: UInt64(domain.number) << 8 | width,
-      domain: domain.number,
-      deviceIOTLB: deviceIOTLB)
+      of: requester,
+      to: .tables(at: domain.root, levels: domain.levels, domain: domain.number, deviceIOTLB: deviceIOTLB))
   }
 
   /// As ``attach(_:to:deviceIOTLB:)``, or to what is no domain.
@@ -133,9 +130,8 @@ public final class VTdDriver {
     case .domain(let domain): try attach(requester, to: domain)
     case .passThrough:
       guard capabilities.hasPassThrough, let levels = capabilities.levels.last else { throw .missing(.passThrough) }
-      try setContext(
-        requester, low: 2 << 2 | 1, high: UInt64(Self.passing) << 8 | UInt64(levels - 2), domain: Self.passing)
-    case .blocked(let hidesFaults): try setContext(requester, low: hidesFaults ? 2 : 0, high: 0, domain: nil)
+      try setContext(of: requester, to: .passThrough(domain: Self.passing, levels: levels))
+    case .blocked(let hidesFaults): try setContext(of: requester, to: .blocked(hidesFaults: hidesFaults))
     }
   }
 
@@ -144,33 +140,37 @@ public final class VTdDriver {
     try attach(requester, to: .blocked(hidesFaults: false))
   }
 
-  private func setContext(
-    _ requester: RequesterID, low: UInt64, high: UInt64, domain: UInt16?, deviceIOTLB: Bool = false
-  ) throws(UnitError) {
-    let entry = try contextTable(of: requester) + UInt64(requester.rawValue & 255) * 16
+  private func setContext(of requester: RequesterID, to entry: VTdContextEntry) throws(UnitError) {
+    let at = try contextTable(of: requester) + UInt64(requester.rawValue & 255) * VTdContextEntry.byteCount
     // Not present while it is neither one thing nor the other.
-    memory.store(0, at: entry)
+    memory.store(0, at: at)
     try forget(requester, in: domainIDs.domain(of: requester))
-    memory.store(high, at: entry + 8)
-    memory.store(low, at: entry)
-    domainIDs.set(requester, domain, keepsTranslations: deviceIOTLB)
+    memory.store(entry.high, at: at + 8)
+    memory.store(entry.low, at: at)
+    domainIDs.set(requester, entry.domain, keepsTranslations: entry.keepsTranslations)
     if remembersNothing { try forget(requester, in: nil) }
   }
 
   /// Invalidates what the unit and the requester cached of its context entry and of the entry's domain.
   private func forget(_ requester: RequesterID, in domain: UInt16?) throws(UnitError) {
-    postContext(3, domain: domain ?? 0, requester: requester)
+    post(.context(of: requester, domain: domain ?? 0))
     if let domain { postDomain(domain) }
-    if domain != nil, domainIDs.keepsTranslations(requester) { postDeviceIOTLB(requester, first: 0, last: .max) }
+    if domain != nil, domainIDs.keepsTranslations(requester) {
+      post(.deviceIOTLB(of: requester, first: 0, last: .max))
+    }
     guard complete() else { throw .timeout(register: VTdRegister.queueTail) }
   }
 
   private func contextTable(of requester: RequesterID) throws(UnitError) -> UInt64 {
     if let table = contextTables[requester.bus] { return table }
-    let table = try rethrowing(memory.allocate(), as: UnitError.memory)
-    contextTables[requester.bus] = table
-    memory.store(table | 1, at: root + UInt64(requester.bus) * 16)
-    return table
+    do throws(DMAError) {
+      let table = try memory.allocate()
+      contextTables[requester.bus] = table
+      memory.store(VTdRootEntry.table(at: table), at: root + UInt64(requester.bus) * 16)
+      return table
+    } catch {
+      throw .memory(error)
+    }
   }
 }
 

@@ -46,24 +46,19 @@ public struct MappedQueue: ~Copyable {
   /// The most pieces of a request, before and behind its data included.
   public let maxPieces: Int
   let mapper: any DMAMapper
-  private let pages: GuestPages
-  private let features: Features
-  private let usesIndirect: Bool
+  private let plan: QueuePlan
   private let segmentLimit: UInt64
   private let layout: QueueLayout
-  private let areas: (driver: UInt64, device: UInt64)
   private let rings: DMAMapping
   private var tables: StreamingArea?
-  private let tablePlace: TablePlace?
+  private let tablePlace: QueuePlan.Tables?
   private var queue: DriverQueue
   /// `maxPieces` for each ID; of which so many are in use.
   private var ranges: FixedArray<MappedRange>
   private var counts: FixedArray<Int>
-  private var readable: [DriverBuffer]
-  private var writable: [DriverBuffer]
-
-  /// Where the indirect tables are: for the driver, and for the device.
-  private typealias TablePlace = (guest: GuestAddress, device: DMAAddress)
+  /// The pieces of the request that is being submitted.
+  private var readable: PieceList
+  private var writable: PieceList
 
   /// Makes a queue; ``enable(_:)`` gives it to the device.
   ///
@@ -78,59 +73,30 @@ public struct MappedQueue: ~Copyable {
     options: QueueOptions,
     extra: Int = 0, sizeMax: UInt32 = .max, perRequest: Int = 0
   ) throws(DriverError) {
-    let isFixed = transport.hasFixedQueueSizes
-    let limit = isFixed ? transport.maxQueueSize(index) : min(transport.maxQueueSize(index), options.size)
-    guard limit > 0 else { throw .noQueue(index) }
-    var size = UInt16(1) << UInt16(15 - limit.leadingZeroBitCount)
-    let indirect = options.indirect && features.contains(.indirectDescriptors)
-    var pieces = 0
-    while true {
-      // A chain is no longer than its queue, indirect or not (§2.7.5.3.1).
-      pieces = min(max(options.segments, 0) + extra, Int(size))
-      let needed = UInt64(size) * UInt64(max(indirect ? 16 * pieces : 0, perRequest))
-      if needed <= mapper.maxMappingSize, pieces > extra || options.segments == 0 { break }
-      guard size > 1, !isFixed, needed > mapper.maxMappingSize else {
-        throw needed > mapper.maxMappingSize
-          ? .noRoom(bytes: needed, maximum: mapper.maxMappingSize) : .segments(extra + 1, maximum: pieces)
-      }
-      size /= 2
-    }
-    // The legacy interface finds all three areas from one address, so they are where it looks for them (§2.7.2).
-    let isPacked = features.contains(.ringPacked)
-    let empty = QueueLayout(
-      size: size, descriptorArea: DMAAddress(0), driverArea: DMAAddress(0), deviceArea: DMAAddress(0))
-    let bytes = empty.byteCounts(packed: isPacked, eventIndex: true)
-    let driver = UInt64(bytes.descriptor)
-    let device = isPacked ? driver + 4 : (driver + UInt64(bytes.driver) + 4095) & ~4095
-    let areas = (driver: driver, device: device)
-    let rings = try Self.allocate(device + UInt64(bytes.device), mapper)
-    var place: TablePlace?
-    let tables = try Self.makeTables(indirect ? UInt64(size) * UInt64(16 * pieces) : 0, pages, mapper, &place)
-    let base = rings.address.rawValue
-    let layout = QueueLayout(
-      size: size, descriptorArea: DMAAddress(base), driverArea: DMAAddress(base + driver),
-      deviceArea: DMAAddress(base + device))
-    queue = try Self.makeQueue(layout, features, rings.guest, areas, place, pieces, mapper.memory)
+    let plan = try QueuePlan(
+      of: transport, index: index, features: features, options: options,
+      overhead: QueuePlan.Overhead(pieces: extra, byteCount: perRequest), maxMappingSize: mapper.maxMappingSize)
+    let rings = try Self.allocate(plan.byteCount, mapper)
+    let tables = try Self.makeTables(plan.tableByteCount, pages, mapper)
+    let place = Self.place(of: tables)
+    let layout = plan.layout(at: rings.address)
+    queue = try plan.makeQueue(layout, rings: rings.guest, tables: place, in: mapper.memory)
     self.rings = rings
     self.tables = tables
     tablePlace = place
     self.layout = layout
-    self.areas = areas
+    self.plan = plan
     self.index = index
-    self.size = size
+    size = plan.size
+    maxPieces = plan.pieces
     self.mapper = mapper
-    self.pages = pages
-    self.features = features
-    usesIndirect = indirect
-    maxPieces = pieces
     segmentLimit = max(min(mapper.maxMappingSize, UInt64(sizeMax)), 1)
-    ranges = FixedArray(count: Int(size) * pieces) { _ in
+    ranges = FixedArray(count: Int(plan.size) * plan.pieces) { _ in
       MappedRange(address: DMAAddress(0), guest: GuestAddress(0), count: 0, direction: .toDevice)
     }
-    counts = FixedArray(count: Int(size)) { _ in 0 }
-    let none = DriverBuffer(DMAAddress(0), count: 0)
-    readable = [DriverBuffer](repeating: none, count: pieces)
-    writable = readable
+    counts = FixedArray(count: Int(plan.size)) { _ in 0 }
+    readable = PieceList(capacity: plan.pieces)
+    writable = PieceList(capacity: plan.pieces)
   }
 
   private static func allocate(_ byteCount: UInt64, _ mapper: any DMAMapper) throws(DriverError) -> DMAMapping {
@@ -138,35 +104,18 @@ public struct MappedQueue: ~Copyable {
   }
 
   private static func makeTables(
-    _ byteCount: UInt64, _ pages: GuestPages, _ mapper: any DMAMapper, _ place: inout TablePlace?
+    _ byteCount: UInt64, _ pages: GuestPages, _ mapper: any DMAMapper
   ) throws(DriverError) -> StreamingArea? {
     guard byteCount > 0 else { return nil }
-    let area = try rethrowing(
-      StreamingArea(byteCount, .toDevice, pages: pages, by: mapper), as: DriverError.dma)
-    place = (area.guest, area.address(at: 0))
-    return area
+    do throws(DMAError) { return try StreamingArea(byteCount, .toDevice, pages: pages, by: mapper) } catch {
+      throw .dma(error)
+    }
   }
 
-  private static func makeQueue(
-    _ layout: QueueLayout, _ features: Features, _ rings: GuestAddress, _ areas: (driver: UInt64, device: UInt64),
-    _ tables: TablePlace?, _ capacity: Int, _ memory: GuestMemory
-  ) throws(DriverError) -> DriverQueue {
-    let driver = GuestAddress(rings.rawValue + areas.driver)
-    let device = GuestAddress(rings.rawValue + areas.device)
-    let found: DriverQueueMemory?
-    if let tables {
-      found = DriverQueueMemory(
-        memory, size: layout.size, features: features, descriptorArea: rings, driverArea: driver, deviceArea: device,
-        tables: tables.guest, tableAddress: tables.device, tableCapacity: capacity)
-    } else {
-      found = DriverQueueMemory(
-        memory, size: layout.size, features: features, descriptorArea: rings, driverArea: driver, deviceArea: device)
-    }
-    guard let found else { throw .dma(.missing(rings)) }
-    do throws(DriverQueueError) {
-      return try DriverQueue(layout: layout, features: features, memory: found)
-    } catch {
-      throw .queue(error)
+  private static func place(of tables: borrowing StreamingArea?) -> QueuePlan.Tables? {
+    switch tables {
+    case .some(let area): QueuePlan.Tables(guest: area.guest, device: area.address(at: 0))
+    case .none: nil
     }
   }
 
@@ -178,8 +127,6 @@ public struct MappedQueue: ~Copyable {
   public var free: Int { Int(queue.free) }
   /// Requests that the device has.
   public var outstanding: Int { Int(queue.outstanding) }
-  /// Where the device finds the queue.
-  public var queueLayout: QueueLayout { layout }
   /// The device broke a rule of the ring; only a reset helps.
   public var isBroken: Bool { queue.isBroken }
   /// The ID that the next ``submit(_:data:_:last:)`` returns, while ``free`` is not 0: for what a driver has to write
@@ -196,66 +143,52 @@ public struct MappedQueue: ~Copyable {
   public mutating func submit(
     _ head: Span<DriverBuffer>, data: Span<GuestSegment>, _ direction: DMADirection, last: DriverBuffer?
   ) throws(DriverError) -> UInt16 {
-    guard !queue.isBroken else { throw .queue(.broken) }
-    let id = Int(queue.firstFree)
-    guard queue.free > 0 else { throw .queue(.full(free: 0)) }
     let pieces = count(data) + head.count + (last == nil ? 0 : 1)
-    guard pieces > 0, pieces <= maxPieces else { throw .segments(pieces, maximum: maxPieces) }
-    guard usesIndirect || pieces <= Int(queue.free) else { throw .queue(.full(free: Int(queue.free))) }
-    var out = 0
-    var back = 0
-    for i in head.indices {
-      readable[out] = head[i]
-      out += 1
-    }
-    var mapped = 0
+    try check(pieces)
+    let id = Int(queue.firstFree)
+    readable.removeAll()
+    writable.removeAll()
+    for i in head.indices { readable.append(head[i]) }
     do throws(DMAError) {
-      for i in data.indices {
-        var done: UInt64 = 0
-        let total = UInt64(data[i].count)
-        while done < total {
-          let size = min(total - done, segmentLimit)
-          let (start, wraps) = data[i].address.rawValue.addingReportingOverflow(done)
-          guard !wraps else { throw .range(data[i].address, count: total) }
-          let range = try mapper.mapRange(GuestAddress(start), count: size, direction)
-          ranges[id * maxPieces + mapped] = range
-          mapped += 1
-          let buffer = DriverBuffer(range.address, count: UInt32(truncatingIfNeeded: size))
-          if direction == .toDevice {
-            readable[out] = buffer
-            out += 1
-          } else {
-            writable[back] = buffer
-            back += 1
-          }
-          done += size
-        }
-      }
+      for i in data.indices { try map(data[i], direction, for: id) }
     } catch {
-      unwind(id, mapped)
+      _ = unmap(id)
       throw .dma(error)
     }
-    if let last {
-      writable[back] = last
-      back += 1
-    }
+    if let last { writable.append(last) }
     do throws(DriverQueueError) {
-      try Self.add(&queue, readable, out, writable, back, usesIndirect)
+      try readable.add(to: &queue, before: writable, indirect: plan.usesIndirect)
     } catch {
-      unwind(id, mapped)
+      _ = unmap(id)
       throw .queue(error)
     }
-    counts[id] = mapped
-    if usesIndirect { tables?.showDevice(UInt64(16 * maxPieces * id), UInt64(16 * pieces)) }
+    if plan.usesIndirect { tables?.showDevice(UInt64(16 * maxPieces * id), UInt64(16 * pieces)) }
     return UInt16(truncatingIfNeeded: id)
   }
 
-  private static func add(
-    _ queue: inout DriverQueue, _ readable: [DriverBuffer], _ out: Int, _ writable: [DriverBuffer], _ back: Int,
-    _ indirect: Bool
-  ) throws(DriverQueueError) {
-    _ = try queue.add(
-      readable: readable.span.extracting(..<out), writable: writable.span.extracting(..<back), indirect: indirect)
+  /// Whether a request of so many pieces may be added now.
+  private func check(_ pieces: Int) throws(DriverError) {
+    guard !queue.isBroken else { throw .queue(.broken) }
+    guard queue.free > 0 else { throw .queue(.full(free: 0)) }
+    guard pieces > 0, pieces <= maxPieces else { throw .segments(pieces, maximum: maxPieces) }
+    guard plan.usesIndirect || pieces <= Int(queue.free) else { throw .queue(.full(free: Int(queue.free))) }
+  }
+
+  /// Maps a piece of a request's data, in parts that the mapper and the device take, and adds them to its list.
+  private mutating func map(_ segment: GuestSegment, _ direction: DMADirection, for id: Int) throws(DMAError) {
+    let total = UInt64(segment.count)
+    var done: UInt64 = 0
+    while done < total {
+      let size = min(total - done, segmentLimit)
+      let (start, wraps) = segment.address.rawValue.addingReportingOverflow(done)
+      guard !wraps else { throw .range(segment.address, count: total) }
+      let range = try mapper.mapRange(GuestAddress(start), count: size, direction)
+      ranges[id * maxPieces + counts[id]] = range
+      counts[id] += 1
+      let piece = DriverBuffer(range.address, count: UInt32(truncatingIfNeeded: size))
+      if direction == .toDevice { readable.append(piece) } else { writable.append(piece) }
+      done += size
+    }
   }
 
   /// Pieces that segments become.
@@ -263,11 +196,6 @@ public struct MappedQueue: ~Copyable {
     var sum: UInt64 = 0
     for i in data.indices where data[i].count > 0 { sum += (UInt64(data[i].count) - 1) / segmentLimit + 1 }
     return Int(clamping: sum)
-  }
-
-  /// Takes back the mappings of a request that the device never saw. Errors of that are the mapper's to remember.
-  private func unwind(_ id: Int, _ mapped: Int) {
-    for i in 0..<mapped { try? mapper.unmapRange(ranges[id * maxPieces + i]) }
   }
 
   /// Makes what was added available, and notifies the device if it wants that.
@@ -282,7 +210,8 @@ public struct MappedQueue: ~Copyable {
     return used
   }
 
-  /// Unmaps everything of a request, even if a part fails; returns the first error.
+  /// Unmaps everything of a request, whatever becomes of a part of it; the first error. Of a request that the device
+  /// never saw, errors are the mapper's to remember.
   private mutating func unmap(_ id: Int) -> DMAError? {
     var first: DMAError?
     for i in 0..<counts[id] {
@@ -303,8 +232,7 @@ public struct MappedQueue: ~Copyable {
     transport.resetQueue(index)
     var first: DMAError?
     for id in 0..<Int(size) { if let error = unmap(id) { first = first ?? error } }
-    queue = try Self.makeQueue(
-      layout, features, rings.guest, areas, tablePlace, maxPieces, mapper.memory)
+    queue = try plan.makeQueue(layout, rings: rings.guest, tables: tablePlace, in: mapper.memory)
     transport.enableQueue(index, layout)
     if let first { throw .dma(first) }
   }
@@ -322,5 +250,28 @@ public struct MappedQueue: ~Copyable {
   public consuming func abandon() {
     tables.take()?.abandon()
     rings.abandon()
+  }
+}
+
+/// Pieces of a request, no more than there was room made for: it costs no allocation.
+private struct PieceList: ~Copyable {
+  private var pieces: [DriverBuffer]
+  private var count = 0
+
+  init(capacity: Int) {
+    pieces = [DriverBuffer](repeating: DriverBuffer(DMAAddress(0), count: 0), count: capacity)
+  }
+
+  mutating func append(_ piece: DriverBuffer) {
+    pieces[count] = piece
+    count += 1
+  }
+  mutating func removeAll() { count = 0 }
+
+  /// Adds these, device-readable, and `writable` behind them.
+  func add(to queue: inout DriverQueue, before writable: borrowing PieceList, indirect: Bool) throws(DriverQueueError) {
+    _ = try queue.add(
+      readable: pieces.span.extracting(..<count), writable: writable.pieces.span.extracting(..<writable.count),
+      indirect: indirect)
   }
 }

@@ -22,9 +22,9 @@ public final class VirtioIOMMUDriver {
   private var events: DriverQueue
   /// Where a request's device-readable and device-writable parts are.
   private let request: GuestAddress
-  /// What is added to a guest-physical address of the driver's memory for the device, modulo 2^64.
-  private let offset: UInt64
-  /// Takes the driver's memory back, when the device no longer uses it.
+  /// The driver's memory, of which all that follows is a part.
+  private let area: VirtioIOMMUDriverArea
+  /// Takes the driver's memory back, when the device has let go of it.
   private var giveBack: (() -> Void)?
   private let answer: GuestAddress
   /// Where reports arrive: ``slotSize`` bytes each, as many as the event queue is long; and whose buffer is which.
@@ -33,9 +33,8 @@ public final class VirtioIOMMUDriver {
   private var hasStopped = false
 
   /// Bytes of guest memory that the driver needs, page-aligned.
-  public static var memorySize: Int { 192 << 10 }
+  public static var memorySize: Int { VirtioIOMMUDriverArea.byteCount }
   private static var maxProbeSize: Int { 64 << 10 }
-  private static var maxQueueSize: UInt16 { 64 }
   private static var slotSize: Int { 32 }
   /// What the driver can make use of.
   public static var supported: Features {
@@ -101,103 +100,41 @@ public final class VirtioIOMMUDriver {
     sleep: @escaping (ContinuousClock.Instant) -> Void,
     place: (_ offered: Features, _ features: Features) throws(VirtioIOMMUDriverError) -> (GuestAddress, DMAAddress)
   ) throws(VirtioIOMMUDriverError) {
-    self.transport = transport
-    self.memory = memory
-    self.timeout = timeout
-    self.sleep = sleep
     guard transport.deviceID == .iommu else { throw .notAnIOMMU(transport.deviceID) }
-    let clock = ContinuousClock()
-    let end = clock.now + timeout
-    transport.status = []
-    while !transport.status.isEmpty {
-      guard clock.now < end else { throw .timeout }
-      sleep(min(end, clock.now + .milliseconds(1)))
-    }
-    transport.status = .acknowledge
-    transport.status = [.acknowledge, .driver]
-    let offered = transport.deviceFeatures
-    let features = offered.intersection(wanted).intersection(Self.supported)
-    let needed: Features = [.version1, .iommuMapUnmap]
-    guard features.isSuperset(of: needed) else {
-      transport.status = [.acknowledge, .driver, .failed]
-      throw .missingFeatures(needed.subtracting(features))
-    }
-    let area: GuestAddress
-    let address: DMAAddress
+    try transport.reset(within: timeout, sleep: sleep)
+    let (offered, features) = try transport.features(accepting: wanted.intersection(Self.supported))
+    var area: VirtioIOMMUDriverArea
     do throws(VirtioIOMMUDriverError) {
-      (area, address) = try place(offered, features)
+      let (guest, device) = try place(offered, features)
+      area = VirtioIOMMUDriverArea(memory, at: guest, device: device)
     } catch {
       transport.status = [.acknowledge, .driver, .failed]
       throw error
     }
-    offset = address.rawValue &- area.rawValue
-    transport.accept(features)
-    transport.status = [.acknowledge, .driver, .featuresOK]
-    guard transport.status.contains(.featuresOK) else {
-      transport.status = [.acknowledge, .driver, .failed]
-      throw .featuresRefused(features)
-    }
+    try transport.agree(on: features)
+    self.transport = transport
+    self.memory = memory
+    self.timeout = timeout
+    self.sleep = sleep
     self.features = features
-    configuration = try Self.readConfiguration(transport)
-    // The areas of both queues, then the request's memory, then the reports'.
-    var next = area
-    requests = try Self.makeQueue(IOMMULayout.requestQueue, transport, features, memory, offset, &next)
-    events = try Self.makeQueue(IOMMULayout.eventQueue, transport, features, memory, offset, &next)
-    request = next
-    answer = GuestAddress(next.rawValue + 4096)
-    reports = GuestAddress(answer.rawValue + UInt64(Self.maxProbeSize) + 4096)
-    guard memory.cells(at: area, byteCount: Self.memorySize) != nil else { throw .memory(area) }
+    configuration = try transport.readIOMMUConfiguration(maxProbeSize: Self.maxProbeSize)
+    requests = try area.makeQueue(IOMMULayout.requestQueue, of: transport, features: features)
+    events = try area.makeQueue(IOMMULayout.eventQueue, of: transport, features: features)
+    request = area.take(4096)
+    answer = area.take(Self.maxProbeSize + 4096)
+    reports = area.take(Self.slotSize * Int(VirtioIOMMUDriverArea.maxQueueSize))
+    guard area.isThere else { throw .memory(area.start) }
+    self.area = area
+    try start()
+  }
+
+  /// Sets the device to work, with room for as many reports as the event queue is long.
+  private func start() throws(VirtioIOMMUDriverError) {
     transport.enableQueue(IOMMULayout.requestQueue, requests.layout)
     transport.enableQueue(IOMMULayout.eventQueue, events.layout)
     transport.status = [.acknowledge, .driver, .featuresOK, .driverOK]
     for slot in 0..<Int(events.layout.size) { try offer(slot) }
     if events.publish() { transport.notify(IOMMULayout.eventQueue, data: events.notificationData) }
-  }
-
-  private static func readConfiguration(
-    _ transport: any DriverTransport
-  ) throws(VirtioIOMMUDriverError) -> IOMMUConfiguration {
-    var block = InlineArray<40, UInt8>(repeating: 0)
-    // A device that changes it all the time gets no further than this.
-    for _ in 0..<1000 {
-      let generation = transport.configurationGeneration
-      var bytes = block.mutableSpan
-      transport.readConfiguration(at: 0, into: &bytes)
-      guard generation == transport.configurationGeneration else { continue }
-      guard let configuration = IOMMUConfiguration(block.span), configuration.probeSize <= maxProbeSize else { break }
-      return configuration
-    }
-    throw .configuration
-  }
-
-  private static func makeQueue(
-    _ index: Int, _ transport: any DriverTransport, _ features: Features, _ memory: GuestMemory, _ offset: UInt64,
-    _ next: inout GuestAddress
-  ) throws(VirtioIOMMUDriverError) -> DriverQueue {
-    var size = min(transport.maxQueueSize(index), maxQueueSize)
-    guard size > 0 else { throw .noQueue(index) }
-    let isPacked = features.contains(.ringPacked)
-    // Split rings have powers of 2 only.
-    if !isPacked { size = 1 << (15 - UInt16(size.leadingZeroBitCount)) }
-    let none = DMAAddress(0)
-    let bytes = QueueLayout(size: size, descriptorArea: none, driverArea: none, deviceArea: none)
-      .byteCounts(packed: isPacked, eventIndex: features.contains(.eventIndex))
-    var areas: [GuestAddress] = []
-    for count in [bytes.descriptor, bytes.driver, bytes.device] {
-      areas.append(next)
-      next = GuestAddress(next.rawValue + UInt64((count + 4095) / 4096 * 4096))
-    }
-    guard
-      let cells = DriverQueueMemory(
-        memory, size: size, features: features, descriptorArea: areas[0], driverArea: areas[1], deviceArea: areas[2])
-    else { throw .memory(areas[0]) }
-    let layout = QueueLayout(
-      size: size, descriptorArea: DMAAddress(areas[0].rawValue &+ offset),
-      driverArea: DMAAddress(areas[1].rawValue &+ offset),
-      deviceArea: DMAAddress(areas[2].rawValue &+ offset))
-    do throws(DriverQueueError) { return try DriverQueue(layout: layout, features: features, memory: cells) } catch {
-      throw .queue(error)
-    }
   }
 
   /// Resets the device: nothing is attached to anything any more. The driver is of no use afterwards.
@@ -287,10 +224,8 @@ public final class VirtioIOMMUDriver {
       throw .memory(request)
     }
     let room = UInt32(properties + IOMMULayout.tailSize)
-    let readable: InlineArray<1, DriverBuffer> = [
-      DriverBuffer(DMAAddress(request.rawValue &+ offset), count: UInt32(bytes.count))
-    ]
-    let writable: InlineArray<1, DriverBuffer> = [DriverBuffer(DMAAddress(answer.rawValue &+ offset), count: room)]
+    let readable: InlineArray<1, DriverBuffer> = [area.buffer(request, count: UInt32(bytes.count))]
+    let writable: InlineArray<1, DriverBuffer> = [area.buffer(answer, count: room)]
     do throws(DriverQueueError) {
       _ = try requests.add(readable: readable.span, writable: writable.span)
     } catch {
@@ -342,9 +277,7 @@ public final class VirtioIOMMUDriver {
 
   private func add(_ slot: Int) throws(DriverQueueError) {
     let none = InlineArray<0, DriverBuffer>(repeating: DriverBuffer(DMAAddress(0), count: 0))
-    let buffer: InlineArray<1, DriverBuffer> = [
-      DriverBuffer(DMAAddress(place(of: slot).rawValue &+ offset), count: UInt32(IOMMULayout.faultSize))
-    ]
+    let buffer: InlineArray<1, DriverBuffer> = [area.buffer(place(of: slot), count: UInt32(IOMMULayout.faultSize))]
     slots[try events.add(readable: none.span, writable: buffer.span)] = slot
   }
 

@@ -3,32 +3,26 @@ public import IOMMUInterface
 import Synchronization
 
 extension AMDViUnit {
-  /// Bytes of a buffer of 16-byte entries, by the register that says where it is; nil for an invalid length.
-  private static func byteCount(_ base: UInt64) -> UInt64? {
-    let order = base >> 56
-    return (8...15).contains(order) ? 16 << order : nil
-  }
-
   /// Works the command buffer off, from where it stood to where the driver says it ends.
   func runCommands() {
     // No more than a buffer holds: the driver cannot keep us here.
     for _ in 0..<32768 {
-      let next: (base: UInt64, head: UInt64, tail: UInt64)? = state.withLock { state in
+      let next: (buffer: AMDViBufferBase, head: UInt64, tail: UInt64)? = state.withLock { state in
         let (head, tail) = (
           state.registers[AMDViRegister.commandHead] ?? 0, state.registers[AMDViRegister.commandTail] ?? 0
         )
         guard state.control.contains(.commandBuffer), state.status.contains(.commandsRun), head != tail else {
           return nil
         }
-        return (state.registers[AMDViRegister.commandBuffer] ?? 0, head, tail)
+        return (AMDViBufferBase(word: state.registers[AMDViRegister.commandBuffer] ?? 0), head, tail)
       }
-      guard let (base, head, tail) = next else { return }
-      let at = (base & 0x000F_FFFF_FFFF_F000) + head
-      guard let bytes = Self.byteCount(base), head < bytes, tail < bytes, let low = memory.tableWord(at: at),
+      guard let (buffer, head, tail) = next else { return }
+      let at = buffer.address + head
+      guard let bytes = buffer.byteCount, head < bytes, tail < bytes, let low = memory.tableWord(at: at),
         let high = memory.tableWord(at: at + 8)
       else { return stop(.commandsUnreachable, at) }
-      guard perform(low, high) else { return stop(.illegalCommand, at) }
-      state.withLock { $0.registers[AMDViRegister.commandHead] = (head + 16) % bytes }
+      guard perform(AMDViCommand(low: low, high: high)) else { return stop(.illegalCommand, at) }
+      state.withLock { $0.registers[AMDViRegister.commandHead] = (head + AMDViCommand.byteCount) % bytes }
     }
   }
 
@@ -38,52 +32,45 @@ extension AMDViUnit {
     log(event.bits, address)
   }
 
-  /// One command; false for an invalid one.
-  private func perform(_ low: UInt64, _ high: UInt64) -> Bool {
-    switch low >> 60 {
-    case 1:
-      // Everything before it is done: commands are worked off one by one, each to its end.
-      if low & 1 != 0 {
-        guard let cell = memory.cells(at: GuestAddress(low & 0x000F_FFFF_FFFF_FFF8), byteCount: 8) else { return false }
-        cell.storeRelease64(high.littleEndian, at: 0)
+  /// False for a command that is none.
+  private func perform(_ command: AMDViCommand) -> Bool {
+    switch command.opcode {
+    case .completionWait: return endWait(command)
+    case .invalidateDeviceTableEntry: forget { requester, _ in requester == command.requester }
+    case .invalidatePages:
+      // What a device keeps itself it forgets only when it is told so.
+      forget(isContext: false, in: command.pages) { _, context in
+        context?.domain == command.domain && context?.hasDeviceIOTLB == false
       }
-      if low & 2 != 0 { raise(.completionInterrupt, if: .completionInterrupt) }
-    case 2: forget { requester, _ in requester.rawValue == UInt16(truncatingIfNeeded: low) }
-    case 3:
-      let domain = UInt16(truncatingIfNeeded: low >> 32)
-      let (first, last) = Self.pages(high)
-      // Translations that a device caches itself are dropped only by its own invalidation.
-      forget(
-        isContext: false, { _, context in context?.domain == domain && context?.hasDeviceIOTLB == false }, first: first,
-        last: last)
-    case 4:
-      let (first, last) = Self.pages(high)
-      forget(
-        isContext: false, { $0.rawValue == UInt16(truncatingIfNeeded: low) && $1?.hasDeviceIOTLB == true },
-        first: first, last: last)
-    case 8: forget { _, context in context?.hasDeviceIOTLB != true }
-    default: return false
+    case .invalidateDeviceIOTLB:
+      forget(isContext: false, in: command.pages) { requester, context in
+        requester == command.requester && context?.hasDeviceIOTLB == true
+      }
+    case .invalidateAll: forget { _, context in context?.hasDeviceIOTLB != true }
+    case nil: return false
     }
     return true
   }
 
-  /// What an invalidation names: a page or, with the S bit, as many as the lowest clear bit of the address says.
-  private static func pages(_ word: UInt64) -> (UInt64, UInt64) {
-    let order = word & 1 == 0 ? 0 : UInt64((~(word >> 12)).trailingZeroBitCount) + 1
-    guard order < 52 else { return (0, .max) }
-    let size: UInt64 = 4096 << order
-    return (word & ~0xFFF & ~(size - 1), word & ~0xFFF | (size - 1))
+  /// Everything before a wait is done: commands are worked off one by one, each to its end.
+  private func endWait(_ command: AMDViCommand) -> Bool {
+    if let (data, address) = command.completionStore {
+      guard let cell = memory.cells(at: address, byteCount: 8) else { return false }
+      cell.storeRelease64(data.littleEndian, at: 0)
+    }
+    if command.interrupts { raise(.completionInterrupt, if: .completionInterrupt) }
+    return true
   }
 
   /// Writes an event into the log, or notes that there was no room (R093).
   func log(_ low: UInt64, _ high: UInt64) {
     let isTold = state.withLock { state in
       guard state.control.contains(.eventLog), state.status.contains(.eventLogRuns) else { return false }
-      let base = state.registers[AMDViRegister.eventLog] ?? 0
+      let buffer = AMDViBufferBase(word: state.registers[AMDViRegister.eventLog] ?? 0)
       let tail = state.registers[AMDViRegister.eventTail] ?? 0
-      guard let bytes = Self.byteCount(base), tail < bytes,
+      guard let bytes = buffer.byteCount, tail < bytes,
         (tail + 16) % bytes != state.registers[AMDViRegister.eventHead] ?? 0,
-        let cells = memory.cells(at: GuestAddress((base & 0x000F_FFFF_FFFF_F000) + tail), byteCount: 16)
+        let cells = memory.cells(at: GuestAddress(buffer.address + tail), byteCount: 16)
       else {
         state.status.remove(.eventLogRuns)
         state.status.insert(.eventOverflow)

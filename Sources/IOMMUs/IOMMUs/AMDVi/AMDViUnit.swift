@@ -143,10 +143,10 @@ public final class AMDViUnit: IOMMU {
   /// Drops what is remembered of the endpoints that `isConcerned` picks by number and context, and returns when nothing
   /// uses it.
   func forget(
-    isContext: Bool = true, _ isConcerned: (RequesterID, AMDViContext?) -> Bool, first: UInt64 = 0, last: UInt64 = .max
+    isContext: Bool = true, in pages: PageRange = .all, _ isConcerned: (RequesterID, AMDViContext?) -> Bool
   ) {
     for endpoint in state.withLock({ $0.requesters.concerned(isContext: isContext, isConcerned) }) {
-      endpoint.invalidate(from: DMAAddress(first), through: DMAAddress(last))
+      endpoint.invalidate(from: DMAAddress(pages.first), through: DMAAddress(pages.last))
     }
   }
 }

@@ -34,24 +34,22 @@ struct AMDViWalk {
 
   /// Reads a requester's entry of the device table that a register describes.
   func context(of requester: RequesterID, deviceTable: UInt64) throws(AMDViRefusal) -> AMDViContext {
-    let offset = UInt64(requester.rawValue) * 32
-    guard offset < ((deviceTable & 0x1FF) + 1) << 12 else { throw AMDViRefusal(event: .illegalEntry) }
-    let at = (deviceTable & 0x000F_FFFF_FFFF_F000) + offset
+    guard let at = AMDViDeviceTable(word: deviceTable).entry(of: requester) else {
+      throw AMDViRefusal(event: .illegalEntry)
+    }
     guard let low = memory.tableWord(at: at), let high = memory.tableWord(at: at + 8) else {
       throw AMDViRefusal(event: .deviceTableUnreachable)
     }
+    let entry = AMDViDeviceEntry(low: low, high: high)
     // Not valid: nothing is said against this requester.
-    guard low & 1 != 0 else { return AMDViContext() }
-    var context = AMDViContext(domain: UInt16(truncatingIfNeeded: high))
-    context.hidesFaults = high >> 33 & 3 != 0
-    let mode = Int(low >> 9 & 7)
-    guard low & 2 != 0, mode <= levels else {
-      throw AMDViRefusal(event: .illegalEntry, domain: context.domain, hidesFault: context.hidesFaults)
+    guard entry.isValid else { return AMDViContext() }
+    guard entry.saysTranslation, entry.levels <= levels else {
+      throw AMDViRefusal(event: .illegalEntry, domain: entry.domain, hidesFault: entry.hidesFaults)
     }
-    context.permissions = DMAPermissions(rawValue: UInt8(truncatingIfNeeded: low >> 61 & 3))
-    context.hasDeviceIOTLB = high >> 32 & 1 != 0
-    if mode > 0 { context.target = .tables(low & 0x000F_FFFF_FFFF_F000, levels: mode) }
-    return context
+    return AMDViContext(
+      domain: entry.domain,
+      target: entry.levels > 0 ? .tables(entry.firstTable, levels: entry.levels) : .passThrough,
+      permissions: entry.permissions, hasDeviceIOTLB: entry.hasDeviceIOTLB, hidesFaults: entry.hidesFaults)
   }
 
   /// What is around a device address.
@@ -72,28 +70,26 @@ struct AMDViWalk {
     guard level == 6 || address >> UInt64(12 + 9 * level) == 0 else { throw refusal(absent) }
     while true {
       let shift = UInt64(12 + 9 * (level - 1))
-      guard let entry = memory.tableWord(at: table + (address >> shift & 511) * 8) else {
+      guard let word = memory.tableWord(at: table + (address >> shift & 511) * 8) else {
         throw refusal(.pageTableUnreachable)
       }
-      guard entry & 1 != 0 else { throw refusal(absent) }
-      permissions.formIntersection(DMAPermissions(rawValue: UInt8(truncatingIfNeeded: entry >> 61 & 3)))
+      let entry = AMDViPageEntry(word: word)
+      guard entry.isPresent else { throw refusal(absent) }
+      permissions.formIntersection(entry.permissions)
       guard permissions.allows(access) else { throw refusal(forbidden) }
-      table = entry & 0x000F_FFFF_FFFF_F000
-      let next = Int(entry >> 9 & 7)
-      switch next {
-      case 0: return GuestRun(page: 1 << shift, around: address, at: table, permissions: permissions)
-      case 7:
-        // The lowest clear bit of the address says how large the page is: more than one of this level, less than one of
-        // the next.
-        let order = (~(table >> 12)).trailingZeroBitCount + 1
+      table = entry.address
+      switch entry.target {
+      case .page: return GuestRun(page: 1 << shift, around: address, at: table, permissions: permissions)
+      case .largePage(let order):
+        // More than one page of this level, less than one of the next.
         guard order > 9 * (level - 1), order < 9 * level else { throw refusal(reserved) }
         return GuestRun(page: 4096 << UInt64(order), around: address, at: table, permissions: permissions)
-      case 1..<level:
+      case .table(let next):
+        guard next < level else { throw refusal(reserved) }
         // Levels may be left out where their part of the address is zero.
         let left = UInt64(12 + 9 * next)
         guard address >> left & (1 << (shift - left) - 1) == 0 else { throw refusal(absent) }
         level = next
-      default: throw refusal(reserved)
       }
     }
   }

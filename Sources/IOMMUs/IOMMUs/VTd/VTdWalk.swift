@@ -34,69 +34,63 @@ struct VTdWalk {
 
   /// Follows the root and the context table.
   func context(of requester: RequesterID, rootTable: UInt64) throws(VTdRefusal) -> VTdContext {
-    // Bits 11:10 choose another kind of table, which this unit does not offer.
-    guard rootTable & 0xC00 == 0, let root = memory.tableWord(at: (rootTable & ~0xFFF) + UInt64(requester.bus) * 16)
-    else {
-      throw VTdRefusal(reason: .rootTableUnreachable)
+    let entry = try contextEntry(of: requester, rootTable: VTdRootTable(word: rootTable))
+    guard entry.isPresent else { throw VTdRefusal(reason: .contextNotPresent, hidesFault: entry.hidesFaults) }
+    var context = VTdContext(domain: entry.domain, target: .passThrough, hidesFaults: entry.hidesFaults)
+    let invalid = VTdRefusal(reason: .contextInvalid, hidesFault: entry.hidesFaults)
+    switch entry.translation {
+    case .passThrough where options.hasPassThrough: return context
+    case .tables: break
+    case .tablesAndDeviceIOTLB where options.hasDeviceIOTLB: context.hasDeviceIOTLB = true
+    default: throw invalid
     }
-    guard root & 1 != 0 else { throw VTdRefusal(reason: .rootNotPresent) }
-    let at = (root & ~0xFFF) &+ UInt64(requester.rawValue & 255) * 16
-    guard let low = memory.tableWord(at: at), let high = memory.tableWord(at: at &+ 8) else {
-      throw VTdRefusal(reason: .contextTableUnreachable)
-    }
-    guard low & 1 != 0 else { throw VTdRefusal(reason: .contextNotPresent, hidesFault: low & 2 != 0) }
-    var context = VTdContext(
-      domain: UInt16(truncatingIfNeeded: high >> 8), target: .passThrough, hidesFaults: low & 2 != 0)
-    let kind = low >> 2 & 3
-    if kind == 2, options.hasPassThrough { return context }
-    guard kind == 0 || kind == 1 && options.hasDeviceIOTLB, let levels = levels(high & 7) else {
-      throw VTdRefusal(reason: .contextInvalid, hidesFault: context.hidesFaults)
-    }
-    context.target = .tables(low & ~0xFFF, levels: levels)
-    context.hasDeviceIOTLB = kind == 1
+    guard let levels = entry.levels(options) else { throw invalid }
+    context.target = .tables(entry.firstTable, levels: levels)
     return context
   }
 
-  /// Levels of tables for an entry's address width.
-  private func levels(_ width: UInt64) -> Int? {
-    switch width {
-    case 1: 3
-    case 2 where options.addressWidth == 48: 4
-    default: nil
+  private func contextEntry(
+    of requester: RequesterID, rootTable: VTdRootTable
+  ) throws(VTdRefusal) -> VTdContextEntry {
+    guard rootTable.isLegacy, let word = memory.tableWord(at: rootTable.entry(of: requester)) else {
+      throw VTdRefusal(reason: .rootTableUnreachable)
     }
+    let root = VTdRootEntry(word: word)
+    guard root.isPresent else { throw VTdRefusal(reason: .rootNotPresent) }
+    let at = root.contextEntry(of: requester)
+    guard let low = memory.tableWord(at: at), let high = memory.tableWord(at: at &+ 8) else {
+      throw VTdRefusal(reason: .contextTableUnreachable)
+    }
+    return VTdContextEntry(low: low, high: high)
   }
 
   /// What is around a device address.
   func run(_ context: VTdContext, around address: UInt64, for access: DMAAccess) throws(VTdRefusal) -> GuestRun {
+    func refusal(_ reason: VTdFaultReason, isPermission: Bool = false) -> VTdRefusal {
+      VTdRefusal(reason: reason, isPermission: isPermission, hidesFault: context.hidesFaults)
+    }
     guard case .tables(let first, let levels) = context.target else { return .identity }
     let forbidden: VTdFaultReason = access == .write ? .writeForbidden : .readForbidden
-    guard address >> UInt64(12 + 9 * levels) == 0 else {
-      throw VTdRefusal(reason: .beyondAddressWidth, hidesFault: context.hidesFaults)
-    }
+    guard address >> UInt64(12 + 9 * levels) == 0 else { throw refusal(.beyondAddressWidth) }
     var table = first
     var permissions = DMAPermissions.readWrite
     for level in stride(from: levels, through: 1, by: -1) {
       let shift = UInt64(12 + 9 * (level - 1))
-      guard let entry = memory.tableWord(at: table &+ (address >> shift & 511) * 8) else {
-        throw VTdRefusal(reason: .pageTableUnreachable, hidesFault: context.hidesFaults)
+      guard let word = memory.tableWord(at: table &+ (address >> shift & 511) * 8) else {
+        throw refusal(.pageTableUnreachable)
       }
-      // Both bits clear: there is nothing. One clear anywhere on the way: not for that kind of access.
-      let here = DMAPermissions(rawValue: UInt8(truncatingIfNeeded: entry & 3))
-      guard !here.isEmpty else { throw VTdRefusal(reason: forbidden, hidesFault: context.hidesFaults) }
-      permissions.formIntersection(here)
-      guard permissions.allows(access) else {
-        throw VTdRefusal(reason: forbidden, isPermission: true, hidesFault: context.hidesFaults)
-      }
-      let next = entry & 0x000F_FFFF_FFFF_F000
-      let isLarge = level > 1 && entry & 1 << 7 != 0
-      if isLarge, level == 4 || !options.hasLargePages {
-        throw VTdRefusal(reason: .reservedInPageTable, hidesFault: context.hidesFaults)
-      }
+      let entry = VTdPageEntry(word: word)
+      // One bit clear anywhere on the way: not for that kind of access.
+      guard !entry.permissions.isEmpty else { throw refusal(forbidden) }
+      permissions.formIntersection(entry.permissions)
+      guard permissions.allows(access) else { throw refusal(forbidden, isPermission: true) }
+      let isLarge = level > 1 && entry.isLargePage
+      if isLarge, level == 4 || !options.hasLargePages { throw refusal(.reservedInPageTable) }
       if level == 1 || isLarge {
-        return GuestRun(page: 1 << shift, around: address, at: next, permissions: permissions)
+        return GuestRun(page: 1 << shift, around: address, at: entry.address, permissions: permissions)
       }
-      table = next
+      table = entry.address
     }
-    throw VTdRefusal(reason: .pageTableUnreachable)
+    throw refusal(.pageTableUnreachable)
   }
 }

@@ -2,49 +2,45 @@ import DMA
 import Virtio
 import VirtioDrivers
 
-/// Runs the cells of one decision that share a ring: makes the machine, drives the device, and compares the outcome
-/// with the truth table.
-struct CellRun {
-  private struct Failure: Error {
-    var why: String
-    init(_ why: String) { self.why = why }
+extension Cell {
+  /// Makes a machine, drives the device, and compares what comes of it with the truth table.
+  ///
+  /// - Parameter platform: what the machine is made from; nil: the decision's.
+  func run(on platform: Platform? = nil) -> CellResult {
+    var run = CellRun(cell: self, platform: platform ?? decision.platform)
+    let verdict = run.verdict()
+    return CellResult(cell: self, verdict: verdict, story: run.story)
   }
-  private let decision: Decision
-  private let platform: Platform
-  private var story: [String] = []
+}
 
-  /// - Parameters:
-  ///   - cells: of one decision, with one ring and one kind of descriptors.
-  ///   - platform: what machines are made from; nil: the decision's.
-  static func run(_ cells: [Cell], on platform: Platform? = nil) -> [CellResult] {
-    guard let first = cells.first else { return [] }
-    var run = CellRun(decision: first.decision, platform: platform ?? first.decision.platform)
-    return run.results(cells)
-  }
+/// One cell, and what happened so far, a line each.
+private struct CellRun {
+  let cell: Cell
+  let platform: Platform
+  private(set) var story: [String] = []
+  /// Devices do not keep their machine.
+  private var machine: RunningMachine?
 
-  private init(decision: Decision, platform: Platform) {
-    self.decision = decision
+  private typealias Verdict = CellResult.Verdict
+  private var decision: Decision { cell.decision }
+
+  init(cell: Cell, platform: Platform) {
+    self.cell = cell
     self.platform = platform
   }
 
-  private mutating func results(_ cells: [Cell]) -> [CellResult] {
-    guard let refusal = decision.refusal else { return dataResults(cells) }
-    if case .impossible(let why) = refusal {
-      return cells.map { CellResult(cell: $0, verdict: .skipped(why), story: []) }
-    }
-    var verdict = CellResult.Verdict.passed
-    do {
-      switch refusal {
-      case .refusedAtCreation: try checkCreation()
-      case .refusedByDriver: try checkDriver()
-      default: try checkDevice()
+  mutating func verdict() -> CellResult.Verdict {
+    do throws(MachineError) {
+      switch cell.expected {
+      case .impossible(let why): return .skipped(why)
+      case .refusedAtCreation: return try checkCreation()
+      case .refusedByDriver: return try checkDriver()
+      case .refusedByDevice: return try checkDevice()
+      case .data, .fault, .oneWay: return try checkData()
       }
-    } catch let failure as Failure {
-      verdict = .failed(failure.why)
     } catch {
-      verdict = .failed("\(error)")
+      return .failed("\(error)")
     }
-    return cells.map { CellResult(cell: $0, verdict: verdict, story: story) }
   }
 
   private var description: DeviceDescription {
@@ -55,43 +51,50 @@ struct CellRun {
     description.acknowledgement = decision.acknowledgement
     description.state = decision.state
     description.byteCount = 1 << 20
+    if let data = cell.data {
+      description.ring = data.ring ?? .split
+      description.descriptors = data.descriptors
+    }
     return description
+  }
+
+  /// The device in a machine that has booted.
+  private mutating func boot() throws(MachineError) -> PluggedDevice {
+    let machine = try RunningMachine(platform)
+    self.machine = machine
+    let device = try machine.plug(description)
+    story += device.reasons
+    try machine.boot()
+    return device
   }
 
   // MARK: Refusals
 
-  private mutating func checkCreation() throws {
+  private mutating func checkCreation() throws(MachineError) -> Verdict {
     let machine = try RunningMachine(platform)
-    do {
+    do throws(MachineError) {
       _ = try machine.plug(description)
-    } catch MachineError.configuration(let error) {
+    } catch .configuration(let error) {
       story.append("the device is not made: \(error)")
-      return
+      return .passed
     }
-    throw Failure("the device was made, with a legacy interface and bit 33")
+    return .failed("the device was made, with a legacy interface and bit 33")
   }
 
-  private mutating func checkDriver() throws {
-    let machine = try RunningMachine(platform)
-    let device = try machine.plug(description)
-    story += device.reasons
-    try machine.boot()
-    do {
+  private mutating func checkDriver() throws(MachineError) -> Verdict {
+    let device = try boot()
+    do throws(MachineError) {
       _ = try device.startDriver()
-    } catch MachineError.driver(.restricted(let missing)) {
+    } catch .driver(.restricted(let missing)) {
       story.append("the driver refuses the device, which lacks \(Self.named(missing))")
-      try checkUnused(device)
-      return
+      return checkUnused(device)
     }
-    throw Failure("the driver took a device that ignores what was shared with it")
+    return .failed("the driver took a device that ignores what was shared with it")
   }
 
-  private mutating func checkDevice() throws {
-    let machine = try RunningMachine(platform)
-    let device = try machine.plug(description)
-    story += device.reasons
-    try machine.boot()
-    _ = try machine.setState(decision.state, of: device.requester)
+  private mutating func checkDevice() throws(MachineError) -> Verdict {
+    let device = try boot()
+    _ = try device.machine.setState(decision.state, of: device.requester)
     let (transport, _) = try device.connect()
     let withheld: Features = decision.acknowledgement == .neither ? [.version1, .accessPlatform] : [.accessPlatform]
     transport.status = []
@@ -99,15 +102,20 @@ struct CellRun {
     transport.status = [.acknowledge, .driver]
     let offeredFeatures = transport.deviceFeatures
     guard offeredFeatures.contains(.accessPlatform) == decision.offersPlatform else {
-      throw Failure("bit 33 is\(decision.offersPlatform ? " not" : "") offered")
+      return .failed("bit 33 is\(decision.offersPlatform ? " not" : "") offered")
     }
     transport.accept(offeredFeatures.subtracting(withheld))
     transport.status = [.acknowledge, .driver, .featuresOK]
     guard !transport.status.contains(.featuresOK) else {
-      throw Failure("FEATURES_OK sticks without \(Self.named(withheld))")
+      return .failed("FEATURES_OK sticks without \(Self.named(withheld))")
     }
-    story.append("FEATURES_OK does not stay set without \(Self.named(withheld))")
-    // A driver that goes on all the same gets nothing.
+    story.append("FEATURES_OK does not stick without \(Self.named(withheld))")
+    Self.goOnAllTheSame(transport)
+    return checkUnused(device)
+  }
+
+  /// What a driver does that does not look whether FEATURES_OK stuck: it gets nothing.
+  private static func goOnAllTheSame(_ transport: any DriverTransport) {
     let at = MemoryPlan.buffers
     transport.enableQueue(
       0,
@@ -116,7 +124,6 @@ struct CellRun {
     transport.status = [.acknowledge, .driver, .driverOK]
     transport.notify(0, data: 0)
     transport.status = []
-    try checkUnused(device)
   }
 
   private static func named(_ features: Features) -> String {
@@ -124,86 +131,56 @@ struct CellRun {
     return "feature bit\(bits.count == 1 ? "" : "s") \(bits.joined(separator: " and "))"
   }
 
-  private mutating func checkUnused(_ device: PluggedDevice) throws {
+  private mutating func checkUnused(_ device: PluggedDevice) -> Verdict {
     let counts = device.counts
     guard !counts.platform.isUsed, !counts.physical.isUsed else {
-      throw Failure("the device accessed memory: \(counts)")
+      return .failed("the device accessed memory: \(counts)")
     }
     story.append("the device accessed no memory")
+    return .passed
   }
 
   // MARK: Data
 
-  private mutating func dataResults(_ cells: [Cell]) -> [CellResult] {
-    var results: [CellResult] = []
-    var running: [Cell] = []
-    for cell in cells {
-      if case .impossible(let why) = cell.expected {
-        results.append(CellResult(cell: cell, verdict: .skipped(why), story: []))
-      } else {
-        running.append(cell)
-      }
+  private mutating func checkData() throws(MachineError) -> Verdict {
+    let device = try boot()
+    let verdict: Verdict
+    if decision.reachesMemory {
+      let driver = try device.startDriver()
+      verdict = checkTransfers(CellRig(device: device, driver: driver))
+      try driver.stop()
+    } else {
+      if decision.interface.isLegacy { device.machine.patience = 200 }
+      verdict = checkUnreachable(device)
     }
-    guard let axes = running.first?.data else { return results }
-    var made: [CellResult] = []
-    do {
-      let machine = try RunningMachine(platform)
-      var description = description
-      description.ring = axes.ring ?? .split
-      description.descriptors = axes.descriptors
-      let device = try machine.plug(description)
-      story += device.reasons
-      try machine.boot()
-      if !decision.reachesMemory, decision.interface.isLegacy { machine.patience = 200 }
-      let common = story
-      if decision.reachesMemory {
-        let driver = try device.startDriver()
-        for cell in running {
-          story = common
-          let verdict = check(cell, device, driver, machine)
-          made.append(CellResult(cell: cell, verdict: verdict, story: story))
-        }
-        try driver.stop()
-      } else {
-        made = running.map { CellResult(cell: $0, verdict: .passed, story: []) }
-        let verdict = checkUnreachable(device)
-        for i in made.indices {
-          made[i].verdict = verdict
-          made[i].story = story
-        }
-      }
-      device.reset()
-      let path = checkPath(device)
-      for i in made.indices {
-        made[i].story.append(path.sentence)
-        if let why = path.failure, made[i].verdict == .passed { made[i].verdict = .failed(why) }
-      }
-    } catch {
-      made = running.map { CellResult(cell: $0, verdict: .failed("\(error)"), story: story) }
-    }
-    return results + made
+    device.reset()
+    let path = checkPath(device)
+    return verdict == .passed ? path : verdict
   }
 
-  /// The path that was recorded, and what is wrong with it.
-  private func checkPath(_ device: PluggedDevice) -> (sentence: String, failure: String?) {
-    let counts = device.counts
-    let sentence =
-      "at the spaces: platform \(counts.platform.hits) hits, \(counts.platform.misses) misses, \(counts.platform.faults) faults;"
-      + " physical \(counts.physical.hits) hits, \(counts.physical.misses) misses, \(counts.physical.faults) faults"
-    let (used, other) =
-      decision.path == .platform ? (counts.platform, counts.physical) : (counts.physical, counts.platform)
-    let isRight = used.isUsed && !other.isUsed
-    return (
-      sentence, isRight ? nil : "the device's accesses took another path than \(decision.path.rawValue): \(sentence)"
-    )
+  /// Requests from and to memory, as far as the device has both.
+  private mutating func checkTransfers(_ rig: CellRig) -> Verdict {
+    guard let data = cell.data else { return .failed("no data") }
+    let buffer = ShapedBuffer(
+      data.shape, on: decision.platform, usesPlatform: decision.usesPlatformMapper, in: rig.driver.domain)
+    rig.driver.mapper.buffer = buffer.segments.first?.address
+    rig.driver.mapper.plan = buffer.plan
+    defer { rig.driver.mapper.buffer = nil }
+    let ways: [CellOutcome.Direction] = decision.device == .entropy ? [.toMemory] : [.fromMemory, .toMemory]
+    for way in ways {
+      let transfer = CellTransfer(cell, way, buffer, on: rig)
+      let verdict = transfer.verdict(story: &story)
+      guard verdict == .passed else { return verdict }
+    }
+    return .passed
   }
 
   /// Nothing leads to memory: the driver cannot even start, or its first request fails.
-  private mutating func checkUnreachable(_ device: PluggedDevice) -> CellResult.Verdict {
+  private mutating func checkUnreachable(_ device: PluggedDevice) -> Verdict {
     do throws(MachineError) {
       let driver = try device.startDriver()
       let buffer = ShapedBuffer(.contiguous, on: decision.platform, usesPlatform: true, in: nil)
-      try request(toMemory: true, buffer, driver)
+      try driver.request(.toMemory, buffer)
       return .failed("a request succeeded though nothing is reachable")
     } catch {
       story.append("the driver cannot go on: \(error)")
@@ -215,100 +192,18 @@ struct CellRun {
     }
   }
 
-  private mutating func request(toMemory: Bool, _ buffer: ShapedBuffer, _ driver: GuestDriver) throws(MachineError) {
-    switch driver.driver {
-    case .disk(let disk):
-      if toMemory { try disk.read(8, into: buffer.segments) } else { try disk.write(8, from: buffer.segments) }
-    case .entropy(let driver):
-      do throws(DriverError) {
-        let count = try driver.fill(buffer.segments.span)
-        guard count == buffer.byteCount else {
-          throw .incomplete(written: UInt32(count), needed: UInt64(buffer.byteCount))
-        }
-      } catch { throw .driver(error) }
+  /// The path that was recorded is the table's, and no other.
+  private mutating func checkPath(_ device: PluggedDevice) -> Verdict {
+    let counts = device.counts
+    let sentence =
+      "at the spaces: platform \(counts.platform.hits) hits, \(counts.platform.misses) misses, \(counts.platform.faults) faults;"
+      + " physical \(counts.physical.hits) hits, \(counts.physical.misses) misses, \(counts.physical.faults) faults"
+    story.append(sentence)
+    let (used, other) =
+      decision.path == .platform ? (counts.platform, counts.physical) : (counts.physical, counts.platform)
+    guard used.isUsed, !other.isUsed else {
+      return .failed("the device's accesses took another path than \(decision.path.rawValue): \(sentence)")
     }
-  }
-
-  private mutating func check(
-    _ cell: Cell, _ device: PluggedDevice, _ driver: GuestDriver, _ machine: RunningMachine
-  ) -> CellResult.Verdict {
-    guard let data = cell.data else { return .failed("no data") }
-    let buffer = ShapedBuffer(
-      data.shape, on: decision.platform, usesPlatform: decision.usesPlatformMapper, in: driver.domain)
-    driver.mapper.buffer = buffer.segments.first?.address
-    driver.mapper.plan = buffer.plan
-    defer { driver.mapper.buffer = nil }
-    let (isReadable, isWritable) =
-      switch cell.expected {
-      case .data: (true, true)
-      case .oneWay(_, .fromMemory): (true, false)
-      case .oneWay(_, .toMemory): (false, true)
-      default: (false, false)
-      }
-    if decision.device != .entropy, let why = check(toMemory: false, isReadable, buffer, device, driver, machine) {
-      return .failed(why)
-    }
-    if let why = check(toMemory: true, isWritable, buffer, device, driver, machine) { return .failed(why) }
     return .passed
-  }
-
-  /// One request, one way; what is wrong with it.
-  private mutating func check(
-    toMemory: Bool, _ mayWork: Bool, _ buffer: ShapedBuffer, _ device: PluggedDevice, _ driver: GuestDriver,
-    _ machine: RunningMachine
-  ) -> String? {
-    let memory = machine.guest.memory
-    let way = toMemory ? "to memory" : "from memory"
-    let pattern = (0..<buffer.byteCount).map { UInt8(truncatingIfNeeded: $0 &* 7 &+ $0 >> 8 &+ (toMemory ? 3 : 1)) }
-    let empty = [UInt8](repeating: 0, count: buffer.byteCount)
-    buffer.fill(0xEE, in: memory)
-    let before = buffer.bytes(in: memory)
-    if toMemory {
-      device.setContents(pattern)
-    } else {
-      device.setContents(empty)
-      buffer.put(pattern, in: memory)
-    }
-    let path = decision.path
-    func faults() -> UInt64 { path == .platform ? device.counts.platform.faults : device.counts.physical.faults }
-    let faultsBefore = faults()
-    do throws(MachineError) {
-      try request(toMemory: toMemory, buffer, driver)
-    } catch {
-      story.append("\(way): \(error)")
-      if mayWork { return "\(way): \(error)" }
-      if case .driver(.timeout) = error { return "\(way): no answer" }
-      if toMemory ? buffer.bytes(in: memory) != before : device.contents(buffer.byteCount) != empty {
-        return "\(way): bytes moved in spite of the fault"
-      }
-      return faults() > faultsBefore ? nil : "\(way): refused, but no fault was recorded on the \(path.rawValue) path"
-    }
-    guard mayWork else { return "\(way): succeeded though it must not" }
-    story.append("\(way): \(buffer.byteCount) bytes arrived")
-    if !toMemory {
-      return device.contents(buffer.byteCount) == pattern ? nil : "\(way): the bytes on the disk are others"
-    }
-    guard buffer.isGuarded(by: 0xEE, in: memory) else { return "\(way): bytes beside the buffer changed" }
-    let after = buffer.bytes(in: memory)
-    if decision.device != .entropy { return after == pattern ? nil : "\(way): the bytes in memory are others" }
-    // Random bytes have any values, but not 64 equal ones in a row.
-    let isStale = stride(from: 0, to: after.count, by: 64).contains {
-      after[$0..<min($0 + 64, after.count)].allSatisfy { $0 == 0xEE }
-    }
-    return isStale ? "\(way): a part was not filled" : nil
-  }
-}
-
-extension PluggedDevice {
-  /// Where requests of cells go on the disk: sector 8.
-  private static let place = 8 * 512
-
-  func setContents(_ bytes: [UInt8]) { _ = contents?.copy(bytes.span, to: Self.place) }
-
-  func contents(_ count: Int) -> [UInt8] {
-    var bytes = [UInt8](repeating: 0, count: count)
-    var span = bytes.mutableSpan
-    _ = contents?.copy(from: Self.place, into: &span)
-    return bytes
   }
 }

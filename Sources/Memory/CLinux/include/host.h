@@ -83,7 +83,6 @@ int host_thread_is_current(uint64_t thread);
 int host_thread_clock(int32_t *clock);
 /// Nanoseconds on a clock, or -errno.
 int64_t host_clock_read(int32_t clock);
-int64_t host_clock_process(void);
 int64_t host_clock_monotonic(void);
 
 // Processes

@@ -46,7 +46,7 @@ struct ChainWalk: ~Copyable {
     guard total <= 1 << 32 else { throw .chainTooLarge }
     // A descriptor of no bytes touches nothing, at any address (R055).
     guard d.length > 0 else { return }
-    if iotlb.servesOneChain { iotlb.note(d.address, count: UInt64(d.length)) }
+    iotlb.named(d.address, count: UInt64(d.length))
     if isWritable { lastWritable = (d.address.rawValue, d.length) }
     guard !isDecided else { return }
     if iotlb.resolveAtOnce(d.address, count: Int(d.length), for: isWritable ? .write : .read, into: &list) { return }
@@ -108,7 +108,7 @@ extension Virtqueue {
     }
     walk.count += 1
     let count = Int(d.length) / 16
-    if iotlb.servesOneChain { iotlb.note(d.address, count: UInt64(d.length)) }
+    iotlb.named(d.address, count: UInt64(d.length))
     let isWhole: Bool
     do throws(DMAInterruption) {
       isWhole = try loadTable(d)
@@ -207,8 +207,7 @@ extension Virtqueue {
   private mutating func waits(_ walk: inout ChainWalk) -> Bool {
     if walk.fault != nil, !walk.isIncomplete { walk.keepStatusOnly(&iotlb) }
     guard walk.isPending else { return false }
-    // The walk is done anew, and notes anew.
-    if iotlb.servesOneChain { _ = iotlb.takeNotes() }
+    iotlb.walkRepeats()
     foresee()
     let missing = iotlb.firstMissing
     let mayHelp = iotlb.endWalk(repeats: true)

@@ -27,7 +27,7 @@ extension Virtqueue {
   /// Nothing is taken and nothing is decided. What is wrong with a chain is found when its turn comes; the driver may
   /// write all of it until then.
   mutating func foresee() {
-    guard !iotlb.servesOneChain, !isClosing else { return }
+    guard !isClosing else { return }
     var ahead = Foresight()
     if isPacked { foreseePacked(&ahead) } else { foreseeSplit(&ahead) }
   }

@@ -17,14 +17,14 @@ struct HoldBudget {
   /// A chain was not taken for lack of room. It is tried again when another one has ended.
   private(set) var isWaitedFor = false
 
-  /// - Parameter servesOneChain: what chains named may count, too, with any kind of storage.
-  init(servesOneChain: Bool = false) { light = servesOneChain ? -1 : Self.free }
+  /// - Parameter hearsOfChains: what chains named counts, too, whatever their storage.
+  init(hearsOfChains: Bool = false) { light = hearsOfChains ? -1 : Self.free }
 
   /// Whether a chain with so much storage may count. Nearly none do.
   @inline(__always) func isHeavy(_ capacity: Int) -> Bool { capacity > light }
 
-  /// What a chain counts for: its segments and, where translations serve one chain only, what it named.
-  static func weight(capacity: Int, notes: Int) -> Int { capacity + notes > free ? capacity + notes : 0 }
+  /// What a chain counts for: its segments and, where the space keeps them, the pieces that it named.
+  static func weight(capacity: Int, named: Int) -> Int { capacity + named > free ? capacity + named : 0 }
 
   var isSpent: Bool { segments >= Self.limit }
 
@@ -42,29 +42,27 @@ extension Virtqueue {
   mutating func lacksRoom(for walk: borrowing ChainWalk) -> Bool {
     // A chain with a fault is given back at once, and asks for nothing twice.
     guard held.isHeavy(walk.list.room), inFlight > 0, walk.fault == nil else { return false }
-    let weight = HoldBudget.weight(capacity: walk.list.room, notes: iotlb.noteCount)
+    let weight = HoldBudget.weight(capacity: walk.list.room, named: iotlb.namedPieces)
     guard !held.hasRoom(for: weight) else { return false }
-    if iotlb.servesOneChain { _ = iotlb.takeNotes() }
+    iotlb.walkRepeats()
     iotlb.endWalk(repeats: true)
     held.wait()
     return true
   }
 
-  /// Counts the next chain, and keeps what it named.
+  /// Counts the next chain.
   mutating func takeHeavy(_ walk: borrowing ChainWalk) {
     guard held.isHeavy(walk.list.room) else { return }
-    held.take(HoldBudget.weight(capacity: walk.list.room, notes: iotlb.noteCount))
-    if iotlb.servesOneChain { ranges[popped] = iotlb.takeNotes() }
+    held.take(HoldBudget.weight(capacity: walk.list.room, named: iotlb.namedPieces))
+    iotlb.taken(popped)
   }
 
-  /// A chain ends, and what it named is forgotten.
+  /// A chain ends.
   @inline(__always) mutating func give(_ chain: borrowing DescriptorChain) {
     if held.isHeavy(chain.memory.capacity) { giveHeavy(chain.memory.capacity, chain.sequence) } else { held.give(0) }
   }
 
   @inline(never) private mutating func giveHeavy(_ capacity: Int, _ sequence: UInt32) {
-    let named = iotlb.servesOneChain ? ranges.removeValue(forKey: sequence) ?? [] : []
-    held.give(HoldBudget.weight(capacity: capacity, notes: named.count))
-    if !named.isEmpty { iotlb.forget(named) }
+    held.give(HoldBudget.weight(capacity: capacity, named: iotlb.ended(sequence)))
   }
 }

@@ -63,8 +63,6 @@ public struct Virtqueue: ~Copyable {
   var suppressed = false
 
   var popped: UInt32 = 0
-  /// What chains in flight named, by their sequence, where translations serve one chain only.
-  var ranges: [UInt32: [ClosedRange<UInt64>]] = [:]
   /// What chains in flight hold.
   var held: HoldBudget
   var completed: UInt32 = 0
@@ -109,7 +107,7 @@ public struct Virtqueue: ~Copyable {
     isInOrder = features.contains(.inOrder)
     let areas = layout.areas(packed: isPacked, eventIndex: hasEventIndex)
     iotlb = IOTLB(space, waking: waiter, areas: areas)
-    held = HoldBudget(servesOneChain: iotlb.servesOneChain)
+    held = HoldBudget(hearsOfChains: iotlb.hearsOfChains)
     // One for each chain that may be in flight, so that none is made for a request.
     pool = iotlb.makePool(keeping: Int(layout.size))
     available = state.available

@@ -87,11 +87,7 @@ public enum IOMMULayout {
   @inlinable public static var headSize: Int { 4 }
   /// `status` and three reserved bytes, at its end.
   @inlinable public static var tailSize: Int { 4 }
-  /// The device-readable parts, head included.
-  @inlinable public static var attachSize: Int { 20 }
-  @inlinable public static var detachSize: Int { 20 }
-  @inlinable public static var mapSize: Int { 36 }
-  @inlinable public static var unmapSize: Int { 28 }
+  /// The device-readable part of a PROBE request, head included.
   @inlinable public static var probeSize: Int { 72 }
   /// A fault report (§5.13.6.9).
   @inlinable public static var faultSize: Int { 24 }

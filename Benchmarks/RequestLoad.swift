@@ -1,6 +1,7 @@
 import DMA
 import DriverDMA
 import IOMMUInterface
+import Machine
 import Virtio
 import VirtioDrivers
 
@@ -8,9 +9,9 @@ import VirtioDrivers
 ///
 /// One thread uses it. A batch of reads of 4 KiB is submitted, published with one notification, and waited for with one
 /// interrupt, so that the more there are in it the less of a request is the waking of threads.
-package final class RequestLoad {
+final class RequestLoad {
   /// How the driver's data gets to be reachable.
-  package enum Mapping: String, Sendable, CaseIterable {
+  enum Mapping: String, Sendable, CaseIterable {
     /// The device has no feature bit: physical addresses.
     case physical
     /// It has, and its addresses pass as they are: there is no IOMMU, or it lets them.
@@ -25,13 +26,13 @@ package final class RequestLoad {
     case premapped
   }
   /// Unmaps that one flush ends when it is deferred.
-  package static var flushBatch: Int { 64 }
+  static var flushBatch: Int { 64 }
   /// Bytes of a request.
-  package static var requestSize: Int { 4096 }
+  static var requestSize: Int { 4096 }
   private static var diskSize: Int { 1 << 20 }
 
   /// Mappings that make sense on a platform; the other half of ``Mapping`` is not there, or the same as one of these.
-  package static func mappings(on platform: Platform) -> [Mapping] {
+  static func mappings(on platform: Platform) -> [Mapping] {
     switch platform.unit {
     case .none: [.physical, .bypass, .bounce, .premapped]
     case .vtd, .amdvi, .virtioIOMMU, .sun4u: [.bypass, .strict, .deferred, .bounce, .premapped]
@@ -49,7 +50,7 @@ package final class RequestLoad {
   private var block = 0
 
   /// - Parameter depth: requests of a batch, 1...64.
-  package init(_ platform: Platform, _ mapping: Mapping, depth: Int) throws(MachineError) {
+  init(_ platform: Platform, _ mapping: Mapping, depth: Int) throws(MachineError) {
     guard 1...64 ~= depth else { throw .missing("a batch has 1 to 64 requests, not \(depth)") }
     machine = try RunningMachine(platform)
     var description = DeviceDescription(name: "disk", kind: .block)
@@ -88,8 +89,8 @@ package final class RequestLoad {
   deinit { try? driver.stop() }
 
   /// Reads batch after batch, all over the disk.
-  package func run(batches: Int) throws(MachineError) {
-    for _ in 0..<batches { try rethrowing(runBatch(), as: MachineError.driver) }
+  func run(batches: Int) throws(MachineError) {
+    do throws(DriverError) { for _ in 0..<batches { try runBatch() } } catch { throw .driver(error) }
   }
 
   private func runBatch() throws(DriverError) {
