@@ -139,7 +139,7 @@ var targets: [Target] = [
   // What the sources must be, read from their text; depends on nothing of ours.
   tests("ArchitectureTests", []),
   // The rules of the DMA path: the table, and what a queue may touch.
-  .testTarget(name: "RulesTests", path: "Tests/RulesTests", exclude: ["Rules.md"], swiftSettings: checks),
+  tests("RulesTests", []),
   tests("ConfinementTests", ["DMA", "HostIO", "Virtio", "VirtioDevices", "VirtioTestKit"]),
 ]
 

@@ -40,7 +40,7 @@ struct RuleCoverageTests {
   @Test("The list in the documentation is what the checks say")
   func documented() throws {
     var sentences: [Int: String] = [:]
-    for line in try String(contentsOf: Self.root.appendingPathComponent("Tests/RulesTests/Rules.md"), encoding: .utf8)
+    for line in try String(contentsOf: Self.root.appendingPathComponent("Documentation/rules.md"), encoding: .utf8)
       .split(separator: "\n")
     {
       guard let match = line.firstMatch(of: /^\| R(\d{3}) \| ([^|]*) \|/), let number = Int(match.1) else { continue }
