@@ -70,10 +70,18 @@ var targets: [Target] = [
   // tests
   .target(name: "SlowFiles", path: "Tests/Support/SlowFiles"),
   .target(
-    name: "VirtioTestKit", dependencies: ["DMA", "HostIO", "SlowFiles", "Virtio", "VirtioDrivers"],
+    name: "VirtioTestKit", dependencies: ["DMA", "HostIO", "SlowFiles", "Virtio", "VirtioDrivers", log],
     path: "Tests/Support/VirtioTestKit", swiftSettings: checks),
   tests(
     "VirtioDevicesTests", ["CLinux", "DMA", "HostIO", "Virtio", "VirtioDevices", "VirtioDrivers", "VirtioTestKit"]),
+  // A machine with a bus for tests: what devices on it are and do is in VirtioTestKit.
+  .target(
+    name: "MachineKit",
+    dependencies: [
+      "DMA", "HostIO", "PCI", "Virtio", "VirtioServing", "VirtioDevices", "VirtioDrivers", "VirtioPCI", "VirtioTestKit",
+      log,
+    ],
+    path: "Tests/Support/MachineKit", swiftSettings: checks),
   tests("MachineTests", ["Machine", "Virtio"]),
   // Random machines against a naive model of their memory: for a test, and for hours by a command.
   .target(
@@ -83,35 +91,36 @@ var targets: [Target] = [
     ],
     path: "Tests/Support/MemoryModel", swiftSettings: checks),
   tests("MemoryModelTests", ["MemoryModel"]),
-  tests("HostIOTests", ["DMA", "HostIO"]),
-  tests("IOMMUsTests", ["DMA", "IOMMUs"]),
+  tests("HostIOTests", ["DMA", "HostIO", "VirtioTestKit"]),
+  tests("IOMMUsTests", ["DMA", "IOMMUs", "VirtioTestKit"]),
   tests(
     "IOMMUDriversTests",
     [
       "DMA", "HostIO", "IOMMUs", "IOMMUDrivers", "PCI", "Virtio", "VirtioServing", "VirtioDevices", "VirtioDrivers",
-      "VirtioPCI",
-      "VirtioTestKit", log,
+      "VirtioPCI", "MachineKit", "VirtioTestKit",
     ]),
   tests("DMATests", ["DMA", "HostIO", "VirtioTestKit"]),
-  tests("PCITests", ["DMA", "PCI", "VirtioTestKit"]),
+  tests("PCITests", ["DMA", "PCI", "MachineKit", "VirtioTestKit"]),
   tests(
     "VirtioPCITests",
     [
-      "DMA", "HostIO", "PCI", "Virtio", "VirtioServing", "VirtioDevices", "VirtioDrivers", "VirtioPCI", "VirtioTestKit",
-      log,
+      "DMA", "HostIO", "PCI", "Virtio", "VirtioServing", "VirtioDevices", "VirtioDrivers", "VirtioPCI", "MachineKit",
+      "VirtioTestKit",
     ]),
   tests(
     "VirtioMMIOTests",
     [
       "DMA", "HostIO", "IOMMUs", "Virtio", "VirtioServing", "VirtioDevices", "VirtioDrivers", "VirtioMMIO",
-      "VirtioTestKit", log,
+      "MachineKit", "VirtioTestKit", log,
     ]),
-  tests("NVMeTests", ["DMA", "HostIO", "IOMMUs", "NVMe", "PCI", "VirtioDevices", "VirtioDrivers", "VirtioTestKit"]),
+  tests(
+    "NVMeTests",
+    ["DMA", "HostIO", "IOMMUs", "NVMe", "PCI", "VirtioDevices", "VirtioDrivers", "MachineKit", "VirtioTestKit"]),
   tests(
     "HostileDriverTests",
     [
       "DMA", "HostIO", "PCI", "Virtio", "VirtioServing", "VirtioDevices", "VirtioDrivers", "VirtioPCI", "VirtioMMIO",
-      "VirtioTestKit", log,
+      "MachineKit", "VirtioTestKit", log,
     ]),
   tests("VirtioTests", ["DMA", "Virtio", "VirtioDrivers", "VirtioTestKit"]),
   tests("VirtioDriversTests", ["DMA", "HostIO", "Virtio", "VirtioDevices", "VirtioDrivers", "VirtioTestKit"]),
@@ -124,10 +133,16 @@ var targets: [Target] = [
     path: "Tests/Support/FrontendKit", swiftSettings: checks),
   tests(
     "FrontendTests",
-    ["DMA", "HostIO", "Virtio", "VirtioDrivers", "VirtioServing", "VirtioDevices", "VhostUser", "FrontendKit", log]),
+    [
+      "DMA", "HostIO", "Virtio", "VirtioDrivers", "VirtioServing", "VirtioDevices", "VhostUser", "FrontendKit",
+      "VirtioTestKit",
+      log,
+    ]),
   tests(
     "VhostUserCheckTests",
-    ["DMA", "HostIO", "Virtio", "VirtioServing", "VirtioDevices", "VhostUser", "VhostUserCheck", log]),
+    [
+      "DMA", "HostIO", "Virtio", "VirtioServing", "VirtioDevices", "VhostUser", "VhostUserCheck", "VirtioTestKit", log,
+    ]),
   // A driver for QEMU's own virtio-pci and VT-d; depends on nothing of ours, so that it can be a referee.
   .target(name: "QTestKit", dependencies: [], path: "Tests/Support/QTestKit", swiftSettings: checks),
   tests("QEMUTests", ["QTestKit"]),

@@ -5,11 +5,12 @@ import HostIO
 import Testing
 import VhostUser
 import Virtio
+import VirtioTestKit
 
 @Suite("Explain", .serialized) struct ExplainTests {
   @Test("Before a front-end has connected, words and JSON agree that nothing can be reached")
   func nobody() throws {
-    let folder = try Folder()
+    let folder = try TemporaryFolder()
     let running = try folder.serve(try folder.image())
     let words = try Command.run("explain", folder.path("s.sock"))
     #expect(words.status == 0)
@@ -30,7 +31,7 @@ import Virtio
 
   @Test("A socket that is not there, and one nobody listens on, are told apart, status 1")
   func unreachable() throws {
-    let folder = try Folder()
+    let folder = try TemporaryFolder()
     let none = try Command.run("explain", folder.path("none.sock"))
     #expect(none.status == 1)
     #expect(none.errors.contains("there is no socket"))
@@ -44,7 +45,7 @@ import Virtio
 
   @Test("What is no socket is not taken for a back-end that ended, status 1")
   func noSocket() throws {
-    let folder = try Folder()
+    let folder = try TemporaryFolder()
     for path in [folder.url.path, try folder.image()] {
       let result = try Command.run("explain", path)
       #expect(result.status == 1)
@@ -54,7 +55,7 @@ import Virtio
 
   @Test("Somebody who listens and is no back-end of ours is told apart, status 1")
   func stranger() throws {
-    let folder = try Folder()
+    let folder = try TemporaryFolder()
     let listener = try UnixListener(path: folder.path("s.sock"))
     let running = try Command.Running(["explain", folder.path("s.sock")])
     // Takes the call, and hangs up on whatever is asked.
@@ -67,18 +68,20 @@ import Virtio
   }
 
   /// The answer in JSON.
-  private func figures(_ folder: Folder) throws -> [String: Any] {
+  private func figures(_ folder: TemporaryFolder) throws -> [String: Any] {
     let answer = try Command.run("explain", "--json", folder.path("s.sock"))
     return try #require(try JSONSerialization.jsonObject(with: Data(answer.output.utf8)) as? [String: Any])
   }
 
-  private func words(_ folder: Folder) throws -> String { try Command.run("explain", folder.path("s.sock")).output }
+  private func words(_ folder: TemporaryFolder) throws -> String {
+    try Command.run("explain", folder.path("s.sock")).output
+  }
 
   @Test(
     "With a front-end behind an IOMMU the answer says so, how much is reachable of how much, and what each queue did; and keeps that"
   )
   func confined() throws {
-    let folder = try Folder()
+    let folder = try TemporaryFolder()
     let running = try folder.serve(try folder.image(), socket: "s.sock", "--num-queues", "2")
     let mappings = FrontendMappings()
     let frontend = try Frontend.connect(
@@ -129,7 +132,7 @@ import Virtio
 
   @Test("When the last front-end has gone nothing is said to be still to come, and one is not called several")
   func over() throws {
-    let folder = try Folder()
+    let folder = try TemporaryFolder()
     let running = try folder.serve(try folder.image(), socket: "s.sock", "--num-queues", "1")
     let frontend = try Frontend.connect(to: folder.path("s.sock"))
     #expect(try frontend.ask(.getFeatures) != 0)
@@ -150,7 +153,7 @@ import Virtio
 
   @Test("The answer tells the image, its size, how it is reached, and the socket")
   func facts() throws {
-    let folder = try Folder()
+    let folder = try TemporaryFolder()
     let image = try folder.image()
     let running = try folder.serve(
       image, socket: "s.sock", "--read-only", "--engine", "sync", "--cache", "writethrough", "--logical-block-size",
@@ -175,7 +178,7 @@ import Virtio
 
   @Test("With a front-end that does not take the bit the answer says that all memory can be reached")
   func open() throws {
-    let folder = try Folder()
+    let folder = try TemporaryFolder()
     let running = try folder.serve(try folder.image())
     let frontend = try Frontend.connect(to: folder.path("s.sock"), memory: FrontendMemory(byteCount: 8 << 20))
     try frontend.negotiate([.version1])
@@ -199,7 +202,7 @@ import Virtio
       (["--access-platform", "off", "--indirect", "auto"], true, true),
     ] as [([String], Bool, Bool)])
   func indirect(_ options: [String], _ disk: Bool, _ entropy: Bool) throws {
-    let folder = try Folder()
+    let folder = try TemporaryFolder()
     for (device, isOffered) in [("blk", disk), ("rng", entropy)] {
       let image = device == "blk" ? ["--blk-file", try folder.image()] : []
       let running = try Command.Running(["serve", device, "--socket-path", folder.path("s.sock")] + image + options)
@@ -218,7 +221,7 @@ import Virtio
 
   @Test("A front-end without an IOMMU is refused by --access-platform on, and the answer says so afterwards")
   func refused() throws {
-    let folder = try Folder()
+    let folder = try TemporaryFolder()
     let running = try folder.serve(try folder.image(), socket: "s.sock", "--access-platform", "on")
     #expect(try words(folder).contains("to be offered, and required"))
     let frontend = try Frontend.connect(to: folder.path("s.sock"))
@@ -234,11 +237,7 @@ import Virtio
 
   /// Asks again until it is so, for ten seconds at most: a back-end tells nobody that its front-end has gone.
   private func waitUntil(_ condition: () throws -> Bool) throws {
-    let end = ContinuousClock.now + .seconds(10)
-    while ContinuousClock.now < end {
-      if try condition() { return }
-    }
-    Issue.record("it did not come to that")
+    if try !eventually(within: .seconds(10), condition) { Issue.record("it did not come to that") }
   }
 
   @Test(

@@ -1,5 +1,6 @@
 import DMA
 import Foundation
+import MachineKit
 import Testing
 import Virtio
 import VirtioDevices
@@ -82,7 +83,7 @@ private func judge(_ outcome: Outcome, _ session: Session) -> (Verdict, String) 
 /// more.
 private func recover(_ target: Target) throws {
   target.driver.status = []
-  guard target.watch.wait({ target.driver.status.isEmpty }) else {
+  guard target.interrupts.poll({ target.driver.status.isEmpty }) else {
     throw Wedged("the device does not come out of its reset")
   }
   // Whatever was still under way is over.

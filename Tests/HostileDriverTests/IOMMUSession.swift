@@ -1,4 +1,5 @@
 import DMA
+import MachineKit
 import Testing
 import Virtio
 import VirtioTestKit
@@ -179,7 +180,7 @@ extension Session {
     guard let events else { return nil }
     var used: [LiteralUsed] = []
     let driver = target.driver
-    let came = target.watch.wait {
+    let came = target.interrupts.poll {
       used += events.takeUsed()
       return used.count >= count || driver.status.contains(.needsReset)
     }

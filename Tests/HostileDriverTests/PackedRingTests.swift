@@ -1,4 +1,5 @@
 import DMA
+import MachineKit
 import Testing
 import Virtio
 import VirtioTestKit
@@ -221,7 +222,7 @@ extension Session {
     let ring = try packed
     var isUsed = false
     var stopped = false
-    _ = target.watch.wait {
+    _ = target.interrupts.poll {
       isUsed = ring.flags(of: 0) & 0x8080 == 0x8080
       stopped = target.driver.status.contains(.needsReset)
       return isUsed || stopped

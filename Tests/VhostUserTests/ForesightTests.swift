@@ -2,6 +2,7 @@ import DMA
 import HostIO
 import Testing
 import Virtio
+import VirtioTestKit
 
 @testable import VhostUser
 

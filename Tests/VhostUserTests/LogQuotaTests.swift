@@ -2,6 +2,7 @@ import HostIO
 import Logging
 import Synchronization
 import Testing
+import VirtioTestKit
 
 @testable import VhostUser
 
@@ -9,7 +10,7 @@ import Testing
 struct LogQuotaTests {
   /// A limited log whose time stands still.
   private final class Limited: Sendable {
-    let lines = Lines()
+    let lines = LogLines()
     let log: LimitedLog
     private let time: Clock
 
@@ -73,7 +74,7 @@ struct LogQuotaTests {
 
   @Test("Lines of debugging are not limited")
   func debugging() {
-    let lines = Lines()
+    let lines = LogLines()
     var logger = lines.logger
     logger.logLevel = .debug
     let log = LimitedLog(logger)

@@ -3,19 +3,20 @@ import HostIO
 import Testing
 import VhostUser
 import Virtio
+import VirtioTestKit
 
 @Suite("The dirty log while other things change", .timeLimit(.minutes(10)))
 struct LogTests {
   /// A front-end with a ring and a log, and a device that holds what it takes.
   private final class Logged {
-    let disk: HeldDisk
+    let disk: HoldingDevice
     let frontend: RawFrontend
     let file: MemoryFile
     let bits: HostMapping
     static let bytes: UInt64 = 1 << 20
 
     init() throws {
-      disk = try HeldDisk()
+      disk = try HoldingDevice(.block)
       frontend = try RawFrontend(device: disk)
       try frontend.negotiate()
       try frontend.share()
@@ -30,10 +31,7 @@ struct LogTests {
     }
 
     func isMarked(_ guest: UInt64) -> Bool {
-      var byte: [UInt8] = [0]
-      var span = byte.mutableSpan
-      _ = bits.copy(from: Int(guest / 4096 / 8), into: &span)
-      return byte[0] & (1 << UInt8(guest / 4096 % 8)) != 0
+      bits.bytes(1, at: Int(guest / 4096 / 8))[0] & (1 << UInt8(guest / 4096 % 8)) != 0
     }
 
     /// The answer to a request that was sent before.
@@ -60,10 +58,7 @@ struct LogTests {
     alias.frontendAddress += 1 << 28
     let file = frontend.memory.descriptor.rawValue
     try frontend.send(.setMemoryTable([first, second, alias]), ack: true, [file, file, file])
-    let end = ContinuousClock.now + .seconds(10)
-    while frontend.server.statistics.memoryRegions != 3, ContinuousClock.now < end {
-      _ = try frontend.call.wait(timeout: .milliseconds(1))
-    }
+    #expect(eventually { frontend.server.statistics.memoryRegions == 3 })
     #expect(frontend.usedIndex == 0)
     logged.disk.release.signal()
     #expect(try logged.acknowledged())
@@ -81,10 +76,7 @@ struct LogTests {
     let logged = try Logged()
     let frontend = logged.frontend
     try frontend.send(.removeMemoryRegion(frontend.region), ack: true)
-    let end = ContinuousClock.now + .seconds(10)
-    while frontend.server.statistics.memoryRegions != 0, ContinuousClock.now < end {
-      _ = try frontend.call.wait(timeout: .milliseconds(1))
-    }
+    #expect(eventually { frontend.server.statistics.memoryRegions == 0 })
     logged.disk.release.signal()
     #expect(try logged.acknowledged())
     #expect(logged.isMarked(RawFrontend.guest + UInt64(RawFrontend.Place.data)))

@@ -4,6 +4,7 @@ import HostIO
 import Testing
 import Virtio
 import VirtioDevices
+import VirtioTestKit
 
 @Suite("virtio-blk: hosts that fail, or cannot do everything") struct BlockHostTests {
   @Test("A full file system is IOERR and one line, and the next request is served", arguments: EngineKind.buffered)
@@ -12,7 +13,7 @@ import VirtioDevices
       try Test.cancel("SKIPPED: this process may not mount a tmpfs, ENOSPC is not tested")
     }
     let file = try ScratchFile(size: 1 << 20, in: place.directory)
-    let lines = Lines()
+    let lines = LogLines()
     let rig = try engine.rig(file) { $0.report = { lines.add($0) } }
     #expect(try rig.writeDisk(0, pattern(65536)).status == 0)
     var failures = 0
@@ -34,7 +35,7 @@ import VirtioDevices
     guard let loop = LoopDevice(backing.path, sectorSize: 512) else {
       try Test.cancel("SKIPPED: this process may not attach a loop device, EIO is not tested")
     }
-    let lines = Lines()
+    let lines = LogLines()
     let rig = try DeviceRig(engine.device(ScratchFile(at: loop.path)) { $0.report = { lines.add($0) } })
     #expect(try rig.readDisk(1024, 4096).data == Array(pattern(1 << 20)[524288..<528384]))
     // What is behind the device is cut off, and the device stays as long: every access there is EIO.
@@ -66,10 +67,7 @@ import VirtioDevices
 
   /// What the driver reads as `blk_size`.
   private func blockSize(of device: BlockDevice) -> Int {
-    var bytes: [UInt8] = [0, 0, 0, 0]
-    var span = bytes.mutableSpan
-    device.readConfiguration(at: 20, into: &span)
-    return bytes.enumerated().reduce(0) { $0 | Int($1.element) << (8 * $1.offset) }
+    device.configuration(4, at: 20).enumerated().reduce(0) { $0 | Int($1.element) << (8 * $1.offset) }
   }
 
   private func transferInSectors(_ device: BlockDevice, _ backing: ScratchFile) throws {
@@ -144,7 +142,7 @@ import VirtioDevices
   func withoutRing() async {
     await #expect(processExitsWith: .success) {
       let file = try ScratchFile(pattern(65536))
-      let lines = Lines()
+      let lines = LogLines()
       let device = try EngineKind(engine: .automatic).device(file) { $0.report = { lines.add($0) } }
       let strict = try EngineKind(engine: .uring).device(ScratchFile(pattern(4096)))
       try OpenFileLimit.set(64)

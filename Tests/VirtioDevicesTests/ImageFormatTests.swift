@@ -1,6 +1,7 @@
 import Foundation
 import Testing
 import VirtioDevices
+import VirtioTestKit
 
 @Suite("Images that are not raw") struct ImageFormatTests {
   /// The first bytes of an image of each format, as their descriptions have them.
@@ -50,7 +51,7 @@ import VirtioDevices
   @Test("A resize is told to whoever serves the disk, with both sizes")
   func resized() throws {
     let file = try ScratchFile(size: 65536)
-    let lines = Lines()
+    let lines = LogLines()
     let device = try BlockDevice(
       options(file) {
         $0.notice = { lines.add($0) }

@@ -3,6 +3,7 @@ import Glibc
 import Testing
 import Virtio
 import VirtioDevices
+import VirtioTestKit
 
 @Suite("virtio-blk: an image that is handed over", .timeLimit(.minutes(10))) struct SharedImageTests {
   private func device(

@@ -2,6 +2,7 @@ import Foundation
 import Testing
 import Virtio
 import VirtioDevices
+import VirtioTestKit
 
 /// Whether writes are stable shows when the file is cut off: the kernel counts bytes that were never written to storage
 /// (`cancelled_write_bytes`), for the whole process, so these run in processes of their own.
@@ -71,16 +72,11 @@ import VirtioDevices
       if (bytes > 0) != isVolatile { wrong.append("\(text): \(bytes) bytes volatile") }
     }
     func field(_ device: BlockDevice) -> UInt8 {
-      var bytes: [UInt8] = [0xEE]
-      var span = bytes.mutableSpan
-      device.readConfiguration(at: 32, into: &span)
-      return bytes[0]
+      device.configuration(1, at: 32)[0]
     }
     /// What a driver does that only asks for the capacity.
     func readCapacity(_ device: BlockDevice) {
-      var bytes = [UInt8](repeating: 0, count: 32)
-      var span = bytes.mutableSpan
-      device.readConfiguration(at: 0, into: &span)
+      _ = device.configuration(32)
     }
     func use(_ device: BlockDevice, at state: QueueState = .initial, reading: Bool) throws {
       _ = try DeviceRig(device, resumingAt: state, readingConfiguration: reading).kick()

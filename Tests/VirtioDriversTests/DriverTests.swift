@@ -3,6 +3,7 @@ import Testing
 import Virtio
 import VirtioDevices
 import VirtioDrivers
+import VirtioTestKit
 
 private let cells = MapperKind.allCases.flatMap { kind in RingKind.all.map { (kind, $0) } }
 

@@ -1,6 +1,7 @@
 import DMA
 import Testing
 import VirtioDrivers
+import VirtioTestKit
 
 @Suite("Mappers that run out, are refused or are misused")
 struct MapperFailureTests {

@@ -3,6 +3,7 @@ import Testing
 import Virtio
 import VirtioDevices
 import VirtioDrivers
+import VirtioTestKit
 
 /// A machine of the seed, from its driver's side.
 private struct Case: CustomStringConvertible {

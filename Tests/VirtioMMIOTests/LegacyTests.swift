@@ -1,4 +1,5 @@
 import DMA
+import MachineKit
 import Testing
 import Virtio
 import VirtioDrivers
