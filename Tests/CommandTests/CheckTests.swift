@@ -1,12 +1,13 @@
 import Foundation
 import Testing
+import VirtioTestKit
 
 @Suite("sluice check, as typed", .serialized) struct CheckTests {
   private static let fast = ["--only", "split", "--only", "invalidate-lazy", "--only", "unknown-request"]
 
   @Test("A back-end that keeps the rules: a line a check, a summary, status 0")
   func kept() throws {
-    let folder = try Folder()
+    let folder = try TemporaryFolder()
     let disk = try folder.serve(try folder.image())
     let result = try Command.run(["check", folder.path("s.sock"), "--type", "blk"] + Self.fast)
     #expect(result.status == 0 && result.errors == "")
@@ -18,7 +19,7 @@ import Testing
 
   @Test("JSON is an object a line: the checks, then the summary")
   func json() throws {
-    let folder = try Folder()
+    let folder = try TemporaryFolder()
     let disk = try folder.serve(try folder.image())
     let result = try Command.run(["check", folder.path("s.sock"), "--type", "blk", "--json"] + Self.fast)
     let objects = try result.output.split(separator: "\n").map {
@@ -33,7 +34,7 @@ import Testing
 
   @Test("A broken rule is status 1, with the sentence on standard error")
   func broken() throws {
-    let folder = try Folder()
+    let folder = try TemporaryFolder()
     // A disk examined as a file system answers, but not as one.
     let disk = try folder.serve(try folder.image(), socket: "s.sock", "--num-queues", "1")
     let result = try Command.run("check", folder.path("s.sock"), "--type", "fs", "--only", "queue-count")
@@ -49,7 +50,7 @@ import Testing
 
   @Test("A back-end that serves once is started anew for every connection, and ended at the end")
   func started() throws {
-    let folder = try Folder()
+    let folder = try TemporaryFolder()
     let serve = [
       Command.program.path, "serve", "blk", "--once", "--blk-file", try folder.image(), "--socket-path",
       folder.path("s.sock"),
@@ -63,7 +64,7 @@ import Testing
 
   @Test("A back-end that serves once, started elsewhere, is refused with what to type instead: status 2")
   func once() throws {
-    let folder = try Folder()
+    let folder = try TemporaryFolder()
     let disk = try folder.serve(try folder.image(), socket: "s.sock", "--once")
     let result = try Command.run("check", folder.path("s.sock"), "--type", "blk")
     #expect(result.status == 2 && result.output == "")
@@ -73,9 +74,9 @@ import Testing
 
   @Test("No back-end, no type, no such check: status 2 and a sentence each")
   func usage() throws {
-    let folder = try Folder()
-    let missing = try Command.run("check", folder.path("none.sock"), "--type", "blk", "--timeout", "0.2")
-    #expect(missing.status == 2 && missing.errors.contains("cannot be checked"))
+    let folder = try TemporaryFolder()
+    let nobody = try Command.run("check", folder.path("none.sock"), "--type", "blk", "--timeout", "0.2")
+    #expect(nobody.status == 2 && nobody.errors.contains("cannot be checked"))
     #expect(try Command.run("check", folder.path("none.sock")).errors.contains("--type"))
     #expect(try Command.run("check").errors.contains("socket"))
     let unknown = try Command.run("check", folder.path("none.sock"), "--type", "blk", "--only", "nonsense")
@@ -106,7 +107,7 @@ import Testing
 
   @Test("Every key of the answers in JSON is in snake_case, of explain and of check alike")
   func keys() throws {
-    let folder = try Folder()
+    let folder = try TemporaryFolder()
     let disk = try folder.serve(try folder.image())
     let answers =
       try Command.run("explain", "--json", folder.path("s.sock")).output

@@ -1,4 +1,5 @@
 import Foundation
+import VirtioTestKit
 
 /// The built `sluice`, run as a user would.
 struct Command {
@@ -58,7 +59,7 @@ struct Command {
     }
 
     /// Waits until the back-end has taken so many requests.
-    func waitUntilTaken(_ count: Int, _ folder: Folder) throws {
+    func waitUntilTaken(_ count: Int, _ folder: TemporaryFolder) throws {
       try waitUntil("it took \(count) requests") {
         let answer = try Command.run("explain", "--json", folder.path("s.sock")).output
         return (try JSONSerialization.jsonObject(with: Data(answer.utf8)) as? [String: Any])?["requests"] as? Int
@@ -67,11 +68,7 @@ struct Command {
     }
 
     private func waitUntil(_ what: String, _ condition: () throws -> Bool) throws {
-      let end = ContinuousClock.now + .seconds(20)
-      while ContinuousClock.now < end {
-        if try condition() { return }
-        usleep(5000)
-      }
+      if try eventually(every: .milliseconds(5), condition) { return }
       throw Trouble(what: "it did not come to that \(what); it said: \(said)")
     }
 
@@ -98,29 +95,7 @@ struct Command {
   }
 }
 
-/// A folder that goes with its test.
-final class Folder {
-  let url: URL
-
-  init() throws {
-    url = FileManager.default.temporaryDirectory.appendingPathComponent("sluice-\(UUID().uuidString.prefix(8))")
-    try FileManager.default.createDirectory(at: url, withIntermediateDirectories: true)
-  }
-
-  deinit { try? FileManager.default.removeItem(at: url) }
-
-  func path(_ name: String) -> String { url.appendingPathComponent(name).path }
-
-  /// A sparse image.
-  func image(_ name: String = "disk.img", size: UInt64 = 1 << 20) throws -> String {
-    let path = path(name)
-    FileManager.default.createFile(atPath: path, contents: nil)
-    let file = try FileHandle(forWritingTo: URL(fileURLWithPath: path))
-    try file.truncate(atOffset: size)
-    try file.close()
-    return path
-  }
-
+extension TemporaryFolder {
   /// Serves a disk and returns when it answers.
   func serve(_ image: String, socket: String = "s.sock", _ more: String...) throws -> Command.Running {
     let running = try Command.Running(["serve", "blk", "--socket-path", path(socket), "--blk-file", image] + more)
@@ -129,12 +104,12 @@ final class Folder {
   }
 
   func waitUntilAnswered(_ socket: String, _ running: Command.Running) throws {
-    for _ in 0..<200 {
-      if try Command.run("explain", path(socket)).status == 0 { return }
-      guard running.process.isRunning else { break }
-      usleep(20000)
+    var isThere = false
+    _ = try eventually(every: .milliseconds(20)) {
+      isThere = try Command.run("explain", path(socket)).status == 0
+      return isThere || !running.process.isRunning
     }
-    throw Trouble(what: "the back-end does not answer: \(running.said)")
+    if !isThere { throw Trouble(what: "the back-end does not answer: \(running.said)") }
   }
 }
 

@@ -4,13 +4,15 @@ import FrontendKit
 import HostIO
 import IOMMUInterface
 import Testing
+import VhostUser
 import VhostUserFrontend
 import Virtio
+import VirtioTestKit
 
 @Suite("Explain", .serialized) struct ExplainTests {
   @Test("Before a front-end has connected, words and JSON agree that nothing can be reached")
-  func beforeAnyFrontend() throws {
-    let folder = try Folder()
+  func nobody() throws {
+    let folder = try TemporaryFolder()
     let running = try folder.serve(try folder.image())
     let words = try Command.run("explain", folder.path("s.sock"))
     #expect(words.status == 0)
@@ -31,7 +33,7 @@ import Virtio
 
   @Test("A socket that is not there, and one without a listener, are told apart, status 1")
   func unreachable() throws {
-    let folder = try Folder()
+    let folder = try TemporaryFolder()
     let none = try Command.run("explain", folder.path("none.sock"))
     #expect(none.status == 1)
     #expect(none.errors.contains("there is no socket"))
@@ -45,7 +47,7 @@ import Virtio
 
   @Test("What is no socket is not taken for a back-end that ended, status 1")
   func noSocket() throws {
-    let folder = try Folder()
+    let folder = try TemporaryFolder()
     for path in [folder.url.path, try folder.image()] {
       let result = try Command.run("explain", path)
       #expect(result.status == 1)
@@ -55,7 +57,7 @@ import Virtio
 
   @Test("A listener that is no back-end of ours is told apart, status 1")
   func stranger() throws {
-    let folder = try Folder()
+    let folder = try TemporaryFolder()
     let listener = try UnixListener(path: folder.path("s.sock"))
     let running = try Command.Running(["explain", folder.path("s.sock")])
     // Takes the call, and hangs up on every request.
@@ -68,18 +70,20 @@ import Virtio
   }
 
   /// The answer in JSON.
-  private func figures(_ folder: Folder) throws -> [String: Any] {
+  private func figures(_ folder: TemporaryFolder) throws -> [String: Any] {
     let answer = try Command.run("explain", "--json", folder.path("s.sock"))
     return try #require(try JSONSerialization.jsonObject(with: Data(answer.output.utf8)) as? [String: Any])
   }
 
-  private func words(_ folder: Folder) throws -> String { try Command.run("explain", folder.path("s.sock")).output }
+  private func words(_ folder: TemporaryFolder) throws -> String {
+    try Command.run("explain", folder.path("s.sock")).output
+  }
 
   @Test(
     "With a front-end behind an IOMMU the answer says so, how much is reachable of how much, and what each queue did; and keeps that"
   )
   func confined() throws {
-    let folder = try Folder()
+    let folder = try TemporaryFolder()
     let running = try folder.serve(try folder.image(), socket: "s.sock", "--num-queues", "2")
     let mappings = FrontendMappings()
     let frontend = try Frontend.connect(
@@ -130,7 +134,7 @@ import Virtio
 
   @Test("When the last front-end has gone nothing is said to be still to come, and one is not called several")
   func over() throws {
-    let folder = try Folder()
+    let folder = try TemporaryFolder()
     let running = try folder.serve(try folder.image(), socket: "s.sock", "--num-queues", "1")
     let frontend = try Frontend.connect(to: folder.path("s.sock"))
     #expect(try frontend.ask(.getFeatures) != 0)
@@ -151,7 +155,7 @@ import Virtio
 
   @Test("The answer tells the image, its size, how it is reached, and the socket")
   func facts() throws {
-    let folder = try Folder()
+    let folder = try TemporaryFolder()
     let image = try folder.image()
     let running = try folder.serve(
       image, socket: "s.sock", "--read-only", "--engine", "sync", "--cache", "writethrough", "--logical-block-size",
@@ -176,7 +180,7 @@ import Virtio
 
   @Test("With a front-end that does not take the bit the answer says that all memory can be reached")
   func open() throws {
-    let folder = try Folder()
+    let folder = try TemporaryFolder()
     let running = try folder.serve(try folder.image())
     let frontend = try Frontend.connect(to: folder.path("s.sock"), memory: FrontendMemory(byteCount: 8 << 20))
     try frontend.negotiate([.version1])
@@ -200,7 +204,7 @@ import Virtio
       (["--access-platform", "off", "--indirect", "auto"], true, true),
     ] as [([String], Bool, Bool)])
   func indirect(_ options: [String], _ disk: Bool, _ entropy: Bool) throws {
-    let folder = try Folder()
+    let folder = try TemporaryFolder()
     for (device, isOffered) in [("blk", disk), ("rng", entropy)] {
       let image = device == "blk" ? ["--blk-file", try folder.image()] : []
       let running = try Command.Running(["serve", device, "--socket-path", folder.path("s.sock")] + image + options)
@@ -219,7 +223,7 @@ import Virtio
 
   @Test("A front-end without an IOMMU is refused by --access-platform on, and the answer says so afterwards")
   func refused() throws {
-    let folder = try Folder()
+    let folder = try TemporaryFolder()
     let running = try folder.serve(try folder.image(), socket: "s.sock", "--access-platform", "on")
     #expect(try words(folder).contains("to be offered, and required"))
     let frontend = try Frontend.connect(to: folder.path("s.sock"))
@@ -235,11 +239,7 @@ import Virtio
 
   /// Asks again until it is so, for ten seconds at most: a back-end gives no event when its front-end has gone.
   private func waitUntil(_ condition: () throws -> Bool) throws {
-    let end = ContinuousClock.now + .seconds(10)
-    while ContinuousClock.now < end {
-      if try condition() { return }
-    }
-    Issue.record("it did not come to that")
+    if try !eventually(within: .seconds(10), condition) { Issue.record("it did not come to that") }
   }
 
   @Test(

@@ -1,12 +1,15 @@
+import DMA
 import Foundation
 import FrontendKit
 import Testing
+import VhostUser
 import VhostUserFrontend
 import Virtio
+import VirtioTestKit
 
 @Suite("The log of a command", .serialized, .timeLimit(.minutes(10))) struct LogTests {
   /// Asks for configuration that is not there, which is refused, again and again.
-  private func quarrel(_ folder: Folder, times: Int = 2000) throws {
+  private func quarrel(_ folder: TemporaryFolder, times: Int = 2000) throws {
     let frontend = try Frontend.connect(to: folder.path("s.sock"))
     try frontend.negotiate([.version1])
     for _ in 0..<times { _ = try? frontend.readConfiguration(at: 0, count: 257) }
@@ -16,8 +19,8 @@ import Virtio
   @Test(
     "With a standard error that is closed, full or never read front-ends are served, and SIGTERM ends it",
     arguments: StandardError.allCases)
-  func stuckReader(_ kind: StandardError) throws {
-    let folder = try Folder()
+  func nobodyListens(_ kind: StandardError) throws {
+    let folder = try TemporaryFolder()
     let image = try folder.image()
     let running = try Command.Running(
       ["serve", "blk", "--socket-path", folder.path("s.sock"), "--blk-file", image, "--log-level", "debug"],
@@ -34,7 +37,7 @@ import Virtio
 
   @Test("A mistake in what was typed ends the command with any standard error", arguments: StandardError.allCases)
   func mistake(_ kind: StandardError) throws {
-    let folder = try Folder()
+    let folder = try TemporaryFolder()
     #expect(
       try Command.Running(["serve", "blk", "--socket-path", "s"], through: kind.launcher(folder)).end(within: 10).status
         == 2)
@@ -42,7 +45,7 @@ import Virtio
 
   @Test("Thousands of refused requests are a few lines and a count")
   func quiet() throws {
-    let folder = try Folder()
+    let folder = try TemporaryFolder()
     let running = try folder.serve(try folder.image())
     try quarrel(folder)
     running.terminate()
@@ -54,7 +57,7 @@ import Virtio
 
   @Test("With --log-format json every line is an object with time, level, device and message; SIGUSR1 adds the state")
   func json() throws {
-    let folder = try Folder()
+    let folder = try TemporaryFolder()
     let running = try folder.serve(try folder.image(), socket: "s.sock", "--log-format", "json")
     try quarrel(folder, times: 1)
     kill(running.process.processIdentifier, SIGUSR1)
@@ -78,7 +81,7 @@ import Virtio
   @Test(
     "A line begins with its priority when standard error is the journal's, and only then", arguments: [true, false])
   func journal(_ isJournal: Bool) throws {
-    let folder = try Folder()
+    let folder = try TemporaryFolder()
     let stream = isJournal ? "$(stat -Lc %d:%i /proc/self/fd/2)" : "1:1"
     let running = try Command.Running(
       ["serve", "blk", "--socket-path", folder.path("s.sock"), "--blk-file", try folder.image()],
@@ -96,7 +99,7 @@ import Virtio
 
   @Test("A front-end that went is said to have gone, and why")
   func gone() throws {
-    let folder = try Folder()
+    let folder = try TemporaryFolder()
     let running = try folder.serve(try folder.image())
     try Frontend.connect(to: folder.path("s.sock")).close()
     let second = try Frontend.connect(to: folder.path("s.sock"))

@@ -1,5 +1,6 @@
 import Foundation
 import Testing
+import VirtioTestKit
 
 @Suite("sluice matrix and sluice machine, as typed") struct MachineCommandTests {
   private static func objects(_ output: String) throws -> [[String: Any]] {
@@ -70,7 +71,7 @@ import Testing
       (#"{"devices":[]}"#, "needs a device"), ("[1,", "not valid JSON"),
     ])
   func mistakes(_ text: String, _ word: String) throws {
-    let folder = try Folder()
+    let folder = try TemporaryFolder()
     let path = folder.path("machine.json")
     try Data(text.utf8).write(to: URL(fileURLWithPath: path))
     let result = try Command.run("machine", "run", path)
@@ -86,7 +87,7 @@ import Testing
 
   @Test("A file's machine runs with its image, which keeps what was written")
   func image() throws {
-    let folder = try Folder()
+    let folder = try TemporaryFolder()
     let image = try folder.image()
     let text =
       #"{"platform":"pc-virtio-iommu","devices":[{"kind":"blk","name":"d","iommu_platform":"on","image":"\#(image)","ring":"packed"}],"workload":{"kind":"verify","requests":20}}"#

@@ -7,6 +7,7 @@ import Testing
 import VhostUser
 import VhostUserFrontend
 import Virtio
+import VirtioTestKit
 
 @Suite("How much memory a guest and a front-end can make a back-end use", .timeLimit(.minutes(10)))
 struct MemoryBoundTests {
@@ -81,10 +82,7 @@ struct MemoryBoundTests {
     }
 
     private func half(at address: UInt64) -> UInt16 {
-      var two: [UInt8] = [0, 0]
-      var span = two.mutableSpan
-      _ = memory.copy(from: GuestAddress(address), into: &span)
-      return UInt16(two[0]) | UInt16(two[1]) << 8
+      UInt16(truncatingIfNeeded: memory.bytes(2, at: GuestAddress(address)).word)
     }
 
     /// Makes everything available that was given back.
@@ -100,7 +98,7 @@ struct MemoryBoundTests {
     "Eight queues of chains as long as can be, translations scattered over all addresses, and questions without answers: 64 MiB and 2 MiB a queue"
   )
   func worst() throws {
-    let folder = try Folder()
+    let folder = try TemporaryFolder()
     let image = try folder.image(size: 256 << 20)
     let running = try folder.serve(image, socket: "s.sock", "--num-queues", "\(Self.queues)")
     let scales = Scales(running.process.processIdentifier)

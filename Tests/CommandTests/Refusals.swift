@@ -1,5 +1,6 @@
 import Foundation
 import Testing
+import VirtioTestKit
 
 /// Ways to start a command so that this host refuses it something.
 enum Refusal {
@@ -43,7 +44,7 @@ enum StandardError: String, CaseIterable, CustomTestStringConvertible {
   var testDescription: String { rawValue }
 
   /// Through a shell, with a folder for what it needs.
-  func launcher(_ folder: Folder) -> [String] {
+  func launcher(_ folder: TemporaryFolder) -> [String] {
     let script =
       switch self {
       case .closed: #"exec "$@" 2>&-"#

@@ -2,6 +2,7 @@ import Foundation
 import Testing
 import VhostUserFrontend
 import Virtio
+import VirtioTestKit
 
 @Suite("The command, as typed", .serialized) struct ServeTests {
   /// One sentence on standard error, nothing on standard output, and nothing left at `socket`.
@@ -16,7 +17,7 @@ import Virtio
 
   @Test("A mistyped option is answered with the nearest one, status 2")
   func mistyped() throws {
-    let folder = try Folder()
+    let folder = try TemporaryFolder()
     let result = try Command.run(
       "serve", "blk", "--socket-pth", folder.path("s.sock"), "--blk-file", try folder.image())
     expectSentence(result, status: 2, saying: "--socket-path", absent: folder.path("s.sock"))
@@ -24,7 +25,7 @@ import Virtio
 
   @Test("Without a place to serve the command says which options name one, status 2")
   func nowhere() throws {
-    let folder = try Folder()
+    let folder = try TemporaryFolder()
     expectSentence(
       try Command.run("serve", "blk", "--blk-file", try folder.image()), status: 2, saying: "--socket-path")
     expectSentence(
@@ -35,7 +36,7 @@ import Virtio
 
   @Test("Without an image the command says which option names one, status 2")
   func noImage() throws {
-    let folder = try Folder()
+    let folder = try TemporaryFolder()
     expectSentence(
       try Command.run("serve", "blk", "--socket-path", folder.path("s")), status: 2, saying: "--blk-file",
       absent: folder.path("s"))
@@ -43,7 +44,7 @@ import Virtio
 
   @Test("A missing image is named with a way to make one, status 1, and no socket is left behind")
   func missing() throws {
-    let folder = try Folder()
+    let folder = try TemporaryFolder()
     let result = try Command.run(
       "serve", "blk", "--socket-path", folder.path("s"), "--blk-file", folder.path("none.img"))
     expectSentence(result, status: 1, saying: "there is no image", absent: folder.path("s"))
@@ -51,7 +52,7 @@ import Virtio
 
   @Test("A directory is not an image, status 1")
   func directory() throws {
-    let folder = try Folder()
+    let folder = try TemporaryFolder()
     let result = try Command.run("serve", "blk", "--socket-path", folder.path("s"), "--blk-file", folder.url.path)
     expectSentence(result, status: 1, saying: "is a directory", absent: folder.path("s"))
   }
@@ -67,7 +68,7 @@ import Virtio
       ["--indirect", "sometimes"], ["--idle-latency", "-1"], ["--idle-latency", "soon"],
     ])
   func range(_ option: [String]) throws {
-    let folder = try Folder()
+    let folder = try TemporaryFolder()
     let words =
       ["serve", "blk", "--blk-file", try folder.image()]
       + (option[0] == "--fd" ? [] : ["--socket-path", folder.path("s")]) + option
@@ -77,7 +78,7 @@ import Virtio
 
   @Test("An image without room for a block is refused with a way to give it a size, status 1", arguments: [0, 511])
   func empty(_ size: UInt64) throws {
-    let folder = try Folder()
+    let folder = try TemporaryFolder()
     let result = try Command.run(
       "serve", "blk", "--socket-path", folder.path("s"), "--blk-file", try folder.image(size: size), "--log-level",
       "error")
@@ -86,7 +87,7 @@ import Virtio
 
   @Test("What is neither a file nor a block device is not an image, status 1")
   func device() throws {
-    let folder = try Folder()
+    let folder = try TemporaryFolder()
     let result = try Command.run("serve", "blk", "--socket-path", folder.path("s"), "--blk-file", "/dev/null")
     expectSentence(result, status: 1, saying: "neither a file nor a block device", absent: folder.path("s"))
   }
@@ -113,7 +114,7 @@ import Virtio
 
   @Test("A path that no socket can have is told apart from one whose directory is missing")
   func impossiblePath() throws {
-    let folder = try Folder()
+    let folder = try TemporaryFolder()
     expectSentence(
       try Command.run("serve", "rng", "--socket-path", folder.path(String(repeating: "x", count: 120))), status: 2,
       saying: "107 bytes")
@@ -126,7 +127,7 @@ import Virtio
 
   @Test("A second server of the same image is refused while the first goes on, status 1")
   func locked() throws {
-    let folder = try Folder()
+    let folder = try TemporaryFolder()
     let image = try folder.image()
     let first = try folder.serve(image)
     let second = try Command.run("serve", "blk", "--socket-path", folder.path("t.sock"), "--blk-file", image)
@@ -138,7 +139,7 @@ import Virtio
 
   @Test("With --lock running a second server of the image is there beside the first, as a live migration needs it")
   func handOver() throws {
-    let folder = try Folder()
+    let folder = try TemporaryFolder()
     let image = try folder.image()
     let first = try folder.serve(image, "--lock", "running")
     let second = try folder.serve(image, socket: "t.sock", "--lock", "running")
@@ -150,7 +151,7 @@ import Virtio
 
   @Test("A busy socket is refused, and its server goes on; a stale one is replaced")
   func busy() throws {
-    let folder = try Folder()
+    let folder = try TemporaryFolder()
     let image = try folder.image()
     let first = try folder.serve(image)
     let second = try Command.run(
@@ -168,7 +169,7 @@ import Virtio
 
   @Test("A file that is no socket is not touched, status 1")
   func occupied() throws {
-    let folder = try Folder()
+    let folder = try TemporaryFolder()
     let file = try folder.image("precious")
     let result = try Command.run("serve", "blk", "--socket-path", file, "--blk-file", try folder.image())
     expectSentence(result, status: 1, saying: "is not a socket")
@@ -177,7 +178,7 @@ import Virtio
 
   @Test("SIGTERM ends the command within a second, with status 0, and takes the socket along")
   func termination() throws {
-    let folder = try Folder()
+    let folder = try TemporaryFolder()
     let running = try folder.serve(try folder.image())
     running.terminate()
     let result = try running.end(within: 1)
@@ -199,7 +200,7 @@ import Virtio
 
   @Test("A listening socket that was inherited is served, named by --fd or by LISTEN_FDS", arguments: [true, false])
   func inherited(_ named: Bool) throws {
-    let folder = try Folder()
+    let folder = try TemporaryFolder()
     // perl is part of every Debian: it opens descriptor 3, and becomes the command.
     let open =
       #"$^F = 9; use Socket; socket(S, PF_UNIX, SOCK_STREAM, 0) && bind(S, sockaddr_un(shift)) && listen(S, 5) || die; "#
@@ -247,7 +248,7 @@ import Virtio
     "With --once the command ends when its first front-end has gone, status 0, and takes the socket along; questions do not count"
   )
   func once() throws {
-    let folder = try Folder()
+    let folder = try TemporaryFolder()
     let running = try folder.serve(try folder.image(), socket: "s.sock", "--once")
     let frontend = try Frontend.connect(to: folder.path("s.sock"))
     try frontend.negotiate([.version1])

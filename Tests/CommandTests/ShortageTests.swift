@@ -5,32 +5,29 @@ import Testing
 import VhostUser
 import VhostUserFrontend
 import Virtio
+import VirtioTestKit
 
 @Suite("A back-end that runs out of descriptors", .timeLimit(.minutes(10)))
 struct ShortageTests {
   /// A disk whose process may have that many descriptors open.
   private final class Poor {
+    private let folder: TemporaryFolder
     let socket: String
-    private let image: String
     let running: Command.Running
 
     init(descriptors: Int) throws {
-      let stem = FileManager.default.temporaryDirectory.appendingPathComponent(
-        "sluice-poor-\(UUID().uuidString.prefix(8))"
-      ).path
-      (socket, image) = (stem + ".sock", stem + ".img")
-      try Data(count: 1 << 20).write(to: URL(fileURLWithPath: image))
+      folder = try TemporaryFolder()
+      let socket = folder.path("s.sock")
+      self.socket = socket
       running = try Command.Running(
-        ["serve", "blk", "--socket-path", socket, "--blk-file", image],
+        ["serve", "blk", "--socket-path", socket, "--blk-file", folder.image()],
         through: ["/usr/bin/prlimit", "--nofile=\(descriptors):\(descriptors)"])
-      let end = Date(timeIntervalSinceNow: 20)
-      while !FileManager.default.fileExists(atPath: socket), Date() < end { usleep(5_000) }
+      _ = eventually(every: .milliseconds(5)) { FileManager.default.fileExists(atPath: socket) }
     }
 
     deinit {
       running.process.terminate()
       _ = try? running.end(within: 10)
-      try? FileManager.default.removeItem(atPath: image)
     }
 
     /// As many connections as there is room for, and what each says first.

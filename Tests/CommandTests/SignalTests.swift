@@ -13,7 +13,7 @@ import VirtioTestKit
       (SIGINT, true), (SIGTERM, true), (SIGHUP, true), (SIGINT, false), (SIGHUP, false),
     ])
   func ended(_ signal: Int32, _ hasFrontend: Bool) throws {
-    let folder = try Folder()
+    let folder = try TemporaryFolder()
     let running = try folder.serve(try folder.image())
     let frontend = hasFrontend ? try Frontend.connect(to: folder.path("s.sock")) : nil
     if let frontend { try frontend.negotiate([.version1]) }
@@ -25,7 +25,7 @@ import VirtioTestKit
 
   @Test("SIGUSR1 writes what `sluice explain` would answer, and it goes on")
   func report() throws {
-    let folder = try Folder()
+    let folder = try TemporaryFolder()
     let running = try folder.serve(try folder.image(), socket: "s.sock", "--log-level", "error")
     #expect(running.said == "")
     kill(running.process.processIdentifier, SIGUSR1)
@@ -40,7 +40,7 @@ import VirtioTestKit
     "A stop that waits for storage says so, with the queue and the option of a second signal, which ends it at once",
     .enabled { SlowDisk.isThere() })
   func stuck() throws {
-    let folder = try Folder()
+    let folder = try TemporaryFolder()
     // A flush that is not answered within any time this test may take.
     var storage: SlowDisk? = try SlowDisk(byteCount: 1 << 20, flush: 3_600_000)
     let image = try #require(storage?.path).replacing("/self/", with: "/\(getpid())/")

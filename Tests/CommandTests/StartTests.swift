@@ -1,13 +1,15 @@
 import Foundation
 import FrontendKit
 import Testing
+import VhostUser
 import VhostUserFrontend
 import Virtio
+import VirtioTestKit
 
 /// What can go wrong with a guest is found out before there is one.
 @Suite("The command finds out at the start", .serialized, .timeLimit(.minutes(10))) struct StartTests {
   private func refusal(_ words: [String], through launcher: [String] = []) throws -> String {
-    let folder = try Folder()
+    let folder = try TemporaryFolder()
     let result = try Command.Running(
       ["serve", "blk", "--socket-path", folder.path("s"), "--blk-file", try folder.image()] + words, through: launcher
     ).end(within: 20)
@@ -21,7 +23,7 @@ import Virtio
     "An image of another format is refused with what to do, and left as it was; insisting serves it"
   )
   func format() throws {
-    let folder = try Folder()
+    let folder = try TemporaryFolder()
     let image = try folder.image()
     let head = Data("QFI".utf8) + [0xfb, 0, 0, 0, 3]
     let file = try FileHandle(forWritingTo: URL(fileURLWithPath: image))
@@ -53,7 +55,7 @@ import Virtio
     "With --lock off an image is served where there are no locks, and where another process holds one",
     .enabled(if: Refusal.isThere, "SKIPPED: no way to refuse locks on this architecture"))
   func unlocked() throws {
-    let folder = try Folder()
+    let folder = try TemporaryFolder()
     let image = try folder.image()
     let words = ["serve", "blk", "--blk-file", image, "--lock", "off", "--socket-path"]
     let first = try folder.serve(image)
@@ -73,7 +75,7 @@ import Virtio
     #expect(
       try refusal(["--engine", "uring"], through: Refusal.ring(error)).contains(
         "--engine uring: io_uring is not available"))
-    let folder = try Folder()
+    let folder = try TemporaryFolder()
     let running = try Command.Running(
       ["serve", "blk", "--socket-path", folder.path("s.sock"), "--blk-file", try folder.image()],
       through: Refusal.ring(error))
@@ -90,7 +92,7 @@ import Virtio
     "As many queues are offered as QEMU has processors, and only those that are used cost a thread"
   )
   func queues() throws {
-    let folder = try Folder()
+    let folder = try TemporaryFolder()
     let running = try folder.serve(try folder.image())
     let frontend = try Frontend.connect(to: folder.path("s.sock"))
     try frontend.negotiate([.version1, .blockMultiqueue])
@@ -104,7 +106,7 @@ import Virtio
 
   @Test("A resize is in the log, with both sizes")
   func resized() throws {
-    let folder = try Folder()
+    let folder = try TemporaryFolder()
     let image = try folder.image()
     let running = try folder.serve(image)
     let file = try FileHandle(forWritingTo: URL(fileURLWithPath: image))

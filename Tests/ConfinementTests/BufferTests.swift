@@ -47,9 +47,9 @@ struct BufferTests {
     ])
     #expect(used.map(\.length) == [0])
     let fault = DMAFault(address: DMAAddress(torn + 4096), access: .write, reason: .unmapped)
-    #expect(rig.space.faults == [fault] && rig.notes.faults == [fault])
+    #expect(rig.space.faults == [fault] && rig.device.faults == [fault])
     #expect(rig.get(4, at: first) == [0, 0, 0, 0] && rig.get(4, at: torn) == [0, 0, 0, 0])
-    #expect(rig.get(1, at: status) == [CopyDevice.failure], "the status byte can be reached, and says so")
+    #expect(rig.get(1, at: status) == [TestDevice.copyFailure], "the status byte can be reached, and says so")
     #expect(rig.harness.failures.isEmpty)
     rig.expectWorks()
   }
@@ -213,7 +213,7 @@ struct BufferTests {
     }
     #expect(rig.ring.takeUsed().map(\.length) == [3 * 4096])
     #expect((0..<UInt64(3)).map { rig.get(1, at: to + $0 * 4096)[0] } == [10, 11, 12])
-    #expect(rig.notes.count == 1)
+    #expect(rig.device.served == 1)
   }
 
   @Test(

@@ -8,11 +8,23 @@ import VirtioTestKit
 struct DirtyLogTests {
   /// The pages that are marked, and forgets them.
   private func marked(_ bits: HostMapping) -> Set<Int> {
-    var bytes = [UInt8](repeating: 0, count: bits.byteCount)
-    var span = bytes.mutableSpan
-    #expect(bits.copy(from: 0, into: &span) == bytes.count)
+    let bytes = bits.bytes(bits.byteCount)
     #expect(bits.copy([UInt8](repeating: 0, count: bytes.count).span, to: 0) == bytes.count)
     return Set(bytes.indices.flatMap { byte in (0..<8).filter { bytes[byte] >> $0 & 1 == 1 }.map { byte * 8 + $0 } })
+  }
+
+  /// The log of memory in which a device copied a chain.
+  private func copied(_ memory: GuestMemory, _ chain: [LiteralDescriptor]) throws -> HostMapping {
+    let bits = try HostMapping(anonymous: 4096)
+    memory.setDirtyLog(DirtyLog(bits: bits, memory: memory))
+    let harness = try DeviceHarness(TestDevice.copying(), features: .version1, in: PhysicalSpace(memory))
+    let (layout, _) = literalLayout(size: 8, packed: false, at: 0x1000)
+    let ring = LiteralSplitRing(layout, in: LiteralMemory(memory))
+    try harness.start(0, layout)
+    _ = ring.post(chain)
+    ring.publish()
+    harness.kick(0)
+    return bits
   }
 
   private func page(_ rig: Rig, _ address: UInt64) -> Int {
@@ -68,15 +80,8 @@ struct DirtyLogTests {
           guestAddress: GuestAddress(guest), frontendAddress: FrontendAddress(guest), byteCount: 64 << 10,
           mapping: mapping))
     }
-    let bits = try HostMapping(anonymous: 4096)
-    memory.setDirtyLog(DirtyLog(bits: bits, memory: memory))
-    let harness = try DeviceHarness(CopyDevice(notes: Notes()), features: .version1, in: PhysicalSpace(memory))
-    let (layout, _) = literalLayout(size: 8, packed: false, at: 0x1000)
-    let ring = LiteralSplitRing(layout, in: LiteralMemory(memory))
-    try harness.start(0, layout)
-    _ = ring.post([LiteralDescriptor(DMAAddress(0x8000), 4), LiteralDescriptor(DMAAddress(0x9000), 4, writable: true)])
-    ring.publish()
-    harness.kick(0)
+    let bits = try copied(
+      memory, [LiteralDescriptor(DMAAddress(0x8000), 4), LiteralDescriptor(DMAAddress(0x9000), 4, writable: true)])
     #expect(marked(bits).isSuperset(of: [9, 256 + 9]))
   }
 
@@ -93,17 +98,9 @@ struct DirtyLogTests {
           guestAddress: GuestAddress(at), frontendAddress: FrontendAddress(at), byteCount: 64 << 10, mapping: mapping,
           mappingOffset: at))
     }
-    let bits = try HostMapping(anonymous: 4096)
-    memory.setDirtyLog(DirtyLog(bits: bits, memory: memory))
-    let harness = try DeviceHarness(CopyDevice(notes: Notes()), features: .version1, in: PhysicalSpace(memory))
-    let (layout, _) = literalLayout(size: 8, packed: false, at: 0x1000)
-    let ring = LiteralSplitRing(layout, in: LiteralMemory(memory))
-    try harness.start(0, layout)
-    _ = ring.post([
-      LiteralDescriptor(DMAAddress(0x5000), 0x4000), LiteralDescriptor(DMAAddress(0xe000), 0x4000, writable: true),
-    ])
-    ring.publish()
-    harness.kick(0)
+    let bits = try copied(
+      memory,
+      [LiteralDescriptor(DMAAddress(0x5000), 0x4000), LiteralDescriptor(DMAAddress(0xe000), 0x4000, writable: true)])
     #expect(marked(bits).isSuperset(of: [14, 15, 16, 17]))
     #expect(marked(bits).isEmpty)
   }
@@ -127,8 +124,7 @@ struct DirtyLogTests {
     let log = DirtyLog(bits: bits, memory: memory)
     let before = space.fence.generation
     let control = try WorkerThread(name: "control") { memory.setDirtyLog(log) }
-    let end = ContinuousClock.now + .seconds(10)
-    while space.fence.generation == before, ContinuousClock.now < end {}
+    _ = eventually { space.fence.generation != before }
     try queue.beginRound()
     queue.complete(chain, written: 0x2000)
     queue.endRound()

@@ -10,7 +10,7 @@ final class Rig {
   let memory: GuestMemory
   let space: PagedSpace
   let literal: LiteralMemory
-  let notes = Notes()
+  let device = TestDevice.copying()
   let features: Features
   let harness: DeviceHarness
   private(set) var layout: QueueLayout
@@ -31,7 +31,7 @@ final class Rig {
     self.layout = layout
     nextAddress = end
     nextGuest = 16 << 20
-    harness = try DeviceHarness(CopyDevice(notes: notes), features: features, in: wrap?(space) ?? space)
+    harness = try DeviceHarness(device, features: features, in: wrap?(space) ?? space)
     ring = Placeholder(layout, literal)
     func area(_ first: DMAAddress, _ last: UInt64, _ permissions: DMAPermissions) {
       map(first.rawValue, pages: Int((last - first.rawValue) / 4096), minimal ? permissions : .readWrite)

@@ -38,9 +38,9 @@ struct RingAreaTests {
     #expect(rig.harness.failures == [.ring(fault)])
     #expect(rig.space.faults == [fault])
     rig.map(hole, pages: 1)
-    let served = rig.notes.count
+    let served = rig.device.served
     rig.harness.kick(0)
-    #expect(rig.harness.hasFailed(0) && rig.notes.count == served && rig.ring.takeUsed().isEmpty)
+    #expect(rig.harness.hasFailed(0) && rig.device.served == served && rig.ring.takeUsed().isEmpty)
     try rig.renew()
     rig.expectWorks()
   }
@@ -120,8 +120,8 @@ struct RingAreaTests {
   @Test("With bus mastering off nothing is reached: the queue ends, and memory stays as it is (R039)")
   func blocked() throws {
     let memory = try GuestMemory(byteCount: 1 << 20)
-    let notes = Notes()
-    let harness = try DeviceHarness(CopyDevice(notes: notes), features: .version1, in: BlockedSpace())
+    let device = TestDevice.copying()
+    let harness = try DeviceHarness(device, features: .version1, in: BlockedSpace())
     let (layout, _) = literalLayout(size: 8, packed: false, at: 0x1000)
     let ring = LiteralSplitRing(layout, in: LiteralMemory(memory))
     try harness.start(0, layout)
@@ -129,7 +129,7 @@ struct RingAreaTests {
     ring.publish()
     harness.kick(0)
     guard case .ring(let fault)? = harness.failures.first else { return #expect(Bool(false)) }
-    #expect(fault.reason == .busMasterDisabled && notes.count == 0 && ring.takeUsed().isEmpty)
+    #expect(fault.reason == .busMasterDisabled && device.served == 0 && ring.takeUsed().isEmpty)
   }
 
   @Test(

@@ -90,19 +90,19 @@ struct SpaceTests {
   func hotplug() throws {
     let memory = try GuestMemory(byteCount: 64 << 10)
     let space = PhysicalSpace(memory)
-    let notes = Notes()
-    let harness = try DeviceHarness(CopyDevice(notes: notes), features: .version1, in: space)
+    let device = TestDevice.copying()
+    let harness = try DeviceHarness(device, features: .version1, in: space)
     let (layout, _) = literalLayout(size: 8, packed: false, at: 0x1000)
     let ring = LiteralSplitRing(layout, in: LiteralMemory(memory))
     try harness.start(0, layout)
     let high = GuestAddress(1 << 30)
     func run() -> Int {
-      let before = notes.count
+      let before = device.served
       _ = ring.post([LiteralDescriptor(DMAAddress(high.rawValue), 16)])
       ring.publish()
       harness.kick(0)
       #expect(ring.takeUsed().count == 1)
-      return notes.count - before
+      return device.served - before
     }
     for _ in 0..<3 {
       #expect(run() == 0)
@@ -113,7 +113,7 @@ struct SpaceTests {
       #expect(run() == 1)
       try memory.remove(guestAddress: high, frontendAddress: FrontendAddress(high.rawValue), byteCount: 4096)
     }
-    #expect(run() == 0 && notes.faults.allSatisfy { $0.address == DMAAddress(high.rawValue) })
+    #expect(run() == 0 && device.faults.allSatisfy { $0.address == DMAAddress(high.rawValue) })
   }
 
   @Test("A storm of faults is counted and kept within bounds (R093)")

@@ -39,17 +39,7 @@ struct DomainTests {
   private func resolve(
     _ cache: inout IOTLB, _ address: DMAAddress, _ count: Int, _ access: DMAAccess
   ) -> Result<[UInt8], DMAInterruption> {
-    var pool = SegmentPool()
-    var list = pool.take()
-    do throws(DMAInterruption) {
-      try cache.resolve(address, count: count, for: access, into: &list)
-    } catch { return .failure(error) }
-    let side = list.readable
-    var bytes = [UInt8](repeating: 0, count: side.byteCount)
-    var span = bytes.mutableSpan
-    _ = side.copy(from: 0, into: &span)
-    pool.give(back: list)
-    return .success(bytes)
+    cache.bytes(address.rawValue, count, access)
   }
 
   /// One page of a mapping.

@@ -11,16 +11,6 @@ struct EndpointSpaceTests {
   private static let page: UInt64 = 4096
   private static let me = RequesterID(bus: 1, device: 2, function: 3)
 
-  /// 16 pages, each full of its own number plus 1.
-  private func makeMemory() throws -> GuestMemory {
-    let memory = try GuestMemory(byteCount: 16 * 4096)
-    for page in 0..<UInt64(16) {
-      let bytes = [UInt8](repeating: UInt8(page + 1), count: 4096)
-      #expect(memory.copy(bytes.span, to: GuestAddress(page * Self.page)) == 4096)
-    }
-    return memory
-  }
-
   private func fault(
     _ address: UInt64, _ reason: DMAFault.Reason, _ access: DMAAccess = .read
   ) -> Result<UInt8, DMAInterruption> {
@@ -33,7 +23,7 @@ struct EndpointSpaceTests {
   ) -> Result<UInt8, DMAInterruption> {
     _ = cache.beginRound()
     defer { cache.endRound() }
-    return firstByte(&cache, address, access)
+    return cache.byte(address, access)
   }
 
   @Test("A requester ID is a bus, a device and a function, and reads as lspci writes it")
@@ -48,7 +38,7 @@ struct EndpointSpaceTests {
 
   @Test("Without bus mastering nothing is reached by any route, and no IOMMU hears of it (R039)")
   func gate() throws {
-    let memory = try makeMemory()
+    let memory = try GuestMemory.numbered(pages: 16)
     let domain = Domain(memory)
     try domain.map(DMAAddress(0), byteCount: 4096, to: GuestAddress(4096), permissions: .readWrite)
     let endpoint = EndpointSpace(memory, requester: Self.me)
@@ -68,7 +58,7 @@ struct EndpointSpaceTests {
 
   @Test("Each route leads where it says, and a turn takes effect at once, whatever was remembered (R110)")
   func routes() throws {
-    let memory = try makeMemory()
+    let memory = try GuestMemory.numbered(pages: 16)
     let domain = Domain(memory)
     try domain.map(DMAAddress(0), byteCount: 2 * Self.page, to: GuestAddress(5 * Self.page), permissions: .read)
     let endpoint = EndpointSpace(memory, requester: Self.me, isOpen: true)
@@ -92,7 +82,7 @@ struct EndpointSpaceTests {
     "A turn and an invalidation wait for rounds under way and for chains in flight, and for nothing younger (R110)",
     arguments: [false, true])
   func drains(turning: Bool) throws {
-    let memory = try makeMemory()
+    let memory = try GuestMemory.numbered(pages: 16)
     let domain = Domain(memory)
     try domain.map(DMAAddress(0), byteCount: 4096, to: GuestAddress(4096), permissions: .readWrite)
     let endpoint = EndpointSpace(memory, requester: Self.me, isOpen: true)
@@ -100,7 +90,7 @@ struct EndpointSpaceTests {
     var user = IOTLB(endpoint)
     var other = IOTLB(endpoint)
     _ = user.beginRound()
-    #expect(firstByte(&user, 0, .read) == .success(2))
+    #expect(user.byte(0, .read) == .success(2))
     var chain: MappingHold? = user.hold(from: 0, through: 4095)
     user.endRound()
     let generation = endpoint.fence.generation
@@ -124,7 +114,7 @@ struct EndpointSpaceTests {
 
   @Test("Memory that goes is not reached any more by any route, and memory that comes is", arguments: [false, true])
   func memoryGoes(translated: Bool) throws {
-    let memory = try makeMemory()
+    let memory = try GuestMemory.numbered(pages: 16)
     let high = UInt64(1) << 32
     let domain = Domain(memory)
     try domain.map(DMAAddress(high), byteCount: 4096, to: GuestAddress(high), permissions: .readWrite)
@@ -147,7 +137,7 @@ struct EndpointSpaceTests {
   @Test(
     "A fault is told once to whoever translates, with the requester's number, and to nobody by another route (R092)")
   func reports() throws {
-    let memory = try makeMemory()
+    let memory = try GuestMemory.numbered(pages: 16)
     let heard = Mutex<[RequesterID]>([])
     let domain = Domain(memory) { _, requester in heard.withLock { $0.append(requester) } }
     let endpoint = EndpointSpace(memory, requester: Self.me, isOpen: true)
@@ -169,7 +159,7 @@ struct EndpointSpaceTests {
 
   @Test("While routes turn, a queue sees the new one from the moment the turn returns", .timeLimit(.minutes(10)))
   func concurrentTurns() throws {
-    let memory = try makeMemory()
+    let memory = try GuestMemory.numbered(pages: 16)
     let domains = [Domain(memory), Domain(memory)]
     for (i, domain) in domains.enumerated() {
       try domain.map(DMAAddress(0), byteCount: 4096, to: GuestAddress(UInt64(i) * Self.page), permissions: .readWrite)
@@ -184,7 +174,7 @@ struct EndpointSpaceTests {
         while stop.value == 0 {
           _ = cache.beginRound()
           let earliest = done.value
-          let found = firstByte(&cache, 0, .read)
+          let found = cache.byte(0, .read)
           let latest = begun.value
           cache.endRound()
           if case .success(let byte) = found, (earliest...latest).contains(where: { UInt8($0 % 2) + 1 == byte }) {
@@ -213,7 +203,7 @@ struct EndpointSpaceTests {
 
   @Test("A driver that maps all over the place fills the table, and it works again after an unmap")
   func fullTable() throws {
-    let memory = try makeMemory()
+    let memory = try GuestMemory.numbered(pages: 16)
     let domain = Domain(memory)
     let endpoint = EndpointSpace(memory, requester: Self.me, isOpen: true, maxTableNodes: 8)
     domain.attach(endpoint)
@@ -232,20 +222,6 @@ struct EndpointSpaceTests {
     try domain.map(DMAAddress(0), byteCount: 4096, to: GuestAddress(0), permissions: .read)
     #expect(byte(&cache, 0) == .success(1) && table.mappings == 1)
   }
-}
-
-/// The byte at an address, in a round that has begun.
-func firstByte(_ cache: inout IOTLB, _ address: UInt64, _ access: DMAAccess) -> Result<UInt8, DMAInterruption> {
-  var pool = SegmentPool()
-  var list = pool.take()
-  do throws(DMAInterruption) {
-    try cache.resolve(DMAAddress(address), count: 1, for: access, into: &list)
-  } catch { return .failure(error) }
-  var bytes: [UInt8] = [0]
-  var span = bytes.mutableSpan
-  _ = list.readable.copy(from: 0, into: &span)
-  pool.give(back: list)
-  return .success(bytes[0])
 }
 
 /// A number that any thread may raise and read.

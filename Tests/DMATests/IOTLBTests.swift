@@ -6,15 +6,6 @@ import VirtioTestKit
 /// A queue's cache over spaces of every kind, against byte-by-byte look-ups.
 @Suite("IOTLB")
 struct IOTLBTests {
-  /// Bytes of a segment list, read back.
-  private func bytes(_ list: borrowing SegmentList) -> [UInt8] {
-    let side = list.readable
-    var result = [UInt8](repeating: 0, count: side.byteCount)
-    var span = result.mutableSpan
-    let n = side.copy(from: 0, into: &span)
-    return n == result.count ? result : []
-  }
-
   @Test(
     "Random look-ups through scattered pages yield the bytes that are mapped there, run for run (R046, R047, R119)",
     arguments: [UInt64(4096), 256, 64], [false, true])
@@ -74,7 +65,7 @@ struct IOTLBTests {
           #expect(found == .fault(fault))
         } else {
           #expect(found == nil)
-          let read = bytes(list)
+          let read = list.readable.bytes()
           #expect(read == expected)
         }
         pool.give(back: list)
@@ -135,7 +126,7 @@ struct IOTLBTests {
       for i in 0..<1024 {
         var list = pool.take()
         try cache.resolve(DMAAddress(UInt64(i) << 12), count: 1, for: .read, into: &list)
-        let found = bytes(list)
+        let found = list.readable.bytes()
         #expect(found == [UInt8(truncatingIfNeeded: i)])
         pool.give(back: list)
       }
@@ -157,11 +148,7 @@ struct IOTLBTests {
     for offset in stride(from: 0, to: 3 * 4096, by: 8) {
       let at = 0x10 + offset
       let guest = UInt64(12 - 3 * (at >> 12)) << 12 + UInt64(at & 4095)
-      var read = [UInt8](repeating: 0, count: 8)
-      var span = read.mutableSpan
-      #expect(memory.copy(from: GuestAddress(guest), into: &span) == 8)
-      let value = read.reversed().reduce(UInt64(0)) { $0 << 8 | UInt64($1) }
-      #expect(value == UInt64(offset))
+      #expect(memory.bytes(8, at: GuestAddress(guest)).word == UInt64(offset))
     }
     cache.endRound()
   }

@@ -9,19 +9,10 @@ import VirtioTestKit
 struct SharedDomainTests {
   private static let page: UInt64 = 4096
 
-  private func makeMemory() throws -> GuestMemory {
-    let memory = try GuestMemory(byteCount: 16 * 4096)
-    for page in 0..<UInt64(16) {
-      let bytes = [UInt8](repeating: UInt8(page + 1), count: 4096)
-      #expect(memory.copy(bytes.span, to: GuestAddress(page * Self.page)) == 4096)
-    }
-    return memory
-  }
-
   private func byte(_ cache: inout IOTLB, _ address: UInt64) -> Result<UInt8, DMAInterruption> {
     _ = cache.beginRound()
     defer { cache.endRound() }
-    return firstByte(&cache, address, .read)
+    return cache.byte(address, .read)
   }
 
   private func missing(_ address: UInt64) -> Result<UInt8, DMAInterruption> {
@@ -30,7 +21,7 @@ struct SharedDomainTests {
 
   @Test("Mappings appear to every endpoint, whenever it came, and go for all of them (R148, R159)")
   func shared() throws {
-    let memory = try makeMemory()
+    let memory = try GuestMemory.numbered(pages: 16)
     let domain = Domain(memory)
     try domain.map(DMAAddress(0), byteCount: 4096, to: GuestAddress(0), permissions: .read)
     let endpoints = (0..<3).map { EndpointSpace(memory, requester: RequesterID(rawValue: UInt16($0)), isOpen: true) }
@@ -52,14 +43,14 @@ struct SharedDomainTests {
 
   @Test("An unmap waits for the last endpoint that uses the page, wherever it is in the list (R159)", arguments: 0..<3)
   func waitsForEach(slow: Int) throws {
-    let memory = try makeMemory()
+    let memory = try GuestMemory.numbered(pages: 16)
     let domain = Domain(memory)
     try domain.map(DMAAddress(0), byteCount: 4096, to: GuestAddress(0), permissions: .read)
     let endpoints = (0..<3).map { EndpointSpace(memory, requester: RequesterID(rawValue: UInt16($0)), isOpen: true) }
     for endpoint in endpoints { domain.attach(endpoint) }
     var user = IOTLB(endpoints[slow])
     _ = user.beginRound()
-    #expect(firstByte(&user, 0, .read) == .success(1))
+    #expect(user.byte(0, .read) == .success(1))
     let generation = endpoints[slow].fence.generation
     let unmap = WorkThread { _ = try? domain.unmap(from: DMAAddress(0), through: DMAAddress(4095)) }
     while endpoints[slow].fence.generation == generation { unmap.pause() }
@@ -73,7 +64,7 @@ struct SharedDomainTests {
     "An endpoint is in one domain: attached to another, it has left the first, and an endpoint that is gone holds nothing up"
   )
   func moves() throws {
-    let memory = try makeMemory()
+    let memory = try GuestMemory.numbered(pages: 16)
     let domains = [Domain(memory), Domain(memory)]
     for (i, domain) in domains.enumerated() {
       try domain.map(DMAAddress(0), byteCount: 4096, to: GuestAddress(UInt64(i) * Self.page), permissions: .read)
@@ -98,7 +89,7 @@ struct SharedDomainTests {
     arguments: [UInt64(1), .random(in: 2...UInt64.max)])
   func model(seed: UInt64) throws {
     var random = SeededGenerator(seed)
-    let domain = Domain(try makeMemory(), maxMappings: 500)
+    let domain = Domain(try GuestMemory.numbered(pages: 16), maxMappings: 500)
     let window = 12_000
     /// The number of the mapping on each page, 0: none; and where each begins and ends.
     var pages = [Int](repeating: 0, count: window)
@@ -172,7 +163,7 @@ struct SharedDomainTests {
 
   @Test("The last mapping a domain takes is its limit's, and a hole makes room for another (R167)")
   func limit() throws {
-    let domain = Domain(try makeMemory(), maxMappings: 1 << 14)
+    let domain = Domain(try GuestMemory.numbered(pages: 16), maxMappings: 1 << 14)
     func map(_ n: UInt64) throws(DomainError) {
       try domain.map(DMAAddress(n * 2 * Self.page), byteCount: 4096, to: GuestAddress(0), permissions: .read)
     }
@@ -187,7 +178,7 @@ struct SharedDomainTests {
   @Test(
     "A pair of map and unmap costs nothing like a thousand times more where there are a thousand times more mappings")
   func cost() throws {
-    let memory = try makeMemory()
+    let memory = try GuestMemory.numbered(pages: 16)
     func nanoseconds(_ mappings: UInt64) throws -> Double {
       let domain = Domain(memory)
       for n in 0..<mappings {

@@ -5,10 +5,12 @@ import HostIO
 import Logging
 import Storage
 import Testing
+import VhostUser
 import VhostUserBackend
 import VhostUserFrontend
 import Virtio
 import VirtioBlock
+import VirtioTestKit
 
 @Suite("A disk that hands over what is in flight", .timeLimit(.minutes(10)))
 struct HandOverTests {
@@ -16,13 +18,13 @@ struct HandOverTests {
     "Stopped again and again in the middle of its work, with GET_VRING_BASE_INFLIGHT, a disk does every request once in the end",
     arguments: [false, true])
   func underLoad(_ packed: Bool) throws {
-    let scratch = try Scratch()
-    let path = try scratch.image(4 << 20)
+    let scratch = try TemporaryFolder()
+    let path = try scratch.image(size: 4 << 20)
     var options = BlockOptions(path: path)
     options.engine = .automatic
     let (near, far) = try UnixSocket.pair()
     let server = try VhostUserServer(
-      try BlockDevice(options), on: .connected(far), log: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() })
+      try BlockDevice(options), on: .connected(far), log: .silent)
     let thread = try WorkerThread(name: "back-end") { try? server.run() }
     let frontend = try Frontend(near, memory: FrontendMemory(byteCount: 1 << 20))
     try frontend.negotiate(
@@ -37,7 +39,7 @@ struct HandOverTests {
     for round in 0..<8 as Range<UInt64> {
       var waiting: Set<Int> = []
       for i in 0..<32 as Range<UInt64> {
-        disk.prepare(pattern(round * 32 + i, count: 4096))
+        disk.prepare(pattern(4096, seed: round * 32 + i))
         let slot = try disk.add(.write, sector: (round * 32 + i) * 8, count: 4096)
         waiting.insert(try #require(slot))
       }
@@ -62,7 +64,7 @@ struct HandOverTests {
     thread.join()
     let image = try Data(contentsOf: URL(fileURLWithPath: path))
     for block in 0..<256 {
-      try #require([UInt8](image[4096 * block..<4096 * (block + 1)]) == pattern(UInt64(block), count: 4096))
+      try #require([UInt8](image[4096 * block..<4096 * (block + 1)]) == pattern(4096, seed: UInt64(block)))
     }
   }
 }

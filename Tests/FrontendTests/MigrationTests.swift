@@ -6,10 +6,12 @@ import Logging
 import Storage
 import Synchronization
 import Testing
+import VhostUser
 import VhostUserBackend
 import VhostUserFrontend
 import Virtio
 import VirtioBlock
+import VirtioTestKit
 
 @Suite("Guest memory that is copied by the dirty log while a disk writes to it", .timeLimit(.minutes(10)))
 struct MigrationTests {
@@ -52,9 +54,7 @@ struct MigrationTests {
     func differences() -> [Int] {
       pass(Set(log.takePages()).union(own))
       let count = copy.withLock { $0.count }
-      var now = [UInt8](repeating: 0, count: count)
-      var span = now.mutableSpan
-      _ = memory.copy(from: GuestAddress(0), into: &span)
+      let now = memory.bytes(count, at: GuestAddress(0))
       return copy.withLock { copy in
         (0..<count / 4096).filter { now[$0 * 4096..<$0 * 4096 + 4096] != copy[$0 * 4096..<$0 * 4096 + 4096] }
       }
@@ -90,14 +90,14 @@ struct MigrationTests {
     // packed ring; memory as one table (SET_MEM_TABLE) instead of region by region
     arguments: [false, true], [false, true])
   func copied(_ packed: Bool, _ asTable: Bool) throws {
-    let scratch = try Scratch()
-    let path = try scratch.image(4 << 20)
-    try Data(pattern(7, count: 4 << 20)).write(to: URL(fileURLWithPath: path))
+    let scratch = try TemporaryFolder()
+    let path = try scratch.image(size: 4 << 20)
+    try Data(pattern(4 << 20, seed: 7)).write(to: URL(fileURLWithPath: path))
     var options = BlockOptions(path: path)
     options.queueCount = 2
     let (near, far) = try UnixSocket.pair()
     let server = try VhostUserServer(
-      try BlockDevice(options), on: .connected(far), log: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() })
+      try BlockDevice(options), on: .connected(far), log: .silent)
     let thread = try WorkerThread(name: "back-end") { try? server.run() }
     let memory = FrontendMemory()
     // The higher one first: the next mapping then usually ends where this one begins.

@@ -4,6 +4,7 @@ import FrontendKit
 import Testing
 import VhostUserFrontend
 import Virtio
+import VirtioTestKit
 
 /// The front-end against a back-end of another project (qemu-storage-daemon).
 @Suite("A peer's back-end", .enabled(if: FileManager.default.isExecutableFile(atPath: "/usr/bin/qemu-storage-daemon")))
@@ -12,8 +13,8 @@ struct StorageDaemonTests {
     .version1, .eventIndex, .indirectDescriptors, Features(bit: 9), Features(bit: 12), Features(bit: 6),
   ]
 
-  private func daemon(_ scratch: Scratch, queues: Int = 1) throws -> BackendProcess {
-    let image = try scratch.image(16 << 20)
+  private func daemon(_ scratch: TemporaryFolder, queues: Int = 1) throws -> BackendProcess {
+    let image = try scratch.image(size: 16 << 20)
     let daemon = try #require(try BackendProcess.storageDaemon(image: image, directory: scratch.url, queues: queues))
     try #require(daemon.waitForSocket(), "\(daemon.output)")
     return daemon
@@ -21,7 +22,7 @@ struct StorageDaemonTests {
 
   @Test("Blocks written through one queue are read back, and are in the image")
   func readAndWrite() throws {
-    let scratch = try Scratch()
+    let scratch = try TemporaryFolder()
     let daemon = try daemon(scratch)
     let frontend = try daemon.connect(memory: FrontendMemory(byteCount: 8 << 20))
     try frontend.negotiate(Self.wanted)
@@ -30,22 +31,22 @@ struct StorageDaemonTests {
     let place = BlockClientPlace(base: GuestAddress(0x10000), queueSize: 64, slots: 16, slotBytes: 4096)
     var disk = try BlockClient(frontend, queue: 0, place: place)
     for block in 0..<100 {
-      try disk.write(sector: UInt64(block * 8), pattern(UInt64(block), count: 4096))
+      try disk.write(sector: UInt64(block * 8), pattern(4096, seed: UInt64(block)))
     }
     for block in (0..<100).reversed() {
       let bytes = try disk.read(sector: UInt64(block * 8), count: 4096)
-      #expect(bytes == pattern(UInt64(block), count: 4096))
+      #expect(bytes == pattern(4096, seed: UInt64(block)))
     }
     try disk.flush()
     let image = try Data(contentsOf: scratch.url.appendingPathComponent("disk.img"))
-    #expect([UInt8](image[4096 * 42..<4096 * 43]) == pattern(42, count: 4096))
+    #expect([UInt8](image[4096 * 42..<4096 * 43]) == pattern(4096, seed: 42))
     let state = try frontend.stopQueue(0)
     #expect(state.available == 201)
   }
 
   @Test("Two queues and indirect descriptors work, with many requests at once")
   func manyAtOnce() throws {
-    let scratch = try Scratch()
+    let scratch = try TemporaryFolder()
     let daemon = try daemon(scratch, queues: 2)
     let frontend = try daemon.connect(memory: FrontendMemory(byteCount: 8 << 20))
     try frontend.negotiate(Self.wanted)
@@ -57,9 +58,9 @@ struct StorageDaemonTests {
     var b = try BlockClient(frontend, queue: 1, place: second)
     for round in 0..<20 {
       for i in 0..<32 {
-        a.prepare(pattern(UInt64(round * 64 + i), count: 4096))
+        a.prepare(pattern(4096, seed: UInt64(round * 64 + i)))
         _ = try a.add(.write, sector: UInt64((round * 64 + i) * 8), count: 4096)
-        b.prepare(pattern(UInt64(round * 64 + 32 + i), count: 4096))
+        b.prepare(pattern(4096, seed: UInt64(round * 64 + 32 + i)))
         _ = try b.add(.write, sector: UInt64((round * 64 + 32 + i) * 8), count: 4096)
       }
       a.publish()
@@ -72,13 +73,13 @@ struct StorageDaemonTests {
     }
     for block in stride(from: 0, to: 20 * 64, by: 37) {
       let bytes = try a.read(sector: UInt64(block * 8), count: 4096)
-      #expect(bytes == pattern(UInt64(block), count: 4096))
+      #expect(bytes == pattern(4096, seed: UInt64(block)))
     }
   }
 
   @Test("The configuration space tells the capacity")
   func configuration() throws {
-    let scratch = try Scratch()
+    let scratch = try TemporaryFolder()
     let daemon = try daemon(scratch)
     let frontend = try daemon.connect(memory: FrontendMemory(byteCount: 1 << 20))
     try frontend.negotiate(Self.wanted)
@@ -88,7 +89,7 @@ struct StorageDaemonTests {
 
   @Test("A status asked of a back-end without STATUS is an error of ours, and the session lives")
   func notNegotiated() throws {
-    let scratch = try Scratch()
+    let scratch = try TemporaryFolder()
     let daemon = try daemon(scratch)
     let frontend = try daemon.connect()
     try frontend.negotiate(Self.wanted)
@@ -98,7 +99,7 @@ struct StorageDaemonTests {
 
   @Test("A back-end killed in the middle ends the front-end's waits with an error")
   func killed() throws {
-    let scratch = try Scratch()
+    let scratch = try TemporaryFolder()
     let daemon = try daemon(scratch)
     let frontend = try daemon.connect()
     try frontend.negotiate(Self.wanted)

@@ -1,13 +1,15 @@
+import DMA
 import Foundation
 import Glibc
 import HostIO
 import Testing
+import VirtioTestKit
 
 @Suite("Block files")
 struct BlockFileTests {
   @Test("Vectored reads and writes move every segment, in order")
   func roundTrip() throws {
-    let directory = try TemporaryDirectory()
+    let directory = try TemporaryFolder()
     let file = try BlockFile(path: try directory.file("disk", pattern(65536)))
     #expect(file.kind == .regularFile && file.size == 65536 && file.geometry.logicalBlock == 512)
     let buffers = try Buffers([(0, 16), (4096, 4096), (20000, 511), (30000, 1)])
@@ -25,7 +27,7 @@ struct BlockFileTests {
 
   @Test("A part of the segments, and the rest of a short transfer, go to their place")
   func window() throws {
-    let directory = try TemporaryDirectory()
+    let directory = try TemporaryFolder()
     let file = try BlockFile(path: try directory.file("disk", pattern(8192)))
     let buffers = try Buffers([(0, 16), (4096, 512), (8192, 512), (12288, 1)])
     buffers.bytes = [UInt8](repeating: 0xee, count: 1041)
@@ -45,7 +47,7 @@ struct BlockFileTests {
 
   @Test("More segments than one call takes are moved in several")
   func manySegments() throws {
-    let directory = try TemporaryDirectory()
+    let directory = try TemporaryFolder()
     let file = try BlockFile(path: try directory.file("disk", pattern(100_000)))
     let buffers = try Buffers((0..<3000).map { ($0 * 64, 32) })
     let segments = buffers.list.segmentCount
@@ -60,7 +62,7 @@ struct BlockFileTests {
 
   @Test("Reading ends at the end of the file; writing past it changes nothing")
   func ends() throws {
-    let directory = try TemporaryDirectory()
+    let directory = try TemporaryFolder()
     let file = try BlockFile(path: try directory.file("disk", pattern(1000)))
     let buffers = try Buffers([(0, 300), (4096, 300)])
     #expect(try file.read(into: buffers.list.readable, at: 600) == 400)
@@ -77,7 +79,7 @@ struct BlockFileTests {
 
   @Test("A resize is noticed when asked for, and only then")
   func resize() throws {
-    let directory = try TemporaryDirectory()
+    let directory = try TemporaryFolder()
     let file = try BlockFile(path: try directory.file("disk", pattern(1024)))
     #expect(try file.refreshSize() == false)
     let handle = try #require(FileHandle(forWritingAtPath: file.path))
@@ -89,7 +91,7 @@ struct BlockFileTests {
 
   @Test("A file cut short while open reads short, and stays readable")
   func cutShort() throws {
-    let directory = try TemporaryDirectory()
+    let directory = try TemporaryFolder()
     let file = try BlockFile(path: try directory.file("disk", pattern(8192)))
     try #require(FileHandle(forWritingAtPath: file.path)).truncate(atOffset: 512)
     let buffers = try Buffers([(0, 1024)])
@@ -99,7 +101,7 @@ struct BlockFileTests {
 
   @Test("What is no disk is refused by its kind, without waiting for it")
   func kinds() throws {
-    let directory = try TemporaryDirectory()
+    let directory = try TemporaryFolder()
     #expect(errno { () throws(HostError) in _ = try BlockFile(path: directory.url.path) } == EISDIR)
     #expect(
       errno { () throws(HostError) in
@@ -117,7 +119,7 @@ struct BlockFileTests {
 
   @Test("A read-only disk refuses every change")
   func readOnly() throws {
-    let directory = try TemporaryDirectory()
+    let directory = try TemporaryFolder()
     let file = try BlockFile(path: try directory.file("disk", pattern(4096)), options: .init(readOnly: true))
     let buffers = try Buffers([(0, 512)])
     #expect(errno { () throws(HostError) in try file.write(from: buffers.list.readable, at: 0) } == EROFS)
@@ -130,7 +132,7 @@ struct BlockFileTests {
 
   @Test("A full file system is ENOSPC, and what is there stays readable")
   func noSpace() throws {
-    let directory = try TemporaryDirectory()
+    let directory = try TemporaryFolder()
     let mounted =
       (try? run("/usr/bin/mount", ["-t", "tmpfs", "-o", "size=64k", "tmpfs", directory.url.path]))?.status == 0
     guard mounted else { try Test.cancel("SKIPPED: this process may not mount a tmpfs, ENOSPC is not tested") }
@@ -157,7 +159,7 @@ struct BlockFileRangeTests {
 
   @Test("A file system without holes and ranges gets bytes of zero, and no discards")
   func noRanges() throws {
-    let directory = try TemporaryDirectory()
+    let directory = try TemporaryFolder()
     let mounted = (try? run("/usr/bin/mount", ["-t", "ramfs", "ramfs", directory.url.path]))?.status == 0
     guard mounted else {
       try Test.cancel("SKIPPED: this process may not mount a ramfs, a file system without holes is not tested")
@@ -183,7 +185,7 @@ struct BlockFileRangeTests {
 
   @Test("A discarded range gives its space back and reads as zeros", arguments: places)
   func discard(place: URL) throws {
-    let directory = try TemporaryDirectory(under: place)
+    let directory = try TemporaryFolder(under: place)
     let file = try BlockFile(path: try directory.file("disk", pattern(1 << 20)))
     try #require(file.supportsDiscard)
     let before = try file.allocatedSize()
@@ -198,7 +200,7 @@ struct BlockFileRangeTests {
 
   @Test("Zeroes are written with and without giving space back, at any offset", arguments: places)
   func zeroes(place: URL) throws {
-    let directory = try TemporaryDirectory(under: place)
+    let directory = try TemporaryFolder(under: place)
     let file = try BlockFile(path: try directory.file("disk", pattern(4 << 20)))
     let before = try file.allocatedSize()
     try file.writeZeroes(at: 1000, count: 1_500_000, unmap: false)
@@ -214,7 +216,7 @@ struct BlockFileRangeTests {
 
   @Test("A sparse file stays sparse when only a little is written")
   func sparse() throws {
-    let directory = try TemporaryDirectory()
+    let directory = try TemporaryFolder()
     try #require(FileHandle(forWritingAtPath: try directory.file("disk", []))).truncate(atOffset: 1 << 30)
     let file = try BlockFile(path: directory.path("disk"))
     let buffers = try Buffers([(0, 4096)])
@@ -226,7 +228,7 @@ struct BlockFileRangeTests {
 
   @Test("Secure erase of a regular file is refused, not pretended")
   func secureErase() throws {
-    let directory = try TemporaryDirectory()
+    let directory = try TemporaryFolder()
     let file = try BlockFile(path: try directory.file("disk", pattern(4096)))
     #expect(!file.supportsSecureErase)
     #expect(errno { () throws(HostError) in try file.secureErase(at: 0, count: 4096) } == EOPNOTSUPP)
@@ -234,7 +236,7 @@ struct BlockFileRangeTests {
 
   @Test("A block device tells its shape and takes the same requests")
   func blockDevice() throws {
-    let directory = try TemporaryDirectory()
+    let directory = try TemporaryFolder()
     let backing = try directory.file("backing", pattern(1 << 20))
     let attached = try? run("/usr/sbin/losetup", ["--find", "--show", "--sector-size", "4096", backing])
     guard let attached, attached.status == 0 else {

@@ -1,12 +1,14 @@
+import DMA
 import Foundation
 import Glibc
 import HostIO
 import Synchronization
 import Testing
+import VirtioTestKit
 
 /// Whether the temporary directory takes O_DIRECT at all.
 private func hasDirectAccess() -> Bool {
-  guard let directory = try? TemporaryDirectory(), let path = try? directory.file("probe", pattern(8192)) else {
+  guard let directory = try? TemporaryFolder(), let path = try? directory.file("probe", pattern(8192)) else {
     return false
   }
   return (try? BlockFile(path: path, options: .init(direct: true))) != nil
@@ -17,7 +19,7 @@ private func hasDirectAccess() -> Bool {
 struct DirectAccessTests {
   @Test("Requests of every alignment, of memory and of position, read and write the same bytes as without")
   func alignments() throws {
-    let directory = try TemporaryDirectory()
+    let directory = try TemporaryFolder()
     var expected = pattern(65536)
     let file = try BlockFile(path: try directory.file("disk", expected), options: .init(direct: true))
     #expect(file.isDirect && file.memoryAlignment >= 1 && file.positionAlignment >= 512)
@@ -43,7 +45,7 @@ struct DirectAccessTests {
 
   @Test("An unaligned request larger than the memory in between goes through in parts")
   func largeUnaligned() throws {
-    let directory = try TemporaryDirectory()
+    let directory = try TemporaryFolder()
     let size = 3 << 20
     var expected = pattern(size)
     let file = try BlockFile(path: try directory.file("disk", expected), options: .init(direct: true))
@@ -58,7 +60,7 @@ struct DirectAccessTests {
 
   @Test("Zeroes of every alignment leave the bytes around them, discards give whole blocks back")
   func zeroes() throws {
-    let directory = try TemporaryDirectory()
+    let directory = try TemporaryFolder()
     var expected = pattern(65536)
     let file = try BlockFile(path: try directory.file("disk", expected), options: .init(direct: true))
     for (position, count) in [(0, 4096), (5000, 1), (5100, 511), (8192 - 7, 14), (10001, 20000), (65536 - 9, 9)] {
@@ -79,7 +81,7 @@ struct DirectAccessTests {
 
   @Test("An unaligned read ends at the end of the disk")
   func end() throws {
-    let directory = try TemporaryDirectory()
+    let directory = try TemporaryFolder()
     let file = try BlockFile(path: try directory.file("disk", pattern(8192)), options: .init(direct: true))
     let buffers = try Buffers([(1, 1000)])
     #expect(try file.read(into: buffers.list.readable, at: 8000) == 192)
@@ -90,7 +92,7 @@ struct DirectAccessTests {
 
   @Test("A size that direct access cannot reach to the end of is refused")
   func oddSize() throws {
-    let directory = try TemporaryDirectory()
+    let directory = try TemporaryFolder()
     let path = try directory.file("disk", pattern(8192 + 100))
     #expect(errno { () throws(HostError) in _ = try BlockFile(path: path, options: .init(direct: true)) } == EINVAL)
     // Growing to such a size counts whole blocks only.
@@ -102,7 +104,7 @@ struct DirectAccessTests {
 
   @Test("Neighbours within a block, written from two threads at once, do not lose each other's bytes")
   func neighbours() throws {
-    let directory = try TemporaryDirectory()
+    let directory = try TemporaryFolder()
     let file = try BlockFile(
       path: try directory.file("disk", [UInt8](repeating: 0, count: 8192)), options: .init(direct: true))
     let unit = file.positionAlignment

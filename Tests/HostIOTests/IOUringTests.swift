@@ -1,3 +1,4 @@
+import DMA
 import Foundation
 import Glibc
 import HostIO
@@ -13,7 +14,7 @@ struct IOUringTests {
     "Reads, writes and flushes complete with their tags, in every set-up", arguments: IOUring.Setup.allCases,
     [false, true])
   func roundTrip(best: IOUring.Setup, registered: Bool) throws {
-    let directory = try TemporaryDirectory()
+    let directory = try TemporaryFolder()
     let file = try BlockFile(path: try directory.file("disk", pattern(65536)))
     var ring = try IOUring(entries: 8, atBest: best)
     let setup = ring.setup
@@ -52,7 +53,7 @@ struct IOUringTests {
     "A ring made on one thread is used by another, and its event wakes that one's poller",
     arguments: IOUring.Setup.allCases)
   func handedOver(best: IOUring.Setup) throws {
-    let directory = try TemporaryDirectory()
+    let directory = try TemporaryFolder()
     let file = try BlockFile(path: try directory.file("disk", pattern(65536)))
     let event = try EventFD()
     let ring = try IOUring(entries: 8, atBest: best)
@@ -115,7 +116,7 @@ struct IOUringTests {
 
   @Test("A full ring says so, and takes more after reaping")
   func full() throws {
-    let directory = try TemporaryDirectory()
+    let directory = try TemporaryFolder()
     let file = try BlockFile(path: try directory.file("disk", pattern(4096)))
     var ring = try IOUring(entries: 4)
     let capacity = ring.capacity
@@ -140,7 +141,7 @@ struct IOUringTests {
 
   @Test("What a ring cannot take is left to the file's own calls")
   func unsuitable() throws {
-    let directory = try TemporaryDirectory()
+    let directory = try TemporaryFolder()
     let file = try BlockFile(path: try directory.file("disk", pattern(65536)))
     let readOnly = try BlockFile(path: file.path, options: .init(readOnly: true, locked: false))
     var ring = try IOUring(entries: 4)
@@ -171,7 +172,7 @@ struct IOUringTests {
 
   @Test("Short reads at the end of the file are told, and finished by the file")
   func short() throws {
-    let directory = try TemporaryDirectory()
+    let directory = try TemporaryFolder()
     let file = try BlockFile(path: try directory.file("disk", pattern(1000)))
     var ring = try IOUring(entries: 4)
     let buffers = try Buffers([(0, 600)])
@@ -186,7 +187,7 @@ struct IOUringTests {
 
   @Test("Requests under way are waited for when the ring ends")
   func ends() throws {
-    let directory = try TemporaryDirectory()
+    let directory = try TemporaryFolder()
     let file = try BlockFile(path: try directory.file("disk", pattern(65536)))
     let buffers = try Buffers([(0, 4096), (8192, 4096)])
     do {
@@ -207,7 +208,7 @@ struct NoIOUringTests {
   func refused() async {
     await #expect(processExitsWith: .success) {
       // No more descriptors may be opened: the one refusal every kernel knows.
-      let directory = try TemporaryDirectory()
+      let directory = try TemporaryFolder()
       let file = try BlockFile(path: try directory.file("disk", pattern(4096)))
       let buffers = try Buffers([(0, 512)])
       try OpenFileLimit.set(64)

@@ -2,6 +2,7 @@ import Foundation
 import Glibc
 import HostIO
 import Testing
+import VirtioTestKit
 
 private let dontLock = BlockFile.Options(locked: false)
 
@@ -13,7 +14,7 @@ struct ImageLockTests {
       (false, false, true), (false, true, true), (true, false, true), (true, true, false),
     ])
   func twoOfUs(firstReadOnly: Bool, secondReadOnly: Bool, conflict: Bool) throws {
-    let directory = try TemporaryDirectory()
+    let directory = try TemporaryFolder()
     let path = try directory.file("disk", pattern(4096))
     let first = try BlockFile(path: path, options: .init(readOnly: firstReadOnly))
     let answer = errno { () throws(HostError) in _ = try BlockFile(path: path, options: .init(readOnly: secondReadOnly))
@@ -26,7 +27,7 @@ struct ImageLockTests {
 
   @Test("The lock ends with the file")
   func ends() throws {
-    let directory = try TemporaryDirectory()
+    let directory = try TemporaryFolder()
     let path = try directory.file("disk", pattern(4096))
     do { _ = try BlockFile(path: path) }
     _ = try BlockFile(path: path)
@@ -34,7 +35,7 @@ struct ImageLockTests {
 
   @Test("A lock that was refused leaves nothing behind, and one that was given back is free")
   func takenAndGivenBack() throws {
-    let directory = try TemporaryDirectory()
+    let directory = try TemporaryFolder()
     let path = try directory.file("disk", pattern(4096))
     let first = try BlockFile(path: path, options: dontLock)
     let second = try BlockFile(path: path, options: dontLock)
@@ -54,7 +55,7 @@ struct ImageLockTests {
 
   @Test("The error names the step and the image")
   func message() throws {
-    let directory = try TemporaryDirectory()
+    let directory = try TemporaryFolder()
     let path = try directory.file("disk", pattern(4096))
     let first = try BlockFile(path: path)
     do {
@@ -71,7 +72,7 @@ struct ImageLockTests {
     .enabled(if: isInstalled(qemu), "SKIPPED: QEMU is not installed"),
     arguments: [(false, false), (false, true), (true, false), (true, true)])
   func weAreFirst(weRead: Bool, theyRead: Bool) throws {
-    let directory = try TemporaryDirectory()
+    let directory = try TemporaryFolder()
     let path = try directory.file("disk", pattern(65536))
     let file = try BlockFile(path: path, options: .init(readOnly: weRead))
     let machine = try Machine(path, readOnly: theyRead)
@@ -85,7 +86,7 @@ struct ImageLockTests {
     .enabled(if: isInstalled(qemu), "SKIPPED: QEMU is not installed"),
     arguments: [(false, false), (false, true), (true, false), (true, true)])
   func qemuIsFirst(theyRead: Bool, weRead: Bool) throws {
-    let directory = try TemporaryDirectory()
+    let directory = try TemporaryFolder()
     let path = try directory.file("disk", pattern(65536))
     let machine = try Machine(path, readOnly: theyRead)
     try #require(machine.started, "\(machine.output)")

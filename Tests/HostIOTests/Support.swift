@@ -2,31 +2,7 @@ import DMA
 import Foundation
 import HostIO
 import Testing
-
-/// A directory that goes away with the test.
-struct TemporaryDirectory: ~Copyable {
-  let url: URL
-
-  init(under parent: URL = FileManager.default.temporaryDirectory) throws {
-    url = parent.appending(path: "hostio-\(UUID().uuidString.prefix(8))")
-    try FileManager.default.createDirectory(at: url, withIntermediateDirectories: true)
-  }
-
-  deinit { try? FileManager.default.removeItem(at: url) }
-
-  func path(_ name: String) -> String { url.appending(path: name).path }
-
-  /// Makes a file of these bytes and returns its path.
-  func file(_ name: String, _ bytes: [UInt8]) throws -> String {
-    try Data(bytes).write(to: URL(filePath: path(name)))
-    return path(name)
-  }
-}
-
-/// Bytes that differ from place to place, and from seed to seed.
-func pattern(_ count: Int, seed: Int = 1) -> [UInt8] {
-  (0..<count).map { UInt8(truncatingIfNeeded: ($0 &* 31) ^ ($0 >> 8) &+ seed) }
-}
+import VirtioTestKit
 
 /// Guest memory with a chain's segments in it, the way a device gets them.
 struct Buffers: ~Copyable {
@@ -55,10 +31,7 @@ struct Buffers: ~Copyable {
     get {
       var all: [UInt8] = []
       for (address, count) in addresses {
-        var part = [UInt8](repeating: 0, count: count)
-        var span = part.mutableSpan
-        _ = memory.copy(from: GuestAddress(UInt64(address)), into: &span)
-        all += part
+        all += memory.bytes(count, at: GuestAddress(UInt64(address)))
       }
       return all
     }

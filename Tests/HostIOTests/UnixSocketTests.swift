@@ -3,6 +3,7 @@ import Glibc
 import HostIO
 import Synchronization
 import Testing
+import VirtioTestKit
 
 @Suite("Unix sockets")
 struct UnixSocketTests {
@@ -198,7 +199,7 @@ struct UnixSocketTests {
 struct UnixListenerTests {
   @Test("A connection reaches the listener and carries bytes")
   func connects() throws {
-    let directory = try TemporaryDirectory()
+    let directory = try TemporaryFolder()
     let listener = try UnixListener(path: directory.path("s"))
     let none = try listener.accept()
     #expect(none == nil)
@@ -218,7 +219,7 @@ struct UnixListenerTests {
 
   @Test("A socket's file without a listener is replaced, a live one is busy")
   func stale() throws {
-    let directory = try TemporaryDirectory()
+    let directory = try TemporaryFolder()
     let path = directory.path("s")
     do {
       // Its file outlives it, as after kill -9: renamed, it is no longer at the place that is cleaned up.
@@ -237,7 +238,7 @@ struct UnixListenerTests {
 
   @Test("A path that is something else is left alone")
   func other() throws {
-    let directory = try TemporaryDirectory()
+    let directory = try TemporaryFolder()
     let path = try directory.file("data", [1, 2, 3])
     #expect(errno { () throws(HostError) in _ = try UnixListener(path: path) } == EEXIST)
     #expect(try Data(contentsOf: URL(filePath: path)) == Data([1, 2, 3]))
@@ -250,7 +251,7 @@ struct UnixListenerTests {
 
   @Test("Only a listener's own file is removed when it ends")
   func ownFile() throws {
-    let directory = try TemporaryDirectory()
+    let directory = try TemporaryFolder()
     let path = directory.path("s")
     do {
       let first = try UnixListener(path: path)
@@ -266,7 +267,7 @@ struct UnixListenerTests {
 
   @Test("Of many that start on one stale path exactly one listens")
   func race() throws {
-    let directory = try TemporaryDirectory()
+    let directory = try TemporaryFolder()
     for round in 0..<10 {
       let path = directory.path("s\(round)")
       do {
@@ -292,7 +293,7 @@ struct UnixListenerTests {
 
   @Test("An inherited listening socket is told from a connected one, and keeps its file")
   func inherited() throws {
-    let directory = try TemporaryDirectory()
+    let directory = try TemporaryFolder()
     let path = directory.path("s")
     let original = try UnixListener(path: path)
     do {
@@ -309,7 +310,7 @@ struct UnixListenerTests {
 
   @Test("Connecting to a listener whose queue is full gives up in time")
   func fullQueue() throws {
-    let directory = try TemporaryDirectory()
+    let directory = try TemporaryFolder()
     let listener = try UnixListener(path: directory.path("s"), backlog: 0)
     var clients: [UnixSocket] = []
     var refused: Int32?

@@ -3,6 +3,7 @@ import Glibc
 import HostIO
 import Synchronization
 import Testing
+import VirtioTestKit
 
 @Suite("Descriptors and waiting")
 struct WaitingTests {
@@ -199,7 +200,7 @@ struct WaitingTests {
 
   @Test("A regular file cannot be watched, and a descriptor not twice")
   func refusals() throws {
-    let directory = try TemporaryDirectory()
+    let directory = try TemporaryFolder()
     let file = try #require(FileHandle(forReadingAtPath: try directory.file("f", [1])))
     let poller = try Poller()
     #expect(errno { () throws(HostError) in try poller.add(file.fileDescriptor, token: 1) } == EPERM)

@@ -2,6 +2,7 @@ import DMA
 import DriverDMA
 import Foundation
 import IOMMUInterface
+import MachineKit
 import Testing
 import Virtio
 import VirtioIOMMU
@@ -84,7 +85,7 @@ private func judge(_ outcome: Outcome, _ session: Session) -> (Verdict, String) 
 /// more.
 private func recover(_ target: Target) throws {
   target.driver.status = []
-  guard target.watch.wait({ target.driver.status.isEmpty }) else {
+  guard target.interrupts.poll({ target.driver.status.isEmpty }) else {
     throw Wedged("the device does not come out of its reset")
   }
   // Everything that was still under way is over.

@@ -80,11 +80,7 @@ import VirtioTestKit
 
 extension Target {
   /// Reads bytes of the device's configuration as they come.
-  func read(_ offset: Int, _ count: Int) {
-    var bytes = [UInt8](repeating: 0, count: count)
-    var span = bytes.mutableSpan
-    driver.readConfiguration(at: offset, into: &span)
-  }
+  func read(_ offset: Int, _ count: Int) { _ = driver.configuration(count, at: offset) }
 
   /// Selects a queue.
   func select(_ index: Int) {

@@ -1,3 +1,4 @@
+import DMA
 import DriverDMA
 import IOMMUInterface
 import Testing

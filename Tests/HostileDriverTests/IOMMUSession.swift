@@ -1,6 +1,7 @@
 import DMA
 import DriverDMA
 import IOMMUInterface
+import MachineKit
 import Testing
 import Virtio
 import VirtioIOMMU
@@ -181,7 +182,7 @@ extension Session {
     guard let events else { return nil }
     var used: [LiteralUsed] = []
     let driver = target.driver
-    let came = target.watch.wait {
+    let came = target.interrupts.poll {
       used += events.takeUsed()
       return used.count >= count || driver.status.contains(.needsReset)
     }

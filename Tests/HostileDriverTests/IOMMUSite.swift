@@ -89,23 +89,8 @@ extension Target {
   /// The byte that an endpoint finds at an address; nil: it is refused.
   func look(_ number: UInt32, _ address: UInt64, _ access: DMAAccess = .read) -> UInt8? {
     guard let space = endpoints[number] else { return nil }
-    var cache = IOTLB(space)
-    return Self.byte(&cache, address, access)
-  }
-
-  private static func byte(_ cache: inout IOTLB, _ address: UInt64, _ access: DMAAccess) -> UInt8? {
-    _ = cache.beginRound()
-    defer { cache.endRound() }
-    var pool = SegmentPool()
-    var list = pool.take()
-    do throws(DMAInterruption) { try cache.resolve(DMAAddress(address), count: 1, for: access, into: &list) } catch {
-      return nil
-    }
-    var bytes: [UInt8] = [0]
-    var span = bytes.mutableSpan
-    _ = list.readable.copy(from: 0, into: &span)
-    pool.give(back: list)
-    return bytes[0]
+    var view = DeviceView(space)
+    return try? view.bytes(address, 1, access).get()[0]
   }
 
   func byte(_ physical: UInt64) -> UInt8? { literal.read(1, at: DMAAddress(physical)).first }

@@ -1,6 +1,7 @@
 import DMA
 import DriverDMA
 import IOMMUInterface
+import MachineKit
 import Testing
 import Virtio
 import VirtioIOMMU
@@ -223,7 +224,7 @@ extension Session {
     let ring = try packed
     var isUsed = false
     var stopped = false
-    _ = target.watch.wait {
+    _ = target.interrupts.poll {
       isUsed = ring.flags(of: 0) & 0x8080 == 0x8080
       stopped = target.driver.status.contains(.needsReset)
       return isUsed || stopped

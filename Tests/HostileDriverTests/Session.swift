@@ -1,6 +1,7 @@
 import DMA
 import DriverDMA
 import IOMMUInterface
+import MachineKit
 import Synchronization
 import Testing
 import Virtio
@@ -46,7 +47,7 @@ final class Session {
   init(_ target: Target, _ features: Features, at base: UInt64 = firstBase) {
     self.target = target
     self.features = features
-    stoppedBefore = target.watch.stopped
+    stoppedBefore = target.stopped
     if target.transport.isLegacy {
       layout = QueueLayout(legacyAt: base, size: target.driver.maxQueueSize(0))
     } else {
@@ -93,7 +94,7 @@ final class Session {
   func negotiate() throws {
     let driver = target.driver
     driver.status = []
-    guard target.watch.wait({ driver.status.isEmpty }) else {
+    guard target.interrupts.poll({ driver.status.isEmpty }) else {
       throw Wedged("the device does not come out of its reset")
     }
     driver.status = [.acknowledge]
@@ -131,9 +132,9 @@ final class Session {
     var used: [LiteralUsed] = []
     var stopped = false
     let driver = target.driver
-    _ = target.watch.wait {
+    _ = target.interrupts.poll {
       used += ring.takeUsed()
-      stopped = driver.status.contains(.needsReset) || target.transport.isLegacy && target.watch.stopped > stoppedBefore
+      stopped = driver.status.contains(.needsReset) || target.transport.isLegacy && target.stopped > stoppedBefore
       return stopped || !used.isEmpty
     }
     return stopped ? .stopped : used.isEmpty ? .nothing : .used(used)

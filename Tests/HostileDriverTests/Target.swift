@@ -2,6 +2,8 @@ import DMA
 import DriverDMA
 import HostIO
 import IOMMUInterface
+import Logging
+import MachineKit
 import PCI
 import Storage
 import Synchronization
@@ -29,7 +31,8 @@ final class Target {
   let memory: GuestMemory
   let shadow: GuestMemory
   let literal: LiteralMemory
-  let watch: InterruptLog
+  let interrupts: InterruptLog
+  private let lines: LogLines
   let name: String
   let control: DeviceControl
   let driver: any DriverTransport
@@ -66,10 +69,10 @@ final class Target {
     literal = LiteralMemory(memory, shadow: shadow)
     for one in [memory, shadow] { _ = one.copy(Self.noise.span, to: GuestAddress(Self.memoryStart)) }
     // One of the faulty devices never answers.
-    let watch = try InterruptLog(
+    let interrupts = try InterruptLog(
       patience: kind == .faulty(.mute) || kind == .faulty(.keeps) ? .seconds(2) : .seconds(30))
-    let logger = watch.log
-    self.watch = watch
+    let lines = LogLines(.warning) { _ in interrupts.signal() }
+    (self.interrupts, self.lines) = (interrupts, lines)
     let number = Self.count.withLock { count in
       count += 1
       return count
@@ -93,9 +96,7 @@ final class Target {
       file = nil
     case .block:
       let disk = try MemoryFile(name: "disk", size: 1 << 20)
-      var options = BlockOptions(path: "/proc/self/fd/\(disk.descriptor.rawValue)")
-      options.lock = .never
-      options.sizePollInterval = nil
+      var options = BlockOptions(inMemory: disk)
       options.queueSize = 16
       device = try BlockDevice(options)
       file = consume disk
@@ -107,11 +108,11 @@ final class Target {
       options.iommuPlatform = platform ? .on : .off
       options.disableLegacy = transport.isLegacy ? .off : .on
       change(&options)
-      let bus = PCIBus(memory, messages: watch, lines: watch)
+      let bus = PCIBus(memory, messages: interrupts, lines: interrupts)
       if let inFront: any IOMMU = unit ?? iommu { bus.setIOMMU(inFront) }
       let (name, chosen) = (name, options)
       let function = try bus.add(at: PCISlot(3), bypassingIOMMU: unit != nil) { master throws(ConfigurationError) in
-        try VirtioPCIFunction(device, chosen, name: name, on: master, log: logger)
+        try VirtioPCIFunction(device, chosen, name: name, on: master, log: lines.logger)
       }
       let bar = transport.isLegacy ? 0 : 4
       peek = { function.readBAR(bar, at: $0, width: $1) }
@@ -127,7 +128,7 @@ final class Target {
       let endpoint = MMIOEndpoint(memory, requester: Self.requester)
       if let iommu { endpoint.setIOMMU(iommu) }
       let mmio = try VirtioMMIODevice(
-        device, options, name: name, at: endpoint, line: { _ in watch.lineChanged() }, log: logger)
+        device, options, name: name, at: endpoint, line: { interrupts.setLine($0) }, log: lines.logger)
       peek = { mmio.read(at: $0, width: $1) }
       poke = { mmio.write(at: $0, width: $1, $2) }
       control = mmio.control
@@ -184,11 +185,12 @@ final class Target {
   }
 
   private func bytes(_ memory: GuestMemory) -> [UInt8] {
-    var bytes = [UInt8](repeating: 0, count: Self.memorySize)
-    var span = bytes.mutableSpan
-    let n = memory.copy(from: GuestAddress(Self.memoryStart), into: &span)
-    precondition(n == Self.memorySize)
-    return bytes
+    memory.bytes(Self.memorySize, at: GuestAddress(Self.memoryStart))
+  }
+
+  /// Queues that the device gave up.
+  var stopped: Int {
+    lines.all.count { $0.contains(" stopped until the driver resets") || $0.contains(" cannot start: ") }
   }
 
   /// The first byte that is not as the driver left it, and was not the device's to write.

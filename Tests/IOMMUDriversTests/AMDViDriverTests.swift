@@ -5,6 +5,7 @@ import IOMMUInterface
 import IOMMUs
 import Testing
 import VirtioDrivers
+import VirtioTestKit
 
 private let disk = RequesterID(bus: 1, device: 4, function: 1)
 private let network = RequesterID(bus: 0, device: 5)
@@ -48,7 +49,7 @@ private final class AMDViBench {
   let unit: AMDViUnit
   let registers: WatchedUnit
   let driver: AMDViDriver
-  let messages = Messages()
+  let messages = MessageList()
   static let data: UInt64 = 32 << 20
 
   init(levels: Int = 6, tableBytes: UInt64 = 8 << 20, prepare: (WatchedUnit) -> Void = { _ in }) throws {
@@ -61,11 +62,7 @@ private final class AMDViBench {
     driver = try AMDViDriver(registers, pages: pages, buses: 2, wait: BoundedWait(attempts: 100))
   }
 
-  func endpoint(_ requester: RequesterID) -> EndpointSpace {
-    let endpoint = EndpointSpace(memory, requester: requester, isOpen: true)
-    unit.adopt(endpoint)
-    return endpoint
-  }
+  func endpoint(_ requester: RequesterID) -> EndpointSpace { unit.plug(requester, memory) }
 
   /// The first two words of a requester's entry in the table that the unit was told.
   func entry(_ requester: RequesterID) -> (low: UInt64, high: UInt64) {
@@ -158,30 +155,30 @@ struct AMDViDriverTests {
   func attaching(deviceIOTLB: Bool) throws {
     let bench = try AMDViBench()
     let (a, b) = (try bench.driver.makeDomain(), try bench.driver.makeDomain(levels: 3))
-    var device = Device(bench.endpoint(disk))
+    var device = DeviceView(bench.endpoint(disk))
     let guest = AMDViBench.data
-    #expect(device.read(guest) == guest >> 12, "translation is off")
+    #expect(device.word(guest) == guest >> 12, "translation is off")
     try a.map(DMAAddress(0x5000), to: GuestAddress(guest + 4096), count: 4096, permissions: .read)
     try b.map(DMAAddress(0x5000), to: GuestAddress(guest + 8192), count: 4096, permissions: .read)
     try bench.driver.enable()
-    #expect(bench.driver.isEnabled && device.read(guest) == nil && device.read(0x5000) == nil)
+    #expect(bench.driver.isEnabled && device.word(guest) == nil && device.word(0x5000) == nil)
     try bench.driver.attach(disk, to: a, deviceIOTLB: deviceIOTLB)
-    #expect(device.read(0x5000) == guest >> 12 + 1 && !device.canWrite(0x5000))
+    #expect(device.word(0x5000) == guest >> 12 + 1 && !device.canWrite(0x5000))
     try bench.driver.attach(disk, to: b, deviceIOTLB: deviceIOTLB)
-    #expect(device.read(0x5000) == guest >> 12 + 2)
+    #expect(device.word(0x5000) == guest >> 12 + 2)
     try bench.driver.attach(disk, to: .passThrough)
-    #expect(device.read(guest) == guest >> 12 && device.canWrite(guest))
+    #expect(device.word(guest) == guest >> 12 && device.canWrite(guest))
     #expect(throws: UnitError.missing(.requester)) { try bench.driver.attach(RequesterID(bus: 2, device: 0), to: a) }
     try bench.driver.detach(disk)
-    #expect(device.read(guest) == nil && device.read(0x5000) == nil)
+    #expect(device.word(guest) == nil && device.word(0x5000) == nil)
     #expect(
       try bench.driver.takeEvents().events.last
         == AMDViEvent(code: 2, requester: disk, address: 0x5000, access: .read, isPresent: true))
     try bench.driver.attach(disk, to: .blocked(hidesFaults: true))
-    #expect(device.read(guest) == nil)
+    #expect(device.word(guest) == nil)
     #expect(try bench.driver.takeEvents().events.isEmpty)
     try bench.driver.disable()
-    #expect(!bench.driver.isEnabled && device.read(guest) == guest >> 12)
+    #expect(!bench.driver.isEnabled && device.word(guest) == guest >> 12)
     #expect(throws: UnitError.missing(.addressWidth)) { _ = try bench.driver.makeDomain(levels: 7) }
     try bench.driver.remove(a)
     #expect(throws: UnitError.noDomain) { try bench.driver.attach(disk, to: a) }
@@ -194,9 +191,9 @@ struct AMDViDriverTests {
     bench.unit.setMessage(InterruptMessage(address: 0xFEE0_0000, data: 0x61))
     try bench.driver.enableEventInterrupt()
     try bench.driver.enable()
-    var device = Device(bench.endpoint(disk))
+    var device = DeviceView(bench.endpoint(disk))
     for round in 1...3 {
-      for _ in 0..<(round == 2 ? 300 : 200) { #expect(device.read(0x7008) == nil) }
+      for _ in 0..<(round == 2 ? 300 : 200) { #expect(device.word(0x7008) == nil) }
       let (events, hasLostSome) = try bench.driver.takeEvents()
       #expect(events.count == (round == 2 ? 255 : 200) && hasLostSome == (round == 2))
       #expect(
@@ -220,11 +217,11 @@ struct AMDViDriverTests {
     let domain = try bench.driver.makeDomain()
     try bench.driver.attach(disk, to: domain)
     try bench.driver.enable()
-    var device = Device(bench.endpoint(disk))
+    var device = DeviceView(bench.endpoint(disk))
     let mapper = IOMMUMapper(domain, addresses: IOVAAllocator(aperture: 0x1000...0xFFFF), pages: bench.pages)
     for kind in 0..<2 {
       let range = try mapper.mapRange(GuestAddress(AMDViBench.data), count: 4096, .toDevice)
-      #expect(device.read(range.address.rawValue) == AMDViBench.data >> 12)
+      #expect(device.word(range.address.rawValue) == AMDViBench.data >> 12)
       bench.registers.lost = kind == 0 ? [0x2008] : []
       bench.registers.beforeTail = kind == 1 ? { bench.memory.setWord($0, 15 << 60) } : nil
       bench.registers.reads = 0
@@ -235,9 +232,9 @@ struct AMDViDriverTests {
     }
     for _ in 0..<400 {
       let range = try mapper.mapRange(GuestAddress(AMDViBench.data + 4096), count: 4096, .toDevice)
-      #expect(device.read(range.address.rawValue) == AMDViBench.data >> 12 + 1)
+      #expect(device.word(range.address.rawValue) == AMDViBench.data >> 12 + 1)
       try mapper.unmapRange(range)
-      #expect(device.read(range.address.rawValue) == nil)
+      #expect(device.word(range.address.rawValue) == nil)
     }
     #expect(try bench.driver.takeEvents().events.contains { $0.code == 5 })
   }

@@ -29,7 +29,7 @@ struct GrantTests {
   func churn() throws {
     let (_, pages, table, endpoint) = try bench()
     let mapper = try GrantMapper(table, pages: pages)
-    var device = Device(endpoint)
+    var device = DeviceView(endpoint)
     var random = SeededGenerator(9)
     var held: [MappedRange] = []
     for _ in 0..<5000 {
@@ -38,13 +38,13 @@ struct GrantTests {
         let range = try mapper.mapRange(
           GuestAddress(page << 12), count: UInt64.random(in: 8...40000, using: &random),
           random.chance(1, in: 2) ? .toDevice : .fromDevice)
-        #expect(range.address.rawValue >> 63 == 1 && device.read(range.address.rawValue) == page)
+        #expect(range.address.rawValue >> 63 == 1 && device.word(range.address.rawValue) == page)
         #expect(device.canWrite(range.address.rawValue) == (range.direction == .fromDevice))
         held.append(range)
       } else if !held.isEmpty {
         let one = held.remove(at: Int.random(in: held.indices, using: &random))
         try mapper.unmapRange(one)
-        #expect(device.read(one.address.rawValue) == nil)
+        #expect(device.word(one.address.rawValue) == nil)
       }
     }
     for one in held { try mapper.unmapRange(one) }

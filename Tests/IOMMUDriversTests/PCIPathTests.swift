@@ -3,6 +3,7 @@ import DriverDMA
 import IOMMUDrivers
 import IOMMUInterface
 import IOMMUs
+import MachineKit
 import Testing
 import Virtio
 import VirtioDrivers
@@ -10,13 +11,9 @@ import VirtioTestKit
 
 @Suite("A disk on the PCI bus behind each unit, with its driver", .timeLimit(.minutes(10)))
 struct PCIPathTests {
-  private func pattern(_ seed: Int) -> [UInt8] {
-    (0..<20480).map { UInt8(truncatingIfNeeded: $0 &* 131 &+ seed &* 7919 ^ ($0 >> 8)) }
-  }
-
   private func exchange(_ rig: PCIRig, _ driver: BlockDriver, rounds: Int) throws {
     for round in 0..<rounds {
-      let bytes = pattern(round)
+      let bytes = pattern(20480, seed: round)
       let (out, back) = (try rig.rig.pages.allocate(24576), try rig.rig.pages.allocate(24576))
       let sent = GuestAddress(out.rawValue + 24)
       #expect(rig.rig.memory.copy(bytes.span, to: sent) == bytes.count)
@@ -25,10 +22,7 @@ struct PCIPathTests {
         sector,
         from: [GuestSegment(sent, count: 4096), GuestSegment(GuestAddress(sent.rawValue + 4096), count: 16384)].span)
       try driver.read(sector, into: [GuestSegment(back, count: 20480)].span)
-      var read = [UInt8](repeating: 0, count: bytes.count)
-      var span = read.mutableSpan
-      #expect(rig.rig.memory.copy(from: back, into: &span) == bytes.count)
-      #expect(read == bytes)
+      #expect(rig.rig.memory.bytes(bytes.count, at: back) == bytes)
       rig.rig.pages.free(out, byteCount: 24576)
       rig.rig.pages.free(back, byteCount: 24576)
     }
@@ -91,7 +85,7 @@ struct PCIPathTests {
     let buffer = try rig.rig.pages.allocate(4096)
     _ = try driver.submitRead(0, into: [GuestSegment(buffer, count: 512)].span)
     driver.publish()
-    #expect(try rig.arrivals.wait.until { rig.transport.status.contains(.needsReset) })
+    #expect(try rig.interrupts.bounded.until { rig.transport.status.contains(.needsReset) })
     #expect(!vtd.takeFaults().faults.isEmpty)
     try driver.stop()
     try vtd.attach(UnitRig.requester, to: domain)

@@ -4,6 +4,7 @@ public import IOMMUDrivers
 import IOMMUInterface
 public import IOMMUs
 import Synchronization
+import VirtioTestKit
 
 extension VTdUnit: RegisterAccess {}
 extension AMDViUnit: RegisterAccess {}
@@ -46,55 +47,7 @@ final class Hypercalls: TCEHypercalls {
   }
 }
 
-/// Messages of a unit's events.
-final class Messages: Sendable {
-  private let list = Mutex<[InterruptMessage]>([])
-  var all: [InterruptMessage] { list.withLock { $0 } }
-  func append(_ message: InterruptMessage) { list.withLock { $0.append(message) } }
-}
-
-/// What a device sees: looks addresses up through a cache of its own, as queues do.
-struct Device: ~Copyable {
-  private var cache: IOTLB
-  private var pool = SegmentPool()
-
-  init(_ endpoint: EndpointSpace) { cache = IOTLB(endpoint) }
-
-  /// Eight bytes, or nil where a read faults; a fault is reported as a queue reports it.
-  mutating func read(_ address: UInt64) -> UInt64? {
-    var value: UInt64?
-    reach(address, .read) { value = $0.readable.read(UInt64.self, at: 0) }
-    return value
-  }
-  mutating func canWrite(_ address: UInt64) -> Bool {
-    var can = false
-    reach(address, .write) { _ in can = true }
-    return can
-  }
-
-  private mutating func reach(_ address: UInt64, _ access: DMAAccess, _ body: (borrowing SegmentList) -> Void) {
-    _ = cache.beginRound()
-    defer { cache.endRound() }
-    var segments = pool.take()
-    do throws(DMAInterruption) {
-      try cache.resolve(DMAAddress(address), count: 8, for: access, into: &segments)
-      body(segments)
-    } catch {
-      if case .fault(let fault) = error { cache.space.report(fault) }
-    }
-    pool.give(back: segments)
-  }
-}
-
 extension GuestMemory {
-  func word(_ address: UInt64) -> UInt64? {
-    guard let cell = cells(at: GuestAddress(address), byteCount: 8) else { return nil }
-    return cell.load64(at: 0)
-  }
-  func setWord(_ address: UInt64, _ value: UInt64) {
-    cells(at: GuestAddress(address), byteCount: 8)?.store64(value, at: 0)
-  }
-
   /// Writes to each page its own number.
   func numberPages(from first: UInt64, count: UInt64) {
     for page in first..<first + count { setWord(page << 12, page) }

@@ -4,6 +4,7 @@ import IOMMUDrivers
 import IOMMUInterface
 import IOMMUs
 import Testing
+import VirtioTestKit
 
 private let disk = RequesterID(bus: 2, device: 4, function: 1)
 private let network = RequesterID(bus: 0, device: 5)
@@ -51,7 +52,7 @@ struct VTdDeviceIOTLBTests {
     let bench = try VTdBench()
     let domain = try bench.driver.makeDomain()
     try bench.driver.enable()
-    var device = Device(bench.endpoint(disk))
+    var device = DeviceView(bench.endpoint(disk))
     for round in UInt64(0)..<12 {
       try bench.driver.attach(disk, to: domain, deviceIOTLB: round % 3 != 0)
       let guest = VTdBench.data + round << 12
@@ -60,19 +61,19 @@ struct VTdDeviceIOTLBTests {
         if deferred {
           try domain.map(DMAAddress(0x9000), to: GuestAddress(guest + 4096), count: 4096, permissions: .read)
         }
-        #expect(device.read(0x5000) == guest >> 12)
-        if deferred { #expect(device.read(0x9000) == guest >> 12 + 1) }
+        #expect(device.word(0x5000) == guest >> 12)
+        if deferred { #expect(device.word(0x9000) == guest >> 12 + 1) }
         try domain.unmap(DMAAddress(0x5000), count: 4096)
         if deferred { try domain.unmap(DMAAddress(0x9000), count: 4096) }
         // Remembered still: what follows is what ends it.
-        #expect(device.read(0x5000) == guest >> 12)
+        #expect(device.word(0x5000) == guest >> 12)
         try domain.flush()
-        #expect(device.read(0x5000) == nil && device.read(0x9000) == nil)
+        #expect(device.word(0x5000) == nil && device.word(0x9000) == nil)
       }
     }
     try domain.map(DMAAddress(0x5000), to: GuestAddress(VTdBench.data), count: 4096, permissions: .read)
-    #expect(device.read(0x5000) == VTdBench.data >> 12)
+    #expect(device.word(0x5000) == VTdBench.data >> 12)
     bench.unit.reset()
-    #expect(device.read(0x5000) == 5, "physical, and not what was kept")
+    #expect(device.word(0x5000) == 5, "physical, and not what was kept")
   }
 }

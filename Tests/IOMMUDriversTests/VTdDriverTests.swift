@@ -51,15 +51,15 @@ struct VTdDriverTests {
     let domain = try bench.driver.makeDomain()
     try bench.driver.attach(disk, to: domain)
     try bench.driver.enable()
-    var device = Device(bench.endpoint(disk))
+    var device = DeviceView(bench.endpoint(disk))
     let address = DMAAddress(2 << 20)
     try domain.map(address, to: GuestAddress(VTdBench.data + 4096), count: 4096, permissions: .readWrite)
-    #expect(device.read(address.rawValue) == VTdBench.data >> 12 + 1)
+    #expect(device.word(address.rawValue) == VTdBench.data >> 12 + 1)
     try domain.unmap(address, count: 4096)
     try domain.flush()
     let (before, free) = (domain.tablePages, bench.pages.freeBytes)
     try domain.map(address, to: GuestAddress(VTdBench.data), count: 2 << 20, permissions: .readWrite)
-    #expect(device.read(address.rawValue) == VTdBench.data >> 12 && bench.page(disk, 2 << 20)?.size == 2 << 20)
+    #expect(device.word(address.rawValue) == VTdBench.data >> 12 && bench.page(disk, 2 << 20)?.size == 2 << 20)
     #expect(domain.tablePages == before - 1 && bench.pages.freeBytes == free + 4096)
     // What the unit knew of the table it was told to forget, tables included.
     #expect(bench.registers.descriptors.last?.low == 2 | 3 << 4 | 2 << 16)
@@ -118,27 +118,27 @@ struct VTdDriverTests {
   func attaching() throws {
     let bench = try VTdBench()
     let (a, b) = (try bench.driver.makeDomain(), try bench.driver.makeDomain(addressWidth: 39))
-    var device = Device(bench.endpoint(disk))
-    var other = Device(bench.endpoint(network))
+    var device = DeviceView(bench.endpoint(disk))
+    var other = DeviceView(bench.endpoint(network))
     let guest = VTdBench.data
-    #expect(device.read(guest) == guest >> 12, "translation is off")
+    #expect(device.word(guest) == guest >> 12, "translation is off")
     try a.map(DMAAddress(0x5000), to: GuestAddress(guest + 4096), count: 4096, permissions: .read)
     try b.map(DMAAddress(0x5000), to: GuestAddress(guest + 8192), count: 4096, permissions: .read)
     try bench.driver.enable()
-    #expect(bench.driver.isEnabled && device.read(guest) == nil && device.read(0x5000) == nil)
+    #expect(bench.driver.isEnabled && device.word(guest) == nil && device.word(0x5000) == nil)
     try bench.driver.attach(disk, to: a)
     try bench.driver.attach(network, to: b)
-    #expect(device.read(0x5000) == guest >> 12 + 1 && other.read(0x5000) == guest >> 12 + 2)
+    #expect(device.word(0x5000) == guest >> 12 + 1 && other.word(0x5000) == guest >> 12 + 2)
     try bench.driver.attach(disk, to: .domain(b))
-    #expect(device.read(0x5000) == guest >> 12 + 2)
+    #expect(device.word(0x5000) == guest >> 12 + 2)
     try bench.driver.attach(disk, to: .passThrough)
-    #expect(device.read(guest) == guest >> 12 && device.canWrite(guest))
+    #expect(device.word(guest) == guest >> 12 && device.canWrite(guest))
     let context = try #require(bench.walk.context(bench.root, bus: 2, deviceFunction: 4 << 3 | 1))
     #expect(context.low == 0b1001 && context.high == 1 << 8 | 2)
     try bench.driver.detach(disk)
-    #expect(device.read(guest) == nil && device.read(0x5000) == nil && other.read(0x5000) == guest >> 12 + 2)
+    #expect(device.word(guest) == nil && device.word(0x5000) == nil && other.word(0x5000) == guest >> 12 + 2)
     try bench.driver.disable()
-    #expect(!bench.driver.isEnabled && device.read(guest) == guest >> 12)
+    #expect(!bench.driver.isEnabled && device.word(guest) == guest >> 12)
   }
 
   @Test("A domain can be ended when no endpoint is in it; its memory and number come again, and it maps no more")
@@ -174,10 +174,10 @@ struct VTdDriverTests {
     try bench.driver.attach(disk, to: domain)
     try bench.driver.enable()
     bench.driver.setFaultMessage(InterruptMessage(address: 0x1_FEE0_0000, data: 0x41))
-    var device = Device(bench.endpoint(disk))
+    var device = DeviceView(bench.endpoint(disk))
     #expect(bench.driver.takeFaults().faults.isEmpty)
     for round in UInt64(1)...3 {
-      for i in 0..<round { _ = i == 1 ? device.canWrite(0x7000 + i << 12) : device.read(0x7008 + i << 12) != nil }
+      for i in 0..<round { _ = i == 1 ? device.canWrite(0x7000 + i << 12) : device.word(0x7008 + i << 12) != nil }
       let (faults, hasLostSome) = bench.driver.takeFaults()
       let all = [
         VTdFault(requester: disk, page: DMAAddress(0x7000), access: .read, reason: 6),
@@ -189,9 +189,9 @@ struct VTdDriverTests {
           == [InterruptMessage](repeating: InterruptMessage(address: 0x1_FEE0_0000, data: 0x41), count: Int(round)))
     }
     try bench.driver.attach(disk, to: .blocked(hidesFaults: true))
-    #expect(device.read(0x7000) == nil && bench.driver.takeFaults().faults.isEmpty)
+    #expect(device.word(0x7000) == nil && bench.driver.takeFaults().faults.isEmpty)
     try bench.driver.detach(disk)
-    #expect(device.read(0x7000) == nil)
+    #expect(device.word(0x7000) == nil)
     #expect(bench.driver.takeFaults().faults.first?.reason == 2)
   }
 
@@ -201,18 +201,18 @@ struct VTdDriverTests {
     let domain = try bench.driver.makeDomain()
     try bench.driver.attach(disk, to: domain)
     try bench.driver.enable()
-    var device = Device(bench.endpoint(disk))
+    var device = DeviceView(bench.endpoint(disk))
     try domain.map(DMAAddress(0x5000), to: GuestAddress(VTdBench.data), count: 4096, permissions: .read)
     // Two tables are all that is left.
     #expect(throws: DMAError.outOfMemory(4096)) {
       try domain.map(DMAAddress(2 << 20 - 4096), to: GuestAddress(VTdBench.data), count: 12 << 20, permissions: .read)
     }
-    #expect(device.read(0x5000) == VTdBench.data >> 12)
+    #expect(device.word(0x5000) == VTdBench.data >> 12)
     for page in stride(from: UInt64(2 << 20 - 4096), to: 14 << 20, by: 4096) where bench.page(disk, page) != nil {
       Issue.record("\(page) is mapped")
     }
     try domain.map(DMAAddress(2 << 20 - 4096), to: GuestAddress(VTdBench.data), count: 2 << 20, permissions: .read)
-    #expect(device.read(2 << 20) == VTdBench.data >> 12 + 1)
+    #expect(device.word(2 << 20) == VTdBench.data >> 12 + 1)
     #expect(throws: UnitError.memory(.outOfMemory(4096))) { for _ in 0..<20 { _ = try bench.driver.makeDomain() } }
   }
 }

@@ -4,6 +4,7 @@ import IOMMUDrivers
 import IOMMUInterface
 import IOMMUs
 import VirtioDrivers
+import VirtioTestKit
 
 /// A VT-d unit's registers with an eye on them: what was put into the invalidation queue, and a hand in it.
 final class WatchedRegisters: RegisterAccess {
@@ -98,7 +99,7 @@ final class VTdBench {
   let unit: VTdUnit
   let registers: WatchedRegisters
   let driver: VTdDriver
-  let messages = Messages()
+  let messages = MessageList()
 
   init(
     _ options: VTdOptions = VTdOptions(), tableBytes: UInt64 = 8 << 20, prepare: (WatchedRegisters) -> Void = { _ in }
@@ -119,11 +120,7 @@ final class VTdBench {
   /// What the unit was told.
   var root: UInt64 { unit.read(at: 0x20, width: 8) }
 
-  func endpoint(_ requester: RequesterID) -> EndpointSpace {
-    let endpoint = EndpointSpace(memory, requester: requester, isOpen: true)
-    unit.adopt(endpoint)
-    return endpoint
-  }
+  func endpoint(_ requester: RequesterID) -> EndpointSpace { unit.plug(requester, memory) }
 
   func page(_ requester: RequesterID, _ address: UInt64) -> LiteralWalk.Page? {
     walk.page(

@@ -4,6 +4,7 @@ import IOMMUDrivers
 import IOMMUInterface
 import IOMMUs
 import Testing
+import VirtioTestKit
 
 private let disk = RequesterID(bus: 0, device: 4)
 
@@ -51,17 +52,17 @@ struct VTdTroubleTests {
     try bench.driver.attach(disk, to: domain)
     try domain.map(DMAAddress(0x5000), to: GuestAddress(VTdBench.data), count: 4096, permissions: .read)
     try bench.driver.enable()
-    var device = Device(bench.endpoint(disk))
-    #expect(device.read(0x5000) == VTdBench.data >> 12)
+    var device = DeviceView(bench.endpoint(disk))
+    #expect(device.word(0x5000) == VTdBench.data >> 12)
     let pages = GuestPages(bench.memory, at: GuestAddress(16 << 20), byteCount: 1 << 20)
     let next = try VTdDriver(bench.unit, pages: pages)
     #expect(!next.isEnabled)
     try next.enable()
-    #expect(device.read(0x5000) == nil)
+    #expect(device.word(0x5000) == nil)
     let mine = try next.makeDomain()
     try next.attach(disk, to: mine)
     try mine.map(DMAAddress(0x5000), to: GuestAddress(VTdBench.data + 4096), count: 4096, permissions: .read)
-    #expect(device.read(0x5000) == VTdBench.data >> 12 + 1)
+    #expect(device.word(0x5000) == VTdBench.data >> 12 + 1)
   }
 
   @Test("A unit that does nothing is given up on after as many looks as were agreed on")
@@ -93,12 +94,12 @@ struct VTdTroubleTests {
     let domain = try bench.driver.makeDomain()
     try bench.driver.attach(disk, to: domain)
     try bench.driver.enable()
-    var device = Device(bench.endpoint(disk))
+    var device = DeviceView(bench.endpoint(disk))
     let addresses = IOVAAllocator(aperture: 0x1000...0xFFFF)
     let mapper = IOMMUMapper(domain, addresses: addresses, pages: bench.pages)
     let range = try mapper.mapRange(GuestAddress(VTdBench.data), count: 4096, .toDevice)
-    #expect(device.read(range.address.rawValue) == VTdBench.data >> 12)
-    // The descriptor is overwritten.
+    #expect(device.word(range.address.rawValue) == VTdBench.data >> 12)
+    // Somebody writes over the descriptor.
     bench.registers.beforeTail = { bench.memory.setWord($0, 15) }
     #expect(throws: DMAError.iommu(range.address)) { try mapper.unmapRange(range) }
     #expect(mapper.lostBytes == 4096)
@@ -106,9 +107,9 @@ struct VTdTroubleTests {
     #expect(bench.unit.read(at: 0x34, width: 4) & 0x70 == 0)
     for _ in 0..<20 {
       let other = try mapper.mapRange(GuestAddress(VTdBench.data + 4096), count: 4096, .toDevice)
-      #expect(other.address != range.address && device.read(other.address.rawValue) == VTdBench.data >> 12 + 1)
+      #expect(other.address != range.address && device.word(other.address.rawValue) == VTdBench.data >> 12 + 1)
       try mapper.unmapRange(other)
-      #expect(device.read(other.address.rawValue) == nil)
+      #expect(device.word(other.address.rawValue) == nil)
     }
   }
 
@@ -118,10 +119,10 @@ struct VTdTroubleTests {
     let domain = try bench.driver.makeDomain()
     try bench.driver.attach(disk, to: domain)
     try bench.driver.enable()
-    var device = Device(bench.endpoint(disk))
+    var device = DeviceView(bench.endpoint(disk))
     for n in UInt64(0)..<2000 {
       try domain.map(DMAAddress(0x5000), to: GuestAddress(VTdBench.data + n << 12), count: 4096, permissions: .read)
-      #expect(device.read(0x5000) == VTdBench.data >> 12 + n)
+      #expect(device.word(0x5000) == VTdBench.data >> 12 + n)
       try domain.unmap(DMAAddress(0x5000), count: 4096)
       try domain.flush()
     }

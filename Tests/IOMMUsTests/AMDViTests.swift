@@ -2,18 +2,15 @@ import DMA
 import IOMMUInterface
 import IOMMUs
 import Testing
+import VirtioTestKit
 
 private let disk = RequesterID(bus: 0, device: 3, function: 1)
-
-private func fault(_ result: Result<UInt64, DMAFault>) -> DMAFault.Reason? {
-  if case .failure(let fault) = result { fault.reason } else { nil }
-}
 
 /// An AMD-Vi unit with its driver's tables in guest memory, written bit by bit as the specification draws them.
 private final class AMDViBench {
   let memory: GuestMemory
   let unit: AMDViUnit
-  let messages = VTdBench.Messages()
+  let messages = MessageList()
   let endpoint: EndpointSpace
   let deviceTable: UInt64 = 0x10_0000
   let commands: UInt64 = 0x11_0000
@@ -23,8 +20,7 @@ private final class AMDViBench {
   init(levels: Int = 6) throws {
     memory = try GuestMemory(byteCount: 16 << 20)
     unit = AMDViUnit(memory, levels: levels, interrupt: { [messages] in messages.append($0) })
-    endpoint = EndpointSpace(memory, requester: disk, isOpen: true)
-    unit.adopt(endpoint)
+    endpoint = unit.plug(disk, memory)
     store(0x5EED, at: 0x20_0000)
     store(0xFEED, at: 0x30_0000)
     // Two pages of entries: 256 requesters.
@@ -38,11 +34,8 @@ private final class AMDViBench {
     defer { nextPage += 4096 }
     return nextPage
   }
-  func store(_ value: UInt64, at address: UInt64) {
-    let bytes = (0..<8).map { UInt8(truncatingIfNeeded: value >> (8 * UInt64($0))) }
-    _ = memory.copy(bytes.span, to: GuestAddress(address))
-  }
-  func load(_ address: UInt64) -> UInt64 { memory.cells(at: GuestAddress(address), byteCount: 8)?.load64(at: 0) ?? 0 }
+  func store(_ value: UInt64, at address: UInt64) { memory.setWord(address, value) }
+  func load(_ address: UInt64) -> UInt64 { memory.word(address) ?? 0 }
 
   /// The disk's device table entry.
   func setEntry(_ low: UInt64, _ high: UInt64 = 7) {
@@ -98,7 +91,7 @@ struct AMDViTests {
     arguments: 1...6)
   func modes(levels: Int) throws {
     let bench = try AMDViBench()
-    var device = Device(bench.endpoint)
+    var device = DeviceView(bench.endpoint)
     #expect(device.read(0x20_0000) == .success(0x5EED))
     bench.unit.write(0x1005, at: 0x18, width: 8)
     #expect(device.read(0x20_0000) == .success(0x5EED), "no entry")
@@ -112,8 +105,8 @@ struct AMDViTests {
     bench.setEntry(root | 3 << 61 | UInt64(levels) << 9 | 3)
     bench.submit([devtab], from: 1)
     #expect(device.read(address) == .success(0x5EED) && device.asksToWrite(address) == nil)
-    #expect(fault(device.read(0x20_0000)) == .unmapped && fault(device.read(address + 4096)) == .unmapped)
-    if levels < 6 { #expect(fault(device.read(1 << UInt64(12 + 9 * levels) + address)) == .unmapped) }
+    #expect(faultReason(device.read(0x20_0000)) == .unmapped && faultReason(device.read(address + 4096)) == .unmapped)
+    if levels < 6 { #expect(faultReason(device.read(1 << UInt64(12 + 9 * levels) + address)) == .unmapped) }
     bench.unit.write(0, at: 0x18, width: 8)
     #expect(device.read(0x20_0000) == .success(0x5EED))
   }
@@ -124,7 +117,7 @@ struct AMDViTests {
   func pageSizes() throws {
     let bench = try AMDViBench()
     let root = bench.translate()
-    var device = Device(bench.endpoint)
+    var device = DeviceView(bench.endpoint)
     // 2 MiB at level 2, 32 KiB at level 1: address bits 12 and 13 set, 14 clear.
     _ = bench.setPath(0x4000_0000, levels: 4, to: 2, 0x20_0000 | 3 << 61 | 1, in: root)
     #expect(device.read(0x4000_0000) == .success(0x5EED) && device.read(0x4010_0000) == .success(0xFEED))
@@ -138,11 +131,11 @@ struct AMDViTests {
     bench.store(lowest | 3 << 61 | 1 << 9 | 1, at: root + 5 * 8)
     bench.store(0x30_0000 | 3 << 61 | 1, at: lowest + 9 * 8)
     #expect(device.read(5 << 39 + 9 << 12) == .success(0xFEED))
-    #expect(fault(device.read(5 << 39 + 1 << 21 + 9 << 12)) == .unmapped)
+    #expect(faultReason(device.read(5 << 39 + 1 << 21 + 9 << 12)) == .unmapped)
     // A level that does not go down, and a size that is not of its level.
     bench.store(lowest | 3 << 61 | 4 << 9 | 1, at: root + 6 * 8)
     bench.store(0x20_0000 | 7 << 9 | 3 << 61 | 1, at: root + 7 * 8)
-    #expect(fault(device.read(6 << 39)) == .unmapped && fault(device.read(7 << 39)) == .unmapped)
+    #expect(faultReason(device.read(6 << 39)) == .unmapped && faultReason(device.read(7 << 39)) == .unmapped)
   }
 
   static let commands: [(UInt64, UInt64)] = [
@@ -157,7 +150,7 @@ struct AMDViTests {
   func invalidation(index: Int) throws {
     let bench = try AMDViBench()
     let root = bench.translate()
-    var device = Device(bench.endpoint)
+    var device = DeviceView(bench.endpoint)
     #expect(device.read(0x40_0000) == .success(0x5EED))
     _ = bench.setPath(0x40_0000, levels: 4, 0x30_0000 | 1 << 61 | 1, in: root)
     // Another domain, another page, another requester's own cache.
@@ -175,7 +168,7 @@ struct AMDViTests {
   func deviceIOTLB() throws {
     let bench = try AMDViBench()
     let root = bench.translate(deviceIOTLB: true)
-    var device = Device(bench.endpoint)
+    var device = DeviceView(bench.endpoint)
     #expect(device.read(0x40_0000) == .success(0x5EED))
     _ = bench.setPath(0x40_0000, levels: 4, 0x30_0000 | 3 << 61 | 1, in: root)
     bench.submit([(3 << 60 | 7 << 32, 0x7FFF_FFFF_FFFF_F003), (8 << 60, 0)])
@@ -188,12 +181,12 @@ struct AMDViTests {
   func events() throws {
     let bench = try AMDViBench()
     let root = bench.translate()
-    var device = Device(bench.endpoint)
+    var device = DeviceView(bench.endpoint)
     _ = bench.setPath(0x50_0000, levels: 4, 0x20_0000 | 1 << 61 | 1, in: root)
     bench.store(1 << 45 | 3 << 61 | 3 << 9 | 1, at: root + 8)
-    #expect(fault(device.read(0x60_0018)) == .unmapped)
+    #expect(faultReason(device.read(0x60_0018)) == .unmapped)
     #expect(device.asksToWrite(0x50_0000)?.reason == .permission)
-    #expect(fault(device.read(1 << 39)) == .unmapped)
+    #expect(faultReason(device.read(1 << 39)) == .unmapped)
     let who = UInt64(disk.rawValue) | 7 << 32
     let expected: [(UInt64, UInt64)] = [
       (2 << 60 | who, 0x60_0018), (2 << 60 | 1 << 54 | 1 << 53 | 1 << 52 | who, 0x50_0000), (4 << 60 | who, 1 << 39),
@@ -207,17 +200,17 @@ struct AMDViTests {
     // An entry of a mode that is none; one that hides its faults.
     bench.setEntry(root | 7 << 9 | 3)
     bench.submit([(2 << 60 | UInt64(disk.rawValue), 0)])
-    #expect(fault(device.read(0x40_0000)) == .unmapped && bench.load(bench.events + 48) >> 60 == 1)
+    #expect(faultReason(device.read(0x40_0000)) == .unmapped && bench.load(bench.events + 48) >> 60 == 1)
     bench.setEntry(root | 4 << 9 | 3, 7 | 1 << 34)
     bench.submit([(2 << 60 | UInt64(disk.rawValue), 0)], from: 1)
-    #expect(fault(device.read(0x40_0000)) == .permission && bench.unit.read(at: 0x2018, width: 8) == 64)
+    #expect(faultReason(device.read(0x40_0000)) == .permission && bench.unit.read(at: 0x2018, width: 8) == 64)
     // A table that ends before the requester.
     bench.unit.write(bench.deviceTable, at: 0x0, width: 8)
     bench.store(0, at: bench.deviceTable + UInt64(disk.rawValue) * 32)
     let far = EndpointSpace(bench.memory, requester: RequesterID(bus: 1, device: 0), isOpen: true)
     bench.unit.adopt(far)
-    var other = Device(far)
-    #expect(fault(other.read(0x40_0000)) == .unmapped && bench.load(bench.events + 64) == 1 << 60 | 0x100)
+    var other = DeviceView(far)
+    #expect(faultReason(other.read(0x40_0000)) == .unmapped && bench.load(bench.events + 64) == 1 << 60 | 0x100)
   }
 
   @Test(
@@ -226,7 +219,7 @@ struct AMDViTests {
   func eventLog() throws {
     let bench = try AMDViBench()
     _ = bench.translate(0x100D)
-    var device = Device(bench.endpoint)
+    var device = DeviceView(bench.endpoint)
     for _ in 0..<3 { _ = device.read(0x60_0000) }
     #expect(bench.messages.all == [InterruptMessage(address: 0xFEE0_0000, data: 0x61)])
     bench.unit.write(2, at: 0x2020, width: 8)
@@ -267,7 +260,7 @@ struct AMDViTests {
     let bench = try AMDViBench()
     _ = bench.translate()
     var random = SystemRandomNumberGenerator()
-    var device = Device(bench.endpoint)
+    var device = DeviceView(bench.endpoint)
     let offsets = [0x0, 0x8, 0x10, 0x18, 0x2000, 0x2008, 0x2010, 0x2018, 0x2020]
     for _ in 0..<20_000 {
       let offset = offsets.randomElement(using: &random)! + [0, 0, 4, 1].randomElement(using: &random)!
@@ -280,6 +273,6 @@ struct AMDViTests {
     bench.store(0x5EED, at: 0x20_0000)
     #expect(device.read(0x20_0000) == .success(0x5EED))
     bench.unit.release(bench.endpoint)
-    #expect(fault(device.read(0x20_0000)) == .stopped)
+    #expect(faultReason(device.read(0x20_0000)) == .stopped)
   }
 }

@@ -1,6 +1,7 @@
 import IOMMUInterface
 import IOMMUs
 import Testing
+import VirtioTestKit
 
 private let disk = RequesterID(bus: 1, device: 3)
 
@@ -40,7 +41,7 @@ struct VTdQueueTests {
   func everyKind(index: Int) throws {
     let (bench, endpoint, table, queue) = try bench()
     if Self.descriptors[index].0 & 15 == 3 { bench.setContext(disk, table: table, kind: 1) }
-    var device = Device(endpoint)
+    var device = DeviceView(endpoint)
     #expect(device.read(0x40_0000) == .success(0x5EED))
     bench.map(0x40_0000, to: 0x30_0000, in: table)
     submit(bench, queue, [Self.descriptors[index], (5 | 1 << 5 | 0xD0E << 32, 0x30_0100)])
@@ -55,7 +56,7 @@ struct VTdQueueTests {
   func deviceIOTLB(isAllowed: Bool, granularity: UInt64) throws {
     let (bench, endpoint, table, queue) = try bench()
     bench.setContext(disk, table: table, kind: isAllowed ? 1 : 0)
-    var device = Device(endpoint)
+    var device = DeviceView(endpoint)
     #expect(device.read(0x40_0000) == .success(0x5EED))
     bench.map(0x40_0000, to: 0x30_0000, in: table)
     let (unit, own): ((UInt64, UInt64), (UInt64, UInt64)) = (
@@ -134,7 +135,7 @@ struct VTdQueueTests {
   func randomWrites() throws {
     let (bench, endpoint, _, _) = try bench()
     var random = SystemRandomNumberGenerator()
-    var device = Device(endpoint)
+    var device = DeviceView(endpoint)
     for _ in 0..<20_000 {
       let offset = Int.random(in: -8...0x2B0, using: &random)
       bench.unit.write(

@@ -1,21 +1,15 @@
 import DMA
 import IOMMUInterface
 import IOMMUs
-import Synchronization
+import VirtioTestKit
 
 /// A VT-d unit with its driver's tables in guest memory, written bit by bit as the specification draws them.
 final class VTdBench {
   let memory: GuestMemory
   let unit: VTdUnit
-  let messages = Messages()
+  let messages = MessageList()
   private var nextPage: UInt64 = 0x10_0000
   let root: UInt64
-
-  final class Messages: Sendable {
-    private let list = Mutex<[InterruptMessage]>([])
-    var all: [InterruptMessage] { list.withLock { $0 } }
-    func append(_ message: InterruptMessage) { list.withLock { $0.append(message) } }
-  }
 
   init(_ options: VTdOptions = VTdOptions(), bytes: Int = 16 << 20) throws {
     memory = try GuestMemory(byteCount: bytes)
@@ -29,23 +23,9 @@ final class VTdBench {
     return nextPage
   }
 
-  func store(_ value: UInt64, at address: UInt64) {
-    let bytes = (0..<8).map { UInt8(truncatingIfNeeded: value >> (8 * UInt64($0))) }
-    _ = memory.copy(bytes.span, to: GuestAddress(address))
-  }
-
-  func load(_ address: UInt64) -> UInt64 {
-    var bytes = [UInt8](repeating: 0, count: 8)
-    var span = bytes.mutableSpan
-    _ = memory.copy(from: GuestAddress(address), into: &span)
-    return bytes.enumerated().reduce(0) { $0 | UInt64($1.element) << (8 * UInt64($1.offset)) }
-  }
-
-  func endpoint(_ requester: RequesterID) -> EndpointSpace {
-    let endpoint = EndpointSpace(memory, requester: requester, isOpen: true)
-    unit.adopt(endpoint)
-    return endpoint
-  }
+  func store(_ value: UInt64, at address: UInt64) { memory.setWord(address, value) }
+  func load(_ address: UInt64) -> UInt64 { memory.word(address) ?? 0 }
+  func endpoint(_ requester: RequesterID) -> EndpointSpace { unit.plug(requester, memory) }
 
   /// A context entry; `kind` 0: translated, 1: with a device-IOTLB, 2: passed through. `width` 1: three levels, 2:
   /// four.
@@ -88,34 +68,5 @@ final class VTdBench {
     unit.write(queue, at: 0x90, width: 8)
     unit.write(1 << 31 | 1 << 26, at: 0x18, width: 4)
     return queue
-  }
-}
-
-/// What a device does: looks addresses up through a cache of its own, as queues do.
-struct Device: ~Copyable {
-  private var cache: IOTLB
-  private var pool = SegmentPool()
-
-  init(_ endpoint: EndpointSpace) { cache = IOTLB(endpoint) }
-
-  /// Reads eight bytes, or is refused; the fault is reported as a queue reports it.
-  mutating func read(_ address: UInt64) -> Result<UInt64, DMAFault> { reach(address, .read) }
-  /// Asks to write, without doing it.
-  mutating func asksToWrite(_ address: UInt64) -> DMAFault? {
-    if case .failure(let fault) = reach(address, .write) { fault } else { nil }
-  }
-
-  private mutating func reach(_ address: UInt64, _ access: DMAAccess) -> Result<UInt64, DMAFault> {
-    _ = cache.beginRound()
-    defer { cache.endRound() }
-    var segments = pool.take()
-    do throws(DMAInterruption) {
-      try cache.resolve(DMAAddress(address), count: 8, for: access, into: &segments)
-    } catch {
-      guard case .fault(let fault) = error else { preconditionFailure("nothing here has to be asked for") }
-      cache.space.report(fault)
-      return .failure(fault)
-    }
-    return .success(segments.readable.read(UInt64.self, at: 0) ?? 0)
   }
 }

@@ -2,6 +2,7 @@ import DMA
 import IOMMUInterface
 import IOMMUs
 import Testing
+import VirtioTestKit
 
 private let disk = RequesterID(bus: 1, device: 3)
 private let network = RequesterID(bus: 0, device: 5, function: 1)
@@ -51,7 +52,7 @@ struct VTdTests {
     "Until it is turned on every address is physical, afterwards only what the tables map", arguments: [UInt64(1), 2])
   func translationOnAndOff(width: UInt64) throws {
     let (bench, endpoint, _) = try bench(width: width)
-    var device = Device(endpoint)
+    var device = DeviceView(endpoint)
     #expect(device.read(0x20_0000) == .success(0x5EED))
     bench.enable()
     #expect(bench.unit.read(at: 0x1C, width: 4) == 0xC000_0000)
@@ -72,7 +73,7 @@ struct VTdTests {
     bench.map(address, to: 0x80_0000, in: table, level: level)
     bench.store(1, at: 0x80_0000)
     bench.store(2, at: 0x80_0000 + size - 8)
-    var device = Device(endpoint)
+    var device = DeviceView(endpoint)
     #expect(device.read(address) == .success(1))
     #expect(device.read(address + size - 8) == .success(2))
     #expect(fault(device.read(address + size)) != nil)
@@ -84,7 +85,7 @@ struct VTdTests {
     let (bench, endpoint, table) = try bench()
     bench.enable()
     bench.map(3 << 30, to: 0, in: table, level: 3)
-    var device = Device(endpoint)
+    var device = DeviceView(endpoint)
     #expect(device.read(3 << 30 + 0x20_0000) == .success(0x5EED))
     #expect(fault(device.read(3 << 30 + 16 << 20))?.reason == .unmapped)
   }
@@ -95,7 +96,7 @@ struct VTdTests {
     bench.enable()
     bench.map(0x1000, to: 0x20_0000, in: table, permissions: 1)
     bench.map(0x2000, to: 0x20_0000, in: table, permissions: 2)
-    var device = Device(endpoint)
+    var device = DeviceView(endpoint)
     #expect(device.read(0x1000) == .success(0x5EED))
     #expect(device.asksToWrite(0x1000) == DMAFault(address: DMAAddress(0x1000), access: .write, reason: .permission))
     #expect(device.asksToWrite(0x2000) == nil)
@@ -112,7 +113,7 @@ struct VTdTests {
   func invalidationByRegister(granularity: UInt64) throws {
     let (bench, endpoint, table) = try bench()
     bench.enable()
-    var device = Device(endpoint)
+    var device = DeviceView(endpoint)
     #expect(device.read(0x40_0000) == .success(0x5EED))
     bench.map(0x40_0000, to: 0x30_0000, in: table)
     bench.store(0xFEED, at: 0x30_0000)
@@ -128,7 +129,7 @@ struct VTdTests {
   func foreignInvalidation() throws {
     let (bench, endpoint, table) = try bench()
     bench.enable()
-    var device = Device(endpoint)
+    var device = DeviceView(endpoint)
     #expect(device.read(0x40_0000) == .success(0x5EED))
     bench.map(0x40_0000, to: 0x30_0000, in: table)
     bench.unit.write(1 << 63 | 2 << 60 | 9 << 32, at: 0x208, width: 8)
@@ -143,7 +144,7 @@ struct VTdTests {
   func contextInvalidation(granularity: UInt64) throws {
     let (bench, endpoint, _) = try bench()
     bench.enable()
-    var device = Device(endpoint)
+    var device = DeviceView(endpoint)
     #expect(device.read(0x40_0000) == .success(0x5EED))
     bench.setContext(disk, table: 0, kind: 2)
     #expect(fault(device.read(0x20_0000)) != nil)
@@ -157,7 +158,7 @@ struct VTdTests {
   func functionMask() throws {
     let (bench, endpoint, _) = try bench()
     bench.enable()
-    var device = Device(endpoint)
+    var device = DeviceView(endpoint)
     #expect(device.read(0x40_0000) == .success(0x5EED))
     bench.setContext(disk, table: 0, kind: 2)
     let other = UInt64(disk.rawValue) + 6
@@ -176,8 +177,8 @@ struct VTdTests {
     bench.map(0x40_0000, to: 0x30_0000, in: table)
     bench.store(0xFEED, at: 0x30_0000)
     bench.enable()
-    var a = Device(endpoint)
-    var b = Device(second)
+    var a = DeviceView(endpoint)
+    var b = DeviceView(second)
     #expect(a.read(0x40_0000) == .success(0x5EED))
     #expect(b.read(0x40_0000) == .success(0xFEED))
   }
@@ -188,12 +189,12 @@ struct VTdTests {
   func hotUnplug() throws {
     let (bench, endpoint, _) = try bench()
     bench.enable()
-    var device = Device(endpoint)
+    var device = DeviceView(endpoint)
     #expect(device.read(0x40_0000) == .success(0x5EED))
     bench.unit.release(endpoint)
     #expect(fault(device.read(0x40_0000))?.reason == .stopped)
     bench.setContext(disk, table: bench.page())
-    var next = Device(bench.endpoint(disk))
+    var next = DeviceView(bench.endpoint(disk))
     #expect(fault(next.read(0x40_0000))?.reason == .unmapped)
   }
 
@@ -201,7 +202,7 @@ struct VTdTests {
   func reset() throws {
     let (bench, endpoint, _) = try bench()
     bench.enable()
-    var device = Device(endpoint)
+    var device = DeviceView(endpoint)
     #expect(device.read(0x40_0000) == .success(0x5EED))
     bench.unit.reset()
     #expect(bench.unit.read(at: 0x1C, width: 4) == 0)
@@ -291,7 +292,7 @@ struct VTdFaultTests {
     let (bench, endpoint, table) = try bench()
     let mistake = Self.mistakes[index]
     let address = mistake.breakIt(bench, table)
-    var device = Device(endpoint)
+    var device = DeviceView(endpoint)
     #expect(fault(device.read(address + 0x18)) != nil, "\(mistake.name)")
     let high = bench.unit.read(at: 0x228, width: 8)
     #expect(high >> 32 & 255 == mistake.reason, "\(mistake.name)")
@@ -305,7 +306,7 @@ struct VTdFaultTests {
     let (bench, endpoint, _) = try bench()
     bench.unit.write(0x41, at: 0x3C, width: 4)
     bench.unit.write(0x1_FEE0_0000, at: 0x40, width: 8)
-    var device = Device(endpoint)
+    var device = DeviceView(endpoint)
     #expect(device.asksToWrite(0x50_0000) != nil)
     #expect(bench.messages.all.isEmpty)
     #expect(bench.unit.read(at: 0x38, width: 4) == 0xC000_0000)
@@ -327,7 +328,7 @@ struct VTdFaultTests {
   @Test("More faults than records are an overflow and nothing else, however many (R093)")
   func storm() throws {
     let (bench, endpoint, _) = try bench(VTdOptions(faultRecords: 2))
-    var device = Device(endpoint)
+    var device = DeviceView(endpoint)
     for i in 0..<1000 { #expect(fault(device.read(0x100_0000 + UInt64(i) << 12)) != nil) }
     #expect(bench.unit.read(at: 0x34, width: 4) == 3)
     #expect(bench.unit.read(at: 0x220, width: 8) == 0x100_0000 && bench.unit.read(at: 0x230, width: 8) == 0x100_1000)
@@ -339,7 +340,7 @@ struct VTdFaultTests {
   func hiddenFaults() throws {
     let (bench, endpoint, table) = try bench()
     bench.setContext(disk, table: table, hidesFaults: true)
-    var device = Device(endpoint)
+    var device = DeviceView(endpoint)
     #expect(fault(device.read(0x50_0000)) != nil)
     #expect(bench.unit.read(at: 0x34, width: 4) == 0)
   }
@@ -347,7 +348,7 @@ struct VTdFaultTests {
   @Test("While bus mastering is off nothing is reachable and the unit hears of nothing (R039)")
   func busMasterOff() throws {
     let (bench, endpoint, _) = try bench()
-    var device = Device(endpoint)
+    var device = DeviceView(endpoint)
     #expect(device.read(0x40_0000) == .success(0))
     endpoint.setOpen(false)
     #expect(fault(device.read(0x40_0000))?.reason == .busMasterDisabled)

@@ -2,6 +2,7 @@ import DMA
 import IOMMUInterface
 import IOMMUs
 import Testing
+import VirtioTestKit
 
 @Suite("A Xen guest's grants")
 struct XenGrantTests {
@@ -26,7 +27,7 @@ struct XenGrantTests {
   )
   func references() throws {
     let (table, endpoint) = try bench()
-    var device = Device(endpoint)
+    var device = DeviceView(endpoint)
     let first = try #require(table.grantAccess(to: 5, count: 2, readOnly: true))
     let second = try #require(table.grantAccess(to: 9, count: 1, readOnly: false))
     #expect(first >= 8)
@@ -43,7 +44,7 @@ struct XenGrantTests {
   @Test("An ended grant is reachable no more, and its number is not the next to be given out")
   func ending() throws {
     let (table, endpoint) = try bench()
-    var device = Device(endpoint)
+    var device = DeviceView(endpoint)
     let first = try #require(table.grantAccess(to: 5, count: 3, readOnly: false))
     #expect(device.read(address(first + 1)) == .success(6))
     #expect(table.endAccess(first, count: 3))
@@ -57,7 +58,7 @@ struct XenGrantTests {
   @Test("While the other domain has a page mapped its grant cannot be ended, nor those with it (R180)")
   func inUse() throws {
     let (table, endpoint) = try bench()
-    var device = Device(endpoint)
+    var device = DeviceView(endpoint)
     let first = try #require(table.grantAccess(to: 5, count: 2, readOnly: true))
     #expect(
       table.map(first + 1, readOnly: false) == nil && table.map(first + 2, readOnly: true) == nil

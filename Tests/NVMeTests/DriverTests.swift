@@ -4,6 +4,7 @@ import Foundation
 import HostIO
 import IOMMUInterface
 import IOMMUs
+import MachineKit
 import NVMe
 import PCI
 import Storage
@@ -34,7 +35,7 @@ import VirtioTestKit
       rig.access, mapper: mapper,
       options: NVMeDriverOptions(
         queues: queues, format: format, messages: messages ? all : [],
-        wait: BoundedWait(attempts: 20_000) { rig.platform.pause() }))
+        wait: BoundedWait(attempts: 20_000) { rig.interrupts.pause() }))
   }
 
   @Test(
@@ -76,7 +77,7 @@ import VirtioTestKit
     if driver.canDeallocate {
       try driver.deallocate([NVMeRange(80, blockCount: 8)].span, using: GuestAddress(0x30_0000))
     }
-    #expect(rig.platform.messages.isEmpty != kind.hasMessages)
+    #expect(rig.interrupts.data.isEmpty != kind.hasMessages)
     #expect((iommu.lookUps > 0) == kind.isTranslated && iommu.faults.isEmpty)
     // Never past the IOMMU: the other space was not even asked.
     #expect(rig.master.counts.physical == (0, 0, 0) && rig.master.counts.translated.faults == 0)
@@ -143,7 +144,7 @@ import VirtioTestKit
     let (first, second) = (LiteralDriver(try rig()), LiteralDriver(try rig()))
     #expect(first.enable() && !second.enable() && second.rig.read32(0x1c) == 2)
     #expect(first.disable() && second.disable())
-    #expect(second.rig.platform.wait { second.rig.read32(0x1c) == 0 })
+    #expect(second.rig.interrupts.poll { second.rig.read32(0x1c) == 0 })
     #expect(second.enable() && !first.enable())
   }
 
@@ -158,7 +159,7 @@ import VirtioTestKit
       var tags: [NVMeTag] = []
       for i in 0..<60 {
         let at = 0x10_0000 + UInt64(i) * 4096
-        rig.store(pattern(1024, i + round), at: at)
+        rig.store(pattern(1024, seed: i + round), at: at)
         tags.append(
           try driver.submitWrite(UInt64(i) * 2, from: [GuestSegment(GuestAddress(at), count: 1024)].span, queue: i % 3))
       }
@@ -169,9 +170,9 @@ import VirtioTestKit
           queue: (i + 1) % 3)
       }
       for tag in tags { #expect(try driver.complete(tag).error == nil) }
-      for i in 0..<60 { #expect(rig.load(1024, at: 0x20_0000 + UInt64(i) * 4096) == pattern(1024, i + round)) }
+      for i in 0..<60 { #expect(rig.load(1024, at: 0x20_0000 + UInt64(i) * 4096) == pattern(1024, seed: i + round)) }
     }
-    #expect(Set(rig.platform.messages).isSuperset(of: [0x30, 0x31, 0x32, 0x33]))
+    #expect(Set(rig.interrupts.data).isSuperset(of: [0x30, 0x31, 0x32, 0x33]))
   }
 
   @Test("Without an answer, without a controller, without mappings: an error in bounded time, never a hang")

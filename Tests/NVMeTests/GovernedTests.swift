@@ -2,11 +2,13 @@ import DMA
 import DriverDMA
 import IOMMUInterface
 import IOMMUs
+import MachineKit
 import NVMe
 import PCI
 import Storage
 import Synchronization
 import Testing
+import VirtioDrivers
 import VirtioTestKit
 
 @Suite("The IOMMU alone governs the controller", .timeLimit(.minutes(10))) struct GovernedTests {
@@ -55,7 +57,7 @@ import VirtioTestKit
     #expect(iommu.faults == [DMAFault(address: DMAAddress(data), access: .write, reason: .unmapped)])
     for one in [plain, rig] { #expect(one.master.counts.physical == (0, 0, 0)) }
     // Look-ups are counted when the round ends, a little after its answers.
-    #expect(rig.platform.wait { rig.master.counts.translated.misses > 0 } && rig.master.counts.translated.faults == 1)
+    #expect(rig.interrupts.poll { rig.master.counts.translated.misses > 0 } && rig.master.counts.translated.faults == 1)
   }
 
   @Test(
@@ -95,7 +97,7 @@ import VirtioTestKit
     iommu.unmap(DMAAddress(offset + page), count: 4096)
     driver.post(1, 0, namespace: 1, [])
     driver.ring(1)
-    #expect(rig.platform.wait { rig.read32(0x1c) == 3 })
+    #expect(rig.interrupts.poll { rig.read32(0x1c) == 3 })
     #expect(iommu.faults.map(\.address) == [DMAAddress(offset + page)] && !driver.hasAnswer(1))
     iommu.map(DMAAddress(offset + page), to: GuestAddress(page), count: 4096, permissions: .readWrite)
     #expect(driver.disable() && ready(rig, offset: offset).transfer(2, block: 0, blocks: 1, data + offset) == 0)
@@ -139,7 +141,7 @@ import VirtioTestKit
     driver.post(1, 2, namespace: 1, pointer1: page.rawValue, [(10, 1024), (12, 7)])
     driver.ring(1)
     // The page is looked up before storage is asked.
-    #expect(rig.platform.wait { iommu.lookUps > before })
+    #expect(rig.interrupts.poll { iommu.lookUps > before })
     var worst = Duration.zero
     var count = 0
     while begun.duration(to: .now) < .milliseconds(300) {

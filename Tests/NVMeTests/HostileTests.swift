@@ -2,11 +2,13 @@ import DMA
 import DriverDMA
 import IOMMUInterface
 import IOMMUs
+import MachineKit
 import NVMe
 import PCI
 import Storage
 import Synchronization
 import Testing
+import VirtioDrivers
 import VirtioTestKit
 
 @Suite("Hostile drivers of the controller", .timeLimit(.minutes(10))) struct HostileTests {
@@ -154,7 +156,7 @@ import VirtioTestKit
     #expect(driver.enable(command: [.memorySpace]))
     driver.post(0, 6, pointer1: data, [(10, 1)])
     driver.ring(0)
-    #expect(rig.platform.wait { rig.read32(0x1c) == 3 })
+    #expect(rig.interrupts.poll { rig.read32(0x1c) == 3 })
     #expect(!driver.hasAnswer(0) && rig.load(4096, at: data) == [UInt8](repeating: 0, count: 4096))
     #expect(driver.disable())
     #expect(ready(rig).transfer(2, block: 0, blocks: 1, data) == 0)
@@ -212,7 +214,7 @@ import VirtioTestKit
     for thread in threads { #expect(thread.join(seconds: 60)) }
     #expect(driver.disable())
     rig.write32(0x14, 0)
-    #expect(rig.platform.wait { rig.read32(0x1c) == 0 })
+    #expect(rig.interrupts.poll { rig.read32(0x1c) == 0 })
     #expect(ready(rig).transfer(2, block: 0, blocks: 1, data) == 0)
   }
 

@@ -1,5 +1,6 @@
 import DMA
 import IOMMUInterface
+import MachineKit
 import PCI
 import Testing
 
@@ -52,13 +53,13 @@ final class LiteralDriver {
     queues = [
       0: Queue(submission: Self.adminSubmission, completion: Self.adminCompletion, size: size, completionSize: size)
     ]
-    return rig.platform.wait { self.rig.read32(0x1c) & 3 != 0 } && rig.read32(0x1c) & 3 == 1
+    return rig.interrupts.poll { self.rig.read32(0x1c) & 3 != 0 } && rig.read32(0x1c) & 3 == 1
   }
 
   /// CC.EN 0. Whether it became idle.
   func disable() -> Bool {
     rig.write32(0x14, 0x0046_0000)
-    return rig.platform.wait { self.rig.read32(0x1c) & 1 == 0 }
+    return rig.interrupts.poll { self.rig.read32(0x1c) & 1 == 0 }
   }
 
   /// Makes a pair of I/O queues at places of their own; statuses of both commands.
@@ -103,7 +104,8 @@ final class LiteralDriver {
   func take(_ queue: Int, acknowledging: Bool = true) -> Answer? {
     let q = queues[queue]!
     let at = q.completion + 16 * UInt64(q.head)
-    guard rig.platform.wait({ self.rig.load32(at + 12) >> 16 & 1 == q.phase || self.rig.read32(0x1c) & 2 != 0 }) else {
+    guard rig.interrupts.poll({ self.rig.load32(at + 12) >> 16 & 1 == q.phase || self.rig.read32(0x1c) & 2 != 0 })
+    else {
       return nil
     }
     let last = rig.load32(at + 12)

@@ -1,9 +1,11 @@
 import DriverDMA
 import IOMMUInterface
+import MachineKit
 import NVMe
 import PCI
 import Storage
 import Testing
+import VirtioDrivers
 import VirtioTestKit
 
 @Suite("Registers of the controller, as the figures draw them", .timeLimit(.minutes(10))) struct RegisterTests {
@@ -64,7 +66,7 @@ import VirtioTestKit
     #expect(!driver.enable(configuration: configuration))
     #expect(driver.rig.read32(0x1c) == 2)
     driver.rig.write32(0x14, 0)
-    #expect(driver.rig.platform.wait { driver.rig.read32(0x1c) == 0 })
+    #expect(driver.rig.interrupts.poll { driver.rig.read32(0x1c) == 0 })
     #expect(driver.enable())
   }
 
@@ -73,7 +75,7 @@ import VirtioTestKit
     let rig = try Rig()
     #expect(!LiteralDriver(rig).enable(size: 1))
     rig.write32(0x14, 0)
-    #expect(rig.platform.wait { rig.read32(0x1c) == 0 })
+    #expect(rig.interrupts.poll { rig.read32(0x1c) == 0 })
     // Pages of 8 KiB, and a queue at an odd one of 4 KiB.
     #expect(!LiteralDriver(rig).enable(configuration: 0x0046_0081))
   }
@@ -83,9 +85,9 @@ import VirtioTestKit
     let driver = LiteralDriver(try Rig())
     #expect(driver.enable())
     driver.rig.write32(0x14, 0x0046_0001 | kind << 14)
-    #expect(driver.rig.platform.wait { driver.rig.read32(0x1c) >> 2 & 3 == 2 })
+    #expect(driver.rig.interrupts.poll { driver.rig.read32(0x1c) >> 2 & 3 == 2 })
     #expect(driver.disable())
-    #expect(driver.rig.platform.wait { driver.rig.read32(0x1c) == 0 })
+    #expect(driver.rig.interrupts.poll { driver.rig.read32(0x1c) == 0 })
     #expect(driver.enable())
     #expect(driver.rig.read32(0x1c) == 1)
   }
@@ -108,14 +110,14 @@ import VirtioTestKit
     #expect(driver.enable())
     driver.post(0, 0x0a, [(10, 7)])
     driver.ring(0)
-    #expect(rig.platform.wait { rig.platform.isAsserted(4) })
+    #expect(rig.interrupts.poll { rig.interrupts.isAsserted(4) })
     rig.write32(0x0c, 1)
-    #expect(rig.read32(0x0c) == 1 && rig.read32(0x10) == 1 && !rig.platform.isAsserted(4))
+    #expect(rig.read32(0x0c) == 1 && rig.read32(0x10) == 1 && !rig.interrupts.isAsserted(4))
     rig.write32(0x10, 1)
-    #expect(rig.platform.isAsserted(4))
+    #expect(rig.interrupts.isAsserted(4))
     #expect(driver.take(0)?.status == 0)
-    #expect(rig.platform.wait { !rig.platform.isAsserted(4) })
-    #expect(rig.platform.messages.isEmpty)
+    #expect(rig.interrupts.poll { !rig.interrupts.isAsserted(4) })
+    #expect(rig.interrupts.data.isEmpty)
   }
 
   @Test("With MSI-X each completion queue sends its own vector's message, and none without IEN; the pin stays quiet")
@@ -131,16 +133,16 @@ import VirtioTestKit
     rig.access.writeConfiguration(at: at + 2, width: 2, 0x8000)
     #expect(driver.enable())
     #expect(driver.makePair(1, vector: 3, interrupts: true) == [0, 0] && driver.makePair(2, vector: 2) == [0, 0])
-    let before = rig.platform.messages.count { $0 == 0x50 }
-    #expect(before > 0 && !rig.platform.messages.contains(0x53))
+    let before = rig.interrupts.data.count { $0 == 0x50 }
+    #expect(before > 0 && !rig.interrupts.data.contains(0x53))
     #expect(driver.io(0x00)?.status == 0)
-    #expect(rig.platform.wait { rig.platform.messages.contains(0x53) })
+    #expect(rig.interrupts.poll { rig.interrupts.data.contains(0x53) })
     driver.post(2, 0x00, namespace: 1, [])
     driver.ring(2)
     #expect(driver.take(2)?.status == 0)
     #expect(driver.admin(0x0a, (10, 7))?.status == 0)
-    #expect(rig.platform.wait { rig.platform.messages.count { $0 == 0x50 } > before })
-    #expect(!rig.platform.messages.contains(0x52) && !rig.platform.isAsserted(4))
+    #expect(rig.interrupts.poll { rig.interrupts.data.count { $0 == 0x50 } > before })
+    #expect(!rig.interrupts.data.contains(0x52) && !rig.interrupts.isAsserted(4))
     // A vector that is not there.
     let bad = driver.admin(0x05, pointer1: 0x8_0000, (10, 3 | 7 << 16), (11, 3 | 200 << 16))
     #expect(bad?.status == 0x108)

@@ -2,6 +2,7 @@ import DMA
 import DriverDMA
 import HostIO
 import IOMMUInterface
+import MachineKit
 import NVMe
 import PCI
 import Storage
@@ -18,7 +19,7 @@ import VirtioTestKit
 
   /// Writes a pattern to the disk's first `blocks` from one flat piece, page by page.
   private func fill(_ driver: LiteralDriver, blocks: UInt32) -> [UInt8] {
-    let all = pattern(Int(blocks) * 512, 3)
+    let all = pattern(Int(blocks) * 512, seed: 3)
     for block in stride(from: UInt32(0), to: blocks, by: 8) {
       driver.rig.store(Array(all[Int(block) * 512..<min(Int(block + 8), Int(blocks)) * 512]), at: 0x8_0000)
       #expect(driver.transfer(1, block: block, blocks: min(8, blocks - block), 0x8_0000) == 0)
@@ -64,12 +65,12 @@ import VirtioTestKit
     rig.write64(0x28, 0x1_0000)
     rig.write64(0x30, 0x1_2000)
     rig.write32(0x14, 0x0046_0081)
-    #expect(rig.platform.wait { rig.read32(0x1c) == 1 })
+    #expect(rig.interrupts.poll { rig.read32(0x1c) == 1 })
     // Identify: 4096 bytes from 0x1800 into a page of 8 KiB on are all in it but 0x800.
     rig.store([6, 0, 1, 0] + [UInt8](repeating: 0, count: 60), at: 0x1_0000)
     rig.store64(data + 0x1800, data + 0x8000, 1, at: 0x1_0000 + 24)
     rig.write32(0x1000, 1)
-    #expect(rig.platform.wait { rig.load32(0x1_200c) >> 16 & 1 == 1 })
+    #expect(rig.interrupts.poll { rig.load32(0x1_200c) >> 16 & 1 == 1 })
     #expect(
       rig.load32(0x1_200c) >> 17 == 0 && rig.load(2, at: data + 0x1800) == [0x34, 0x12]
         && rig.load(4, at: data + 0x8000) != [0x6e, 0x71, 0x6e, 0x2e])
@@ -100,13 +101,13 @@ import VirtioTestKit
         && rig.load(3996, at: data + 0x7fff) == Array(all[100..<4096]))
     #expect(rig.load(4096, at: data + 0x3000) == Array(all[4096..<8192]))
     // The other way, by a last segment.
-    rig.store(pattern(512, 9), at: data + 0x9001)
+    rig.store(pattern(512, seed: 9), at: data + 0x9001)
     for (i, word) in ([data + 0x9001, 200, data + 0x9001 + 200, 312] as [UInt64]).enumerated() {
       rig.store64(word, at: 0xb_0000 + UInt64(8 * i))
     }
     #expect(driver.transfer(1, block: 3, blocks: 1, 0xb_0000, 0x20 | 3 << 60, psdt: psdt) == 0)
     #expect(driver.transfer(2, block: 3, blocks: 1, data) == 0)
-    #expect(rig.load(512, at: data) == pattern(512, 9))
+    #expect(rig.load(512, at: data) == pattern(512, seed: 9))
   }
 
   @Test("A command past the end, too long, of another namespace or fused is refused, and does nothing")

@@ -1,4 +1,5 @@
 import IOMMUInterface
+import MachineKit
 import PCI
 import Testing
 
@@ -7,7 +8,7 @@ import Testing
 
   @Test("A function shows its identity in bytes, words and dwords, and absent ones are all ones")
   func identity() throws {
-    let rig = try BusRig()
+    let rig = try TestMachine.small()
     let function = rig.plug(3)
     #expect(rig.read(first, 0) == 0x5678_1234)
     #expect(rig.read(first, 2, 2) == 0x5678)
@@ -23,7 +24,7 @@ import Testing
 
   @Test("Software changes what it may and nothing else, with any writes")
   func masks() throws {
-    let rig = try BusRig()
+    let rig = try TestMachine.small()
     let function = rig.plug(3)
     for at in stride(from: 0, to: 4096, by: 4) where !(0x10..<0x28).contains(at) { rig.write(first, at, 4, .max) }
     #expect(rig.read(first, 0) == 0x5678_1234)
@@ -42,7 +43,7 @@ import Testing
 
   @Test("The capabilities form a list that ends")
   func capabilities() throws {
-    let rig = try BusRig()
+    let rig = try TestMachine.small()
     let function = rig.plug(3)
     #expect(rig.read(first, PCIRegister.status, 2) & 0x10 != 0)
     var at = Int(rig.read(first, PCIRegister.capabilitiesPointer, 1))
@@ -57,7 +58,7 @@ import Testing
 
   @Test("All ones written to a BAR read back as its size and kind; a 64-bit one takes two registers")
   func sizing() throws {
-    let rig = try BusRig()
+    let rig = try TestMachine.small()
     let function = rig.plug(3)
     for index in 0..<6 { rig.write(first, PCIRegister.bar(index), 4, .max) }
     #expect(
@@ -69,7 +70,7 @@ import Testing
 
   @Test("ECAM and the ports 0xCF8 and 0xCFC reach the same registers")
   func mechanisms() throws {
-    let rig = try BusRig()
+    let rig = try TestMachine.small()
     let function = rig.plug(3)
     let ecam: UInt64 = 3 << 15
     #expect(rig.bus.read(ecam: ecam, width: 4) == 0x5678_1234)
@@ -90,7 +91,7 @@ import Testing
 
   @Test("Function 0 says that there are others, until they are gone")
   func multifunction() throws {
-    let rig = try BusRig()
+    let rig = try TestMachine.small()
     let zero = rig.plug(3)
     #expect(rig.read(first, PCIRegister.headerType, 1) == 0)
     let other = rig.plug(3, function: 5)

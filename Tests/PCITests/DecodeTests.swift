@@ -1,4 +1,5 @@
 import IOMMUInterface
+import MachineKit
 import PCI
 import Synchronization
 import Testing
@@ -8,7 +9,7 @@ import Testing
 
   @Test("A BAR is decoded where it is put, while the command register says so")
   func enables() throws {
-    let rig = try BusRig()
+    let rig = try TestMachine.small()
     let function = rig.plug(3)
     rig.write(first, PCIRegister.bar(0), 4, 0x2000)
     rig.write(first, PCIRegister.bar(4), 4, 0xe000_0000)
@@ -29,7 +30,7 @@ import Testing
 
   @Test("A BAR that is moved while it is decoded answers at the new place only")
   func moves() throws {
-    let rig = try BusRig()
+    let rig = try TestMachine.small()
     let function = rig.plug(3)
     rig.command(first, [.memorySpace])
     rig.write(first, PCIRegister.bar(2), 4, 0xe000_0000)
@@ -52,7 +53,7 @@ import Testing
 
   @Test("Firmware gives every BAR a place, behind bridges too, and every access arrives there")
   func enumeration() throws {
-    let rig = try BusRig()
+    let rig = try TestMachine.small()
     let bridge = rig.bus.add(at: PCISlot(1)) { _ in PCIBridge() }
     let inner = rig.bus.add(at: PCISlot(2), behind: bridge) { _ in PCIBridge() }
     let functions = [
@@ -83,7 +84,7 @@ import Testing
 
   @Test("A secondary bus reset resets what is behind the bridge, and only that")
   func secondaryReset() throws {
-    let rig = try BusRig()
+    let rig = try TestMachine.small()
     let bridge = rig.bus.add(at: PCISlot(1)) { _ in PCIBridge() }
     let (behind, beside) = (rig.plug(0, behind: bridge), rig.plug(2))
     rig.enumerate()

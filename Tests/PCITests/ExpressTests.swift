@@ -1,5 +1,6 @@
 import DMA
 import IOMMUInterface
+import MachineKit
 import PCI
 import Synchronization
 import Testing
@@ -9,7 +10,7 @@ import VirtioTestKit
   let first = RequesterID(bus: 0, device: 3)
 
   /// Where a capability is.
-  private func find(_ id: UInt32, _ rig: BusRig, _ requester: RequesterID) -> Int? {
+  private func find(_ id: UInt32, _ rig: TestMachine, _ requester: RequesterID) -> Int? {
     var at = Int(rig.read(requester, PCIRegister.capabilitiesPointer, 1))
     for _ in 0..<48 where at != 0 {
       if rig.read(requester, at, 1) == id { return at }
@@ -20,7 +21,7 @@ import VirtioTestKit
 
   @Test("The capability says what the function is, that it can be reset, and keeps what it must")
   func capability() throws {
-    let rig = try BusRig()
+    let rig = try TestMachine.small()
     let function = rig.plug(3, express: .endpoint)
     let at = try #require(find(0x10, rig, first))
     #expect(rig.read(first, at + PCIExpress.capabilities, 2) == 0x0002)
@@ -40,7 +41,7 @@ import VirtioTestKit
 
   @Test("There are 4096 bytes: extended capabilities are listed from byte 256 on, and changed where they may be")
   func extended() throws {
-    let rig = try BusRig()
+    let rig = try TestMachine.small()
     let function = rig.plug(3, express: .endpoint)
     // Serial number, version 1, next at 0x10c; then vendor specific, version 2, the last.
     #expect(rig.read(first, 0x100) == 0x10c1_0003)
@@ -64,7 +65,7 @@ import VirtioTestKit
 
   @Test("A function without the capability has 256 bytes, one with no extended capability an empty list")
   func without() throws {
-    let rig = try BusRig()
+    let rig = try TestMachine.small()
     let plain = rig.plug(3)
     #expect(rig.read(first, 0x100) == .max && find(0x10, rig, first) == nil)
     let bridge = rig.bus.add(at: PCISlot(1)) { _ in PCIBridge(express: .rootPort) }
@@ -84,9 +85,8 @@ import VirtioTestKit
     "A function level reset ends the function's accesses, puts its registers back, and leaves the IOMMU's mappings and its neighbour (R060, R061)",
     arguments: [1, 2, 4])
   func functionLevelReset(_ width: Int) throws {
-    let rig = try BusRig()
     let iommu = PageIOMMU()
-    rig.bus.setIOMMU(iommu)
+    let rig = try TestMachine.small(iommu)
     let function = rig.plug(3, express: .endpoint)
     let neighbour = rig.plug(3, function: 1, express: .endpoint)
     let second = RequesterID(bus: 0, device: 3, function: 1)

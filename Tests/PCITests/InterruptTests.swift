@@ -1,4 +1,5 @@
 import IOMMUInterface
+import MachineKit
 import PCI
 import Testing
 import VirtioTestKit
@@ -6,15 +7,15 @@ import VirtioTestKit
 @Suite("Interrupts of functions") struct InterruptTests {
   let first = RequesterID(bus: 0, device: 3)
 
-  private func rig() throws -> (BusRig, ScratchFunction, table: UInt64) {
-    let rig = try BusRig()
+  private func rig() throws -> (TestMachine, ScratchFunction, table: UInt64) {
+    let rig = try TestMachine.small()
     let function = rig.plug(3)
     rig.write(first, PCIRegister.bar(1), 4, 0xe000_0000)
     rig.command(first, [.memorySpace, .busMaster])
     return (rig, function, 0xe000_0000)
   }
-  private func enable(_ rig: BusRig, _ control: UInt32) { rig.write(first, 0x4a, 2, control) }
-  private func entry(_ rig: BusRig, _ table: UInt64, _ vector: UInt64, masked: Bool) {
+  private func enable(_ rig: TestMachine, _ control: UInt32) { rig.write(first, 0x4a, 2, control) }
+  private func entry(_ rig: TestMachine, _ table: UInt64, _ vector: UInt64, masked: Bool) {
     rig.bus.write(memory: table + 16 * vector, width: 8, 0xfee0_0003 | 0x1_0000_0000)
     rig.bus.write(memory: table + 16 * vector + 8, width: 4, 0x40 + vector)
     rig.bus.write(memory: table + 16 * vector + 12, width: 4, masked ? 1 : 0)
@@ -32,7 +33,7 @@ import VirtioTestKit
     function.msix.signal(2)
     function.msix.signal(4)
     function.msix.signal(-1)
-    #expect(rig.interrupts.messages == [Interrupts.Message(address: 0x1_fee0_0000, data: 0x42, requester: first)])
+    #expect(rig.interrupts.messages == [InterruptLog.Message(address: 0x1_fee0_0000, data: 0x42, requester: first)])
   }
 
   @Test("What is signalled under a mask is pending, and is delivered once when both masks are gone")
@@ -114,7 +115,7 @@ import VirtioTestKit
 
   @Test("Pins behind a bridge turn with the device number, and one wire is asserted while any function asserts it")
   func wires() throws {
-    let rig = try BusRig()
+    let rig = try TestMachine.small()
     let bridge = rig.bus.add(at: PCISlot(5)) { _ in PCIBridge() }
     let (a, b, c) = (
       rig.plug(1, behind: bridge), rig.plug(0, behind: bridge, pin: .b), rig.plug(7, behind: bridge, pin: .d)

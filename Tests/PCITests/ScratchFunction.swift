@@ -1,7 +1,9 @@
 import DMA
 import IOMMUInterface
+import MachineKit
 import PCI
 import Synchronization
+import VirtioTestKit
 
 /// A function whose BARs remember what is written: 0 is I/O, 1 holds the MSI-X table, 2 and 3 are 64-bit memory, 4 is
 /// 32-bit memory.
@@ -67,63 +69,18 @@ final class ScratchFunction: PCIFunction {
   }
 }
 
-/// Messages and pins as the platform sees them.
-final class Interrupts: MessageInterrupts, LineInterrupts {
-  struct Message: Hashable, Sendable {
-    var address: UInt64
-    var data: UInt32
-    var requester: RequesterID
-  }
-  private let log = Mutex<[Message]>([])
-  private let pins = Mutex<[String: Bool]>([:])
-
-  var messages: [Message] { log.withLock { $0 } }
-  /// The pins that are asserted, as "device pin".
-  var asserted: [String] { pins.withLock { $0.filter(\.value).keys.sorted() } }
-
-  func deliver(_ message: InterruptMessage, from requester: RequesterID) {
-    log.withLock { $0.append(Message(address: message.address, data: message.data, requester: requester)) }
-  }
-  func set(_ pin: PCIInterruptPin, ofDevice device: UInt8, asserted: Bool) {
-    pins.withLock { $0["\(device) \(pin)"] = asserted }
-  }
-}
-
-/// A bus over a little memory.
-struct BusRig {
-  let memory: GuestMemory
-  let interrupts = Interrupts()
-  let bus: PCIBus
-
-  init() throws {
-    memory = try GuestMemory(byteCount: 1 << 20)
-    bus = PCIBus(memory, messages: interrupts, lines: interrupts)
+extension TestMachine {
+  /// A bus over a little memory.
+  static func small(_ iommu: PageIOMMU? = nil) throws -> TestMachine {
+    try TestMachine(memory: GuestMemory(byteCount: 1 << 20), iommu: iommu)
   }
 
   func plug(
     _ device: UInt8, function: UInt8 = 0, behind bridge: PCIBridge? = nil, bypassing: Bool = false,
     pin: PCIInterruptPin = .a, express: PCIExpressKind? = nil
-  )
-    -> ScratchFunction
-  {
+  ) -> ScratchFunction {
     bus.add(at: PCISlot(device, function: function), behind: bridge, bypassingIOMMU: bypassing) {
       ScratchFunction($0, pin: pin, express: express)
     }
-  }
-
-  func read(_ requester: RequesterID, _ at: Int, _ width: Int = 4) -> UInt32 {
-    bus.readConfiguration(of: requester, at: at, width: width)
-  }
-  func write(_ requester: RequesterID, _ at: Int, _ width: Int, _ value: UInt32) {
-    bus.writeConfiguration(of: requester, at: at, width: width, value)
-  }
-  func command(_ requester: RequesterID, _ command: PCICommand) {
-    write(requester, PCIRegister.command, 2, UInt32(command.rawValue))
-  }
-
-  @discardableResult func enumerate() -> [PCIEnumerator.Found] {
-    var firmware = PCIEnumerator(
-      bus, memory: 0xe000_0000..<0xf000_0000, highMemory: 0x40_0000_0000..<0x50_0000_0000, io: 0x1000..<0x1_0000)
-    return firmware.enumerate()
   }
 }

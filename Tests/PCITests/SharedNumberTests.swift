@@ -1,12 +1,13 @@
 import DMA
 import IOMMUInterface
+import MachineKit
 import PCI
 import Testing
 import VirtioTestKit
 
 @Suite("Functions behind a bridge to a conventional bus") struct SharedNumberTests {
   private struct Rig {
-    let rig: BusRig
+    let rig: TestMachine
     let iommu = PageIOMMU()
     let bridge: PCIBridge
     let a: ScratchFunction
@@ -15,7 +16,7 @@ import VirtioTestKit
     let shared = RequesterID(bus: 1, device: 0)
 
     init(late: Bool = false) throws {
-      rig = try BusRig()
+      rig = try TestMachine.small()
       if !late { rig.bus.setIOMMU(iommu) }
       bridge = rig.bus.add(at: PCISlot(1)) { _ in PCIBridge(express: .bridgeToPCI) }
       a = rig.plug(4, behind: bridge)

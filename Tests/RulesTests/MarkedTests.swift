@@ -43,7 +43,7 @@ struct MarkedTests {
       let path = String(url.path.dropFirst(root.path.count + 1))
       let name = url.lastPathComponent
       if name.hasPrefix(".") || name.hasSuffix(".md") { continue }
-      if name.hasSuffix(".swift") || name.hasSuffix(".sh") || !name.contains(".") { found.append(path) }
+      if [".swift", ".sh", ".py"].contains(where: name.hasSuffix) || !name.contains(".") { found.append(path) }
     }
     return found.sorted()
   }

@@ -2,8 +2,10 @@ import DMA
 import HostIO
 import Synchronization
 import Testing
+import VhostUser
 import VhostUserCheck
 import Virtio
+import VirtioTestKit
 
 @Suite("A check can fail", .timeLimit(.minutes(10)))
 struct FaultTests {
@@ -28,7 +30,7 @@ struct FaultTests {
   @Test("A driver that breaks its ring is no reason to die, to go or to sulk", arguments: PickyDevice.Temper.allCases)
   func picky(temper: PickyDevice.Temper) throws {
     let device = PickyDevice(temper)
-    let served = try ServedDevice(device)
+    let served = try ServedDevice(device.device)
     let subject = TwistedSubject(served.path, { _ in .pass })
     device.outcry.withLock {
       $0 = { [weak subject] in if temper == .dies { subject?.die() } else if temper == .closes { subject?.closeAll() } }
@@ -155,25 +157,9 @@ struct FaultTests {
     #expect(!summary.isClean && summary.left == 0)
   }
 
-  /// A device that says it wrote, and did not.
-  private final class Idle: VirtioDevice {
-    var id: DeviceID { .entropy }
-    var features: Features { .ring }
-    var maxQueueSizes: [UInt16] { [256] }
-    func makeHandler(for group: Range<Int>, features: Features) throws(DeviceError) -> sending any QueueHandler {
-      Handler()
-    }
-
-    private final class Handler: QueueHandler {
-      func available(_ index: Int, in queues: inout QueueSet) throws(QueueError) {
-        while let chain = try queues[index].next() { queues[index].complete(chain, written: 512) }
-      }
-    }
-  }
-
   @Test("A device that writes nothing is found out")
   func idle() throws {
-    let served = try ServedDevice(Idle())
+    let served = try ServedDevice(TestDevice { _ in 512 })
     let (results, _) = try results(SocketSubject(path: served.path), .rng, only: ["split", "invalidate"])
     #expect(results["split"]?.verdict == .broken)
     #expect(results["split"]?.evidence == "nothing was written")

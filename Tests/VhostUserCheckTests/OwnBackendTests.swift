@@ -3,6 +3,7 @@ import VhostUserBackend
 import VhostUserCheck
 import Virtio
 import VirtioEntropy
+import VirtioTestKit
 
 @Suite("Our own back-ends under examination", .serialized, .timeLimit(.minutes(10)))
 struct OwnBackendTests {
@@ -29,36 +30,16 @@ struct OwnBackendTests {
     expectNoFault(results, summary)
   }
 
-  /// Reads what it is given and writes nothing: all that a network interface does on its transmit queue, or a socket
-  /// device.
-  private final class Reader: VirtioDevice {
-    let id: DeviceID
-    let maxQueueSizes: [UInt16]
-    var features: Features { .ring }
-    init(_ id: DeviceID, queues: Int) {
-      self.id = id
-      maxQueueSizes = [UInt16](repeating: 256, count: queues)
-    }
-    func makeHandler(for group: Range<Int>, features: Features) throws(DeviceError) -> sending any QueueHandler {
-      Handler()
-    }
-
-    private final class Handler: QueueHandler {
-      func available(_ index: Int, in queues: inout QueueSet) throws(QueueError) {
-        while let chain = try queues[index].next() {
-          var bytes = [UInt8](repeating: 0, count: chain.readable.byteCount)
-          var span = bytes.mutableSpan
-          _ = chain.readable.copy(from: 0, into: &span)
-          queues[index].complete(chain, written: 0)
-        }
-      }
-    }
-  }
-
   @Test(
     "A device that writes nothing is examined to the end, and keeps every rule", arguments: [CheckedDevice.net, .vsock])
   func reader(kind: CheckedDevice) throws {
-    let served = try ServedDevice(Reader(kind == .net ? .network : .socket, queues: kind == .net ? 2 : 3))
+    // All that a network interface does on its transmit queue, or a socket device.
+    let queues = [UInt16](repeating: 256, count: kind == .net ? 2 : 3)
+    let reader = TestDevice(kind == .net ? .network : .socket, queues: queues) { chain in
+      _ = chain.readable.bytes()
+      return 0
+    }
+    let served = try ServedDevice(reader)
     let (results, summary) = try results(SocketSubject(path: served.path), kind)
     expectNoFault(results, summary)
     #expect(

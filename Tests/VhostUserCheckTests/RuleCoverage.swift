@@ -1,4 +1,4 @@
-/// Which rules of `Tests/RulesTests/Rules.md`, R001 to R142, a front-end can observe.
+/// Which rules of `Documentation/rules.md`, R001 to R142, a front-end can observe.
 ///
 /// A check covers the rule in its `rule` and those that its sentence names. What it covers besides, without saying so,
 /// is in `also`; `unseen` says of every other rule why no check is made.

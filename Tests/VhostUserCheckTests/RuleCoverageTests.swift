@@ -40,11 +40,12 @@ struct RuleCoverageTests {
   @Test("The list in the documentation is what the checks say")
   func documented() throws {
     var sentences: [Int: String] = [:]
-    for line in try String(contentsOf: Self.root.appendingPathComponent("Tests/RulesTests/Rules.md"), encoding: .utf8)
+    for line in try String(contentsOf: Self.root.appendingPathComponent("Documentation/rules.md"), encoding: .utf8)
       .split(separator: "\n")
     {
       guard let match = line.firstMatch(of: /^\| R(\d{3}) \| ([^|]*) \|/), let number = Int(match.1) else { continue }
-      sentences[number] = String(match.2)
+      // The page lists some rules once more, with the reason why no test covers them.
+      sentences[number] = sentences[number] ?? String(match.2)
     }
     var list = "| rule | what holds | checks, or why there is none |\n|---|---|---|\n"
     for rule in 1...142 {

@@ -6,6 +6,7 @@ import VhostUserBackend
 import VhostUserCheck
 import Virtio
 import VirtioBlock
+import VirtioTestKit
 
 /// A device on a socket's file, served by a thread of this process.
 final class ServedDevice {
@@ -18,8 +19,7 @@ final class ServedDevice {
     path =
       FileManager.default.temporaryDirectory.appendingPathComponent("sluice-\(UUID().uuidString.prefix(8)).sock").path
     let listener = try UnixListener(path: path)
-    let server = try VhostUserServer(
-      device, on: .listening(listener), options: options, log: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() })
+    let server = try VhostUserServer(device, on: .listening(listener), options: options, log: .silent)
     self.listener = listener
     self.server = server
     thread = try WorkerThread(name: "back-end") { try? server.run() }
@@ -38,16 +38,14 @@ final class ServedDevice {
 /// A disk of a megabyte in a file that goes with the object.
 final class ServedDisk {
   let served: ServedDevice
-  private let image: URL
+  private let folder: TemporaryFolder
 
   init(options: BackendOptions = BackendOptions(name: "test")) throws {
-    image = FileManager.default.temporaryDirectory.appendingPathComponent("sluice-\(UUID().uuidString.prefix(8)).img")
+    folder = try TemporaryFolder()
     let bytes = (0..<1 << 20).map { UInt8(truncatingIfNeeded: $0 / 512 &* 7 &+ $0 &+ 1) }
-    try Data(bytes).write(to: image)
-    served = try ServedDevice(try BlockDevice(BlockOptions(path: image.path)), options: options)
+    served = try ServedDevice(
+      try BlockDevice(BlockOptions(path: folder.file("disk.img", bytes))), options: options)
   }
-
-  deinit { try? FileManager.default.removeItem(at: image) }
 }
 
 /// The results of checks, by name.

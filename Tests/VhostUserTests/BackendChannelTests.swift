@@ -1,3 +1,4 @@
+import DMA
 import HostIO
 import Testing
 

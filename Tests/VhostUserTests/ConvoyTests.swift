@@ -4,6 +4,7 @@ import Logging
 import Synchronization
 import Testing
 import Virtio
+import VirtioTestKit
 
 @testable import VhostUser
 @testable import VhostUserBackend

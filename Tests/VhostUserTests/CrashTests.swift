@@ -34,12 +34,7 @@ private final class Remains {
       ? PackedInflight(cells, size: size, capacity: size) : SplitInflight(cells, size: size, capacity: size)
   }
 
-  var recordBytes: [UInt8] {
-    var bytes = [UInt8](repeating: 0, count: Self.recordBytes)
-    var span = bytes.mutableSpan
-    _ = record.copy(from: 0, into: &span)
-    return bytes
-  }
+  var recordBytes: [UInt8] { record.bytes(Self.recordBytes) }
 
   func image(_ record: [UInt8]) -> Image {
     Image(areas: areas.map { rig.literal.read($0.count, at: $0.address) }, record: record)

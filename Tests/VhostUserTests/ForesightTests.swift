@@ -1,7 +1,9 @@
 import DMA
 import HostIO
 import Testing
+import VhostUser
 import Virtio
+import VirtioTestKit
 
 @testable import VhostUserBackend
 

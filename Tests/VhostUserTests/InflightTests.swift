@@ -2,6 +2,7 @@ import DMA
 import HostIO
 import Testing
 import Virtio
+import VirtioTestKit
 
 @testable import VhostUser
 @testable import VhostUserBackend
@@ -289,9 +290,7 @@ struct InflightSessionTests {
 
   @Test("Memory too small for the ring keeps the ring from starting")
   func tooSmall() throws {
-    let frontend = try RawFrontend()
-    try frontend.negotiate()
-    try frontend.share()
+    let frontend = try RawFrontend.sharing()
     let file = try MemoryFile(name: "inflight", size: 4096)
     try frontend.must(
       .setInflightDescriptor(InflightDescription(mmapSize: 64, mmapOffset: 0, queueCount: 1, queueSize: 16)),
@@ -304,9 +303,7 @@ struct InflightSessionTests {
 
   @Test("A ring larger than another back-end's memory runs without it, and the memory stays as it is")
   func largerRing() throws {
-    let frontend = try RawFrontend()
-    try frontend.negotiate()
-    try frontend.share()
+    let frontend = try RawFrontend.sharing()
     let file = try MemoryFile(name: "inflight", size: 4096)
     try frontend.must(
       .setInflightDescriptor(InflightDescription(mmapSize: 4096, mmapOffset: 0, queueCount: 1, queueSize: 8)),
@@ -314,9 +311,6 @@ struct InflightSessionTests {
     try frontend.startRing(size: 16)
     #expect(try frontend.read(sector: 1))
     let mapping = try HostMapping(descriptor: file.descriptor.rawValue, offset: 0, byteCount: 4096)
-    var bytes = [UInt8](repeating: 1, count: 4096)
-    var span = bytes.mutableSpan
-    #expect(mapping.copy(from: 0, into: &span) == 4096)
-    #expect(bytes.allSatisfy { $0 == 0 })
+    #expect(mapping.bytes(4096).allSatisfy { $0 == 0 })
   }
 }

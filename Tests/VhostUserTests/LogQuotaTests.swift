@@ -3,13 +3,13 @@ import Logging
 import Synchronization
 import Testing
 import VirtioServing
-
+import VirtioTestKit
 
 @Suite("A log that a peer cannot fill")
 struct LogQuotaTests {
   /// A limited log whose time stands still.
   private final class Limited: Sendable {
-    let lines = Lines()
+    let lines = LogLines()
     let log: LimitedLog
     private let time: Clock
 
@@ -73,7 +73,7 @@ struct LogQuotaTests {
 
   @Test("Lines of debugging are not limited")
   func debugging() {
-    let lines = Lines()
+    let lines = LogLines()
     var logger = lines.logger
     logger.logLevel = .debug
     let log = LimitedLog(logger)

@@ -2,6 +2,7 @@ import DMA
 import HostIO
 import Testing
 import Virtio
+import VirtioTestKit
 
 @testable import VhostUser
 @testable import VhostUserBackend
@@ -10,14 +11,14 @@ import Virtio
 struct LogTests {
   /// A front-end with a ring and a log, and a device that holds what it takes.
   private final class Logged {
-    let disk: HeldDisk
+    let disk: HoldingDevice
     let frontend: RawFrontend
     let file: MemoryFile
     let bits: HostMapping
     static let bytes: UInt64 = 1 << 20
 
     init() throws {
-      disk = try HeldDisk()
+      disk = try HoldingDevice(.block)
       frontend = try RawFrontend(device: disk)
       try frontend.negotiate()
       try frontend.share()
@@ -32,10 +33,7 @@ struct LogTests {
     }
 
     func isMarked(_ guest: UInt64) -> Bool {
-      var byte: [UInt8] = [0]
-      var span = byte.mutableSpan
-      _ = bits.copy(from: Int(guest / 4096 / 8), into: &span)
-      return byte[0] & (1 << UInt8(guest / 4096 % 8)) != 0
+      bits.bytes(1, at: Int(guest / 4096 / 8))[0] & (1 << UInt8(guest / 4096 % 8)) != 0
     }
 
     /// The answer to a request that was sent before.
@@ -62,10 +60,7 @@ struct LogTests {
     alias.frontendAddress += 1 << 28
     let file = frontend.memory.descriptor.rawValue
     try frontend.send(.setMemoryTable([first, second, alias]), ack: true, [file, file, file])
-    let end = ContinuousClock.now + .seconds(10)
-    while frontend.server.statistics.memoryRegions != 3, ContinuousClock.now < end {
-      _ = try frontend.call.wait(timeout: .milliseconds(1))
-    }
+    #expect(eventually { frontend.server.statistics.memoryRegions == 3 })
     #expect(frontend.usedIndex == 0)
     logged.disk.release.signal()
     #expect(try logged.acknowledged())
@@ -83,10 +78,7 @@ struct LogTests {
     let logged = try Logged()
     let frontend = logged.frontend
     try frontend.send(.removeMemoryRegion(frontend.region), ack: true)
-    let end = ContinuousClock.now + .seconds(10)
-    while frontend.server.statistics.memoryRegions != 0, ContinuousClock.now < end {
-      _ = try frontend.call.wait(timeout: .milliseconds(1))
-    }
+    #expect(eventually { frontend.server.statistics.memoryRegions == 0 })
     logged.disk.release.signal()
     #expect(try logged.acknowledged())
     #expect(logged.isMarked(RawFrontend.guest + UInt64(RawFrontend.Place.data)))

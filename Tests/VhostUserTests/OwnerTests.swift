@@ -2,6 +2,7 @@ import DMA
 import HostIO
 import Testing
 import Virtio
+import VirtioTestKit
 
 @testable import VhostUser
 @testable import VhostUserBackend
@@ -51,9 +52,8 @@ struct OwnerTests {
     second.prepareRead(sector: 2)
     try first.startRing()
     first.kick.signal()
-    let end = ContinuousClock.now + .seconds(10)
-    while second.status != 0, ContinuousClock.now < end { _ = try first.call.wait(timeout: .milliseconds(100)) }
-    #expect(second.status == 0 && second.data == Array(first.disk.contents[1024..<1536]))
+    #expect(eventually(on: first.call) { second.status == 0 })
+    #expect(second.data == Array(first.disk.contents[1024..<1536]))
     _ = try first.ask(.getVringBase(VringState(index: 0, number: 0)))
     #expect(
       first.peek(Int(RawFrontend.memorySize), 0) == before, "the memory of the first life was touched in the second")
@@ -74,9 +74,7 @@ struct OwnerTests {
 
   @Test("A log, in-flight memory and a ring under way end with the life they were for")
   func everythingEnds() throws {
-    let frontend = try RawFrontend()
-    try frontend.negotiate(word: 1 << 30 | 1 << 26)
-    try frontend.share()
+    let frontend = try RawFrontend.sharing(word: 1 << 30 | 1 << 26)
     let log = try MemoryFile(name: "log", size: 1 << 16)
     let bits = try HostMapping(descriptor: log.descriptor.rawValue, offset: 0, byteCount: 1 << 16)
     #expect(
@@ -103,10 +101,7 @@ struct OwnerTests {
     try frontend.startRing(at: 1)
     #expect(try frontend.read(sector: 2))
     _ = try frontend.ask(.getVringBase(VringState(index: 0, number: 0)))
-    var marks = [UInt8](repeating: 0, count: 1 << 16)
-    var span = marks.mutableSpan
-    _ = bits.copy(from: 0, into: &span)
-    #expect(usedIndex() == 1 && marks.allSatisfy { $0 == 0 })
+    #expect(usedIndex() == 1 && bits.bytes(1 << 16).allSatisfy { $0 == 0 })
   }
 }
 
@@ -118,15 +113,9 @@ extension RawFrontend {
     init(_ mapping: HostMapping) { self.mapping = mapping }
 
     private func poke(_ bytes: [UInt8], _ offset: Int) { _ = mapping.copy(bytes.span, to: offset) }
-    private func peek(_ count: Int, _ offset: Int) -> [UInt8] {
-      var bytes = [UInt8](repeating: 0, count: count)
-      var span = bytes.mutableSpan
-      _ = mapping.copy(from: offset, into: &span)
-      return bytes
-    }
 
-    var status: UInt8 { peek(1, Place.status)[0] }
-    var data: [UInt8] { peek(512, Place.data) }
+    var status: UInt8 { mapping.bytes(1, at: Place.status)[0] }
+    var data: [UInt8] { mapping.bytes(512, at: Place.data) }
 
     func prepareRead(sector: UInt64) {
       poke([0, 0, 0, 0, 0, 0, 0, 0] + sector.bytes, Place.header)

@@ -6,30 +6,11 @@ import Testing
 import Virtio
 import VirtioDrivers
 import VirtioServing
+import VirtioTestKit
 
 @testable import VhostUser
 @testable import VhostUserBackend
 @testable import VhostUserFrontend
-
-/// Fills what it may write with 0xab.
-private struct FillDevice: VirtioDevice {
-  var id: DeviceID { .entropy }
-  var features: Features { .ring }
-  var maxQueueSizes: [UInt16] { [64] }
-  func makeHandler(for group: Range<Int>, features: Features) throws(DeviceError) -> sending any QueueHandler {
-    FillHandler()
-  }
-}
-
-private final class FillHandler: QueueHandler {
-  func available(_ index: Int, in queues: inout QueueSet) throws(QueueError) {
-    while let chain = try queues[index].next() {
-      let bytes = InlineArray<512, UInt8>(repeating: 0xab)
-      let written = chain.writable.copy(bytes.span, to: 0)
-      queues[index].complete(chain, written: written)
-    }
-  }
-}
 
 /// A back-end on a thread of its own, and a front-end that talks to it.
 private final class Served {
@@ -43,8 +24,9 @@ private final class Served {
   ) throws {
     let (near, far) = try UnixSocket.pair()
     let server = try VhostUserServer(
-      FillDevice(), on: .connected(far), options: BackendOptions(accessPlatform: policy, translations: translations),
-      log: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() })
+      TestDevice(queues: [64]) { $0.writable.copy([UInt8](repeating: 0xab, count: 512).span, to: 0) },
+      on: .connected(far), options: BackendOptions(accessPlatform: policy, translations: translations),
+      log: .silent)
     self.server = server
     thread = try WorkerThread(name: "back-end") { try? server.run() }
     frontend = try Frontend(near, memory: memory ?? FrontendMemory(byteCount: 1 << 20), mappings: mappings)
@@ -103,10 +85,8 @@ private final class Client {
 
   /// Whether the device wrote at a guest address; what it wrote is wiped.
   func wasFilled(_ address: GuestAddress = data) -> Bool {
-    var bytes = [UInt8](repeating: 0, count: 64)
-    var span = bytes.mutableSpan
-    precondition(guest.copy(from: address, into: &span) == 64)
-    precondition(guest.copy([UInt8](repeating: 0, count: 64).span, to: address) == 64)
+    let bytes = guest.bytes(64, at: address)
+    guest.write([UInt8](repeating: 0, count: 64), at: address)
     return bytes.allSatisfy { $0 == 0xab }
   }
 }

@@ -15,9 +15,7 @@ struct ProtocolTests {
 
   @Test("A ring that cannot run is the answer to messages about it, and to no others; it is announced once")
   func whoseFault() throws {
-    let frontend = try RawFrontend(queues: 2)
-    try frontend.negotiate()
-    try frontend.share()
+    let frontend = try RawFrontend.sharing(queues: 2)
     let error = try EventFD()
     try frontend.must(.setVringError(VringDescriptor(index: 0, hasDescriptor: true)), [error.rawValue])
     try frontend.must(.setVringSize(Self.ring(0, 16)))
@@ -50,9 +48,7 @@ struct ProtocolTests {
 
   @Test("The descriptor of SET_LOG_FD is signalled when the log changed, and not when it stayed as it was (R132)")
   func logEvent() throws {
-    let frontend = try RawFrontend()
-    try frontend.negotiate(word: 1 << 30 | 1 << 26)
-    try frontend.share()
+    let frontend = try RawFrontend.sharing(word: 1 << 30 | 1 << 26)
     let log = try MemoryFile(name: "log", size: 1 << 16)
     #expect(
       try frontend.ask(.setLogBase(LogArea(size: 1 << 16, offset: 0)), ack: false, [log.descriptor.rawValue])
@@ -120,9 +116,7 @@ struct ProtocolTests {
 
   @Test("A front-end that sends a burst of requests before it reads the first answer gets them all, in order")
   func burst() throws {
-    let frontend = try RawFrontend()
-    try frontend.negotiate([.version1, .accessPlatform])
-    try frontend.share()
+    let frontend = try RawFrontend.sharing([.version1, .accessPlatform])
     for n in 0..<1000 as Range<UInt64> {
       // More than the sockets hold.
       try frontend.send(.iotlb(frontend.update(RawFrontend.iova + n << 12, to: 0)))
@@ -155,9 +149,7 @@ struct ProtocolTests {
 
   @Test("RESET_DEVICE forgets the in-flight memory: the next driver's requests are not written down there")
   func resetForgetsInflight() throws {
-    let frontend = try RawFrontend()
-    try frontend.negotiate()
-    try frontend.share()
+    let frontend = try RawFrontend.sharing()
     var files = FileDescriptorList()
     let wanted = InflightDescription(mmapSize: 0, mmapOffset: 0, queueCount: 1, queueSize: 16)
     guard case .inflight(let area) = try frontend.ask(.getInflightDescriptor(wanted), ack: false, [], &files),
@@ -181,10 +173,9 @@ struct ProtocolTests {
     "GET_VRING_BASE leaves what is in flight to the memory for it if that is agreed, else waits for it",
     arguments: [true, false])
   func handOver(_ isAgreed: Bool) throws {
-    let disk = try HeldDisk()
-    let frontend = try RawFrontend(device: disk)
-    try frontend.negotiate(protocol: isAgreed ? RawFrontend.all.union(.vringBaseInflight) : RawFrontend.all)
-    try frontend.share()
+    let disk = try HoldingDevice(.block)
+    let frontend = try RawFrontend.sharing(
+      protocol: isAgreed ? RawFrontend.all.union(.vringBaseInflight) : RawFrontend.all, device: disk)
     var files = FileDescriptorList()
     let wanted = InflightDescription(mmapSize: 0, mmapOffset: 0, queueCount: 1, queueSize: 16)
     guard case .inflight(let area) = try frontend.ask(.getInflightDescriptor(wanted), ack: false, [], &files),
@@ -229,10 +220,8 @@ struct ProtocolTests {
     "A ring that stops right after all its mappings were taken back has given back what it had taken (R064, R110, R114)"
   )
   func stoppedWhileWithdrawn() throws {
-    let disk = try HeldDisk()
-    let frontend = try RawFrontend(device: disk)
-    try frontend.negotiate([.version1, .accessPlatform])
-    try frontend.share()
+    let disk = try HoldingDevice(.block)
+    let frontend = try RawFrontend.sharing([.version1, .accessPlatform], device: disk)
     try frontend.must(.iotlb(frontend.update(RawFrontend.iova, size: 0x10000)))
     try frontend.startRing(base: RawFrontend.iova)
     frontend.submitRead(sector: 1, base: RawFrontend.iova)

@@ -5,6 +5,7 @@ import Logging
 import Synchronization
 import Testing
 import Virtio
+import VirtioTestKit
 
 @testable import VhostUser
 @testable import VhostUserBackend
@@ -137,6 +138,17 @@ final class RawFrontend {
     try must(.setFeatures(features.word | more))
   }
 
+  /// One that has negotiated and shared its memory.
+  static func sharing(
+    _ features: Features = [.version1], protocol wanted: ProtocolFeatures = all, word more: UInt64 = 1 << 30,
+    nodes: Int = 1 << 15, queues: Int = 1, device: (any VirtioDevice)? = nil, logger: Logger? = nil
+  ) throws -> RawFrontend {
+    let frontend = try RawFrontend(nodes: nodes, queues: queues, device: device, logger: logger)
+    try frontend.negotiate(features, protocol: wanted, word: more)
+    try frontend.share()
+    return frontend
+  }
+
   func openChannel(ack: Bool = true) throws {
     let (ours, theirs) = try UnixSocket.pair()
     channel = ours
@@ -175,12 +187,7 @@ final class RawFrontend {
   // MARK: Requests
 
   func poke(_ bytes: [UInt8], _ offset: Int) { _ = mapping.copy(bytes.span, to: offset) }
-  func peek(_ count: Int, _ offset: Int) -> [UInt8] {
-    var bytes = [UInt8](repeating: 0, count: count)
-    var span = bytes.mutableSpan
-    _ = mapping.copy(from: offset, into: &span)
-    return bytes
-  }
+  func peek(_ count: Int, _ offset: Int) -> [UInt8] { mapping.bytes(count, at: offset) }
   var usedIndex: UInt16 { UInt16(peek(2, Place.used + 2)[0]) | UInt16(peek(2, Place.used + 2)[1]) << 8 }
 
   private(set) var availableIndex: UInt16 = 0
@@ -202,12 +209,7 @@ final class RawFrontend {
 
   /// Waits for the used index to become `index`.
   func waitUsed(_ index: UInt16) throws -> Bool {
-    let end = ContinuousClock.now + .seconds(10)
-    while usedIndex != index {
-      guard ContinuousClock.now < end else { return false }
-      if try call.wait(timeout: .milliseconds(200)) { try call.drain() }
-    }
-    return true
+    eventually(within: .seconds(10), on: call, every: .milliseconds(200)) { usedIndex == index }
   }
 
   /// A whole read: whether its data is the disk's.
@@ -252,24 +254,17 @@ final class RawFrontend {
   func serveMisses(until done: () throws -> Bool) throws -> [IOTLBMessage] {
     var asked: [IOTLBMessage] = []
     var isAnswered = true
-    let end = ContinuousClock.now + .seconds(10)
-    while try !done(), ContinuousClock.now < end {
-      guard let (request, needsReply) = try heard(within: .milliseconds(20)) else { continue }
-      guard case .iotlb(let message) = request, message.kind == .miss else { continue }
+    _ = try eventually(within: .seconds(10), every: .zero) {
+      guard try !done() else { return true }
+      guard let (request, needsReply) = try heard(within: .milliseconds(20)) else { return false }
+      guard case .iotlb(let message) = request, message.kind == .miss else { return false }
       isAnswered = needsReply
       asked.append(message)
       #expect(try ask(.iotlb(update(message.address)), ack: true) == .success)
       if needsReply { try answer(with: 0) }
+      return false
     }
     #expect(isAnswered, "no question stays without an answer")
     return asked
   }
-}
-
-extension FixedWidthInteger {
-  var bytes: [UInt8] { (0..<Self.bitWidth / 8).map { UInt8(truncatingIfNeeded: self >> Self(8 * $0)) } }
-}
-
-extension [UInt8] {
-  var word: UInt64 { enumerated().prefix(8).reduce(0) { $0 | UInt64($1.element) << (8 * UInt64($1.offset)) } }
 }

@@ -2,6 +2,7 @@ import DMA
 import HostIO
 import Testing
 import Virtio
+import VirtioTestKit
 
 @testable import VhostUser
 @testable import VhostUserBackend
@@ -10,9 +11,7 @@ import Virtio
 struct VhostRingTests {
   @Test("Without bit 33, ring addresses are the front-end's own and buffers guest-physical (R100, R006)")
   func physical() throws {
-    let frontend = try RawFrontend()
-    try frontend.negotiate()
-    try frontend.share()
+    let frontend = try RawFrontend.sharing()
     try frontend.startRing()
     for sector in [0, 1, 63] as [UInt64] { #expect(try frontend.read(sector: sector)) }
     // A queue's figures are those of its last whole round.
@@ -38,9 +37,7 @@ struct VhostRingTests {
 
   @Test("A ring whose areas are not in the memory table does not start; said so, the session goes on (R041)")
   func badAddress() throws {
-    let frontend = try RawFrontend()
-    try frontend.negotiate()
-    try frontend.share()
+    let frontend = try RawFrontend.sharing()
     try frontend.must(.setVringSize(VringState(index: 0, number: 16)))
     try frontend.must(.setVringAddress(frontend.address(RawFrontend.frontend + RawFrontend.memorySize - 0x2000)))
     try frontend.must(.setVringKick(VringDescriptor(index: 0, hasDescriptor: true)), [frontend.kick.rawValue])
@@ -69,9 +66,7 @@ struct VhostRingTests {
 
   @Test("GET_VRING_BASE stops a ring, says where, and forgets nothing: a kick descriptor starts it again")
   func base() throws {
-    let frontend = try RawFrontend()
-    try frontend.negotiate()
-    try frontend.share()
+    let frontend = try RawFrontend.sharing()
     try frontend.startRing()
     for sector in 0..<3 as Range<UInt64> { #expect(try frontend.read(sector: sector)) }
     #expect(try frontend.ask(.getVringBase(VringState(index: 0, number: 0))) == .vring(VringState(index: 0, number: 3)))
@@ -84,9 +79,7 @@ struct VhostRingTests {
 
   @Test("SET_FEATURES without PROTOCOL_FEATURES enables every ring, and LOG_ALL does not disturb a running one")
   func features() throws {
-    let frontend = try RawFrontend()
-    try frontend.negotiate(word: 0)
-    try frontend.share()
+    let frontend = try RawFrontend.sharing(word: 0)
     try frontend.must(.setVringSize(VringState(index: 0, number: 16)))
     try frontend.must(.setVringAddress(frontend.address(RawFrontend.frontend)))
     try frontend.must(.setVringKick(VringDescriptor(index: 0, hasDescriptor: true)), [frontend.kick.rawValue])
@@ -100,9 +93,7 @@ struct VhostRingTests {
 
   @Test("A disabled ring rests, and goes on where it was when enabled")
   func enable() throws {
-    let frontend = try RawFrontend()
-    try frontend.negotiate()
-    try frontend.share()
+    let frontend = try RawFrontend.sharing()
     try frontend.startRing()
     #expect(try frontend.read(sector: 2))
     try frontend.must(.setVringEnable(VringState(index: 0, number: 0)))
@@ -115,9 +106,7 @@ struct VhostRingTests {
 
   @Test("Kick and call descriptors are changed under a running ring, and no notification is lost")
   func descriptors() throws {
-    let frontend = try RawFrontend()
-    try frontend.negotiate()
-    try frontend.share()
+    let frontend = try RawFrontend.sharing()
     try frontend.startRing()
     #expect(try frontend.read(sector: 2))
     let (kick, call) = (try EventFD(), try EventFD())
@@ -132,9 +121,7 @@ struct VhostRingTests {
 
   @Test("Without a kick descriptor the ring is polled")
   func polled() throws {
-    let frontend = try RawFrontend()
-    try frontend.negotiate()
-    try frontend.share()
+    let frontend = try RawFrontend.sharing()
     try frontend.startRing()
     try frontend.must(.setVringKick(VringDescriptor(index: 0, hasDescriptor: false)))
     #expect(try frontend.read(sector: 9))
@@ -142,9 +129,7 @@ struct VhostRingTests {
 
   @Test("In-band notifications: kicks and calls are messages")
   func inband() throws {
-    let frontend = try RawFrontend()
-    try frontend.negotiate(protocol: RawFrontend.all.union(.inbandNotifications))
-    try frontend.share()
+    let frontend = try RawFrontend.sharing(protocol: RawFrontend.all.union(.inbandNotifications))
     try frontend.must(.setVringSize(VringState(index: 0, number: 16)))
     try frontend.must(.setVringAddress(frontend.address(RawFrontend.frontend)))
     try frontend.must(.setVringEnable(VringState(index: 0, number: 1)))
@@ -157,9 +142,7 @@ struct VhostRingTests {
 
   @Test("A ring that the driver breaks is announced, and works again after a reset (R073, R089)")
   func broken() throws {
-    let frontend = try RawFrontend()
-    try frontend.negotiate()
-    try frontend.share()
+    let frontend = try RawFrontend.sharing()
     let error = try EventFD()
     try frontend.must(.setVringError(VringDescriptor(index: 0, hasDescriptor: true)), [error.rawValue])
     // An available index that ran further ahead than the ring is long.
@@ -175,9 +158,7 @@ struct VhostRingTests {
 
   @Test("RESET_DEVICE forgets rings and features and keeps memory")
   func reset() throws {
-    let frontend = try RawFrontend()
-    try frontend.negotiate()
-    try frontend.share()
+    let frontend = try RawFrontend.sharing()
     try frontend.startRing()
     #expect(try frontend.read(sector: 1))
     try frontend.must(.resetDevice)
@@ -189,9 +170,7 @@ struct VhostRingTests {
 
   @Test("Device writes and the used ring are marked in the dirty log, by guest page, while LOG_ALL is set (R132)")
   func dirtyLog() throws {
-    let frontend = try RawFrontend()
-    try frontend.negotiate()
-    try frontend.share()
+    let frontend = try RawFrontend.sharing()
     try frontend.startRing(log: 1)
     let pages = (RawFrontend.guest + RawFrontend.memorySize) / 4096
     let log = try MemoryFile(name: "log", size: pages / 8)
@@ -201,10 +180,7 @@ struct VhostRingTests {
         == .success)
     func isMarked(_ place: Int) -> Bool {
       let page = (RawFrontend.guest + UInt64(place)) / 4096
-      var byte: [UInt8] = [0]
-      var span = byte.mutableSpan
-      _ = bits.copy(from: Int(page / 8), into: &span)
-      return byte[0] & (1 << UInt8(page % 8)) != 0
+      return bits.bytes(1, at: Int(page / 8))[0] & (1 << UInt8(page % 8)) != 0
     }
     #expect(try frontend.read(sector: 1))
     #expect(!isMarked(RawFrontend.Place.data))
@@ -250,9 +226,7 @@ struct VhostRingTests {
 
   @Test("A changed configuration is announced, but not before a ring runs")
   func announcement() throws {
-    let frontend = try RawFrontend()
-    try frontend.negotiate()
-    try frontend.share()
+    let frontend = try RawFrontend.sharing()
     frontend.disk.configurationChanged()
     #expect(try frontend.ask(.getQueueCount) == .value(1))
     #expect(try frontend.heard(within: .zero) == nil)

@@ -4,6 +4,7 @@ import Logging
 import Testing
 import Virtio
 import VirtioEntropy
+import VirtioTestKit
 
 @testable import VhostUser
 @testable import VhostUserBackend
@@ -113,10 +114,7 @@ struct SessionTests {
     try frontend.negotiate(word: 1 << 30 | 1 << 24 | 1 << 27)
     #expect(try frontend.ask(.setFeatures(1 << 32 | 1 << 25), ack: true) == .value(1))
     try frontend.share()
-    let end = ContinuousClock.now + .seconds(10)
-    while frontend.server.statistics.negotiatedFeatures.rawValue == 0, ContinuousClock.now < end {
-      _ = try frontend.ask(.getQueueCount)
-    }
+    _ = eventually { frontend.server.statistics.negotiatedFeatures.rawValue != 0 }
     #expect(frontend.server.statistics.negotiatedFeatures == .version1)
     try frontend.startRing()
     #expect(try frontend.read(sector: 1))
@@ -196,9 +194,7 @@ struct SessionTests {
     "Memory regions that are empty, wrap, overlap or are longer than their file are refused; the old table stays (R059)"
   )
   func badRegions() throws {
-    let frontend = try RawFrontend()
-    try frontend.negotiate()
-    try frontend.share()
+    let frontend = try RawFrontend.sharing()
     let file = frontend.memory.descriptor.rawValue
     let good = RegionDescription(guestAddress: 0x100_0000, size: 0x1000, frontendAddress: 0x100_0000, offset: 0)
     var empty = good, wraps = good, long = good, twin = frontend.region, far = good

@@ -3,6 +3,7 @@ import HostIO
 import IOMMUInterface
 import Testing
 import Virtio
+import VirtioTestKit
 
 @testable import VhostUser
 @testable import VhostUserBackend
@@ -10,20 +11,13 @@ import Virtio
 @Suite("Guest memory that is not shared, and accesses that are refused, are named", .timeLimit(.minutes(10)))
 struct SharingTests {
   /// Waits until a line has been logged that has these words.
-  private func waitFor(_ words: String, _ lines: Lines) -> Bool {
-    let end = ContinuousClock.now + .seconds(20)
-    while ContinuousClock.now < end {
-      if lines.all.contains(where: { $0.contains(words) }) { return true }
-      _ = try? EventFD().wait(timeout: .milliseconds(5))
-    }
-    return false
-  }
+  private func waitFor(_ words: String, _ lines: LogLines) -> Bool { eventually { lines.contains(words) } }
 
   @Test(
     "A ring that is to run without memory is one line with the option, in `explain` too, until a request arrives"
   )
   func nothing() throws {
-    let lines = Lines()
+    let lines = LogLines()
     let frontend = try RawFrontend(logger: lines.logger)
     try frontend.negotiate()
     // Its address cannot be looked up before there is memory.
@@ -37,24 +31,18 @@ struct SharingTests {
     try frontend.share()
     #expect(try frontend.read(sector: 1))
     // The count of requests comes a little after the request itself.
-    let end = ContinuousClock.now + .seconds(10)
-    while frontend.server.statistics.advice != nil, ContinuousClock.now < end {
-      _ = try EventFD().wait(timeout: .milliseconds(1))
-    }
-    #expect(frontend.server.statistics.advice == nil)
+    #expect(eventually { frontend.server.statistics.advice == nil })
   }
 
   /// A front-end that has shared its memory and started no ring.
-  private func sharing(_ lines: Lines) throws -> RawFrontend {
-    let frontend = try RawFrontend(logger: lines.logger)
-    try frontend.negotiate()
-    try frontend.share()
+  private func sharing(_ lines: LogLines) throws -> RawFrontend {
+    let frontend = try RawFrontend.sharing(logger: lines.logger)
     return frontend
   }
 
   @Test("Kicks of a ring that stays empty are one line with the option; a first kick alone, as QEMU gives, is none")
   func copied() throws {
-    let lines = Lines()
+    let lines = LogLines()
     let frontend = try sharing(lines)
     try frontend.startRing()
     frontend.kick.signal()
@@ -67,7 +55,7 @@ struct SharingTests {
 
   @Test("A ring whose addresses lead nowhere is refused with the option")
   func elsewhere() throws {
-    let lines = Lines()
+    let lines = LogLines()
     let frontend = try sharing(lines)
     try frontend.must(.setVringSize(VringState(index: 0, number: 16)))
     try frontend.send(.setVringAddress(frontend.address(RawFrontend.frontend + RawFrontend.memorySize)))
@@ -81,7 +69,7 @@ struct SharingTests {
   @Test(
     "A refused access is one line with address and cause, thousands are few, and the answer of `explain` has the last")
   func refused() throws {
-    let lines = Lines()
+    let lines = LogLines()
     let frontend = try sharing(lines)
     try frontend.startRing()
     for _ in 0..<2000 {
@@ -103,10 +91,8 @@ struct SharingTests {
 
   @Test("What the front-end's IOMMU refuses is put down to it, and not to memory that is not shared")
   func platform() throws {
-    let lines = Lines()
-    let frontend = try RawFrontend(logger: lines.logger)
-    try frontend.negotiate([.version1, .accessPlatform])
-    try frontend.share()
+    let lines = LogLines()
+    let frontend = try RawFrontend.sharing([.version1, .accessPlatform], logger: lines.logger)
     try frontend.startRing(base: RawFrontend.iova)
     frontend.kick.signal()
     var isDone = false

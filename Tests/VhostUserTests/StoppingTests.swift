@@ -64,12 +64,7 @@ private final class Replaying {
 
   /// Reads that the record says are still to be done.
   var left: Int {
-    (0..<Int(Self.count)).count {
-      var byte: [UInt8] = [0]
-      var span = byte.mutableSpan
-      _ = record.copy(from: 16 + 16 * 3 * $0, into: &span)
-      return byte[0] == 1
-    }
+    (0..<Int(Self.count)).count { record.bytes(1, at: 16 + 16 * 3 * $0) == [1] }
   }
 
   /// Answers what is asked about the reads until all are done; how much that was.
@@ -239,9 +234,7 @@ struct StoppingTests {
     "A back-end that takes a ring over anywhere but at its beginning calls once: its predecessor may have died before it did"
   )
   func callsOnce() throws {
-    let frontend = try RawFrontend()
-    try frontend.negotiate()
-    try frontend.share()
+    let frontend = try RawFrontend.sharing()
     // The predecessor used one entry.
     frontend.poke(UInt16(1).bytes, RawFrontend.Place.available + 2)
     frontend.poke(UInt16(1).bytes, RawFrontend.Place.used + 2)
@@ -251,10 +244,8 @@ struct StoppingTests {
     #expect(
       frontend.server.statistics.queues[0].counts.calls == 1
         && frontend.server.statistics.queues[0].counts.requests == 0)
-    // A ring at its beginning has no call due.
-    let other = try RawFrontend()
-    try other.negotiate()
-    try other.share()
+    // A ring at its beginning owes nothing.
+    let other = try RawFrontend.sharing()
     try other.startRing()
     #expect(try other.read(sector: 1))
     _ = try other.ask(.getVringBase(VringState(index: 0, number: 0)))
@@ -265,9 +256,7 @@ struct StoppingTests {
     "A call descriptor is signalled when it comes, whether the ring runs or not: the back-end cannot know what the driver has missed",
     arguments: [false, true])
   func callsAtFirst(_ isRunning: Bool) throws {
-    let frontend = try RawFrontend()
-    try frontend.negotiate()
-    try frontend.share()
+    let frontend = try RawFrontend.sharing()
     if isRunning { try frontend.startRing() }
     let call = try EventFD()
     try frontend.must(.setVringCall(VringDescriptor(index: 0, hasDescriptor: true)), [call.rawValue])
@@ -278,9 +267,7 @@ struct StoppingTests {
     "A call descriptor that comes late, and one that was full and would block, hear of what was used",
     arguments: [false, true])
   func lateCall(_ isFull: Bool) throws {
-    let frontend = try RawFrontend()
-    try frontend.negotiate()
-    try frontend.share()
+    let frontend = try RawFrontend.sharing()
     try frontend.startRing()
     try frontend.must(.setVringCall(VringDescriptor(index: 0, hasDescriptor: false)))
     frontend.submitRead(sector: 1)

@@ -5,6 +5,7 @@ import Logging
 import Testing
 import Virtio
 import VirtioDrivers
+import VirtioTestKit
 
 @testable import VhostUser
 @testable import VhostUserBackend
@@ -12,16 +13,16 @@ import VirtioDrivers
 
 /// A back-end that holds what it takes, and the front-end at the other end.
 private final class Holding {
-  let disk: HeldDisk
+  let disk: HoldingDevice
   let frontend: Frontend
   private let server: VhostUserServer
   private let thread: WorkerThread
 
   init(_ memory: FrontendMemory, packed: Bool) throws {
-    disk = try HeldDisk()
+    disk = try HoldingDevice(.block)
     let (near, far) = try UnixSocket.pair()
     let server = try VhostUserServer(
-      disk, on: .connected(far), log: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() })
+      disk, on: .connected(far), log: .silent)
     self.server = server
     thread = try WorkerThread(name: "back-end") { try? server.run() }
     frontend = try Frontend(near, memory: memory)
@@ -50,13 +51,6 @@ private final class Holding {
 struct SuccessorTests {
   private static let layout = QueueLayout(
     size: 16, descriptorArea: DMAAddress(0x1000), driverArea: DMAAddress(0x2000), deviceArea: DMAAddress(0x3000))
-
-  private func bytes(of mapping: HostMapping) -> [UInt8] {
-    var bytes = [UInt8](repeating: 0, count: mapping.byteCount)
-    var span = bytes.mutableSpan
-    _ = mapping.copy(from: 0, into: &span)
-    return bytes
-  }
 
   @Test(
     "The requests that a back-end has in its hands when it dies are done by its successor, once each (R126)",
@@ -105,10 +99,8 @@ struct SuccessorTests {
     // What there is at this moment is what a killed process leaves. Ours ends in good order; that is undone.
     let record = try HostMapping(
       descriptor: inflight.file.descriptor.rawValue, offset: 0, byteCount: Int(inflight.description.mmapSize))
-    let recordBytes = bytes(of: record)
-    var guestBytes = [UInt8](repeating: 0, count: 1 << 16)
-    var span = guestBytes.mutableSpan
-    _ = guest.copy(from: GuestAddress(0), into: &span)
+    let recordBytes = record.bytes(record.byteCount)
+    let guestBytes = guest.bytes(1 << 16, at: GuestAddress(0))
     first.end()
     _ = guest.copy(guestBytes.span, to: GuestAddress(0))
     _ = record.copy(recordBytes.span, to: 0)
@@ -149,7 +141,7 @@ struct SuccessorTests {
         let (near, far) = try UnixSocket.pair()
         let disk = MemoryDisk(sectors: 8)
         let server = try VhostUserServer(
-          disk, on: .connected(far), log: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() })
+          disk, on: .connected(far), log: .silent)
         let thread = try WorkerThread(name: "back-end") { try? server.run() }
         for (bytes, descriptors) in session[..<count] {
           try near.send(bytes.span, descriptors: descriptors, timeout: .seconds(5))

@@ -2,20 +2,19 @@ import HostIO
 import IOMMUInterface
 import Testing
 import Virtio
+import VirtioTestKit
 
 @testable import VhostUser
 @testable import VhostUserBackend
 
 @Suite("What updates say about the IOMMU behind them", .timeLimit(.minutes(10)))
 struct TranslationSignsTests {
-  private func confined(_ lines: Lines? = nil) throws -> RawFrontend {
-    let frontend = try RawFrontend(logger: lines?.logger)
-    try frontend.negotiate([.version1, .accessPlatform])
-    try frontend.share()
+  private func confined(_ lines: LogLines? = nil) throws -> RawFrontend {
+    let frontend = try RawFrontend.sharing([.version1, .accessPlatform], logger: lines?.logger)
     // What was agreed shows after the messages that came together.
-    let end = ContinuousClock.now + .seconds(10)
-    while frontend.server.statistics.addressPath == nil, ContinuousClock.now < end {
+    _ = try eventually {
       _ = try frontend.ask(.getQueueCount)
+      return frontend.server.statistics.addressPath != nil
     }
     return frontend
   }
@@ -52,7 +51,7 @@ struct TranslationSignsTests {
     "A mapping that moved although it was never taken back is hinted at: once in the log, and in the words until one is taken back"
   )
   func lostInvalidations() throws {
-    let lines = Lines()
+    let lines = LogLines()
     let frontend = try confined(lines)
     for round in 0..<3 as Range<UInt64> {
       for page in 0..<4 as Range<UInt64> {
@@ -61,9 +60,9 @@ struct TranslationSignsTests {
     }
     #expect(frontend.server.statistics.missesInvalidations && frontend.server.statistics.iotlb.moved == 8)
     #expect(frontend.server.statistics.words.contains("ats=on"))
-    let end = ContinuousClock.now + .seconds(10)
-    while !lines.all.contains(where: { $0.contains("ats=on") }), ContinuousClock.now < end {
+    _ = try eventually {
       _ = try frontend.ask(.getQueueCount)
+      return lines.contains("ats=on")
     }
     for _ in 0..<200 { _ = try frontend.ask(.getQueueCount) }
     #expect(lines.all.filter { $0.contains("ats=on") }.count == 1)
@@ -75,7 +74,7 @@ struct TranslationSignsTests {
 
   @Test("Mappings that stay where they are make no such hint, however often they are told")
   func settled() throws {
-    let lines = Lines()
+    let lines = LogLines()
     let frontend = try confined(lines)
     for _ in 0..<3 {
       for page in 0..<4 as Range<UInt64> { try tell(frontend, RawFrontend.iova + page << 12, at: page << 12) }

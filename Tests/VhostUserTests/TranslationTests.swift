@@ -2,6 +2,7 @@ import DMA
 import HostIO
 import Testing
 import Virtio
+import VirtioTestKit
 
 @testable import VhostUser
 @testable import VhostUserBackend
@@ -9,9 +10,7 @@ import Virtio
 @Suite("IOTLB messages of a vhost-user session", .timeLimit(.minutes(10)))
 struct TranslationTests {
   private func translated(nodes: Int = 1 << 15) throws -> RawFrontend {
-    let frontend = try RawFrontend(nodes: nodes)
-    try frontend.negotiate([.version1, .accessPlatform])
-    try frontend.share()
+    let frontend = try RawFrontend.sharing([.version1, .accessPlatform], nodes: nodes)
     return frontend
   }
 
@@ -24,6 +23,27 @@ struct TranslationTests {
       frontend.peek(512, RawFrontend.Place.data)
         == Array(frontend.disk.contents[Int(sector) * 512..<Int(sector + 1) * 512]))
     return asked
+  }
+
+  /// A ring that was asked for and one read that was done, and where its data is.
+  private func warm() throws -> (RawFrontend, data: UInt64) {
+    let frontend = try translated()
+    try frontend.startRing(base: RawFrontend.iova)
+    _ = try run(frontend, sector: 1)
+    return (frontend, RawFrontend.iova + UInt64(RawFrontend.Place.data))
+  }
+
+  /// A write to an address is asked for.
+  private func expectMiss(_ frontend: RawFrontend, _ address: UInt64) throws {
+    let miss = IOTLBMessage(kind: .miss, address: address, permission: .write)
+    #expect(try #require(try frontend.heard()).0 == .iotlb(miss))
+  }
+
+  /// The second read is over: an error, and its data as it was.
+  private func expectRefused(_ frontend: RawFrontend, data: Int? = RawFrontend.Place.data) throws {
+    #expect(try frontend.waitUsed(2))
+    #expect(frontend.peek(1, RawFrontend.Place.status) == [1])
+    if let data { #expect(frontend.peek(512, data) == [UInt8](repeating: 0xee, count: 512)) }
   }
 
   @Test("Missing pages are asked for once each, with exact address and access; then nothing is (R102, R103, R115)")
@@ -75,38 +95,26 @@ struct TranslationTests {
 
   @Test("A refused page makes a fault, said to the front-end; once mapped it works (R083, R088, R105, R125)")
   func refused() throws {
-    let frontend = try translated()
-    try frontend.startRing(base: RawFrontend.iova)
-    _ = try run(frontend, sector: 1)
-    let data = RawFrontend.iova + UInt64(RawFrontend.Place.data)
+    let (frontend, data) = try warm()
     try frontend.must(.iotlb(IOTLBMessage(kind: .invalidate, address: data, size: 4096)))
     frontend.submitRead(sector: 2, base: RawFrontend.iova)
-    let heard = try #require(try frontend.heard())
-    #expect(heard.0 == .iotlb(IOTLBMessage(kind: .miss, address: data, permission: .write)))
+    try expectMiss(frontend, data)
     try frontend.answer(with: 1)
     let fault = try #require(try frontend.heard())
     #expect(fault.0 == .iotlb(IOTLBMessage(kind: .accessFail, address: data, permission: .write)) && !fault.needsReply)
-    #expect(try frontend.waitUsed(2))
-    #expect(frontend.peek(1, RawFrontend.Place.status) == [1])
-    #expect(frontend.peek(512, RawFrontend.Place.data) == [UInt8](repeating: 0xee, count: 512))
+    try expectRefused(frontend)
     #expect(frontend.server.statistics.iotlb.faults == 1)
     #expect(try run(frontend, sector: 2).count == 1)
   }
 
   @Test("An answer without an update is a refusal too, and a read-only mapping does not take a write (R084, R118)")
   func readOnly() throws {
-    let frontend = try translated()
-    try frontend.startRing(base: RawFrontend.iova)
-    _ = try run(frontend, sector: 1)
-    let data = RawFrontend.iova + UInt64(RawFrontend.Place.data)
+    let (frontend, data) = try warm()
     try frontend.must(.iotlb(frontend.update(data, .read)))
     frontend.submitRead(sector: 2, base: RawFrontend.iova)
-    #expect(
-      try #require(try frontend.heard()).0 == .iotlb(IOTLBMessage(kind: .miss, address: data, permission: .write)))
+    try expectMiss(frontend, data)
     try frontend.answer(with: 0)
-    #expect(try frontend.waitUsed(2))
-    #expect(frontend.peek(1, RawFrontend.Place.status) == [1])
-    #expect(frontend.peek(512, RawFrontend.Place.data) == [UInt8](repeating: 0xee, count: 512))
+    try expectRefused(frontend)
   }
 
   @Test(
@@ -118,26 +126,18 @@ struct TranslationTests {
     // The page of the header was read, and the front-end's answer allowed both.
     let page = RawFrontend.iova + UInt64(RawFrontend.Place.header)
     frontend.submitRead(sector: 2, base: RawFrontend.iova, data: RawFrontend.Place.header + 1024)
-    #expect(
-      try #require(try frontend.heard()).0
-        == .iotlb(IOTLBMessage(kind: .miss, address: page + 1024, permission: .write)))
+    try expectMiss(frontend, page + 1024)
     try frontend.answer(with: refusal)
-    #expect(try frontend.waitUsed(2))
-    #expect(frontend.peek(1, RawFrontend.Place.status) == [1])
-    #expect(frontend.peek(512, RawFrontend.Place.header + 1024) == [UInt8](repeating: 0xee, count: 512))
+    try expectRefused(frontend, data: RawFrontend.Place.header + 1024)
     #expect(frontend.server.statistics.iotlb.faults == 1)
   }
 
   @Test("A failure that is answered after an update leaves the update as it is")
   func failureAfterUpdate() throws {
-    let frontend = try translated()
-    try frontend.startRing(base: RawFrontend.iova)
-    _ = try run(frontend, sector: 1)
-    let data = RawFrontend.iova + UInt64(RawFrontend.Place.data)
+    let (frontend, data) = try warm()
     try frontend.must(.iotlb(IOTLBMessage(kind: .invalidate, address: data, size: 4096)))
     frontend.submitRead(sector: 2, base: RawFrontend.iova)
-    #expect(
-      try #require(try frontend.heard()).0 == .iotlb(IOTLBMessage(kind: .miss, address: data, permission: .write)))
+    try expectMiss(frontend, data)
     try frontend.must(.iotlb(frontend.update(data)))
     try frontend.answer(with: 1)
     #expect(try frontend.waitUsed(2))
@@ -147,10 +147,7 @@ struct TranslationTests {
 
   @Test("An invalidation is over when it is acknowledged; a remapped page is used from then on (R044, R109, R110)")
   func remap() throws {
-    let frontend = try translated()
-    try frontend.startRing(base: RawFrontend.iova)
-    _ = try run(frontend, sector: 1)
-    let data = RawFrontend.iova + UInt64(RawFrontend.Place.data)
+    let (frontend, data) = try warm()
     // Replaced by an update, then taken back and given anew: each time the data goes elsewhere.
     try frontend.must(.iotlb(frontend.update(data, to: 0x20000)))
     frontend.submitRead(sector: 5, base: RawFrontend.iova)
@@ -232,16 +229,12 @@ struct TranslationTests {
 
   @Test("When the channel goes away, what waited for an answer ends as a fault, and the session goes on")
   func channelGone() throws {
-    let frontend = try translated()
-    try frontend.startRing(base: RawFrontend.iova)
-    _ = try run(frontend, sector: 1)
-    let data = RawFrontend.iova + UInt64(RawFrontend.Place.data)
+    let (frontend, data) = try warm()
     try frontend.must(.iotlb(IOTLBMessage(kind: .invalidate, address: data, size: 4096)))
     frontend.submitRead(sector: 2, base: RawFrontend.iova)
     _ = try #require(try frontend.heard())
     frontend.channel?.shutdown()
-    #expect(try frontend.waitUsed(2))
-    #expect(frontend.peek(1, RawFrontend.Place.status) == [1])
+    try expectRefused(frontend, data: nil)
     try frontend.openChannel()
     #expect(try run(frontend, sector: 2).count == 1)
   }
@@ -259,11 +252,8 @@ struct TranslationTests {
     piece.size = 511
     try frontend.must(.iotlb(piece))
     frontend.submitRead(sector: 2, base: RawFrontend.iova)
-    #expect(
-      try #require(try frontend.heard()).0 == .iotlb(IOTLBMessage(kind: .miss, address: data + 511, permission: .write))
-    )
+    try expectMiss(frontend, data + 511)
     try frontend.answer(with: 1)
-    #expect(try frontend.waitUsed(2))
-    #expect(frontend.peek(1, RawFrontend.Place.status) == [1])
+    try expectRefused(frontend, data: nil)
   }
 }

@@ -2,15 +2,14 @@ import HostIO
 import Logging
 import Testing
 import Virtio
+import VirtioTestKit
 
 @testable import VhostUser
 @testable import VhostUserBackend
 
 /// A ring whose areas are mapped, and a read whose parts are not.
 private func waitingRead() throws -> RawFrontend {
-  let frontend = try RawFrontend()
-  try frontend.negotiate([.version1, .accessPlatform])
-  try frontend.share()
+  let frontend = try RawFrontend.sharing([.version1, .accessPlatform])
   try frontend.must(.iotlb(frontend.update(RawFrontend.iova + 0x1000, size: 0x3000)))
   try frontend.startRing(base: RawFrontend.iova)
   return frontend
@@ -87,7 +86,7 @@ struct VanishingTests {
     func goneUnread() throws -> (VhostUserServer, WorkerThread) {
       let (near, far) = try UnixSocket.pair()
       let server = try VhostUserServer(
-        MemoryDisk(sectors: 8), on: .connected(far), log: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() })
+        MemoryDisk(sectors: 8), on: .connected(far), log: .silent)
       let thread = try WorkerThread(name: "back-end") { try? server.run() }
       try near.send(FrontendRequest.getQueueCount.encoded().span, timeout: .seconds(5))
       #expect(try near.waitReadable(timeout: .seconds(10)))

@@ -3,6 +3,7 @@ import HostIO
 import Synchronization
 import Testing
 import Virtio
+import VirtioTestKit
 
 @testable import Storage
 @testable import VirtioBlock
@@ -11,10 +12,7 @@ import Virtio
   func options(_ file: ScratchFile) -> BlockOptions { EngineKind(engine: .synchronous).options(file) }
 
   func configuration(_ device: BlockDevice, at offset: Int = 0, count: Int = 96) -> [UInt8] {
-    var bytes = [UInt8](repeating: 0xEE, count: count)
-    var span = bytes.mutableSpan
-    device.readConfiguration(at: offset, into: &span)
-    return bytes
+    device.configuration(count, at: offset)
   }
 
   func field(_ device: BlockDevice, at offset: Int, count: Int) -> UInt64 {
@@ -175,7 +173,7 @@ import Virtio
   @Test("The tail of an image that is no whole block is not part of the disk, and that is said")
   func tail() throws {
     let file = try ScratchFile(pattern(5000))
-    let lines = Lines()
+    let lines = LogLines()
     var options = options(file)
     options.report = { lines.add($0) }
     let device = try BlockDevice(options)

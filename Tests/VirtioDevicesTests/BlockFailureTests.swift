@@ -146,7 +146,7 @@ import VirtioTestKit
   func random(engine: EngineKind, kind: RingKind) throws {
     let file = try ScratchFile(size: 65536)
     let rig = try engine.rig(file, kind: kind)
-    var random = SplitMix(state: 42)
+    var random = SeededGenerator(42)
     for _ in 0..<40 {
       var requests: [(Int, Int)] = []
       for _ in 0..<20 {
@@ -175,9 +175,9 @@ import VirtioTestKit
   @Test("An image cut short is IOERR beyond its end, one line, and a smaller disk", arguments: EngineKind.all)
   func shrunk(engine: EngineKind) throws {
     let file = try ScratchFile(pattern(65536))
-    let lines = Lines()
+    let lines = LogLines()
     let device = try engine.device(file) { $0.report = { lines.add($0) } }
-    let changes = Lines()
+    let changes = LogLines()
     device.observeConfiguration { changes.add("changed") }
     let rig = try DeviceRig(device)
     try file.truncate(32768)
@@ -192,17 +192,5 @@ import VirtioTestKit
     #expect(file.bytes.count == 32768, "a write beyond the end does not make the image longer")
     #expect(try rig.readDisk(0, 512).data == pattern(512))
     #expect(try rig.writeDisk(63, pattern(512, seed: 8)).status == 0)
-  }
-}
-
-/// Numbers that look random and are the same every time.
-struct SplitMix: RandomNumberGenerator {
-  var state: UInt64
-  mutating func next() -> UInt64 {
-    state &+= 0x9E37_79B9_7F4A_7C15
-    var z = state
-    z = (z ^ (z >> 30)) &* 0xBF58_476D_1CE4_E5B9
-    z = (z ^ (z >> 27)) &* 0x94D0_49BB_1331_11EB
-    return z ^ (z >> 31)
   }
 }

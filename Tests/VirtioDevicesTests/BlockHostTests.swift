@@ -2,6 +2,7 @@ import Foundation
 import HostIO
 import Testing
 import Virtio
+import VirtioTestKit
 
 @testable import Storage
 @testable import VirtioBlock
@@ -13,7 +14,7 @@ import Virtio
       try Test.cancel("SKIPPED: this process may not mount a tmpfs, ENOSPC is not tested")
     }
     let file = try ScratchFile(size: 1 << 20, in: place.directory)
-    let lines = Lines()
+    let lines = LogLines()
     let rig = try engine.rig(file) { $0.report = { lines.add($0) } }
     #expect(try rig.writeDisk(0, pattern(65536)).status == 0)
     var failures = 0
@@ -35,7 +36,7 @@ import Virtio
     guard let loop = LoopDevice(backing.path, sectorSize: 512) else {
       try Test.cancel("SKIPPED: this process may not attach a loop device, EIO is not tested")
     }
-    let lines = Lines()
+    let lines = LogLines()
     let rig = try DeviceRig(engine.device(ScratchFile(at: loop.path)) { $0.report = { lines.add($0) } })
     #expect(try rig.readDisk(1024, 4096).data == Array(pattern(1 << 20)[524288..<528384]))
     // What is behind the device is cut off, and the device stays as long: every access there is EIO.
@@ -67,10 +68,7 @@ import Virtio
 
   /// What the driver reads as `blk_size`.
   private func blockSize(of device: BlockDevice) -> Int {
-    var bytes: [UInt8] = [0, 0, 0, 0]
-    var span = bytes.mutableSpan
-    device.readConfiguration(at: 20, into: &span)
-    return bytes.enumerated().reduce(0) { $0 | Int($1.element) << (8 * $1.offset) }
+    device.configuration(4, at: 20).enumerated().reduce(0) { $0 | Int($1.element) << (8 * $1.offset) }
   }
 
   private func transferInSectors(_ device: BlockDevice, _ backing: ScratchFile) throws {
@@ -145,7 +143,7 @@ import Virtio
   func withoutRing() async {
     await #expect(processExitsWith: .success) {
       let file = try ScratchFile(pattern(65536))
-      let lines = Lines()
+      let lines = LogLines()
       let device = try EngineKind(engine: .automatic).device(file) { $0.report = { lines.add($0) } }
       let strict = try EngineKind(engine: .uring).device(ScratchFile(pattern(4096)))
       try OpenFileLimit.set(64)

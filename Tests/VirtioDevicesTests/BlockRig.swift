@@ -1,8 +1,8 @@
 import DMA
 import Foundation
 import HostIO
-import Synchronization
 import Virtio
+import VirtioTestKit
 
 @testable import Storage
 @testable import VirtioBlock
@@ -31,11 +31,7 @@ final class ScratchFile {
     try truncate(size)
   }
 
-  func truncate(_ size: Int) throws {
-    let file = try FileHandle(forWritingTo: URL(filePath: path))
-    try file.truncate(atOffset: UInt64(size))
-    try file.close()
-  }
+  func truncate(_ size: Int) throws { try TemporaryFolder.truncate(path, UInt64(size)) }
 
   var bytes: [UInt8] { (try? Data(contentsOf: URL(filePath: path))).map { [UInt8]($0) } ?? [] }
 
@@ -45,30 +41,6 @@ final class ScratchFile {
   }
 
   deinit { if isOurs { try? FileManager.default.removeItem(atPath: path) } }
-}
-
-/// Keeps the lines that a device reports.
-final class Lines: Sendable {
-  private let lines = Mutex<[String]>([])
-  func add(_ line: String) { lines.withLock { $0.append(line) } }
-  var all: [String] { lines.withLock { $0 } }
-}
-
-private let patterns = Mutex<[UInt64: [UInt8]]>([:])
-
-/// Bytes that no other seed gives: a shorter pattern of the same seed is the start of a longer one.
-func pattern(_ count: Int, seed: UInt64 = 1) -> [UInt8] {
-  let known = patterns.withLock { $0[seed] } ?? []
-  if known.count >= count { return Array(known[..<count]) }
-  var x = seed &* 0x9E37_79B9_7F4A_7C15 | 1
-  let bytes = (0..<count).map { _ in
-    x ^= x << 13
-    x ^= x >> 7
-    x ^= x << 17
-    return UInt8(truncatingIfNeeded: x >> 32)
-  }
-  patterns.withLock { $0[seed] = bytes }
-  return bytes
 }
 
 /// Requests as §5.2.6 lays them out, written independently of the device's own layouts.

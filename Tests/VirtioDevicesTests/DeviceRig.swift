@@ -3,14 +3,6 @@ import HostIO
 import Virtio
 import VirtioTestKit
 
-/// How a driver lays its requests out.
-struct RingKind: Hashable, CustomStringConvertible {
-  var packed = false
-  var indirect = false
-  var description: String { "\(packed ? "packed" : "split")\(indirect ? " indirect" : "")" }
-  static let all = [Self(), Self(indirect: true), Self(packed: true), Self(packed: true, indirect: true)]
-}
-
 /// One queue of a device with a literal ring for a driver, on the caller's thread: rounds as a worker runs them, and
 /// nothing in between.
 final class DeviceRig {
@@ -43,11 +35,7 @@ final class DeviceRig {
     memoryBytes: Int = 64 << 20, resumingAt state: QueueState = .initial, readingConfiguration: Bool = true,
     space: ((GuestMemory) -> any DMASpace)? = nil
   ) throws {
-    if readingConfiguration {
-      var bytes = [UInt8](repeating: 0, count: device.configurationSize)
-      var span = bytes.mutableSpan
-      device.readConfiguration(at: 0, into: &span)
-    }
+    if readingConfiguration { _ = device.configuration(device.configurationSize) }
     var negotiated = (features ?? device.features).subtracting([.eventIndex, .inOrder, .notificationData])
     if !kind.packed { negotiated.remove(.ringPacked) }
     self.features = negotiated
@@ -72,16 +60,8 @@ final class DeviceRig {
 
   // MARK: Guest memory
 
-  func write(_ bytes: [UInt8], at address: UInt64) {
-    precondition(memory.copy(bytes.span, to: GuestAddress(address)) == bytes.count)
-  }
-
-  func read(_ count: Int, at address: UInt64) -> [UInt8] {
-    var bytes = [UInt8](repeating: 0, count: count)
-    var span = bytes.mutableSpan
-    precondition(memory.copy(from: GuestAddress(address), into: &span) == count)
-    return bytes
-  }
+  func write(_ bytes: [UInt8], at address: UInt64) { memory.write(bytes, at: GuestAddress(address)) }
+  func read(_ count: Int, at address: UInt64) -> [UInt8] { memory.bytes(count, at: GuestAddress(address)) }
 
   /// `count` bytes of guest memory, at an address that is `skew` above a multiple of 4096.
   func allocate(_ count: Int, skew: UInt64 = 0) -> UInt64 {

@@ -130,9 +130,7 @@ private final class FlawedHandler: QueueHandler {
   }
 
   private func answer(_ chain: consuming DescriptorChain, _ queue: inout Virtqueue) {
-    var read = [UInt8](repeating: 0, count: min(chain.readable.byteCount, flaw == .firstPieceOnly ? 8 : .max))
-    var span = read.mutableSpan
-    _ = chain.readable.copy(from: 0, into: &span)
+    let read = chain.readable.bytes(flaw == .firstPieceOnly ? 8 : .max)
     let room = chain.writable.byteCount
     _ = chain.writable.copy(
       EchoDevice.answer(to: read, count: flaw == .saysTooMuch ? max(room - 1, 0) : room).span, to: 0)

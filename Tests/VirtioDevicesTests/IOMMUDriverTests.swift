@@ -48,7 +48,7 @@ struct IOMMUDriverTests {
     var cache = IOTLB(endpoint)
     _ = cache.beginRound()
     defer { cache.endRound() }
-    guard case .success(let byte) = IOMMURig.byte(&cache, address, access) else { return nil }
+    guard case .success(let byte) = cache.byte(address, access) else { return nil }
     return byte
   }
 
@@ -201,12 +201,12 @@ struct IOMMUDriverTests {
     restless.isRestless = true
     #expect(throws: VirtioIOMMUDriverError.configuration) { try start(restless) }
     #expect(throws: VirtioIOMMUDriverError.missingFeatures(.iommuMapUnmap)) {
-      try start(HarnessTransport(OddIOMMU(features: .version1), memory))
+      try start(HarnessTransport(oddIOMMU(.version1), memory))
     }
     #expect(throws: VirtioIOMMUDriverError.configuration) {
-      try start(HarnessTransport(OddIOMMU(pageSizeMask: 0), memory))
+      try start(HarnessTransport(oddIOMMU(pageSizeMask: 0), memory))
     }
-    #expect(throws: VirtioIOMMUDriverError.noQueue(1)) { try start(HarnessTransport(OddIOMMU(queues: 1), memory)) }
+    #expect(throws: VirtioIOMMUDriverError.noQueue(1)) { try start(HarnessTransport(oddIOMMU(queues: 1), memory)) }
     #expect(throws: VirtioIOMMUDriverError.self) { try start(HarnessTransport(device, memory), area: 2 << 20) }
     #expect(throws: VirtioIOMMUDriverError.memory(GuestAddress(2 << 20 - 65536))) {
       try start(HarnessTransport(device, memory), area: 2 << 20 - 65536)
@@ -216,38 +216,20 @@ struct IOMMUDriverTests {
   @Test("A request that comes back without a status is not taken for done", arguments: [0, 1, 4])
   func silent(used: Int) throws {
     let memory = try makeMemory()
-    let transport = HarnessTransport(OddIOMMU(used: used), memory)
+    let transport = HarnessTransport(oddIOMMU(used: used), memory)
     let driver = try VirtioIOMMUDriver(transport, memory: memory, area: GuestAddress(1 << 20)) { _ in }
     for _ in 0..<100 { #expect(throws: VirtioIOMMUDriverError.notRecognized) { try driver.attach(Self.eight, to: 1) } }
   }
 }
 
-/// A device that calls itself an IOMMU and gives requests back as they are.
-private struct OddIOMMU: VirtioDevice {
-  var features: Features = [.version1, .iommuMapUnmap]
-  var pageSizeMask: UInt64 = 4096
-  var queues = 2
-  /// What it says to have written.
-  var used = 0
-  var id: DeviceID { .iommu }
-  var maxQueueSizes: [UInt16] { Array(repeating: 8, count: queues) }
-  var configurationSize: Int { 40 }
-  func readConfiguration(at offset: Int, into bytes: inout MutableSpan<UInt8>) {
-    var configuration = IOMMUConfiguration()
-    configuration.pageSizeMask = pageSizeMask
-    for i in bytes.indices { bytes[i] = offset + i < 40 ? configuration.bytes[offset + i] : 0 }
-  }
-  func makeHandler(for group: Range<Int>, features: Features) throws(DeviceError) -> sending any QueueHandler {
-    Handler(used: used)
-  }
-
-  private final class Handler: QueueHandler {
-    let used: Int
-    init(used: Int) { self.used = used }
-    func available(_ index: Int, in queues: inout QueueSet) throws(QueueError) {
-      // No event ever comes.
-      guard index == 0 else { return queues[index].rest() }
-      while let chain = try queues[index].next() { queues[index].complete(chain, written: used) }
-    }
-  }
+/// A device that calls itself an IOMMU and gives requests back as they are. No event ever comes.
+private func oddIOMMU(
+  _ features: Features = [.version1, .iommuMapUnmap], pageSizeMask: UInt64 = 4096, queues: Int = 2, used: Int = 0
+) -> TestDevice {
+  var configuration = IOMMUConfiguration()
+  configuration.pageSizeMask = pageSizeMask
+  return TestDevice(
+    .iommu, features: features, queues: [UInt16](repeating: 8, count: queues), configuration: configuration.bytes,
+    resting: [1]
+  ) { _ in used }
 }

@@ -28,7 +28,7 @@ struct IOMMUEndpointTests {
     rig.configure([initial ? 0 : 1], at: 36)
     #expect(
       rig.configuration(36, 1)[0] == (initial ? 0 : 1) && rig.look(8, 0) == (initial ? rig.refused(0) : .success(1)))
-    rig.configure(rig.le(UInt32(initial ? 1 : 0)), at: 36)
+    rig.configure(UInt32(initial ? 1 : 0).bytes, at: 36)
     #expect(rig.configuration() == all, "as a driver writes a field of four bytes")
     rig.configure([UInt8](repeating: 1, count: 36), at: 0)
     rig.configure([1, 1, 1], at: 37)
@@ -135,7 +135,7 @@ struct IOMMUEndpointTests {
     let queue = WorkThread {
       var cache = IOTLB(space)
       _ = cache.beginRound()
-      guard IOMMURig.byte(&cache, 0) == .success(6) else { fatalError("the page is not there") }
+      guard cache.byte(0) == .success(6) else { fatalError("the page is not there") }
       holding.signal()
       while !cache.isStale {}
       guard LiteralMemory(ring).observe16(at: usedIndex) == before else {
@@ -164,7 +164,7 @@ struct IOMMUEndpointTests {
     func look() -> Result<UInt8, DMAInterruption> {
       _ = cache.beginRound()
       defer { cache.endRound() }
-      return IOMMURig.byte(&cache, 0)
+      return cache.byte(0)
     }
     #expect(look() == .success(1), "no IOMMU yet")
     rig.device.adopt(early)

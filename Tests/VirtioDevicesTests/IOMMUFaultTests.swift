@@ -20,7 +20,7 @@ struct IOMMUFaultTests {
   private func record(
     _ rig: IOMMURig, _ reason: UInt8, _ flags: UInt32, _ endpoint: UInt32, _ address: UInt64
   ) -> [UInt8] {
-    [reason, 0, 0, 0] + rig.le(flags) + rig.le(endpoint) + [0, 0, 0, 0] + rig.le(address)
+    [reason, 0, 0, 0] + flags.bytes + endpoint.bytes + [0, 0, 0, 0] + address.bytes
   }
 
   private func events(_ rig: IOMMURig, kind: RingKind = RingKind()) throws -> DeviceRig {

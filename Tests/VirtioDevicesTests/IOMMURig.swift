@@ -24,11 +24,7 @@ final class IOMMURig {
     _ options: IOMMUOptions = IOMMURig.options(), endpoints: [UInt16] = [8, 9], without: Features = [],
     kind: RingKind = RingKind()
   ) throws {
-    memory = try GuestMemory(byteCount: 16 * 4096)
-    for page in 0..<UInt64(16) {
-      let bytes = [UInt8](repeating: UInt8(page + 1), count: 4096)
-      #expect(memory.copy(bytes.span, to: GuestAddress(page * Self.page)) == 4096)
-    }
+    memory = try GuestMemory.numbered(pages: 16)
     device = try IOMMUDevice(memory, options: options)
     features = device.features.subtracting(without)
     requests = try DeviceRig(device, features: features, kind: kind, memoryBytes: 1 << 20)
@@ -44,9 +40,8 @@ final class IOMMURig {
   }
 
   @discardableResult func plug(_ number: UInt16) -> EndpointSpace {
-    let endpoint = EndpointSpace(memory, requester: RequesterID(rawValue: number), isOpen: true)
+    let endpoint = device.plug(RequesterID(rawValue: number), memory)
     endpoints[UInt32(number)] = endpoint
-    device.adopt(endpoint)
     return endpoint
   }
 
@@ -57,22 +52,19 @@ final class IOMMURig {
 
   // MARK: Requests, byte by byte
 
-  func le<T: FixedWidthInteger>(_ value: T) -> [UInt8] {
-    (0..<MemoryLayout<T>.size).map { UInt8(truncatingIfNeeded: value >> T(8 * $0)) }
-  }
   func attachBytes(_ domain: UInt32, _ endpoint: UInt32, flags: UInt32 = 0, reserved: UInt32 = 0) -> [UInt8] {
-    [1, 0, 0, 0] + le(domain) + le(endpoint) + le(flags) + le(reserved)
+    [1, 0, 0, 0] + domain.bytes + endpoint.bytes + flags.bytes + reserved.bytes
   }
   func detachBytes(_ domain: UInt32, _ endpoint: UInt32) -> [UInt8] {
-    [2, 0, 0, 0] + le(domain) + le(endpoint) + [1, 2, 3, 4, 5, 6, 7, 8]
+    [2, 0, 0, 0] + domain.bytes + endpoint.bytes + [1, 2, 3, 4, 5, 6, 7, 8]
   }
   func mapBytes(_ domain: UInt32, _ first: UInt64, _ last: UInt64, _ physical: UInt64, flags: UInt32 = 3) -> [UInt8] {
-    [3, 0, 0, 0] + le(domain) + le(first) + le(last) + le(physical) + le(flags)
+    [3, 0, 0, 0] + domain.bytes + first.bytes + last.bytes + physical.bytes + flags.bytes
   }
   func unmapBytes(_ domain: UInt32, _ first: UInt64, _ last: UInt64, reserved: UInt32 = 0) -> [UInt8] {
-    [4, 0, 0, 0] + le(domain) + le(first) + le(last) + le(reserved)
+    [4, 0, 0, 0] + domain.bytes + first.bytes + last.bytes + reserved.bytes
   }
-  func probeBytes(_ endpoint: UInt32) -> [UInt8] { [5, 9, 9, 9] + le(endpoint) + [UInt8](repeating: 7, count: 64) }
+  func probeBytes(_ endpoint: UInt32) -> [UInt8] { [5, 9, 9, 9] + endpoint.bytes + [UInt8](repeating: 7, count: 64) }
 
   /// Sends a request with room for a tail, and returns the status; -1 when the buffer came back as it was.
   func send(_ bytes: [UInt8]) throws -> Int {
@@ -111,22 +103,7 @@ final class IOMMURig {
     var cache = IOTLB(space)
     _ = cache.beginRound()
     defer { cache.endRound() }
-    return Self.byte(&cache, address, access)
-  }
-
-  static func byte(
-    _ cache: inout IOTLB, _ address: UInt64, _ access: DMAAccess = .read
-  ) -> Result<UInt8, DMAInterruption> {
-    var pool = SegmentPool()
-    var list = pool.take()
-    do throws(DMAInterruption) {
-      try cache.resolve(DMAAddress(address), count: 1, for: access, into: &list)
-    } catch { return .failure(error) }
-    var bytes: [UInt8] = [0]
-    var span = bytes.mutableSpan
-    _ = list.readable.copy(from: 0, into: &span)
-    pool.give(back: list)
-    return .success(bytes[0])
+    return cache.byte(address, access)
   }
 
   func refused(
@@ -137,12 +114,7 @@ final class IOMMURig {
 
   // MARK: Configuration
 
-  func configuration(_ offset: Int = 0, _ count: Int = 40) -> [UInt8] {
-    var bytes = [UInt8](repeating: 0xEE, count: count)
-    var span = bytes.mutableSpan
-    device.readConfiguration(at: offset, into: &span)
-    return bytes
-  }
+  func configuration(_ offset: Int = 0, _ count: Int = 40) -> [UInt8] { device.configuration(count, at: offset) }
   func configure(_ bytes: [UInt8], at offset: Int) { device.writeConfiguration(at: offset, from: bytes.span) }
 }
 

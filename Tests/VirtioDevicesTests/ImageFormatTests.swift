@@ -1,5 +1,6 @@
 import Foundation
 import Testing
+import VirtioTestKit
 
 @testable import Storage
 @testable import VirtioBlock
@@ -52,7 +53,7 @@ import Testing
   @Test("A resize is reported to the disk's server, with both sizes")
   func resized() throws {
     let file = try ScratchFile(size: 65536)
-    let lines = Lines()
+    let lines = LogLines()
     let device = try BlockDevice(
       options(file) {
         $0.notice = { lines.add($0) }

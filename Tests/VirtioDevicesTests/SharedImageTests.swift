@@ -1,6 +1,7 @@
 import Glibc
 import Testing
 import Virtio
+import VirtioTestKit
 
 @testable import Storage
 @testable import VirtioBlock

@@ -6,19 +6,14 @@ import Storage
 import Virtio
 import VirtioBlock
 import VirtioDrivers
+import VirtioTestKit
 
 /// A way for devices to reach memory, as a platform may have it.
 enum MapperKind: String, CaseIterable {
   case direct, strict, deferred, bounce, bounceBehindIOMMU, grants, premapped, premappedBounce, debugging, xen
 }
 
-/// A ring format and the way requests are laid out in it.
-struct RingKind: Hashable, CustomStringConvertible {
-  var packed: Bool
-  var indirect: Bool
-  var description: String { "\(packed ? "packed" : "split") \(indirect ? "indirect" : "direct")" }
-  static let all = [false, true].flatMap { p in [false, true].map { Self(packed: p, indirect: $0) } }
-
+extension RingKind {
   /// A driver that polls a device in its own thread looks twice and has seen everything.
   func options(size: UInt16 = 64, segments: Int = 8, withheld: Features = []) -> DriverOptions {
     DriverOptions(
@@ -123,19 +118,8 @@ final class DriverRig {
     taken = []
   }
 
-  func fill(_ address: GuestAddress, _ bytes: [UInt8]) {
-    precondition(memory.copy(bytes.span, to: address) == bytes.count)
-  }
-  func bytes(_ address: GuestAddress, _ count: Int) -> [UInt8] { memory.bytes(address, count) }
-}
-
-extension GuestMemory {
-  func bytes(_ address: GuestAddress, _ count: Int) -> [UInt8] {
-    var bytes = [UInt8](repeating: 0, count: count)
-    var span = bytes.mutableSpan
-    precondition(copy(from: address, into: &span) == count)
-    return bytes
-  }
+  func fill(_ address: GuestAddress, _ bytes: [UInt8]) { memory.write(bytes, at: address) }
+  func bytes(_ address: GuestAddress, _ count: Int) -> [UInt8] { memory.bytes(count, at: address) }
 }
 
 /// Memory as a device reaches it: through its space, with its permissions, a byte at a time.
@@ -182,19 +166,15 @@ struct DeviceEye {
   }
 }
 
-/// Bytes that no other seed gives.
-func pattern(_ count: Int, seed: Int = 1) -> [UInt8] {
-  (0..<count).map { UInt8(truncatingIfNeeded: ($0 &* 131 &+ seed &* 7919) ^ ($0 >> 8)) }
-}
-
 /// A disk in a file that goes away with it.
 final class Disk {
+  private let folder: TemporaryFolder
   let path: String
   let device: BlockDevice
 
   init(sectors: Int = 4096, readOnly: Bool = false, _ change: (inout BlockOptions) -> Void = { _ in }) throws {
-    path = "\(FileManager.default.temporaryDirectory.path)/sluice-driver-\(UUID().uuidString).img"
-    try Data(count: sectors * 512).write(to: URL(filePath: path))
+    folder = try TemporaryFolder()
+    path = try folder.image(size: UInt64(sectors) * 512)
     var options = BlockOptions(path: path)
     options.engine = .synchronous
     options.sizePollInterval = nil
@@ -203,8 +183,6 @@ final class Disk {
     change(&options)
     device = try BlockDevice(options)
   }
-
-  deinit { try? FileManager.default.removeItem(atPath: path) }
 
   /// What is on the disk.
   func bytes(_ range: Range<Int>) throws -> [UInt8] {

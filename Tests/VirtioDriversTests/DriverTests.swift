@@ -7,6 +7,7 @@ import Virtio
 import VirtioBlock
 import VirtioDrivers
 import VirtioEntropy
+import VirtioTestKit
 
 private let cells = MapperKind.allCases.flatMap { kind in RingKind.all.map { (kind, $0) } }
 

@@ -5,6 +5,7 @@ import Testing
 import Virtio
 import VirtioDrivers
 import VirtioEntropy
+import VirtioTestKit
 
 /// Writes used entries by hand, as a device would that keeps no rules. Addresses are physical.
 private struct Forger {
@@ -243,17 +244,8 @@ struct InitializationTests {
   @Test("A device without the queue is given up")
   func noQueue() throws {
     let rig = try DriverRig(.strict)
-    let transport = rig.transport(NoQueues())
+    let transport = rig.transport(TestDevice(queues: []) { _ in 0 })
     #expect(throws: DriverError.noQueue(0)) { _ = try EntropyDriver(transport, on: rig.platform()) }
     #expect(transport.statuses.last?.contains(.failed) == true)
-  }
-}
-
-private struct NoQueues: VirtioDevice {
-  var id: DeviceID { .entropy }
-  var features: Features { .ring }
-  var maxQueueSizes: [UInt16] { [] }
-  func makeHandler(for group: Range<Int>, features: Features) throws(DeviceError) -> sending any QueueHandler {
-    throw DeviceError("there are no queues")
   }
 }

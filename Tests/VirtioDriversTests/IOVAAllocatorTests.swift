@@ -164,7 +164,7 @@ struct IOVAAllocatorTests {
     pages.free(a, byteCount: 5000)
     #expect(pages.freeBytes == 0xe000)
     #expect(try pages.allocate(4097) == a)
-    #expect(memory.bytes(a, 4) == [0, 0, 0, 0])
+    #expect(memory.bytes(4, at: a) == [0, 0, 0, 0])
     #expect(throws: DMAError.outOfMemory(0x1_0000)) { try pages.allocate(0x1_0000) }
     let nowhere = GuestPages(memory, at: GuestAddress(1 << 30), byteCount: 1 << 20)
     #expect(throws: DMAError.missing(GuestAddress(1 << 30))) { try nowhere.allocate(1) }

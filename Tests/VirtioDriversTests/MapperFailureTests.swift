@@ -2,6 +2,7 @@ import DMA
 import DriverDMA
 import IOMMUInterface
 import Testing
+import VirtioTestKit
 
 @Suite("Mappers that run out, are refused or are misused")
 struct MapperFailureTests {

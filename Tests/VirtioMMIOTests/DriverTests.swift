@@ -3,6 +3,7 @@ import DriverDMA
 import HostIO
 import IOMMUInterface
 import IOMMUs
+import MachineKit
 import Storage
 import Testing
 import Virtio
@@ -42,16 +43,8 @@ private final class TCEDriver: IOMMUDomain {
   }
 
   private func options(_ rig: DeviceRig, packed: Bool) -> DriverOptions {
-    let line = rig.line
-    let wait = BoundedWait(attempts: 20_000) {
-      // A look every millisecond at most, and at every interrupt.
-      var looked = false
-      _ = line.wait {
-        defer { looked = true }
-        return looked
-      }
-    }
-    return DriverOptions(queue: QueueOptions(size: 16, segments: 4), withheld: packed ? [] : .ringPacked, wait: wait)
+    DriverOptions(
+      queue: QueueOptions(size: 16, segments: 4), withheld: packed ? [] : .ringPacked, wait: rig.interrupts.bounded)
   }
 
   @Test(
@@ -59,10 +52,7 @@ private final class TCEDriver: IOMMUDomain {
     arguments: Way.allCases, [false, true])
   func block(_ way: Way, _ packed: Bool) throws {
     let file = try MemoryFile(name: "disk", size: 1 << 20)
-    var blockOptions = BlockOptions(path: "/proc/self/fd/\(file.descriptor.rawValue)")
-    blockOptions.lock = .never
-    blockOptions.sizePollInterval = nil
-    let (rig, platform, table) = try rig(try BlockDevice(blockOptions), way)
+    let (rig, platform, table) = try rig(try BlockDevice(BlockOptions(inMemory: file)), way)
     let driver = try BlockDriver(rig.driver(), on: platform, options: options(rig, packed: packed))
     #expect(driver.capacity == 2048)
     #expect(driver.features.contains(.accessPlatform) == (way == .translated || way == .flat))
@@ -159,7 +149,7 @@ private final class TCEDriver: IOMMUDomain {
     let platform = DriverPlatform(pages: GuestPages(rig.memory, at: GuestAddress(1 << 20), byteCount: 8 << 20))
     let driver = try EntropyDriver(
       transport, on: platform,
-      options: DriverOptions(wait: BoundedWait(attempts: 1_000_000) { _ = rig.line.isAsserted }))
+      options: DriverOptions(wait: BoundedWait(attempts: 1_000_000) { _ = rig.interrupts.isLineAsserted }))
     let buffer = try platform.pages.allocate(4096)
     #expect(try driver.fill([GuestSegment(buffer, count: 8)].span) == 8)
     try driver.stop()

@@ -1,6 +1,7 @@
 import DMA
 import DriverDMA
 import IOMMUInterface
+import MachineKit
 import Testing
 import Virtio
 import VirtioDrivers

@@ -1,7 +1,9 @@
 import DriverDMA
 import IOMMUInterface
+import MachineKit
 import Testing
 import Virtio
+import VirtioDrivers
 import VirtioMMIO
 import VirtioServing
 import VirtioTestKit
@@ -65,10 +67,7 @@ import VirtioTestKit
     #expect(try choices(options).hidesAccessPlatform)
     let rig = try DeviceRig(EchoDevice(), options)
     let transport = try rig.driver()
-    #expect(rig.negotiate(transport, .platform))
-    let place = rig.place(scattered: false)
-    let ring = place.ring(.platform, .literal)
-    rig.start(transport, place)
+    let (place, ring) = try rig.running(transport, .platform, scattered: false)
     #expect(rig.echo(transport, place, ring))
     // An IOMMU that comes later cannot be served: the device says so, and moves nothing.
     rig.endpoint.setIOMMU(PageIOMMU())
@@ -116,10 +115,7 @@ import VirtioTestKit
     let rig = try DeviceRig(CounterDevice(), .platform, iommu: iommu)
     let transport = try rig.driver()
     let features = Features.platform.union(packed ? [.suspend, .ringPacked] : .suspend)
-    #expect(rig.negotiate(transport, features))
-    let place = rig.place(packed: packed, scattered: true)
-    let ring = place.ring(features, .literal)
-    rig.start(transport, place)
+    let (place, ring) = try rig.running(transport, features, scattered: true)
     for round in UInt8(0)..<5 { #expect(rig.echo(transport, place, ring, seed: round)) }
     transport.status = transport.status.union(.suspend)
     #expect(transport.status == [.acknowledge, .driver, .featuresOK, .suspend])

@@ -1,6 +1,7 @@
 import DMA
 import DriverDMA
 import IOMMUInterface
+import MachineKit
 import Testing
 import Virtio
 import VirtioDrivers
@@ -14,27 +15,8 @@ private final class PassThroughUnit: IOMMU {
   func release(_ endpoint: EndpointSpace) { endpoint.setRoute(.blocked(.stopped)) }
 }
 
-/// A ring, a driver, and how it lays its chains out.
-struct RingWay: CustomStringConvertible, Sendable {
-  var packed: Bool
-  var driver: RingCase.Driver
-  var indirect: Bool
-  var description: String { "\(packed ? "packed" : "split") \(driver) \(indirect ? "indirect" : "direct")" }
-  static let all = [false, true].flatMap { packed in
-    [RingCase.Driver.literal, .driverQueue].flatMap { driver in
-      [false, true].map { Self(packed: packed, driver: driver, indirect: $0) }
-    }
-  }
-  func features(_ base: Features) -> Features {
-    var features = base
-    if packed { features.insert(.ringPacked) }
-    if indirect { features.insert(.indirectDescriptors) }
-    return features
-  }
-}
-
 @Suite("Which memory a memory-mapped device's queues reach", .timeLimit(.minutes(10))) struct PathTests {
-  private func run(_ rig: DeviceRig, _ way: RingWay, _ base: Features, scattered: Bool) throws -> Bool {
+  private func run(_ rig: DeviceRig, _ way: RingKind, _ base: Features, scattered: Bool) throws -> Bool {
     let transport = try rig.driver()
     let features = way.features(base)
     #expect(rig.negotiate(transport, features))
@@ -50,8 +32,8 @@ struct RingWay: CustomStringConvertible, Sendable {
 
   @Test(
     "Negotiated and behind an IOMMU that knows its number: ring, indirect table and data are translated, page by page (R029, R034, R043)",
-    arguments: RingWay.all)
-  func translated(_ way: RingWay) throws {
+    arguments: RingKind.allDrivers)
+  func translated(_ way: RingKind) throws {
     let iommu = PageIOMMU()
     let rig = try DeviceRig(EchoDevice(), .platform, iommu: iommu)
     #expect(iommu.adoptions == [DeviceRig.requester])
@@ -60,16 +42,17 @@ struct RingWay: CustomStringConvertible, Sendable {
     #expect(rig.endpoint.counts.translated.misses > 0 && rig.endpoint.counts.physical.misses == 0)
   }
 
-  @Test("Negotiated and in front of no IOMMU: addresses are physical (R005, R033)", arguments: RingWay.all)
-  func flat(_ way: RingWay) throws {
+  @Test("Negotiated and in front of no IOMMU: addresses are physical (R005, R033)", arguments: RingKind.allDrivers)
+  func flat(_ way: RingKind) throws {
     let rig = try DeviceRig(EchoDevice(), .platform)
     #expect(!rig.endpoint.isBehindIOMMU)
     #expect(try run(rig, way, .platform, scattered: false))
     #expect(rig.endpoint.counts.translated.misses > 0 && rig.endpoint.counts.physical.misses == 0)
   }
 
-  @Test("Not offered: addresses are physical past the IOMMU, which hears nothing (R006)", arguments: RingWay.all)
-  func past(_ way: RingWay) throws {
+  @Test(
+    "Not offered: addresses are physical past the IOMMU, which hears nothing (R006)", arguments: RingKind.allDrivers)
+  func past(_ way: RingKind) throws {
     let iommu = PageIOMMU()
     let rig = try DeviceRig(EchoDevice(), iommu: iommu)
     #expect(rig.endpoint.isBehindIOMMU)
@@ -83,7 +66,7 @@ struct RingWay: CustomStringConvertible, Sendable {
     let rig = try DeviceRig(EchoDevice(), .platform)
     rig.endpoint.setIOMMU(PassThroughUnit())
     #expect(rig.endpoint.isBehindIOMMU)
-    #expect(try run(rig, RingWay(packed: false, driver: .literal, indirect: true), .platform, scattered: false))
+    #expect(try run(rig, RingKind(indirect: true), .platform, scattered: false))
     #expect(rig.endpoint.counts.translated.misses > 0 && rig.endpoint.counts.physical.misses == 0)
   }
 
@@ -102,7 +85,7 @@ struct RingWay: CustomStringConvertible, Sendable {
     transport.status = []
     rig.endpoint.setIOMMU(nil)
     #expect(iommu.releases == [DeviceRig.requester] && !rig.endpoint.isBehindIOMMU)
-    #expect(try run(rig, RingWay(packed: true, driver: .literal, indirect: false), .platform, scattered: false))
+    #expect(try run(rig, RingKind(packed: true), .platform, scattered: false))
   }
 
   @Test(
@@ -116,11 +99,11 @@ struct RingWay: CustomStringConvertible, Sendable {
     let place = rig.place(scattered: true)
     iommu.unmapAll(DeviceRig.requester)
     rig.start(transport, place)
-    #expect(rig.line.wait { rig.line.isAsserted })
+    #expect(rig.interrupts.poll { rig.interrupts.isLineAsserted })
     #expect(transport.takeInterrupts() == 2 && transport.status.contains(.needsReset))
     #expect(iommu.faults.contains { $0.requester == DeviceRig.requester && $0.fault.reason == .unmapped })
     #expect(rig.endpoint.counts.translated.faults > 0)
-    #expect(try run(rig, RingWay(packed: false, driver: .literal, indirect: false), .platform, scattered: true))
+    #expect(try run(rig, RingKind(), .platform, scattered: true))
     #expect(!transport.status.contains(.needsReset))
   }
 
@@ -131,10 +114,7 @@ struct RingWay: CustomStringConvertible, Sendable {
     let iommu = PageIOMMU()
     let rig = try DeviceRig(EchoDevice(), .platform, iommu: iommu)
     let transport = try rig.driver()
-    #expect(rig.negotiate(transport, .platform))
-    let place = rig.place(scattered: true)
-    let ring = place.ring(.platform, .literal)
-    rig.start(transport, place)
+    let (place, ring) = try rig.running(transport, .platform, scattered: true)
     // 0x40_0000 is memory, and no address of the device's.
     let outside = LiteralMemory(rig.memory)
     outside.write([UInt8](repeating: 0x5a, count: 64), at: DMAAddress(0x40_0000))
@@ -143,7 +123,7 @@ struct RingWay: CustomStringConvertible, Sendable {
     transport.notify(0, data: 0)
     var used: [LiteralUsed] = []
     #expect(
-      rig.line.wait {
+      rig.interrupts.poll {
         used += ring.takeUsed()
         return !used.isEmpty
       })
@@ -158,13 +138,13 @@ struct RingWay: CustomStringConvertible, Sendable {
   func numbers() throws {
     let iommu = PageIOMMU()
     let memory = try GuestMemory(byteCount: 16 << 20)
-    var rigs: [(VirtioMMIODevice, Line, QueuePlace)] = []
+    var rigs: [(VirtioMMIODevice, InterruptLog, QueuePlace)] = []
     for number in [UInt16(1), 2] {
       let endpoint = MMIOEndpoint(memory, requester: RequesterID(rawValue: number))
       endpoint.setIOMMU(iommu)
-      let line = try Line()
+      let line = try InterruptLog()
       let device = try VirtioMMIODevice(
-        EchoDevice(), .platform, at: endpoint, line: { line.set($0) }, log: DeviceRig.log)
+        EchoDevice(), .platform, at: endpoint, line: { line.setLine($0) }, log: .silent)
       // Only the first device's pages are mapped.
       let place = QueuePlace(memory, size: 16, packed: false, scattered: true) {
         iommu.map(RequesterID(rawValue: 1), $0, byteCount: 4096, to: $1)
@@ -182,7 +162,7 @@ struct RingWay: CustomStringConvertible, Sendable {
       _ = ring.post([LiteralDescriptor(place.data, 16, writable: true)])
       ring.publish()
       transport.notify(0, data: 0)
-      #expect(line.wait { line.isAsserted })
+      #expect(line.poll { line.isLineAsserted })
       #expect(transport.status.contains(.needsReset) == (i == 1))
     }
     #expect(iommu.faults.allSatisfy { $0.requester == RequesterID(rawValue: 2) } && !iommu.faults.isEmpty)

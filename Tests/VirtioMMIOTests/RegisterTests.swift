@@ -1,7 +1,9 @@
 import DriverDMA
 import IOMMUInterface
+import MachineKit
 import Testing
 import Virtio
+import VirtioDrivers
 import VirtioMMIO
 import VirtioServing
 import VirtioTestKit
@@ -109,10 +111,8 @@ import VirtioTestKit
     let rig = try DeviceRig(CounterDevice(), .platform, iommu: PageIOMMU())
     let transport = try rig.driver()
     let features = Features.platform.union(.ringReset)
-    #expect(rig.negotiate(transport, features))
-    let place = rig.place(scattered: true)
-    var ring = place.ring(features, .literal)
-    rig.start(transport, place)
+    let (place, first) = try rig.running(transport, features, scattered: true)
+    var ring = first
     #expect(rig.echo(transport, place, ring))
     transport.resetQueue(0)
     #expect(!rig.mmio.control.isRunning(0) && rig.window[0x0c0] == 0 && rig.window[0x044] == 0)
@@ -134,30 +134,27 @@ import VirtioTestKit
     let device = try #require(rig.device as? CounterDevice)
     let transport = try rig.driver()
     device.set(1)
-    #expect(!rig.line.isAsserted, "before DRIVER_OK there is no interrupt")
-    #expect(rig.negotiate(transport, .plain))
-    let place = rig.place(scattered: false)
-    let ring = place.ring(.plain, .literal)
-    rig.start(transport, place)
+    #expect(!rig.interrupts.isLineAsserted, "before DRIVER_OK nobody is told")
+    let (place, ring) = try rig.running(transport, .plain, scattered: false)
     ring.wantCalls()
     _ = ring.post([LiteralDescriptor(place.data, 16, writable: true)])
     ring.publish()
     transport.notify(0, data: 0)
-    #expect(rig.line.wait { rig.line.isAsserted })
+    #expect(rig.interrupts.poll { rig.interrupts.isLineAsserted })
     #expect(rig.window[0x060] == 1)
     device.set(2)
-    #expect(rig.window[0x060] == 3 && rig.line.edges == 1)
+    #expect(rig.window[0x060] == 3 && rig.interrupts.edges == 1)
     rig.window[0x064] = 0xffff_fffc
     rig.window[0x064] = 1
-    #expect(rig.window[0x060] == 2 && rig.line.isAsserted)
+    #expect(rig.window[0x060] == 2 && rig.interrupts.isLineAsserted)
     rig.window[0x060] = 0
     #expect(transport.takeInterrupts() == 2)
-    #expect(rig.window[0x060] == 0 && !rig.line.isAsserted)
+    #expect(rig.window[0x060] == 0 && !rig.interrupts.isLineAsserted)
     #expect(transport.takeInterrupts() == 0)
     device.set(3)
-    #expect(rig.line.isAsserted)
+    #expect(rig.interrupts.isLineAsserted)
     transport.status = []
-    #expect(!rig.line.isAsserted && rig.window[0x060] == 0)
+    #expect(!rig.interrupts.isLineAsserted && rig.window[0x060] == 0)
   }
 
   @Test("The device's configuration is read in bytes, halves and words, and its generation tells of changes")
@@ -243,10 +240,7 @@ import VirtioTestKit
       let (place, ring) = rig.startLegacy(transport)
       #expect(rig.echo(transport, place, ring))
     } else {
-      #expect(rig.negotiate(transport, .plain))
-      let place = rig.place(scattered: false)
-      let ring = place.ring(.plain, .literal)
-      rig.start(transport, place)
+      let (place, ring) = try rig.running(transport, .plain, scattered: false)
       #expect(rig.echo(transport, place, ring))
     }
   }

@@ -1,10 +1,12 @@
 import DriverDMA
 import HostIO
 import IOMMUInterface
+import MachineKit
 import Storage
 import Testing
 import Virtio
 import VirtioBlock
+import VirtioDrivers
 import VirtioPCI
 import VirtioTestKit
 
@@ -17,21 +19,16 @@ import VirtioTestKit
     arguments: Way.allCases, [RingCase.Driver.literal, .driverQueue])
   func data(_ way: Way, _ driver: RingCase.Driver) throws {
     let file = try MemoryFile(name: "disk", size: 1 << 20)
-    var options = BlockOptions(path: "/proc/self/fd/\(file.descriptor.rawValue)")
-    options.lock = .never
-    options.sizePollInterval = nil
     let iommu = PageIOMMU()
     let rig = try FunctionRig(
-      try BlockDevice(options), .with { $0.iommuPlatform = way == .translated ? .on : .off }, iommu: iommu)
+      try BlockDevice(BlockOptions(inMemory: file)), .with { $0.iommuPlatform = way == .translated ? .on : .off },
+      iommu: iommu)
     let transport = try rig.driver(legacy: way == .legacy)
     #expect(transport.deviceID == .block)
-    var capacity = [UInt8](repeating: 0, count: 8)
-    var span = capacity.mutableSpan
-    transport.readConfiguration(at: 0, into: &span)
-    #expect(capacity == [0, 8, 0, 0, 0, 0, 0, 0])
+    #expect(transport.configuration(8) == [0, 8, 0, 0, 0, 0, 0, 0])
 
     let features: Features = way == .translated ? .platform : way == .physical ? .plain : []
-    var place = rig.place(16, packed: false, scattered: way == .translated)
+    var place = rig.place(scattered: way == .translated)
     if way == .legacy {
       transport.status = [.acknowledge, .driver]
       transport.accept([])
@@ -58,7 +55,7 @@ import VirtioTestKit
       ])
       ring.publish()
       transport.notify(0, data: 0)
-      guard rig.platform.wait({ !ring.takeUsed().isEmpty }) else { return nil }
+      guard rig.interrupts.wait({ !ring.takeUsed().isEmpty }) else { return nil }
       return place.literal.read(1, at: place.data + 512)[0]
     }
     let bytes = (0..<4096).map { UInt8(truncatingIfNeeded: $0 &* 7 &+ $0 / 256) }

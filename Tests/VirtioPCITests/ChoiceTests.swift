@@ -1,5 +1,7 @@
+import DMA
 import DriverDMA
 import IOMMUInterface
+import MachineKit
 import PCI
 import Testing
 import Virtio
@@ -31,7 +33,9 @@ import VirtioTestKit
 
   @Test("The same without an IOMMU in front: offered, negotiated, and the back-end never sees it (R019)")
   func backendAlone() throws {
-    let device = FeatureWitness()
+    let device = TestDevice {
+      $0.writable.copy(EchoDevice.answer(to: $0.readable.bytes(), count: $0.writable.byteCount).span, to: 0)
+    }
     let rig = try FunctionRig(
       device,
       .with {
@@ -39,12 +43,9 @@ import VirtioTestKit
         $0.backendTranslates = false
       })
     let transport = try rig.driver()
-    #expect(rig.negotiate(transport, .platform))
-    let place = rig.place(16, packed: false, scattered: false)
-    let ring = place.ring(.platform, .literal)
-    rig.start(transport, place)
+    let (place, ring) = try rig.running(transport, .platform, scattered: false)
     #expect(rig.echo(transport, place, ring))
-    #expect(device.seen == [.plain])
+    #expect(device.negotiated == [.plain])
     // An IOMMU that comes later cannot be served: the device says so, and moves nothing.
     rig.bus.setIOMMU(PageIOMMU())
     #expect(rig.negotiate(transport, .platform))
@@ -144,7 +145,7 @@ import VirtioTestKit
         ]))
       let features: Features = platform == .on ? .platform : .plain
       #expect(rig.negotiate(transport, features))
-      let place = rig.place(16, packed: false, scattered: platform == .on)
+      let place = rig.place(scattered: platform == .on)
       let ring = place.ring(features, .literal)
       rig.start(transport, place)
       #expect(rig.echo(transport, place, ring))

@@ -2,6 +2,7 @@ import DMA
 import DriverDMA
 import IOMMUInterface
 import Logging
+import MachineKit
 import PCI
 import Testing
 import Virtio
@@ -36,14 +37,11 @@ import VirtioTestKit
     let rig = try FunctionRig(EchoDevice(mostHeld: 8), express, iommu: iommu)
     let transport = try rig.driver()
     let features: Features = packed ? [.version1, .accessPlatform, .ringPacked] : .platform
-    #expect(rig.negotiate(transport, features))
-    let place = rig.place(16, packed: packed, scattered: true)
-    let ring = place.ring(features, .literal)
-    rig.start(transport, place)
+    let (place, ring) = try rig.running(transport, features, size: 16, scattered: true)
     for i in 0..<4 { _ = ring.post([LiteralDescriptor(place.data + 512 * i, 512, writable: true)]) }
     ring.publish()
     transport.notify(0, data: 0)
-    #expect(rig.platform.poll { rig.function.control.counts[0].requests == 4 })
+    #expect(rig.interrupts.poll { rig.function.control.counts[0].requests == 4 })
     let control = try deviceControl(rig)
     rig.access.writeConfiguration(at: control, width: 2, 0x8000)
     // From here on no byte changes, of buffers or of the ring.
@@ -59,9 +57,7 @@ import VirtioTestKit
     for area in areas { #expect(place.literal.read(256, at: area).allSatisfy { $0 == 0xa5 }) }
     #expect(iommu.releases.isEmpty && iommu.faults.isEmpty)
     // The BARs lost their places with everything else: firmware gives them new ones, and the old mappings serve.
-    var firmware = PCIEnumerator(
-      rig.bus, memory: 0xe000_0000..<0xf000_0000, highMemory: 0x40_0000_0000..<0x50_0000_0000, io: 0x1000..<0x1_0000)
-    _ = firmware.enumerate()
+    rig.machine.enumerate()
     let next = try rig.driver()
     #expect(next.status == [])
     #expect(rig.negotiate(next, features))
@@ -70,7 +66,7 @@ import VirtioTestKit
     _ = again.post([LiteralDescriptor(place.data, 512, writable: true)])
     again.publish()
     next.notify(0, data: 0)
-    #expect(rig.platform.poll { rig.function.control.counts[0].requests == 5 })
+    #expect(rig.interrupts.poll { rig.function.control.counts[0].requests == 5 })
     next.status = []
   }
 
@@ -80,27 +76,18 @@ import VirtioTestKit
   func registersAsTargets(_ own: Bool, _ isTranslated: Bool) throws {
     let iommu = PageIOMMU()
     let rig = try FunctionRig(EchoDevice(), isTranslated ? .platform : .with { $0.disableLegacy = .on }, iommu: iommu)
-    let log = Logger(label: "test") { _ in SwiftLogNoOpLogHandler() }
-    let other = try rig.bus.add(at: PCISlot(9)) { master throws(ConfigurationError) in
-      try VirtioPCIFunction(EchoDevice(), .with { $0.disableLegacy = .on }, name: "other", on: master, log: log)
-    }
-    var firmware = PCIEnumerator(
-      rig.bus, memory: 0xe000_0000..<0xf000_0000, highMemory: 0x40_0000_0000..<0x50_0000_0000, io: 0x1000..<0x1_0000)
-    let found = firmware.enumerate()
+    let other = try rig.machine.add(EchoDevice(), .with { $0.disableLegacy = .on }, at: PCISlot(9), name: "other")
+    rig.machine.enumerate()
     let target = own ? rig.requester : RequesterID(bus: 0, device: 9)
-    let window = try #require(found.first { $0.requester == target }?.windows.first { $0.index == 4 })
+    let registers = try rig.machine.access(target).base(4)
     // The firmware may have moved the first function's windows.
-    let access = BusAccess(rig.bus, try #require(found.first { $0.requester == rig.requester }))
-    let transport = try PCIDriverTransport(access)
+    let transport = try PCIDriverTransport(rig.machine.access(rig.requester))
     let features: Features = isTranslated ? .platform : .plain
-    #expect(rig.negotiate(transport, features))
+    let (place, ring) = try rig.running(transport, features, scattered: isTranslated)
     #expect(transport.enableMSIX([0x20, 0x21].map { InterruptMessage(address: FunctionRig.messageAddress, data: $0) }))
-    let place = rig.place(16, packed: false, scattered: isTranslated)
-    let ring = place.ring(features, .literal)
-    rig.start(transport, place)
     // Mapped or not: the address of the registers themselves, or one that an IOMMU turns into it.
-    let address: DMAAddress = isTranslated ? DMAAddress(0x6000_0000) : DMAAddress(window.base)
-    if isTranslated { iommu.map(rig.requester, address, byteCount: 4096, to: GuestAddress(window.base)) }
+    let address: DMAAddress = isTranslated ? DMAAddress(0x6000_0000) : DMAAddress(registers)
+    if isTranslated { iommu.map(rig.requester, address, byteCount: 4096, to: GuestAddress(registers)) }
     // The common structure: 20 is the device status, whose write with 0 would be a reset.
     let before = place.literal.read(256, at: place.data)
     for chain in [
@@ -115,12 +102,12 @@ import VirtioTestKit
       transport.notify(0, data: 0)
       var used: [LiteralUsed] = []
       #expect(
-        rig.platform.poll {
+        rig.interrupts.poll {
           used += ring.takeUsed()
           return !used.isEmpty
         })
       #expect(used.map(\.length) == [0])
-      #expect(rig.platform.poll { rig.function.control.counts[0].faults == faults + 1 })
+      #expect(rig.interrupts.poll { rig.function.control.counts[0].faults == faults + 1 })
     }
     #expect(place.literal.read(256, at: place.data) == before)
     #expect(transport.status == [.acknowledge, .driver, .featuresOK, .driverOK] && other.control.status == [])

@@ -1,6 +1,7 @@
 import DMA
 import DriverDMA
 import IOMMUInterface
+import MachineKit
 import PCI
 import Testing
 import Virtio
@@ -66,7 +67,7 @@ import VirtioTestKit
       faults == [
         IOMMUFault(reason: .mapping, flags: [.write, .address], endpoint: 24, address: last.address.rawValue + 100)
       ])
-    #expect(rig.bytes(page, 4096).allSatisfy { $0 == 0 })
+    #expect(rig.memory.bytes(4096, at: page).allSatisfy { $0 == 0 })
     #expect(try rig.works(entropy), "the next request works")
     #expect(try driver.receiveFaults().isEmpty)
   }

@@ -1,6 +1,7 @@
 import DMA
 import DriverDMA
 import IOMMUInterface
+import MachineKit
 import PCI
 import Testing
 import Virtio
@@ -12,9 +13,9 @@ import VirtioTestKit
 
 @Suite("The legacy interface", .timeLimit(.minutes(10))) struct LegacyTests {
   /// A legacy queue's memory: one address, the used ring on the next page.
-  private func place(_ rig: FunctionRig, _ size: UInt16) -> FunctionRig.Place {
+  private func place(_ rig: FunctionRig, _ size: UInt16) -> QueuePlace {
     let layout = QueueLayout(legacyAt: 0x10_0000, size: size)
-    return FunctionRig.Place(
+    return QueuePlace(
       layout: layout, tables: DMAAddress(0x20_0000), data: DMAAddress(0x30_0000), literal: LiteralMemory(rig.memory),
       space: PhysicalSpace(rig.memory))
   }
@@ -104,10 +105,7 @@ import VirtioTestKit
     #expect(transport.enableMSIX([InterruptMessage(address: 0xfee0_0000, data: 0)]))
     #expect(rig.access.readBAR(0, at: 24, width: 4) == 0x3333_4444)
     #expect(rig.access.readBAR(0, at: 20, width: 4) == 0)
-    var bytes = [UInt8](repeating: 0, count: 4)
-    var span = bytes.mutableSpan
-    transport.readConfiguration(at: 4, into: &span)
-    #expect(bytes == [0x22, 0x22, 0x11, 0x11])
+    #expect(transport.configuration(4, at: 4) == [0x22, 0x22, 0x11, 0x11])
   }
 
   @Test("A pin tells a legacy driver, too, and a reset forgets everything (R060)")
@@ -120,16 +118,13 @@ import VirtioTestKit
     transport.enableQueue(0, place.layout)
     transport.status = [.acknowledge, .driver, .driverOK]
     #expect(rig.echo(transport, place, ring))
-    #expect(rig.platform.wait { rig.platform.isAsserted(3) })
+    #expect(rig.interrupts.wait { rig.interrupts.isAsserted(3) })
     transport.status = []
-    #expect(!rig.platform.isAsserted(3) && !rig.function.control.isRunning(0))
+    #expect(!rig.interrupts.isAsserted(3) && !rig.function.control.isRunning(0))
     #expect(rig.access.readBAR(0, at: 8, width: 4) == 0)
     // A modern driver is next.
     let modern = try rig.driver()
-    #expect(rig.negotiate(modern, .plain))
-    let again = rig.place(16, packed: false, scattered: false)
-    let ring2 = again.ring(.plain, .literal)
-    rig.start(modern, again)
+    let (again, ring2) = try rig.running(modern, .plain, scattered: false)
     #expect(rig.echo(modern, again, ring2))
   }
 

@@ -1,8 +1,10 @@
 import DriverDMA
 import IOMMUInterface
+import MachineKit
 import PCI
 import Testing
 import Virtio
+import VirtioDrivers
 import VirtioPCI
 import VirtioServing
 import VirtioTestKit
@@ -44,7 +46,7 @@ import VirtioTestKit
     let transport = try rig.driver()
     #expect(!rig.negotiate(transport, accepted))
     #expect(transport.status == [.acknowledge, .driver])
-    let place = rig.place(16, packed: false, scattered: false)
+    let place = rig.place(scattered: false)
     rig.start(transport, place)
     #expect(transport.status == [.acknowledge, .driver])
     #expect(rig.access.readBAR(4, at: 28, width: 2) == 0)

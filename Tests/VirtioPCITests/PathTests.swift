@@ -1,34 +1,17 @@
 import DMA
 import DriverDMA
 import IOMMUInterface
+import MachineKit
 import PCI
 import Testing
 import Virtio
+import VirtioDrivers
 import VirtioPCI
 import VirtioServing
 import VirtioTestKit
 
-/// A ring, a driver, and whether the device is behind an IOMMU with the bit negotiated.
-struct PathCase: CustomStringConvertible, Sendable {
-  var packed: Bool
-  var driver: RingCase.Driver
-  var indirect: Bool
-  var description: String { "\(packed ? "packed" : "split") \(driver) \(indirect ? "indirect" : "direct")" }
-  static let all = [false, true].flatMap { packed in
-    [RingCase.Driver.literal, .driverQueue].flatMap { driver in
-      [false, true].map { Self(packed: packed, driver: driver, indirect: $0) }
-    }
-  }
-  func features(_ base: Features) -> Features {
-    var features = base
-    if packed { features.insert(.ringPacked) }
-    if indirect { features.insert(.indirectDescriptors) }
-    return features
-  }
-}
-
 @Suite("Which memory a function's queues reach", .timeLimit(.minutes(10))) struct PathTests {
-  private func run(_ rig: FunctionRig, _ kind: PathCase, _ base: Features, scattered: Bool) throws -> Bool {
+  private func run(_ rig: FunctionRig, _ kind: RingKind, _ base: Features, scattered: Bool) throws -> Bool {
     let transport = try rig.driver()
     let features = kind.features(base)
     #expect(rig.negotiate(transport, features))
@@ -44,21 +27,22 @@ struct PathCase: CustomStringConvertible, Sendable {
 
   @Test(
     "Negotiated and behind an IOMMU: ring, indirect table and data are translated, page by page (R004, R029, R043)",
-    arguments: PathCase.all)
-  func translated(_ kind: PathCase) throws {
+    arguments: RingKind.allDrivers)
+  func translated(_ kind: RingKind) throws {
     let iommu = PageIOMMU()
     let rig = try FunctionRig(EchoDevice(), .platform, iommu: iommu)
     #expect(try run(rig, kind, .platform, scattered: true))
     #expect(iommu.lookUps(by: rig.requester) > 0 && iommu.faults.isEmpty)
   }
 
-  @Test("Negotiated and no IOMMU: addresses are physical (R005)", arguments: PathCase.all)
-  func noIOMMU(_ kind: PathCase) throws {
+  @Test("Negotiated and no IOMMU: addresses are physical (R005)", arguments: RingKind.allDrivers)
+  func noIOMMU(_ kind: RingKind) throws {
     #expect(try run(FunctionRig(EchoDevice(), .platform), kind, .platform, scattered: false))
   }
 
-  @Test("Not offered: addresses are physical past the IOMMU, which hears nothing (R006)", arguments: PathCase.all)
-  func bypass(_ kind: PathCase) throws {
+  @Test(
+    "Not offered: addresses are physical past the IOMMU, which hears nothing (R006)", arguments: RingKind.allDrivers)
+  func bypass(_ kind: RingKind) throws {
     let iommu = PageIOMMU()
     let rig = try FunctionRig(EchoDevice(), iommu: iommu)
     #expect(try run(rig, kind, .plain, scattered: false))
@@ -69,7 +53,7 @@ struct PathCase: CustomStringConvertible, Sendable {
   func late() throws {
     let iommu = PageIOMMU()
     let rig = try FunctionRig(EchoDevice(), .platform, iommu: iommu, lateIOMMU: true)
-    #expect(try run(rig, PathCase(packed: false, driver: .literal, indirect: true), .platform, scattered: true))
+    #expect(try run(rig, RingKind(indirect: true), .platform, scattered: true))
   }
 
   @Test(
@@ -79,7 +63,7 @@ struct PathCase: CustomStringConvertible, Sendable {
     var features: Features = platform ? .platform : .plain
     if order { features.insert(.orderPlatform) }
     let rig = try FunctionRig(EchoDevice(), .with { $0.iommuPlatform = platform ? .on : .off }, iommu: PageIOMMU())
-    #expect(try run(rig, PathCase(packed: false, driver: .literal, indirect: false), features, scattered: platform))
+    #expect(try run(rig, RingKind(), features, scattered: platform))
   }
 
   @Test(
@@ -90,7 +74,7 @@ struct PathCase: CustomStringConvertible, Sendable {
   func together(_ feature: Features) throws {
     let rig = try FunctionRig(EchoDevice(), .platform, iommu: PageIOMMU())
     let packed = feature == .ringPacked
-    let kind = PathCase(packed: packed, driver: .literal, indirect: feature == .indirectDescriptors)
+    let kind = RingKind(packed: packed, indirect: feature == .indirectDescriptors)
     #expect(try run(rig, kind, Features.platform.union(feature), scattered: true))
   }
 
@@ -100,7 +84,7 @@ struct PathCase: CustomStringConvertible, Sendable {
     let rig = try FunctionRig(EchoDevice(), .platform, iommu: iommu)
     let transport = try rig.driver()
     #expect(rig.negotiate(transport, .platform))
-    let place = rig.place(16, packed: false, scattered: true)
+    let place = rig.place(scattered: true)
     transport.enableQueue(0, place.layout)
     transport.notify(0, data: 0)
     #expect(!rig.function.control.isRunning(0))
@@ -111,10 +95,7 @@ struct PathCase: CustomStringConvertible, Sendable {
   func verbatim() throws {
     let rig = try FunctionRig(EchoDevice(), .platform, iommu: PageIOMMU())
     let transport = try rig.driver()
-    #expect(rig.negotiate(transport, .platform))
-    let place = rig.place(16, packed: false, scattered: true)
-    let ring = place.ring(.platform, .literal)
-    rig.start(transport, place)
+    let (place, ring) = try rig.running(transport, .platform, scattered: true)
     #expect(rig.echo(transport, place, ring))
     for (at, address) in [
       (UInt64(32), place.layout.descriptorArea), (40, place.layout.driverArea), (48, place.layout.deviceArea),
@@ -135,7 +116,7 @@ struct PathCase: CustomStringConvertible, Sendable {
     let iommu = PageIOMMU()
     let rig = try FunctionRig(EchoDevice(), .platform, iommu: iommu)
     let transport = try rig.driver()
-    let place = rig.place(512, packed: false, scattered: true)
+    let place = rig.place(512, scattered: true)
     if onlySecondPage {
       iommu.unmapAll(rig.requester)
       iommu.map(rig.requester, place.layout.descriptorArea, byteCount: 4096, to: GuestAddress(0x10_0000))
@@ -145,11 +126,11 @@ struct PathCase: CustomStringConvertible, Sendable {
     }
     #expect(rig.negotiate(transport, .platform))
     rig.start(transport, place)
-    #expect(rig.platform.wait { rig.platform.messages.contains(0x20) })
+    #expect(rig.interrupts.wait { rig.interrupts.data.contains(0x20) })
     #expect(transport.status.contains(.needsReset))
     #expect(!iommu.faults.isEmpty)
     iommu.unmapAll(rig.requester)
-    let again = rig.place(16, packed: false, scattered: true)
+    let again = rig.place(scattered: true)
     #expect(rig.negotiate(transport, .platform))
     #expect(!transport.status.contains(.needsReset))
     let ring = again.ring(.platform, .literal)
@@ -165,15 +146,15 @@ struct PathCase: CustomStringConvertible, Sendable {
     let rig = try FunctionRig(EchoDevice(), .with { $0.iommuPlatform = platform ? .on : .off }, iommu: iommu)
     let transport = try rig.driver()
     let features: Features = platform ? .platform : .plain
-    let place = rig.place(16, packed: false, scattered: platform)
+    let place = rig.place(scattered: platform)
     let command = PCICommand([.memorySpace, .ioSpace])
     rig.access.writeConfiguration(at: PCIRegister.command, width: 2, UInt32(command.rawValue))
     #expect(rig.negotiate(transport, features))
     var ring = place.ring(features, .literal)
     rig.start(transport, place)
     // The interrupt that tells of it is a write to memory as well.
-    #expect(rig.platform.poll { transport.status.contains(.needsReset) })
-    #expect(ring.takeUsed().isEmpty && rig.platform.messages.isEmpty)
+    #expect(rig.interrupts.poll { transport.status.contains(.needsReset) })
+    #expect(ring.takeUsed().isEmpty && rig.interrupts.data.isEmpty)
     #expect(iommu.lookUps(by: rig.requester) == 0 && iommu.faults.isEmpty)
     rig.access.writeConfiguration(at: PCIRegister.command, width: 2, UInt32(command.union(.busMaster).rawValue))
     #expect(rig.negotiate(transport, features))

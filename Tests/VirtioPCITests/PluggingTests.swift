@@ -3,6 +3,7 @@ import DriverDMA
 import HostIO
 import IOMMUInterface
 import Logging
+import MachineKit
 import PCI
 import Synchronization
 import Testing
@@ -13,8 +14,6 @@ import VirtioServing
 import VirtioTestKit
 
 @Suite("Virtio functions that come, go and are renumbered", .timeLimit(.minutes(10))) struct PluggingTests {
-  private let log = Logger(label: "test") { _ in SwiftLogNoOpLogHandler() }
-
   @Test(
     "A function that is taken out while its queues run stops and reaches nothing; a successor starts afresh (R066, R067)"
   )
@@ -22,10 +21,7 @@ import VirtioTestKit
     let iommu = PageIOMMU()
     let rig = try FunctionRig(EchoDevice(), .platform, iommu: iommu)
     let transport = try rig.driver()
-    #expect(rig.negotiate(transport, .platform))
-    let place = rig.place(16, packed: false, scattered: true)
-    let ring = place.ring(.platform, .literal)
-    rig.start(transport, place)
+    let (place, ring) = try rig.running(transport, .platform, scattered: true)
     #expect(rig.echo(transport, place, ring))
     rig.bus.remove(rig.function)
     #expect(!rig.function.control.isRunning(0))
@@ -34,14 +30,9 @@ import VirtioTestKit
     // Code that still holds the function cannot start it again.
     rig.function.control.kick(0)
     // Its successor in the same slot, behind the same IOMMU.
-    let log = log
-    _ = try rig.bus.add(at: rig.slot) { master throws(ConfigurationError) in
-      try VirtioPCIFunction(EchoDevice(), .platform, name: "next", on: master, log: log)
-    }
+    _ = try rig.machine.add(EchoDevice(), .platform, at: rig.slot, name: "next")
     #expect(iommu.requesters == [rig.requester])
-    var firmware = PCIEnumerator(
-      rig.bus, memory: 0xe000_0000..<0xf000_0000, highMemory: 0x40_0000_0000..<0x50_0000_0000, io: 0x1000..<0x1_0000)
-    _ = firmware.enumerate()
+    rig.machine.enumerate()
     let next = try rig.driver()
     #expect(next.status == [])
     #expect(rig.negotiate(next, .platform))
@@ -52,20 +43,14 @@ import VirtioTestKit
 
   @Test("A function whose bus is renumbered while its queue runs meets the mappings of its new number (R030)")
   func renumber() throws {
-    let memory = try GuestMemory(byteCount: 16 << 20)
-    let platform = try Platform()
-    let bus = PCIBus(memory, messages: platform)
     let iommu = PageIOMMU()
-    bus.setIOMMU(iommu)
+    let machine = try TestMachine(iommu: iommu)
+    let bus = machine.bus
     let bridge = bus.add(at: PCISlot(1)) { _ in PCIBridge() }
-    let log = log
-    let function = try bus.add(at: PCISlot(0), behind: bridge) { master throws(ConfigurationError) in
-      try VirtioPCIFunction(EchoDevice(), .platform, name: "test", on: master, log: log)
-    }
-    var firmware = PCIEnumerator(
-      bus, memory: 0xe000_0000..<0xf000_0000, highMemory: 0x40_0000_0000..<0x50_0000_0000, io: 0x1000..<0x1_0000)
-    let found = try #require(firmware.enumerate().first { $0.requester == RequesterID(bus: 1, device: 0) })
-    let transport = try PCIDriverTransport(BusAccess(bus, found))
+    let function = try machine.add(EchoDevice(), .platform, at: PCISlot(0), behind: bridge)
+    machine.enumerate()
+    let found = try machine.access(RequesterID(bus: 1, device: 0))
+    let transport = try PCIDriverTransport(found)
     let features = Features.platform
     transport.status = [.acknowledge, .driver]
     transport.accept(features)
@@ -78,7 +63,7 @@ import VirtioTestKit
     var places: [RequesterID: LiteralMemory] = [:]
     for (number, guest) in [(found.requester, GuestAddress(0x10_0000)), (new, GuestAddress(0x80_0000))] {
       iommu.map(number, DMAAddress(0x5000_0000), byteCount: UInt64(size), to: guest)
-      let literal = LiteralMemory(memory)
+      let literal = LiteralMemory(machine.memory)
       literal.map(DMAAddress(0x5000_0000), byteCount: size, to: guest)
       places[number] = literal
     }
@@ -86,7 +71,7 @@ import VirtioTestKit
       _ = ring.post([LiteralDescriptor(data, 64, writable: true)])
       ring.publish()
       notify()
-      return platform.poll { !ring.takeUsed().isEmpty }
+      return machine.interrupts.poll { !ring.takeUsed().isEmpty }
     }
     let old = makeLiteralRing(layout, features: features, in: try #require(places[found.requester]))
     transport.enableQueue(0, layout)
@@ -125,7 +110,7 @@ import VirtioTestKit
     }
     for round in UInt8(0)..<60 {
       guard rig.negotiate(transport, .platform) else { continue }
-      let place = rig.place(16, packed: false, scattered: true)
+      let place = rig.place(scattered: true)
       let ring = place.ring(.platform, .literal)
       transport.enableQueue(0, place.layout)
       transport.status = [.acknowledge, .driver, .featuresOK, .driverOK]
@@ -140,10 +125,7 @@ import VirtioTestKit
     let command = PCICommand([.memorySpace, .ioSpace, .busMaster])
     rig.access.writeConfiguration(at: PCIRegister.command, width: 2, UInt32(command.rawValue))
     let last = try rig.driver()
-    #expect(rig.negotiate(last, .platform))
-    let place = rig.place(16, packed: false, scattered: true)
-    let ring = place.ring(.platform, .literal)
-    rig.start(last, place)
+    let (place, ring) = try rig.running(last, .platform, scattered: true)
     #expect(rig.echo(last, place, ring))
   }
 }

@@ -1,8 +1,10 @@
 import DriverDMA
 import IOMMUInterface
+import MachineKit
 import PCI
 import Testing
 import Virtio
+import VirtioDrivers
 import VirtioPCI
 import VirtioServing
 import VirtioTestKit
@@ -13,21 +15,21 @@ import VirtioTestKit
     let rig = try FunctionRig(CounterDevice())
     let transport = try rig.driver(messages: false)
     #expect(rig.negotiate(transport, .plain))
-    let place = rig.place(16, packed: false, scattered: false)
+    let place = rig.place(scattered: false)
     let ring = place.ring(.plain, .literal)
     rig.start(transport, place, vectors: false)
     #expect(rig.echo(transport, place, ring))
-    #expect(rig.platform.wait { rig.platform.isAsserted(3) })
+    #expect(rig.interrupts.wait { rig.interrupts.isAsserted(3) })
     #expect(transport.takeISR() == 1)
-    #expect(!rig.platform.isAsserted(3))
+    #expect(!rig.interrupts.isAsserted(3))
     #expect(transport.takeISR() == 0)
     (rig.device as? CounterDevice)?.set(1)
-    #expect(rig.platform.isAsserted(3))
-    // Messages instead: the pin is let go although the ISR was not read.
+    #expect(rig.interrupts.isAsserted(3))
+    // Messages instead: the pin is let go although nobody read why.
     #expect(transport.enableMSIX([InterruptMessage(address: 0xfee0_0000, data: 9)]))
-    #expect(!rig.platform.isAsserted(3))
+    #expect(!rig.interrupts.isAsserted(3))
     #expect(transport.takeISR() == 2)
-    #expect(rig.platform.messages.isEmpty)
+    #expect(rig.interrupts.data.isEmpty)
   }
 
   @Test("An event that is mapped to no vector, or to one that does not exist, sends nothing")
@@ -40,15 +42,15 @@ import VirtioTestKit
     #expect(transport.setVector(PCITransport.noVector, ofQueue: 0))
     #expect(!transport.setVector(1, ofQueue: 3))
     #expect(rig.negotiate(transport, .plain))
-    let place = rig.place(16, packed: false, scattered: false)
+    let place = rig.place(scattered: false)
     let ring = place.ring(.plain, .literal)
     rig.start(transport, place, vectors: false)
     // Without a vector there is no interrupt: look until it is there.
     _ = ring.post([LiteralDescriptor(place.data, 16, writable: true)])
     ring.publish()
     transport.notify(0, data: 0)
-    #expect(rig.platform.poll { !ring.takeUsed().isEmpty })
-    #expect(rig.platform.messages.isEmpty)
+    #expect(rig.interrupts.poll { !ring.takeUsed().isEmpty })
+    #expect(rig.interrupts.data.isEmpty)
     #expect(transport.setConfigurationVector(0))
     transport.status = []
     #expect(rig.access.readBAR(4, at: 16, width: 2) == 0xffff)
@@ -60,17 +62,14 @@ import VirtioTestKit
     let device = try #require(rig.device as? CounterDevice)
     let transport = try rig.driver()
     #expect(rig.negotiate(transport, .plain))
-    rig.start(transport, rig.place(16, packed: false, scattered: false))
+    rig.start(transport, rig.place(scattered: false))
     func number() -> UInt64 {
-      var bytes = [UInt8](repeating: 0, count: 8)
-      var span = bytes.mutableSpan
-      transport.readConfiguration(at: 0, into: &span)
-      return bytes.reversed().reduce(0) { $0 << 8 | UInt64($1) }
+      transport.configuration(8).reversed().reduce(0) { $0 << 8 | UInt64($1) }
     }
     let old = transport.configurationGeneration
     #expect(number() == 0x1111_2222_3333_4444 && transport.configurationGeneration == old)
     for _ in 0..<256 { device.set(42) }
-    #expect(rig.platform.messages.filter { $0 == 0x20 }.count == 256)
+    #expect(rig.interrupts.data.filter { $0 == 0x20 }.count == 256)
     #expect(number() == 42)
     let new = transport.configurationGeneration
     #expect(new != old)
@@ -104,10 +103,8 @@ import VirtioTestKit
     let rig = try FunctionRig(CounterDevice(), .platform, iommu: iommu)
     let transport = try rig.driver()
     let features = Features.platform.union(.ringReset)
-    #expect(rig.negotiate(transport, features))
-    let place = rig.place(16, packed: false, scattered: true)
-    var ring = place.ring(features, .literal)
-    rig.start(transport, place)
+    let (place, first) = try rig.running(transport, features, scattered: true)
+    var ring = first
     #expect(rig.echo(transport, place, ring))
     transport.resetQueue(0)
     #expect(!rig.function.control.isRunning(0))
@@ -116,7 +113,7 @@ import VirtioTestKit
     #expect(transport.status.contains(.driverOK))
     // Elsewhere: 16 pages further up nothing was mapped before.
     iommu.unmapAll(rig.requester)
-    let other = rig.place(8, packed: false, scattered: true)
+    let other = rig.place(8, scattered: true)
     ring = other.ring(features, .literal)
     #expect(transport.setVector(1, ofQueue: 0))
     transport.enableQueue(0, other.layout)
@@ -136,16 +133,12 @@ import VirtioTestKit
     let rig = try FunctionRig(CounterDevice(), .platform, iommu: iommu)
     let device = try #require(rig.device as? CounterDevice)
     let transport = try rig.driver()
-    let features = PathCase(packed: packed, driver: .literal, indirect: false).features(
-      Features.platform.union(.suspend))
-    #expect(rig.negotiate(transport, features))
-    let place = rig.place(16, packed: packed, scattered: true)
-    let ring = place.ring(features, .literal)
-    rig.start(transport, place)
+    let features = RingKind(packed: packed).features(.platform.union(.suspend))
+    let (place, ring) = try rig.running(transport, features, scattered: true)
     for round in UInt8(0)..<5 { #expect(rig.echo(transport, place, ring, seed: round)) }
     transport.status = transport.status.union(.suspend)
     #expect(transport.status == [.acknowledge, .driver, .featuresOK, .suspend])
-    let told = rig.platform.messages.count
+    let told = rig.interrupts.data.count
     device.set(7)
     transport.writeConfiguration(at: 8, from: [1, 0, 0, 0].span)
     #expect(device.drivers == 0)
@@ -153,11 +146,11 @@ import VirtioTestKit
     iommu.unmapAll(rig.requester)
     transport.notify(0, data: 0)
     #expect(!rig.function.control.isRunning(0))
-    #expect(rig.platform.messages.count == told && iommu.faults.isEmpty)
+    #expect(rig.interrupts.data.count == told && iommu.faults.isEmpty)
     _ = rig.place(16, packed: packed, scattered: true)
     transport.status = transport.status.union(.driverOK)
     #expect(transport.status == [.acknowledge, .driver, .featuresOK, .driverOK])
-    #expect(rig.platform.messages.dropFirst(told).first == 0x20)
+    #expect(rig.interrupts.data.dropFirst(told).first == 0x20)
     for round in UInt8(5)..<12 { #expect(rig.echo(transport, place, ring, seed: round)) }
     // Without the feature the bit is ignored.
     #expect(rig.negotiate(transport, features.subtracting(.suspend)))
@@ -183,7 +176,7 @@ import VirtioTestKit
     let transport = try rig.driver()
     let features = Features.plain.union(extra)
     #expect(rig.negotiate(transport, features))
-    let place = rig.place(16, packed: false, scattered: false)
+    let place = rig.place(scattered: false)
     let ring = place.ring(features, .literal)
     #expect(transport.setVector(3, ofQueue: 2))
     transport.enableQueue(2, place.layout)
@@ -193,7 +186,7 @@ import VirtioTestKit
       _ = ring.post([LiteralDescriptor(place.data, 16, writable: true)])
       ring.publish()
       transport.notify(2, data: UInt16(i + 1))
-      #expect(rig.platform.wait { rig.platform.messages.count > i }, "\(i)")
+      #expect(rig.interrupts.wait { rig.interrupts.data.count > i }, "\(i)")
     }
     let last = try #require(rig.access.writes.last)
     #expect(last.width == (extra.contains(.notificationData) ? 4 : 2))
@@ -207,7 +200,7 @@ import VirtioTestKit
     let rig = try FunctionRig(CounterDevice())
     let transport = try rig.driver()
     #expect(rig.negotiate(transport, .plain))
-    let place = rig.place(16, packed: false, scattered: false)
+    let place = rig.place(scattered: false)
     rig.start(transport, place)
     transport.status = []
     #expect(!rig.function.control.isRunning(0))
@@ -239,10 +232,7 @@ import VirtioTestKit
       rig.access.writeConfiguration(at: register, width: min(width, 4), UInt32(truncatingIfNeeded: value))
     }
     let again = try rig.driver()
-    #expect(rig.negotiate(again, .plain))
-    let place = rig.place(16, packed: false, scattered: false)
-    let ring = place.ring(.plain, .literal)
-    rig.start(again, place)
+    let (place, ring) = try rig.running(again, .plain, scattered: false)
     #expect(rig.echo(again, place, ring))
     withExtendedLifetime(transport) {}
   }

@@ -26,10 +26,9 @@ import VirtioTestKit
     init(packed: Bool = false, queues: Int = 1) throws {
       memory = try GuestMemory(byteCount: 8 << 20)
       domain = Domain(memory)
-      device = try HoldingDevice(queues: queues)
+      device = try HoldingDevice(DeviceID(rawValue: 60), fill: 0x5a, queues: queues, size: 64)
       troubles = try Troubles()
-      runner = DeviceRunner(
-        device, name: "test", events: troubles, log: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() })
+      runner = DeviceRunner(device, name: "test", events: troubles, log: .silent)
       kick = try EventFD()
       call = try EventFD()
       features = packed ? [.version1, .ringPacked, .accessPlatform] : [.version1, .accessPlatform]
@@ -68,11 +67,22 @@ import VirtioTestKit
       return used
     }
 
-    func byte(_ address: UInt64) -> UInt8 {
-      var one: [UInt8] = [0]
-      var span = one.mutableSpan
-      _ = memory.copy(from: GuestAddress(address), into: &span)
-      return one[0]
+    func byte(_ address: UInt64) -> UInt8 { memory.bytes(1, at: GuestAddress(address))[0] }
+
+    /// Lets the device reach pages, one to one.
+    func map(_ address: UInt64, pages: UInt64 = 1, _ permissions: DMAPermissions = .readWrite) throws {
+      try domain.map(
+        DMAAddress(address), byteCount: pages * 4096, to: GuestAddress(address), permissions: permissions)
+    }
+
+    /// Starts a queue as it says.
+    func start(
+      _ index: Int = 0, _ layout: QueueLayout, _ features: Features? = nil, space: (any DMASpace)? = nil,
+      kick: EventFD? = nil
+    ) throws {
+      try runner.start(
+        QueueStart(
+          index: index, layout: layout, features: features ?? self.features, space: space ?? domain, kick: kick))
     }
   }
 
@@ -82,7 +92,7 @@ import VirtioTestKit
   func unmapWaits(_ packed: Bool) async throws {
     let rig = try Rig(packed: packed)
     let page: UInt64 = 2 << 20
-    try rig.domain.map(DMAAddress(page), byteCount: 4096, to: GuestAddress(page), permissions: .write)
+    try rig.map(page, .write)
     try rig.start()
     try rig.post(page)
     #expect(rig.device.held.load(ordering: .sequentiallyConsistent) == 1)
@@ -128,7 +138,7 @@ import VirtioTestKit
   func otherPages() throws {
     let rig = try Rig()
     let (slow, other): (UInt64, UInt64) = (2 << 20, 3 << 20)
-    try rig.domain.map(DMAAddress(slow), byteCount: 4096, to: GuestAddress(slow), permissions: .write)
+    try rig.map(slow, .write)
     try rig.start()
     try rig.post(slow)
     let domain = rig.domain
@@ -166,8 +176,8 @@ import VirtioTestKit
   func newWorkGoesOn() throws {
     let rig = try Rig()
     let (old, new): (UInt64, UInt64) = (2 << 20, 3 << 20)
-    try rig.domain.map(DMAAddress(old), byteCount: 4096, to: GuestAddress(old), permissions: .write)
-    try rig.domain.map(DMAAddress(new), byteCount: 4096, to: GuestAddress(new), permissions: .write)
+    try rig.map(old, .write)
+    try rig.map(new, .write)
     try rig.start()
     try rig.post(old)
     let unmapped = try EventFD()
@@ -190,7 +200,7 @@ import VirtioTestKit
     "A chain that names an unmapped page faults at its first missing byte and comes back with length 0 (R087, R094)")
   func fault() throws {
     let rig = try Rig()
-    try rig.domain.map(DMAAddress(2 << 20), byteCount: 4096, to: GuestAddress(2 << 20), permissions: .readWrite)
+    try rig.map(2 << 20)
     try rig.start()
     rig.ring.post([LiteralDescriptor(DMAAddress(2 << 20 + 4000), 200, writable: true)])
     rig.ring.publish()
@@ -206,7 +216,7 @@ import VirtioTestKit
   @Test("Stopping gives back what is in flight, and a queue resumed from its state loses and repeats nothing")
   func stopAndResume() throws {
     let rig = try Rig()
-    try rig.domain.map(DMAAddress(2 << 20), byteCount: 1 << 20, to: GuestAddress(2 << 20), permissions: .readWrite)
+    try rig.map(2 << 20, pages: 256)
     try rig.start()
     try rig.post(2 << 20)
     let state = try #require(rig.runner.stop(0))
@@ -227,19 +237,16 @@ import VirtioTestKit
   @Test("After a reset nothing of the device touches memory (R060)")
   func reset() throws {
     let rig = try Rig()
-    try rig.domain.map(DMAAddress(2 << 20), byteCount: 4096, to: GuestAddress(2 << 20), permissions: .readWrite)
+    try rig.map(2 << 20)
     try rig.start()
     try rig.post(2 << 20)
     rig.runner.reset()
-    var zeroes = [UInt8](repeating: 0, count: 4096)
-    _ = rig.memory.copy(zeroes.span, to: GuestAddress(2 << 20))
+    rig.memory.write([UInt8](repeating: 0, count: 4096), at: GuestAddress(2 << 20))
     rig.device.release.signal()
     rig.kick.signal()
     // No thread may still be awake: an unmap returns at once.
     try rig.domain.unmap(from: DMAAddress(2 << 20), through: DMAAddress(2 << 20 + 4095))
-    var span = zeroes.mutableSpan
-    _ = rig.memory.copy(from: GuestAddress(2 << 20), into: &span)
-    #expect(zeroes.allSatisfy { $0 == 0 })
+    #expect(rig.memory.bytes(4096, at: GuestAddress(2 << 20)).allSatisfy { $0 == 0 })
     #expect(rig.device.held.load(ordering: .sequentiallyConsistent) == 0)
   }
 
@@ -249,14 +256,13 @@ import VirtioTestKit
     let bad = QueueLayout(
       size: 16, descriptorArea: DMAAddress(64 << 20), driverArea: DMAAddress(65 << 20), deviceArea: DMAAddress(66 << 20)
     )
-    try rig.runner.start(
-      QueueStart(index: 1, layout: bad, features: rig.features, space: rig.domain, kick: try EventFD()))
+    try rig.start(1, bad, kick: try EventFD())
     #expect(try rig.troubles.happened.wait(timeout: .seconds(20)))
     guard case .ring? = rig.troubles.error(1) else {
       Issue.record("queue 1 ended for \(String(describing: rig.troubles.error(1)))")
       return
     }
-    try rig.domain.map(DMAAddress(2 << 20), byteCount: 4096, to: GuestAddress(2 << 20), permissions: .readWrite)
+    try rig.map(2 << 20)
     try rig.start(0)
     try rig.post(2 << 20)
     rig.device.release.signal()
@@ -265,12 +271,9 @@ import VirtioTestKit
     _ = rig.runner.stop(0)
     _ = rig.runner.stop(1)
     let again = makeLiteralRing(rig.layout, features: rig.features, in: LiteralMemory(rig.memory))
-    var zero = [UInt8](repeating: 0, count: 16384)
-    _ = rig.memory.copy(zero.span, to: GuestAddress(1 << 20))
-    zero.removeAll()
+    rig.memory.write([UInt8](repeating: 0, count: 16384), at: GuestAddress(1 << 20))
     rig.runner.setCall(1, rig.call)
-    try rig.runner.start(
-      QueueStart(index: 1, layout: rig.layout, features: rig.features, space: rig.domain, kick: rig.kick))
+    try rig.start(1, rig.layout, kick: rig.kick)
     _ = try rig.device.taken.drain()
     again.post([LiteralDescriptor(DMAAddress(2 << 20), 512, writable: true)])
     again.publish()
@@ -283,24 +286,15 @@ import VirtioTestKit
   @Test("What cannot start says why and leaves nothing running")
   func refusals() throws {
     let rig = try Rig()
-    #expect(throws: DeviceError.self) {
-      try rig.runner.start(
-        QueueStart(index: 5, layout: rig.layout, features: rig.features, space: rig.domain, kick: nil))
-    }
+    #expect(throws: DeviceError.self) { try rig.start(5, rig.layout) }
     var large = rig.layout
     large.size = 128
-    #expect(throws: DeviceError.self) {
-      try rig.runner.start(QueueStart(index: 0, layout: large, features: rig.features, space: rig.domain, kick: nil))
-    }
+    #expect(throws: DeviceError.self) { try rig.start(0, large) }
     var crooked = rig.layout
     crooked.descriptorArea = DMAAddress(crooked.descriptorArea.rawValue + 1)
-    #expect(throws: DeviceError.self) {
-      try rig.runner.start(QueueStart(index: 0, layout: crooked, features: rig.features, space: rig.domain, kick: nil))
-    }
+    #expect(throws: DeviceError.self) { try rig.start(0, crooked) }
     #expect(!rig.runner.isRunning(0))
-    let broken = DeviceRunner(
-      try HoldingDevice(failing: true), events: rig.troubles,
-      log: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() })
+    let broken = DeviceRunner(try HoldingDevice(.entropy, failing: true), events: rig.troubles, log: .silent)
     #expect(throws: DeviceError.self) {
       try broken.start(QueueStart(index: 0, layout: rig.layout, features: rig.features, space: rig.domain, kick: nil))
     }
@@ -312,9 +306,9 @@ import VirtioTestKit
   @Test("A kick without an eventfd, and a kick replaced while the queue runs, are heard")
   func kicks() throws {
     let rig = try Rig()
-    try rig.domain.map(DMAAddress(2 << 20), byteCount: 1 << 20, to: GuestAddress(2 << 20), permissions: .readWrite)
+    try rig.map(2 << 20, pages: 256)
     rig.runner.setCall(0, rig.call)
-    try rig.runner.start(QueueStart(index: 0, layout: rig.layout, features: rig.features, space: rig.domain, kick: nil))
+    try rig.start(0, rig.layout)
     for (n, way) in [0, 1].enumerated() {
       if way == 1 { try rig.runner.setKick(0, rig.kick) }
       rig.ring.post([LiteralDescriptor(DMAAddress(2 << 20 + UInt64(n) * 4096), 64, writable: true)])

@@ -25,9 +25,7 @@ extension Virtqueue {
     try beginRound()
     disarmKick()
     while let chain = try next() {
-      var read = [UInt8](repeating: 0, count: chain.readable.byteCount)
-      var span = read.mutableSpan
-      _ = chain.readable.copy(from: 0, into: &span)
+      let read = chain.readable.bytes()
       let room = chain.writable.byteCount
       served.chains.append(Popped(id: chain.id, read: read, room: room, fault: chain.fault))
       if room > 0 { _ = chain.writable.copy([UInt8](repeating: fill, count: room).span, to: 0) }

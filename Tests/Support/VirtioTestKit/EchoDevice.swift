@@ -48,10 +48,7 @@ final class EchoHandler: QueueHandler {
 
   func available(_ index: Int, in queues: inout QueueSet) throws(QueueError) {
     while let chain = try queues[index].next() {
-      var read = [UInt8](repeating: 0, count: chain.readable.byteCount)
-      var span = read.mutableSpan
-      let n = chain.readable.copy(from: 0, into: &span)
-      precondition(n == read.count)
+      let read = chain.readable.bytes()
       tags.append((index, held.insert(Held(chain: chain, read: read))))
       if held.isFull { answer(&queues) }
     }

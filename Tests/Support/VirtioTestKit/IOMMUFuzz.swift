@@ -121,9 +121,7 @@ public struct IOMMUFuzz {
       let value = next() & 3
       device.writeConfiguration(at: offset, from: [value].span)
       if offset == 36, value < 2 { model.bypass = value == 1 }
-      var field: [UInt8] = [0xff]
-      var span = field.mutableSpan
-      device.readConfiguration(at: 36, into: &span)
+      let field = device.configuration(1, at: 36)
       if field != [model.bypass ? 1 : 0] { return "bypass reads as \(field)" }
     case 14:
       device.reset()
@@ -177,20 +175,10 @@ public struct IOMMUFuzz {
       var cache = IOTLB(endpoint)
       _ = cache.beginRound()
       defer { cache.endRound() }
-      var pool = SegmentPool()
       for n in 0..<32 as Range<UInt64> {
         let address = (n < 16 ? n * Self.page : UInt64.max - ((32 - n) * Self.page - 1)) + (Self.page - 1)
         for access in [DMAAccess.read, .write] {
-          var list = pool.take()
-          let found: Result<UInt8, DMAInterruption>
-          do throws(DMAInterruption) {
-            try cache.resolve(DMAAddress(address), count: 1, for: access, into: &list)
-            var bytes: [UInt8] = [0]
-            var span = bytes.mutableSpan
-            _ = list.readable.copy(from: 0, into: &span)
-            found = .success(bytes[0])
-          } catch { found = .failure(error) }
-          pool.give(back: list)
+          let found = cache.byte(address, access)
           let expected: Result<UInt8, DMAInterruption>
           func refused(_ reason: DMAFault.Reason) -> Result<UInt8, DMAInterruption> {
             .failure(.fault(DMAFault(address: DMAAddress(address), access: access, reason: reason)))

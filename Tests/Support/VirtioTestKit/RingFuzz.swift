@@ -46,9 +46,7 @@ public enum RingFuzz {
       }
       // What is left of the queue does not keep an unmap waiting.
       space.fence.drain()
-      var after = [UInt8](repeating: 0, count: before.count)
-      var span = after.mutableSpan
-      _ = memory.copy(from: GuestAddress(0), into: &span)
+      let after = memory.bytes(before.count, at: GuestAddress(0))
       for page in 0..<memoryPages where !isWritable[page] {
         if after[page * 4096..<page * 4096 + 4096] != before[page * 4096..<page * 4096 + 4096] {
           return "page \(page) was written without permission"
