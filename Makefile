@@ -15,8 +15,8 @@ help: ## list these targets
 try: ## boot a Debian guest with a disk from Sluice; IOMMU=off|strict|lazy|pt|amd|virtio RING=split|packed QUEUES=1..4
 	@Scripts/try
 
-test: ## everything CI runs: units, guests, fuzzers, the memory model, thread sanitizer, manual, documentation
-	@Scripts/test
+test: ## everything CI runs: units, guests, fuzzers, the memory model, thread sanitizer, manual, documentation; ARGS="units docs ..." for some
+	@Scripts/test $(ARGS)
 
 build: ## build the release, its man pages and its completions
 	@Scripts/install build
@@ -54,7 +54,7 @@ docs: ## build the documentation site with its diagrams, the man pages and compl
 docs-serve: ## serve the documentation on http://127.0.0.1:8000/; PORT=... on another port
 	@Scripts/docs --serve
 
-check: ## format, floors, the unsafe count
+check: ## the format (swift format, .swift-format), that every import is declared, that the diagrams are as the package is
 	@Scripts/check
 
 clean: ## remove the build products; the lab's cache stays (remove ~/.cache/sluice for that)

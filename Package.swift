@@ -78,8 +78,9 @@ var targets: [Target] = [
   .executableTarget(
     name: "sluice-bench",
     dependencies: [
-      "DMA", "HostIO", "IOMMUInterface", "Virtio", "DriverDMA", "VirtioDrivers", "VirtioIOMMU", "VhostUserFrontend",
-      "Machine", "VirtioTestKit", "MemoryModel", "FrontendKit", "QTestKit", "LeastBackend", arguments,
+      "DMA", "HostIO", "IOMMUInterface", "Virtio", "DriverDMA", "VirtioDrivers", "VirtioIOMMU", "VhostUser",
+      "VhostUserFrontend", "Machine", "VirtioTestKit", "MemoryModel", "FrontendKit", "QTestKit", "LeastBackend",
+      arguments,
     ], path: "Benchmarks", swiftSettings: checks),
   // What tests and benchmarks share
   .target(name: "SlowFiles", path: "Tests/Support/SlowFiles"),
@@ -117,8 +118,8 @@ var targets: [Target] = [
   tests(
     "FrontendTests",
     [
-      "DMA", "HostIO", "Virtio", "Storage", "VirtioBlock", "VhostUserBackend", "VhostUserFrontend", "VirtioTestKit",
-      "FrontendKit", log,
+      "DMA", "HostIO", "Virtio", "Storage", "VirtioBlock", "VhostUser", "VhostUserBackend", "VhostUserFrontend",
+      "VirtioTestKit", "FrontendKit", log,
     ]),
   tests("HostIOTests", ["DMA", "HostIO", "VirtioTestKit"]),
   tests(
@@ -236,3 +237,17 @@ let package = Package(
   ],
   targets: targets
 )
+
+// With SLUICE_TESTS=ATests,BTests these tests alone are built, with what they need: see Scripts/threads.
+if let named = ProcessInfo.processInfo.environment["SLUICE_TESTS"] {
+  var needed = Set(named.split(separator: ",").map(String.init))
+  var unseen = Array(needed)
+  while let name = unseen.popLast() {
+    for case .byNameItem(let other, _) in targets.first(where: { $0.name == name })?.dependencies ?? []
+    where needed.insert(other).inserted {
+      unseen.append(other)
+    }
+  }
+  package.targets.removeAll { !needed.contains($0.name) }
+  package.products.removeAll { !needed.contains($0.name) }
+}

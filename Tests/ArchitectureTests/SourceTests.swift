@@ -6,7 +6,7 @@ struct SourceTests {
   @Test("No file is longer than 400 lines")
   func length() throws {
     let files = try Repository.files(
-      below: ["Sources", "Tests", "Benchmarks", "Examples", "Fuzz"], [".swift", ".c", ".h"])
+      below: ["Sources", "Tests", "Benchmarks", "Examples", "Fuzz", "Lab"], [".swift", ".c", ".h", ".py"])
     var longest = (lines: 0, path: "")
     for file in files {
       let count = file.lines.count - (file.text.hasSuffix("\n") ? 1 : 0)
@@ -37,10 +37,11 @@ struct SourceTests {
   func noMachinePaths() throws {
     // Put together here, so that this file is not its own finding.
     let marks = ["/" + "work/", "/tmp/" + "wt", "/" + "home/", "/opt/" + "swift"]
-    let texts = [".swift", ".c", ".h", ".md", ".dot", ".json", ".sh", "Makefile", ".yml", ".svg"]
+    let texts = [".swift", ".c", ".h", ".py", ".md", ".dot", ".json", ".sh", "Makefile", ".yml", ".svg"]
     let top = try FileManager.default.contentsOfDirectory(atPath: Repository.root.path)
     for file in try Repository.files(
-      below: ["Sources", "Tests", "Benchmarks", "Examples", "Fuzz", "Documentation", "Scripts"], texts + [""])
+      below: ["Sources", "Tests", "Benchmarks", "Examples", "Fuzz", "Documentation", "Lab", "Scripts"],
+      texts + [""])
     {
       for mark in marks where file.text.contains(mark) { Issue.record("\(file.path) contains \(mark)") }
     }

@@ -23,7 +23,7 @@ struct MarkedTests {
       let text = try String(contentsOf: Self.root.appendingPathComponent(file), encoding: .utf8)
       if file.hasSuffix(".swift") { read(swift: text, file) } else { read(script: text, file) }
     }
-    for file in try Self.files(below: "Scripts") {
+    for file in try Self.files(below: "Lab") + Self.files(below: "Scripts") {
       read(script: try String(contentsOf: Self.root.appendingPathComponent(file), encoding: .utf8), file)
     }
   }

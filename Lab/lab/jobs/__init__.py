@@ -1,0 +1,1 @@
+"""The jobs, a module for each topic. lab/catalogue.py lists them."""

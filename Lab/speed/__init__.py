@@ -1,0 +1,1 @@
+"""Measures disks in guests with fio; `Scripts/speed` starts it."""
