@@ -1,7 +1,6 @@
 internal import HostIO
 internal import Storage
 internal import Virtio
-internal import VirtioDrivers
 
 /// A request that the host works on.
 struct InFlightRequest: ~Copyable {

@@ -1,4 +1,3 @@
-internal import IOMMUInterface
 public import Virtio
 
 /// Whether a device offers VIRTIO_F_ACCESS_PLATFORM, why, and whether its back-end gets it: one rule for every bus

@@ -1,6 +1,5 @@
 public import DMA
 public import HostIO
-internal import IOMMUInterface
 public import Logging
 import Synchronization
 public import Virtio

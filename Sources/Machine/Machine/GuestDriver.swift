@@ -2,6 +2,7 @@ import DMA
 import DriverDMA
 import IOMMUInterface
 import NVMe
+import PCI
 import Virtio
 import VirtioDrivers
 

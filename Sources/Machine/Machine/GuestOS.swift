@@ -1,6 +1,5 @@
-internal import DMA
 package import DMA
-internal import DriverDMA
+package import DriverDMA
 internal import IOMMUs
 package import VirtioDrivers
 

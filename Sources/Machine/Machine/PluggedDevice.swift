@@ -1,6 +1,6 @@
 package import DMA
 internal import HostIO
-internal import IOMMUInterface
+package import IOMMUInterface
 internal import NVMe
 internal import PCI
 internal import Storage

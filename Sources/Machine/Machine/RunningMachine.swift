@@ -1,11 +1,11 @@
-package import DMA
+internal import DMA
+package import DriverDMA
 internal import HostIO
-internal import IOMMUInterface
+package import IOMMUInterface
 internal import IOMMUs
 public import Logging
 internal import PCI
 internal import Virtio
-internal import VirtioDrivers
 package import VirtioDrivers
 internal import VirtioIOMMU
 internal import VirtioMMIO

@@ -1,5 +1,5 @@
-internal import DMA
-internal import HostIO
+package import DMA
+package import HostIO
 
 /// How the pieces of an ``InflightRegion`` made here lie, and the block behind them that says so to the region's next
 /// user.

@@ -1,5 +1,4 @@
 internal import HostIO
-internal import IOMMUInterface
 internal import Logging
 internal import VhostUser
 internal import Virtio

@@ -1,4 +1,4 @@
-internal import IOMMUInterface
+internal import HostIO
 internal import VhostUser
 import Virtio
 internal import VirtioServing

@@ -1,5 +1,4 @@
 internal import DMA
-internal import IOMMUInterface
 internal import Logging
 internal import Synchronization
 internal import Virtio

@@ -1,6 +1,5 @@
 internal import HostIO
 internal import VhostUser
-internal import VhostUserBackend
 internal import Virtio
 
 /// Why no check could be made.

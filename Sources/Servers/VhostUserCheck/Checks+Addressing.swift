@@ -1,5 +1,4 @@
 internal import DMA
-internal import IOMMUInterface
 internal import VhostUser
 internal import VhostUserFrontend
 internal import Virtio

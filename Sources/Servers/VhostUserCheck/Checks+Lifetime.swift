@@ -1,6 +1,5 @@
 internal import DMA
 internal import HostIO
-internal import IOMMUInterface
 internal import VhostUser
 internal import VhostUserFrontend
 internal import Virtio

@@ -1,4 +1,4 @@
-internal import VhostUserBackend
+internal import HostIO
 
 extension CheckResult {
   /// The result as a JSON object.

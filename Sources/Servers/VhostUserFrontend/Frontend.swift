@@ -2,7 +2,6 @@ public import HostIO
 internal import Synchronization
 public import VhostUser
 public import Virtio
-internal import VirtioServing
 
 /// The driver's end of a vhost-user connection, without a machine around it: enough to drive any back-end from a
 /// program.

@@ -1,8 +1,9 @@
+public import DriverDMA
 internal import HostIO
 public import IOMMUInterface
 public import PCI
 import Synchronization
-public import VirtioDrivers
+internal import VirtioDrivers
 internal import VirtioTestKit
 
 /// Messages, pins and lines as the platform sees them; each arrival wakes a test that waits.

@@ -6,7 +6,7 @@ public import PCI
 public import Storage
 public import Virtio
 public import VirtioBlock
-public import VirtioDrivers
+internal import VirtioDrivers
 public import VirtioPCI
 import VirtioServing
 public import VirtioTestKit

@@ -1,6 +1,6 @@
+internal import DriverDMA
 internal import IOMMUInterface
 import PCI
-internal import VirtioDrivers
 
 extension NVMeDriver {
   func read(_ register: UInt64) -> UInt32 { access.readBAR(NVMeController.registerBAR, at: register, width: 4) }

@@ -1,7 +1,6 @@
 public import DMA
 public import DriverDMA
-import PCI
-public import VirtioDrivers
+public import PCI
 
 /// The driver of an NVMe controller's first namespace, over any mapper of the platform.
 ///

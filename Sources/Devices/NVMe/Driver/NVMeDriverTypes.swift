@@ -1,7 +1,6 @@
 public import DMA
 public import DriverDMA
 public import IOMMUInterface
-public import VirtioDrivers
 
 /// How a command of ``NVMeDriver`` describes its data to the controller.
 public enum NVMeDataFormat: Hashable, Sendable {

@@ -1,7 +1,6 @@
 import DMA
 import DriverDMA
 import PCI
-import VirtioDrivers
 
 /// A submission queue with a completion queue of its own, the commands in them and their memory. One thread uses it.
 final class NVMeQueuePair {

@@ -1,6 +1,6 @@
 public import DMA
+internal import DriverDMA
 public import IOMMUInterface
-internal import VirtioDrivers
 
 extension AMDViDriver: InvalidatingUnit {
   func startCommands() throws(UnitError) {

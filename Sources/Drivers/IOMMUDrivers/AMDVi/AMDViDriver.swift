@@ -1,6 +1,5 @@
 public import DriverDMA
 public import IOMMUInterface
-public import VirtioDrivers
 
 /// The driver of an AMD-Vi unit: its device table and page tables in the driver's memory, domains to map in, and the
 /// endpoints of each.

@@ -1,5 +1,5 @@
+internal import DriverDMA
 import IOMMUInterface
-internal import VirtioDrivers
 
 extension VTdDriver: InvalidatingUnit {
   func startQueue() throws(UnitError) {

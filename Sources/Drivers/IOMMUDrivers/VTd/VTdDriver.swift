@@ -1,6 +1,5 @@
 public import DriverDMA
 public import IOMMUInterface
-public import VirtioDrivers
 
 /// The driver of an Intel VT-d unit in legacy mode: its tables in the driver's memory, domains to map in, and the
 /// endpoints of each.

@@ -1,5 +1,5 @@
-import DMA
-internal import DriverDMA
+internal import DMA
+public import DriverDMA
 public import Virtio
 
 /// The driver of a virtio-blk device: one request queue, requests that complete in any order (§5.2).

@@ -1,4 +1,5 @@
-import DMA
+internal import DMA
+public import DriverDMA
 public import Virtio
 
 /// How a driver is to work with its device.

@@ -1,5 +1,5 @@
-import DMA
-internal import DriverDMA
+internal import DMA
+public import DriverDMA
 public import Virtio
 
 /// The driver of a virtio-rng device (§5.4). One thread uses it.

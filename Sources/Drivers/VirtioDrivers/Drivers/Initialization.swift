@@ -1,3 +1,4 @@
+public import DriverDMA
 public import Virtio
 
 // What every driver does with its device before the first request (§3.1.1).

@@ -1,4 +1,5 @@
 import DMA
+import DriverDMA
 import Virtio
 import VirtioDrivers
 

@@ -1,5 +1,4 @@
 public import IOMMUInterface
-public import PCI
 
 /// A function as its driver reaches it: through the bus, at the addresses that firmware gave it. One thread uses it.
 public final class PCIBusAccess: PCIFunctionAccess {

@@ -13,7 +13,7 @@ public struct BoundedWait {
   }
 
   /// Looks until `condition` holds. False: it never did.
-  public func until(_ condition: () throws(DriverError) -> Bool) throws(DriverError) -> Bool {
+  public func until<Failure: Error>(_ condition: () throws(Failure) -> Bool) throws(Failure) -> Bool {
     for attempt in 0..<max(attempts, 1) {
       if try condition() { return true }
       if attempt + 1 < attempts { pause() }
