@@ -1,8 +1,8 @@
-import VhostUser
 import DMA
 import Foundation
 import FrontendKit
 import HostIO
+import VhostUser
 import VhostUserFrontend
 import Virtio
 

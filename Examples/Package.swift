@@ -1,5 +1,7 @@
-// swift-tools-version: 6.3 Programs of a user's package that serve devices with Sluice's libraries. CI builds and
-// starts them.
+// swift-tools-version: 6.3
+
+// Programs of a user's package that serve devices with Sluice's libraries. CI builds and starts them.
+
 import PackageDescription
 
 let package = Package(
@@ -12,13 +14,13 @@ let package = Package(
     .executableTarget(
       name: "serve-a-disk",
       dependencies: [
-        .product(name: "VhostUser", package: "sluice"), .product(name: "VirtioDevices", package: "sluice"),
+        .product(name: "VhostUserBackend", package: "sluice"), .product(name: "VirtioBlock", package: "sluice"),
         .product(name: "Logging", package: "swift-log"),
       ], path: "ServeADisk"),
     .executableTarget(
       name: "write-a-device",
       dependencies: [
-        .product(name: "VhostUser", package: "sluice"), .product(name: "Virtio", package: "sluice"),
+        .product(name: "VhostUserBackend", package: "sluice"), .product(name: "Virtio", package: "sluice"),
         .product(name: "Logging", package: "swift-log"),
       ], path: "WriteADevice"),
   ]

@@ -1,4 +1,4 @@
-/* Sources/DMA/TranslationFence.swift, Lease.swift, QueueHolds.swift: a queue that looks pages up and keeps chains in flight,
+/* Sources/Memory/DMA/TranslationFence.swift, Lease.swift, QueueHolds.swift: a queue that looks pages up and keeps chains in flight,
  * and two control threads that unmap a page each. Scripts/protocol checks it with spin, and that each line marked with a
  * number is needed: with -DBREAK=n the line is left out, or stands in the wrong place, and spin must find what goes wrong: a
  * mapping used after its end was acknowledged, a drain that waits for a chain that is none of its business, or one that sleeps

@@ -1,6 +1,6 @@
+// serve-a-disk IMAGE SOCKET: a disk for a virtual machine, from this process.
 import Logging
 import VhostUserBackend
-// serve-a-disk IMAGE SOCKET: a disk for a virtual machine, from this process.
 import VirtioBlock
 
 let disk = try BlockDevice(BlockOptions(path: CommandLine.arguments[1]))

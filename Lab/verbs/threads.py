@@ -32,8 +32,6 @@ LEFT_OUT = {
     "MemoryModelTests": "one thread, and long",
     "ConfinementTests": "one thread",
     "VirtioDriversTests": "one thread",
-    "IOMMUsTests": "one thread",
-    "PCITests": "one thread",
 }
 SLOW = "(ConformanceTests|FlawTests|HarnessTests)"
 # What rests on atomics alone is run by itself: beside tests that keep every thread of the pool its long race starves.
