@@ -335,8 +335,12 @@ import VirtioTestKit
         index: 0, layout: rig.layout, features: packed ? [.version1, .ringPacked] : [.version1],
         space: PhysicalSpace(rig.memory),
         kick: rig.kick))
-    var kicks = 0
-    for _ in 0..<1000 {
+    var kicks: UInt64 = 0
+    var requests: UInt64 = 0
+    // Where other work has the processors, the queue's thread may be off them for as long as it looks: then until it was
+    // quick once.
+    while requests < 1000 || kicks == requests && requests < 20_000 {
+      requests += 1
       rig.ring.post([LiteralDescriptor(DMAAddress(2 << 20), 64, writable: true)])
       if rig.ring.publish() {
         kicks += 1
@@ -347,8 +351,8 @@ import VirtioTestKit
       rig.device.release.signal()
       try #require(try rig.reap(1).count == 1)
     }
-    #expect(kicks < 1000)
+    #expect(kicks < requests)
     rig.runner.reset()
-    #expect(rig.runner.counts[0].completions == 1000)
+    #expect(rig.runner.counts[0].completions == requests)
   }
 }
