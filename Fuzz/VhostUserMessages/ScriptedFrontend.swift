@@ -115,10 +115,10 @@ struct ScriptedFrontend: ~Copyable {
         try socket.send(piece.span, descriptors: descriptors, timeout: .milliseconds(1))
         rest = rest.dropFirst(piece.count)
         descriptors = []
-      } catch let error as HostError {
-        switch error.name {
-        case "ETIMEDOUT": guard ContinuousClock.now < end else { throw Told.late }
-        case "EPIPE", "ECONNRESET": isClosed = true
+      } catch {
+        switch error.errno {
+        case .timedOut: guard ContinuousClock.now < end else { throw Told.late }
+        case .brokenPipe, .connectionReset: isClosed = true
         default: throw error
         }
       }
@@ -139,9 +139,9 @@ struct ScriptedFrontend: ~Copyable {
           return
         case .closed: isClosed = true
         }
-      } catch let error as HostError {
+      } catch {
         // A back-end that goes with bytes of ours unread resets the connection.
-        guard error.name == "ECONNRESET" else { throw error }
+        guard error.errno == .connectionReset else { throw error }
         isClosed = true
       }
     }
