@@ -56,7 +56,7 @@ def looks() -> list[Look]:
         Look("the start page lists the modules", "documentation/", first_sentence("VhostUser.md")),
         Look("a module's page", "documentation/virtio/", first_sentence("Virtio.md")),
         Look("an essay", "documentation/virtio/whose-address-is-it/", first_sentence("Whose-address-is-it.md")),
-        Look("a symbol's page", "documentation/vhostuser/vhostuserserver/", "VhostUserServer"),
+        Look("a symbol's page", "documentation/vhostuserbackend/vhostuserserver/", "VhostUserServer"),
     ]
 
 

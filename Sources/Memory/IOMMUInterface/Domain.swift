@@ -19,7 +19,7 @@ public enum DomainError: Error, Hashable, Sendable {
 /// Mapping, unmapping, attaching and detaching are control threads'; queues look things up at any time. What takes
 /// something away returns when no endpoint, input and output in flight included, can still use it.
 ///
-/// A domain is a ``DMASpace`` too, seen by a device that is attached for its whole life and whose bus mastering is
+/// A domain is a `DMASpace` too, seen by a device that is attached for its whole life and whose bus mastering is
 /// always on.
 public final class Domain: AddressTranslation {
   /// A refused access that was reported to the domain.

@@ -35,7 +35,7 @@ public struct InflightChain: Hashable, Sendable {
   public var id: UInt16
   /// Packed: its descriptors, which the ring may not hold any more. Split: empty.
   public var descriptors: [RingDescriptor]
-  /// The recorder's index of the chain, for ``completing(_:)``.
+  /// The recorder's index of the chain, for ``InflightRecorder/completing(_:)``.
   public var record: UInt16
 
   public init(id: UInt16, descriptors: [RingDescriptor] = [], record: UInt16) {
