@@ -106,8 +106,8 @@ var targets: [Target] = [
   tests(
     "CommandTests",
     [
-      "DMA", "HostIO", "IOMMUInterface", "Virtio", "VhostUser", "VhostUserFrontend", "VirtioTestKit", "FrontendKit",
-      "sluice",
+      "DMA", "HostIO", "IOMMUInterface", "Virtio", "VirtioServing", "VhostUser", "VhostUserFrontend", "sluice",
+      "VirtioTestKit", "FrontendKit",
     ]),
   tests("ConfinementTests", ["DMA", "HostIO", "IOMMUInterface", "Virtio", "VirtioEntropy", "VirtioTestKit"]),
   tests("DMATests", ["DMA", "HostIO", "IOMMUInterface", "VirtioTestKit"]),
@@ -145,8 +145,8 @@ var targets: [Target] = [
   tests(
     "VhostUserCheckTests",
     [
-      "DMA", "HostIO", "Virtio", "Storage", "VirtioBlock", "VirtioEntropy", "VhostUser", "VhostUserBackend",
-      "VhostUserCheck", "VirtioTestKit", log,
+      "DMA", "HostIO", "Virtio", "Storage", "VirtioServing", "VirtioBlock", "VirtioEntropy", "VhostUser",
+      "VhostUserBackend", "VhostUserCheck", "VirtioTestKit", log,
     ]),
   tests(
     "VhostUserTests",

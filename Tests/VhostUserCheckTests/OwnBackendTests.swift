@@ -3,6 +3,7 @@ import VhostUserBackend
 import VhostUserCheck
 import Virtio
 import VirtioEntropy
+import VirtioServing
 import VirtioTestKit
 
 @Suite("Our own back-ends under examination", .serialized, .timeLimit(.minutes(10)))

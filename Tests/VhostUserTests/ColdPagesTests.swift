@@ -3,6 +3,7 @@ import HostIO
 import Synchronization
 import Testing
 import Virtio
+import VirtioServing
 import VirtioTestKit
 
 @testable import VhostUser

@@ -1,5 +1,6 @@
 import DMA
 import Testing
+import VirtioServing
 
 @testable import VhostUser
 @testable import VhostUserBackend

@@ -1,5 +1,6 @@
 import HostIO
 import Testing
+import VirtioServing
 
 @testable import VhostUserBackend
 

@@ -2,6 +2,7 @@ import DMA
 import HostIO
 import Testing
 import Virtio
+import VirtioServing
 import VirtioTestKit
 
 @testable import VhostUser

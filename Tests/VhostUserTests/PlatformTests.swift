@@ -38,7 +38,7 @@ private final class Served {
     thread.join()
   }
 
-  var statistics: BackendStatistics { server.statistics }
+  var statistics: ServingReport { server.statistics }
 }
 
 /// The driver of the one queue: rings from guest address 0x1000 on, data where the test says.

@@ -5,6 +5,7 @@ import Logging
 import Synchronization
 import Testing
 import Virtio
+import VirtioServing
 import VirtioTestKit
 
 @testable import VhostUser

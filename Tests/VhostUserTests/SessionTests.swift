@@ -4,6 +4,7 @@ import Logging
 import Testing
 import Virtio
 import VirtioEntropy
+import VirtioServing
 import VirtioTestKit
 
 @testable import VhostUser

@@ -3,6 +3,7 @@ import HostIO
 import IOMMUInterface
 import Testing
 import Virtio
+import VirtioServing
 import VirtioTestKit
 
 @testable import VhostUser
@@ -26,8 +27,8 @@ struct SharingTests {
     try frontend.must(.setVringEnable(VringState(index: 0, number: 1)))
     #expect(lines.all.filter { $0.contains("share=on") }.count == 1)
     let advice = try #require(frontend.server.statistics.advice)
-    #expect(advice.contains("virtqueue 0") && frontend.server.statistics.words.contains("share=on"))
-    #expect(frontend.server.statistics.json.contains("\"warning\":\"virtqueue 0 is to run"))
+    #expect(advice.contains("virtqueue 0") && advice.contains("share=on"))
+    #expect(advice.hasPrefix("virtqueue 0 is to run"))
     try frontend.share()
     #expect(try frontend.read(sector: 1))
     // The count of requests comes a little after the request itself.

@@ -5,6 +5,7 @@ import Synchronization
 import Testing
 import Virtio
 import VirtioBlock
+import VirtioServing
 import VirtioTestKit
 
 @testable import VhostUser

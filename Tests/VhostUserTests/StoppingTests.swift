@@ -5,6 +5,7 @@ import Storage
 import Testing
 import Virtio
 import VirtioBlock
+import VirtioServing
 import VirtioTestKit
 
 @testable import VhostUser

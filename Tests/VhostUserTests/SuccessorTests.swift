@@ -5,6 +5,7 @@ import Logging
 import Testing
 import Virtio
 import VirtioDrivers
+import VirtioServing
 import VirtioTestKit
 
 @testable import VhostUser

@@ -2,6 +2,7 @@ import HostIO
 import IOMMUInterface
 import Testing
 import Virtio
+import VirtioServing
 import VirtioTestKit
 
 @testable import VhostUser
@@ -36,15 +37,12 @@ struct TranslationSignsTests {
     #expect(statistics.looksLikePassThrough && !statistics.missesInvalidations)
     #expect(statistics.reachableBytes == 16384 && statistics.grantableBytes == RawFrontend.memorySize)
     #expect(statistics.reason.contains("looks like pass-through"))
-    #expect(
-      statistics.words.contains("1.0 MiB on asking") && statistics.words.contains("16.0 KiB now"), "\(statistics.words)"
-    )
-    #expect(!statistics.words.contains("%"))
+    #expect(statistics.memoryBytes == 1 << 20)
     // One that leads elsewhere is enough for the opposite.
     try tell(frontend, RawFrontend.iova, at: 0)
     statistics = frontend.server.statistics
     #expect(!statistics.looksLikePassThrough && statistics.grantableBytes == 20480)
-    #expect(statistics.words.contains("20.0 KiB now") && statistics.reason.contains("only what it maps"))
+    #expect(statistics.reachableBytes == 20480 && statistics.reason.contains("only what it maps"))
   }
 
   @Test(
@@ -59,7 +57,7 @@ struct TranslationSignsTests {
       }
     }
     #expect(frontend.server.statistics.missesInvalidations && frontend.server.statistics.iotlb.moved == 8)
-    #expect(frontend.server.statistics.words.contains("ats=on"))
+    #expect(frontend.server.statistics.missesInvalidations)
     _ = try eventually {
       _ = try frontend.ask(.getQueueCount)
       return lines.contains("ats=on")
@@ -69,7 +67,7 @@ struct TranslationSignsTests {
     #expect(
       try frontend.ask(.iotlb(IOTLBMessage(kind: .invalidate, address: RawFrontend.iova, size: 4096)), ack: true)
         == .success)
-    #expect(!frontend.server.statistics.missesInvalidations && !frontend.server.statistics.words.contains("ats=on"))
+    #expect(!frontend.server.statistics.missesInvalidations)
   }
 
   @Test("Mappings that stay where they are make no such hint, however often they are told")

@@ -2,6 +2,7 @@ import HostIO
 import Logging
 import Testing
 import Virtio
+import VirtioServing
 import VirtioTestKit
 
 @testable import VhostUser

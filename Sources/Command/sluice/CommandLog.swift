@@ -37,7 +37,7 @@ final class CommandLog: Sendable {
   }
 
   /// Writes what the back-end is doing: the answer of `sluice explain`, as asked for by a signal.
-  func report(_ statistics: BackendStatistics) {
+  func report(_ statistics: ServingReport) {
     switch format {
     case .text: for line in statistics.words.split(separator: "\n") { write(.notice, "\(line)", [:]) }
     case .json:

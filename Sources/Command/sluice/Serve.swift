@@ -2,6 +2,7 @@ import ArgumentParser
 import Glibc
 import HostIO
 import Logging
+import VhostUser
 import VhostUserBackend
 import Virtio
 import VirtioServing
@@ -35,7 +36,7 @@ extension DeviceCommand {
 /// A device to serve, and the facts that `explain` adds for it.
 struct Served {
   var device: any VirtioDevice
-  var facts: @Sendable () -> [BackendFact] = { [] }
+  var facts: @Sendable () -> [ReportFact] = { [] }
 }
 
 /// Serves a device until a signal or the end of the last front-end.
@@ -75,9 +76,9 @@ func serve(_ name: String, _ options: SocketOptions, _ makeDevice: (Logger) thro
       }
     }
     let place = options.place
-    let server = try VhostUserServer(served.device, on: socket, options: backend, log: unlimited) {
-      served.facts() + [place]
-    }
+    let server = try VhostUserServer(
+      served.device, on: socket, options: backend, log: unlimited, facts: { served.facts() + [place] }
+    ) { report, form in form == .json ? report.json : report.words }
     let ended = try EventFD()
     let outcome = Outcome()
     let thread = try WorkerThread(name: "\(name) control") {

@@ -4,6 +4,7 @@ import Logging
 import Storage
 import VhostUserBackend
 import VirtioBlock
+import VirtioServing
 
 /// `sluice serve blk`.
 struct ServeBlock: DeviceCommand {
@@ -133,13 +134,13 @@ struct ServeBlock: DeviceCommand {
   }
 
   /// The facts of a disk that `explain` reports.
-  private static func facts(_ disk: BlockDevice, _ options: BlockOptions, _ lock: LockArgument) -> [BackendFact] {
+  private static func facts(_ disk: BlockDevice, _ options: BlockOptions, _ lock: LockArgument) -> [ReportFact] {
     let size = disk.byteCount
     let cache: CacheArgument = disk.isWriteback ? .writeback : .writethrough
     let engine: EngineArgument = disk.engine == .uring ? .uring : .sync
     let kind = disk.isOnBlockDevice ? "a block device" : "a raw file"
     return [
-      BackendFact(
+      ReportFact(
         "image",
         "\(options.path): \(size) bytes in blocks of \(disk.blockSize), \(kind), "
           + (options.readOnly ? "read-only" : "writable"),
@@ -147,7 +148,7 @@ struct ServeBlock: DeviceCommand {
           "image": .text(options.path), "image_bytes": .number(size), "block_size": .number(UInt64(disk.blockSize)),
           "read_only": .flag(options.readOnly),
         ]),
-      BackendFact(
+      ReportFact(
         "access",
         "cache \(cache.rawValue), \(options.direct ? "around" : "through") the host's page cache, "
           + "engine \(engine.rawValue), lock \(lock.rawValue)",

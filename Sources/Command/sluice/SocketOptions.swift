@@ -2,6 +2,7 @@ import ArgumentParser
 import Glibc
 import HostIO
 import VhostUserBackend
+import VirtioServing
 
 /// The values of `--access-platform`.
 enum PlatformArgument: String, CaseIterable, ExpressibleByArgument {
@@ -143,9 +144,9 @@ struct SocketOptions: ParsableArguments {
   var printCapabilities = false
 
   /// The socket, for `explain`.
-  var place: BackendFact {
+  var place: ReportFact {
     let words = socketPath ?? fd.map { "descriptor \($0)" } ?? "the one passed by LISTEN_FDS"
-    return BackendFact("socket", words, ["socket": .text(words)])
+    return ReportFact("socket", words, ["socket": .text(words)])
   }
 
   /// Opens the socket that the options name. Call it last: it creates a file, and an earlier error must leave none behind.

@@ -57,6 +57,9 @@ public struct ProtocolFeatures: OptionSet, Hashable, Sendable {
   /// Bit 22: shared memory regions of the device.
   public static let sharedMemoryMap = ProtocolFeatures(bit: 22)
 
+  /// The numbers of the bits that are set, ascending.
+  public var bits: [Int] { (0..<64).filter { rawValue >> UInt64($0) & 1 == 1 } }
+
   /// The names used by the interoperation document, for logs and for `sluice explain`, lowest bit first.
   public var names: [String] {
     (0..<64).compactMap { bit in

@@ -1,14 +1,5 @@
 internal import Virtio
-
-/// Whether a device's addresses go through the front-end's IOMMU.
-public enum AccessPlatformPolicy: String, Hashable, Sendable, CaseIterable {
-  /// VIRTIO_F_ACCESS_PLATFORM is offered; the front-end takes it when an IOMMU is in front of the device.
-  case auto
-  /// It is offered, and a front-end that does not take it is refused.
-  case on
-  /// It is not offered: the device reaches all of the guest's memory.
-  case off
-}
+public import VirtioServing
 
 /// Whether a driver may put the descriptors of a request into a table of their own (VIRTIO_F_INDIRECT_DESC, §2.7.5.3).
 ///
@@ -21,14 +12,6 @@ public enum IndirectPolicy: String, Hashable, Sendable, CaseIterable {
   case on
   /// Not offered.
   case off
-}
-
-/// How long a translation is kept.
-public enum TranslationPolicy: String, Hashable, Sendable, CaseIterable {
-  /// Until the front-end takes it back.
-  case keep
-  /// For one request: the next one asks anew. For a front-end that does not pass unmaps on, as QEMU's AMD-Vi.
-  case once
 }
 
 /// How a back-end serves.

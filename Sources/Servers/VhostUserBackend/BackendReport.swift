@@ -5,7 +5,7 @@ internal import VhostUser
 internal import Virtio
 internal import VirtioServing
 
-/// Keeps the data of ``BackendStatistics``. The session's control thread writes, any thread reads.
+/// Keeps the data of ``ServingReport``. The session's control thread writes, any thread reads.
 final class BackendReport: Sendable {
   /// What can be asked while a session runs.
   private struct Live: Sendable {
@@ -14,21 +14,21 @@ final class BackendReport: Sendable {
     var memory: GuestMemory
   }
   private struct State {
-    var facts: BackendStatistics
+    var facts: ServingReport
     var live: Live?
     var peakMemory: UInt64 = 0
-    var idle: BackendFact
+    var idle: ReportFact
     var lastFault: (DMAFault, AddressPath)?
     /// Whether the log of this session has the hint about invalidations.
     var isHinted = false
   }
   private let state: Mutex<State>
-  private let more: @Sendable () -> [BackendFact]
+  private let more: @Sendable () -> [ReportFact]
 
   /// `more` gives further facts about the device; called for each report, on any thread.
-  init(_ device: any VirtioDevice, _ options: BackendOptions, _ more: @escaping @Sendable () -> [BackendFact]) {
+  init(_ device: any VirtioDevice, _ options: BackendOptions, _ more: @escaping @Sendable () -> [ReportFact]) {
     self.more = more
-    var facts = BackendStatistics()
+    var facts = ServingReport()
     facts.name = options.name
     facts.device = device.id
     facts.policy = options.accessPlatform
@@ -43,7 +43,7 @@ final class BackendReport: Sendable {
     let (runner, iotlb, memory) = (session.runner, session.iotlb, session.table.memory)
     state.withLock { state in
       let old = state.facts
-      state.facts = BackendStatistics()
+      state.facts = ServingReport()
       state.facts.name = old.name
       state.facts.device = old.device
       state.facts.policy = old.policy
@@ -65,7 +65,7 @@ final class BackendReport: Sendable {
   /// Called after every batch of messages.
   func refresh(_ session: BackendSession) {
     let features = session.features
-    let protocolFeatures = session.protocolFeatures
+    let protocolFeatures = session.protocolFeatures.bits
     let isSet = session.hasFeatures
     let path = session.addressPath
     let policy = session.options.accessPlatform
@@ -82,10 +82,10 @@ final class BackendReport: Sendable {
       state.facts.negotiatedFeatures = features
       state.facts.protocolFeatures = protocolFeatures
       state.facts.addressPath = isSet ? path : nil
-      state.facts.reason = Self.reason(isSet ? path : nil, policy, protocolFeatures)
+      state.facts.reason = Self.reason(isSet ? path : nil, policy)
       state.facts.status = status
       state.facts.queues = sizes.enumerated().map {
-        BackendStatistics.Queue(index: $0, size: $1, isRunning: false, counts: QueueStatistics.Counts())
+        ServingReport.Queue(index: $0, size: $1)
       }
       // Rings and buffers can be reached without an IOMMU only once features are set.
       if isSet, path == .physical { state.peakMemory = max(state.peakMemory, memory) }
@@ -98,11 +98,11 @@ final class BackendReport: Sendable {
     guard session.options.translations == .keep, session.iotlb.missesInvalidations, !state.withLock({ $0.isHinted })
     else { return }
     state.withLock { $0.isHinted = true }
-    session.log.warning("\(BackendStatistics.invalidationHint)")
+    session.log.warning("\(ServingReport.invalidationHint)")
   }
 
   private static func reason(
-    _ path: AddressPath?, _ policy: AccessPlatformPolicy, _ features: ProtocolFeatures
+    _ path: AddressPath?, _ policy: AccessPlatformPolicy
   ) -> String {
     switch (path, policy) {
     case (nil, _): "features are not negotiated yet"
@@ -143,7 +143,7 @@ final class BackendReport: Sendable {
   }
 
   /// The figures now.
-  var statistics: BackendStatistics {
+  var statistics: ServingReport {
     let (base, live, peakMemory, fault, idle) = state.withLock {
       ($0.facts, $0.live, $0.peakMemory, $0.lastFault, $0.idle)
     }

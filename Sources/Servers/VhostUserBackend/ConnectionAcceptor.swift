@@ -29,7 +29,7 @@ final class ConnectionAcceptor: Sendable {
   private let listener: UnixListener
   private let log: Logger
   private let stopping: EventFD
-  private let answer: @Sendable (ExplainRequest.Form) -> String
+  private let answer: @Sendable (ExplainRequest.Form) -> String?
   private let waiting = Mutex(Waiting())
   private let arrived: EventFD
   private let crowded: EventFD
@@ -46,7 +46,7 @@ final class ConnectionAcceptor: Sendable {
 
   init(
     _ listener: UnixListener, stopping: EventFD, log: Logger,
-    answer: @escaping @Sendable (ExplainRequest.Form) -> String
+    answer: @escaping @Sendable (ExplainRequest.Form) -> String?
   ) throws(HostError) {
     self.listener = listener
     self.stopping = stopping
@@ -184,8 +184,10 @@ final class ConnectionAcceptor: Sendable {
       var span = question.mutableSpan
       var none = FileDescriptorList()
       _ = try? socket.receive(into: &span, descriptors: &none)
-      let text = Array(((form == .words ? "#" : "") + answer(form)).utf8)
-      try? socket.send(text.span, timeout: .seconds(1), cancel: stopping)
+      if let answer = answer(form) {
+        let text = Array(((form == .words ? "#" : "") + answer).utf8)
+        try? socket.send(text.span, timeout: .seconds(1), cancel: stopping)
+      }
     }
     return leave(socket)
   }

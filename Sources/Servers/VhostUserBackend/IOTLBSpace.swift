@@ -1,6 +1,7 @@
 public import DMA
 internal import Synchronization
 internal import VhostUser
+public import VirtioServing
 
 /// What a vhost-user device may reach behind the front-end's IOMMU: what IOTLB messages said, and nothing else.
 ///
@@ -74,18 +75,21 @@ public final class IOTLBSpace: DMASpace {
   public var ledger: LookUpLedger? { lookUps }
 
   /// What happened in the space so far, and what it reaches now.
-  public var statistics: IOTLBStatistics {
+  public var statistics: ServingReport.Translations {
     let odd = state.withLock { $0.odd }
     let oddBytes = odd.reduce(UInt64(0)) { $0 &+ $1.byteCount }
     let sum = lookUps.sum
-    return counters.withLock {
-      IOTLBStatistics(
-        reachableBytes: pages.byteCount &+ oddBytes,
-        peakReachableBytes: max(pages.peakByteCount, pages.byteCount &+ oddBytes),
-        mappings: pages.mappings + odd.count, hits: sum.hits, misses: sum.misses, questions: $0.questions,
-        updates: $0.updates,
-        invalidations: $0.invalidations, faults: $0.faults, evictions: $0.evictions, identities: $0.signs.identities,
-        moved: $0.signs.moved)
+    return counters.withLock { counters in
+      var all = ServingReport.Translations()
+      all.reachableBytes = pages.byteCount &+ oddBytes
+      all.peakReachableBytes = max(pages.peakByteCount, all.reachableBytes)
+      all.mappings = pages.mappings + odd.count
+      (all.hits, all.misses) = (sum.hits, sum.misses)
+      (all.questions, all.updates) = (counters.questions, counters.updates)
+      (all.invalidations, all.evictions) = (counters.invalidations, counters.evictions)
+      all.faults = counters.faults
+      (all.identities, all.moved) = (counters.signs.identities, counters.signs.moved)
+      return all
     }
   }
 
@@ -160,32 +164,4 @@ public final class IOTLBSpace: DMASpace {
       IOTLBMessage(
         kind: .accessFail, address: fault.address.rawValue, permission: fault.access == .read ? .read : .write), nil)
   }
-}
-
-/// An ``IOTLBSpace`` in numbers.
-public struct IOTLBStatistics: Hashable, Sendable {
-  /// Bytes that the device can reach now.
-  public var reachableBytes: UInt64 = 0
-  /// The most that ``reachableBytes`` has been.
-  public var peakReachableBytes: UInt64 = 0
-  /// Mappings in force.
-  public var mappings = 0
-  /// Look-ups that the queues' caches or the table answered.
-  public var hits: UInt64 = 0
-  /// Look-ups that they could not answer.
-  public var misses: UInt64 = 0
-  /// Questions sent to the front-end; several misses may share one.
-  public var questions: UInt64 = 0
-  /// Mappings received.
-  public var updates: UInt64 = 0
-  /// Invalidations received.
-  public var invalidations: UInt64 = 0
-  /// Accesses refused.
-  public var faults: UInt64 = 0
-  /// How often the table was full and was emptied.
-  public var evictions: UInt64 = 0
-  /// Mappings received that lead from an address to the same guest-physical one.
-  public var identities: UInt64 = 0
-  /// Mappings received for an address that led elsewhere, which no invalidation had taken back.
-  public var moved: UInt64 = 0
 }

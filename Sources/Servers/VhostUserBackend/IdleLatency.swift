@@ -101,12 +101,12 @@ struct IdleLatency {
 }
 
 extension IdleLatency {
-  /// What ``BackendStatistics/facts`` says of it.
-  var fact: BackendFact {
-    var values: [String: BackendFact.Value] = ["idle_latency_limited": .flag(isInForce)]
+  /// What ``ServingReport/facts`` says of it.
+  var fact: ReportFact {
+    var values: [String: ReportFact.Value] = ["idle_latency_limited": .flag(isInForce)]
     if let microseconds { values["idle_latency_us"] = .number(UInt64(microseconds)) }
     if case .refused(let error) = outcome { values["idle_latency_refused"] = .text("\(error)") }
-    return BackendFact("idle wake-up", words, values)
+    return ReportFact("idle wake-up", words, values)
   }
 
   private var words: String {

@@ -2,6 +2,7 @@ internal import DMA
 internal import Synchronization
 internal import VhostUser
 internal import Virtio
+internal import VirtioServing
 
 /// What a front-end's updates say about the IOMMU behind them, beyond their mappings.
 struct TranslationSigns: Sendable {
@@ -25,40 +26,11 @@ extension IOTLBSpace {
     }
   }
 
-  /// See ``BackendStatistics/missesInvalidations``.
+  /// See ``ServingReport/missesInvalidations``.
   var missesInvalidations: Bool {
-    counters.withLock { Self.missesInvalidations($0.invalidations, $0.updates, $0.signs.identities, $0.signs.moved) }
+    counters.withLock {
+      ServingReport.missesInvalidations($0.invalidations, $0.updates, $0.signs.identities, $0.signs.moved)
+    }
   }
 
-  static func missesInvalidations(
-    _ invalidations: UInt64, _ updates: UInt64, _ identities: UInt64, _ moved: UInt64
-  ) -> Bool {
-    invalidations == 0 && identities < updates && (moved > 0 || updates >= BackendStatistics.manyUpdates)
-  }
-}
-
-extension BackendStatistics {
-  /// Whether every mapping so far leads from an address to itself: then an IOMMU in pass-through mode is the likeliest
-  /// reason, and every page that the device asks for would be granted.
-  public var looksLikePassThrough: Bool {
-    addressPath == .platform && iotlb.updates > 0 && iotlb.identities == iotlb.updates
-  }
-
-  /// Whether mappings come, and none is ever taken back although some must have been: unmaps do not get here.
-  public var missesInvalidations: Bool {
-    addressPath == .platform && translations == .keep
-      && IOTLBSpace.missesInvalidations(iotlb.invalidations, iotlb.updates, iotlb.identities, iotlb.moved)
-  }
-
-  /// A driver that unmaps anything has unmapped something after so many mappings, and an IOMMU in lazy mode has
-  /// flushed.
-  static let manyUpdates: UInt64 = 4096
-
-  /// What to do where ``missesInvalidations``.
-  static let invalidationHint =
-    "the front-end passes mappings on and has taken none back; unless the guest's driver keeps all it maps, put the device behind a root port "
-    + "with ats=on, or serve it with --translations once"
-
-  /// Bytes of guest memory that the device can come to reach without the guest doing anything: what it has, or all.
-  public var grantableBytes: UInt64 { looksLikePassThrough ? memoryBytes : reachableBytes }
 }

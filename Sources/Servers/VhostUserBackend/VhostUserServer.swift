@@ -1,7 +1,7 @@
 public import HostIO
 public import Logging
 internal import Synchronization
-internal import VhostUser
+public import VhostUser
 public import Virtio
 public import VirtioServing
 
@@ -13,6 +13,7 @@ public final class VhostUserServer: DeviceServer {
   private let device: any VirtioDevice
   private let socket: InheritedSocket
   private let options: BackendOptions
+  private let explain: (@Sendable (ServingReport, ExplainRequest.Form) -> String)?
   private let log: Logger
   private let limited: LimitedLog
   private let stopping: EventFD
@@ -23,15 +24,19 @@ public final class VhostUserServer: DeviceServer {
   ///
   /// The device's configuration changes are passed on to the front-end, so a device belongs to one server.
   ///
-  /// - Parameter facts: what else ``statistics`` are to say about the device; called for each report, on any
-  /// thread.
+  /// - Parameters:
+  ///   - facts: what else ``statistics`` are to say about the device; called for each report, on any
+  ///     thread.
+  ///   - explain: the answer to an ``ExplainRequest``, on a thread of the server; nil: such requests are not answered.
   public init(
     _ device: any VirtioDevice, on socket: InheritedSocket, options: BackendOptions = BackendOptions(), log: Logger,
-    facts: @escaping @Sendable () -> [BackendFact] = { [] }
+    facts: @escaping @Sendable () -> [ReportFact] = { [] },
+    explain: (@Sendable (ServingReport, ExplainRequest.Form) -> String)? = nil
   ) throws(HostError) {
     self.device = device
     self.socket = socket
     self.options = options
+    self.explain = explain
     limited = LimitedLog(log)
     self.log = limited.logger
     stopping = try EventFD()
@@ -51,7 +56,7 @@ public final class VhostUserServer: DeviceServer {
   }
 
   /// What the back-end is doing. From any thread.
-  public var statistics: BackendStatistics { report.statistics }
+  public var statistics: ServingReport { report.statistics }
 
   /// Serves until ``stop()``; with a connected socket, or `once`, until the front-end has gone. Blocks.
   ///
@@ -66,8 +71,9 @@ public final class VhostUserServer: DeviceServer {
 
   private func serve(_ listener: UnixListener) throws(HostError) {
     let report = report
+    let explain = explain
     let acceptor = try ConnectionAcceptor(listener, stopping: stopping, log: log) { form in
-      form == .json ? report.statistics.json : report.statistics.words
+      explain?(report.statistics, form)
     }
     let log = log
     let door = try WorkerThread(name: "\(options.name) door") {

@@ -1,5 +1,5 @@
 /// A fact about a device that `sluice explain` reports and this module does not know, for example the image of a disk.
-public struct BackendFact: Hashable, Sendable {
+public struct ReportFact: Hashable, Sendable {
   /// A value in the answer for programs.
   public enum Value: Hashable, Sendable {
     case text(String)

@@ -1,8 +1,7 @@
-public import VhostUser
 public import Virtio
 
 /// What a back-end is doing and why, for `sluice explain`: a snapshot.
-public struct BackendStatistics: Hashable, Sendable {
+public struct ServingReport: Hashable, Sendable {
   /// One virtqueue.
   public struct Queue: Hashable, Sendable {
     /// Its number.
@@ -13,6 +12,45 @@ public struct BackendStatistics: Hashable, Sendable {
     public var isRunning: Bool
     /// What it has done in this connection.
     public var counts: QueueStatistics.Counts
+
+    /// A virtqueue that has done nothing yet.
+    public init(index: Int, size: UInt16) {
+      self.index = index
+      self.size = size
+      isRunning = false
+      counts = QueueStatistics.Counts()
+    }
+  }
+
+  /// Translations of a connection.
+  public struct Translations: Hashable, Sendable {
+    /// Bytes that the device can reach now.
+    public var reachableBytes: UInt64 = 0
+    /// The most that ``reachableBytes`` has been.
+    public var peakReachableBytes: UInt64 = 0
+    /// Mappings in force.
+    public var mappings = 0
+    /// Look-ups that the queues' caches or the table answered.
+    public var hits: UInt64 = 0
+    /// Look-ups that they could not answer.
+    public var misses: UInt64 = 0
+    /// Questions sent to the front-end; several misses may share one.
+    public var questions: UInt64 = 0
+    /// Mappings received.
+    public var updates: UInt64 = 0
+    /// Invalidations received.
+    public var invalidations: UInt64 = 0
+    /// Accesses refused.
+    public var faults: UInt64 = 0
+    /// How often the table was full and was emptied.
+    public var evictions: UInt64 = 0
+    /// Mappings received that lead from an address to the same guest-physical one.
+    public var identities: UInt64 = 0
+    /// Mappings received for an address that led elsewhere, which no invalidation had taken back.
+    public var moved: UInt64 = 0
+
+    /// None yet.
+    public init() {}
   }
 
   /// What the device is called.
@@ -36,7 +74,7 @@ public struct BackendStatistics: Hashable, Sendable {
   /// What was set last.
   public var negotiatedFeatures = Features(word: 0)
   /// What the front-end set.
-  public var protocolFeatures: ProtocolFeatures = []
+  public var protocolFeatures: [Int] = []
   /// Whose addresses the device is given; nil before SET_FEATURES.
   public var addressPath: AddressPath?
   /// Why, in a sentence.
@@ -54,7 +92,7 @@ public struct BackendStatistics: Hashable, Sendable {
   /// The most of them so far.
   public var peakReachableBytes: UInt64 = 0
   /// Translations; without ACCESS_PLATFORM all is 0.
-  public var iotlb = IOTLBStatistics()
+  public var iotlb = Translations()
   /// The virtqueues, by number: up to the last one that the front-end has given a size.
   public var queues: [Queue] = []
   /// Virtqueues that the device has.
@@ -64,7 +102,7 @@ public struct BackendStatistics: Hashable, Sendable {
   /// Why nothing may happen although all seems well, in a sentence; nil where nothing is known.
   public var advice: String?
   /// What else there is to say about the device.
-  public var facts: [BackendFact] = []
+  public var facts: [ReportFact] = []
 
   /// No connection yet.
   public init() {}
