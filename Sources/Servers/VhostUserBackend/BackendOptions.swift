@@ -6,7 +6,7 @@ public import VirtioServing
 /// Where drivers map anew for every request, the table is one more mapping, and has to be asked for before it is known
 /// what else to ask for. Without it a request takes as many of the ring's descriptors as it has pieces.
 public enum IndirectPolicy: String, Hashable, Sendable, CaseIterable {
-  /// Offered, unless an IOMMU is certain (``AccessPlatformPolicy/on``).
+  /// Offered, unless an IOMMU is certain (`AccessPlatformPolicy.on`).
   case auto
   /// Offered.
   case on
@@ -18,7 +18,7 @@ public enum IndirectPolicy: String, Hashable, Sendable, CaseIterable {
 public struct BackendOptions: Hashable, Sendable {
   /// What threads and log messages call the device, `blk` say.
   public var name: String
-  /// See ``AccessPlatformPolicy``.
+  /// See `AccessPlatformPolicy`.
   public var accessPlatform: AccessPlatformPolicy
   /// Whether packed rings (§2.8) are offered. User-mode Linux takes them and then starts them with the wrap counters of
   /// a ring that has gone round once, so that nothing it makes available is ever seen.
@@ -27,7 +27,7 @@ public struct BackendOptions: Hashable, Sendable {
   public var indirect = IndirectPolicy.auto
   /// See ``IdleLatencyPolicy``.
   public var idleLatency = IdleLatencyPolicy.auto
-  /// See ``TranslationPolicy``.
+  /// See `TranslationPolicy`.
   public var translations: TranslationPolicy
   /// End after the first connection.
   public var once: Bool

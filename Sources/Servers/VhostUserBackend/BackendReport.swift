@@ -5,7 +5,7 @@ internal import VhostUser
 internal import Virtio
 internal import VirtioServing
 
-/// Keeps the data of ``ServingReport``. The session's control thread writes, any thread reads.
+/// Keeps the data of `ServingReport`. The session's control thread writes, any thread reads.
 final class BackendReport: Sendable {
   /// What can be asked while a session runs.
   private struct Live: Sendable {

@@ -3,7 +3,7 @@ internal import Logging
 internal import Synchronization
 internal import Virtio
 
-/// Puts refused accesses into the log and into ``ServingReport``, with their cause. Queue threads call it: a guest
+/// Puts refused accesses into the log and into `ServingReport`, with their cause. Queue threads call it: a guest
 /// can have as many faults as it likes, so most of them are only counted.
 final class FaultLog: Sendable {
   private struct State {

@@ -101,7 +101,7 @@ struct IdleLatency {
 }
 
 extension IdleLatency {
-  /// What ``ServingReport/facts`` says of it.
+  /// What `ServingReport/facts` says of it.
   var fact: ReportFact {
     var values: [String: ReportFact.Value] = ["idle_latency_limited": .flag(isInForce)]
     if let microseconds { values["idle_latency_us"] = .number(UInt64(microseconds)) }

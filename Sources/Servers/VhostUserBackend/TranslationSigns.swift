@@ -26,7 +26,7 @@ extension IOTLBSpace {
     }
   }
 
-  /// See ``ServingReport/missesInvalidations``.
+  /// See `ServingReport/missesInvalidations`.
   var missesInvalidations: Bool {
     counters.withLock {
       ServingReport.missesInvalidations($0.invalidations, $0.updates, $0.signs.identities, $0.signs.moved)
