@@ -27,7 +27,7 @@ public final class VhostUserServer: DeviceServer {
   /// - Parameters:
   ///   - facts: what else ``statistics`` are to say about the device; called for each report, on any
   ///     thread.
-  ///   - explain: the answer to an ``ExplainRequest``, on a thread of the server; nil: such requests are not answered.
+  ///   - explain: the answer to an `ExplainRequest`, on a thread of the server; nil: such requests are not answered.
   public init(
     _ device: any VirtioDevice, on socket: InheritedSocket, options: BackendOptions = BackendOptions(), log: Logger,
     facts: @escaping @Sendable () -> [ReportFact] = { [] },
