@@ -47,6 +47,12 @@ var targets: [Target] = [
   module("VirtioEntropy", in: "Devices", ["DMA", "HostIO", "Virtio"]),
   module("VirtioIOMMU", in: "Devices", ["DMA", "HostIO", "IOMMUInterface", "Virtio"]),
   module("NVMe", in: "Devices", ["DMA", "HostIO", "IOMMUInterface", "PCI", "DriverDMA", "Storage"]),
+  module(
+    "DeviceCatalog", in: "Devices",
+    [
+      "DMA", "IOMMUInterface", "Virtio", "PCI", "DriverDMA", "VirtioDrivers", "Storage", "VirtioBlock", "VirtioEntropy",
+      "NVMe",
+    ]),
   // Transports: how a driver meets a virtio device
   module("VirtioPCI", in: "Transports", ["DMA", "HostIO", "Virtio", "PCI", "VirtioServing", log]),
   module("VirtioMMIO", in: "Transports", ["DMA", "HostIO", "IOMMUInterface", "Virtio", "VirtioServing", log]),
@@ -62,20 +68,21 @@ var targets: [Target] = [
     "Machine", in: "Machine",
     [
       "DMA", "HostIO", "IOMMUInterface", "Virtio", "PCI", "IOMMUs", "DriverDMA", "VirtioDrivers", "IOMMUDrivers",
-      "Storage", "VirtioBlock", "VirtioEntropy", "VirtioIOMMU", "NVMe", "VirtioPCI", "VirtioMMIO", log,
+      "Storage", "VirtioIOMMU", "DeviceCatalog", "VirtioPCI", "VirtioMMIO", log,
     ]),
   // Command
   .executableTarget(
     name: "sluice",
     dependencies: [
-      "HostIO", "Virtio", "Storage", "VirtioServing", "VirtioBlock", "VirtioEntropy", "VhostUser", "VhostUserBackend",
+      "HostIO", "Virtio", "Storage", "VirtioServing", "VirtioBlock", "DeviceCatalog", "VhostUser", "VhostUserBackend",
       "VhostUserCheck", "Machine", log, arguments,
     ], path: "Sources/Command/sluice", swiftSettings: checks),
   .executableTarget(
     name: "sluice-bench",
     dependencies: [
-      "DMA", "HostIO", "IOMMUInterface", "Virtio", "DriverDMA", "VirtioDrivers", "VirtioIOMMU", "VhostUser",
-      "VhostUserFrontend", "Machine", "VirtioTestKit", "MemoryModel", "FrontendKit", "QTestKit", "LeastBackend",
+      "DMA", "HostIO", "IOMMUInterface", "Virtio", "DriverDMA", "VirtioDrivers", "VirtioIOMMU", "DeviceCatalog",
+      "VhostUser", "VhostUserFrontend", "Machine", "VirtioTestKit", "MemoryModel", "FrontendKit", "QTestKit",
+      "LeastBackend",
       arguments,
     ], path: "Benchmarks", swiftSettings: checks),
   // What tests and benchmarks share
@@ -131,7 +138,7 @@ var targets: [Target] = [
       "Storage", "VirtioServing", "VirtioBlock", "VirtioPCI", "VirtioTestKit", "MachineKit", log,
     ]),
   tests("IOMMUsTests", ["DMA", "IOMMUInterface", "IOMMUs", "VirtioTestKit"]),
-  tests("MachineTests", ["Virtio", "Machine"]),
+  tests("MachineTests", ["Virtio", "Storage", "DeviceCatalog", "Machine"]),
   tests("MemoryModelTests", ["MemoryModel"]),
   tests(
     "NVMeTests",
@@ -146,7 +153,7 @@ var targets: [Target] = [
     "VhostUserCheckTests",
     [
       "DMA", "HostIO", "Virtio", "Storage", "VirtioServing", "VirtioBlock", "VirtioEntropy", "VhostUser",
-      "VhostUserBackend", "VhostUserCheck", "VirtioTestKit", log,
+      "DeviceCatalog", "VhostUserBackend", "VhostUserCheck", "VirtioTestKit", log,
     ]),
   tests(
     "VhostUserTests",
@@ -215,6 +222,7 @@ let libraries = [
   "VirtioEntropy",
   "VirtioIOMMU",
   "NVMe",
+  "DeviceCatalog",
   "VirtioPCI",
   "VirtioMMIO",
   "VhostUser",

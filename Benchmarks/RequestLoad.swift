@@ -1,4 +1,5 @@
 import DMA
+import DeviceCatalog
 import DriverDMA
 import IOMMUInterface
 import Machine

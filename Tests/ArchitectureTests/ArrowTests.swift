@@ -8,7 +8,7 @@ private let floors: [[String]] = [
   ["HostIO", "IOMMUInterface", "Virtio", "DriverDMA"],
   ["PCI", "IOMMUs", "Storage", "VirtioServing", "VhostUser"],
   ["VirtioDrivers", "IOMMUDrivers", "VirtioBlock", "VirtioEntropy", "VirtioIOMMU", "NVMe", "VirtioPCI", "VirtioMMIO"],
-  ["VhostUserBackend", "VhostUserFrontend"],
+  ["DeviceCatalog", "VhostUserBackend", "VhostUserFrontend"],
   ["Machine", "VhostUserCheck"],
   ["sluice"],
 ]

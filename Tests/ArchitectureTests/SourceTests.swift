@@ -82,6 +82,21 @@ struct SourceTests {
     }
   }
 
+  @Test("A device is named in its own module, where the specification numbers it, by its driver and in the catalogue")
+  func deviceNames() throws {
+    let names: Set<Substring> = ["rng", "entropy", "Entropy"]
+    let files = try Repository.swiftSources().filter { file in
+      !file.path.hasPrefix("Sources/Devices/VirtioEntropy/")
+        && (file.text.split { !$0.isLetter }.contains(where: names.contains) || file.text.contains("Entropy"))
+    }
+    let places = files.map(\.path)
+    #expect(
+      places == [
+        "Sources/Devices/DeviceCatalog/DeviceKind.swift", "Sources/Drivers/VirtioDrivers/Drivers/EntropyDriver.swift",
+        "Sources/Specification/Virtio/DeviceID.swift",
+      ], "What others have to know of a device is a property of its kind: see DeviceCatalog.")
+  }
+
   /// Where every request, or every round of a queue, comes by. What a file has besides, such as `WorkerMailbox`, is not
   /// here.
   private static let onTheWay = [

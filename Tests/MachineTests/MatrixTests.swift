@@ -1,3 +1,4 @@
+import DeviceCatalog
 import Testing
 import Virtio
 

@@ -5,6 +5,8 @@ import Testing
 import VhostUser
 import VhostUserCheck
 import Virtio
+import VirtioBlock
+import VirtioEntropy
 import VirtioTestKit
 
 @Suite("A check can fail", .timeLimit(.minutes(10)))
@@ -18,7 +20,7 @@ struct FaultTests {
     let patience: Duration = flaw.verdict == .wedged || flaw.verdict == nil ? .milliseconds(400) : .seconds(20)
     for name in flaw.checks {
       subject.memory.withLock { $0 = [:] }
-      let (results, summary) = try results(subject, .blk, only: [name], patience: patience)
+      let (results, summary) = try results(subject, .block, only: [name], patience: patience)
       let result = try #require(results[name])
       #expect(
         flaw.verdict.map { $0 == result.verdict } ?? result.verdict.isFault,
@@ -40,7 +42,7 @@ struct FaultTests {
     }
     let names = Self.brokenRings
     let (results, _) = try results(
-      subject, .blk, only: names + ["split"], patience: temper == .sulks ? .milliseconds(250) : .seconds(20))
+      subject, .block, only: names + ["split"], patience: temper == .sulks ? .milliseconds(250) : .seconds(20))
     let verdict: Verdict =
       switch temper {
       case .dies: .crashed
@@ -55,7 +57,7 @@ struct FaultTests {
       // On a busy machine the ring may be set up again before the device has read the part that is wrong.
       for _ in 0..<3 where result.verdict == .kept {
         result = try #require(
-          try VhostUserCheckTests.results(subject, .blk, only: [name], patience: .seconds(1)).0[name])
+          try VhostUserCheckTests.results(subject, .block, only: [name], patience: .seconds(1)).0[name])
       }
       #expect(result.verdict == verdict, "\(name): \(result.verdict.rawValue): \(result.evidence)")
     }
@@ -79,7 +81,7 @@ struct FaultTests {
   @Test("A proxy between both ends that changes nothing changes no verdict")
   func honest() throws {
     let disk = try ServedDisk()
-    let (results, _) = try results(TwistedSubject(disk.served.path, channel: { _ in .pass }, { _ in .pass }), .blk)
+    let (results, _) = try results(TwistedSubject(disk.served.path, channel: { _ in .pass }, { _ in .pass }), .block)
     for result in results.values { #expect(result.verdict == .kept, "\(result.name): \(result.evidence)") }
   }
 
@@ -119,7 +121,7 @@ struct FaultTests {
       return .pass
     }
     let subject = TwistedSubject(served.path, forgets)
-    let (results, _) = try results(subject, .rng, only: ["in-order", "split"], patience: .seconds(2))
+    let (results, _) = try results(subject, .entropy, only: ["in-order", "split"], patience: .seconds(2))
     #expect(results["in-order"]?.verdict.isFault == true, "\(results["in-order"]?.evidence ?? "")")
     #expect(results["split"]?.verdict == .kept)
   }
@@ -149,7 +151,8 @@ struct FaultTests {
   func crash() throws {
     let disk = try ServedDisk()
     // Survey, its aftermath, a check and its aftermath; the next check's connection kills it.
-    let (results, summary) = try results(Mortal(disk.served, dyingAt: 4), .blk, only: ["split", "indirect", "packed"])
+    let (results, summary) = try results(
+      Mortal(disk.served, dyingAt: 4), .block, only: ["split", "indirect", "packed"])
     #expect(results["split"]?.verdict == .kept)
     #expect(results["indirect"]?.verdict == .crashed)
     #expect(results["indirect"]?.evidence.hasPrefix("SIGSEGV killed it") == true)
@@ -160,7 +163,7 @@ struct FaultTests {
   @Test("A device that writes nothing is found out")
   func idle() throws {
     let served = try ServedDevice(TestDevice { _ in 512 })
-    let (results, _) = try results(SocketSubject(path: served.path), .rng, only: ["split", "invalidate"])
+    let (results, _) = try results(SocketSubject(path: served.path), .entropy, only: ["split", "invalidate"])
     #expect(results["split"]?.verdict == .broken)
     #expect(results["split"]?.evidence == "nothing was written")
     #expect(results["invalidate"]?.verdict == .broken)
@@ -169,7 +172,7 @@ struct FaultTests {
   @Test("A result and a summary are a line of JSON each, and a line for people")
   func report() throws {
     let disk = try ServedDisk()
-    let run = try CheckRun(SocketSubject(path: disk.served.path), .blk, only: ["split"])
+    let run = try CheckRun(SocketSubject(path: disk.served.path), .block, only: ["split"])
     var lines: [CheckResult] = []
     let summary = try run.run { lines.append($0) }
     let line = try #require(lines.first)
@@ -178,7 +181,7 @@ struct FaultTests {
         #"{"check":"split","rule":"split","says":"A request over a split ring is served.","verdict":"kept","evidence":"three requests were served","milliseconds":"#
       ))
     #expect(line.line.hasPrefix("kept ") && line.line.hasSuffix("three requests were served"))
-    let json = summary.json(device: .blk, features: run.offer.features, protocolFeatures: run.offer.protocolFeatures)
+    let json = summary.json(device: .block, features: run.offer.features, protocolFeatures: run.offer.protocolFeatures)
     #expect(json.hasPrefix(#"{"summary":"blk","features":["#) && json.contains(#""kept":1,"broken":0"#))
     #expect(summary.line.hasPrefix("1 kept in "))
   }

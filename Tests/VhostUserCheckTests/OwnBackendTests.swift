@@ -1,7 +1,9 @@
+import DeviceCatalog
 import Testing
 import VhostUserBackend
 import VhostUserCheck
 import Virtio
+import VirtioBlock
 import VirtioEntropy
 import VirtioServing
 import VirtioTestKit
@@ -19,7 +21,7 @@ struct OwnBackendTests {
   @Test("The disk keeps every rule that can be checked")
   func disk() throws {
     let disk = try ServedDisk()
-    let (results, summary) = try results(SocketSubject(path: disk.served.path), .blk)
+    let (results, summary) = try results(SocketSubject(path: disk.served.path), .block)
     expectNoFault(results, summary)
     #expect(summary.counts == [.kept: CheckRun.all.count])
   }
@@ -27,21 +29,22 @@ struct OwnBackendTests {
   @Test("The source of random numbers keeps every rule that can be checked")
   func entropy() throws {
     let served = try ServedDevice(EntropyDevice())
-    let (results, summary) = try results(SocketSubject(path: served.path), .rng)
+    let (results, summary) = try results(SocketSubject(path: served.path), .entropy)
     expectNoFault(results, summary)
   }
 
   @Test(
-    "A device that writes nothing is examined to the end, and keeps every rule", arguments: [CheckedDevice.net, .vsock])
-  func reader(kind: CheckedDevice) throws {
+    "A device that writes nothing is examined to the end, and keeps every rule", arguments: ["net", "vsock"])
+  func reader(name: String) throws {
     // All that a network interface does on its transmit queue, or a socket device.
-    let queues = [UInt16](repeating: 256, count: kind == .net ? 2 : 3)
-    let reader = TestDevice(kind == .net ? .network : .socket, queues: queues) { chain in
+    let probe = try #require(DeviceKind(rawValue: name)?.probe)
+    let queues = [UInt16](repeating: 256, count: probe.queueCount)
+    let reader = TestDevice(name == "net" ? .network : .socket, queues: queues) { chain in
       _ = chain.readable.bytes()
       return 0
     }
     let served = try ServedDevice(reader)
-    let (results, summary) = try results(SocketSubject(path: served.path), kind)
+    let (results, summary) = try results(SocketSubject(path: served.path), probe)
     expectNoFault(results, summary)
     #expect(
       results["renegotiated"]?.verdict == .kept && results["invalidate"]?.evidence == "the address was asked for again")
@@ -51,7 +54,7 @@ struct OwnBackendTests {
   func withoutTheBit() throws {
     let disk = try ServedDisk(options: BackendOptions(name: "test", accessPlatform: .off))
     let names = ["translated", "invalidate-lazy", "split", "feature-not-offered"]
-    let (results, summary) = try results(SocketSubject(path: disk.served.path), .blk, only: names)
+    let (results, summary) = try results(SocketSubject(path: disk.served.path), .block, only: names)
     #expect(results["translated"]?.verdict == .notOffered)
     #expect(results["invalidate-lazy"]?.evidence == "VIRTIO_F_ACCESS_PLATFORM is not offered")
     #expect(results["split"]?.verdict == .kept)
@@ -68,10 +71,10 @@ struct OwnBackendTests {
   @Test("No back-end to check, or no such check, is an error before anything is done")
   func noBackend() throws {
     #expect(throws: CheckError.self) {
-      try results(SocketSubject(path: "/nonexistent/socket"), .blk, patience: .milliseconds(50))
+      try results(SocketSubject(path: "/nonexistent/socket"), .block, patience: .milliseconds(50))
     }
     #expect(throws: CheckError.noSuchCheck("x")) {
-      try CheckRun(SocketSubject(path: "/nonexistent"), .blk, only: ["x"])
+      try CheckRun(SocketSubject(path: "/nonexistent"), .block, only: ["x"])
     }
   }
 }

@@ -50,7 +50,7 @@ final class ServedDisk {
 
 /// The results of checks, by name.
 func results(
-  _ subject: any CheckSubject, _ device: CheckedDevice, only: [String] = [], patience: Duration = .seconds(20)
+  _ subject: any CheckSubject, _ device: DeviceProbe, only: [String] = [], patience: Duration = .seconds(20)
 ) throws -> ([String: CheckResult], CheckSummary) {
   var found: [String: CheckResult] = [:]
   let run = try CheckRun(subject, device, patience: patience, only: only)

@@ -28,7 +28,7 @@ struct PendingTests {
         let read = (0..<100).map { UInt8($0 + n) }
         rig.literal.write(read, at: at + 4050)
         expected.append(read)
-        rig.ring.post(
+        _ = rig.ring.post(
           [LiteralDescriptor(at + 4050, 100), LiteralDescriptor(at + 16384 + 4000, 300, writable: true)],
           table: n % 2 == 1 ? rig.tables + 256 * n : nil)
       }

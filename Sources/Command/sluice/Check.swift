@@ -1,21 +1,21 @@
 import ArgumentParser
+import DeviceCatalog
 import Glibc
 import HostIO
 import VhostUserCheck
+import Virtio
 
-/// The values of `--type`.
-enum DeviceArgument: String, CaseIterable, ExpressibleByArgument {
-  case blk, rng, net, fs, vsock
+/// The values of `--type`: the kinds of the catalogue that can be checked.
+struct DeviceArgument: ExpressibleByArgument {
+  let probe: DeviceProbe
 
-  var device: CheckedDevice {
-    switch self {
-    case .blk: .blk
-    case .rng: .rng
-    case .net: .net
-    case .fs: .fs
-    case .vsock: .vsock
-    }
+  init?(argument: String) {
+    guard let probe = DeviceKind(rawValue: argument)?.probe else { return nil }
+    self.probe = probe
   }
+
+  static var allValueStrings: [String] { DeviceKind.checked.map(\.rawValue) }
+  static var allValueDescriptions: [String: String] { [:] }
 }
 
 /// `sluice check`: whether a back-end, ours or another, keeps the rules.
@@ -45,7 +45,10 @@ struct Check: ParsableCommand {
   @Argument(help: ArgumentHelp("The back-end's socket.", valueName: "socket"))
   var path: String?
 
-  @Option(help: ArgumentHelp("The kind of device; the protocol cannot tell it.", valueName: "blk|rng|net|fs|vsock"))
+  @Option(
+    help: ArgumentHelp(
+      "The kind of device; the protocol cannot tell it.",
+      valueName: DeviceArgument.allValueStrings.joined(separator: "|")))
   var type: DeviceArgument?
 
   @Flag(help: "Print JSON: an object for each check, one on each line, then the summary. Keys are in snake_case.")
@@ -80,13 +83,16 @@ struct Check: ParsableCommand {
           ? CheckRun.listJSON(only: only) : CheckRun.list(only: only).map { "\($0.rule)\t\($0.name)\t\($0.sentence)" }
         for line in lines { StandardStream.output.print(line) }
       } catch {
-        throw Self.failure(error, "", .blk, nil)
+        throw Self.failure(error, "", nil, nil)
       }
       return
     }
     guard let path else { throw Failure.usage("no back-end to check; give the path of its socket") }
     guard let type else {
-      throw Failure.usage("the kind of device is not known; give --type blk, rng, net, fs or vsock")
+      let kinds = DeviceArgument.allValueStrings
+      throw Failure.usage(
+        "the kind of device is not known; give --type \(kinds.dropLast().joined(separator: ", ")) or \(kinds.last ?? "")"
+      )
     }
     guard timeout >= 0.1, timeout <= 600 else { throw Failure.usage("--timeout must be 0.1 to 600 seconds") }
     let process = command.isEmpty ? nil : BackendCommand(command, socket: path)
@@ -94,7 +100,9 @@ struct Check: ParsableCommand {
     let run: CheckRun
     let summary: CheckSummary
     do throws(CheckError) {
-      run = try CheckRun(process ?? SocketSubject(path: path), type.device, patience: .seconds(timeout), only: only)
+      run = try CheckRun(
+        process ?? SocketSubject(path: path), type.probe, others: DeviceKind.checked.compactMap(\.probe),
+        patience: .seconds(timeout), only: only)
       summary = try run.run(warn: {
         StandardStream.output.print(json ? CheckRun.json(warning: $0) : "warning: \($0)")
       }) { StandardStream.output.print(json ? $0.json : $0.line) }
@@ -104,19 +112,19 @@ struct Check: ParsableCommand {
     let offer = run.offer
     StandardStream.output.print(
       json
-        ? summary.json(device: type.device, features: offer.features, protocolFeatures: offer.protocolFeatures)
+        ? summary.json(device: type.probe, features: offer.features, protocolFeatures: offer.protocolFeatures)
         : summary.line)
     if !summary.isClean { throw Failure(sentence: "not every rule is kept", status: 1) }
   }
 
   private static func failure(
-    _ error: CheckError, _ path: String, _ type: DeviceArgument, _ process: BackendCommand?
+    _ error: CheckError, _ path: String, _ type: DeviceArgument?, _ process: BackendCommand?
   ) -> Failure {
     switch error {
     case .noSuchCheck(let name): .usage("there is no check \(name); --list names them")
     case .servesOneConnection:
       .usage(
-        "the back-end ended after its first connection; let this command start it: sluice check \(path) --type \(type) -- COMMAND"
+        "the back-end ended after its first connection; let this command start it: sluice check \(path) --type \(type?.probe.name ?? "TYPE") -- COMMAND"
       )
     case .unreachable(let reason): .usage("\(path) cannot be checked: \(reason)\(process?.lastWords ?? "")")
     }

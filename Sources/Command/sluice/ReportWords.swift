@@ -134,13 +134,7 @@ extension ServingReport {
   }
 
   static func kind(_ id: DeviceID) -> String {
-    switch id {
-    case .block: "virtio-blk"
-    case .entropy: "virtio-rng"
-    case .network: "virtio-net"
-    case .fileSystem: "virtio-fs"
-    default: "virtio device \(id.rawValue)"
-    }
+    id.name.map { "virtio-\($0)" } ?? "virtio device \(id.rawValue)"
   }
 
   /// 4096 as `4.0 KiB`.

@@ -1,4 +1,5 @@
 import ArgumentParser
+import DeviceCatalog
 import Glibc
 import HostIO
 import Logging
@@ -16,7 +17,19 @@ struct Serve: ParsableCommand {
       way first; a second signal ends it at once. SIGUSR1 writes the answer of `sluice explain` into the log. When a \
       front-end disconnects, the command waits for the next one.
       """,
-    subcommands: [ServeBlock.self, ServeEntropy.self])
+    subcommands: devices)
+
+  /// The commands of all devices that can be served: those with options of their own, and the rest of the catalogue.
+  static let devices: [any DeviceCommand.Type] =
+    [ServeBlock.self]
+    + DeviceKind.all.compactMap { kind in
+      guard case .optionless(let device, _)? = kind.model else { return nil }
+      return command(device)
+    }
+
+  private static func command<D: OptionlessDevice>(_ device: D.Type) -> any DeviceCommand.Type {
+    ServeOptionless<D>.self
+  }
 }
 
 /// A command that serves one kind of device.

@@ -22,16 +22,16 @@ struct Sluice: ParsableCommand {
     var words = CommandLine.arguments
     let program = words.isEmpty ? "sluice" : words.removeFirst()
     // A manager that starts back-ends by name alone finds them under these (links to this program).
-    switch program.split(separator: "/").last ?? "" {
-    case "sluice-blk", "vhost-user-blk": words = ["serve", "blk"] + words
-    case "sluice-rng", "vhost-user-rng": words = ["serve", "rng"] + words
-    default: break
-    }
+    let name = program.split(separator: "/").last ?? ""
+    let linked = Serve.devices.first { ["sluice-\($0._commandName)", "vhost-user-\($0._commandName)"].contains(name) }
+    if let linked { words = [Serve._commandName, linked._commandName] + words }
     do {
-      let typed = TypedWords(words)
       // The conventions for back-end programs: all other words are ignored, valid or not.
-      if words.contains("--print-capabilities"), let device = typed.device { return device.printCapabilities() }
-      try typed.refuseUnknownCommand()
+      if words.contains("--print-capabilities"),
+        let device = Serve.devices.first(where: { words.starts(with: [Serve._commandName, $0._commandName]) })
+      {
+        return device.printCapabilities()
+      }
       try? SignalFD.ignoreBrokenPipes()
       try? OpenFileLimit.raise()
       var command = try Sluice.parseAsRoot(words)
@@ -42,7 +42,7 @@ struct Sluice: ParsableCommand {
       let status = Sluice.exitCode(for: error)
       // Help and version texts are results; everything else is wrong usage.
       if status == .success { Sluice.exit(withError: error) }
-      Failure.usage(TypedWords(words).sentence(Sluice.message(for: error))).end()
+      Failure.usage(Complaint(error, of: words).sentence).end()
     }
   }
 }

@@ -17,6 +17,8 @@ public struct BlockOptions: Sendable {
 
   /// A device with default options, for the disk whose contents are the image at `path`.
   public init(path: String) { disk = DiskOptions(path: path) }
+  /// A disk with these options, and the usual ones of the device.
+  public init(disk: DiskOptions) { self.disk = disk }
 
   /// An option of the disk.
   public subscript<Value>(dynamicMember option: WritableKeyPath<DiskOptions, Value>) -> Value {

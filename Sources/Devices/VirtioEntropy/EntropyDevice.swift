@@ -3,7 +3,9 @@ internal import HostIO
 public import Virtio
 
 /// virtio-rng: random bytes from this host's kernel (§5.4).
-public struct EntropyDevice: VirtioDevice {
+public struct EntropyDevice: OptionlessDevice {
+  public static var summary: String { "the host kernel's random numbers" }
+
   /// Most bytes one request gets, however large its buffer: the driver asks again (§5.4.6.2 allows less than the whole
   /// buffer).
   public static var requestLimit: Int { 65_536 }
@@ -15,6 +17,7 @@ public struct EntropyDevice: VirtioDevice {
   /// More than any driver needs; but QEMU 10.0.13 has drivers use 1024 descriptors on every device, even if the device
   /// asks for fewer.
   public var maxQueueSizes: [UInt16] { [1024] }
+  public var hasSingleBufferRequests: Bool { true }
 
   public func makeHandler(for group: Range<Int>, features: Features) throws(DeviceError) -> sending any QueueHandler {
     EntropyHandler()

@@ -12,4 +12,11 @@ public import DMA
     self.address = address
     self.count = count
   }
+
+  /// The bytes of all pieces of a buffer.
+  public static func byteCount(_ pieces: Span<GuestSegment>) -> Int {
+    var total = 0
+    for i in pieces.indices { total += Int(pieces[i].count) }
+    return total
+  }
 }

@@ -1,3 +1,4 @@
+public import DeviceCatalog
 public import Virtio
 
 /// The description of a device of a machine.
@@ -26,6 +27,6 @@ public struct DeviceDescription: Hashable, Sendable {
   public init(name: String, kind: DeviceKind) {
     self.name = name
     self.kind = kind
-    if kind == .nvme { interface = .nvme }
+    if !kind.isVirtio { interface = .nvme }
   }
 }

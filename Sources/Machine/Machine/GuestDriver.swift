@@ -1,83 +1,12 @@
 import DMA
+import DeviceCatalog
 import DriverDMA
-import IOMMUInterface
-import NVMe
-import PCI
 import Virtio
 import VirtioDrivers
 
-/// A disk as the guest uses it, with any driver.
-protocol GuestDisk: AnyObject {
-  /// Sectors of 512 bytes from `sector` on, into memory.
-  func read(_ sector: UInt64, into data: [GuestSegment]) throws(MachineError)
-  /// Memory to sectors from `sector` on.
-  func write(_ sector: UInt64, from data: [GuestSegment]) throws(MachineError)
-  /// Makes what was written durable.
-  func flush() throws(MachineError)
-  /// Sectors.
-  var capacity: UInt64 { get }
-  /// Resets the device, and takes its memory back.
-  func stop() throws(MachineError)
-}
-
-/// A disk behind the virtio-blk driver.
-final class VirtioDisk: GuestDisk {
-  let driver: BlockDriver
-  init(_ driver: BlockDriver) { self.driver = driver }
-  var capacity: UInt64 { driver.capacity }
-
-  func read(_ sector: UInt64, into data: [GuestSegment]) throws(MachineError) {
-    try rethrowing(driver.read(sector, into: data.span), as: MachineError.driver)
-  }
-  func write(_ sector: UInt64, from data: [GuestSegment]) throws(MachineError) {
-    try rethrowing(driver.write(sector, from: data.span), as: MachineError.driver)
-  }
-  func flush() throws(MachineError) {
-    try rethrowing(driver.flush(), as: MachineError.driver)
-  }
-  func stop() throws(MachineError) {
-    try rethrowing(driver.stop(), as: MachineError.driver)
-  }
-}
-
-/// A disk behind the NVMe driver.
-final class NVMeDisk: GuestDisk {
-  private let driver: NVMeDriver
-
-  init(
-    _ access: any PCIFunctionAccess, _ mapper: any DMAMapper, _ description: DeviceDescription, _ wait: BoundedWait
-  ) throws(MachineError) {
-    let format: NVMeDataFormat = description.descriptors == .indirect ? .sgl : .prp
-    let messages = (0..<2).map { InterruptMessage(address: 0xFEE0_0000, data: 0x40 + UInt32($0)) }
-    driver = try rethrowing(
-      NVMeDriver(
-        access, mapper: mapper,
-        options: NVMeDriverOptions(queueSize: 32, format: format, messages: messages, wait: wait)),
-      as: MachineError.nvme)
-  }
-
-  var capacity: UInt64 { driver.blockCount }
-  func read(_ sector: UInt64, into data: [GuestSegment]) throws(MachineError) {
-    try rethrowing(driver.read(sector, into: data.span), as: MachineError.nvme)
-  }
-  func write(_ sector: UInt64, from data: [GuestSegment]) throws(MachineError) {
-    try rethrowing(driver.write(sector, from: data.span), as: MachineError.nvme)
-  }
-  func flush() throws(MachineError) {
-    try rethrowing(driver.flush(), as: MachineError.nvme)
-  }
-  func stop() throws(MachineError) {
-    try rethrowing(driver.stop(), as: MachineError.nvme)
-  }
-}
-
-/// The driver of a device, and the mappers that it was given.
+/// The driver of a device, and the mapper that it was given.
 struct GuestDriver {
-  enum Driver {
-    case disk(any GuestDisk)
-    case entropy(EntropyDriver)
-  }
-  var driver: Driver
+  let driver: any DataDriver
   /// What was negotiated; nil for what is not virtio.
   var features: Features?
   /// The mapper that its requests go through.
@@ -85,25 +14,31 @@ struct GuestDriver {
   /// The domain behind that mapper, if there is one.
   var domain: UnitDomain?
 
-  func stop() throws(MachineError) {
-    switch driver {
-    case .disk(let disk): try disk.stop()
-    case .entropy(let driver): try rethrowing(driver.stop(), as: MachineError.driver)
-    }
+  /// Bytes from the device into memory. Returns how many.
+  func receive(from place: UInt64, into data: [GuestSegment]) throws(MachineError) -> Int {
+    try rethrowing(driver.receive(from: place, into: data.span), as: MachineError.init(thrown:))
   }
+
+  /// Bytes of memory to the device.
+  func send(to place: UInt64, from data: [GuestSegment]) throws(MachineError) {
+    try rethrowing(driver.send(to: place, from: data.span), as: MachineError.init(thrown:))
+  }
+
+  /// Resets the device, and takes its memory back.
+  func stop() throws(MachineError) { try rethrowing(driver.stop(), as: MachineError.init(thrown:)) }
 }
 
 extension PluggedDevice {
   /// How the guest reaches the device's registers, and a wait for its interrupts.
   func connect() throws(MachineError) -> (transport: any DriverTransport, wait: BoundedWait) {
     switch attachment {
-    case .pci:
+    case .virtioPCI:
       let transport = try machine.pciTransport(requester, legacy: description.interface == .legacy)
       return (transport, machine.wait { _ = transport.takeISR() })
-    case .mmio(let device):
+    case .virtioMMIO(let device):
       let transport = try rethrowing(MMIODriverTransport(MMIOAccess(device)), saying: MachineError.missing)
       return (transport, machine.wait { _ = transport.takeInterrupts() })
-    case .nvme: throw .missing("an NVMe controller has no virtio transport")
+    case .function: throw .missing("a function that is not virtio has no virtio transport")
     }
   }
 
@@ -117,30 +52,26 @@ extension PluggedDevice {
     let direct = ShapedMapper(over: platform.direct, domain: nil, window: 0)
     platform.mapper = byPlatform
     platform.direct = direct
-    if case .nvme = attachment {
-      let disk = try NVMeDisk(try machine.functionAccess(requester), byPlatform, description, machine.wait {})
-      return GuestDriver(driver: .disk(disk), features: nil, mapper: byPlatform, domain: domain)
-    }
-    let (transport, wait) = try connect()
-    var options = DriverOptions(
-      queue: QueueOptions(size: 32, segments: 8, indirect: description.descriptors == .indirect), wait: wait)
-    if description.ring == .split { options.withheld.insert(.ringPacked) }
-    if description.acknowledgement == .notPlatform { options.withheld.insert(.accessPlatform) }
-    do throws(DriverError) {
-      let driver: GuestDriver.Driver
-      let features: Features
-      if description.kind == .entropy {
-        let entropy = try EntropyDriver(transport, on: platform, options: options)
-        (driver, features) = (.entropy(entropy), entropy.features)
-      } else {
-        let block = try BlockDriver(transport, on: platform, options: options)
-        (driver, features) = (.disk(VirtioDisk(block)), block.features)
-      }
-      let isDirect = platform.mapper(negotiated: features) === direct
+    let usesTables = description.descriptors == .indirect
+    switch description.kind.model {
+    case nil: throw .missing("there is no driver of \(description.kind.rawValue)")
+    case .function(_, let type):
+      let options = FunctionDriverOptions(usesLists: usesTables, wait: machine.wait {})
+      let access = try machine.functionAccess(requester)
+      let driver = try rethrowing(
+        type.init(access, mapper: byPlatform, options: options) as any DataDriver, as: MachineError.init(thrown:))
+      return GuestDriver(driver: driver, features: nil, mapper: byPlatform, domain: domain)
+    case .optionless(_, let type), .disk(_, let type):
+      let (transport, wait) = try connect()
+      var options = DriverOptions(queue: QueueOptions(size: 32, segments: 8, indirect: usesTables), wait: wait)
+      if description.ring == .split { options.withheld.insert(.ringPacked) }
+      if description.acknowledgement == .notPlatform { options.withheld.insert(.accessPlatform) }
+      let driver = try rethrowing(
+        type.init(transport, on: platform, options: options) as any VirtioDriver, as: MachineError.driver)
+      let isDirect = platform.mapper(negotiated: driver.features) === direct
       return GuestDriver(
-        driver: driver, features: features, mapper: isDirect ? direct : byPlatform, domain: isDirect ? nil : domain)
-    } catch {
-      throw .driver(error)
+        driver: driver, features: driver.features, mapper: isDirect ? direct : byPlatform,
+        domain: isDirect ? nil : domain)
     }
   }
 }

@@ -1,3 +1,4 @@
+import DeviceCatalog
 import Virtio
 
 /// A machine and what its guest does: what `sluice machine run` reads from a file.
@@ -12,22 +13,23 @@ public struct MachineDescription: Hashable, Sendable {
     self.workload = workload
   }
 
-  /// The default machine, without a file: VT-d, a disk that goes through it, one that bypasses it, entropy, and an NVMe
-  /// disk.
+  /// The default machine, without a file: VT-d, a disk that goes through it, one that bypasses it, and a device of
+  /// each other kind.
   public static var embedded: MachineDescription {
     var disk = DeviceDescription(name: "disk", kind: .block)
     (disk.property, disk.state, disk.ring) = (.on, .attached, .packed)
     var old = DeviceDescription(name: "old-disk", kind: .block)
     (old.host, old.interface, old.acknowledgement, old.state) = (.old, .legacy, .legacy, .unattached)
-    var entropy = DeviceDescription(name: "entropy", kind: .entropy)
-    (entropy.property, entropy.state) = (.on, .attached)
-    var nvme = DeviceDescription(name: "nvme", kind: .nvme)
-    nvme.state = .attached
+    let others = DeviceKind.allCases.filter { $0 != .block }.map { kind in
+      var other = DeviceDescription(name: kind.rawValue, kind: kind)
+      (other.property, other.state) = (kind.isVirtio ? .on : .off, .attached)
+      return other
+    }
     var workload = Workload()
     workload.kind = .churn
     workload.requests = 500
     workload.seconds = 0.3
-    return MachineDescription(platform: .pcVTd, devices: [disk, old, entropy, nvme], workload: workload)
+    return MachineDescription(platform: .pcVTd, devices: [disk, old] + others, workload: workload)
   }
 
   /// Makes the machine, runs the workload on each device after the other, and reports on each.

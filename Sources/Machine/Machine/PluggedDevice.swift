@@ -1,21 +1,19 @@
 package import DMA
+internal import DeviceCatalog
 internal import HostIO
 package import IOMMUInterface
-internal import NVMe
 internal import PCI
 internal import Storage
 internal import Virtio
-internal import VirtioBlock
-internal import VirtioEntropy
 internal import VirtioMMIO
 internal import VirtioPCI
 
 /// A device that is plugged into a machine, and how its guest gets at it.
 public final class PluggedDevice {
   enum Attachment {
-    case pci(VirtioPCIFunction, BusMaster)
-    case mmio(VirtioMMIODevice)
-    case nvme(NVMeController, BusMaster)
+    case virtioPCI(VirtioPCIFunction, BusMaster)
+    case virtioMMIO(VirtioMMIODevice)
+    case function(any PCIFunction, BusMaster)
   }
   public let description: DeviceDescription
   let attachment: Attachment
@@ -26,94 +24,29 @@ public final class PluggedDevice {
   init(_ description: DeviceDescription, on machine: RunningMachine, number: UInt8) throws(MachineError) {
     self.description = description
     self.machine = machine
-    let disk = try Disk(description)
-    contents = disk.contents
-    switch description.interface {
-    case .nvme:
-      guard let options = disk.options else { throw .missing("NVMe is a disk's interface") }
-      var kept: BusMaster?
-      let controller: NVMeController = try rethrowing(
-        machine.bus.add(at: PCISlot(number)) { (master) throws(NVMeError) in
-          kept = master
-          return try NVMeController(NVMeOptions(options.disk), on: master)
-        }, saying: MachineError.host)
-      guard let kept else { throw .missing("the bus made no way to memory") }
-      attachment = .nvme(controller, kept)
-    case .mmio, .mmioLegacy:
-      let endpoint = machine.endpoint(number)
-      var options = VirtioMMIOOptions()
-      options.legacy = description.interface == .mmioLegacy
-      options.iommuPlatform = description.host == .old ? .off : description.property
-      options.isRestricted = machine.platform.isRestricted
-      let interrupts = machine.interrupts
-      let device = try Self.device(description, disk.options)
-      attachment = .mmio(
-        try rethrowing(
-          VirtioMMIODevice(
-            device, options, name: description.name, at: endpoint, line: { interrupts.setLine(asserted: $0) },
-            log: machine.logger), as: MachineError.configuration))
-    case .modern, .transitional, .legacy:
-      var options = VirtioPCIOptions()
-      options.iommuPlatform = description.host == .old ? .off : description.property
-      options.disableLegacy = description.interface == .modern ? .auto : .off
-      options.isRestricted = machine.platform.isRestricted
-      options.isHardware = machine.platform.devicesAreHardware
-      if description.interface == .modern, machine.platform.isBigEndian { options.disableLegacy = .on }
-      let device = try Self.device(description, disk.options)
-      var kept: BusMaster?
-      let function = try machine.add(number) { (master) throws(ConfigurationError) in
-        kept = master
-        return try VirtioPCIFunction(device, options, name: description.name, on: master, log: machine.logger)
-      }
-      guard let kept else { throw .missing("the bus made no way to memory") }
-      attachment = .pci(function, kept)
+    switch description.kind.model {
+    case nil: throw .missing("a machine cannot have a device of kind \(description.kind.rawValue)")
+    case .optionless(let type, _):
+      contents = nil
+      attachment = try machine.attach(type.init(), description, number)
+    case .disk(let make, _):
+      let backing = try DiskBacking(description)
+      contents = backing.contents
+      attachment = try machine.attach(
+        try rethrowing(make(backing.options), saying: MachineError.host), description, number)
+    case .function(let type, _):
+      let backing = try DiskBacking(description)
+      contents = backing.contents
+      attachment = try machine.attach(type, backing.options, number)
     }
-  }
-
-  /// The file behind a disk. It has to live until the device has opened its image.
-  private struct Disk: ~Copyable {
-    /// nil: the device is no disk.
-    var options: BlockOptions?
-    var contents: HostMapping?
-    private let file: MemoryFile?
-
-    init(_ description: DeviceDescription) throws(MachineError) {
-      guard description.kind != .entropy else {
-        file = nil
-        return
-      }
-      if let image = description.image {
-        options = BlockOptions(path: image)
-        file = nil
-        return
-      }
-      let memory = try rethrowing(
-        MemoryFile(name: "disk", size: UInt64(description.byteCount)), saying: MachineError.host)
-      let descriptor = memory.descriptor.rawValue
-      contents = try rethrowing(
-        HostMapping(descriptor: descriptor, offset: 0, byteCount: description.byteCount),
-        as: { (error: MappingError) in MachineError.host("no memory for a disk (\(error.code))") })
-      var options = BlockOptions(path: "/proc/self/fd/\(descriptor)")
-      options.lock = .never
-      options.sizePollInterval = nil
-      self.options = options
-      file = .some(consume memory)
-    }
-  }
-
-  private static func device(
-    _ description: DeviceDescription, _ disk: BlockOptions?
-  ) throws(MachineError) -> any VirtioDevice {
-    guard let disk else { return EntropyDevice() }
-    return try rethrowing(BlockDevice(disk), saying: MachineError.host)
   }
 
   /// Look-ups and refusals in both of its spaces.
   public var counts: (platform: SpaceCounts, physical: SpaceCounts) {
     let counts =
       switch attachment {
-      case .pci(_, let master), .nvme(_, let master): master.counts
-      case .mmio(let device): device.endpoint.counts
+      case .virtioPCI(_, let master), .function(_, let master): master.counts
+      case .virtioMMIO(let device): device.endpoint.counts
       }
     return (SpaceCounts(counts.translated), SpaceCounts(counts.physical))
   }
@@ -121,27 +54,97 @@ public final class PluggedDevice {
   /// Its number in front of the IOMMU.
   package var requester: RequesterID {
     switch attachment {
-    case .pci(_, let master), .nvme(_, let master): master.requester
-    case .mmio(let device): device.endpoint.requester
+    case .virtioPCI(_, let master), .function(_, let master): master.requester
+    case .virtioMMIO(let device): device.endpoint.requester
     }
   }
 
   /// The choices that its options led to, a sentence each.
   public var reasons: [String] {
     switch attachment {
-    case .pci(let function, _): function.choices.reasons
-    case .mmio(let device): device.choices.reasons
-    case .nvme: ["the device is not virtio: the platform's IOMMU alone governs it"]
+    case .virtioPCI(let function, _): function.choices.reasons
+    case .virtioMMIO(let device): device.choices.reasons
+    case .function: ["the device is not virtio: the platform's IOMMU alone governs it"]
     }
   }
 
   func reset() {
     switch attachment {
-    case .pci(let function, _): function.reset()
-    case .mmio(let device): device.reset()
-    case .nvme(let controller, _): controller.reset()
+    case .virtioPCI(let function, _): function.reset()
+    case .virtioMMIO(let device): device.reset()
+    case .function(let function, _): function.reset()
     }
   }
+}
+
+extension RunningMachine {
+  /// A virtio device behind the transport of its description.
+  fileprivate func attach(
+    _ device: any VirtioDevice, _ description: DeviceDescription, _ number: UInt8
+  ) throws(MachineError) -> PluggedDevice.Attachment {
+    switch description.interface {
+    case .nvme: throw .missing("NVMe is no interface of \(description.kind.rawValue)")
+    case .mmio, .mmioLegacy: .virtioMMIO(try mmioDevice(device, description, number))
+    case .modern, .transitional, .legacy:
+      try attach(number, as: PluggedDevice.Attachment.virtioPCI) { (master) throws(MachineError) in
+        try rethrowing(
+          VirtioPCIFunction(device, pciOptions(description), name: description.name, on: master, log: logger),
+          as: MachineError.configuration)
+      }
+    }
+  }
+
+  /// A function that shows a disk and is not virtio.
+  fileprivate func attach<F: DiskFunction>(
+    _ type: F.Type, _ disk: DiskOptions, _ number: UInt8
+  ) throws(MachineError) -> PluggedDevice.Attachment {
+    try attach(number, as: PluggedDevice.Attachment.function) { (master) throws(MachineError) in
+      try rethrowing(F(disk, on: master), saying: MachineError.host)
+    }
+  }
+
+  /// A function on the bus, with its way to memory.
+  private func attach<F: PCIFunction>(
+    _ number: UInt8, as attachment: (F, BusMaster) -> PluggedDevice.Attachment,
+    _ make: (BusMaster) throws(MachineError) -> F
+  ) throws(MachineError) -> PluggedDevice.Attachment {
+    var kept: BusMaster?
+    let function = try bus.add(at: PCISlot(number)) { (master) throws(MachineError) in
+      kept = master
+      return try make(master)
+    }
+    guard let kept else { throw .missing("the bus made no way to memory") }
+    return attachment(function, kept)
+  }
+
+  private func pciOptions(_ description: DeviceDescription) -> VirtioPCIOptions {
+    var options = VirtioPCIOptions()
+    options.iommuPlatform = description.offeredProperty
+    options.disableLegacy = description.interface == .modern ? .auto : .off
+    options.isRestricted = platform.isRestricted
+    options.isHardware = platform.devicesAreHardware
+    if description.interface == .modern, platform.isBigEndian { options.disableLegacy = .on }
+    return options
+  }
+
+  private func mmioDevice(
+    _ device: any VirtioDevice, _ description: DeviceDescription, _ number: UInt8
+  ) throws(MachineError) -> VirtioMMIODevice {
+    var options = VirtioMMIOOptions()
+    options.legacy = description.interface == .mmioLegacy
+    options.iommuPlatform = description.offeredProperty
+    options.isRestricted = platform.isRestricted
+    let interrupts = interrupts
+    return try rethrowing(
+      VirtioMMIODevice(
+        device, options, name: description.name, at: endpoint(number), line: { interrupts.setLine(asserted: $0) },
+        log: logger), as: MachineError.configuration)
+  }
+}
+
+extension DeviceDescription {
+  /// `iommu_platform`, as a host of this age has it.
+  fileprivate var offeredProperty: OnOffAuto { host == .old ? .off : property }
 }
 
 /// What a space has answered.

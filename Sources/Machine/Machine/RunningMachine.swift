@@ -75,12 +75,6 @@ public final class RunningMachine {
     return device
   }
 
-  func add<F: PCIFunction>(
-    _ number: UInt8, _ make: (BusMaster) throws(ConfigurationError) -> F
-  ) throws(MachineError) -> F {
-    return try rethrowing(bus.add(at: PCISlot(number), make), as: MachineError.configuration)
-  }
-
   func endpoint(_ number: UInt8) -> MMIOEndpoint {
     let endpoint = MMIOEndpoint(deviceMemory, requester: RequesterID(bus: 0, device: number, function: 0))
     if let frontUnit { endpoint.setIOMMU(frontUnit) }

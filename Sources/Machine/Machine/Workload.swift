@@ -37,6 +37,12 @@ public struct WorkloadReport: Sendable {
   public var duration = Duration.zero
   /// Why it ended early, or nil.
   public var error: String?
+
+  /// A request that moved so many bytes.
+  fileprivate mutating func count(_ byteCount: Int) {
+    requests += 1
+    bytes += UInt64(byteCount)
+  }
 }
 
 /// Runs a workload on one started driver. The machine's thread calls it.
@@ -70,32 +76,27 @@ struct WorkloadRun {
     let size = workload.blockSize
     let buffer = GuestSegment(GuestAddress(MemoryPlan.buffers), count: UInt32(size))
     if workload.kind == .churn { try churn() }
-    switch driver.driver {
-    case .entropy(let entropy):
-      report.bytes += UInt64(try rethrowing(entropy.fill([buffer].span), as: MachineError.driver))
-      report.requests += 1
-    case .disk(let disk):
-      let sectors = UInt64(size / 512)
-      guard disk.capacity >= sectors else { throw .missing("the disk has no room for a request of \(size) bytes") }
-      let sector = random.next() % (disk.capacity - sectors + 1)
-      switch workload.kind {
-      case .read: try disk.read(sector, into: [buffer])
-      case .write:
-        fill(buffer, seed: random.next())
-        try disk.write(sector, from: [buffer])
-      case .verify, .churn:
-        let pattern = fill(buffer, seed: random.next())
-        try disk.write(sector, from: [buffer])
-        _ = guest.memory.copy([UInt8](repeating: 0, count: size).span, to: buffer.address)
-        if workload.kind == .churn { try churn() }
-        try disk.read(sector, into: [buffer])
-        report.requests += 1
-        report.bytes += UInt64(size)
-        let back = bytes(buffer)
-        for i in back.indices where back[i] != pattern[i] { report.wrongBytes += 1 }
-      }
-      report.requests += 1
-      report.bytes += UInt64(size)
+    guard let stored = driver.driver.byteCount else {
+      report.count(try driver.receive(from: 0, into: [buffer]))
+      return
+    }
+    guard stored >= size else { throw .missing("the disk has no room for a request of \(size) bytes") }
+    let place = random.next() % ((stored - UInt64(size)) / 512 + 1) * 512
+    switch workload.kind {
+    case .read: report.count(try driver.receive(from: place, into: [buffer]))
+    case .write:
+      fill(buffer, seed: random.next())
+      try driver.send(to: place, from: [buffer])
+      report.count(size)
+    case .verify, .churn:
+      let pattern = fill(buffer, seed: random.next())
+      try driver.send(to: place, from: [buffer])
+      report.count(size)
+      _ = guest.memory.copy([UInt8](repeating: 0, count: size).span, to: buffer.address)
+      if workload.kind == .churn { try churn() }
+      report.count(try driver.receive(from: place, into: [buffer]))
+      let back = bytes(buffer)
+      for i in back.indices where back[i] != pattern[i] { report.wrongBytes += 1 }
     }
   }
 

@@ -69,9 +69,9 @@ extension BackendOptions {
     switch indirect {
     case .on: true
     case .off: false
-    // A request for random numbers is one buffer, for which no driver uses an indirect table. So withholding the bit
-    // would gain nothing, and QEMU 7.2 would fail: for this device it sets the bit even if it is not offered.
-    case .auto: accessPlatform != .on || device.id == .entropy
+    // Where no driver uses an indirect table, withholding the bit would gain nothing; and QEMU 7.2 would fail: for its
+    // one device of that kind it sets the bit even if it is not offered.
+    case .auto: accessPlatform != .on || device.hasSingleBufferRequests
     }
   }
 }

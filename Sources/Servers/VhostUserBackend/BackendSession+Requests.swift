@@ -6,7 +6,7 @@ internal import VirtioServing
 
 /// What each request does. A request either takes effect or throws and leaves things as they were.
 extension BackendSession {
-  /// Everything a block or entropy device can use.
+  /// Everything that a device with no messages of its own can use.
   static let offeredProtocolFeatures: ProtocolFeatures = [
     .multiqueue, .logSharedMemory, .replyAck, .backendRequests, .configuration, .backendSendDescriptor,
     .inflightSharedMemory, .resetDevice, .inbandNotifications, .configureMemorySlots, .status, .deviceState,

@@ -7,7 +7,7 @@ internal import Virtio
 /// What checks work with: a way to the back-end, and what is known of it.
 final class Bench {
   let subject: any CheckSubject
-  let device: CheckedDevice
+  let device: DeviceProbe
   /// How long one answer, and one request, may take.
   let patience: Duration
   /// How long to look for something that must not happen.
@@ -23,7 +23,7 @@ final class Bench {
   private var frontends: [Frontend] = []
   private var sockets: [UnixSocket] = []
 
-  init(_ subject: any CheckSubject, _ device: CheckedDevice, patience: Duration) {
+  init(_ subject: any CheckSubject, _ device: DeviceProbe, patience: Duration) {
     self.subject = subject
     self.device = device
     self.patience = patience

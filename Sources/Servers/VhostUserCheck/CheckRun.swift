@@ -1,6 +1,6 @@
 internal import HostIO
 internal import VhostUser
-internal import Virtio
+public import Virtio
 
 /// Why no check could be made.
 public enum CheckError: Error, Hashable, Sendable {
@@ -30,14 +30,19 @@ public struct CheckSummary: Hashable, Sendable {
 public final class CheckRun {
   private let bench: Bench
   private let checks: [Check]
+  private let others: [DeviceProbe]
 
   /// - Parameters:
+  ///   - device: the kind of device that the back-end is checked as.
+  ///   - others: kinds that it may be instead, to name one in a warning.
   ///   - patience: how long each answer and each request may take.
   ///   - only: names of the checks to make; empty for all.
   public init(
-    _ subject: any CheckSubject, _ device: CheckedDevice, patience: Duration = .seconds(3), only: [String] = []
+    _ subject: any CheckSubject, _ device: DeviceProbe, others: [DeviceProbe] = [], patience: Duration = .seconds(3),
+    only: [String] = []
   ) throws(CheckError) {
     bench = Bench(subject, device, patience: patience)
+    self.others = others
     if let unknown = only.first(where: { name in !Check.all.contains { $0.name == name } }) {
       throw .noSuchCheck(unknown)
     }
@@ -88,9 +93,9 @@ public final class CheckRun {
     let clock = ContinuousClock()
     let start = clock.now
     try meet()
-    if let doubt = bench.device.doubt(features: bench.offeredFeatures.bits, queueCount: bench.queueCount) {
-      warn(doubt)
-    }
+    let doubt = bench.device.doubt(
+      features: bench.offeredFeatures.bits, queueCount: bench.queueCount, others: others)
+    if let doubt { warn(doubt) }
     var summary = CheckSummary()
     for (place, check) in checks.enumerated() {
       guard isThere() else {

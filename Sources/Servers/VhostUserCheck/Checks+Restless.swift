@@ -47,7 +47,7 @@ extension Check {
     ) { bench throws(Finding) in
       let queue = bench.device.queue
       // The protocol leaves open what a network device does on a disabled ring.
-      if bench.device == .net {
+      if bench.device.ringsStopAlone {
         return try undisturbed(bench, Setup()) { frontend throws(FrontendError) in
           try frontend.enable(queue, false)
           try frontend.enable(queue, true)

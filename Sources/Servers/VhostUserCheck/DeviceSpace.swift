@@ -2,6 +2,7 @@ internal import DMA
 internal import IOMMUInterface
 internal import VhostUser
 internal import VhostUserFrontend
+internal import Virtio
 
 /// A driver's memory: pages, the device addresses that lead to them, and both ends' view of them.
 ///
@@ -158,9 +159,9 @@ final class DeviceSpace {
   func write(_ bytes: [UInt8], to guest: GuestAddress) { _ = memory.guest.copy(bytes.span, to: guest) }
 
   /// Fills a guest page with bytes that no answer consists of.
-  func blank(_ guest: GuestAddress) { write([UInt8](repeating: CheckedDevice.blank, count: Int(Self.page)), to: guest) }
+  func blank(_ guest: GuestAddress) { write([UInt8](repeating: DeviceProbe.blank, count: Int(Self.page)), to: guest) }
   func isBlank(_ guest: GuestAddress, count: Int = 4096) -> Bool {
-    bytes(guest, count: count).allSatisfy { $0 == CheckedDevice.blank }
+    bytes(guest, count: count).allSatisfy { $0 == DeviceProbe.blank }
   }
 
   private func pieces(_ device: DMAAddress, _ count: Int) -> [(GuestAddress, Int)] {

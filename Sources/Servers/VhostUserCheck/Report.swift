@@ -1,4 +1,5 @@
 internal import HostIO
+public import Virtio
 
 extension CheckResult {
   /// The result as a JSON object.
@@ -24,9 +25,9 @@ extension CheckResult {
 
 extension CheckSummary {
   /// The summary as a JSON object, what the back-end offers beside it.
-  public func json(device: CheckedDevice, features: [Int], protocolFeatures: [String]) -> String {
+  public func json(device: DeviceProbe, features: [Int], protocolFeatures: [String]) -> String {
     var object = JSONObject()
-    object.add("summary", device.rawValue)
+    object.add("summary", device.name)
     object.add("features", features.map(String.init))
     object.add("protocol_features", protocolFeatures.map { "\"\($0)\"" })
     for verdict in Verdict.allCases { object.add(verdict.key, UInt64(clamping: counts[verdict] ?? 0)) }

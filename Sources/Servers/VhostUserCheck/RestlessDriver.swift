@@ -28,7 +28,7 @@ final class RestlessDriver {
   static func setup(_ bench: Bench, _ setup: Setup) -> Setup {
     var setup = setup
     setup.size = bench.device.longRing
-    if bench.device.hasLongRequests {
+    if bench.device.quickRequest != nil {
       setup.features.formUnion(bench.offeredFeatures.intersection(.indirectDescriptors))
     }
     return setup
@@ -45,10 +45,10 @@ final class RestlessDriver {
     self.device = device
     size = layout.size
     let isIndirect = session.frontend.features.contains(.indirectDescriptors)
-    let request = session.bench.device.quickRequest(pieces: isIndirect ? 256 : 0)
+    let request = session.bench.device.quickRequest?(isIndirect ? 256 : 0) ?? session.bench.device.request
     for (i, piece) in request.readable.enumerated() { session.space.write(piece, to: session.pieces[i]) }
     // Every chain has the same buffers, and is still one of its own: a head is available again only when it was used.
-    func chain(_ request: ProbeRequest, from first: UInt16) -> [UInt8] {
+    func chain(_ request: DeviceProbe.Request, from first: UInt16) -> [UInt8] {
       let counts = request.readable.map(\.count) + request.writable
       var table: [UInt8] = []
       for (i, count) in counts.enumerated() {

@@ -39,7 +39,7 @@ final class Session {
   let space: DeviceSpace
   /// Where the probe's pieces are, readable ones first: each on a page of its own.
   var pieces: [DMAAddress] = []
-  private let request: ProbeRequest
+  private let request: DeviceProbe.Request
   private(set) var rings: [ProbeRing] = []
 
   /// Connects, negotiates, shares memory and lays out the queues; ``start()`` is up to the check.
@@ -182,7 +182,7 @@ final class Session {
   func fill() throws(Finding) {
     for (i, bytes) in request.readable.enumerated() { space.write(bytes, to: pieces[i]) }
     for (i, count) in request.writable.enumerated() {
-      space.write([UInt8](repeating: CheckedDevice.blank, count: count), to: pieces[request.readable.count + i])
+      space.write([UInt8](repeating: DeviceProbe.blank, count: count), to: pieces[request.readable.count + i])
     }
   }
 
@@ -264,8 +264,8 @@ final class Session {
     let answers = request.writable.enumerated().map { i, count in
       space.bytes(pieces[request.readable.count + i], count: count)
     }
-    let fault = bench.device.fault(written: written, answers, reference: bench.reference)
-    if fault == nil, bench.device == .blk, bench.reference == nil { bench.reference = answers[0] }
+    let fault = bench.device.fault(DeviceProbe.Answer(written: written, pieces: answers, reference: bench.reference))
+    if fault == nil, bench.device.answersAreAlike, bench.reference == nil { bench.reference = answers[0] }
     return fault
   }
 

@@ -21,6 +21,34 @@ public struct DeviceID: RawRepresentable, Hashable, Sendable {
   public static var iommu: Self { Self(rawValue: 23) }
   /// virtio-fs (§5.11).
   public static var fileSystem: Self { Self(rawValue: 26) }
+
+  /// What is known of a kind by its number alone.
+  private struct Kind {
+    let id: DeviceID
+    let name: String
+    var transitional: UInt16?
+  }
+
+  private static let kinds = [
+    Kind(id: .network, name: "net", transitional: 0x1000), Kind(id: .block, name: "blk", transitional: 0x1001),
+    Kind(id: .console, name: "console", transitional: 0x1003), Kind(id: .entropy, name: "rng", transitional: 0x1005),
+    Kind(id: .balloon, name: "balloon", transitional: 0x1002), Kind(id: .scsi, name: "scsi", transitional: 0x1004),
+    Kind(id: DeviceID(rawValue: 9), name: "9p", transitional: 0x1009), Kind(id: .socket, name: "vsock"),
+    Kind(id: .iommu, name: "iommu"), Kind(id: .fileSystem, name: "fs"),
+  ]
+
+  /// What comes after "virtio-" in the field's name for devices of this kind: `blk`; nil for a kind that is not known
+  /// here.
+  public var name: String? { Self.kinds.first { $0.id == self }?.name }
+
+  /// The PCI device ID of a transitional function, for the kinds that have one (§4.1.2.1).
+  var transitionalPCI: UInt16? { Self.kinds.first { $0.id == self }?.transitional }
+
+  /// The kind whose transitional function has this PCI device ID.
+  init?(transitionalPCI: UInt16) {
+    guard let kind = Self.kinds.first(where: { $0.transitional == transitionalPCI }) else { return nil }
+    self = kind.id
+  }
 }
 
 /// The device status field (§2.1).

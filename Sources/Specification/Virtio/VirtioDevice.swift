@@ -17,6 +17,8 @@ public protocol VirtioDevice: Sendable {
   var maxQueueSizes: [UInt16] { get }
   /// Queues that share a thread, in order, each queue in one group.
   var queueGroups: [Range<Int>] { get }
+  /// Whether every request is a single buffer, so that no driver uses an indirect table for it (§2.7.5.3).
+  var hasSingleBufferRequests: Bool { get }
   /// Bytes of configuration space (§2.5).
   var configurationSize: Int { get }
   /// Fills `bytes` from the configuration space; bytes past its end read as zero.
@@ -44,6 +46,7 @@ public protocol VirtioDevice: Sendable {
 
 extension VirtioDevice {
   public var queueGroups: [Range<Int>] { maxQueueSizes.indices.map { $0..<$0 + 1 } }
+  public var hasSingleBufferRequests: Bool { false }
   public var configurationSize: Int { 0 }
   public func readConfiguration(at offset: Int, into bytes: inout MutableSpan<UInt8>) {
     for i in bytes.indices { bytes[i] = 0 }
@@ -59,6 +62,13 @@ extension VirtioDevice {
       throw DeviceError("this device has no state to restore, and was given \(bytes.count) bytes")
     }
   }
+}
+
+/// A device that is the same wherever it is served: it takes no options.
+public protocol OptionlessDevice: VirtioDevice {
+  init()
+  /// What it is or gives, in a few words, for help texts.
+  static var summary: String { get }
 }
 
 /// A file descriptor whose readiness the worker reports to the handler.

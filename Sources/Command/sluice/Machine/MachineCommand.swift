@@ -1,4 +1,5 @@
 import ArgumentParser
+import DeviceCatalog
 import Glibc
 import HostIO
 import Machine
@@ -53,7 +54,7 @@ struct RunMachine: ParsableCommand {
       {"platform": "pc-vtd", "devices": [{"kind": "blk", "iommu_platform": "on", "iommu": "attached", "ring": \
       "packed"}], "workload": {"kind": "verify", "seconds": 1}}
 
-      A device has: name, kind (blk, rng, nvme), interface (modern, transitional, legacy, mmio, mmio-legacy), \
+      A device has: name, kind (\(DeviceKind.allCases.map(\.rawValue).joined(separator: ", "))), interface (modern, transitional, legacy, mmio, mmio-legacy), \
       iommu_platform (off, on, auto), host (new, old), accepts (all, not-33, neither, legacy), iommu (none, bypass, \
       attached, unattached), ring (split, packed), descriptors (direct, indirect), image (a path; without one the disk \
       is memory), size (bytes of such a disk), flush_batch (unmaps in one deferred flush). The workload has: kind \
@@ -114,7 +115,7 @@ struct RunMachine: ParsableCommand {
       "requests",
       "\(work.requests), \(work.bytes) bytes, \(rate) a second"
         + (work.churned > 0 ? "; \(work.churned) mappings came and went beside them" : ""))
-    if report.description.kind != .entropy {
+    if report.description.kind.isStorage {
       line("data", work.wrongBytes == 0 ? "every byte as it was written" : "\(work.wrongBytes) bytes came back wrong")
     }
     if let error = work.error { line("ended by", error) }

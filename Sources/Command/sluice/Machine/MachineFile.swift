@@ -1,3 +1,4 @@
+import DeviceCatalog
 import FoundationEssentials
 import Machine
 import Virtio

@@ -1,4 +1,5 @@
 import ArgumentParser
+import DeviceCatalog
 import Glibc
 import HostIO
 import Machine

@@ -1,3 +1,4 @@
+import DeviceCatalog
 import Machine
 import Virtio
 
@@ -14,8 +15,8 @@ struct MatrixTable {
 
     /// Where a cell belongs.
     init(_ decision: Decision) {
-      switch (decision.device, decision.acknowledgement, decision.host, decision.property) {
-      case (.nvme, _, _, _): self = .nvme
+      switch (decision.device.isVirtio, decision.acknowledgement, decision.host, decision.property) {
+      case (false, _, _, _): self = .nvme
       case (_, .neither, _, _): self = .neither
       case (_, .notPlatform, _, .on), (_, .notPlatform, _, .auto): self = .withoutBit
       case (_, .legacy, _, .on): self = .legacyOn

@@ -41,13 +41,13 @@ extension AMDViDriver: InvalidatingUnit {
     registers.write(commands.tail, at: AMDViRegister.commandTail, width: 8)
     // Nothing comes from a buffer that stands still at an error.
     var isStanding = false
-    let hasAnswer = try? wait.until {
+    let hasAnswer = wait.until {
       if commands.isDone { return true }
       isStanding = registers.read(at: AMDViRegister.status, width: 8) & AMDViRegister.commandsRun == 0
       return isStanding
     }
     let hadFailed = commands.settle()
-    guard hasAnswer == true, !isStanding else {
+    guard hasAnswer, !isStanding else {
       do throws(UnitError) { try startCommands() } catch { commands.isBroken = true }
       return false
     }

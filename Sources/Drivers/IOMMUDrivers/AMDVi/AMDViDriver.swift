@@ -82,8 +82,8 @@ public final class AMDViDriver {
 
   func setControl(_ value: UInt64) throws(UnitError) {
     registers.write(value, at: AMDViRegister.control, width: 8)
-    let done = try? wait.until { registers.read(at: AMDViRegister.control, width: 8) == value }
-    guard done == true else { throw .timeout(register: AMDViRegister.control) }
+    let done = wait.until { registers.read(at: AMDViRegister.control, width: 8) == value }
+    guard done else { throw .timeout(register: AMDViRegister.control) }
     control = value
   }
 

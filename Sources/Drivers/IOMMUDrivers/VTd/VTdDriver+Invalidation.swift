@@ -41,13 +41,13 @@ extension VTdDriver: InvalidatingUnit {
     registers.write(queue.tail, at: VTdRegister.queueTail, width: 8)
     // Nothing comes from a queue that stands still at an error.
     var isStanding = false
-    let hasAnswer = try? wait.until {
+    let hasAnswer = wait.until {
       if queue.isDone { return true }
       isStanding = registers.read(at: VTdRegister.faultStatus, width: 4) & 0x70 != 0
       return isStanding
     }
     let hadFailed = queue.settle()
-    guard hasAnswer == true, !isStanding else {
+    guard hasAnswer, !isStanding else {
       restartQueue()
       return false
     }

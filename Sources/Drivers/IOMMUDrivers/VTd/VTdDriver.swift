@@ -81,8 +81,8 @@ public final class VTdDriver {
       registers.read(at: VTdRegister.globalStatus, width: 4)
       & (VTdRegister.translation | VTdRegister.queuedInvalidation)
     registers.write(on ? states | bit : states & ~bit, at: VTdRegister.globalCommand, width: 4)
-    let done = try? wait.until { (registers.read(at: VTdRegister.globalStatus, width: 4) & bit != 0) == on }
-    guard done == true else { throw .timeout(register: VTdRegister.globalCommand) }
+    let done = wait.until { (registers.read(at: VTdRegister.globalStatus, width: 4) & bit != 0) == on }
+    guard done else { throw .timeout(register: VTdRegister.globalCommand) }
   }
 
   // MARK: Domains

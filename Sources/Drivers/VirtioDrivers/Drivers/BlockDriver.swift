@@ -6,7 +6,7 @@ public import Virtio
 ///
 /// Requests are submitted, published together, and reaped later; or done one by one with the functions that wait. One
 /// thread uses it. Buffers are the device's from submitting until reaping: leave them alone meanwhile.
-public final class BlockDriver {
+public final class BlockDriver: VirtioDriver {
   private let transport: any DriverTransport
   private let wait: BoundedWait
   private var queue: BlockQueue?
@@ -219,6 +219,15 @@ public final class BlockDriver {
   public func discard(_ ranges: Span<BlockRange>) throws(DriverError) { try finish(submitDiscard(ranges)) }
   /// Writes zeroes, and waits for it.
   public func writeZeroes(_ ranges: Span<BlockRange>) throws(DriverError) { try finish(submitWriteZeroes(ranges)) }
+
+  public var byteCount: UInt64? { capacity * UInt64(BlockLayout.sectorSize) }
+  public func receive(from place: UInt64, into data: Span<GuestSegment>) throws(DriverError) -> Int {
+    try read(place / UInt64(BlockLayout.sectorSize), into: data)
+    return GuestSegment.byteCount(data)
+  }
+  public func send(to place: UInt64, from data: Span<GuestSegment>) throws(DriverError) {
+    try write(place / UInt64(BlockLayout.sectorSize), from: data)
+  }
 
   /// The disk's identity, up to 20 bytes.
   public func readID() throws(DriverError) -> [UInt8] {

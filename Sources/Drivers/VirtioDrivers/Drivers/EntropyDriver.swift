@@ -3,7 +3,7 @@ public import DriverDMA
 public import Virtio
 
 /// The driver of a virtio-rng device (§5.4). One thread uses it.
-public final class EntropyDriver {
+public final class EntropyDriver: VirtioDriver {
   private let transport: any DriverTransport
   private let wait: BoundedWait
   private var queue: MappedQueue?
@@ -102,6 +102,10 @@ public final class EntropyDriver {
     if let error = completion.error { throw error }
     return Int(completion.written)
   }
+
+  public var byteCount: UInt64? { nil }
+  public func receive(from place: UInt64, into data: Span<GuestSegment>) throws(DriverError) -> Int { try fill(data) }
+  public func send(to place: UInt64, from data: Span<GuestSegment>) throws(DriverError) { throw .request }
 
   /// Resets the device and takes all memory back. Requests that it had never complete.
   ///

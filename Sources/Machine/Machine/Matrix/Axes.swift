@@ -1,3 +1,4 @@
+public import DeviceCatalog
 public import Virtio
 
 /// How old the host is.
@@ -46,13 +47,6 @@ public enum UnitState: String, Hashable, Sendable, CaseIterable {
   case attached
   /// Nothing was set up for the device.
   case unattached
-}
-
-/// What is plugged in.
-public enum DeviceKind: String, Hashable, Sendable, CaseIterable {
-  case block = "blk"
-  case entropy = "rng"
-  case nvme
 }
 
 /// The format of a virtqueue (§2.6).

@@ -1,4 +1,5 @@
 import DMA
+import DeviceCatalog
 import DriverDMA
 import Virtio
 import VirtioDrivers
@@ -167,7 +168,7 @@ private struct CellRun {
     rig.driver.mapper.buffer = buffer.segments.first?.address
     rig.driver.mapper.plan = buffer.plan
     defer { rig.driver.mapper.buffer = nil }
-    let ways: [CellOutcome.Direction] = decision.device == .entropy ? [.toMemory] : [.fromMemory, .toMemory]
+    let ways: [CellOutcome.Direction] = decision.device.isStorage ? [.fromMemory, .toMemory] : [.toMemory]
     for way in ways {
       let transfer = CellTransfer(cell, way, buffer, on: rig)
       let verdict = transfer.verdict(story: &story)

@@ -1,4 +1,5 @@
 import DMA
+import DeviceCatalog
 import VirtioDrivers
 
 /// What a cell that moves data is tried on.
@@ -86,8 +87,8 @@ struct CellTransfer {
     }
     guard buffer.isGuarded(by: Self.guardByte, in: memory) else { return "bytes beside the buffer changed" }
     let after = buffer.bytes(in: memory)
-    guard decision.device == .entropy else { return after == pattern ? nil : "the bytes in memory are others" }
-    // Random bytes cannot be foretold, but 64 equal ones in a row are none.
+    guard !decision.device.isStorage else { return after == pattern ? nil : "the bytes in memory are others" }
+    // Bytes that nothing stored cannot be foretold, but 64 equal ones in a row are those that were there.
     let isStale = stride(from: 0, to: after.count, by: 64).contains {
       after[$0..<min($0 + 64, after.count)].allSatisfy { $0 == Self.guardByte }
     }
@@ -98,33 +99,27 @@ struct CellTransfer {
 extension GuestDriver {
   /// One request for a whole buffer.
   func request(_ way: CellOutcome.Direction, _ buffer: ShapedBuffer) throws(MachineError) {
-    switch driver {
-    case .disk(let disk):
-      switch way {
-      case .toMemory: try disk.read(8, into: buffer.segments)
-      case .fromMemory: try disk.write(8, from: buffer.segments)
+    switch way {
+    case .toMemory:
+      let count = try receive(from: PluggedDevice.place, into: buffer.segments)
+      guard count == buffer.byteCount else {
+        throw .driver(.incomplete(written: UInt32(count), needed: UInt64(buffer.byteCount)))
       }
-    case .entropy(let entropy):
-      do throws(DriverError) {
-        let count = try entropy.fill(buffer.segments.span)
-        guard count == buffer.byteCount else {
-          throw .incomplete(written: UInt32(count), needed: UInt64(buffer.byteCount))
-        }
-      } catch { throw .driver(error) }
+    case .fromMemory: try send(to: PluggedDevice.place, from: buffer.segments)
     }
   }
 }
 
 extension PluggedDevice {
   /// Where requests of cells go on the disk: sector 8.
-  private static let place = 8 * 512
+  fileprivate static let place: UInt64 = 8 * 512
 
-  fileprivate func setContents(_ bytes: [UInt8]) { _ = contents?.copy(bytes.span, to: Self.place) }
+  fileprivate func setContents(_ bytes: [UInt8]) { _ = contents?.copy(bytes.span, to: Int(Self.place)) }
 
   fileprivate func contents(_ count: Int) -> [UInt8] {
     var bytes = [UInt8](repeating: 0, count: count)
     var span = bytes.mutableSpan
-    _ = contents?.copy(from: Self.place, into: &span)
+    _ = contents?.copy(from: Int(Self.place), into: &span)
     return bytes
   }
 }

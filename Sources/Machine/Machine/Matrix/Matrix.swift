@@ -1,3 +1,4 @@
+import DeviceCatalog
 import Virtio
 
 /// Every cell there is.
@@ -20,7 +21,7 @@ public enum Matrix {
 
   private static func cells(of decision: Decision) -> [Cell] {
     guard decision.refusal == nil else { return [Cell(decision: decision, data: nil)] }
-    let rings: [RingKind?] = decision.device == .nvme ? [nil] : RingKind.allCases
+    let rings: [RingKind?] = decision.device.isVirtio ? RingKind.allCases : [nil]
     return rings.map { DataAxes(ring: $0, descriptors: .direct, shape: .contiguous) }
       .varying(\.descriptors)
       .varying(\.shape)
@@ -35,8 +36,8 @@ public enum Matrix {
 }
 
 extension Decision {
-  /// NVMe is met as NVMe, and virtio devices as virtio.
-  fileprivate var interfaceIsOneOfTheDevice: Bool { (interface == .nvme) == (device == .nvme) }
+  /// Virtio devices are met as virtio, others as what they are.
+  fileprivate var interfaceIsOneOfTheDevice: Bool { (interface != .nvme) == device.isVirtio }
 }
 
 extension Array {

@@ -1,3 +1,4 @@
+internal import DeviceCatalog
 internal import Virtio
 
 extension Cell {
@@ -5,7 +6,7 @@ extension Cell {
   public var reasons: [String] {
     let decision = decision
     if case .impossible(let why) = expected { return [why] }
-    if decision.device == .nvme {
+    if !decision.device.isVirtio {
       return ["a device that is not virtio has no feature bit: the platform alone decides (R080)"] + reachReasons
     }
     var reasons: [String] = []

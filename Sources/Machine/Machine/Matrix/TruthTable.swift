@@ -1,3 +1,4 @@
+internal import DeviceCatalog
 internal import Virtio
 
 /// The truth table: the expected outcome of each decision, written from the rules and not from the implementation.
@@ -111,7 +112,7 @@ extension Cell {
 
   private func impossibility(_ data: DataAxes) -> String? {
     if decision.interface.isLegacy, data.ring == .packed { return "a legacy driver cannot accept VIRTIO_F_RING_PACKED" }
-    if (decision.device == .nvme) != (data.ring == nil) { return "only virtqueues are split or packed" }
+    if decision.device.isVirtio == (data.ring == nil) { return "only virtqueues are split or packed" }
     guard decision.reachesMemory else {
       return data.shape == .contiguous ? nil : "nothing is reachable, in any shape"
     }

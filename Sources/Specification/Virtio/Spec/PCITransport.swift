@@ -8,25 +8,12 @@ public enum PCITransport {
   public static func deviceID(_ id: DeviceID) -> UInt16 { UInt16(truncatingIfNeeded: 0x1040 &+ id.rawValue) }
 
   /// The transitional device ID, for the devices that have one (§4.1.2.1).
-  public static func transitionalDeviceID(_ id: DeviceID) -> UInt16? {
-    switch id {
-    case .network: 0x1000
-    case .block: 0x1001
-    case .balloon: 0x1002
-    case .console: 0x1003
-    case .scsi: 0x1004
-    case .entropy: 0x1005
-    case DeviceID(rawValue: 9): 0x1009
-    default: nil
-    }
-  }
+  public static func transitionalDeviceID(_ id: DeviceID) -> UInt16? { id.transitionalPCI }
 
   /// The device type behind a PCI device ID; nil: not a virtio function.
   public static func type(ofDeviceID pciDeviceID: UInt16) -> DeviceID? {
     if (0x1041...0x107f).contains(pciDeviceID) { return DeviceID(rawValue: UInt32(pciDeviceID) - 0x1040) }
-    return [DeviceID.network, .block, .balloon, .console, .scsi, .entropy, DeviceID(rawValue: 9)].first {
-      transitionalDeviceID($0) == pciDeviceID
-    }
+    return DeviceID(transitionalPCI: pciDeviceID)
   }
 
   /// `cfg_type` of a virtio structure capability (§4.1.4).

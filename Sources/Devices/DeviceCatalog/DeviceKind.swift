@@ -1,0 +1,58 @@
+internal import NVMe
+public import Virtio
+internal import VirtioBlock
+internal import VirtioDrivers
+internal import VirtioEntropy
+
+/// A kind of device, by the name that it has in commands and files: what can be made of it, and how a back-end of it is
+/// checked.
+///
+/// ``all`` is the one list of kinds. Commands, the machine and its matrix, and `sluice check` ask it.
+public struct DeviceKind: RawRepresentable, CaseIterable, Hashable, Sendable {
+  /// `blk`.
+  public let rawValue: String
+  /// How a back-end of this kind is checked; nil where no vhost-user back-end is of it.
+  public let probe: DeviceProbe?
+  /// The device, and the driver of it; nil where Sluice has none.
+  public let model: DeviceModel?
+
+  /// - Parameter name: nil: the probe's.
+  private init(_ name: String? = nil, probe: DeviceProbe? = nil, model: DeviceModel? = nil) {
+    rawValue = name ?? probe?.name ?? ""
+    self.probe = probe
+    self.model = model
+  }
+
+  /// Whether bytes can be read back from where they were written.
+  public var isStorage: Bool { model?.isStorage ?? false }
+  /// Whether feature bits are negotiated.
+  public var isVirtio: Bool { model?.isVirtio ?? true }
+
+  public init?(rawValue: String) {
+    guard let kind = Self.all.first(where: { $0.rawValue == rawValue }) else { return nil }
+    self = kind
+  }
+
+  public static func == (one: Self, other: Self) -> Bool { one.rawValue == other.rawValue }
+  public func hash(into hasher: inout Hasher) { hasher.combine(rawValue) }
+}
+
+extension DeviceKind {
+  /// virtio-blk.
+  public static let block = DeviceKind(
+    probe: .block, model: .disk({ try BlockDevice(BlockOptions(disk: $0)) }, driver: BlockDriver.self))
+  /// virtio-rng.
+  public static let entropy = DeviceKind(
+    probe: .entropy, model: .optionless(EntropyDevice.self, driver: EntropyDriver.self))
+  /// An NVMe controller with one namespace.
+  public static let nvme = DeviceKind("nvme", model: .function(NVMeController.self, driver: NVMeDriver.self))
+
+  /// Every kind there is.
+  public static let all = [
+    block, entropy, nvme, DeviceKind(probe: .network), DeviceKind(probe: .fileSystem), DeviceKind(probe: .socket),
+  ]
+  /// Those that a machine can have.
+  public static let allCases = all.filter { $0.model != nil }
+  /// Those that a vhost-user back-end can be checked as.
+  public static let checked = all.filter { $0.probe != nil }
+}
