@@ -11,12 +11,14 @@ internal import VirtioPCI
 /// A device that is plugged into a machine, and how its guest gets at it.
 public final class PluggedDevice {
   enum Attachment {
-    case virtioPCI(VirtioPCIFunction, BusMaster)
+    case virtioPCI(VirtioPCIFunction)
     case virtioMMIO(VirtioMMIODevice)
-    case function(any PCIFunction, BusMaster)
+    case function(any PCIFunction)
   }
   public let description: DeviceDescription
   let attachment: Attachment
+  /// Its way to memory.
+  private let endpoint: DMAEndpoint
   /// The contents of a disk that is memory.
   package let contents: HostMapping?
   unowned let machine: RunningMachine
@@ -28,41 +30,32 @@ public final class PluggedDevice {
     case nil: throw .missing("a machine cannot have a device of kind \(description.kind.rawValue)")
     case .optionless(let type, _):
       contents = nil
-      attachment = try machine.attach(type.init(), description, number)
+      (attachment, endpoint) = try machine.attach(type.init(), description, number)
     case .disk(let make, _):
       let backing = try DiskBacking(description)
       contents = backing.contents
-      attachment = try machine.attach(
+      (attachment, endpoint) = try machine.attach(
         try rethrowing(make(backing.options), saying: MachineError.host), description, number)
     case .function(let type, _):
       let backing = try DiskBacking(description)
       contents = backing.contents
-      attachment = try machine.attach(type, backing.options, number)
+      (attachment, endpoint) = try machine.attach(type, backing.options, number)
     }
   }
 
   /// Look-ups and refusals in both of its spaces.
   public var counts: (platform: SpaceCounts, physical: SpaceCounts) {
-    let counts =
-      switch attachment {
-      case .virtioPCI(_, let master), .function(_, let master): master.counts
-      case .virtioMMIO(let device): device.endpoint.counts
-      }
+    let counts = endpoint.counts
     return (SpaceCounts(counts.translated), SpaceCounts(counts.physical))
   }
 
   /// Its number in front of the IOMMU.
-  package var requester: RequesterID {
-    switch attachment {
-    case .virtioPCI(_, let master), .function(_, let master): master.requester
-    case .virtioMMIO(let device): device.endpoint.requester
-    }
-  }
+  package var requester: RequesterID { endpoint.requester }
 
   /// The choices that its options led to, a sentence each.
   public var reasons: [String] {
     switch attachment {
-    case .virtioPCI(let function, _): function.choices.reasons
+    case .virtioPCI(let function): function.choices.reasons
     case .virtioMMIO(let device): device.choices.reasons
     case .function: ["the device is not virtio: the platform's IOMMU alone governs it"]
     }
@@ -70,9 +63,9 @@ public final class PluggedDevice {
 
   func reset() {
     switch attachment {
-    case .virtioPCI(let function, _): function.reset()
+    case .virtioPCI(let function): function.reset()
     case .virtioMMIO(let device): device.reset()
-    case .function(let function, _): function.reset()
+    case .function(let function): function.reset()
     }
   }
 }
@@ -81,12 +74,14 @@ extension RunningMachine {
   /// A virtio device behind the transport of its description.
   fileprivate func attach(
     _ device: any VirtioDevice, _ description: DeviceDescription, _ number: UInt8
-  ) throws(MachineError) -> PluggedDevice.Attachment {
+  ) throws(MachineError) -> (PluggedDevice.Attachment, DMAEndpoint) {
     switch description.interface {
     case .nvme: throw .missing("NVMe is no interface of \(description.kind.rawValue)")
-    case .mmio, .mmioLegacy: .virtioMMIO(try mmioDevice(device, description, number))
+    case .mmio, .mmioLegacy:
+      let endpoint = endpoint(number)
+      return (.virtioMMIO(try mmioDevice(device, description, at: endpoint)), endpoint)
     case .modern, .transitional, .legacy:
-      try attach(number, as: PluggedDevice.Attachment.virtioPCI) { (master) throws(MachineError) in
+      return try attach(number, as: PluggedDevice.Attachment.virtioPCI) { (master) throws(MachineError) in
         try rethrowing(
           VirtioPCIFunction(device, pciOptions(description), name: description.name, on: master, log: logger),
           as: MachineError.configuration)
@@ -97,7 +92,7 @@ extension RunningMachine {
   /// A function that shows a disk and is not virtio.
   fileprivate func attach<F: DiskFunction>(
     _ type: F.Type, _ disk: DiskOptions, _ number: UInt8
-  ) throws(MachineError) -> PluggedDevice.Attachment {
+  ) throws(MachineError) -> (PluggedDevice.Attachment, DMAEndpoint) {
     try attach(number, as: PluggedDevice.Attachment.function) { (master) throws(MachineError) in
       try rethrowing(F(disk, on: master), saying: MachineError.host)
     }
@@ -105,16 +100,16 @@ extension RunningMachine {
 
   /// A function on the bus, with its way to memory.
   private func attach<F: PCIFunction>(
-    _ number: UInt8, as attachment: (F, BusMaster) -> PluggedDevice.Attachment,
+    _ number: UInt8, as attachment: (F) -> PluggedDevice.Attachment,
     _ make: (BusMaster) throws(MachineError) -> F
-  ) throws(MachineError) -> PluggedDevice.Attachment {
-    var kept: BusMaster?
+  ) throws(MachineError) -> (PluggedDevice.Attachment, DMAEndpoint) {
+    var kept: DMAEndpoint?
     let function = try bus.add(at: PCISlot(number)) { (master) throws(MachineError) in
-      kept = master
+      kept = master.endpoint
       return try make(master)
     }
     guard let kept else { throw .missing("the bus made no way to memory") }
-    return attachment(function, kept)
+    return (attachment(function), kept)
   }
 
   private func pciOptions(_ description: DeviceDescription) -> VirtioPCIOptions {
@@ -128,7 +123,7 @@ extension RunningMachine {
   }
 
   private func mmioDevice(
-    _ device: any VirtioDevice, _ description: DeviceDescription, _ number: UInt8
+    _ device: any VirtioDevice, _ description: DeviceDescription, at endpoint: DMAEndpoint
   ) throws(MachineError) -> VirtioMMIODevice {
     var options = VirtioMMIOOptions()
     options.legacy = description.interface == .mmioLegacy
@@ -137,7 +132,7 @@ extension RunningMachine {
     let interrupts = interrupts
     return try rethrowing(
       VirtioMMIODevice(
-        device, options, name: description.name, at: endpoint(number), line: { interrupts.setLine(asserted: $0) },
+        device, options, name: description.name, at: endpoint, line: { interrupts.setLine(asserted: $0) },
         log: logger), as: MachineError.configuration)
   }
 }
