@@ -71,7 +71,8 @@ private final class ColdRig {
       table += (Self.dataAt + UInt64(n) * self.step).bytes + UInt32(each << 12).bytes
       table += UInt16(n + 1 < count ? 3 : 2).bytes + UInt16(truncatingIfNeeded: n + 1).bytes
     }
-    precondition(memory.copy(table.span, to: GuestAddress(0x4000)) == table.count)
+    let copied = regions.memory.copy(table.span, to: GuestAddress(0x4000))
+    precondition(copied == table.count)
     queue = try Virtqueue(
       index: 0,
       layout: QueueLayout(
