@@ -1,6 +1,6 @@
 // swift-tools-version: 6.3
-// The floors of the package, lowest first; the folders of Sources are the same. An arrow (an import) only ever points
-// up in this list: `ArchitectureTests` checks it.
+// Grouped by the folders of Sources; a target follows those it imports. The floors of the targets, and that imports
+// only lead to lower ones, are in Tests/ArchitectureTests/ArrowTests.swift.
 import Foundation
 import PackageDescription
 

@@ -61,7 +61,7 @@ def report(arguments: Sequence[str]) -> bool:
     samples = read_rows(folder / "samples.jsonl")
     if samples:
         (folder / "exposure.svg").write_text(exposure(samples))
-    (folder / "lab.md").write_text(page(read_rows(folder / "lab.jsonl"), read_rows(folder / "ground.jsonl"), bool(samples)))
+    (folder / "lab.md").write_text(page(read_rows(folder / "systems.jsonl"), read_rows(folder / "events.jsonl"), bool(samples)))
     if len(arguments) > 1:
         check_table.write(read_rows(folder / "check.jsonl"), Path(arguments[1]))
     return True

@@ -33,7 +33,7 @@ How much of the guest's memory the back-end of the split disk could reach, asked
 ![Exposure over time, a picture for each kind of IOMMU](diagrams/exposure.svg)
 """
 MOVED_TEXT = """
-## The ground moves
+## Events under a running back-end
 An x86-64 machine each, whose guest writes from up to 32 threads all the time: windows of blocks, overwritten in order with numbers that only grow, so that of a window exactly one state is possible for a newest number. QEMU's own tests drive the disk themselves and have no guest.
 
 * **acknowledged**: writes that the guest was told are done, all of them looked for in the image when the guest was gone, and by every driver that came after the one that wrote.

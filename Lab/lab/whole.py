@@ -1,4 +1,4 @@
-"""`make lab`: every system against Sluice's disk and entropy back-ends, bit 33 off and on, what happens when the ground moves under a
+"""`make lab`: every system against Sluice's disk and entropy back-ends, bit 33 off and on, events under a running
 back-end, and what `sluice check` finds; a table of each."""
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ NAMES = [*SYSTEMS, *ADVERSE, *(f"check-{peer}" for peer in PEERS), "check"]
 
 
 class Whole:
-    """A run of systems, adverse jobs and checks. Their rows are files in the folder `out`: lab.jsonl (a line a row), samples.jsonl (what could
-    be reached when), ground.jsonl (a line a job), check.jsonl (a line a result); with lab.md and exposure.svg, which are made from them."""
+    """A run of systems, adverse jobs and checks. Their rows are files in the folder `out`: systems.jsonl (a line a row), samples.jsonl (what could
+    be reached when), events.jsonl (a line a job), check.jsonl (a line a result); with lab.md and exposure.svg, which are made from them."""
 
     def __init__(self, wanted: Sequence[str], out: Path, settings: Settings) -> None:
         self.out, self.settings = out, settings
@@ -58,13 +58,13 @@ class Whole:
     def collect(self, results: Path) -> None:
         """Makes tables and picture from what the jobs reported, in the order of the systems, whichever ended first."""
         at = {name: number for number, name in enumerate(self.systems)}
-        rows, moved = read_rows(results / "rows.jsonl"), read_rows(results / "moved.jsonl")
+        rows, moved = read_rows(results / "systems.jsonl"), read_rows(results / "events.jsonl")
         if not rows and not moved:
             raise LabError("no system and no job reported anything")
         rows.sort(key=lambda row: (at[row["system"]], row["bit"], row["device"], row["ring"] == "packed"))
         moved = [row for name in self.adverse for row in ([row for row in moved if row["job"] == name] or [silent(name)])]
         samples = sorted(read_rows(results / "samples.jsonl"), key=lambda sample: at[sample["system"]])
-        for name, kept in (("lab.jsonl", rows), ("ground.jsonl", moved), ("samples.jsonl", samples)):
+        for name, kept in (("systems.jsonl", rows), ("events.jsonl", moved), ("samples.jsonl", samples)):
             self._write(name, kept)
         if rows:
             print(systems_terminal(rows), end="")

@@ -94,7 +94,7 @@ class Adverse(JobTests):
         with (Processes() as processes, contextlib.redirect_stdout(io.StringIO()),
               mock.patch("lab.jobs.adverse.check", return_value=(True, "3 writes acknowledged, 1 generations, none lost"))):
             kind(name, self.folder, self.folder, Settings.of(settings), processes).work()
-        return read_rows(self.folder / "results.jsonl")[-1], read_rows(self.folder / "moved.jsonl")[-1]
+        return read_rows(self.folder / "results.jsonl")[-1], read_rows(self.folder / "events.jsonl")[-1]
 
     def test_a_back_end_that_does_not_start_is_a_row(self) -> None:
         row, moved = self.rows("rebind-off", Rebind, {"SLUICE": "/bin/false"})

@@ -58,7 +58,7 @@ class Tables(unittest.TestCase):
 
     def test_rows_are_lines(self) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder, "rows.jsonl")
+            file = Path(folder, "systems.jsonl")
             append_row(file, {"title": "§ – é"})
             append_row(file, {"title": "2"})
             self.assertEqual(read_rows(file), [{"title": "§ – é"}, {"title": "2"}])
@@ -75,7 +75,7 @@ class KnownDocuments(unittest.TestCase):
     def test_page_picture_and_table_are_made_byte_for_byte(self) -> None:
         def rows(name: str) -> list[Row]:
             return read_rows(KNOWN / f"{name}.jsonl")
-        self.assertEqual(page(rows("lab"), rows("ground"), picture=True), (KNOWN / "lab.md").read_text())
+        self.assertEqual(page(rows("systems"), rows("events"), picture=True), (KNOWN / "lab.md").read_text())
         self.assertEqual(exposure(rows("samples")), (KNOWN / "exposure.svg").read_text())
         with tempfile.TemporaryDirectory() as folder:
             page_file = Path(folder, "check.md")

@@ -197,7 +197,7 @@ class RowTests(Scratch):
         self.assertEqual(rows[2], "  requests   3: 4 KiB read by the guest, 1 MiB written by it")
         self.assertEqual(rows[3], "  exposure   4 KiB reachable now, 512 KiB at most (0.1 %), of 640 MiB of guest memory")
         self.assertEqual(rows[4], "  mappings   5 received, 4 invalidations, 1 in force now")
-        self.assertIn("0 told by Sluice; in the guest's log 3, before", rows[5])
+        self.assertIn("0 reported by Sluice; 3 in the guest's log, before", rows[5])
 
 
 class UnitTests(unittest.TestCase):

@@ -32,4 +32,4 @@ def figure_rows(said: Figures, talk: Talk) -> Iterator[str]:
     # The guest counts what its kernel logs: up to the driver's first request, and from then on.
     early, late = int(talk.last("early_faults") or 0), int(talk.last("faults") or 0)
     why = ", before the driver's first request: QEMU's look at a ring of the firmware, see README" if early else ""
-    yield row("faults", f"{said['faults']} told by Sluice; in the guest's log {early + late}{why}")
+    yield row("faults", f"{said['faults']} reported by Sluice; {early + late} in the guest's log{why}")

@@ -27,7 +27,7 @@ private let outside: [String: Set<String>] = [
 /// Modules of the toolchain that any target may import.
 private let toolchain: Set<String> = ["Swift", "Synchronization", "Testing", "Dispatch"]
 
-/// Modules of the toolchain for the top floor, tests, benchmarks and snippets only.
+/// Modules of the toolchain for the top floor, tests and benchmarks only.
 private let upstairs: Set<String> = ["Foundation", "FoundationEssentials", "Glibc", "RegexBuilder"]
 
 /// Who may import the system: the target that wraps it.

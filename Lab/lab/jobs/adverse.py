@@ -1,4 +1,4 @@
-"""Jobs in which the ground moves under a living back-end. Each is a row of moved.jsonl besides its own.
+"""Jobs in which something happens to a running back-end or its guest. Each is a row of events.jsonl besides its own.
 
 The witness is Tests/Guests/sequence.c: windows of blocks overwritten in order, so that what is lost, late, torn or done twice shows, and
 memory that was filled from the disk and is looked at for as long as the guest runs."""
@@ -147,7 +147,7 @@ class AdverseJob(Job):
             "wrong": (checked + talk).count("SLUICE-GUEST error"), "seconds": int(self.seconds * 10) / 10,
             "backend": self.settings.backend, "verdict": verdict,
         }
-        append_row(self.results / "moved.jsonl", row)
+        append_row(self.results / "events.jsonl", row)
 
 
 class Rebind(AdverseJob):

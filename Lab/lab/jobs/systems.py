@@ -1,5 +1,5 @@
 """The lab's systems: each boots once with VIRTIO_F_ACCESS_PLATFORM (bit 33) off and once with it on, with a split and a packed disk and,
-where the machine has it, the entropy device. Every device is a row of rows.jsonl."""
+where the machine has it, the entropy device. Every device is a row of systems.jsonl."""
 
 from __future__ import annotations
 
@@ -244,7 +244,7 @@ class SystemJob(Job):
         """Reports a row: for the table, and as the job's."""
         row.verdict, row.reason = VERDICTS[verdict], reason
         self.row(verdict, f"lab {row.system} {row.device} bit={row.bit} {row.ring}".rstrip(), reason)
-        append_row(self.results / "rows.jsonl", dataclasses.asdict(row))
+        append_row(self.results / "systems.jsonl", dataclasses.asdict(row))
 
     def skip(self, reason: str, bit: str = "", front_end: str = "") -> None:
         """Reports that nothing could be run."""

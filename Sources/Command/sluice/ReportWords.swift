@@ -20,7 +20,7 @@ extension ServingReport {
     if memoryBytes > 0, looksLikePassThrough {
       line(
         "reachable",
-        "\(Self.bytes(memoryBytes)) on asking, which is all of guest memory; asked for so far: \(Self.bytes(reachableBytes)) now, "
+        "\(Self.bytes(memoryBytes)) on request, which is all of guest memory; requested so far: \(Self.bytes(reachableBytes)) now, "
           + "\(Self.bytes(peakReachableBytes)) at most")
     } else if memoryBytes > 0 {
       line(
@@ -35,9 +35,8 @@ extension ServingReport {
       line(
         "translations",
         "\(counted(iotlb.mappings, "mapping")) in force; \(counted(iotlb.hits, "hit")), "
-          + "\(counted(iotlb.misses, "miss", "misses")), \(counted(iotlb.questions, "question")), "
-          + "\(counted(iotlb.updates, "update")), "
-          + "\(counted(iotlb.invalidations, "invalidation"))"
+          + "\(counted(iotlb.misses, "miss", "misses")); \(iotlb.questions) MISS sent, "
+          + "\(iotlb.updates) UPDATE and \(iotlb.invalidations) INVALIDATE received"
           + (iotlb.evictions > 0 ? ", emptied \(counted(iotlb.evictions, "time")) because it was full" : "")
           + (translations == .once ? "; each is kept for one request" : ""))
     }

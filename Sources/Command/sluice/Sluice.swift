@@ -1,7 +1,7 @@
 import ArgumentParser
 import HostIO
 
-/// The command. Exit status: 0 done, 1 this host failed, 2 wrong usage.
+/// The command. Exit status: 0 done, 1 failed (this host, or what was tested), 2 wrong usage.
 @main
 struct Sluice: ParsableCommand {
   static let configuration = CommandConfiguration(
@@ -11,8 +11,7 @@ struct Sluice: ParsableCommand {
       Each device is a process of its own; a virtual machine monitor (the front-end) connects to its socket. Behind an \
       IOMMU, with VIRTIO_F_ACCESS_PLATFORM negotiated, a device can reach only the pages that the guest mapped for it.
 
-      Exit status: 0 success, 1 an error of this host, 2 wrong usage. After an error, one line on standard error says \
-      what to do.
+      Exit status: 0 success, 1 failure, 2 wrong usage. After an error, one line on standard error says what to do.
       """,
     version: "0.1.0",
     subcommands: [Serve.self, Explain.self, Check.self, MatrixCommand.self, MachineCommand.self])

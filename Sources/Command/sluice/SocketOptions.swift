@@ -83,7 +83,7 @@ struct SocketOptions: ParsableArguments {
       Whether the device goes through the guest's IOMMU: if the front-end has one for it (auto); always, and a \
       front-end without one is refused (on); never, and the device can reach all guest memory (off).
       """,
-      valueName: "when"))
+      valueName: "auto|on|off"))
   var platform: PlatformArgument = .auto
 
   @Option(
@@ -92,7 +92,7 @@ struct SocketOptions: ParsableArguments {
       How long to keep a translation: until the front-end invalidates it (keep), or for one request (once), for \
       front-ends that do not pass unmaps on, such as QEMU with AMD-Vi.
       """,
-      valueName: "how-long"))
+      valueName: "keep|once"))
   var translations: TranslationsArgument = .keep
 
   @Option(
@@ -103,7 +103,7 @@ struct SocketOptions: ParsableArguments {
       because the indirect table is one more mapping to request; each request then takes one ring descriptor for each \
       of its pieces. Both back-ends of a migration need the same value.
       """,
-      valueName: "when"))
+      valueName: "auto|on|off"))
   var indirect: IndirectArgument = .auto
 
   @Option(

@@ -1,6 +1,6 @@
 /// What a machine is, as far as a device's addresses are concerned: data, from which ``RunningMachine`` makes one.
 ///
-/// Each platform that QEMU's patch of 2016 for VIRTIO_F_ACCESS_PLATFORM names has a file of its own in this folder.
+/// Each platform that QEMU's patch of 2016 for VIRTIO_F_ACCESS_PLATFORM names has a file of its own in `Platforms`.
 public struct Platform: Hashable, Sendable {
   /// What translates device addresses.
   public enum Unit: String, Hashable, Sendable, CaseIterable {

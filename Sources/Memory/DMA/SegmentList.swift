@@ -20,9 +20,9 @@ public import CLinux
   /// More was appended than a list takes: what is in it is not the whole.
   @inlinable public var isFull: Bool { overflowed }
   @usableFromInline var overflowed = false
-  /// A list of so many segments grows no more. Storage grows fourfold, so a list takes 128 Ki: 512 MiB in scattered
-  /// pages.
-  public static var maxSegments: Int { 1 << 16 }
+  /// A full list of so many segments or more grows no more. Storage grows fourfold, from 32 Ki to 128 Ki at last, so a
+  /// list takes 131 072: 512 MiB in scattered pages.
+  public static var growthLimit: Int { 1 << 16 }
 
   @inlinable init(_ header: UnsafeMutablePointer<SegmentHeader>) {
     unsafe self.header = header
@@ -79,7 +79,7 @@ public import CLinux
 
   /// A driver decides how many pieces its buffers have, and must not decide how much memory that costs us.
   @usableFromInline mutating func growForAppend() -> Bool {
-    guard count < Self.maxSegments else {
+    guard count < Self.growthLimit else {
       overflowed = true
       return false
     }

@@ -60,6 +60,10 @@ struct RunMachine: ParsableCommand {
       is memory), size (bytes of such a disk), flush_batch (unmaps in one deferred flush). The workload has: kind \
       (read, write, verify, churn), requests, seconds, block_size, seed.
 
+      A host that is old is from before VIRTIO_F_ACCESS_PLATFORM. A driver that accepts not-33 accepts all features but \
+      that one; neither: neither it nor VIRTIO_F_VERSION_1. The workload churn also maps and unmaps memory beside its \
+      requests.
+
       Exit status: 0 all requests succeeded, 1 some failed, 2 wrong usage.
       """)
 
