@@ -21,7 +21,8 @@ struct DeviceArgument: ExpressibleByArgument {
 /// `sluice check`: whether a back-end, ours or another, keeps the rules.
 struct Check: ParsableCommand {
   static let configuration = CommandConfiguration(
-    abstract: "Test whether a vhost-user back-end, Sluice or another, follows the vhost-user and virtio specifications.",
+    abstract:
+      "Test whether a vhost-user back-end, Sluice or another, follows the vhost-user and virtio specifications.",
     discussion: """
       Connects as a front-end and driver, many times, and sends valid and invalid input: negotiation, messages, memory, \
       rings, translations, migration, random input. It writes nothing to a disk. Each check prints one line: the \

@@ -42,7 +42,8 @@ struct Explain: ParsableCommand {
           "this user may not connect to \(path) (\(host.reason)); use the back-end's user")
       case .unreachable(let host): throw Failure.host("cannot connect to \(path): \(host.reason)")
       case .silent:
-        throw Failure.host("the listener on \(path) does not answer; it is not a Sluice back-end, or an older one, or an older one")
+        throw Failure.host(
+          "the listener on \(path) does not answer; it is not a Sluice back-end, or an older one, or an older one")
       }
     }
   }

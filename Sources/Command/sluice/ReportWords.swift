@@ -118,12 +118,12 @@ extension ServingReport {
   private static func folded(_ title: String, _ text: String) -> [String] {
     let indent = 15
     var lines: [String] = []
-    var line = "  " + title + String(repeating: " ", count: max(1, indent - 2 - title.count))
+    var line = "  " + title.padded(to: indent - 2)
     var isEmpty = true
     for word in text.split(separator: " ") {
       if !isEmpty, line.count + 1 + word.count > 100 {
         lines.append(line)
-        line = String(repeating: " ", count: indent)
+        line = "".padded(to: indent)
         isEmpty = true
       }
       line += (isEmpty ? "" : " ") + word

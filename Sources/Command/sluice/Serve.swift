@@ -77,10 +77,10 @@ func serve(_ name: String, _ options: SocketOptions, _ makeDevice: (Logger) thro
   let socket = try options.open()
   do {
     var backend = BackendOptions(
-      name: name, accessPlatform: options.platform.policy, translations: options.translations.policy, once: options.once
+      name: name, accessPlatform: options.platform, translations: options.translations, once: options.once
     )
     backend.offersPackedRings = !options.noPacked
-    backend.indirect = options.indirect.policy
+    backend.indirect = options.indirect
     backend.idleLatency = options.idleLatency.policy
     if case .limit(let most) = backend.idleLatency {
       // An explicit option must not be dropped silently.

@@ -85,7 +85,7 @@ struct ServeBlock: DeviceCommand {
     help: ArgumentHelp(
       "I/O engine: uring (io_uring, many requests at once), sync (one request after the other), or auto.",
       valueName: "auto|uring|sync"))
-  var engine: EngineArgument = .auto
+  var engine: DiskEngine = .automatic
 
   @Option(
     help: ArgumentHelp(
@@ -95,7 +95,7 @@ struct ServeBlock: DeviceCommand {
       locks and there are no other writers.
       """,
       valueName: "always|running|off"))
-  var lock: LockArgument = .always
+  var lock: DiskLock = .always
 
   @OptionGroup var socket: SocketOptions
 
@@ -113,9 +113,9 @@ struct ServeBlock: DeviceCommand {
       options.serial = serial
       options.logicalBlockSize = logicalBlockSize
       options.writeback = cache == .writeback
-      options.engine = engine.engine
+      options.engine = engine
       options.insistsOnRaw = imageFormat == .raw
-      options.lock = lock.lock
+      options.lock = lock
       options.report = { log.warning("\($0)") }
       options.notice = { log.notice("\($0)") }
       let disk: BlockDevice
@@ -134,10 +134,10 @@ struct ServeBlock: DeviceCommand {
   }
 
   /// The facts of a disk that `explain` reports.
-  private static func facts(_ disk: BlockDevice, _ options: BlockOptions, _ lock: LockArgument) -> [ReportFact] {
+  private static func facts(_ disk: BlockDevice, _ options: BlockOptions, _ lock: DiskLock) -> [ReportFact] {
     let size = disk.byteCount
     let cache: CacheArgument = disk.isWriteback ? .writeback : .writethrough
-    let engine: EngineArgument = disk.engine == .uring ? .uring : .sync
+    let engine: DiskEngine = disk.engine == .uring ? .uring : .synchronous
     let kind = disk.isOnBlockDevice ? "a block device" : "a raw file"
     return [
       ReportFact(
@@ -219,29 +219,3 @@ enum CacheArgument: String, CaseIterable, ExpressibleByArgument { case writeback
 
 /// The values of `--image-format`.
 enum FormatArgument: String, CaseIterable, ExpressibleByArgument { case auto, raw }
-
-/// The values of `--lock`.
-enum LockArgument: String, CaseIterable, ExpressibleByArgument {
-  case always, running, off
-
-  var lock: DiskLock {
-    switch self {
-    case .always: .always
-    case .running: .running
-    case .off: .never
-    }
-  }
-}
-
-/// The values of `--engine`.
-enum EngineArgument: String, CaseIterable, ExpressibleByArgument {
-  case auto, uring, sync
-
-  var engine: DiskEngine {
-    switch self {
-    case .auto: .automatic
-    case .uring: .uring
-    case .sync: .synchronous
-    }
-  }
-}

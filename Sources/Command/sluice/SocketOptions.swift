@@ -4,19 +4,6 @@ import HostIO
 import VhostUserBackend
 import VirtioServing
 
-/// The values of `--access-platform`.
-enum PlatformArgument: String, CaseIterable, ExpressibleByArgument {
-  case auto, on, off
-
-  var policy: AccessPlatformPolicy {
-    switch self {
-    case .auto: .auto
-    case .on: .on
-    case .off: .off
-    }
-  }
-}
-
 /// The value of `--idle-latency`.
 struct IdleLatencyArgument {
   var policy: IdleLatencyPolicy
@@ -34,26 +21,6 @@ struct IdleLatencyArgument {
   }
 
   init(_ policy: IdleLatencyPolicy) { self.policy = policy }
-}
-
-/// The values of `--indirect`.
-enum IndirectArgument: String, CaseIterable, ExpressibleByArgument {
-  case auto, on, off
-
-  var policy: IndirectPolicy {
-    switch self {
-    case .auto: .auto
-    case .on: .on
-    case .off: .off
-    }
-  }
-}
-
-/// The values of `--translations`.
-enum TranslationsArgument: String, CaseIterable, ExpressibleByArgument {
-  case keep, once
-
-  var policy: TranslationPolicy { self == .keep ? .keep : .once }
 }
 
 /// The options that every device has: the socket and the protocol, by vhost-user's conventions for back-end programs.
@@ -84,7 +51,7 @@ struct SocketOptions: ParsableArguments {
       front-end without one is refused (on); never, and the device can reach all guest memory (off).
       """,
       valueName: "auto|on|off"))
-  var platform: PlatformArgument = .auto
+  var platform: AccessPlatformPolicy = .auto
 
   @Option(
     help: ArgumentHelp(
@@ -93,7 +60,7 @@ struct SocketOptions: ParsableArguments {
       front-ends that do not pass unmaps on, such as QEMU with AMD-Vi.
       """,
       valueName: "keep|once"))
-  var translations: TranslationsArgument = .keep
+  var translations: TranslationPolicy = .keep
 
   @Option(
     help: ArgumentHelp(
@@ -104,7 +71,7 @@ struct SocketOptions: ParsableArguments {
       of its pieces. Both back-ends of a migration need the same value.
       """,
       valueName: "auto|on|off"))
-  var indirect: IndirectArgument = .auto
+  var indirect: IndirectPolicy = .auto
 
   @Option(
     name: .customLong("idle-latency"),

@@ -8,7 +8,7 @@ internal import VirtioEntropy
 /// checked.
 ///
 /// ``all`` is the one list of kinds. Commands, the machine and its matrix, and `sluice check` ask it.
-public struct DeviceKind: RawRepresentable, CaseIterable, Hashable, Sendable {
+public struct DeviceKind: RawRepresentable, Hashable, Sendable {
   /// `blk`.
   public let rawValue: String
   /// How a back-end of this kind is checked; nil where no vhost-user back-end is of it.
@@ -52,7 +52,7 @@ extension DeviceKind {
     block, entropy, nvme, DeviceKind(probe: .network), DeviceKind(probe: .fileSystem), DeviceKind(probe: .socket),
   ]
   /// Those that a machine can have.
-  public static let allCases = all.filter { $0.model != nil }
+  public static let inMachines = all.filter { $0.model != nil }
   /// Those that a vhost-user back-end can be checked as.
   public static let checked = all.filter { $0.probe != nil }
 }

@@ -19,7 +19,7 @@ public enum DiskLock: String, Hashable, Sendable, CaseIterable {
   /// while its source still runs, and no moment has two writers.
   case running
   /// Never: the operator has to prevent other users of the image.
-  case never
+  case never = "off"
 }
 
 /// The options of a block device: all except the path have defaults.

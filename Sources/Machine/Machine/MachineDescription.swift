@@ -20,7 +20,7 @@ public struct MachineDescription: Hashable, Sendable {
     (disk.property, disk.state, disk.ring) = (.on, .attached, .packed)
     var old = DeviceDescription(name: "old-disk", kind: .block)
     (old.host, old.interface, old.acknowledgement, old.state) = (.old, .legacy, .legacy, .unattached)
-    let others = DeviceKind.allCases.filter { $0 != .block }.map { kind in
+    let others = DeviceKind.inMachines.filter { $0 != .block }.map { kind in
       var other = DeviceDescription(name: kind.rawValue, kind: kind)
       (other.property, other.state) = (kind.isVirtio ? .on : .off, .attached)
       return other

@@ -11,14 +11,6 @@ internal import VirtioServing
 /// front-end, so that a translation can be asked for on one socket while its answer arrives on the other, and neither
 /// has to be read for that.
 final class BackendSession {
-  /// The feature word's bits that are vhost's own.
-  enum VhostFeature {
-    /// `VHOST_F_LOG_ALL`: device writes are to be logged.
-    static let logAll: UInt64 = 1 << 26
-    /// `VHOST_USER_F_PROTOCOL_FEATURES`: protocol features may be negotiated.
-    static let protocolFeatures: UInt64 = 1 << 30
-  }
-
   /// Why a connection ended.
   enum Ending: Error {
     /// The front-end closed it.

@@ -43,10 +43,10 @@ struct Check: Sendable {
 
   private static func name(of bit: Int) -> String {
     switch bit {
-    case 26: "VHOST_F_LOG_ALL"
+    case VhostFeature.logAllBit: "VHOST_F_LOG_ALL"
     case 28: "VIRTIO_F_INDIRECT_DESC"
     case 29: "VIRTIO_F_EVENT_IDX"
-    case 30: "VHOST_USER_F_PROTOCOL_FEATURES"
+    case VhostFeature.protocolFeaturesBit: "VHOST_USER_F_PROTOCOL_FEATURES"
     case 32: "VIRTIO_F_VERSION_1"
     case 33: "VIRTIO_F_ACCESS_PLATFORM"
     case 34: "VIRTIO_F_RING_PACKED"

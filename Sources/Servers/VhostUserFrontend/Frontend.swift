@@ -38,9 +38,9 @@ public final class Frontend: Sendable {
   public let timeout: Duration
 
   /// `VHOST_USER_F_PROTOCOL_FEATURES`: the back-end has protocol features, and queues start disabled.
-  public static let protocolFeaturesBit = Features(bit: 30)
+  public static let protocolFeaturesBit = Features(bit: VhostFeature.protocolFeaturesBit)
   /// `VHOST_F_LOG_ALL`: writes are logged.
-  public static let logAllBit = Features(bit: 26)
+  public static let logAllBit = Features(bit: VhostFeature.logAllBit)
 
   /// Talks over a connected socket.
   public init(

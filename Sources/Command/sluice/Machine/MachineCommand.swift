@@ -30,8 +30,8 @@ struct MachineCommand: ParsableCommand {
     }
     for platform in Platform.all {
       StandardStream.output.print(
-        platform.name + String(repeating: " ", count: max(18 - platform.name.count, 1)) + platform.summary)
-      StandardStream.output.print(String(repeating: " ", count: 18) + platform.origin)
+        platform.name.padded(to: 18) + platform.summary)
+      StandardStream.output.print("".padded(to: 18) + platform.origin)
     }
   }
 
@@ -48,13 +48,14 @@ struct RunMachine: ParsableCommand {
     commandName: "run",
     abstract: "Run a workload on a machine, and report the address path of each device, with the reason.",
     discussion: """
-      The file describes the machine in JSON; without a file, the machine has VT-d and four devices. The workload runs \
+      The file describes the machine in JSON; without a file, the machine has VT-d, a disk from \
+      before the feature bit, and a device of each kind. The workload runs \
       on each device separately.
 
       {"platform": "pc-vtd", "devices": [{"kind": "blk", "iommu_platform": "on", "iommu": "attached", "ring": \
       "packed"}], "workload": {"kind": "verify", "seconds": 1}}
 
-      A device has: name, kind (\(DeviceKind.allCases.map(\.rawValue).joined(separator: ", "))), interface (modern, transitional, legacy, mmio, mmio-legacy), \
+      A device has: name, kind (\(DeviceKind.inMachines.map(\.rawValue).joined(separator: ", "))), interface (modern, transitional, legacy, mmio, mmio-legacy), \
       iommu_platform (off, on, auto), host (new, old), accepts (all, not-33, neither, legacy), iommu (none, bypass, \
       attached, unattached), ring (split, packed), descriptors (direct, indirect), image (a path; without one the disk \
       is memory), size (bytes of such a disk), flush_batch (unmaps in one deferred flush). The workload has: kind \
@@ -97,7 +98,7 @@ struct RunMachine: ParsableCommand {
   private static func words(_ report: DeviceReport) -> String {
     var lines = ["\(report.work.device): \(report.description.kind.rawValue), \(report.description.interface.rawValue)"]
     func line(_ title: String, _ text: String) {
-      lines.append("  " + title + String(repeating: " ", count: max(14 - title.count, 1)) + text)
+      lines.append("  " + title.padded(to: 14) + text)
     }
     if let isNegotiated = report.isPlatformNegotiated {
       line("bit 33", "VIRTIO_F_ACCESS_PLATFORM \(isNegotiated ? "was accepted" : "was not negotiated")")

@@ -86,7 +86,7 @@ struct MachineFile {
 
   private static func device(_ fields: Fields, _ index: Int, _ platform: Platform) throws -> DeviceDescription {
     var fields = fields
-    let kind = try fields.word("kind", DeviceKind.self) ?? .block
+    let kind = try fields.word("kind", among: DeviceKind.inMachines) ?? .block
     var device = DeviceDescription(name: try fields.text("name") ?? "\(kind.rawValue)\(index)", kind: kind)
     if let value = try fields.word("interface", Interface.self) { device.interface = value }
     if let value = try fields.word("iommu_platform", OnOffAuto.self) { device.property = value }
@@ -148,9 +148,12 @@ struct MachineFile {
     }
     mutating func word<W: RawRepresentable & CaseIterable>(_ key: String, _ type: W.Type) throws -> W?
     where W.RawValue == String {
+      try word(key, among: Array(W.allCases))
+    }
+    mutating func word<W: RawRepresentable>(_ key: String, among words: [W]) throws -> W? where W.RawValue == String {
       guard let text = try text(key) else { return nil }
-      if let word = W(rawValue: text) { return word }
-      throw Failure.usage("\(place): \(key) is \(W.allCases.map(\.rawValue).joined(separator: ", ")), not \(text)")
+      if let word = words.first(where: { $0.rawValue == text }) { return word }
+      throw Failure.usage("\(place): \(key) is \(words.map(\.rawValue).joined(separator: ", ")), not \(text)")
     }
     mutating func number(_ key: String, _ range: ClosedRange<Double>) throws -> Double? {
       switch value(key) {

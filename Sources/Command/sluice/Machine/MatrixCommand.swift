@@ -112,7 +112,7 @@ struct MatrixCommand: ParsableCommand {
     }
     let platform = cell.decision.platform
     func line(_ title: String, _ text: String) {
-      StandardStream.output.print("  " + title + String(repeating: " ", count: max(12 - title.count, 1)) + text)
+      StandardStream.output.print("  " + title.padded(to: 12) + text)
     }
     StandardStream.output.print(cell.name)
     line("platform", platform.summary)

@@ -61,7 +61,7 @@ struct MatrixTable {
   /// - Parameter results: of whole platforms.
   func text(_ results: [CellResult]) -> String {
     var lines = [
-      Self.padded("platform", 16) + Column.allCases.map { Self.padded($0.rawValue, 7) }.joined()
+      "platform".padded(to: 16) + Column.allCases.map { $0.rawValue.padded(to: 7) }.joined()
         + " passed failed    not"
     ]
     var boxes: [String: [Column: Box]] = [:]
@@ -77,7 +77,7 @@ struct MatrixTable {
     }
     for platform in Platform.all {
       guard let sum = sums[platform.name] else { continue }
-      var line = Self.padded(platform.name, 16)
+      var line = platform.name.padded(to: 16)
       for column in Column.allCases { line += drawn(boxes[platform.name]?[column] ?? Box()) }
       line += [sum.passed, sum.failed, sum.skipped].map { Self.right(String($0), 7) }.joined()
       lines.append(line)
@@ -88,7 +88,7 @@ struct MatrixTable {
   private func drawn(_ box: Box) -> String {
     if box.hasFailed { return painted("FAILED", 31) + " " }
     let marks = Mark.allCases.filter(box.marks.contains)
-    if marks.isEmpty { return Self.padded("-", 7) }
+    if marks.isEmpty { return "-".padded(to: 7) }
     return marks.map { painted(String($0.rawValue), $0.colour) }.joined()
       + String(repeating: " ", count: max(7 - marks.count, 1))
   }
@@ -111,9 +111,6 @@ struct MatrixTable {
     ]
   }
 
-  private static func padded(_ text: String, _ width: Int) -> String {
-    text + String(repeating: " ", count: max(width - text.count, 1))
-  }
   private static func right(_ text: String, _ width: Int) -> String {
     String(repeating: " ", count: max(width - text.count, 1)) + text
   }

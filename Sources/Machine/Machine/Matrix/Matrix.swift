@@ -10,7 +10,7 @@ public enum Matrix {
       platform: platform, host: .new, property: .auto, acknowledgement: .all, interface: .modern, state: .none,
       device: .block)
     return [any]
-      .varying(\.device)
+      .varying(\.device, over: DeviceKind.inMachines)
       .varying(\.host)
       .varying(\.property)
       .varying(\.acknowledgement)
@@ -43,8 +43,13 @@ extension Decision {
 extension Array {
   /// Each element with every value of an axis, one element after the other.
   fileprivate func varying<Value: CaseIterable>(_ axis: WritableKeyPath<Element, Value>) -> [Element] {
+    varying(axis, over: Array<Value>(Value.allCases))
+  }
+
+  /// Each element with each of some values of an axis.
+  fileprivate func varying<Value>(_ axis: WritableKeyPath<Element, Value>, over values: [Value]) -> [Element] {
     flatMap { element in
-      Value.allCases.map { value in
+      values.map { value in
         var varied = element
         varied[keyPath: axis] = value
         return varied

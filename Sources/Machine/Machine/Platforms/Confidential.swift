@@ -1,5 +1,5 @@
 extension Platform {
-  /// Devices reach only the shared pool, and drivers copy through it; a device without the bit is refused.
+  /// A confidential guest: only a pool is shared.
   public static let confidential: Platform = {
     var platform = Platform(
       name: "confidential", summary: "a confidential guest: only a pool is shared",

@@ -1,5 +1,5 @@
 extension Platform {
-  /// As with VT-d: the unit is in front of every PCI function.
+  /// A PC with AMD-Vi.
   public static let pcAMDVi: Platform = {
     var platform = Platform(
       name: "pc-amd-vi", summary: "a PC with AMD-Vi",

@@ -1,6 +1,5 @@
 extension Platform {
-  /// A physical device that speaks virtio is behind the physical IOMMU with any features: without the bit it cannot
-  /// work there.
+  /// A physical virtio device behind VT-d.
   public static let pcHardware: Platform = {
     var platform = Platform(
       name: "pc-hardware", summary: "a physical virtio device behind VT-d",

@@ -1,5 +1,5 @@
 extension Platform {
-  /// The unit is in front of every PCI function, and the feature bit says whether a virtio device goes through it.
+  /// A PC with Intel VT-d.
   public static let pcVTd: Platform = {
     var platform = Platform(
       name: "pc-vtd", summary: "a PC with Intel VT-d",

@@ -1,5 +1,5 @@
 extension Platform {
-  /// The unit is a virtio device itself, which never translates its own queues.
+  /// A PC with virtio-iommu.
   public static let pcVirtioIOMMU: Platform = {
     var platform = Platform(
       name: "pc-virtio-iommu", summary: "a PC with virtio-iommu",

@@ -1,5 +1,5 @@
 extension Platform {
-  /// Devices use guest addresses, and still have to offer the bit to protected guests.
+  /// S390-like: the bit is offered, nothing translates.
   public static let s390: Platform = {
     var platform = Platform(
       name: "s390", summary: "s390-like: the bit is offered, nothing translates",

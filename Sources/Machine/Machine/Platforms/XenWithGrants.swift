@@ -1,5 +1,5 @@
 extension Platform {
-  /// A back-end in another domain reaches only pages granted to it, so its devices must offer the bit.
+  /// A Xen guest that grants its pages.
   public static let xenGrants: Platform = {
     var platform = Platform(
       name: "xen-grants", summary: "a Xen guest that grants its pages",
