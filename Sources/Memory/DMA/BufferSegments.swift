@@ -65,7 +65,7 @@ public import CLinux
   @inlinable public func write<T: FixedWidthInteger>(_ value: T, at offset: Int) -> Bool {
     let size = MemoryLayout<T>.size
     guard offset >= 0, offset <= byteCount - size else { return false }
-    let end = unsafe segmentCount - 1
+    let end = segmentCount - 1
     let last = unsafe base[end]
     let lastStart = unsafe byteCount - last.iov_len
     unsafe withUnsafeBytes(of: value.littleEndian) { from in
@@ -139,6 +139,6 @@ public import CLinux
 
   /// Marks the first `count` bytes in the dirty log.
   package func markDirty(_ log: DirtyLog, count: Int) {
-    _ = unsafe walk(0, count) { _, p, n in log.mark(host: unsafe UInt64(UInt(bitPattern: p)), count: n) }
+    _ = unsafe walk(0, count) { _, p, n in log.mark(host: UInt64(UInt(bitPattern: p)), count: n) }
   }
 }

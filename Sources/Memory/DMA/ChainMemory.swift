@@ -50,7 +50,7 @@
   /// Marks everything that the device may have written in the dirty log.
   public func markDirty(_ log: DirtyLog) {
     writable.markDirty(log, count: writable.byteCount)
-    if let status = unsafe header.pointee.status { log.mark(host: unsafe UInt64(UInt(bitPattern: status)), count: 1) }
+    if let status = unsafe header.pointee.status { log.mark(host: UInt64(UInt(bitPattern: status)), count: 1) }
   }
 
   /// Ends the hold, and yields the storage.

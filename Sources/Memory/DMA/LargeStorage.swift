@@ -8,7 +8,7 @@ enum LargeStorage {
 
   /// Memory of unspecified contents, aligned to 64 bytes, until ``free(_:byteCount:)``.
   static func allocate(byteCount: Int) -> UnsafeMutableRawPointer {
-    guard byteCount >= threshold else { return unsafe .allocate(byteCount: byteCount, alignment: 64) }
+    guard byteCount >= threshold else { return .allocate(byteCount: byteCount, alignment: 64) }
     var code: Int32 = 0
     // Safe: the out-pointer is a local that lives through the call.
     guard let mapped = unsafe clx_map_anonymous(byteCount, &code) else { fatalError("no memory: error \(code)") }

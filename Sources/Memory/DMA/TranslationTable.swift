@@ -107,7 +107,7 @@ import Synchronization
   /// The entry around an address, or nil. Under a lease only.
   @inlinable public func run(at address: DMAAddress) -> HostRun? {
     let found = unsafe Self.look(root, address.rawValue)
-    return unsafe found.word & 2 != 0 ? Self.run(found.word, found.shift, around: address.rawValue) : nil
+    return found.word & 2 != 0 ? Self.run(found.word, found.shift, around: address.rawValue) : nil
   }
 
   /// An entry, how many bits of the address lie within it, and the node that holds it (0: there is none).
