@@ -125,7 +125,7 @@ final class Target {
       var options = VirtioMMIOOptions()
       options.iommuPlatform = platform ? .on : .off
       options.legacy = transport.isLegacy
-      let endpoint = MMIOEndpoint(memory, requester: Self.requester)
+      let endpoint = DMAEndpoint(memory, requester: Self.requester)
       if let iommu { endpoint.setIOMMU(iommu) }
       let mmio = try VirtioMMIODevice(
         device, options, name: name, at: endpoint, line: { interrupts.setLine($0) }, log: lines.logger)

@@ -36,7 +36,7 @@ final class Window: MMIORegisterAccess {
 final class DeviceRig: QueueRig {
   let memory: GuestMemory
   let interrupts: InterruptLog
-  let endpoint: MMIOEndpoint
+  let endpoint: DMAEndpoint
   let mmio: VirtioMMIODevice
   let window: Window
   let device: any VirtioDevice
@@ -51,7 +51,7 @@ final class DeviceRig: QueueRig {
   ) throws {
     memory = try GuestMemory(byteCount: 16 << 20)
     let interrupts = try InterruptLog()
-    endpoint = MMIOEndpoint(memory, requester: Self.requester)
+    endpoint = DMAEndpoint(memory, requester: Self.requester)
     if let iommu { endpoint.setIOMMU(iommu) }
     mmio = try VirtioMMIODevice(
       device, options, name: "test", at: endpoint, line: { interrupts.setLine($0) }, log: .silent)

@@ -140,7 +140,7 @@ private final class PassThroughUnit: IOMMU {
     let memory = try GuestMemory(byteCount: 16 << 20)
     var rigs: [(VirtioMMIODevice, InterruptLog, QueuePlace)] = []
     for number in [UInt16(1), 2] {
-      let endpoint = MMIOEndpoint(memory, requester: RequesterID(rawValue: number))
+      let endpoint = DMAEndpoint(memory, requester: RequesterID(rawValue: number))
       endpoint.setIOMMU(iommu)
       let line = try InterruptLog()
       let device = try VirtioMMIODevice(

@@ -13,12 +13,13 @@ internal import VirtioPCI
 /// A device that is plugged into a machine, and how its guest gets at it.
 public final class PluggedDevice {
   enum Attachment {
-    case pci(VirtioPCIFunction, BusMaster)
+    case pci(VirtioPCIFunction)
     case mmio(VirtioMMIODevice)
-    case nvme(NVMeController, BusMaster)
+    case nvme(NVMeController)
   }
   public let description: DeviceDescription
   let attachment: Attachment
+  private let endpoint: DMAEndpoint
   /// The contents of a disk that is memory.
   package let contents: HostMapping?
   unowned let machine: RunningMachine
@@ -31,16 +32,17 @@ public final class PluggedDevice {
     switch description.interface {
     case .nvme:
       guard let options = disk.options else { throw .missing("NVMe is a disk's interface") }
-      var kept: BusMaster?
+      var kept: DMAEndpoint?
       let controller: NVMeController = try rethrowing(
         machine.bus.add(at: PCISlot(number)) { (master) throws(NVMeError) in
-          kept = master
+          kept = master.endpoint
           return try NVMeController(NVMeOptions(options.disk), on: master)
         }, saying: MachineError.host)
       guard let kept else { throw .missing("the bus made no way to memory") }
-      attachment = .nvme(controller, kept)
+      attachment = .nvme(controller)
+      endpoint = kept
     case .mmio, .mmioLegacy:
-      let endpoint = machine.endpoint(number)
+      endpoint = machine.endpoint(number)
       var options = VirtioMMIOOptions()
       options.legacy = description.interface == .mmioLegacy
       options.iommuPlatform = description.host == .old ? .off : description.property
@@ -60,13 +62,14 @@ public final class PluggedDevice {
       options.isHardware = machine.platform.devicesAreHardware
       if description.interface == .modern, machine.platform.isBigEndian { options.disableLegacy = .on }
       let device = try Self.device(description, disk.options)
-      var kept: BusMaster?
+      var kept: DMAEndpoint?
       let function = try machine.add(number) { (master) throws(ConfigurationError) in
-        kept = master
+        kept = master.endpoint
         return try VirtioPCIFunction(device, options, name: description.name, on: master, log: machine.logger)
       }
       guard let kept else { throw .missing("the bus made no way to memory") }
-      attachment = .pci(function, kept)
+      attachment = .pci(function)
+      endpoint = kept
     }
   }
 
@@ -110,26 +113,17 @@ public final class PluggedDevice {
 
   /// Look-ups and refusals in both of its spaces.
   public var counts: (platform: SpaceCounts, physical: SpaceCounts) {
-    let counts =
-      switch attachment {
-      case .pci(_, let master), .nvme(_, let master): master.counts
-      case .mmio(let device): device.endpoint.counts
-      }
+    let counts = endpoint.counts
     return (SpaceCounts(counts.translated), SpaceCounts(counts.physical))
   }
 
   /// Its number in front of the IOMMU.
-  package var requester: RequesterID {
-    switch attachment {
-    case .pci(_, let master), .nvme(_, let master): master.requester
-    case .mmio(let device): device.endpoint.requester
-    }
-  }
+  package var requester: RequesterID { endpoint.requester }
 
   /// The choices that its options led to, a sentence each.
   public var reasons: [String] {
     switch attachment {
-    case .pci(let function, _): function.choices.reasons
+    case .pci(let function): function.choices.reasons
     case .mmio(let device): device.choices.reasons
     case .nvme: ["the device is not virtio: the platform's IOMMU alone governs it"]
     }
@@ -137,9 +131,9 @@ public final class PluggedDevice {
 
   func reset() {
     switch attachment {
-    case .pci(let function, _): function.reset()
+    case .pci(let function): function.reset()
     case .mmio(let device): device.reset()
-    case .nvme(let controller, _): controller.reset()
+    case .nvme(let controller): controller.reset()
     }
   }
 }

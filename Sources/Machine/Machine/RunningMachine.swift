@@ -81,8 +81,8 @@ public final class RunningMachine {
     return try rethrowing(bus.add(at: PCISlot(number), make), as: MachineError.configuration)
   }
 
-  func endpoint(_ number: UInt8) -> MMIOEndpoint {
-    let endpoint = MMIOEndpoint(deviceMemory, requester: RequesterID(bus: 0, device: number, function: 0))
+  func endpoint(_ number: UInt8) -> DMAEndpoint {
+    let endpoint = DMAEndpoint(deviceMemory, requester: RequesterID(bus: 0, device: number, function: 0))
     if let frontUnit { endpoint.setIOMMU(frontUnit) }
     return endpoint
   }

@@ -6,8 +6,8 @@ import Synchronization
 extension PCIBus {
   fileprivate struct Change {
     var endpoint: EndpointSpace
-    /// The function's; nil: the endpoint is what several functions share.
-    var master: BusMaster?
+    /// The function's, whose translated space `endpoint` is; nil: several functions share it.
+    var owner: DMAEndpoint?
     var isBehindIOMMU: Bool
     var requester: RequesterID?
     var isOpen: Bool
@@ -23,8 +23,7 @@ extension PCIBus {
   /// Reads what the guest has programmed, and updates the routes.
   ///
   /// - Parameter function: one that is reset first, by itself (PCI Express base specification, 6.6.2). Its mappings are
-  ///   the
-  ///   IOMMU's, and stay (R061).
+  ///   the IOMMU's, and stay (R061).
   func refresh(resetting function: (any PCIFunction)? = nil) {
     changes.withLock { _ in
       function?.reset()
@@ -51,10 +50,13 @@ extension PCIBus {
     }
     for change in plan {
       let endpoint = change.endpoint
-      change.master?.setBehindIOMMU(change.isBehindIOMMU)
+      change.owner?.setBehindIOMMU(change.isBehindIOMMU)
       if let requester = change.requester {
-        if endpoint.requester != requester { endpoint.requester = requester }
-        if let direct = change.master?.direct, direct.requester != requester { direct.requester = requester }
+        if let owner = change.owner {
+          owner.requester = requester
+        } else if endpoint.requester != requester {
+          endpoint.requester = requester
+        }
       }
       if change.isBlocked, !change.wasBlocked || change.old != nil { endpoint.setRoute(.blocked(.unmapped)) }
       if change.new == nil, !change.isBlocked, change.old != nil || change.wasBlocked { endpoint.setRoute(.physical) }
@@ -66,8 +68,7 @@ extension PCIBus {
 
 extension PCIBus.Change {
   fileprivate func setOpen(_ isOpen: Bool) {
-    endpoint.setOpen(isOpen)
-    master?.direct.setOpen(isOpen)
+    if let owner { owner.setOpen(isOpen) } else { endpoint.setOpen(isOpen) }
   }
 }
 
@@ -100,11 +101,11 @@ extension PCIBus.Topology {
       plugged[i].isBlocked = isOwn && number == nil
       plan.append(
         PCIBus.Change(
-          endpoint: one.master.endpoint, master: one.master, isBehindIOMMU: translates, requester: number,
+          endpoint: one.endpoint.translatedSpace, owner: one.endpoint, isBehindIOMMU: translates, requester: number,
           isOpen: plugged[i].isOpen,
           wasOpen: one.isOpen, old: one.adopter, new: plugged[i].adopter, wasBlocked: one.isBlocked,
           isBlocked: plugged[i].isBlocked,
-          isMoved: one.adopter !== plugged[i].adopter || number.map { $0 != one.master.requester } ?? false))
+          isMoved: one.adopter !== plugged[i].adopter || number.map { $0 != one.endpoint.requester } ?? false))
       if let shared = one.shared { plan.append(share(i, shared, claim(sharedNumber(of: one)))) }
     }
     return plan
@@ -117,7 +118,7 @@ extension PCIBus.Topology {
       endpoint: old.endpoint, adopter: number != nil ? iommu : nil, isBlocked: translates && number == nil)
     plugged[index].shared = new
     return PCIBus.Change(
-      endpoint: old.endpoint, master: nil, isBehindIOMMU: translates, requester: number, isOpen: true, wasOpen: true,
+      endpoint: old.endpoint, owner: nil, isBehindIOMMU: translates, requester: number, isOpen: true, wasOpen: true,
       old: old.adopter,
       new: new.adopter, wasBlocked: old.isBlocked, isBlocked: new.isBlocked,
       isMoved: old.adopter !== new.adopter || number.map { $0 != old.endpoint.requester } ?? false)

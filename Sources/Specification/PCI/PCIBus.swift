@@ -18,7 +18,7 @@ public final class PCIBus: Sendable {
     var slot: PCISlot
     /// The bridge it is behind; nil: on the root bus.
     var bridge: Int?
-    var master: BusMaster
+    var endpoint: DMAEndpoint
     var bypassesIOMMU: Bool
     /// What the guest had programmed when the bus last looked.
     var decoding = ConfigurationSpace.Decoding()
@@ -87,17 +87,17 @@ public final class PCIBus: Sendable {
     }
     let requester = RequesterID(bus: 0, device: slot.device, function: slot.function)
     let wires = wires
+    let endpoint = DMAEndpoint(memory, requester: requester, isOpen: false)
+    endpoint.setBehindIOMMU(isBehind)
     let master = BusMaster(
-      endpoint: EndpointSpace(memory, requester: requester), direct: EndpointSpace(memory, requester: requester),
-      isBehindIOMMU: isBehind,
-      messages: messages, wire: { wires.set($0, asserted: $1, path: path, by: id) })
+      endpoint, messages: messages, wire: { wires.set($0, asserted: $1, path: path, by: id) })
     let function = try make(master)
     let sharesNumber = (function as? PCIBridge)?.sharesNumber ?? false
     // Before software can find the function and open its gate.
-    leader?.addAlias(master.endpoint)
+    leader?.addAlias(endpoint.translatedSpace)
     topology.withLock { topology in
       var new = Plugged(
-        id: id, function: function, slot: slot, bridge: parent, master: master, bypassesIOMMU: bypassesIOMMU)
+        id: id, function: function, slot: slot, bridge: parent, endpoint: endpoint, bypassesIOMMU: bypassesIOMMU)
       if sharesNumber { new.shared = Shared(endpoint: EndpointSpace(memory, requester: requester)) }
       let index = topology.plugged.firstIndex { $0.slot > slot } ?? topology.plugged.endIndex
       topology.plugged.insert(new, at: index)
@@ -126,11 +126,11 @@ public final class PCIBus: Sendable {
         return (gone, leaders)
       }
       for (one, leader) in zip(gone, leaders) {
-        leader?.removeAlias(one.master.endpoint)
+        let endpoint = one.endpoint
+        leader?.removeAlias(endpoint.translatedSpace)
         if let shared = one.shared { shared.adopter?.release(shared.endpoint) }
-        one.adopter?.release(one.master.endpoint)
-        one.master.endpoint.setRoute(.blocked(.stopped))
-        one.master.direct.setRoute(.blocked(.stopped))
+        one.adopter?.release(endpoint.translatedSpace)
+        endpoint.block()
         one.function.reset()
         wires.release(one.id)
       }

@@ -1,5 +1,6 @@
 internal import DMA
 import HostIO
+public import IOMMUInterface
 public import Logging
 import Synchronization
 public import Virtio
@@ -8,7 +9,7 @@ public import VirtioServing
 /// A virtio device behind memory-mapped registers (§4.2): those of virtio 1, or those of a legacy device.
 ///
 /// Its registers are accessed by processors' threads, which may wait for queue threads; its queues reach memory through
-/// its ``MMIOEndpoint``, by the path that the negotiated features select. The legacy interface is little-endian, so a
+/// its `DMAEndpoint`, by the path that the negotiated features select. The legacy interface is little-endian, so a
 /// machine whose guests are not must leave it out.
 public final class VirtioMMIODevice: Sendable {
   /// What the driver selects.
@@ -24,7 +25,7 @@ public final class VirtioMMIODevice: Sendable {
   /// The device behind the registers.
   public let control: DeviceControl
   /// Its path to memory.
-  public let endpoint: MMIOEndpoint
+  public let endpoint: DMAEndpoint
   let interrupts: InterruptLine
   let selection = Mutex(Selection())
   /// Legacy: GuestPageSize, 0 before it was written.
@@ -40,7 +41,7 @@ public final class VirtioMMIODevice: Sendable {
   /// - Throws: options that exclude each other, or what the device cannot do there (R018, R023).
   public init(
     _ device: any VirtioDevice, _ options: VirtioMMIOOptions = VirtioMMIOOptions(), name: String = "queue",
-    at endpoint: MMIOEndpoint,
+    at endpoint: DMAEndpoint,
     line: @escaping @Sendable (Bool) -> Void, log: Logger
   ) throws(ConfigurationError) {
     let choices = try VirtioMMIOChoices(options, id: device.id, isBehindIOMMU: endpoint.isBehindIOMMU)
