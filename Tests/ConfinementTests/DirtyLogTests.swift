@@ -77,7 +77,7 @@ struct DirtyLogTests {
       let mapping = try HostMapping(descriptor: file.descriptor.rawValue, offset: offset, byteCount: 64 << 10)
       try memory.add(
         MemoryRegion(
-          guestAddress: GuestAddress(guest), frontendAddress: FrontendAddress(guest), byteCount: 64 << 10,
+          guestAddress: GuestAddress(guest), byteCount: 64 << 10,
           mapping: mapping))
     }
     let bits = try copied(
@@ -95,7 +95,7 @@ struct DirtyLogTests {
       let at = half * 64 << 10
       try memory.add(
         MemoryRegion(
-          guestAddress: GuestAddress(at), frontendAddress: FrontendAddress(at), byteCount: 64 << 10, mapping: mapping,
+          guestAddress: GuestAddress(at), byteCount: 64 << 10, mapping: mapping,
           mappingOffset: at))
     }
     let bits = try copied(

@@ -19,7 +19,6 @@ struct DomainTests {
       try memory.add(
         MemoryRegion(
           guestAddress: GuestAddress(pages.lowerBound * Self.page),
-          frontendAddress: FrontendAddress(pages.lowerBound * Self.page),
           byteCount: count, mapping: try HostMapping(anonymous: Int(count)), mappingOffset: 0))
       for page in pages {
         let bytes = contents(page)
@@ -235,13 +234,13 @@ struct DomainTests {
     let mapping = try HostMapping(anonymous: 8192)
     try memory.add(
       MemoryRegion(
-        guestAddress: GuestAddress(0x4000), frontendAddress: FrontendAddress(0), byteCount: 8192, mapping: mapping,
+        guestAddress: GuestAddress(0x4000), byteCount: 8192, mapping: mapping,
         mappingOffset: 0))
     #expect(memory.copy([1, 2, 3, 4].span, to: GuestAddress(0x4ffe)) == 4)
     _ = cache.beginRound()
     #expect(resolve(&cache, DMAAddress(0x10ffe), 4, .read) == .success([1, 2, 3, 4]))
     cache.endRound()
-    try memory.remove(guestAddress: GuestAddress(0x4000), frontendAddress: FrontendAddress(0), byteCount: 8192)
+    try memory.remove(guestAddress: GuestAddress(0x4000), byteCount: 8192)
     _ = cache.beginRound()
     #expect(resolve(&cache, DMAAddress(0x10ffe), 4, .read) == missing)
     cache.endRound()

@@ -126,10 +126,10 @@ struct EndpointSpaceTests {
       let mapping = try HostMapping(anonymous: 4096)
       try memory.add(
         MemoryRegion(
-          guestAddress: GuestAddress(high), frontendAddress: FrontendAddress(high), byteCount: 4096, mapping: mapping))
+          guestAddress: GuestAddress(high), byteCount: 4096, mapping: mapping))
       #expect(memory.copy([n].span, to: GuestAddress(high)) == 1)
       #expect(byte(&cache, high) == .success(n))
-      try memory.remove(guestAddress: GuestAddress(high), frontendAddress: FrontendAddress(high), byteCount: 4096)
+      try memory.remove(guestAddress: GuestAddress(high), byteCount: 4096)
     }
     #expect(byte(&cache, high) == fault(high, .unmapped))
   }

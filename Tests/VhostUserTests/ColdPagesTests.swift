@@ -34,7 +34,8 @@ private final class ColdRig {
   static let frontend: UInt64 = 0x7e00_0000_0000
   static let ringBytes: UInt64 = 1 << 20
 
-  let memory = GuestMemory()
+  private let regions = MemoryTable()
+  let memory: GuestMemory
   let space: IOTLBSpace
   private let bell = Bell()
   private let questions = Questions()
@@ -52,18 +53,17 @@ private final class ColdRig {
   ///   begins `step`
   ///   pages after the one before it.
   init(pages: Int, each: Int, step: Int? = nil, nodes: Int = 1 << 15, servesOneChain: Bool = false) throws {
+    memory = regions.memory
     let dataBytes = UInt64(pages) << 12
-    try memory.add(
-      MemoryRegion(
-        guestAddress: GuestAddress(0), frontendAddress: FrontendAddress(Self.frontend), byteCount: Self.ringBytes,
-        mapping: try HostMapping(anonymous: Int(Self.ringBytes))))
-    try memory.add(
-      MemoryRegion(
-        guestAddress: GuestAddress(1 << 32), frontendAddress: FrontendAddress(Self.frontend + Self.ringBytes),
-        byteCount: dataBytes,
-        mapping: try HostMapping(anonymous: Int(dataBytes))))
+    try regions.add(
+      RegionDescription(guestAddress: 0, size: Self.ringBytes, frontendAddress: Self.frontend, offset: 0),
+      try HostMapping(anonymous: Int(Self.ringBytes)))
+    try regions.add(
+      RegionDescription(
+        guestAddress: 1 << 32, size: dataBytes, frontendAddress: Self.frontend + Self.ringBytes, offset: 0),
+      try HostMapping(anonymous: Int(dataBytes)))
     let questions = questions
-    space = IOTLBSpace(memory: memory, maxNodes: nodes, servesOneChain: servesOneChain, ask: { questions.add($0, $1) })
+    space = IOTLBSpace(regions, maxNodes: nodes, servesOneChain: servesOneChain, ask: { questions.add($0, $1) })
     let count = pages / each
     self.step = UInt64(step ?? each) << 12
     self.each = each

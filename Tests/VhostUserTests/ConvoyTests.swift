@@ -30,7 +30,8 @@ private final class Crowd {
   private static func base(_ queue: Int) -> UInt64 { UInt64(queue + 1) << 32 }
 
   let space: IOTLBSpace
-  private let memory = GuestMemory()
+  private let table = MemoryTable()
+  private var memory: GuestMemory { table.memory }
   private let asked = Asked()
   private var members: [Int: Holder] = [:]
   /// Questions of each queue so far.
@@ -45,12 +46,9 @@ private final class Crowd {
 
   init(queues: Int) throws {
     let mapping = try HostMapping(anonymous: 0x5000)
-    try memory.add(
-      MemoryRegion(
-        guestAddress: GuestAddress(0), frontendAddress: FrontendAddress(Self.frontend), byteCount: 0x5000,
-        mapping: mapping))
+    try table.add(RegionDescription(guestAddress: 0, size: 0x5000, frontendAddress: Self.frontend, offset: 0), mapping)
     let asked = asked
-    space = IOTLBSpace(memory: memory) { message, question in
+    space = IOTLBSpace(table) { message, question in
       if let question { asked.all.withLock { $0.append((message, question)) } }
       return true
     }

@@ -34,18 +34,17 @@ final class RungBell: TranslationWaiter {
 struct IOTLBRig {
   static let frontend: UInt64 = 0x7e00_0000_0000
   static let regionBytes: UInt64 = 1 << 20
-  let memory = GuestMemory()
+  let table = MemoryTable()
+  var memory: GuestMemory { table.memory }
   let asked = Asked()
   let space: IOTLBSpace
 
   init(maxNodes: Int = 1 << 15) throws {
     let mapping = try HostMapping(anonymous: Int(Self.regionBytes))
-    try memory.add(
-      MemoryRegion(
-        guestAddress: GuestAddress(0), frontendAddress: FrontendAddress(Self.frontend), byteCount: Self.regionBytes,
-        mapping: mapping))
+    try table.add(
+      RegionDescription(guestAddress: 0, size: Self.regionBytes, frontendAddress: Self.frontend, offset: 0), mapping)
     let asked = asked
-    space = IOTLBSpace(memory: memory, maxNodes: maxNodes, ask: { asked.take($0, $1) })
+    space = IOTLBSpace(table, maxNodes: maxNodes, ask: { asked.take($0, $1) })
     // Each page of memory says which it is.
     for page in 0..<Self.regionBytes / 4096 {
       let word = [UInt8(truncatingIfNeeded: page), UInt8(page >> 8)]

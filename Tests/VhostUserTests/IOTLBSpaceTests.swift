@@ -162,7 +162,7 @@ struct IOTLBSpaceTests {
     .timeLimit(.minutes(10)))
   func givenBack() throws {
     let rig = try IOTLBRig()
-    let space = IOTLBSpace(memory: rig.memory, servesOneChain: true, ask: { _, _ in true })
+    let space = IOTLBSpace(rig.table, servesOneChain: true, ask: { _, _ in true })
     // Two chains name the page; the first is done.
     var cache = IOTLB(space)
     _ = cache.beginRound()
@@ -221,7 +221,7 @@ struct IOTLBSpaceTests {
     _ = channel.replace(ours)
     let rig = try IOTLBRig()
     let space = IOTLBSpace(
-      memory: rig.memory, ask: { message, question in question.map { channel.gather(message, $0) } ?? false },
+      rig.table, ask: { message, question in question.map { channel.gather(message, $0) } ?? false },
       asked: { channel.post() })
     // Far more than a socket takes.
     for n in UInt64(0)..<20_000 {

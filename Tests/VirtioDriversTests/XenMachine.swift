@@ -20,7 +20,7 @@ final class XenMachine: MachinePages {
     func add(_ guest: UInt64, _ count: UInt64) throws {
       try machine.add(
         MemoryRegion(
-          guestAddress: GuestAddress(address(of: guest)), frontendAddress: FrontendAddress(guest), byteCount: count,
+          guestAddress: GuestAddress(address(of: guest)), byteCount: count,
           mapping: region.mapping,
           mappingOffset: guest))
     }

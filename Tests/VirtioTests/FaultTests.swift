@@ -297,7 +297,7 @@ struct FaultTests {
     let mapping = try HostMapping(anonymous: 1 << 20)
     try memory.add(
       MemoryRegion(
-        guestAddress: GuestAddress(0), frontendAddress: FrontendAddress(0), byteCount: 65536, mapping: mapping,
+        guestAddress: GuestAddress(0), byteCount: 65536, mapping: mapping,
         mappingOffset: 3))
     let layout = QueueLayout(
       size: 8, descriptorArea: DMAAddress(0), driverArea: DMAAddress(4096), deviceArea: DMAAddress(8192))

@@ -71,10 +71,7 @@ package enum MemoryPlan {
   private static func region(
     _ start: UInt64, _ byteCount: UInt64, _ mapping: HostMapping, _ offset: UInt64
   ) -> MemoryRegion {
-    MemoryRegion(
-      guestAddress: GuestAddress(start), frontendAddress: FrontendAddress(start), byteCount: byteCount,
-      mapping: mapping,
-      mappingOffset: offset)
+    MemoryRegion(guestAddress: GuestAddress(start), byteCount: byteCount, mapping: mapping, mappingOffset: offset)
   }
 
   private static func memory(_ regions: [MemoryRegion]) throws(MachineError) -> GuestMemory {

@@ -13,13 +13,6 @@
   @inlinable public static func < (a: Self, b: Self) -> Bool { a.rawValue < b.rawValue }
 }
 
-/// An address in the front-end's own virtual memory, as vhost-user messages carry it.
-@frozen public struct FrontendAddress: Hashable, Comparable, Sendable {
-  public var rawValue: UInt64
-  @inlinable public init(_ rawValue: UInt64) { self.rawValue = rawValue }
-  @inlinable public static func < (a: Self, b: Self) -> Bool { a.rawValue < b.rawValue }
-}
-
 /// What the device does to memory: `read` for device-readable, `write` for device-writable buffers.
 @frozen public enum DMAAccess: Hashable, Sendable {
   case read, write

@@ -4,8 +4,6 @@ import Synchronization
 public struct MemoryRegion: Sendable {
   /// Its first byte, as the guest numbers it.
   public let guestAddress: GuestAddress
-  /// The same byte in the front-end's virtual memory.
-  public let frontendAddress: FrontendAddress
   /// Bytes, at least 1.
   public let byteCount: UInt64
   /// The host memory behind it.
@@ -13,12 +11,8 @@ public struct MemoryRegion: Sendable {
   /// Where in `mapping` the region starts, in bytes.
   public let mappingOffset: UInt64
 
-  public init(
-    guestAddress: GuestAddress, frontendAddress: FrontendAddress, byteCount: UInt64, mapping: HostMapping,
-    mappingOffset: UInt64 = 0
-  ) {
+  public init(guestAddress: GuestAddress, byteCount: UInt64, mapping: HostMapping, mappingOffset: UInt64 = 0) {
     self.guestAddress = guestAddress
-    self.frontendAddress = frontendAddress
     self.byteCount = byteCount
     self.mapping = mapping
     self.mappingOffset = mappingOffset
@@ -28,10 +22,8 @@ public struct MemoryRegion: Sendable {
 
   func overlaps(_ other: MemoryRegion) -> Bool {
     let a = guestAddress.rawValue, b = other.guestAddress.rawValue
-    let x = frontendAddress.rawValue, y = other.frontendAddress.rawValue
     // Sizes are at least 1 and ends do not wrap (checked when a region is added).
-    return (a <= b + (other.byteCount - 1) && b <= a + (byteCount - 1))
-      || (x <= y + (other.byteCount - 1) && y <= x + (byteCount - 1))
+    return a <= b + (other.byteCount - 1) && b <= a + (byteCount - 1)
   }
 }
 
@@ -41,7 +33,7 @@ public enum MemoryRegionError: Error, Hashable, Sendable {
   case malformed
   /// Some address of it already belongs to another region.
   case overlap
-  /// No region starts at these addresses with this size.
+  /// No region starts at this address with this size.
   case missing
 }
 
@@ -73,9 +65,7 @@ public final class GuestMemory: Sendable {
   public convenience init(byteCount: Int, at address: GuestAddress = GuestAddress(0)) throws(MappingError) {
     self.init()
     let mapping = try HostMapping(anonymous: byteCount)
-    let region = MemoryRegion(
-      guestAddress: address, frontendAddress: FrontendAddress(address.rawValue), byteCount: UInt64(byteCount),
-      mapping: mapping)
+    let region = MemoryRegion(guestAddress: address, byteCount: UInt64(byteCount), mapping: mapping)
     state.withLock { $0.table.regions = [region] }
   }
 
@@ -106,13 +96,11 @@ public final class GuestMemory: Sendable {
     guard taken else { throw .overlap }
   }
 
-  /// Removes the region with these addresses and size, and returns when nothing can use it any more.
-  public func remove(
-    guestAddress: GuestAddress, frontendAddress: FrontendAddress, byteCount: UInt64
-  ) throws(MemoryRegionError) {
+  /// Removes the region with this address and size, and returns when nothing can use it any more.
+  public func remove(guestAddress: GuestAddress, byteCount: UInt64) throws(MemoryRegionError) {
     let old: MemoryRegion? = state.withLock { state in
       let index = state.table.regions.firstIndex {
-        $0.guestAddress == guestAddress && $0.frontendAddress == frontendAddress && $0.byteCount == byteCount
+        $0.guestAddress == guestAddress && $0.byteCount == byteCount
       }
       guard let index else { return nil }
       let old = state.table.regions.remove(at: index)
@@ -198,17 +186,6 @@ public final class GuestMemory: Sendable {
     return region.mapping.cells(from: Int(region.mappingOffset + offset), byteCount: byteCount)
   }
 
-  /// The guest address of a front-end address, if memory is there.
-  public func guestAddress(of address: FrontendAddress) -> GuestAddress? {
-    state.withLock { state in
-      for region in state.table.regions {
-        let offset = address.rawValue &- region.frontendAddress.rawValue
-        if offset < region.byteCount { return GuestAddress(region.guestAddress.rawValue + offset) }
-      }
-      return nil
-    }
-  }
-
   /// The run of host memory around a guest address.
   public func run(at address: GuestAddress) -> HostRun? {
     guard let (region, _) = region(at: address) else { return nil }
@@ -229,24 +206,6 @@ public final class GuestMemory: Sendable {
     return HostRun(
       start: a - before, last: a + after, host: region.host &+ (guest - region.start - before),
       permissions: run.permissions)
-  }
-
-  /// `count` bytes of host memory at a front-end address as a run that starts at `start`, or nil when they are not all
-  /// in one region.
-  public func run(
-    at address: FrontendAddress, count: UInt64, seenFrom start: DMAAddress, permissions: DMAPermissions
-  ) -> HostRun? {
-    guard count > 0, start.rawValue <= UInt64.max - (count - 1) else { return nil }
-    return state.withLock { state in
-      for region in state.table.regions {
-        let offset = address.rawValue &- region.frontendAddress.rawValue
-        guard offset < region.byteCount, count <= region.byteCount - offset else { continue }
-        return HostRun(
-          start: start.rawValue, last: start.rawValue + (count - 1), host: region.hostStart &+ offset,
-          permissions: permissions)
-      }
-      return nil
-    }
   }
 
   /// Each space that keeps host addresses of this memory registers here: `fence` is drained, and `cache` emptied, when
@@ -289,7 +248,6 @@ public final class GuestMemory: Sendable {
   private static func check(_ region: MemoryRegion) throws(MemoryRegionError) {
     guard region.byteCount > 0,
       region.guestAddress.rawValue <= UInt64.max - (region.byteCount - 1),
-      region.frontendAddress.rawValue <= UInt64.max - (region.byteCount - 1),
       region.mappingOffset <= UInt64(region.mapping.byteCount),
       region.byteCount <= UInt64(region.mapping.byteCount) - region.mappingOffset
     else { throw .malformed }

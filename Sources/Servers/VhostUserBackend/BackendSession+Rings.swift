@@ -179,7 +179,7 @@ extension BackendSession {
   private func start(_ index: Int, _ size: UInt16, _ address: VringAddress, _ message: String, _ concerned: Int?) {
     let path = addressPath
     let resolver = RingAddress(
-      path: path, guestAddresses: protocolFeatures.contains(.guestAddresses), memory: table.memory)
+      path: path, guestAddresses: protocolFeatures.contains(.guestAddresses), table: table)
     let isPacked = isPacked
     let layout: QueueLayout
     let piece: InflightPiece?

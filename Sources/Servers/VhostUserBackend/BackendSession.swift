@@ -127,7 +127,7 @@ final class BackendSession {
     runner = DeviceRunner(device, name: options.name, patience: options.stopPatience, events: vringErrors, log: log)
     let faults = FaultLog(report, log)
     iotlb = IOTLBSpace(
-      memory: table.memory, maxNodes: options.maxTranslationNodes, servesOneChain: options.translations == .once,
+      table, maxNodes: options.maxTranslationNodes, servesOneChain: options.translations == .once,
       ask: { message, question in
         if let question { channel.gather(message, question) } else { channel.send(.iotlb(message), awaiting: nil) }
       }, asked: { channel.post() }, faulted: { faults.refused($0, .platform) })

@@ -59,22 +59,17 @@ extension IOTLBSpace {
   ) throws(ProtocolError) -> [HostRun] {
     var runs: [HostRun] = []
     var at = message.address
-    let regions = memory.regions
     while true {
       let frontend = message.frontendAddress.addingReportingOverflow(at - message.address)
       guard !frontend.overflow,
-        let region = regions.first(where: { frontend.partialValue &- $0.frontendAddress.rawValue < $0.byteCount })
-      else { throw ProtocolError("IOTLB_MSG", "an update outside the memory table") }
-      let inside = region.byteCount - (frontend.partialValue - region.frontendAddress.rawValue)
-      let left = last - at
-      let count = left < inside ? left + 1 : inside
-      guard
-        let run = memory.run(
-          at: FrontendAddress(frontend.partialValue), count: count, seenFrom: DMAAddress(at), permissions: permissions)
+        let run = memoryTable.run(
+          at: FrontendAddress(frontend.partialValue), seenFrom: DMAAddress(at), through: DMAAddress(last),
+          permissions: permissions)
       else { throw ProtocolError("IOTLB_MSG", "an update outside the memory table") }
       runs.append(run)
-      if left < inside { return runs }
-      at += count
+      // A region is shorter than 2^64, so a run is never of all addresses, whose count would be 0.
+      guard run.byteCount <= last - at else { return runs }
+      at += run.byteCount
     }
   }
 

@@ -21,7 +21,9 @@ public final class IOTLBSpace: DMASpace {
   /// ``ChainTranslations``.
   let servesOneChain: Bool
   let pages: TranslationTable
-  let memory: GuestMemory
+  private let memory: GuestMemory
+  /// What updates lead into: for the control thread.
+  let memoryTable: MemoryTable
   let state: Mutex<State>
   private let room: AskingRoom
   let counters = Mutex(Counters())
@@ -50,15 +52,16 @@ public final class IOTLBSpace: DMASpace {
   /// Mappings of parts of pages that are kept at most.
   static let oddLimit = 256
 
-  /// A space over `memory`, empty (R102). `ask` takes messages for the back-end's channel, and `asked` says that they
+  /// A space over a table's memory, empty (R102). `ask` takes messages for the back-end's channel, and `asked` says that they
   /// are to be sent now; `faulted` is called for refused accesses, on queue threads.
   init(
-    memory: GuestMemory, maxNodes: Int = 1 << 13, servesOneChain: Bool = false,
+    _ table: MemoryTable, maxNodes: Int = 1 << 13, servesOneChain: Bool = false,
     ask: @escaping @Sendable (IOTLBMessage, PendingMisses.Question?) -> Bool,
     asked: @escaping @Sendable () -> Void = {},
     faulted: @escaping @Sendable (DMAFault) -> Void = { _ in }
   ) {
-    self.memory = memory
+    memoryTable = table
+    memory = table.memory
     self.pages = TranslationTable(maxNodes: maxNodes)
     self.ask = ask
     self.asked = asked

@@ -13,7 +13,7 @@ internal import Virtio
 struct RingAddress {
   var path: AddressPath
   var guestAddresses: Bool
-  var memory: GuestMemory
+  var table: MemoryTable
 
   /// Where the queue is.
   func layout(
@@ -36,8 +36,8 @@ struct RingAddress {
 
   private func look(_ address: UInt64, _ count: Int, _ area: String) throws(ProtocolError) -> DMAAddress {
     // An area may cross regions that follow each other in both address spaces; its ends show that.
-    guard let first = memory.guestAddress(of: FrontendAddress(address)),
-      let last = memory.guestAddress(of: FrontendAddress(address &+ UInt64(count - 1))),
+    guard let first = table.guestAddress(of: FrontendAddress(address)),
+      let last = table.guestAddress(of: FrontendAddress(address &+ UInt64(count - 1))),
       last.rawValue &- first.rawValue == UInt64(count - 1)
     else {
       throw ProtocolError(

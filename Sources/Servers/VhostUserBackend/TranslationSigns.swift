@@ -15,7 +15,7 @@ struct TranslationSigns: Sendable {
 extension IOTLBSpace {
   /// Counts an update whose first byte leads into `run`, before it is carried out.
   func countUpdate(_ message: IOTLBMessage, leadingTo run: HostRun) {
-    let isIdentity = memory.guestAddress(of: FrontendAddress(message.frontendAddress))?.rawValue == message.address
+    let isIdentity = memoryTable.guestAddress(of: FrontendAddress(message.frontendAddress))?.rawValue == message.address
     // With translations that serve one request only, none is in force for long, and nothing is missed.
     let before = servesOneChain ? nil : pages.run(at: DMAAddress(message.address))
     let hasMoved = before.map { !$0.leads(DMAAddress(message.address), whereItDoesIn: run) } ?? false

@@ -63,25 +63,27 @@ public final class FrontendMemory: Sendable {
       HostMapping(
         descriptor: file.descriptor.rawValue, offset: offset, byteCount: Int(clamping: byteCount)),
       as: { (error: MappingError) in FrontendError.host(HostError(error)) })
-    do throws(MemoryRegionError) {
-      try guest.add(
-        MemoryRegion(guestAddress: guestAddress, frontendAddress: address, byteCount: byteCount, mapping: mapping))
-    } catch {
-      throw .memory(
-        "a region of \(byteCount) bytes at guest address \(guestAddress.rawValue) overlaps another or is malformed")
-    }
     let piece = Piece(description, file, mapping)
-    state.withLock { $0.append(piece) }
+    try state.withLock { pieces throws(FrontendError) in
+      func refusal(_: MemoryRegionError) -> FrontendError {
+        .memory(
+          "a region of \(byteCount) bytes at guest address \(guestAddress.rawValue) overlaps another or is malformed")
+      }
+      guard byteCount > 0, address.rawValue <= .max - (byteCount - 1) else { throw refusal(.malformed) }
+      guard !pieces.contains(where: { $0.description.overlapsInFrontend(description) }) else { throw refusal(.overlap) }
+      try rethrowing(
+        guest.add(MemoryRegion(guestAddress: guestAddress, byteCount: byteCount, mapping: mapping)), as: refusal)
+      pieces.append(piece)
+    }
     return description
   }
 
   /// Takes a region away here. Remove it from back-ends first: ``Frontend/remove(_:)``.
   public func remove(_ description: RegionDescription) throws(FrontendError) {
+    guard regions.contains(description) else { throw .memory("no such region") }
     try rethrowing(
-      guest.remove(
-        guestAddress: GuestAddress(description.guestAddress),
-        frontendAddress: FrontendAddress(description.frontendAddress),
-        byteCount: description.size), saying: { _ in FrontendError.memory("no such region") })
+      guest.remove(guestAddress: GuestAddress(description.guestAddress), byteCount: description.size),
+      saying: { _ in FrontendError.memory("no such region") })
     state.withLock { $0.removeAll { $0.description == description } }
   }
 
@@ -94,10 +96,7 @@ public final class FrontendMemory: Sendable {
   /// The front-end address of a guest address, if memory is there.
   public func frontendAddress(of address: GuestAddress) -> FrontendAddress? {
     state.withLock { pieces in
-      for piece in pieces {
-        let offset = address.rawValue &- piece.description.guestAddress
-        if offset < piece.description.size { return FrontendAddress(piece.description.frontendAddress &+ offset) }
-      }
+      for piece in pieces { if let found = piece.description.frontendAddress(of: address) { return found } }
       return nil
     }
   }

@@ -49,7 +49,7 @@ final class World {
     _ = mapping.copy(bytes.span, to: 0)
     try memory.add(
       MemoryRegion(
-        guestAddress: GuestAddress(start), frontendAddress: FrontendAddress(start), byteCount: UInt64(bytes.count),
+        guestAddress: GuestAddress(start), byteCount: UInt64(bytes.count),
         mapping: mapping))
     model.regions.append((start, bytes))
   }
@@ -59,7 +59,7 @@ final class World {
     isHotThere.toggle()
     if isHotThere { return try add(hot, Self.noise(Self.hotBytes, &random)) }
     try memory.remove(
-      guestAddress: GuestAddress(hot), frontendAddress: FrontendAddress(hot), byteCount: UInt64(Self.hotBytes))
+      guestAddress: GuestAddress(hot), byteCount: UInt64(Self.hotBytes))
     model.regions.removeAll { $0.start == hot }
   }
 
