@@ -93,9 +93,7 @@ public struct MappedQueue: ~Copyable {
     _ byteCount: UInt64, _ pages: GuestPages, _ mapper: any DMAMapper
   ) throws(DriverError) -> StreamingArea? {
     guard byteCount > 0 else { return nil }
-    do throws(DMAError) { return try StreamingArea(byteCount, .toDevice, pages: pages, by: mapper) } catch {
-      throw .dma(error)
-    }
+    return try rethrowing(StreamingArea(byteCount, .toDevice, pages: pages, by: mapper), as: DriverError.dma)
   }
 
   private static func place(of tables: borrowing StreamingArea?) -> QueuePlan.Tables? {
