@@ -50,7 +50,7 @@ var targets: [Target] = [
   // Transports: how a driver meets a virtio device
   module("VirtioPCI", in: "Transports", ["DMA", "HostIO", "Virtio", "PCI", "VirtioServing", log]),
   module("VirtioMMIO", in: "Transports", ["DMA", "HostIO", "IOMMUInterface", "Virtio", "VirtioServing", log]),
-  // Servers: devices for somebody else's machine
+  // Servers: devices for a machine in another process
   module("VhostUser", in: "Servers", ["DMA", "HostIO"]),
   module("VhostUserBackend", in: "Servers", ["DMA", "HostIO", "Virtio", "VirtioServing", "VhostUser", log]),
   module("VhostUserFrontend", in: "Servers", ["DMA", "HostIO", "Virtio", "VhostUser"]),

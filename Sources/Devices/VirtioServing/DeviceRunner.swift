@@ -90,7 +90,7 @@ public final class DeviceRunner: Sendable {
       throw DeviceError("\(error)")
     }
     workers.withLock { $0[group.lowerBound]?.bells[start.index] = bell }
-    // Whatever was made available before we listened.
+    // For what the driver made available before we listened.
     bell.wake()
   }
 

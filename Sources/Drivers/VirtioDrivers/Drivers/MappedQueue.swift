@@ -194,7 +194,7 @@ public struct MappedQueue: ~Copyable {
     return used
   }
 
-  /// Unmaps everything of a request, whatever becomes of a part of it; the first error. Of a request that the device
+  /// Unmaps everything of a request, and goes on after an error; returns the first one. Of a request that the device
   /// never saw, errors are the mapper's to remember.
   private mutating func unmap(_ id: Int) -> DMAError? {
     var first: DMAError?
