@@ -1,6 +1,5 @@
 internal import DMA
 package import DriverDMA
-internal import HostIO
 package import IOMMUInterface
 internal import IOMMUs
 public import Logging
@@ -8,7 +7,6 @@ internal import PCI
 internal import Virtio
 package import VirtioDrivers
 internal import VirtioIOMMU
-internal import VirtioMMIO
 internal import VirtioPCI
 
 /// A machine in this process: memory, buses, the platform's IOMMU, devices, and the guest that drives them.

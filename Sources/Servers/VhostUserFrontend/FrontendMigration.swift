@@ -2,7 +2,6 @@ internal import DMA
 internal import HostIO
 internal import Synchronization
 public import VhostUser
-internal import Virtio
 
 /// Memory in which a back-end writes down what is in flight, kept by the front-end across a back-end's death.
 public final class FrontendInflight: Sendable {
