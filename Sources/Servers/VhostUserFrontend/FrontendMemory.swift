@@ -47,7 +47,8 @@ public final class FrontendMemory: Sendable {
   /// - Parameters:
   ///   - frontendAddress: the address that messages carry; nil for ``frontendBase`` plus the guest address.
   ///   - offset: bytes before the region in its file, a multiple of 4096.
-  ///   - sealed: whether the file can no longer be cut short; false only to see what a back-end does about ``truncate(_:to:)``.
+  ///   - sealed: whether the file can no longer be cut short; false only to see what a back-end does about
+  ///     ``truncate(_:to:)``.
   @discardableResult
   public func add(
     byteCount: UInt64, at guestAddress: GuestAddress, frontendAddress: FrontendAddress? = nil, offset: UInt64 = 0,
