@@ -128,7 +128,7 @@ var targets: [Target] = [
     "IOMMUDriversTests",
     [
       "DMA", "HostIO", "IOMMUInterface", "Virtio", "PCI", "IOMMUs", "DriverDMA", "VirtioDrivers", "IOMMUDrivers",
-      "Storage", "VirtioServing", "VirtioBlock", "VirtioPCI", "VirtioTestKit", "MachineKit", log,
+      "Storage", "VirtioServing", "VirtioBlock", "VirtioPCI", "VirtioTestKit", "MachineKit",
     ]),
   tests("IOMMUsTests", ["DMA", "IOMMUInterface", "IOMMUs", "VirtioTestKit"]),
   tests("MachineTests", ["Virtio", "Machine"]),
@@ -169,14 +169,14 @@ var targets: [Target] = [
   tests(
     "VirtioMMIOTests",
     [
-      "DMA", "HostIO", "IOMMUInterface", "Virtio", "IOMMUs", "DriverDMA", "VirtioDrivers", "Storage", "VirtioServing",
-      "VirtioBlock", "VirtioEntropy", "VirtioMMIO", "VirtioTestKit", "MachineKit", log,
+      "DMA", "HostIO", "IOMMUInterface", "Virtio", "IOMMUs", "DriverDMA", "VirtioDrivers", "VirtioServing",
+      "VirtioBlock", "VirtioEntropy", "VirtioMMIO", "VirtioTestKit", "MachineKit",
     ]),
   tests(
     "VirtioPCITests",
     [
-      "DMA", "HostIO", "IOMMUInterface", "Virtio", "PCI", "DriverDMA", "VirtioDrivers", "Storage", "VirtioServing",
-      "VirtioBlock", "VirtioEntropy", "VirtioIOMMU", "VirtioPCI", "VirtioTestKit", "MachineKit", log,
+      "DMA", "HostIO", "IOMMUInterface", "Virtio", "PCI", "DriverDMA", "VirtioDrivers", "VirtioServing", "VirtioBlock",
+      "VirtioEntropy", "VirtioIOMMU", "VirtioPCI", "VirtioTestKit", "MachineKit",
     ]),
   tests("VirtioServingTests", ["DMA", "HostIO", "IOMMUInterface", "Virtio", "VirtioServing", "VirtioTestKit", log]),
   tests("VirtioTests", ["DMA", "Virtio", "VirtioTestKit"]),
