@@ -56,7 +56,7 @@ var targets: [Target] = [
   // Transports: how a driver meets a virtio device
   module("VirtioPCI", in: "Transports", ["DMA", "HostIO", "Virtio", "PCI", "VirtioServing", log]),
   module("VirtioMMIO", in: "Transports", ["DMA", "HostIO", "IOMMUInterface", "Virtio", "VirtioServing", log]),
-  // Servers: devices for somebody else's machine
+  // Servers: devices for a machine in another process
   module("VhostUser", in: "Servers", ["DMA", "HostIO"]),
   module("VhostUserBackend", in: "Servers", ["DMA", "HostIO", "Virtio", "VirtioServing", "VhostUser", log]),
   module("VhostUserFrontend", in: "Servers", ["DMA", "HostIO", "Virtio", "VhostUser"]),
@@ -135,7 +135,7 @@ var targets: [Target] = [
     "IOMMUDriversTests",
     [
       "DMA", "HostIO", "IOMMUInterface", "Virtio", "PCI", "IOMMUs", "DriverDMA", "VirtioDrivers", "IOMMUDrivers",
-      "Storage", "VirtioServing", "VirtioBlock", "VirtioPCI", "VirtioTestKit", "MachineKit", log,
+      "Storage", "VirtioServing", "VirtioBlock", "VirtioPCI", "VirtioTestKit", "MachineKit",
     ]),
   tests("IOMMUsTests", ["DMA", "IOMMUInterface", "IOMMUs", "VirtioTestKit"]),
   tests("MachineTests", ["Virtio", "Storage", "DeviceCatalog", "Machine"]),
@@ -176,14 +176,14 @@ var targets: [Target] = [
   tests(
     "VirtioMMIOTests",
     [
-      "DMA", "HostIO", "IOMMUInterface", "Virtio", "IOMMUs", "DriverDMA", "VirtioDrivers", "Storage", "VirtioServing",
-      "VirtioBlock", "VirtioEntropy", "VirtioMMIO", "VirtioTestKit", "MachineKit", log,
+      "DMA", "HostIO", "IOMMUInterface", "Virtio", "IOMMUs", "DriverDMA", "VirtioDrivers", "VirtioServing",
+      "VirtioBlock", "VirtioEntropy", "VirtioMMIO", "VirtioTestKit", "MachineKit",
     ]),
   tests(
     "VirtioPCITests",
     [
-      "DMA", "HostIO", "IOMMUInterface", "Virtio", "PCI", "DriverDMA", "VirtioDrivers", "Storage", "VirtioServing",
-      "VirtioBlock", "VirtioEntropy", "VirtioIOMMU", "VirtioPCI", "VirtioTestKit", "MachineKit", log,
+      "DMA", "HostIO", "IOMMUInterface", "Virtio", "PCI", "DriverDMA", "VirtioDrivers", "VirtioServing", "VirtioBlock",
+      "VirtioEntropy", "VirtioIOMMU", "VirtioPCI", "VirtioTestKit", "MachineKit",
     ]),
   tests("VirtioServingTests", ["DMA", "HostIO", "IOMMUInterface", "Virtio", "VirtioServing", "VirtioTestKit", log]),
   tests("VirtioTests", ["DMA", "Virtio", "VirtioTestKit"]),

@@ -1,4 +1,3 @@
-import Foundation
 import Testing
 
 /// The floors, lowest first. A new target gets a line here, or the tests say so.

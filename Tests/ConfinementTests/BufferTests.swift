@@ -1,7 +1,6 @@
 import DMA
 import IOMMUInterface
 import Testing
-import Virtio
 import VirtioTestKit
 
 @Suite("Buffers behind an IOMMU")

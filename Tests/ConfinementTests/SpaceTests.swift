@@ -1,5 +1,4 @@
 import DMA
-import HostIO
 import IOMMUInterface
 import Testing
 import Virtio

@@ -154,14 +154,14 @@ struct FenceTests {
 
   @Test(
     "Many queues, many pages, many drains: no page is used after the drain that took it away", .timeLimit(.minutes(10)))
-  func stress() async {
+  func stress() async throws {
     let fence = TranslationFence()
     // Each page's mapping is a number: readers may see the one in force when they began; a drainer poisons it after its
     // drain.
     let pages = 8
-    let current = SharedNumbers(count: pages)
+    let current = try SharedNumbers(count: pages)
     for page in 0..<pages { current[page] = page }
-    let poisoned = SharedFlags(count: 8192)
+    let poisoned = try SharedFlags(count: 8192)
     let stop = Atomic<Bool>(false)
     let violations = Atomic<Int>(0)
     let rounds = Atomic<Int>(0)
@@ -257,10 +257,7 @@ struct FenceTests {
 final class SharedNumbers: Sendable {
   private let memory: HostMapping
 
-  init(count: Int) {
-    guard let memory = try? HostMapping(anonymous: 8 * count) else { fatalError("no memory for \(count) numbers") }
-    self.memory = memory
-  }
+  init(count: Int) throws(MappingError) { memory = try HostMapping(anonymous: 8 * count) }
 
   subscript(_ i: Int) -> Int {
     get { Int(memory.cells(from: 8 * i, byteCount: 8)?.loadAcquire64(at: 0) ?? .max) }
@@ -272,10 +269,7 @@ final class SharedNumbers: Sendable {
 final class SharedFlags: Sendable {
   private let memory: HostMapping
 
-  init(count: Int) {
-    guard let memory = try? HostMapping(anonymous: 2 * count) else { fatalError("no memory for \(count) flags") }
-    self.memory = memory
-  }
+  init(count: Int) throws(MappingError) { memory = try HostMapping(anonymous: 2 * count) }
 
   subscript(_ i: Int) -> Bool {
     get { memory.cells(from: 2 * i, byteCount: 2)?.loadAcquire16(at: 0) == 1 }

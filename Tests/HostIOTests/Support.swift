@@ -1,7 +1,6 @@
 import DMA
 import Foundation
 import HostIO
-import Testing
 import VirtioTestKit
 
 /// Guest memory with a chain's segments in it, the way a device gets them.

@@ -1,7 +1,6 @@
 import DMA
 import DriverDMA
 import IOMMUInterface
-import Testing
 import Virtio
 import VirtioIOMMU
 import VirtioTestKit

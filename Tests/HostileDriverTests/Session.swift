@@ -2,7 +2,6 @@ import DMA
 import DriverDMA
 import IOMMUInterface
 import MachineKit
-import Synchronization
 import Testing
 import Virtio
 import VirtioIOMMU

@@ -7,7 +7,6 @@ import MachineKit
 import PCI
 import Storage
 import Synchronization
-import Testing
 import Virtio
 import VirtioBlock
 import VirtioDrivers

@@ -1,7 +1,6 @@
 import DriverDMA
 import HostIO
 import IOMMUInterface
-import Logging
 import MachineKit
 import PCI
 import Storage

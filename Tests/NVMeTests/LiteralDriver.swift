@@ -2,7 +2,6 @@ import DMA
 import IOMMUInterface
 import MachineKit
 import PCI
-import Testing
 
 /// A driver written from the figures of the specification, number by number; it shares no word with the driver of the
 /// library.

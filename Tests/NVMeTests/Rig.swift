@@ -7,7 +7,6 @@ import NVMe
 import PCI
 import Storage
 import Synchronization
-import Testing
 import VirtioDrivers
 import VirtioTestKit
 

@@ -1,5 +1,4 @@
 import Synchronization
-import Testing
 import VhostUser
 import VhostUserCheck
 import Virtio

@@ -35,7 +35,7 @@ private final class ColdRig {
   static let ringBytes: UInt64 = 1 << 20
 
   private let regions = MemoryTable()
-  var memory: GuestMemory { regions.memory }
+  let memory: GuestMemory
   let space: IOTLBSpace
   private let bell = Bell()
   private let questions = Questions()
@@ -53,6 +53,7 @@ private final class ColdRig {
   ///   begins `step`
   ///   pages after the one before it.
   init(pages: Int, each: Int, step: Int? = nil, nodes: Int = 1 << 15, servesOneChain: Bool = false) throws {
+    memory = regions.memory
     let dataBytes = UInt64(pages) << 12
     try regions.add(
       RegionDescription(guestAddress: 0, size: Self.ringBytes, frontendAddress: Self.frontend, offset: 0),
@@ -71,8 +72,7 @@ private final class ColdRig {
       table += (Self.dataAt + UInt64(n) * self.step).bytes + UInt32(each << 12).bytes
       table += UInt16(n + 1 < count ? 3 : 2).bytes + UInt16(truncatingIfNeeded: n + 1).bytes
     }
-    let copied = regions.memory.copy(table.span, to: GuestAddress(0x4000))
-    precondition(copied == table.count)
+    precondition(memory.copy(table.span, to: GuestAddress(0x4000)) == table.count)
     queue = try Virtqueue(
       index: 0,
       layout: QueueLayout(

@@ -1,6 +1,5 @@
 import HostIO
 import Logging
-import Synchronization
 import Testing
 import Virtio
 import VirtioServing

@@ -1,7 +1,6 @@
 import DMA
 import HostIO
 import Synchronization
-import Testing
 
 @testable import VhostUser
 @testable import VhostUserBackend

@@ -1,6 +1,5 @@
 import DMA
 import HostIO
-import Synchronization
 import Testing
 import Virtio
 import VirtioServing

@@ -1,13 +1,9 @@
 import DMA
-import DriverDMA
-import HostIO
 import IOMMUInterface
-import Logging
 import MachineKit
 import Virtio
 import VirtioDrivers
 import VirtioMMIO
-import VirtioServing
 import VirtioTestKit
 
 /// The registers as a processor reaches them.

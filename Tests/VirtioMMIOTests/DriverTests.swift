@@ -4,14 +4,12 @@ import HostIO
 import IOMMUInterface
 import IOMMUs
 import MachineKit
-import Storage
 import Testing
 import Virtio
 import VirtioBlock
 import VirtioDrivers
 import VirtioEntropy
 import VirtioMMIO
-import VirtioServing
 import VirtioTestKit
 
 /// The driver of a TCE table: hypercalls, a page at a time.

@@ -1,4 +1,3 @@
-import DriverDMA
 import IOMMUInterface
 import MachineKit
 import Testing

@@ -6,7 +6,6 @@ import Testing
 import Virtio
 import VirtioDrivers
 import VirtioMMIO
-import VirtioServing
 import VirtioTestKit
 
 /// A unit that is in front of the device and lets everything pass.

@@ -2,7 +2,6 @@ import DMA
 import DriverDMA
 import HostIO
 import IOMMUInterface
-import Logging
 import MachineKit
 import PCI
 import Testing

@@ -1,10 +1,8 @@
 import DMA
 import DriverDMA
 import IOMMUInterface
-import Logging
 import MachineKit
 import PCI
-import Testing
 import Virtio
 import VirtioDrivers
 import VirtioEntropy

@@ -1,4 +1,5 @@
 import DMA
+import Testing
 import VirtioTestKit
 
 @testable import Virtio
@@ -52,12 +53,18 @@ extension Virtqueue {
 }
 
 extension RingRig {
+  /// A ring of the wanted kind where there is another one: the test has failed, and goes on.
+  private func otherwise<Ring: LiteralRing>(_ ring: Ring) -> Ring {
+    Issue.record("the rig has no \(Ring.self)")
+    return ring
+  }
+
   var split: LiteralSplitRing {
-    guard let ring = ring as? LiteralSplitRing else { fatalError("not a literal split ring") }
+    guard let ring = ring as? LiteralSplitRing else { return otherwise(LiteralSplitRing(layout, in: literal)) }
     return ring
   }
   var packed: LiteralPackedRing {
-    guard let ring = ring as? LiteralPackedRing else { fatalError("not a literal packed ring") }
+    guard let ring = ring as? LiteralPackedRing else { return otherwise(LiteralPackedRing(layout, in: literal)) }
     return ring
   }
 }

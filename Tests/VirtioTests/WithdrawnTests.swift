@@ -1,5 +1,4 @@
 import DMA
-import Synchronization
 import Testing
 import VirtioTestKit
 

@@ -82,7 +82,8 @@ public enum DiskError: Error, Hashable, Sendable, CustomStringConvertible {
   case format(String)
   /// The engine that was asked for cannot be had.
   case engine(HostError)
-  /// An option's value does not do: the option's name in ``DiskOptions``, or in those of the device, and what it may be.
+  /// An option's value does not do: the option's name in ``DiskOptions``, or in those of the device, and what it may
+  /// be.
   case option(String, String)
 
   public var description: String {

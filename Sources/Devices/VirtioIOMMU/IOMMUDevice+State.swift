@@ -112,12 +112,11 @@ extension IOMMUDevice {
       else {
         throw DeviceError("the IOMMU's state has a mapping at 0x\(String(first, radix: 16)) that cannot be")
       }
-      do throws(DomainError) {
-        try domain.map(run.first, byteCount: last - first + 1, to: run.guest, permissions: run.permissions)
-      } catch {
-        throw DeviceError(
-          "the IOMMU's state has a mapping at 0x\(String(first, radix: 16)) that its domain does not take")
-      }
+      try rethrowing(
+        domain.map(run.first, byteCount: last - first + 1, to: run.guest, permissions: run.permissions),
+        saying: { _ in
+          DeviceError("the IOMMU's state has a mapping at 0x\(String(first, radix: 16)) that its domain does not take")
+        })
     }
     return domain
   }

@@ -5,7 +5,8 @@ internal import Virtio
 /// What an ``IOMMUDevice`` carries to another machine, as bytes: little-endian, a version first.
 ///
 ///     u8 version   u8 how bypass is had   u8 the field bypass   u8 features were negotiated   u128 those features
-///     u32 domains: u32 number   u8 is a bypass domain   u32 mappings: u64 first   u64 last   u64 physical   u8 permissions
+///     u32 domains: u32 number   u8 is a bypass domain
+///         u32 mappings: u64 first   u64 last   u64 physical   u8 permissions
 ///     u32 attachments: u16 requester   u32 domain
 ///
 /// Nothing in it is believed before it was checked: the bytes come from another machine.

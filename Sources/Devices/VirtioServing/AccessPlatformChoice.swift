@@ -60,14 +60,14 @@ public struct AccessPlatformChoice: Hashable, Sendable {
       isOffered = isNeeded && obstacle == nil
       if !isNeeded {
         reasons = [
-          "VIRTIO_F_ACCESS_PLATFORM is not offered: there is no IOMMU in front of the device, and memory is not restricted"
+          "VIRTIO_F_ACCESS_PLATFORM is not offered: there is no IOMMU in front of the device, and memory is not "
+            + "restricted"
         ]
       } else if let obstacle {
         reasons = ["VIRTIO_F_ACCESS_PLATFORM is not offered: \(obstacle)"]
       } else {
-        reasons = [
-          "VIRTIO_F_ACCESS_PLATFORM is offered: \(isBehindIOMMU ? "an IOMMU is in front of the device" : "memory is restricted")"
-        ]
+        let need = isBehindIOMMU ? "an IOMMU is in front of the device" : "memory is restricted"
+        reasons = ["VIRTIO_F_ACCESS_PLATFORM is offered: \(need)"]
       }
     }
     isHidden = isOffered && !backendTranslates

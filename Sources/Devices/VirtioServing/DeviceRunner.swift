@@ -90,7 +90,7 @@ public final class DeviceRunner: Sendable {
       throw DeviceError("\(error)")
     }
     workers.withLock { $0[group.lowerBound]?.bells[start.index] = bell }
-    // Whatever was made available before we listened.
+    // For what the driver made available before we listened.
     bell.wake()
   }
 
@@ -122,12 +122,7 @@ public final class DeviceRunner: Sendable {
   private func hand(_ start: QueueStart, to worker: Worker, bell: QueueBell) throws(DeviceError) -> QueueError? {
     let answer = Answer<QueueError?>(notifying: worker.mailbox.answered)
     worker.mailbox.post(.start(start, calls[start.index], bell, statistics[start.index], answer))
-    return try Self.hosted { () throws(HostError) in try answer.wait() }
-  }
-
-  /// `body`, whose failure is a reason why a queue cannot run.
-  private static func hosted<R>(_ body: () throws(HostError) -> R) throws(DeviceError) -> R {
-    try rethrowing(body(), saying: DeviceError.init)
+    return try rethrowing(answer.wait(), saying: DeviceError.init)
   }
 
   /// Tells a queue to stop, and returns at once; nil if it does not run. It counts as running until ``endStop(_:)``. A
@@ -183,12 +178,12 @@ public final class DeviceRunner: Sendable {
   }
 
   private func makeWorker(_ group: Range<Int>, _ features: Features) throws(DeviceError) -> Worker {
-    let mailbox = try Self.hosted { () throws(HostError) in try WorkerMailbox() }
+    let mailbox = try rethrowing(WorkerMailbox(), saying: DeviceError.init)
     let begun = Answer<DeviceError?>(notifying: mailbox.answered)
     let (device, patience, events, log) = (device, patience, events, log)
     let name = "\(name)\(group.lowerBound)"
-    let thread = try Self.hosted { () throws(HostError) in
-      try WorkerThread(name: name) {
+    let thread = try rethrowing(
+      WorkerThread(name: name) {
         // The handler is made on its thread: an io_uring belongs to the thread that made it.
         do {
           var worker = try QueueWorker(
@@ -200,9 +195,8 @@ public final class DeviceRunner: Sendable {
         } catch {
           begun.give((error as? DeviceError) ?? DeviceError("\(error)"))
         }
-      }
-    }
-    if let error = try Self.hosted({ () throws(HostError) in try begun.wait() }) {
+      }, saying: DeviceError.init)
+    if let error = try rethrowing(begun.wait(), saying: DeviceError.init) {
       thread.join()
       throw error
     }

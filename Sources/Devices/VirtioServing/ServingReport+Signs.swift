@@ -23,8 +23,8 @@ extension ServingReport {
 
   /// What to do where ``missesInvalidations``.
   package static let invalidationHint =
-    "the front-end passes mappings on and has taken none back; unless the guest's driver keeps all it maps, put the device behind a root port "
-    + "with ats=on, or serve it with --translations once"
+    "the front-end passes mappings on and has taken none back; unless the guest's driver keeps all it maps, put the "
+    + "device behind a root port with ats=on, or serve it with --translations once"
 
   /// Bytes of guest memory that the device can come to reach without the guest doing anything: what it has, or all.
   public var grantableBytes: UInt64 { looksLikePassThrough ? memoryBytes : reachableBytes }

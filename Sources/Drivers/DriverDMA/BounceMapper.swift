@@ -16,8 +16,8 @@ public final class BounceMapper: DMAMapper {
   public let maxMappingSize: UInt64
 
   /// - Parameters:
-  ///   - shared: gives the pool, memory that the device reaches: a direct mapper over the shared part of a confidential guest's
-  ///     memory, or an IOMMU's.
+  ///   - shared: gives the pool, memory that the device reaches: a direct mapper over the shared part of a confidential
+  ///     guest's memory, or an IOMMU's.
   ///   - poolSize: bytes.
   ///   - slotSize: bytes; a power of two, 4096 at most.
   ///   - slotsPerMapping: the most that a mapping takes.

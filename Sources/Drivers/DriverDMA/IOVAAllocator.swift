@@ -15,7 +15,8 @@ public final class IOVAAllocator {
 
   /// - Parameters:
   ///   - aperture: only whole granules inside it are used.
-  ///   - reserved: addresses that must not be given out, inside the aperture or not: every granule that one touches is left out.
+  ///   - reserved: addresses that must not be given out, inside the aperture or not: every granule that one touches is
+  ///     left out.
   public init(granule: UInt64 = 4096, aperture: ClosedRange<UInt64>, reserved: [ClosedRange<UInt64>] = []) {
     precondition(granule > 0 && granule & (granule - 1) == 0, "a granule is a power of two")
     self.granule = granule

@@ -28,12 +28,9 @@ public final class Sun4uDriver: IOMMUDomain {
     pageSize = largePages ? 65536 : 8192
     entries = 1024 << UInt64(order)
     control = UInt64(order) << 16 | (largePages ? 4 : 0)
-    do throws(DMAError) {
-      memory = try TableMemory(pages)
-      buffer = try memory.allocate(entries * 8, alignment: max(entries * 8, 8192))
-    } catch {
-      throw .memory(error)
-    }
+    memory = try rethrowing(TableMemory(pages), as: UnitError.memory)
+    buffer = try rethrowing(
+      memory.allocate(entries * 8, alignment: max(entries * 8, 8192)), as: UnitError.memory)
     registers.write(control, at: 0, width: 8)
     registers.write(buffer, at: 8, width: 8)
     guard registers.read(at: 0, width: 8) == control, registers.read(at: 8, width: 8) == buffer else {

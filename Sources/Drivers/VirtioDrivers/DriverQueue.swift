@@ -74,7 +74,8 @@ public struct DriverQueueMemory: ~Copyable {
   }
 
   /// - Parameters:
-  ///   - tables: one indirect table per descriptor of the queue, each with room for `tableCapacity` descriptors of 16 bytes.
+  ///   - tables: one indirect table per descriptor of the queue, each with room for `tableCapacity` descriptors of 16
+  ///     bytes.
   ///   - tableAddress: where the device finds them.
   public init(
     descriptorArea: consuming RingMemory, driverArea: consuming RingMemory, deviceArea: consuming RingMemory,

@@ -1,5 +1,4 @@
 internal import DMA
-internal import IOMMUInterface
 
 extension GuestMemory {
   /// A word of a table that an IOMMU walks, fetched once; nil where there is no memory, or not eight bytes of it in one

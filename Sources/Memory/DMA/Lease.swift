@@ -1,5 +1,3 @@
-import Synchronization
-
 /// A queue's hold on a ``TranslationFence``: rounds, and the chains popped in them. One thread uses it.
 @safe public struct Lease: ~Copyable {
   @usableFromInline let fence: TranslationFence

@@ -1,5 +1,3 @@
-internal import CLinux
-
 /// A ring area: bounds-checked cells, each loaded or stored once, with the ordering named.
 ///
 /// The area may be one run of host memory or one run per 4 KiB page of its device addresses: a ring whose pages are

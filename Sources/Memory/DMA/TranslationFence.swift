@@ -10,9 +10,10 @@ import Synchronization
 /// was removed. It waits for no other chain, and new work is not held up. A queue pays two memory fences a round, and a
 /// few plain stores a chain.
 ///
-///     queue:  round = g + 1 · fence · g still the generation? · look up … publish chains · round = 0 · fence · a drain waits?
-///     drain:  (mapping removed) · note the range · generation + 1 · waiting + 1 · fence · old rounds? · old chains on these pages?
-///             · sleep until a round ends · look again
+///     queue:  round = g + 1 · fence · g still the generation? · look up … publish chains · round = 0 · fence
+///             · a drain waits?
+///     drain:  (mapping removed) · note the range · generation + 1 · waiting + 1 · fence · old rounds?
+///             · old chains on these pages? · sleep until a round ends · look again
 ///
 /// `Models/fence.pml` is the same protocol for spin.
 @safe public final class TranslationFence: @unchecked Sendable {

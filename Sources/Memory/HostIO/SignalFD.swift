@@ -29,7 +29,7 @@ public final class SignalFD: Sendable {
     return signal == 0 ? nil : signal
   }
 
-  /// Makes writing to a pipe or socket that nobody reads an error for the whole process, instead of its end.
+  /// Makes a write to a pipe or socket without a reader an error, for the whole process, instead of the process's end.
   public static func ignoreBrokenPipes() throws(HostError) {
     try check(host_ignore_sigpipe(), "sigaction")
   }

@@ -52,8 +52,8 @@ public final class DMAEndpoint: Sendable {
   /// Puts an IOMMU in front of the device, or takes it away. Call it from a control thread; it returns when nothing
   /// that was begun before is under way.
   ///
-  /// For a device that nothing but its machine's description places. A bus moves its endpoints all at once, and tells
-  /// each of them with ``setBehindIOMMU(_:)``.
+  /// For a device that its machine's description alone places. A bus does not use this: it moves all its endpoints at
+  /// once.
   public func setIOMMU(_ new: (any IOMMU)?) {
     iommu.withLock { iommu in
       guard iommu !== new else { return }

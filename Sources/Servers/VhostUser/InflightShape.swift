@@ -48,17 +48,15 @@ package struct InflightShape: Hashable {
   package func makeFile(queueCount: UInt16) throws(HostError) -> MemoryFile {
     let byteCount = byteCount(queueCount: queueCount)
     let file = try MemoryFile(name: "sluice-inflight", size: UInt64(byteCount), seals: [.shrink, .grow])
-    do throws(MappingError) {
-      let mapping = try HostMapping(descriptor: file.descriptor.rawValue, offset: 0, byteCount: byteCount)
-      guard let block = mapping.cells(from: byteCount - Self.blockSize, byteCount: Self.blockSize) else {
-        preconditionFailure("the block is a region's end")
-      }
-      block.store32(UInt32(stride), at: 8)
-      block.store16(capacity, at: 12)
-      block.store64(Self.magic, at: 0)
-    } catch {
-      throw HostError(error)
+    let mapping = try rethrowing(
+      HostMapping(descriptor: file.descriptor.rawValue, offset: 0, byteCount: byteCount),
+      as: { (error: MappingError) in HostError(error) })
+    guard let block = mapping.cells(from: byteCount - Self.blockSize, byteCount: Self.blockSize) else {
+      preconditionFailure("the block is a region's end")
     }
+    block.store32(UInt32(stride), at: 8)
+    block.store16(capacity, at: 12)
+    block.store64(Self.magic, at: 0)
     return file
   }
 }

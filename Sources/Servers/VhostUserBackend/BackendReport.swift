@@ -107,11 +107,13 @@ final class BackendReport: Sendable {
     switch (path, policy) {
     case (nil, _): "features are not negotiated yet"
     case (.platform, _):
-      "the front-end set VIRTIO_F_ACCESS_PLATFORM: an IOMMU is in front of the device, and only what it maps can be reached"
+      "the front-end set VIRTIO_F_ACCESS_PLATFORM: an IOMMU is in front of the device, and only what it maps can be "
+        + "reached"
     case (.physical, .off):
       "this back-end was told not to offer VIRTIO_F_ACCESS_PLATFORM: all of the guest's memory can be reached"
     case (.physical, _):
-      "the front-end did not set VIRTIO_F_ACCESS_PLATFORM: no IOMMU is in front of the device, and all of the guest's memory can be reached"
+      "the front-end did not set VIRTIO_F_ACCESS_PLATFORM: no IOMMU is in front of the device, and all of the guest's "
+        + "memory can be reached"
     }
   }
 
@@ -167,8 +169,9 @@ final class BackendReport: Sendable {
     }
     if facts.looksLikePassThrough {
       facts.reason =
-        "the front-end set VIRTIO_F_ACCESS_PLATFORM: an IOMMU is in front of the device, and it looks like pass-through, since every mapping "
-        + "so far leads from an address to itself: all of the guest's memory would be granted on asking"
+        "the front-end set VIRTIO_F_ACCESS_PLATFORM: an IOMMU is in front of the device, and it looks like "
+        + "pass-through, since every mapping so far leads from an address to itself: all of the guest's memory would "
+        + "be granted on asking"
     }
     let counts = live.runner.counts
     for i in facts.queues.indices where i < counts.count {

@@ -15,13 +15,13 @@ extension BackendSession {
     guard area.size > 0, area.size <= UInt64(Int64.max), area.offset <= UInt64(Int64.max) - area.size else {
       throw ProtocolError("SET_LOG_BASE", "\(area.size) bytes at \(area.offset) are not part of a file")
     }
-    do throws(MappingError) {
-      let bits = try HostMapping(descriptor: file.rawValue, offset: area.offset, byteCount: Int(area.size))
-      let logEvent = logEvent
-      dirtyLog = DirtyLog(bits: bits, memory: table.memory) { logEvent.signal() }
-    } catch {
-      throw ProtocolError("SET_LOG_BASE", "the log cannot be mapped: \(HostError(error))")
-    }
+    let bits = try rethrowing(
+      HostMapping(descriptor: file.rawValue, offset: area.offset, byteCount: Int(area.size)),
+      as: { (error: MappingError) in
+        ProtocolError("SET_LOG_BASE", "the log cannot be mapped: \(HostError(error))")
+      })
+    let logEvent = logEvent
+    dirtyLog = DirtyLog(bits: bits, memory: table.memory) { logEvent.signal() }
     applyLog()
     return .success
   }

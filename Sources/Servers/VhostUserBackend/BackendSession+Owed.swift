@@ -1,5 +1,4 @@
 internal import HostIO
-internal import Logging
 internal import VhostUser
 internal import VirtioServing
 

@@ -91,7 +91,7 @@ extension BackendSession {
     vrings[index].isStarted = true
     if runner.isRunning(index) {
       try rethrowing(runner.setKick(index, kick), saying: { ProtocolError("SET_VRING_KICK", $0) })
-      // Whatever was kicked into the old descriptor is not lost.
+      // A kick that went into the old descriptor is not lost.
       runner.kick(index)
     }
     updatePolling()
@@ -189,7 +189,10 @@ extension BackendSession {
         // Memory that another back-end made for what the front-end asked. A disk that works, and forgets what was in
         // flight when this process dies, is better than none.
         log.warning(
-          "virtqueue \(index) runs without in-flight memory: there is room for \(inflight.capacity) of its \(size) descriptors"
+          """
+          virtqueue \(index) runs without in-flight memory: there is room for \(inflight.capacity) of its \(size) \
+          descriptors
+          """
         )
         piece = nil
       } else {

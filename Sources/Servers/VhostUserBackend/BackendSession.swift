@@ -240,16 +240,16 @@ final class BackendSession {
   }
 
   private func nextMessage() throws(Ending) -> IncomingMessage? {
-    do throws(MessageStream.Ending) {
-      return try stream.next()
-    } catch {
-      switch error {
-      case .closed: throw .closed
-      case .cut: throw .failed("the front-end closed it in the middle of a message")
-      case .host(let error): throw .failed("\(error)")
-      case .peer(let error): throw .failed("\(error)")
-      }
-    }
+    try rethrowing(
+      stream.next(),
+      as: { (ending: MessageStream.Ending) -> Ending in
+        switch ending {
+        case .closed: .closed
+        case .cut: .failed("the front-end closed it in the middle of a message")
+        case .host(let error): .failed("\(error)")
+        case .peer(let error): .failed("\(error)")
+        }
+      })
   }
 
   func handle(_ message: consuming IncomingMessage, _ stop: EventFD) throws(Ending) {

@@ -52,8 +52,8 @@ public final class IOTLBSpace: DMASpace {
   /// Mappings of parts of pages that are kept at most.
   static let oddLimit = 256
 
-  /// A space over a table's memory, empty (R102). `ask` takes messages for the back-end's channel, and `asked` says that they
-  /// are to be sent now; `faulted` is called for refused accesses, on queue threads.
+  /// A space over a table's memory, empty (R102). `ask` takes messages for the back-end's channel, and `asked` says
+  /// that they are to be sent now; `faulted` is called for refused accesses, on queue threads.
   init(
     _ table: MemoryTable, maxNodes: Int = 1 << 13, servesOneChain: Bool = false,
     ask: @escaping @Sendable (IOTLBMessage, PendingMisses.Question?) -> Bool,

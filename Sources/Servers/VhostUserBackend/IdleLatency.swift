@@ -117,7 +117,10 @@ extension IdleLatency {
     case .used(let count): return "\(limit); \(counted(count, "time")) so far"
     case .refused(let error):
       return
-        "idle processors take as long as they do to wake, since /dev/cpu_dma_latency may not be written (\(error.errno)): translations are slower"
+        """
+        idle processors take as long as they do to wake, since /dev/cpu_dma_latency may not be written \
+        (\(error.errno)): translations are slower
+        """
     }
   }
 }

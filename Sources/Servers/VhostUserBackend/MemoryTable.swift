@@ -3,11 +3,11 @@ internal import HostIO
 internal import Synchronization
 internal import VhostUser
 
-/// The guest's memory as the front-end describes it, region by region: `DMA`'s table, and where the front-end itself has
-/// each region.
+/// The guest's memory as the front-end describes it, region by region: `DMA`'s table, and where the front-end itself
+/// has each region.
 ///
-/// Control thread only: taking a region away waits for the queues that use it. No other thread looks a front-end address
-/// up, so none can find the two apart while they change; queues know ``memory`` alone.
+/// Control thread only: taking a region away waits for the queues that use it. No other thread looks a front-end
+/// address up, so none can find the two apart while they change; queues know ``memory`` alone.
 final class MemoryTable: Sendable {
   /// As many regions as libvhost-user and the rust-vmm crates take: what QEMU's DIMM slots can ask for.
   static let slots = 509
@@ -74,8 +74,8 @@ final class MemoryTable: Sendable {
     place(of: address).map { GuestAddress($0.region.guestAddress + $0.offset) }
   }
 
-  /// The host memory from a front-end address on, as a run from `start` through `last`, or through the end of its region
-  /// if that comes first; nil where there is no memory.
+  /// The host memory from a front-end address on, as a run from `start` through `last`, or through the end of its
+  /// region if that comes first; nil where there is no memory.
   func run(
     at address: FrontendAddress, seenFrom start: DMAAddress, through last: DMAAddress, permissions: DMAPermissions
   ) -> HostRun? {

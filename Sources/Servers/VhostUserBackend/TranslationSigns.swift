@@ -1,7 +1,6 @@
 internal import DMA
 internal import Synchronization
 internal import VhostUser
-internal import Virtio
 internal import VirtioServing
 
 /// What a front-end's updates say about the IOMMU behind them, beyond their mappings.

@@ -1,3 +1,4 @@
+internal import DMA
 public import HostIO
 internal import Synchronization
 public import VhostUser
@@ -50,13 +51,12 @@ public final class Frontend: Sendable {
     self.memory = memory
     self.mappings = mappings
     self.timeout = timeout
-    let connection = try asHost { () throws(HostError) in try FrontendConnection(socket, timeout: timeout) }
-    let translator = try asHost { () throws(HostError) in try FrontendTranslator(connection, memory, mappings) }
+    let connection = try rethrowing(FrontendConnection(socket, timeout: timeout), as: FrontendError.host)
+    let translator = try rethrowing(FrontendTranslator(connection, memory, mappings), as: FrontendError.host)
     self.connection = connection
     self.translator = translator
-    thread = try asHost { () throws(HostError) in
-      try WorkerThread(name: "front-end") { connection.run(translator) }
-    }
+    thread = try rethrowing(
+      WorkerThread(name: "front-end") { connection.run(translator) }, as: FrontendError.host)
   }
 
   /// Connects to a back-end's socket file.
@@ -64,7 +64,7 @@ public final class Frontend: Sendable {
     to path: String, memory: FrontendMemory = FrontendMemory(), mappings: FrontendMappings = FrontendMappings(),
     timeout: Duration = .seconds(5)
   ) throws(FrontendError) -> Frontend {
-    let socket = try asHost { () throws(HostError) in try UnixSocket.connect(to: path, timeout: timeout) }
+    let socket = try rethrowing(UnixSocket.connect(to: path, timeout: timeout), as: FrontendError.host)
     return try Frontend(socket, memory: memory, mappings: mappings, timeout: timeout)
   }
 
@@ -173,18 +173,10 @@ public final class Frontend: Sendable {
   }
 
   private func openChannel() throws(FrontendError) {
-    let (ours, theirs) = try asHost { () throws(HostError) in
-      let (a, b) = try UnixSocket.pair()
-      return Two(a, b)
-    }.both
+    let (ours, theirs) = try rethrowing(UnixSocket.pair(), as: FrontendError.host)
     try send(.setBackendRequestDescriptor, descriptors: [theirs.rawValue])
     withExtendedLifetime(theirs) {}
     connection.setChannel(ours)
-  }
-
-  private struct Two {
-    var both: (UnixSocket, UnixSocket)
-    init(_ a: UnixSocket, _ b: UnixSocket) { both = (a, b) }
   }
 
   // MARK: Requests
@@ -227,7 +219,7 @@ public final class Frontend: Sendable {
       expecting: .wake(answer))
     var message = try answer.wait(for: request.name, timeout: timeout)
     let payload = message.payload
-    let reply = try asViolation { () throws(ProtocolError) in try BackendReply(to: kind, payload: payload) }
+    let reply = try rethrowing(BackendReply(to: kind, payload: payload), as: FrontendError.violation)
     var passed = FileDescriptorList()
     while let one = message.descriptors.takeFirst() { passed.append(one) }
     return Answer(reply: reply, descriptors: passed)

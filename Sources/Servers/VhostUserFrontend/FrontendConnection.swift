@@ -70,15 +70,15 @@ final class FrontendConnection: Sendable {
         if case .violation = failure { throw failure }
         throw .closed(FrontendRequest.name(of: request))
       }
-      do throws(HostError) {
-        try socket.send(bytes.span, descriptors: descriptors, timeout: timeout)
-      } catch {
-        switch error.errno {
-        case .timedOut: throw .timedOut(FrontendRequest.name(of: request))
-        case .brokenPipe, .connectionReset: throw .closed(FrontendRequest.name(of: request))
-        default: throw .host(error)
-        }
-      }
+      try rethrowing(
+        socket.send(bytes.span, descriptors: descriptors, timeout: timeout),
+        as: { (error: HostError) -> FrontendError in
+          switch error.errno {
+          case .timedOut: .timedOut(FrontendRequest.name(of: request))
+          case .brokenPipe, .connectionReset: .closed(FrontendRequest.name(of: request))
+          default: .host(error)
+          }
+        })
       if let what { state.expected.append((request, what)) }
     }
   }
@@ -153,7 +153,7 @@ final class FrontendConnection: Sendable {
     case .nothing: break
     case .wake(let answer): answer.succeed(message)
     case .update(let thenMiss):
-      let code = try asViolation { () throws(ProtocolError) in try UInt64(payload: message.payload, of: name) }
+      let code = try rethrowing(UInt64(payload: message.payload, of: name), as: FrontendError.violation)
       updated(code, thenMiss: thenMiss)
     }
   }
@@ -185,7 +185,7 @@ final class FrontendAnswer: Sendable {
   private let state = Mutex(State())
   private let done: EventFD
 
-  init() throws(FrontendError) { done = try asHost { () throws(HostError) in try EventFD() } }
+  init() throws(FrontendError) { done = try rethrowing(EventFD(), as: FrontendError.host) }
 
   func succeed(_ message: consuming IncomingMessage) {
     var message = Optional(message)
@@ -200,7 +200,7 @@ final class FrontendAnswer: Sendable {
 
   /// Waits until it is here.
   func wait(for name: String, timeout: Duration) throws(FrontendError) -> IncomingMessage {
-    guard try asHost({ () throws(HostError) in try done.wait(timeout: timeout) }) else { throw .timedOut(name) }
+    guard try rethrowing(done.wait(timeout: timeout), as: FrontendError.host) else { throw .timedOut(name) }
     var taken: IncomingMessage?
     let failure = state.withLock { state in
       taken = state.message.take()

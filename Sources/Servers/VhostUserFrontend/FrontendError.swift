@@ -1,4 +1,3 @@
-internal import DMA
 public import HostIO
 public import VhostUser
 
@@ -35,14 +34,4 @@ public enum FrontendError: Error, Hashable, Sendable, CustomStringConvertible {
     case .misuse(let what): what
     }
   }
-}
-
-/// Runs `body` and says of a failure that it was this host's.
-func asHost<R: ~Copyable>(_ body: () throws(HostError) -> R) throws(FrontendError) -> R {
-  try rethrowing(body(), as: FrontendError.host)
-}
-
-/// Runs `body` and says of a failure that the back-end broke the protocol.
-func asViolation<R>(_ body: () throws(ProtocolError) -> R) throws(FrontendError) -> R {
-  try rethrowing(body(), as: FrontendError.violation)
 }

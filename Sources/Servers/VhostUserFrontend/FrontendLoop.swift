@@ -1,3 +1,4 @@
+internal import DMA
 internal import HostIO
 internal import VhostUser
 
@@ -18,12 +19,10 @@ struct FrontendLoop: ~Copyable {
     self.connection = connection
     self.delegate = delegate
     main = MessageStream(connection.socket)
-    let poller = try asHost { () throws(HostError) in try Poller() }
-    try asHost { () throws(HostError) in
-      try poller.add(connection.stopping, token: Source.stop.rawValue)
-      try poller.add(connection.socket.rawValue, token: Source.main.rawValue)
-      try poller.add(connection.wakeup, token: Source.wakeup.rawValue)
-    }
+    let poller = try rethrowing(Poller(), as: FrontendError.host)
+    try rethrowing(poller.add(connection.stopping, token: Source.stop.rawValue), as: FrontendError.host)
+    try rethrowing(poller.add(connection.socket.rawValue, token: Source.main.rawValue), as: FrontendError.host)
+    try rethrowing(poller.add(connection.wakeup, token: Source.wakeup.rawValue), as: FrontendError.host)
     self.poller = poller
   }
 
@@ -32,7 +31,7 @@ struct FrontendLoop: ~Copyable {
     var ready = ReadySet()
     while true {
       let (poller, limit) = (poller, delegate.nextDeadline)
-      _ = try asHost { () throws(HostError) in try poller.wait(into: &ready, timeout: limit) }
+      _ = try rethrowing(poller.wait(into: &ready, timeout: limit), as: FrontendError.host)
       delegate.doDelayed()
       for i in ready.indices {
         switch Source(rawValue: ready.token(i)) {
@@ -52,11 +51,11 @@ struct FrontendLoop: ~Copyable {
   /// Does what another thread left to this one, and goes over to a new channel if there is one.
   private mutating func wakeUp() throws(FrontendError) {
     let (poller, wakeup) = (poller, connection.wakeup)
-    _ = try asHost { () throws(HostError) in try wakeup.drain() }
+    _ = try rethrowing(wakeup.drain(), as: FrontendError.host)
     delegate.doReleased()
     guard let fresh = connection.channel, fresh !== channelSocket else { return }
     if let channelSocket { try? poller.remove(channelSocket.rawValue) }
-    try asHost { () throws(HostError) in try poller.add(fresh.rawValue, token: Source.channel.rawValue) }
+    try rethrowing(poller.add(fresh.rawValue, token: Source.channel.rawValue), as: FrontendError.host)
     channelSocket = fresh
     channel = MessageStream(fresh)
   }
@@ -78,25 +77,21 @@ struct FrontendLoop: ~Copyable {
 
   private static func request(in message: borrowing IncomingMessage) throws(FrontendError) -> BackendRequest {
     let request = message.header.request
-    do throws(ProtocolError) {
-      guard !message.header.isReply else {
-        throw ProtocolError(BackendRequest.name(of: request), "an answer to nothing")
-      }
-      return try BackendRequest(request: request, payload: message.payload)
-    } catch {
-      throw .violation(error)
+    guard !message.header.isReply else {
+      throw .violation(ProtocolError(BackendRequest.name(of: request), "an answer to nothing"))
     }
+    return try rethrowing(BackendRequest(request: request, payload: message.payload), as: FrontendError.violation)
   }
 
   private static func next(_ stream: inout MessageStream) throws(FrontendError) -> IncomingMessage? {
-    do throws(MessageStream.Ending) {
-      return try stream.next()
-    } catch {
-      switch error {
-      case .closed, .cut: throw .closed("")
-      case .host(let error): throw .host(error)
-      case .peer(let error): throw .violation(error)
-      }
-    }
+    try rethrowing(
+      stream.next(),
+      as: { (ending: MessageStream.Ending) -> FrontendError in
+        switch ending {
+        case .closed, .cut: .closed("")
+        case .host(let error): .host(error)
+        case .peer(let error): .violation(error)
+        }
+      })
   }
 }

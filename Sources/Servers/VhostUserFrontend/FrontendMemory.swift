@@ -47,15 +47,16 @@ public final class FrontendMemory: Sendable {
   /// - Parameters:
   ///   - frontendAddress: the address that messages carry; nil for ``frontendBase`` plus the guest address.
   ///   - offset: bytes before the region in its file, a multiple of 4096.
-  ///   - sealed: whether the file can no longer be cut short; false only to see what a back-end does about ``truncate(_:to:)``.
+  ///   - sealed: whether the file can no longer be cut short; false only to see what a back-end does about
+  ///     ``truncate(_:to:)``.
   @discardableResult
   public func add(
     byteCount: UInt64, at guestAddress: GuestAddress, frontendAddress: FrontendAddress? = nil, offset: UInt64 = 0,
     sealed: Bool = true
   ) throws(FrontendError) -> RegionDescription {
-    let file = try asHost { () throws(HostError) in
-      try MemoryFile(name: "sluice-guest", size: offset &+ byteCount, seals: sealed ? [.shrink] : [])
-    }
+    let file = try rethrowing(
+      MemoryFile(name: "sluice-guest", size: offset &+ byteCount, seals: sealed ? [.shrink] : []),
+      as: FrontendError.host)
     let address = frontendAddress ?? FrontendAddress(Self.frontendBase &+ guestAddress.rawValue)
     let description = RegionDescription(
       guestAddress: guestAddress.rawValue, size: byteCount, frontendAddress: address.rawValue, offset: offset)
@@ -90,7 +91,7 @@ public final class FrontendMemory: Sendable {
   /// Cuts a region's file to `byteCount` bytes, as a hostile front-end would. EPERM for a sealed one.
   public func truncate(_ description: RegionDescription, to byteCount: UInt64) throws(FrontendError) {
     guard let piece = pieces.first(where: { $0.description == description }) else { throw .memory("no such region") }
-    try asHost { () throws(HostError) in try piece.file.resize(to: byteCount) }
+    try rethrowing(piece.file.resize(to: byteCount), as: FrontendError.host)
   }
 
   /// The front-end address of a guest address, if memory is there.

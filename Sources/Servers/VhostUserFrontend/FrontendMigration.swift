@@ -2,7 +2,6 @@ internal import DMA
 internal import HostIO
 internal import Synchronization
 public import VhostUser
-internal import Virtio
 
 /// Memory in which a back-end writes down what is in flight, kept by the front-end across a back-end's death.
 public final class FrontendInflight: Sendable {
@@ -56,9 +55,8 @@ public final class FrontendLog: Sendable {
   public let byteCount: Int
 
   init(byteCount: Int) throws(FrontendError) {
-    let file = try asHost { () throws(HostError) in
-      try MemoryFile(name: "sluice-log", size: UInt64(clamping: byteCount))
-    }
+    let file = try rethrowing(
+      MemoryFile(name: "sluice-log", size: UInt64(clamping: byteCount)), as: FrontendError.host)
     bits = try rethrowing(
       HostMapping(descriptor: file.descriptor.rawValue, offset: 0, byteCount: byteCount),
       as: { (error: MappingError) in FrontendError.host(HostError(error)) })
@@ -149,11 +147,11 @@ extension Frontend {
     var chunk = [UInt8](repeating: 0, count: 4096)
     var none = FileDescriptorList()
     reading: while true {
-      guard try asHost({ () throws(HostError) in try ours.waitReadable(timeout: timeout) }) else {
+      guard try rethrowing(ours.waitReadable(timeout: timeout), as: FrontendError.host) else {
         throw .timedOut("SET_DEVICE_STATE_FD")
       }
       var span = chunk.mutableSpan
-      let received = try asHost { () throws(HostError) in try ours.receive(into: &span, descriptors: &none) }
+      let received = try rethrowing(ours.receive(into: &span, descriptors: &none), as: FrontendError.host)
       switch received {
       case .bytes(let count): state += chunk[..<count]
       case .nothingYet: continue
@@ -170,7 +168,7 @@ extension Frontend {
   /// Gives the back-end the state that another one saved; queues must not have been started.
   public func loadState(_ state: [UInt8]) throws(FrontendError) {
     let ours = try beginTransfer(.load)
-    try asHost { () throws(HostError) in try ours.send(state.span, timeout: timeout) }
+    try rethrowing(ours.send(state.span, timeout: timeout), as: FrontendError.host)
     ours.shutdown()
     try checkTransfer()
   }

@@ -91,9 +91,8 @@ extension Frontend {
     let (features, common, logs) = session.withLock { ($0.features, $0.protocolFeatures, $0.logsUsed) }
     let inband = common.contains(.inbandNotifications)
     let number = UInt32(index)
-    let queue = try asHost { () throws(HostError) in
-      try FrontendQueue(index: index, layout: layout, inband: inband ? connection : nil)
-    }
+    let queue = try rethrowing(
+      FrontendQueue(index: index, layout: layout, inband: inband ? connection : nil), as: FrontendError.host)
     let packed = features.contains(.ringPacked)
     try send(.setVringSize(VringState(index: number, number: UInt32(layout.size))))
     try send(.setVringBase(VringState(index: number, number: state.vringBase(packed: packed))))

@@ -1,7 +1,7 @@
 /// The device's side of initialization (§3.1.1): what the driver accepts, and how far it has come.
 ///
-///     (0) ── ACKNOWLEDGE, DRIVER ──▶ features ── FEATURES_OK ──▶ accepted ── DRIVER_OK ──▶ live ◀── DRIVER_OK ── suspended
-///      ▲                               ▲   │ refused: the bit does not stick                └──── SUSPEND ────▶
+///     (0) ── ACKNOWLEDGE, DRIVER ──▶ features ─ FEATURES_OK ─▶ accepted ── DRIVER_OK ──▶ live ◀─ DRIVER_OK ─ suspended
+///      ▲                               ▲   │ refused: the bit does not stick              └─── SUSPEND ───▶
 ///      └── 0 written: reset ───────────┴───┘
 ///
 /// What is offered and has to be accepted: VIRTIO_F_VERSION_1, and VIRTIO_F_ACCESS_PLATFORM, so that a driver that

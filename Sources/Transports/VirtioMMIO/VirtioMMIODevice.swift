@@ -36,8 +36,8 @@ public final class VirtioMMIODevice: Sendable {
   ///
   /// - Parameters:
   ///   - name: what its threads are called.
-  ///   - line: drives the interrupt: asserted or not. Called on queue threads and in register accesses, one call at a time; must not
-  ///     wait for either.
+  ///   - line: drives the interrupt: asserted or not. Called on queue threads and in register accesses, one call at a
+  ///     time; must not wait for either.
   /// - Throws: options that exclude each other, or what the device cannot do there (R018, R023).
   public init(
     _ device: any VirtioDevice, _ options: VirtioMMIOOptions = VirtioMMIOOptions(), name: String = "queue",

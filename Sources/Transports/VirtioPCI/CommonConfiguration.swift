@@ -1,4 +1,3 @@
-import PCI
 import Synchronization
 import Virtio
 import VirtioServing

@@ -35,7 +35,7 @@ public final class DriverQueueRing: LiteralRing {
         tableCapacity: tableCapacity)
       queue = try DriverQueue(layout: layout, features: features, memory: areas)
     } catch {
-      fatalError("a test's ring is not mapped: \(error)")
+      preconditionFailure("a test's ring is not mapped: \(error)")
     }
     iotlb.endRound()
   }
@@ -49,7 +49,7 @@ public final class DriverQueueRing: LiteralRing {
     do {
       return try queue.add(readable: readable.span, writable: writable.span, indirect: table != nil)
     } catch {
-      fatalError("a test's chain does not fit: \(error)")
+      preconditionFailure("a test's chain does not fit: \(error)")
     }
   }
 

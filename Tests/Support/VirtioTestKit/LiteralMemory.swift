@@ -30,7 +30,7 @@ public final class LiteralMemory {
   public func guestAddress(_ address: DMAAddress) -> GuestAddress {
     guard let pages else { return GuestAddress(address.rawValue) }
     guard let page = pages[address.rawValue / 4096] else {
-      fatalError("a test uses address \(address) and never mapped it")
+      preconditionFailure("a test uses address \(address) and never mapped it")
     }
     return GuestAddress(page * 4096 + address.rawValue % 4096)
   }
@@ -79,7 +79,7 @@ public final class LiteralMemory {
   /// A 16-bit field that a device on another thread waits for: everything written before is seen first.
   public func publish(le16 value: UInt16, at address: DMAAddress) {
     guard let cell = memory.cells(at: guestAddress(address), byteCount: 2) else {
-      fatalError("no memory at \(address)")
+      preconditionFailure("no memory at \(address)")
     }
     shadow?.cells(at: guestAddress(address), byteCount: 2)?.storeRelease16(value.littleEndian, at: 0)
     RingMemory.fence()
@@ -90,7 +90,7 @@ public final class LiteralMemory {
   /// A 16-bit field that a device on another thread writes: everything it wrote before is seen after.
   public func observe16(at address: DMAAddress) -> UInt16 {
     guard let cell = memory.cells(at: guestAddress(address), byteCount: 2) else {
-      fatalError("no memory at \(address)")
+      preconditionFailure("no memory at \(address)")
     }
     return UInt16(littleEndian: cell.loadAcquire16(at: 0))
   }

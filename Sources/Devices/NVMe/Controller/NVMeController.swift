@@ -44,17 +44,14 @@ public final class NVMeController: PCIFunction {
     self.disk = disk
     self.msix = msix
     self.interrupts = interrupts
-    do throws(HostError) {
-      let state = try ControllerState(options)
-      self.state = state
-      let space = master.translated
-      thread = try WorkerThread(name: "nvme") {
+    let state = try rethrowing(ControllerState(options), saying: NVMeError.host)
+    self.state = state
+    let space = master.translated
+    thread = try rethrowing(
+      WorkerThread(name: "nvme") {
         var worker = ControllerWorker(state, disk, options, interrupts, space)
         worker.run()
-      }
-    } catch {
-      throw .host("\(error)")
-    }
+      }, saying: NVMeError.host)
   }
 
   deinit {

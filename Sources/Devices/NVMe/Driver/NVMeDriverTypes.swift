@@ -95,7 +95,10 @@ public enum NVMeDriverError: Error, Hashable, Sendable, CustomStringConvertible 
       "data is cut at 0x\(String(address.rawValue, radix: 16)), inside a page: PRPs cannot say that, SGLs can"
     case .request: "the request does not fit this disk"
     case .status(let status):
-      "the controller answered status type \(status.rawValue >> 8 & 7), code 0x\(String(status.rawValue & 255, radix: 16))"
+      """
+      the controller answered status type \(status.rawValue >> 8 & 7), \
+      code 0x\(String(status.rawValue & 255, radix: 16))
+      """
     case .unexpected(let identifier): "the controller completed command \(identifier), which was not under way"
     }
   }

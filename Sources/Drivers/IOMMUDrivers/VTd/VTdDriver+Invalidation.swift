@@ -1,5 +1,4 @@
 internal import DriverDMA
-import IOMMUInterface
 
 extension VTdDriver: InvalidatingUnit {
   func startQueue() throws(UnitError) {

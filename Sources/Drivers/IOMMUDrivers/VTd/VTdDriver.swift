@@ -1,3 +1,4 @@
+internal import DMA
 public import DriverDMA
 public import IOMMUInterface
 
@@ -162,14 +163,10 @@ public final class VTdDriver {
 
   private func contextTable(of requester: RequesterID) throws(UnitError) -> UInt64 {
     if let table = contextTables[requester.bus] { return table }
-    do throws(DMAError) {
-      let table = try memory.allocate()
-      contextTables[requester.bus] = table
-      memory.store(VTdRootEntry.table(at: table), at: root + UInt64(requester.bus) * 16)
-      return table
-    } catch {
-      throw .memory(error)
-    }
+    let table = try rethrowing(memory.allocate(), as: UnitError.memory)
+    contextTables[requester.bus] = table
+    memory.store(VTdRootEntry.table(at: table), at: root + UInt64(requester.bus) * 16)
+    return table
   }
 }
 

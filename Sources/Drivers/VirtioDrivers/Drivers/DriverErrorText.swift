@@ -13,13 +13,14 @@ extension DriverError: CustomStringConvertible {
     case .missing(let features): "the device does not offer feature bits \(features.bits), which its driver needs"
     case .restricted(let missing):
       """
-      this platform protects its memory, and the device would go past that: it does not offer feature bits \(missing.bits). \
-      Give the device the properties iommu_platform=on and disable-legacy=on
+      this platform protects its memory, and the device would go past that: it does not offer feature bits \
+      \(missing.bits). Give the device the properties iommu_platform=on and disable-legacy=on
       """
     case .addressMismatch(let guest, let mapped):
       """
-      the platform maps memory at \(hexadecimal(guest.rawValue)) to device address \(hexadecimal(mapped.rawValue)), and the device does \
-      not offer VIRTIO_F_ACCESS_PLATFORM: it may or may not go through the IOMMU. Give the device the property iommu_platform=on, \
+      the platform maps memory at \(hexadecimal(guest.rawValue)) to device address \
+      \(hexadecimal(mapped.rawValue)), and the device does not offer VIRTIO_F_ACCESS_PLATFORM: it may or may not go \
+      through the IOMMU. Give the device the property iommu_platform=on, \
       or tell the platform that its hosts go past the IOMMU
       """
     case .noQueue(let index): "the device has no queue \(index)"

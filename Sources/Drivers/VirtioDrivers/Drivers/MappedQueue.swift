@@ -93,9 +93,7 @@ public struct MappedQueue: ~Copyable {
     _ byteCount: UInt64, _ pages: GuestPages, _ mapper: any DMAMapper
   ) throws(DriverError) -> StreamingArea? {
     guard byteCount > 0 else { return nil }
-    do throws(DMAError) { return try StreamingArea(byteCount, .toDevice, pages: pages, by: mapper) } catch {
-      throw .dma(error)
-    }
+    return try rethrowing(StreamingArea(byteCount, .toDevice, pages: pages, by: mapper), as: DriverError.dma)
   }
 
   private static func place(of tables: borrowing StreamingArea?) -> QueuePlan.Tables? {
@@ -196,7 +194,7 @@ public struct MappedQueue: ~Copyable {
     return used
   }
 
-  /// Unmaps everything of a request, whatever becomes of a part of it; the first error. Of a request that the device
+  /// Unmaps everything of a request, and goes on after an error; returns the first one. Of a request that the device
   /// never saw, errors are the mapper's to remember.
   private mutating func unmap(_ id: Int) -> DMAError? {
     var first: DMAError?

@@ -2,8 +2,8 @@ internal import DMA
 internal import DriverDMA
 internal import Virtio
 
-/// What a queue is made of: how many descriptors, how many pieces a request has, and where its areas lie in one piece of
-/// memory.
+/// What a queue is made of: how many descriptors, how many pieces a request has, and where its areas lie in one piece
+/// of memory.
 struct QueuePlan {
   /// What each request takes besides its data.
   struct Overhead {

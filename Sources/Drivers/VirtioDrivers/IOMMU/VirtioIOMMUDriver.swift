@@ -79,11 +79,11 @@ public final class VirtioIOMMUDriver {
       ) { (offered, features) throws(VirtioIOMMUDriverError) in
         try rethrowing(platform.check(offeredFeatures: offered), as: VirtioIOMMUDriverError.platform)
         let mapper = platform.mapper(negotiated: features)
-        do throws(DMAError) {
-          let range = try mapper.allocateRange(UInt64(Self.memorySize), alignment: GuestPages.pageSize)
-          taken = (mapper, range)
-          return (range.guest, range.address)
-        } catch { throw .platform(.dma(error)) }
+        let range = try rethrowing(
+          mapper.allocateRange(UInt64(Self.memorySize), alignment: GuestPages.pageSize),
+          as: { (error: DMAError) in VirtioIOMMUDriverError.platform(.dma(error)) })
+        taken = (mapper, range)
+        return (range.guest, range.address)
       }
     } catch {
       transport.status = []

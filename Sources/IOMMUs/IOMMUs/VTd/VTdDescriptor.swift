@@ -55,7 +55,8 @@ enum VTdContextInvalidation {
   /// Requesters that are the same but for these bits of their numbers.
   case requester(UInt16, ignoring: UInt16)
 
-  /// From fields of a descriptor or a register, whatever is above them; nil for a granularity that is reserved.
+  /// From fields of a descriptor or a register, with or without the bits above them; nil for a granularity that is
+  /// reserved.
   ///
   /// - Parameter functionMask: FM: it leaves out function bits from the top: 2, then 1, then 0.
   init?(granularity: UInt64, domain: UInt64, requester: UInt64, functionMask: UInt64) {
@@ -84,7 +85,8 @@ enum VTdIOTLBInvalidation {
   case domain(UInt16)
   case pages(PageRange, domain: UInt16)
 
-  /// From fields of a descriptor or a register, whatever is above them; nil for a granularity that is reserved.
+  /// From fields of a descriptor or a register, with or without the bits above them; nil for a granularity that is
+  /// reserved.
   ///
   /// - Parameter pages: ADDR with AM, the order of how many pages, in bits 5:0.
   init?(granularity: UInt64, domain: UInt64, pages: UInt64) {

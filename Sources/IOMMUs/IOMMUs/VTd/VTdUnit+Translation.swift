@@ -6,11 +6,11 @@ extension VTdUnit: AddressTranslation {
   public func lookUp(
     _ address: DMAAddress, for access: DMAAccess, by requester: RequesterID
   ) throws(DMAFault) -> GuestRun {
-    do throws(VTdRefusal) {
-      return try look(address, access, requester)
-    } catch {
-      throw DMAFault(address: address, access: access, reason: error.isPermission ? .permission : .unmapped)
-    }
+    try rethrowing(
+      look(address, access, requester),
+      as: { (refusal: VTdRefusal) in
+        DMAFault(address: address, access: access, reason: refusal.isPermission ? .permission : .unmapped)
+      })
   }
 
   private func look(_ address: DMAAddress, _ access: DMAAccess, _ requester: RequesterID) throws(VTdRefusal) -> GuestRun

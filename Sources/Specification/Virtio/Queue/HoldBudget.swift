@@ -17,7 +17,7 @@ struct HoldBudget {
   /// A chain was not taken for lack of room. It is tried again when another one has ended.
   private(set) var isWaitedFor = false
 
-  /// - Parameter hearsOfChains: what chains named counts, too, whatever their storage.
+  /// - Parameter hearsOfChains: what chains named counts too, even of those whose storage is small.
   init(hearsOfChains: Bool = false) { light = hearsOfChains ? -1 : Self.free }
 
   /// Whether a chain with so much storage may count. Nearly none do.
