@@ -2,7 +2,6 @@ import Synchronization
 import Testing
 import VhostUser
 import VhostUserCheck
-import Virtio
 
 extension Flaw {
   /// Flaws in how translations are handled.
