@@ -3,41 +3,44 @@ import Testing
 import VirtioTestKit
 
 @Suite("sluice check, as typed", .serialized) struct CheckTests {
+  private let folder: TemporaryFolder
+
+  init() throws { folder = try TemporaryFolder() }
+
   private static let fast = ["--only", "split", "--only", "invalidate-lazy", "--only", "unknown-request"]
+
+  /// Examines a disk that is served with these words.
+  private func check(_ words: [String], disk: [String] = []) throws -> Command.Result {
+    let image = try folder.image()
+    let disk = try Command.Running(
+      ["serve", "blk", "--socket-path", folder.path("s.sock"), "--blk-file", image] + disk)
+    try folder.waitUntilAnswered("s.sock", disk)
+    return try withExtendedLifetime(disk) { try Command.run(["check", folder.path("s.sock")] + words) }
+  }
 
   @Test("A back-end that keeps the rules: a line a check, a summary, status 0")
   func kept() throws {
-    let folder = try TemporaryFolder()
-    let disk = try folder.serve(try folder.image())
-    let result = try Command.run(["check", folder.path("s.sock"), "--type", "blk"] + Self.fast)
+    let result = try check(Self.fast + ["--type", "blk"])
     #expect(result.status == 0 && result.errors == "")
     let lines = result.output.split(separator: "\n")
     #expect(lines.count == 4 && lines.dropLast().allSatisfy { $0.hasPrefix("kept ") })
     #expect(lines.last?.hasPrefix("3 kept in ") == true)
-    withExtendedLifetime(disk) {}
   }
 
   @Test("JSON is an object a line: the checks, then the summary")
   func json() throws {
-    let folder = try TemporaryFolder()
-    let disk = try folder.serve(try folder.image())
-    let result = try Command.run(["check", folder.path("s.sock"), "--type", "blk", "--json"] + Self.fast)
-    let objects = try result.output.split(separator: "\n").map {
-      try #require(JSONSerialization.jsonObject(with: Data($0.utf8)) as? [String: Any])
-    }
+    let result = try check(Self.fast + ["--type", "blk", "--json"])
+    let objects = try Command.objects(result.output)
     #expect(objects.map { $0["check"] as? String } == ["split", "invalidate-lazy", "unknown-request", nil])
     #expect(objects[1]["rule"] as? String == "R108" && objects[1]["verdict"] as? String == "kept")
     #expect(
       objects[3]["summary"] as? String == "blk" && objects[3]["kept"] as? Int == 3 && objects[3]["broken"] as? Int == 0)
-    withExtendedLifetime(disk) {}
   }
 
   @Test("A broken rule is status 1, with the sentence on standard error")
   func broken() throws {
-    let folder = try TemporaryFolder()
     // A disk examined as a file system answers, but not as one.
-    let disk = try folder.serve(try folder.image(), socket: "s.sock", "--num-queues", "1")
-    let result = try Command.run("check", folder.path("s.sock"), "--type", "fs", "--only", "queue-count")
+    let result = try check(["--type", "fs", "--only", "queue-count"], disk: ["--num-queues", "1"])
     #expect(result.status == 1)
     let lines = result.output.split(separator: "\n")
     // Before anything is called broken: that it is no file system.
@@ -45,12 +48,10 @@ import VirtioTestKit
     #expect(lines.first?.contains("it looks like --type blk") == true)
     #expect(lines.count == 3 && lines[1].hasPrefix("broken "))
     #expect(result.errors == "sluice: not every rule is kept\n")
-    withExtendedLifetime(disk) {}
   }
 
   @Test("A back-end that serves once is started anew for every connection, and ended at the end")
   func started() throws {
-    let folder = try TemporaryFolder()
     let serve = [
       Command.program.path, "serve", "blk", "--once", "--blk-file", try folder.image(), "--socket-path",
       folder.path("s.sock"),
@@ -64,17 +65,13 @@ import VirtioTestKit
 
   @Test("A back-end that serves once, started elsewhere, is refused with what to type instead: status 2")
   func once() throws {
-    let folder = try TemporaryFolder()
-    let disk = try folder.serve(try folder.image(), socket: "s.sock", "--once")
-    let result = try Command.run("check", folder.path("s.sock"), "--type", "blk")
+    let result = try check(["--type", "blk"], disk: ["--once"])
     #expect(result.status == 2 && result.output == "")
     #expect(result.errors.contains("-- COMMAND"))
-    withExtendedLifetime(disk) {}
   }
 
   @Test("No back-end, no type, no such check: status 2 and a sentence each")
   func usage() throws {
-    let folder = try TemporaryFolder()
     let nobody = try Command.run("check", folder.path("none.sock"), "--type", "blk", "--timeout", "0.2")
     #expect(nobody.status == 2 && nobody.errors.contains("cannot be checked"))
     #expect(try Command.run("check", folder.path("none.sock")).errors.contains("--type"))
@@ -97,7 +94,7 @@ import VirtioTestKit
     #expect(some.status == 0)
     #expect(some.output.split(separator: "\n").map { $0.split(separator: "\t")[1] } == ["split", "invalidate-lazy"])
     let json = try Command.run("check", "--list", "--json", "--only", "invalidate-lazy")
-    let object = try #require(try JSONSerialization.jsonObject(with: Data(json.output.utf8)) as? [String: Any])
+    let object = try json.object
     #expect(
       object["check"] as? String == "invalidate-lazy" && object["rule"] as? String == "R108" && object["says"] is String
     )
@@ -107,8 +104,7 @@ import VirtioTestKit
 
   @Test("Every key of the answers in JSON is in snake_case, of explain and of check alike")
   func keys() throws {
-    let folder = try TemporaryFolder()
-    let disk = try folder.serve(try folder.image())
+    let disk = try folder.serve()
     let answers =
       try Command.run("explain", "--json", folder.path("s.sock")).output
       + Command.run(["check", folder.path("s.sock"), "--type", "rng", "--json", "--only", "queue-count"]).output

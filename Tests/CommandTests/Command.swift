@@ -1,4 +1,9 @@
+import DMA
 import Foundation
+import FrontendKit
+import Testing
+import VhostUserFrontend
+import Virtio
 import VirtioTestKit
 
 /// The built `sluice`, run as a user would.
@@ -7,6 +12,11 @@ struct Command {
     var status: Int32
     var output: String
     var errors: String
+
+    /// The object that its output is, in JSON.
+    var object: [String: Any] {
+      get throws { try #require(JSONSerialization.jsonObject(with: Data(output.utf8)) as? [String: Any]) }
+    }
   }
 
   /// Beside the test bundle, where the build puts both.
@@ -26,6 +36,13 @@ struct Command {
   static func run(_ words: [String]) throws -> Result {
     let running = try Running(words)
     return try running.end(within: 30)
+  }
+
+  /// The objects that lines are, in JSON.
+  static func objects(_ text: String) throws -> [[String: Any]] {
+    try text.split(separator: "\n").map {
+      try #require(JSONSerialization.jsonObject(with: Data($0.utf8)) as? [String: Any])
+    }
   }
 
   /// A process under way.
@@ -54,16 +71,12 @@ struct Command {
     var said: String { (try? String(contentsOf: errors, encoding: .utf8)) ?? "" }
 
     /// Waits until it has printed something, for twenty seconds at most. A file gives no event when it grows.
-    func waitUntilSaid(_ words: String) throws {
-      try waitUntil("it said: \(words)") { said.contains(words) }
-    }
+    func waitUntilSaid(_ words: String) throws { try waitUntil("it said: \(words)") { said.contains(words) } }
 
     /// Waits until the back-end has taken so many requests.
     func waitUntilTaken(_ count: Int, _ folder: TemporaryFolder) throws {
       try waitUntil("it took \(count) requests") {
-        let answer = try Command.run("explain", "--json", folder.path("s.sock")).output
-        return (try JSONSerialization.jsonObject(with: Data(answer.utf8)) as? [String: Any])?["requests"] as? Int
-          == count
+        try Command.run("explain", "--json", folder.path("s.sock")).object["requests"] as? Int == count
       }
     }
 
@@ -81,6 +94,12 @@ struct Command {
         status: isLate ? -1 : process.terminationStatus,
         output: try String(contentsOf: output, encoding: .utf8), errors: try String(contentsOf: errors, encoding: .utf8)
       )
+    }
+
+    /// Tells it to stop, which it does.
+    func expectCleanEnd(sourceLocation: SourceLocation = #_sourceLocation) throws {
+      terminate()
+      #expect(try end(within: 10).status == 0, sourceLocation: sourceLocation)
     }
 
     func terminate() { kill(process.processIdentifier, SIGTERM) }
@@ -103,6 +122,25 @@ extension TemporaryFolder {
     return running
   }
 
+  /// Serves a new disk at the usual place.
+  func serve(with more: String..., through launcher: [String] = []) throws -> Command.Running {
+    let words = ["serve", "blk", "--socket-path", path("s.sock"), "--blk-file", try image()] + more
+    let running = try Command.Running(words, through: launcher)
+    try waitUntilAnswered("s.sock", running)
+    return running
+  }
+
+  /// A front-end that has agreed on these features, and shares as much memory.
+  func connect(
+    _ features: Features, sharing byteCount: UInt64 = 0, timeout: Duration = .seconds(5)
+  ) throws -> Frontend {
+    let memory = byteCount > 0 ? try FrontendMemory(byteCount: byteCount) : FrontendMemory()
+    let frontend = try Frontend.connect(to: path("s.sock"), memory: memory, timeout: timeout)
+    try frontend.negotiate(features)
+    if byteCount > 0 { try frontend.share() }
+    return frontend
+  }
+
   func waitUntilAnswered(_ socket: String, _ running: Command.Running) throws {
     var isThere = false
     _ = try eventually(every: .milliseconds(20)) {
@@ -114,3 +152,7 @@ extension TemporaryFolder {
 }
 
 struct Trouble: Error { var what: String }
+
+extension BlockClientPlace {
+  static var usual: Self { Self(base: GuestAddress(0x10000), queueSize: 16, slots: 4, slotBytes: 4096) }
+}

@@ -3,17 +3,11 @@ import Testing
 import VirtioTestKit
 
 @Suite("sluice matrix and sluice machine, as typed") struct MachineCommandTests {
-  private static func objects(_ output: String) throws -> [[String: Any]] {
-    try output.split(separator: "\n").map {
-      try #require(JSONSerialization.jsonObject(with: Data($0.utf8)) as? [String: Any])
-    }
-  }
-
   @Test("In JSON a line a cell, impossible ones with their reason, and the sums")
   func json() throws {
     let result = try Command.run("matrix", "--platform", "confidential", "--json")
     #expect(result.status == 0 && result.errors == "")
-    var objects = try Self.objects(result.output)
+    var objects = try Command.objects(result.output)
     let sums = objects.removeLast()
     #expect(sums["cells"] as? Int == objects.count && sums["failed"] as? Int == 0)
     for verdict in ["passed", "skipped"] {
@@ -45,7 +39,7 @@ import VirtioTestKit
   func embedded() throws {
     let result = try Command.run("machine", "run", "--json")
     #expect(result.status == 0 && result.errors == "")
-    let objects = try Self.objects(result.output)
+    let objects = try Command.objects(result.output)
     #expect(objects.map { $0["address_path"] as? String } == ["platform", "physical", "platform", "platform"])
     #expect(objects.allSatisfy { $0["wrong_bytes"] as? Int == 0 && $0["error"] is NSNull })
   }

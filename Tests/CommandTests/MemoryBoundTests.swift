@@ -1,6 +1,5 @@
 import DMA
 import Foundation
-import FrontendKit
 import HostIO
 import Synchronization
 import Testing
@@ -55,17 +54,14 @@ struct MemoryBoundTests {
         deviceArea: DMAAddress(base + 0x8000))
     }
 
-    private func write(_ bytes: [UInt8], at address: UInt64) { _ = memory.copy(bytes.span, to: GuestAddress(address)) }
-    private func bytes<T: FixedWidthInteger>(_ value: T) -> [UInt8] {
-      (0..<T.bitWidth / 8).map { UInt8(truncatingIfNeeded: value >> T(8 * $0)) }
-    }
+    private func write(_ bytes: [UInt8], at address: UInt64) { memory.write(bytes, at: GuestAddress(address)) }
     private func descriptor(_ address: UInt64, _ length: UInt32, _ flags: UInt16, _ next: UInt16) -> [UInt8] {
-      bytes(address &+ shift) + bytes(length) + bytes(flags) + bytes(next)
+      (address &+ shift).bytes + length.bytes + flags.bytes + next.bytes
     }
 
     /// A flush with tens of thousands of pieces.
     func prepare(scattered: Bool) {
-      write(bytes(UInt32(4)) + [UInt8](repeating: 0, count: 12), at: Self.header)
+      write(UInt32(4).bytes + [UInt8](repeating: 0, count: 12), at: Self.header)
       var table = descriptor(Self.header, 16, 1, 1)
       for i in 1..<32767 as Range<UInt64> {
         table += descriptor(Self.pieces + (scattered ? (i % 8192) * 4096 : (i % 256) * 16), 1, 1, UInt16(i + 1))
@@ -76,7 +72,7 @@ struct MemoryBoundTests {
         let base = UInt64(queue) << 16
         for i in 0..<UInt64(MemoryBoundTests.size) {
           write(descriptor(Self.table, 16 * 32768, 4, 0), at: base + 16 * i)
-          write(bytes(UInt16(i)), at: base + 0x5000 + 4 + 2 * i)
+          write(UInt16(i).bytes, at: base + 0x5000 + 4 + 2 * i)
         }
       }
     }
@@ -88,7 +84,7 @@ struct MemoryBoundTests {
     /// Makes everything available that was given back.
     func refill(_ queue: Int) {
       let base = UInt64(queue) << 16
-      write(bytes(half(at: base + 0x8000 + 2) &+ UInt16(MemoryBoundTests.size)), at: base + 0x5000 + 2)
+      write((half(at: base + 0x8000 + 2) &+ UInt16(MemoryBoundTests.size)).bytes, at: base + 0x5000 + 2)
     }
 
     func used(_ queue: Int) -> UInt16 { half(at: UInt64(queue) << 16 + 0x8000 + 2) }
@@ -109,11 +105,9 @@ struct MemoryBoundTests {
 
     // Without an IOMMU: as many long chains in flight as there are descriptors.
     do {
-      let memory = try FrontendMemory(byteCount: 96 << 20)
-      let frontend = try Frontend.connect(to: folder.path("s.sock"), memory: memory, timeout: .seconds(60))
-      try frontend.negotiate([.version1, .indirectDescriptors, .blockMultiqueue])
-      try frontend.share()
-      let guest = Guest(memory: memory.guest, shift: 0)
+      let features: Features = [.version1, .indirectDescriptors, .blockMultiqueue]
+      let frontend = try folder.connect(features, sharing: 96 << 20, timeout: .seconds(60))
+      let guest = Guest(memory: frontend.memory.guest, shift: 0)
       guest.prepare(scattered: false)
       let events = try (0..<Self.queues).map { try frontend.startQueue($0, layout: guest.layout($0)) }
       let end = ContinuousClock.now + .seconds(10)
@@ -132,10 +126,9 @@ struct MemoryBoundTests {
     // Behind one: questions that are never answered, and answers that were not asked for, each in a part of memory of
     // its own.
     do {
-      let memory = try FrontendMemory(byteCount: 96 << 20)
-      let frontend = try Frontend.connect(to: folder.path("s.sock"), memory: memory, timeout: .seconds(60))
-      try frontend.negotiate([.version1, .indirectDescriptors, .accessPlatform, .blockMultiqueue])
-      try frontend.share()
+      let features: Features = [.version1, .indirectDescriptors, .accessPlatform, .blockMultiqueue]
+      let frontend = try folder.connect(features, sharing: 96 << 20, timeout: .seconds(60))
+      let memory = frontend.memory
       frontend.onMiss { _ in .silence }
       let shift: UInt64 = 1 << 40
       let guest = Guest(memory: memory.guest, shift: shift)

@@ -4,8 +4,7 @@ import VirtioServing
 
 @testable import sluice
 
-@Suite("What explain says of a report, for people and for programs", .timeLimit(.minutes(10)))
-struct ReportWordsTests {
+@Suite("What explain says of a report, for people and for programs", .timeLimit(.minutes(10))) struct ReportWordsTests {
   /// A disk behind an IOMMU, with 1 MiB of memory of which four pages are mapped.
   private func confined(identities: UInt64 = 0, invalidations: UInt64 = 1, moved: UInt64 = 0) -> ServingReport {
     var report = ServingReport()
@@ -40,9 +39,7 @@ struct ReportWordsTests {
   }
 
   @Test("Unmaps that do not arrive are a warning with the option that helps")
-  func missing() {
-    #expect(confined(invalidations: 0, moved: 1).words.contains("ats=on"))
-  }
+  func missing() { #expect(confined(invalidations: 0, moved: 1).words.contains("ats=on")) }
 
   @Test("Advice is a warning in words and in JSON, whose keys and values a program can read")
   func advice() {

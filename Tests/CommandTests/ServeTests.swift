@@ -5,6 +5,10 @@ import Virtio
 import VirtioTestKit
 
 @Suite("The command, as typed", .serialized) struct ServeTests {
+  private let folder: TemporaryFolder
+
+  init() throws { folder = try TemporaryFolder() }
+
   /// One sentence on standard error, nothing on standard output, and nothing left at `socket`.
   func expectSentence(_ result: Command.Result, status: Int32, saying words: String, absent socket: String? = nil) {
     #expect(result.status == status)
@@ -15,9 +19,14 @@ import VirtioTestKit
     if let socket { #expect(!FileManager.default.fileExists(atPath: socket)) }
   }
 
+  /// `serve blk` with an image and a place that are these, or are not said.
+  private func serve(_ image: String?, at place: String?, _ more: String...) throws -> Command.Result {
+    let words = ["serve", "blk"] + (place.map { ["--socket-path", $0] } ?? [])
+    return try Command.run(words + (image.map { ["--blk-file", $0] } ?? []) + more)
+  }
+
   @Test("A mistyped option is answered with the nearest one, status 2")
   func mistyped() throws {
-    let folder = try TemporaryFolder()
     let result = try Command.run(
       "serve", "blk", "--socket-pth", folder.path("s.sock"), "--blk-file", try folder.image())
     expectSentence(result, status: 2, saying: "--socket-path", absent: folder.path("s.sock"))
@@ -25,35 +34,26 @@ import VirtioTestKit
 
   @Test("Without a place to serve the command says which options name one, status 2")
   func nowhere() throws {
-    let folder = try TemporaryFolder()
+    expectSentence(try serve(folder.image(), at: nil), status: 2, saying: "--socket-path")
     expectSentence(
-      try Command.run("serve", "blk", "--blk-file", try folder.image()), status: 2, saying: "--socket-path")
-    expectSentence(
-      try Command.run("serve", "blk", "--blk-file", try folder.image(), "--socket-path", folder.path("s"), "--fd", "3"),
-      status: 2,
-      saying: "exclude", absent: folder.path("s"))
+      try serve(folder.image(), at: folder.path("s"), "--fd", "3"), status: 2, saying: "exclude",
+      absent: folder.path("s"))
   }
 
   @Test("Without an image the command says which option names one, status 2")
   func noImage() throws {
-    let folder = try TemporaryFolder()
-    expectSentence(
-      try Command.run("serve", "blk", "--socket-path", folder.path("s")), status: 2, saying: "--blk-file",
-      absent: folder.path("s"))
+    expectSentence(try serve(nil, at: folder.path("s")), status: 2, saying: "--blk-file", absent: folder.path("s"))
   }
 
   @Test("A missing image is named with a way to make one, status 1, and no socket is left behind")
   func missing() throws {
-    let folder = try TemporaryFolder()
-    let result = try Command.run(
-      "serve", "blk", "--socket-path", folder.path("s"), "--blk-file", folder.path("none.img"))
+    let result = try serve(folder.path("none.img"), at: folder.path("s"))
     expectSentence(result, status: 1, saying: "there is no image", absent: folder.path("s"))
   }
 
   @Test("A directory is not an image, status 1")
   func directory() throws {
-    let folder = try TemporaryFolder()
-    let result = try Command.run("serve", "blk", "--socket-path", folder.path("s"), "--blk-file", folder.url.path)
+    let result = try serve(folder.url.path, at: folder.path("s"))
     expectSentence(result, status: 1, saying: "is a directory", absent: folder.path("s"))
   }
 
@@ -68,7 +68,6 @@ import VirtioTestKit
       ["--indirect", "sometimes"], ["--idle-latency", "-1"], ["--idle-latency", "soon"],
     ])
   func range(_ option: [String]) throws {
-    let folder = try TemporaryFolder()
     let words =
       ["serve", "blk", "--blk-file", try folder.image()]
       + (option[0] == "--fd" ? [] : ["--socket-path", folder.path("s")]) + option
@@ -78,17 +77,13 @@ import VirtioTestKit
 
   @Test("An image without room for a block is refused with a way to give it a size, status 1", arguments: [0, 511])
   func empty(_ size: UInt64) throws {
-    let folder = try TemporaryFolder()
-    let result = try Command.run(
-      "serve", "blk", "--socket-path", folder.path("s"), "--blk-file", try folder.image(size: size), "--log-level",
-      "error")
+    let result = try serve(folder.image(size: size), at: folder.path("s"), "--log-level", "error")
     expectSentence(result, status: 1, saying: "truncate -s", absent: folder.path("s"))
   }
 
   @Test("What is neither a file nor a block device is not an image, status 1")
   func device() throws {
-    let folder = try TemporaryFolder()
-    let result = try Command.run("serve", "blk", "--socket-path", folder.path("s"), "--blk-file", "/dev/null")
+    let result = try serve("/dev/null", at: folder.path("s"))
     expectSentence(result, status: 1, saying: "neither a file nor a block device", absent: folder.path("s"))
   }
 
@@ -114,48 +109,37 @@ import VirtioTestKit
 
   @Test("A path that no socket can have is told apart from one whose directory is missing")
   func impossiblePath() throws {
-    let folder = try TemporaryFolder()
-    expectSentence(
-      try Command.run("serve", "rng", "--socket-path", folder.path(String(repeating: "x", count: 120))), status: 2,
-      saying: "107 bytes")
-    expectSentence(try Command.run("serve", "rng", "--socket-path", ""), status: 2, saying: "--socket-path is empty")
-    expectSentence(
-      try Command.run("serve", "rng", "--socket-path", folder.path("none/s")), status: 1, saying: "create it")
-    expectSentence(
-      try Command.run("serve", "rng", "--socket-path", try folder.image() + "/s"), status: 1, saying: "create it")
+    for (path, status, words) in [
+      (folder.path(String(repeating: "x", count: 120)), 2, "107 bytes"), ("", 2, "--socket-path is empty"),
+      (folder.path("none/s"), 1, "create it"), (try folder.image() + "/s", 1, "create it"),
+    ] {
+      expectSentence(try Command.run("serve", "rng", "--socket-path", path), status: Int32(status), saying: words)
+    }
   }
 
   @Test("A second server of the same image is refused while the first goes on, status 1")
   func locked() throws {
-    let folder = try TemporaryFolder()
     let image = try folder.image()
     let first = try folder.serve(image)
-    let second = try Command.run("serve", "blk", "--socket-path", folder.path("t.sock"), "--blk-file", image)
+    let second = try serve(image, at: folder.path("t.sock"))
     expectSentence(second, status: 1, saying: "in use by another process", absent: folder.path("t.sock"))
     #expect(try Command.run("explain", folder.path("s.sock")).status == 0)
-    first.terminate()
-    #expect(try first.end(within: 10).status == 0)
+    try first.expectCleanEnd()
   }
 
   @Test("With --lock running a second server of the image is there beside the first, as a live migration needs it")
   func handOver() throws {
-    let folder = try TemporaryFolder()
     let image = try folder.image()
     let first = try folder.serve(image, "--lock", "running")
     let second = try folder.serve(image, socket: "t.sock", "--lock", "running")
-    for one in [first, second] {
-      one.terminate()
-      #expect(try one.end(within: 10).status == 0)
-    }
+    for one in [first, second] { try one.expectCleanEnd() }
   }
 
   @Test("A busy socket is refused, and its server goes on; a stale one is replaced")
   func busy() throws {
-    let folder = try TemporaryFolder()
     let image = try folder.image()
     let first = try folder.serve(image)
-    let second = try Command.run(
-      "serve", "blk", "--socket-path", folder.path("s.sock"), "--blk-file", try folder.image("other.img"))
+    let second = try serve(folder.image("other.img"), at: folder.path("s.sock"))
     expectSentence(second, status: 1, saying: "is busy")
     #expect(try Command.run("explain", folder.path("s.sock")).status == 0)
     // Killed, it leaves its socket's file behind.
@@ -163,27 +147,15 @@ import VirtioTestKit
     _ = try first.end(within: 10)
     #expect(FileManager.default.fileExists(atPath: folder.path("s.sock")))
     let third = try folder.serve(image)
-    third.terminate()
-    #expect(try third.end(within: 10).status == 0)
+    try third.expectCleanEnd()
   }
 
   @Test("A file that is no socket is not touched, status 1")
   func occupied() throws {
-    let folder = try TemporaryFolder()
     let file = try folder.image("precious")
-    let result = try Command.run("serve", "blk", "--socket-path", file, "--blk-file", try folder.image())
+    let result = try serve(folder.image(), at: file)
     expectSentence(result, status: 1, saying: "is not a socket")
     #expect(FileManager.default.fileExists(atPath: file))
-  }
-
-  @Test("SIGTERM ends the command within a second, with status 0, and takes the socket along")
-  func termination() throws {
-    let folder = try TemporaryFolder()
-    let running = try folder.serve(try folder.image())
-    running.terminate()
-    let result = try running.end(within: 1)
-    #expect(result.status == 0)
-    #expect(!FileManager.default.fileExists(atPath: folder.path("s.sock")))
   }
 
   @Test(
@@ -193,14 +165,13 @@ import VirtioTestKit
       "serve", device, "--print-capabilities", "--socket-path", "/nowhere/at/all", "--queue-size", "x",
       "--no-such-option")
     #expect(result.status == 0)
-    let json = try #require(try JSONSerialization.jsonObject(with: Data(result.output.utf8)) as? [String: Any])
+    let json = try result.object
     #expect(json["type"] as? String == type)
     #expect(json["features"] as? [String] == (device == "blk" ? ["read-only", "blk-file"] : []))
   }
 
   @Test("A listening socket that was inherited is served, named by --fd or by LISTEN_FDS", arguments: [true, false])
   func inherited(_ named: Bool) throws {
-    let folder = try TemporaryFolder()
     // perl is part of every Debian: it opens descriptor 3, and becomes the command.
     let open =
       #"$^F = 9; use Socket; socket(S, PF_UNIX, SOCK_STREAM, 0) && bind(S, sockaddr_un(shift)) && listen(S, 5) || die; "#
@@ -208,8 +179,7 @@ import VirtioTestKit
     let running = try Command.Running(
       ["serve", "rng"] + (named ? ["--fd", "3"] : []), through: ["/usr/bin/perl", "-e", open, folder.path("s.sock")])
     try folder.waitUntilAnswered("s.sock", running)
-    running.terminate()
-    #expect(try running.end(within: 10).status == 0)
+    try running.expectCleanEnd()
     // The process that made the socket keeps it.
     #expect(FileManager.default.fileExists(atPath: folder.path("s.sock")))
   }
@@ -248,10 +218,8 @@ import VirtioTestKit
     "With --once the command ends when its first front-end has gone, status 0, and takes the socket along; questions do not count"
   )
   func once() throws {
-    let folder = try TemporaryFolder()
-    let running = try folder.serve(try folder.image(), socket: "s.sock", "--once")
-    let frontend = try Frontend.connect(to: folder.path("s.sock"))
-    try frontend.negotiate([.version1])
+    let running = try folder.serve(with: "--once")
+    let frontend = try folder.connect([.version1])
     frontend.close()
     #expect(try running.end(within: 10).status == 0)
     #expect(!FileManager.default.fileExists(atPath: folder.path("s.sock")))

@@ -1,5 +1,4 @@
 import Foundation
-import FrontendKit
 import HostIO
 import Testing
 import VhostUser
@@ -7,8 +6,7 @@ import VhostUserFrontend
 import Virtio
 import VirtioTestKit
 
-@Suite("A back-end that runs out of descriptors", .timeLimit(.minutes(10)))
-struct ShortageTests {
+@Suite("A back-end that runs out of descriptors", .timeLimit(.minutes(10))) struct ShortageTests {
   /// A disk whose process may have that many descriptors open.
   private final class Poor {
     private let folder: TemporaryFolder

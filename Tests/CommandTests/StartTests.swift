@@ -1,5 +1,4 @@
 import Foundation
-import FrontendKit
 import Testing
 import VhostUser
 import VhostUserFrontend
@@ -8,8 +7,11 @@ import VirtioTestKit
 
 /// What can go wrong with a guest is found out before there is one.
 @Suite("The command finds out at the start", .serialized, .timeLimit(.minutes(10))) struct StartTests {
+  private let folder: TemporaryFolder
+
+  init() throws { folder = try TemporaryFolder() }
+
   private func refusal(_ words: [String], through launcher: [String] = []) throws -> String {
-    let folder = try TemporaryFolder()
     let result = try Command.Running(
       ["serve", "blk", "--socket-path", folder.path("s"), "--blk-file", try folder.image()] + words, through: launcher
     ).end(within: 20)
@@ -19,11 +21,8 @@ import VirtioTestKit
     return result.errors
   }
 
-  @Test(
-    "An image of another format is refused with what to do, and left as it was; insisting serves it"
-  )
+  @Test("An image of another format is refused with what to do, and left as it was; insisting serves it")
   func format() throws {
-    let folder = try TemporaryFolder()
     let image = try folder.image()
     let head = Data("QFI".utf8) + [0xfb, 0, 0, 0, 3]
     let file = try FileHandle(forWritingTo: URL(fileURLWithPath: image))
@@ -38,8 +37,7 @@ import VirtioTestKit
     #expect(!FileManager.default.fileExists(atPath: folder.path("s.sock")))
     #expect(try Data(contentsOf: URL(fileURLWithPath: image)) == before)
     let running = try folder.serve(image, socket: "s.sock", "--image-format", "raw")
-    running.terminate()
-    #expect(try running.end(within: 10).status == 0)
+    try running.expectCleanEnd()
   }
 
   @Test(
@@ -55,16 +53,12 @@ import VirtioTestKit
     "With --lock off an image is served where there are no locks, and where another process holds one",
     .enabled(if: Refusal.isThere, "SKIPPED: no way to refuse locks on this architecture"))
   func unlocked() throws {
-    let folder = try TemporaryFolder()
     let image = try folder.image()
     let words = ["serve", "blk", "--blk-file", image, "--lock", "off", "--socket-path"]
     let first = try folder.serve(image)
     let second = try Command.Running(words + [folder.path("t.sock")], through: Refusal.locks(ENOLCK))
     try folder.waitUntilAnswered("t.sock", second)
-    for one in [first, second] {
-      one.terminate()
-      #expect(try one.end(within: 10).status == 0)
-    }
+    for one in [first, second] { try one.expectCleanEnd() }
   }
 
   @Test(
@@ -75,11 +69,7 @@ import VirtioTestKit
     #expect(
       try refusal(["--engine", "uring"], through: Refusal.ring(error)).contains(
         "--engine uring: io_uring is not available"))
-    let folder = try TemporaryFolder()
-    let running = try Command.Running(
-      ["serve", "blk", "--socket-path", folder.path("s.sock"), "--blk-file", try folder.image()],
-      through: Refusal.ring(error))
-    try folder.waitUntilAnswered("s.sock", running)
+    let running = try folder.serve(through: Refusal.ring(error))
     // An image in memory is done so in any case, and there is nothing to say.
     let words = try Command.run("explain", folder.path("s.sock")).output
     #expect(words.contains("engine sync"))
@@ -88,32 +78,25 @@ import VirtioTestKit
     #expect(lines.count <= 1)
   }
 
-  @Test(
-    "As many queues are offered as QEMU has processors, and only those that are used cost a thread"
-  )
+  @Test("As many queues are offered as QEMU has processors, and only those that are used cost a thread")
   func queues() throws {
-    let folder = try TemporaryFolder()
-    let running = try folder.serve(try folder.image())
-    let frontend = try Frontend.connect(to: folder.path("s.sock"))
-    try frontend.negotiate([.version1, .blockMultiqueue])
+    let running = try folder.serve()
+    let frontend = try folder.connect([.version1, .blockMultiqueue])
     #expect(try frontend.ask(.getQueueCount) == 256)
     let threads = try FileManager.default.contentsOfDirectory(atPath: "/proc/\(running.process.processIdentifier)/task")
     #expect(threads.count < 10)
     frontend.close()
-    running.terminate()
-    #expect(try running.end(within: 10).status == 0)
+    try running.expectCleanEnd()
   }
 
   @Test("A resize is in the log, with both sizes")
   func resized() throws {
-    let folder = try TemporaryFolder()
     let image = try folder.image()
     let running = try folder.serve(image)
     let file = try FileHandle(forWritingTo: URL(fileURLWithPath: image))
     try file.truncate(atOffset: 2 << 20)
     try running.waitUntilSaid("the disk has 2097152 bytes now, and had 1048576")
     #expect(try Command.run("explain", folder.path("s.sock")).output.contains("2097152 bytes in blocks of 512"))
-    running.terminate()
-    #expect(try running.end(within: 10).status == 0)
+    try running.expectCleanEnd()
   }
 }

@@ -4,8 +4,7 @@ import Testing
 import Virtio
 import VirtioTestKit
 
-@Suite("The dirty log counts guest pages")
-struct DirtyLogTests {
+@Suite("The dirty log counts guest pages") struct DirtyLogTests {
   /// The pages that are marked, and forgets them.
   private func marked(_ bits: HostMapping) -> Set<Int> {
     let bytes = bits.bytes(bits.byteCount)
@@ -17,13 +16,7 @@ struct DirtyLogTests {
   private func copied(_ memory: GuestMemory, _ chain: [LiteralDescriptor]) throws -> HostMapping {
     let bits = try HostMapping(anonymous: 4096)
     memory.setDirtyLog(DirtyLog(bits: bits, memory: memory))
-    let harness = try DeviceHarness(TestDevice.copying(), features: .version1, in: PhysicalSpace(memory))
-    let (layout, _) = literalLayout(size: 8, packed: false, at: 0x1000)
-    let ring = LiteralSplitRing(layout, in: LiteralMemory(memory))
-    try harness.start(0, layout)
-    _ = ring.post(chain)
-    ring.publish()
-    harness.kick(0)
+    try PlainRig(memory, in: PhysicalSpace(memory)).run(chain)
     return bits
   }
 
@@ -37,8 +30,7 @@ struct DirtyLogTests {
   func translated(packed: Bool) throws {
     let rig = try Rig(packed: packed)
     rig.expectWorks()
-    let bits = try HostMapping(anonymous: 4096)
-    rig.memory.setDirtyLog(DirtyLog(bits: bits, memory: rig.memory))
+    let bits = try rig.log()
     let from = rig.allocate(pages: 1)
     // Mapped after logging began.
     let to = rig.allocate(pages: 3)
@@ -56,8 +48,7 @@ struct DirtyLogTests {
   @Test("A used ring over several scattered pages is marked page by page (R134, R135)")
   func usedRing() throws {
     let rig = try Rig(packed: false, size: 1024)
-    let bits = try HostMapping(anonymous: 4096)
-    rig.memory.setDirtyLog(DirtyLog(bits: bits, memory: rig.memory))
+    let bits = try rig.log()
     let from = rig.allocate(pages: 1)
     let area = rig.layout.deviceArea.rawValue
     var seen: Set<Int> = []
@@ -73,12 +64,9 @@ struct DirtyLogTests {
   func aliases() throws {
     let file = try MemoryFile(name: "aliases", size: 64 << 10)
     let memory = GuestMemory()
-    for (guest, offset) in [(UInt64(0), UInt64(0)), (1 << 20, 0)] {
-      let mapping = try HostMapping(descriptor: file.descriptor.rawValue, offset: offset, byteCount: 64 << 10)
-      try memory.add(
-        MemoryRegion(
-          guestAddress: GuestAddress(guest), byteCount: 64 << 10,
-          mapping: mapping))
+    for guest in [0, 1 << 20] as [UInt64] {
+      let mapping = try HostMapping(descriptor: file.descriptor.rawValue, offset: 0, byteCount: 64 << 10)
+      try memory.add(guest, byteCount: 64 << 10, mapping)
     }
     let bits = try copied(
       memory, [LiteralDescriptor(DMAAddress(0x8000), 4), LiteralDescriptor(DMAAddress(0x9000), 4, writable: true)])
@@ -93,10 +81,7 @@ struct DirtyLogTests {
     // Side by side in the guest and in this process, in any order of their making.
     for half in isAscending ? [0, 1] : [1, 0] as [UInt64] {
       let at = half * 64 << 10
-      try memory.add(
-        MemoryRegion(
-          guestAddress: GuestAddress(at), byteCount: 64 << 10, mapping: mapping,
-          mappingOffset: at))
+      try memory.add(at, byteCount: 64 << 10, mapping, at: at)
     }
     let bits = try copied(
       memory,
@@ -137,8 +122,7 @@ struct DirtyLogTests {
   func short() throws {
     let rig = try Rig(packed: false)
     // Room for the lowest eight pages; the rig's memory is given out from the top.
-    let bits = try HostMapping(anonymous: 1)
-    rig.memory.setDirtyLog(DirtyLog(bits: bits, memory: rig.memory))
+    let bits = try rig.log(bytes: 1)
     rig.expectWorks()
     #expect(marked(bits).isEmpty && rig.harness.failures.isEmpty)
   }
@@ -149,9 +133,8 @@ struct DirtyLogTests {
   func unmappedRing(packed: Bool) throws {
     let rig = try Rig(packed: packed)
     rig.expectWorks()
-    let bits = try HostMapping(anonymous: 4096)
     rig.space.unmap(rig.layout.deviceArea, byteCount: 4096)
-    rig.memory.setDirtyLog(DirtyLog(bits: bits, memory: rig.memory))
+    let bits = try rig.log()
     rig.harness.kick(0)
     #expect(rig.harness.hasFailed(0) && marked(bits).isEmpty)
     rig.memory.setDirtyLog(nil)

@@ -14,7 +14,7 @@ final class Rig {
   let features: Features
   let harness: DeviceHarness
   private(set) var layout: QueueLayout
-  private(set) var ring: any LiteralRing
+  private(set) var ring: (any LiteralRing)!
   private var nextAddress: UInt64
   private var nextGuest: UInt64
 
@@ -32,7 +32,6 @@ final class Rig {
     nextAddress = end
     nextGuest = 16 << 20
     harness = try DeviceHarness(device, features: features, in: wrap?(space) ?? space)
-    ring = Placeholder(layout, literal)
     func area(_ first: DMAAddress, _ last: UInt64, _ permissions: DMAPermissions) {
       map(first.rawValue, pages: Int((last - first.rawValue) / 4096), minimal ? permissions : .readWrite)
     }
@@ -78,6 +77,9 @@ final class Rig {
   func write(_ address: UInt64, _ count: Int) -> LiteralDescriptor {
     LiteralDescriptor(DMAAddress(address), UInt32(count), writable: true)
   }
+  func fault(
+    _ address: UInt64, _ access: DMAAccess = .read, _ reason: DMAFault.Reason = .unmapped
+  ) -> DMAFault { DMAFault(address: DMAAddress(address), access: access, reason: reason) }
   func put(_ bytes: [UInt8], at address: UInt64) { literal.write(bytes, at: DMAAddress(address)) }
   func get(_ count: Int, at address: UInt64) -> [UInt8] { literal.read(count, at: DMAAddress(address)) }
 
@@ -99,6 +101,13 @@ final class Rig {
     #expect(get(4, at: to) == [1, 2, 3, 4], sourceLocation: sourceLocation)
   }
 
+  /// Begins to log what is written.
+  func log(bytes: Int = 4096) throws -> HostMapping {
+    let bits = try HostMapping(anonymous: bytes)
+    memory.setDirtyLog(DirtyLog(bits: bits, memory: memory))
+    return bits
+  }
+
   /// A ring elsewhere, for a driver that starts anew.
   func renew() throws {
     harness.reset()
@@ -110,21 +119,26 @@ final class Rig {
     ring = makeLiteralRing(layout, features: features, in: literal)
     try harness.start(0, layout)
   }
+}
 
-  /// Stands in until the areas are mapped.
-  private final class Placeholder: LiteralRing {
-    let memory: LiteralMemory
-    let layout: QueueLayout
-    let free = 0
-    init(_ layout: QueueLayout, _ memory: LiteralMemory) {
-      self.layout = layout
-      self.memory = memory
-    }
-    func post(_ chain: [LiteralDescriptor], table: DMAAddress?) -> UInt16 { 0 }
-    func publish() -> Bool { false }
-    func takeUsed() -> [LiteralUsed] { [] }
-    func refuseCalls() {}
-    func wantCalls() {}
-    func wantCall(after distance: UInt16) {}
+/// A device and a split ring of 8 in `memory` from 0x1000 on, in a space that the test makes.
+struct PlainRig {
+  let device = TestDevice.copying()
+  let harness: DeviceHarness
+  private let ring: LiteralSplitRing
+
+  init(_ memory: GuestMemory, in space: any DMASpace) throws {
+    harness = try DeviceHarness(device, features: .version1, in: space)
+    let (layout, _) = literalLayout(size: 8, packed: false, at: 0x1000)
+    ring = LiteralSplitRing(layout, in: LiteralMemory(memory))
+    try harness.start(0, layout)
+  }
+
+  /// Posts, kicks, and returns what came back.
+  @discardableResult func run(_ chain: [LiteralDescriptor]) -> [LiteralUsed] {
+    ring.post(chain)
+    ring.publish()
+    harness.kick(0)
+    return ring.takeUsed()
   }
 }

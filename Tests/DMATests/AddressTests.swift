@@ -2,8 +2,7 @@ import Testing
 
 @testable import DMA
 
-@Suite("Addresses and permissions")
-struct AddressTests {
+@Suite("Addresses and permissions") struct AddressTests {
   @Test("A permission allows what it names and nothing else", arguments: 0...3)
   func permissions(_ raw: Int) {
     let permissions = DMAPermissions(rawValue: UInt8(raw))
@@ -15,14 +14,12 @@ struct AddressTests {
   func parts() throws {
     let memory = try GuestMemory(byteCount: 1 << 16)
     let run = try #require(memory.run(at: GuestAddress(0)))
-    let p = DMAPermissions.read
-    #expect(run.part(from: 0, count: 1 << 16, seenFrom: DMAAddress(0), permissions: p) != nil)
-    #expect(run.part(from: 0, count: 1 << 16 + 1, seenFrom: DMAAddress(0), permissions: p) == nil)
-    #expect(run.part(from: 1, count: 1 << 16, seenFrom: DMAAddress(0), permissions: p) == nil)
-    #expect(run.part(from: 0, count: 0, seenFrom: DMAAddress(0), permissions: p) == nil)
-    #expect(run.part(from: .max, count: 1, seenFrom: DMAAddress(0), permissions: p) == nil)
-    #expect(run.part(from: 0, count: 2, seenFrom: DMAAddress(.max), permissions: p) == nil)
-    let top = try #require(run.part(from: 0, count: 1, seenFrom: DMAAddress(.max), permissions: p))
+    func part(_ first: UInt64, _ count: UInt64, seenFrom address: UInt64 = 0) -> HostRun? {
+      run.part(from: first, count: count, seenFrom: DMAAddress(address), permissions: .read)
+    }
+    #expect(part(0, 1 << 16) != nil && part(0, 1 << 16 + 1) == nil && part(1, 1 << 16) == nil)
+    #expect(part(0, 0) == nil && part(.max, 1) == nil && part(0, 2, seenFrom: .max) == nil)
+    let top = try #require(part(0, 1, seenFrom: .max))
     #expect(top.contains(DMAAddress(.max)) && top.byteCount == 1)
   }
 }

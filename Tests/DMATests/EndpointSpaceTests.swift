@@ -6,25 +6,12 @@ import VirtioTestKit
 @testable import IOMMUInterface
 
 /// What one requester reaches, and what a change of that waits for.
-@Suite("Endpoint space")
-struct EndpointSpaceTests {
+@Suite("Endpoint space") struct EndpointSpaceTests {
   private static let page: UInt64 = 4096
+  private let memory: GuestMemory
   private static let me = RequesterID(bus: 1, device: 2, function: 3)
 
-  private func fault(
-    _ address: UInt64, _ reason: DMAFault.Reason, _ access: DMAAccess = .read
-  ) -> Result<UInt8, DMAInterruption> {
-    .failure(.fault(DMAFault(address: DMAAddress(address), access: access, reason: reason)))
-  }
-
-  /// One byte in a round of its own.
-  private func byte(
-    _ cache: inout IOTLB, _ address: UInt64, _ access: DMAAccess = .read
-  ) -> Result<UInt8, DMAInterruption> {
-    _ = cache.beginRound()
-    defer { cache.endRound() }
-    return cache.byte(address, access)
-  }
+  init() throws { memory = try GuestMemory.numbered(pages: 16) }
 
   @Test("A requester ID is a bus, a device and a function, and reads as lspci writes it")
   func requester() {
@@ -38,41 +25,39 @@ struct EndpointSpaceTests {
 
   @Test("Without bus mastering nothing is reached by any route, and no IOMMU hears of it (R039)")
   func gate() throws {
-    let memory = try GuestMemory.numbered(pages: 16)
     let domain = Domain(memory)
-    try domain.map(DMAAddress(0), byteCount: 4096, to: GuestAddress(4096), permissions: .readWrite)
+    try domain.map(0, to: 4096)
     let endpoint = EndpointSpace(memory, requester: Self.me)
     var cache = IOTLB(endpoint)
     for attached in [false, true] {
       if attached { domain.attach(endpoint) }
-      #expect(byte(&cache, 0) == fault(0, .busMasterDisabled))
+      #expect(cache.look(0) == .fault(0, .busMasterDisabled))
       endpoint.report(DMAFault(address: DMAAddress(0), access: .read, reason: .busMasterDisabled))
       endpoint.setOpen(true)
-      #expect(byte(&cache, 0) == .success(attached ? 2 : 1))
+      #expect(cache.look(0) == .success(attached ? 2 : 1))
       #expect(endpoint.isOpen)
       endpoint.setOpen(false)
-      #expect(byte(&cache, 0) == fault(0, .busMasterDisabled), "what was remembered is forgotten")
+      #expect(cache.look(0) == .fault(0, .busMasterDisabled), "what was remembered is forgotten")
     }
     #expect(domain.faultRecords.isEmpty && endpoint.counts.faults == 2)
   }
 
   @Test("Each route leads where it says, and a turn takes effect at once, whatever was remembered (R110)")
   func routes() throws {
-    let memory = try GuestMemory.numbered(pages: 16)
     let domain = Domain(memory)
-    try domain.map(DMAAddress(0), byteCount: 2 * Self.page, to: GuestAddress(5 * Self.page), permissions: .read)
+    try domain.map(0, to: 5 * Self.page, pages: 2, .read)
     let endpoint = EndpointSpace(memory, requester: Self.me, isOpen: true)
     var awake = IOTLB(endpoint)
     for _ in 0..<3 {
       endpoint.setRoute(.physical)
-      #expect(byte(&awake, 4096) == .success(2))
-      #expect(byte(&awake, 16 * Self.page) == fault(16 * Self.page, .unmapped))
+      #expect(awake.look(4096) == .success(2))
+      #expect(awake.look(16 * Self.page) == .fault(16 * Self.page, .unmapped))
       endpoint.setRoute(.translated(domain))
-      #expect(byte(&awake, 4096) == .success(7))
-      #expect(byte(&awake, 4096, .write) == fault(4096, .permission, .write))
-      #expect(byte(&awake, 2 * Self.page) == fault(2 * Self.page, .unmapped))
+      #expect(awake.look(4096) == .success(7))
+      #expect(awake.look(4096, .write) == .fault(4096, .permission, .write))
+      #expect(awake.look(2 * Self.page) == .fault(2 * Self.page, .unmapped))
       endpoint.setRoute(.blocked(.stopped))
-      #expect(byte(&awake, 4096) == fault(4096, .stopped))
+      #expect(awake.look(4096) == .fault(4096, .stopped))
     }
     let counts = endpoint.counts
     #expect(counts.misses > 0 && counts.faults == 0, "faults are counted when they are reported")
@@ -82,9 +67,8 @@ struct EndpointSpaceTests {
     "A turn and an invalidation wait for rounds under way and for chains in flight, and for nothing younger (R110)",
     arguments: [false, true])
   func drains(turning: Bool) throws {
-    let memory = try GuestMemory.numbered(pages: 16)
     let domain = Domain(memory)
-    try domain.map(DMAAddress(0), byteCount: 4096, to: GuestAddress(4096), permissions: .readWrite)
+    try domain.map(0, to: 4096)
     let endpoint = EndpointSpace(memory, requester: Self.me, isOpen: true)
     domain.attach(endpoint)
     var user = IOTLB(endpoint)
@@ -98,11 +82,11 @@ struct EndpointSpaceTests {
       if turning {
         endpoint.setRoute(.blocked(.stopped))
       } else {
-        _ = try? domain.unmap(from: DMAAddress(0), through: DMAAddress(4095))
+        _ = try? domain.unmap(0)
       }
     }
     while endpoint.fence.generation == generation { control.pause() }
-    for _ in 0..<20 { #expect(byte(&other, 0) == fault(0, turning ? .stopped : .unmapped)) }
+    for _ in 0..<20 { #expect(other.look(0) == .fault(0, turning ? .stopped : .unmapped)) }
     control.pause()
     #expect(!control.isDone, "a chain that uses the mapping is in flight")
     _ = user.beginRound()
@@ -114,30 +98,25 @@ struct EndpointSpaceTests {
 
   @Test("Memory that goes is not reached any more by any route, and memory that comes is", arguments: [false, true])
   func memoryGoes(translated: Bool) throws {
-    let memory = try GuestMemory.numbered(pages: 16)
     let high = UInt64(1) << 32
     let domain = Domain(memory)
-    try domain.map(DMAAddress(high), byteCount: 4096, to: GuestAddress(high), permissions: .readWrite)
+    try domain.map(high, to: high)
     let endpoint = EndpointSpace(memory, requester: Self.me, isOpen: true)
     if translated { domain.attach(endpoint) }
     var cache = IOTLB(endpoint)
     for n in 1...3 as ClosedRange<UInt8> {
-      #expect(byte(&cache, high) == fault(high, .unmapped))
-      let mapping = try HostMapping(anonymous: 4096)
-      try memory.add(
-        MemoryRegion(
-          guestAddress: GuestAddress(high), byteCount: 4096, mapping: mapping))
-      #expect(memory.copy([n].span, to: GuestAddress(high)) == 1)
-      #expect(byte(&cache, high) == .success(n))
-      try memory.remove(guestAddress: GuestAddress(high), byteCount: 4096)
+      #expect(cache.look(high) == .fault(high, .unmapped))
+      try memory.add(high, byteCount: 4096)
+      memory.write([n], at: GuestAddress(high))
+      #expect(cache.look(high) == .success(n))
+      try memory.remove(high, byteCount: 4096)
     }
-    #expect(byte(&cache, high) == fault(high, .unmapped))
+    #expect(cache.look(high) == .fault(high, .unmapped))
   }
 
   @Test(
     "A fault is told once to whoever translates, with the requester's number, and to nobody by another route (R092)")
   func reports() throws {
-    let memory = try GuestMemory.numbered(pages: 16)
     let heard = Mutex<[RequesterID]>([])
     let domain = Domain(memory) { _, requester in heard.withLock { $0.append(requester) } }
     let endpoint = EndpointSpace(memory, requester: Self.me, isOpen: true)
@@ -159,11 +138,8 @@ struct EndpointSpaceTests {
 
   @Test("While routes turn, a queue sees the new one from the moment the turn returns", .timeLimit(.minutes(10)))
   func concurrentTurns() throws {
-    let memory = try GuestMemory.numbered(pages: 16)
     let domains = [Domain(memory), Domain(memory)]
-    for (i, domain) in domains.enumerated() {
-      try domain.map(DMAAddress(0), byteCount: 4096, to: GuestAddress(UInt64(i) * Self.page), permissions: .readWrite)
-    }
+    for (i, domain) in domains.enumerated() { try domain.map(0, to: UInt64(i) * Self.page) }
     let endpoint = EndpointSpace(memory, requester: Self.me, isOpen: true)
     domains[0].attach(endpoint)
     // Turn n leads to domain n % 2.
@@ -203,7 +179,6 @@ struct EndpointSpaceTests {
 
   @Test("A driver that maps all over the place fills the table, and it works again after an unmap")
   func fullTable() throws {
-    let memory = try GuestMemory.numbered(pages: 16)
     let domain = Domain(memory)
     let endpoint = EndpointSpace(memory, requester: Self.me, isOpen: true, maxTableNodes: 8)
     domain.attach(endpoint)
@@ -211,16 +186,14 @@ struct EndpointSpaceTests {
     let table = try #require(endpoint.table)
     for n in 0..<UInt64(64) {
       let address = n << 30
-      try domain.map(DMAAddress(address), byteCount: 4096, to: GuestAddress(n % 16 * Self.page), permissions: .read)
-      #expect(byte(&cache, address) == .success(UInt8(n % 16 + 1)), "a page that the table has no room for")
+      try domain.map(address, to: n % 16 * Self.page, .read)
+      #expect(cache.look(address) == .success(UInt8(n % 16 + 1)), "a page that the table has no room for")
     }
     #expect(table.isFull)
-    for n in 0..<UInt64(64) {
-      #expect(try domain.unmap(from: DMAAddress(n << 30), through: DMAAddress(n << 30 | 4095)) == 1)
-    }
+    for n in 0..<UInt64(64) { #expect(try domain.unmap(n << 30, through: n << 30 | 4095) == 1) }
     #expect(!table.isFull)
-    try domain.map(DMAAddress(0), byteCount: 4096, to: GuestAddress(0), permissions: .read)
-    #expect(byte(&cache, 0) == .success(1) && table.mappings == 1)
+    try domain.map(0, to: 0, .read)
+    #expect(cache.look(0) == .success(1) && table.mappings == 1)
   }
 }
 

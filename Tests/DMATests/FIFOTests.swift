@@ -3,8 +3,7 @@ import VirtioTestKit
 
 @testable import DMA
 
-@Suite("First in, first out")
-struct FIFOTests {
+@Suite("First in, first out") struct FIFOTests {
   @Test("Random appends and takes yield what an array does, over ends and growth")
   func model() {
     var random = SeededGenerator(1)

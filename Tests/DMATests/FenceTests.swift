@@ -6,15 +6,13 @@ import VirtioTestKit
 @testable import DMA
 
 /// Taking mappings away while queues use them, with real threads.
-@Suite("Translation fence")
-struct FenceTests {
+@Suite("Translation fence") struct FenceTests {
   @Test("A drain waits for the round under way, and for nothing that begins after it (R110)")
   func waitsForRound() {
     let fence = TranslationFence()
     var lease = fence.lease()
     var other = fence.lease()
-    let first = lease.begin()
-    #expect(first)
+    #expect(lease.begin() == true)
     let drain = WorkThread { fence.drain() }
     while !lease.isStale { drain.pause() }
     // New work of another queue comes and goes meanwhile.
@@ -28,11 +26,9 @@ struct FenceTests {
     lease.end()
     let took = clock.measure { #expect(drain.join()) }
     #expect(took < .seconds(10))
-    let moved = lease.begin()
-    #expect(moved, "the next round sees a new generation")
+    #expect(lease.begin() == true, "the next round sees a new generation")
     lease.end()
-    let same = lease.begin()
-    #expect(!same)
+    #expect(lease.begin() == false)
     lease.end()
   }
 
@@ -40,24 +36,15 @@ struct FenceTests {
   func waitsForChain() {
     let fence = TranslationFence()
     var lease = fence.lease()
-    _ = lease.begin()
-    var chain: MappingHold? = lease.hold()
-    lease.end()
-    let drain = WorkThread { fence.drain() }
-    while fence.generation == 0 { drain.pause() }
+    var chain: MappingHold? = lease.chain()
+    let drain = fence.draining()
     for _ in 0..<50 {
-      _ = lease.begin()
-      let young = lease.hold()
+      let young = lease.chain()
       _ = consume young
-      lease.end()
     }
     drain.pause()
     #expect(!drain.isDone)
-    _ = lease.begin()
-    let held = chain.take()
-    #expect(held != nil ? true : false)
-    _ = consume held
-    lease.end()
+    lease.give(back: &chain)
     #expect(drain.join())
   }
 
@@ -66,14 +53,10 @@ struct FenceTests {
     let fence = TranslationFence()
     func orphan() -> MappingHold {
       var lease = fence.lease()
-      _ = lease.begin()
-      let chain = lease.hold()
-      lease.end()
-      return chain
+      return lease.chain()
     }
     let chain = orphan()
-    let drain = WorkThread { fence.drain() }
-    while fence.generation == 0 { drain.pause() }
+    let drain = fence.draining()
     drain.pause()
     #expect(!drain.isDone)
     // Another queue gets a place of its own meanwhile.
@@ -88,28 +71,19 @@ struct FenceTests {
   func waitsForItsOwnPages() {
     let fence = TranslationFence()
     var lease = fence.lease()
-    _ = lease.begin()
-    var slow: MappingHold? = lease.hold(from: 0x5000, through: 0x6fff)
-    lease.end()
+    var slow: MappingHold? = lease.chain(from: 0x5000, through: 0x6fff)
     // Before, behind and far away; each returns, with the slow chain in flight all the time.
     for (first, last) in [(0x4000, 0x4fff), (0x7000, 0x7fff), (0, 0xfff), (1 << 40, 1 << 41)] as [(UInt64, UInt64)] {
       fence.drain(from: first, through: last)
     }
     for (first, last) in [(0x4000, 0x5000), (0x6fff, 0x7fff), (0x5800, 0x5801), (0, .max)] as [(UInt64, UInt64)] {
-      let generation = fence.generation
-      let drain = WorkThread { fence.drain(from: first, through: last) }
-      while fence.generation == generation { drain.pause() }
+      let drain = fence.draining(from: first, through: last)
       // Others go on meanwhile: a drain that waits keeps no other thread from draining.
       fence.drain(from: 0x8000, through: 0x8fff)
       #expect(!drain.isDone)
-      _ = lease.begin()
-      let ended = slow.take()
-      _ = consume ended
-      lease.end()
+      lease.give(back: &slow)
       #expect(drain.join())
-      _ = lease.begin()
-      slow = lease.hold(from: 0x5000, through: 0x6fff)
-      lease.end()
+      slow = lease.chain(from: 0x5000, through: 0x6fff)
     }
     _ = consume slow
   }
@@ -118,19 +92,12 @@ struct FenceTests {
   func chainsHoldAreas() {
     let fence = TranslationFence()
     var lease = fence.lease(areas: [0x1000...0x1fff])
-    _ = lease.begin()
-    var chain: MappingHold? = lease.hold(from: 0x5000, through: 0x5fff)
-    lease.end()
+    var chain: MappingHold? = lease.chain(from: 0x5000, through: 0x5fff)
     fence.drain(from: 0x2000, through: 0x2fff)
-    let generation = fence.generation
-    let drain = WorkThread { fence.drain(from: 0x1800, through: 0x1fff) }
-    while fence.generation == generation { drain.pause() }
+    let drain = fence.draining(from: 0x1800, through: 0x1fff)
     drain.pause()
     #expect(!drain.isDone)
-    _ = lease.begin()
-    let ended = chain.take()
-    _ = consume ended
-    lease.end()
+    lease.give(back: &chain)
     #expect(drain.join())
     fence.drain(from: 0x1000, through: 0x1fff)
   }
@@ -161,7 +128,7 @@ struct FenceTests {
     let pages = 8
     let current = try SharedNumbers(count: pages)
     for page in 0..<pages { current[page] = page }
-    let poisoned = try SharedFlags(count: 8192)
+    let poisoned = SharedNumbers(count: 8192)
     let stop = Atomic<Bool>(false)
     let violations = Atomic<Int>(0)
     let rounds = Atomic<Int>(0)
@@ -175,20 +142,20 @@ struct FenceTests {
         while !stop.load(ordering: .relaxed) {
           _ = lease.begin()
           if n % 5 == 0, let chain = held.take() {
-            if poisoned[heldMapping] { violations.add(1, ordering: .relaxed) }
+            if poisoned[heldMapping] == 1 { violations.add(1, ordering: .relaxed) }
             _ = consume chain
           }
           let page = n * 7 % pages
           let mapping = current[page]
-          for _ in 0..<20 where poisoned[mapping] { violations.add(1, ordering: .relaxed) }
+          for _ in 0..<20 where poisoned[mapping] == 1 { violations.add(1, ordering: .relaxed) }
           n += 1
           if held == nil {
             held = lease.hold(from: UInt64(page) << 12, through: UInt64(page) << 12 | 4095)
             heldMapping = mapping
           }
-          if poisoned[mapping] || poisoned[heldMapping] { violations.add(1, ordering: .relaxed) }
+          if poisoned[mapping] == 1 || poisoned[heldMapping] == 1 { violations.add(1, ordering: .relaxed) }
           lease.end()
-          if poisoned[heldMapping] { violations.add(1, ordering: .relaxed) }
+          if poisoned[heldMapping] == 1 { violations.add(1, ordering: .relaxed) }
           rounds.add(1, ordering: .relaxed)
         }
         _ = lease.begin()
@@ -214,7 +181,7 @@ struct FenceTests {
             current[page] = mine
           }
           fence.drain(from: UInt64(first) << 12, through: UInt64(first + count) << 12 - 1)
-          for mapping in old { poisoned[mapping] = true }
+          for mapping in old { poisoned[mapping] = 1 }
         }
         drained.add(1, ordering: .releasing)
       }
@@ -232,28 +199,48 @@ struct FenceTests {
   func otherPages() {
     let fence = TranslationFence()
     var lease = fence.lease()
-    _ = lease.begin()
-    var slow: MappingHold? = lease.hold(from: 0, through: 4095)
-    lease.end()
-    let own = WorkThread { fence.drain(from: 0, through: 4095) }
-    while fence.generation == 0 { own.pause() }
+    var slow: MappingHold? = lease.chain(from: 0, through: 4095)
+    let own = fence.draining(from: 0, through: 4095)
     let clock = ContinuousClock()
     var times: [Duration] = []
-    for n in UInt64(1)...10_000 {
-      times.append(clock.measure { fence.drain(from: n << 12, through: n << 12 | 4095) })
-    }
+    for n in UInt64(1)...10_000 { times.append(clock.measure { fence.drain(from: n << 12, through: n << 12 | 4095) }) }
     times.sort()
     #expect(times[9_900] < .milliseconds(1))
     #expect(!own.isDone)
-    _ = lease.begin()
-    let ended = slow.take()
-    _ = consume ended
-    lease.end()
+    lease.give(back: &slow)
     #expect(own.join())
   }
 }
 
-/// Numbers that any thread may read, and one at a time write: cells of memory, for the same reason as ``SharedFlags``.
+extension TranslationFence {
+  /// A thread that drains a range, which has begun.
+  fileprivate func draining(from first: UInt64 = 0, through last: UInt64 = .max) -> WorkThread {
+    let before = generation
+    let thread = WorkThread { [self] in drain(from: first, through: last) }
+    while generation == before { thread.pause() }
+    return thread
+  }
+}
+
+extension Lease {
+  /// A chain that outlasts its round.
+  fileprivate mutating func chain(from first: UInt64 = 0, through last: UInt64 = .max) -> MappingHold {
+    _ = begin()
+    defer { end() }
+    return hold(from: first, through: last)
+  }
+
+  /// Ends a chain, in a round.
+  fileprivate mutating func give(back chain: inout MappingHold?) {
+    _ = begin()
+    guard let held = chain.take() else { preconditionFailure("a chain is given back once") }
+    _ = consume held
+    end()
+  }
+}
+
+/// Numbers that any thread may read, and one at a time write: cells of memory, because the thread sanitizer does not see
+/// into `Mutex`.
 final class SharedNumbers: Sendable {
   private let memory: HostMapping
 
@@ -262,17 +249,5 @@ final class SharedNumbers: Sendable {
   subscript(_ i: Int) -> Int {
     get { Int(memory.cells(from: 8 * i, byteCount: 8)?.loadAcquire64(at: 0) ?? .max) }
     set { memory.cells(from: 8 * i, byteCount: 8)?.storeRelease64(UInt64(newValue), at: 0) }
-  }
-}
-
-/// Flags that any thread may set and read: cells of memory, because the thread sanitizer does not see into `Mutex`.
-final class SharedFlags: Sendable {
-  private let memory: HostMapping
-
-  init(count: Int) throws(MappingError) { memory = try HostMapping(anonymous: 2 * count) }
-
-  subscript(_ i: Int) -> Bool {
-    get { memory.cells(from: 2 * i, byteCount: 2)?.loadAcquire16(at: 0) == 1 }
-    set { memory.cells(from: 2 * i, byteCount: 2)?.storeRelease16(newValue ? 1 : 0, at: 0) }
   }
 }

@@ -4,44 +4,36 @@ import VirtioTestKit
 
 @testable import DMA
 
-@Suite("Guest memory")
-struct GuestMemoryTests {
-  private func region(
-    _ guest: UInt64, _ count: UInt64, _ mapping: HostMapping, at offset: UInt64 = 0
-  ) -> MemoryRegion {
-    MemoryRegion(
-      guestAddress: GuestAddress(guest), byteCount: count, mapping: mapping,
-      mappingOffset: offset)
-  }
-
+@Suite("Guest memory") struct GuestMemoryTests {
   @Test("Regions that overlap, wrap, are empty or outgrow their mapping are refused, and nothing changes")
   func refused() throws {
     let memory = GuestMemory()
     let mapping = try HostMapping(anonymous: 65536)
-    try memory.add(region(0x10000, 0x8000, mapping))
-    for guest in [0x17fff, 0xf001, 0x10000] as [UInt64] {
-      #expect(throws: MemoryRegionError.overlap) { try memory.add(region(guest, 0x1000, mapping)) }
+    func region(_ guest: UInt64) -> MemoryRegion {
+      MemoryRegion(guestAddress: GuestAddress(guest), byteCount: 9, mapping: mapping)
     }
-    #expect(throws: MemoryRegionError.malformed) { try memory.add(region(0, 0, mapping)) }
-    #expect(throws: MemoryRegionError.malformed) { try memory.add(region(.max, 2, mapping)) }
-    #expect(throws: MemoryRegionError.malformed) { try memory.add(region(0, 65537, mapping)) }
-    #expect(throws: MemoryRegionError.malformed) { try memory.add(region(0, 65536, mapping, at: 1)) }
-    #expect(throws: MemoryRegionError.malformed) { try memory.add(region(0, 1, mapping, at: .max)) }
+    try memory.add(0x10000, byteCount: 0x8000, mapping)
+    for guest in [0x17fff, 0xf001, 0x10000] as [UInt64] {
+      #expect(throws: MemoryRegionError.overlap) { try memory.add(guest, byteCount: 0x1000, mapping) }
+    }
+    for (guest, count, offset) in [
+      (0, 0, 0), (.max, 2, 0), (0, 65537, 0), (0, 65536, 1), (0, 1, .max),
+    ] as [(UInt64, UInt64, UInt64)] {
+      #expect(throws: MemoryRegionError.malformed) { try memory.add(guest, byteCount: count, mapping, at: offset) }
+    }
     #expect(memory.regions.count == 1 && memory.byteCount == 0x8000)
     // Right beside it is fine, and so is the end of the address space.
-    try memory.add(region(0x18000, 0x1000, mapping, at: 0x8000))
-    try memory.add(region(.max - 0xfff, 0x1000, mapping, at: 0x9000))
+    try memory.add(0x18000, byteCount: 0x1000, mapping, at: 0x8000)
+    try memory.add(.max - 0xfff, byteCount: 0x1000, mapping, at: 0x9000)
     #expect(memory.regions.map(\.guestAddress.rawValue) == [0x10000, 0x18000, .max - 0xfff])
     #expect(memory.run(at: GuestAddress(.max))?.byteCount == 0x1000)
     #expect(throws: MemoryRegionError.missing) {
       try memory.remove(
         guestAddress: GuestAddress(0x10000), byteCount: 0x7000)
     }
-    #expect(throws: MemoryRegionError.overlap) {
-      try memory.replace(with: [region(0, 9, mapping), region(8, 9, mapping)])
-    }
+    #expect(throws: MemoryRegionError.overlap) { try memory.replace(with: [region(0), region(8)]) }
     #expect(memory.regions.count == 3)
-    try memory.replace(with: [region(0, 9, mapping)])
+    try memory.replace(with: [region(0)])
     #expect(memory.byteCount == 9)
   }
 
@@ -49,15 +41,11 @@ struct GuestMemoryTests {
   func copies() throws {
     let memory = GuestMemory()
     let mapping = try HostMapping(anonymous: 65536)
-    try memory.add(region(0x1000, 0x1000, mapping, at: 0x4000))
-    try memory.add(region(0x2000, 0x1000, mapping, at: 0))
+    try memory.add(0x1000, byteCount: 0x1000, mapping, at: 0x4000)
+    try memory.add(0x2000, byteCount: 0x1000, mapping)
     let bytes = (0..<200).map { UInt8($0) }
     #expect(memory.copy(bytes.span, to: GuestAddress(0x2000 - 100)) == 200)
-    var read = [UInt8](repeating: 0, count: 300)
-    do {
-      var span = read.mutableSpan
-      #expect(memory.copy(from: GuestAddress(0x2000 - 100), into: &span) == 300)
-    }
+    var read = memory.bytes(300, at: GuestAddress(0x2000 - 100))
     #expect(read == bytes + [UInt8](repeating: 0, count: 100))
     var span = read.mutableSpan
     #expect(memory.copy(from: GuestAddress(0x3000 - 10), into: &span) == 10)
@@ -69,16 +57,14 @@ struct GuestMemoryTests {
   @Test("Removing a region waits until no queue uses it, and then it faults (R069)")
   func removal() throws {
     let memory = GuestMemory()
-    try memory.add(region(0, 65536, try HostMapping(anonymous: 65536)))
+    try memory.add(0, byteCount: 65536)
     let space = PhysicalSpace(memory)
     var cache = IOTLB(space)
     var pool = SegmentPool()
     _ = cache.beginRound()
     var list = pool.take()
     try cache.resolve(DMAAddress(100), count: 10, for: .write, into: &list)
-    let thread = WorkThread {
-      try? memory.remove(guestAddress: GuestAddress(0), byteCount: 65536)
-    }
+    let thread = WorkThread { try? memory.remove(0, byteCount: 65536) }
     while !cache.isStale { thread.pause() }
     #expect(!thread.isDone)
     // Still ours to write to: the mapping lives.
@@ -108,22 +94,15 @@ struct GuestMemoryTests {
     let file = try MemoryFile(name: "cut", size: 16384)
     let mapping = try HostMapping(descriptor: file.descriptor.rawValue, offset: 0, byteCount: 16384)
     let memory = GuestMemory()
-    try memory.add(region(0, 16384, mapping))
-    #expect(memory.copy([UInt8](repeating: 9, count: 16384).span, to: GuestAddress(0)) == 16384)
+    try memory.add(0, byteCount: 16384, mapping)
+    memory.write([UInt8](repeating: 9, count: 16384), at: GuestAddress(0))
     try file.resize(to: 4096)
-    var read = [UInt8](repeating: 1, count: 16384)
-    do {
-      var span = read.mutableSpan
-      #expect(memory.copy(from: GuestAddress(0), into: &span) == 16384)
-    }
+    let read = memory.bytes(16384, at: GuestAddress(0))
     #expect(read == [UInt8](repeating: 9, count: 4096) + [UInt8](repeating: 0, count: 12288))
     #expect(memory.lostPages == 3)
     // Writing there is lost and harmless.
     #expect(memory.copy([7].span, to: GuestAddress(16000)) == 1)
-    guard let cells = mapping.cells(from: 8192, byteCount: 64) else {
-      Issue.record("no cells")
-      return
-    }
+    guard let cells = mapping.cells(from: 8192, byteCount: 64) else { return #expect(Bool(false), "no cells") }
     cells.store16(5, at: 0)
     #expect(cells.load16(at: 0) == 5)
   }
@@ -134,9 +113,9 @@ struct GuestMemoryTests {
     let first = try HostMapping(descriptor: file.descriptor.rawValue, offset: 0, byteCount: 65536)
     let second = try HostMapping(descriptor: file.descriptor.rawValue, offset: 8192, byteCount: 16384)
     let memory = GuestMemory()
-    try memory.add(region(0, 65536, first))
+    try memory.add(0, byteCount: 65536, first)
     // Pages 2…5 of the file again, at guest page 100.
-    try memory.add(region(100 * 4096, 16384, second))
+    try memory.add(100 * 4096, byteCount: 16384, second)
     let bits = try HostMapping(anonymous: 13)
     let space = PhysicalSpace(memory)
     memory.setDirtyLog(DirtyLog(bits: bits, memory: memory))
@@ -151,14 +130,9 @@ struct GuestMemoryTests {
     let side = list.readable
     side.markDirty(log, count: 4100)
     cache.endRound()
-    var found = [UInt8](repeating: 0, count: 13)
-    do {
-      var span = found.mutableSpan
-      #expect(bits.copy(from: 0, into: &span) == 13)
-    }
     var expected = [UInt8](repeating: 0, count: 13)
     for page in [1, 2, 3, 100, 101] { expected[page / 8] |= 1 << UInt8(page % 8) }
-    #expect(found == expected)
+    #expect(bits.bytes(13) == expected)
     // Guest page 104 and later have no bit (13 bytes are 104 bits): dropped, not written elsewhere.
     _ = cache.beginRound()
     var beyond = pool.take()
@@ -170,8 +144,7 @@ struct GuestMemoryTests {
   }
 }
 
-@Suite("Buffer segments")
-struct BufferSegmentsTests {
+@Suite("Buffer segments") struct BufferSegmentsTests {
   @Test("Copies, integers and splits work across segments as on one run of bytes")
   func againstBytes() throws {
     let memory = try GuestMemory(byteCount: 1 << 20)
@@ -236,11 +209,7 @@ struct BufferSegmentsTests {
           }
         }
       }
-      var all = [UInt8](repeating: 0, count: count)
-      do {
-        var span = all.mutableSpan
-        _ = side.copy(from: 0, into: &span)
-      }
+      let all = side.bytes()
       #expect(all == model)
       #expect(side.byteCount == count)
       pool.give(back: list)
@@ -270,11 +239,7 @@ struct BufferSegmentsTests {
     let n = read.copy(one.span, to: 0)
     let m = written.copy([UInt8](repeating: 0x77, count: 200).span, to: 0)
     #expect(n == 100 && m == 200)
-    var found = [UInt8](repeating: 0, count: 1300)
-    do {
-      var span = found.mutableSpan
-      #expect(memory.copy(from: GuestAddress(0), into: &span) == 1300)
-    }
+    let found = memory.bytes(1300, at: GuestAddress(0))
     #expect(Array(found[0..<100]) == one)
     #expect(
       found[1000..<1200].allSatisfy { $0 == 0x77 } && found[100..<1000].allSatisfy { $0 == 0 } && found[1200] == 0)

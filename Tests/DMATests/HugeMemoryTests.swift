@@ -1,6 +1,7 @@
 import Foundation
 import HostIO
 import Testing
+import VirtioTestKit
 
 @testable import DMA
 
@@ -34,11 +35,7 @@ struct HugeMemoryTests {
     return text.split(separator: "\n").filter { $0.contains("memfd:sluice-huge") }.count
   }
 
-  private func byte(_ mapping: HostMapping, _ offset: Int) -> UInt8 {
-    var byte: [UInt8] = [0xaa]
-    var span = byte.mutableSpan
-    return mapping.copy(from: offset, into: &span) == 1 ? byte[0] : 0xbb
-  }
+  private func byte(_ mapping: HostMapping, _ offset: Int) -> UInt8 { mapping.bytes(1, at: offset)[0] }
 
   @Test("A region that neither begins nor ends with a huge page is mapped from the page below, and is gone afterwards")
   func parts() throws {

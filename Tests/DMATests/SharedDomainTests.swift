@@ -5,54 +5,48 @@ import VirtioTestKit
 @testable import IOMMUInterface
 
 /// One domain, several endpoints; and as many mappings as a driver may have.
-@Suite("Domain with endpoints")
-struct SharedDomainTests {
+@Suite("Domain with endpoints") struct SharedDomainTests {
   private static let page: UInt64 = 4096
+  private let memory: GuestMemory
 
-  private func byte(_ cache: inout IOTLB, _ address: UInt64) -> Result<UInt8, DMAInterruption> {
-    _ = cache.beginRound()
-    defer { cache.endRound() }
-    return cache.byte(address, .read)
-  }
+  init() throws { memory = try GuestMemory.numbered(pages: 16) }
 
-  private func missing(_ address: UInt64) -> Result<UInt8, DMAInterruption> {
-    .failure(.fault(DMAFault(address: DMAAddress(address), access: .read, reason: .unmapped)))
+  private func endpoints(_ count: UInt16) -> [EndpointSpace] {
+    (0..<count).map { EndpointSpace(memory, requester: RequesterID(rawValue: $0), isOpen: true) }
   }
 
   @Test("Mappings appear to every endpoint, whenever it came, and go for all of them (R148, R159)")
   func shared() throws {
-    let memory = try GuestMemory.numbered(pages: 16)
     let domain = Domain(memory)
-    try domain.map(DMAAddress(0), byteCount: 4096, to: GuestAddress(0), permissions: .read)
-    let endpoints = (0..<3).map { EndpointSpace(memory, requester: RequesterID(rawValue: UInt16($0)), isOpen: true) }
+    try domain.map(0, to: 0, .read)
+    let endpoints = endpoints(3)
     for endpoint in endpoints.dropLast() { domain.attach(endpoint) }
     var first = IOTLB(endpoints[0]), second = IOTLB(endpoints[1]), late = IOTLB(endpoints[2])
-    #expect(byte(&first, 0) == .success(1) && byte(&second, 0) == .success(1))
-    try domain.map(DMAAddress(4096), byteCount: 4096, to: GuestAddress(3 * Self.page), permissions: .read)
-    #expect(byte(&first, 4096) == .success(4) && byte(&second, 4096) == .success(4))
+    #expect(first.look(0) == .success(1) && second.look(0) == .success(1))
+    try domain.map(4096, to: 3 * Self.page, .read)
+    #expect(first.look(4096) == .success(4) && second.look(4096) == .success(4))
     domain.attach(endpoints[2])
-    #expect(byte(&late, 0) == .success(1) && byte(&late, 4096) == .success(4))
-    #expect(try domain.unmap(from: DMAAddress(0), through: DMAAddress(4095)) == 1)
-    #expect(byte(&first, 0) == missing(0) && byte(&second, 0) == missing(0) && byte(&late, 0) == missing(0))
-    #expect(byte(&late, 4096) == .success(4))
+    #expect(late.look(0) == .success(1) && late.look(4096) == .success(4))
+    #expect(try domain.unmap(0) == 1)
+    #expect(first.look(0) == .fault(0) && second.look(0) == .fault(0) && late.look(0) == .fault(0))
+    #expect(late.look(4096) == .success(4))
     domain.detach(endpoints[1], to: .blocked(.stopped))
     domain.removeAll()
-    #expect(byte(&first, 4096) == missing(4096) && byte(&late, 4096) == missing(4096))
+    #expect(first.look(4096) == .fault(4096) && late.look(4096) == .fault(4096))
     #expect(domain.endpoints.count == 2)
   }
 
   @Test("An unmap waits for the last endpoint that uses the page, wherever it is in the list (R159)", arguments: 0..<3)
   func waitsForEach(slow: Int) throws {
-    let memory = try GuestMemory.numbered(pages: 16)
     let domain = Domain(memory)
-    try domain.map(DMAAddress(0), byteCount: 4096, to: GuestAddress(0), permissions: .read)
-    let endpoints = (0..<3).map { EndpointSpace(memory, requester: RequesterID(rawValue: UInt16($0)), isOpen: true) }
+    try domain.map(0, to: 0, .read)
+    let endpoints = endpoints(3)
     for endpoint in endpoints { domain.attach(endpoint) }
     var user = IOTLB(endpoints[slow])
     _ = user.beginRound()
     #expect(user.byte(0, .read) == .success(1))
     let generation = endpoints[slow].fence.generation
-    let unmap = WorkThread { _ = try? domain.unmap(from: DMAAddress(0), through: DMAAddress(4095)) }
+    let unmap = WorkThread { _ = try? domain.unmap(0) }
     while endpoints[slow].fence.generation == generation { unmap.pause() }
     unmap.pause()
     #expect(!unmap.isDone)
@@ -64,24 +58,21 @@ struct SharedDomainTests {
     "An endpoint is in one domain: attached to another, it has left the first, and an endpoint that is gone holds nothing up"
   )
   func moves() throws {
-    let memory = try GuestMemory.numbered(pages: 16)
     let domains = [Domain(memory), Domain(memory)]
-    for (i, domain) in domains.enumerated() {
-      try domain.map(DMAAddress(0), byteCount: 4096, to: GuestAddress(UInt64(i) * Self.page), permissions: .read)
-    }
+    for (i, domain) in domains.enumerated() { try domain.map(0, to: UInt64(i) * Self.page, .read) }
     let endpoint = EndpointSpace(memory, requester: RequesterID(rawValue: 1), isOpen: true)
     var cache = IOTLB(endpoint)
     domains[0].attach(endpoint)
     domains[0].attach(endpoint)
-    #expect(domains[0].endpoints.count == 1 && byte(&cache, 0) == .success(1))
+    #expect(domains[0].endpoints.count == 1 && cache.look(0) == .success(1))
     domains[1].attach(endpoint)
-    #expect(domains[0].endpoints.isEmpty && domains[1].endpoints.count == 1 && byte(&cache, 0) == .success(2))
+    #expect(domains[0].endpoints.isEmpty && domains[1].endpoints.count == 1 && cache.look(0) == .success(2))
     do {
       let passing = EndpointSpace(memory, requester: RequesterID(rawValue: 2), isOpen: true)
       domains[1].attach(passing)
     }
     #expect(domains[1].endpoints.count == 1)
-    #expect(try domains[1].unmap(from: DMAAddress(0), through: DMAAddress(.max)) == 1)
+    #expect(try domains[1].unmap(0, through: .max) == 1)
   }
 
   @Test(
@@ -89,7 +80,7 @@ struct SharedDomainTests {
     arguments: [UInt64(1), .random(in: 2...UInt64.max)])
   func model(seed: UInt64) throws {
     var random = SeededGenerator(seed)
-    let domain = Domain(try GuestMemory.numbered(pages: 16), maxMappings: 500)
+    let domain = Domain(memory, maxMappings: 500)
     let window = 12_000
     /// The number of the mapping on each page, 0: none; and where each begins and ends.
     var pages = [Int](repeating: 0, count: window)
@@ -105,10 +96,7 @@ struct SharedDomainTests {
           extents.count == 500 ? .full : pages[at...last].contains { $0 != 0 } ? .overlap : nil
         var found: DomainError?
         do throws(DomainError) {
-          try domain.map(
-            DMAAddress(UInt64(at) * Self.page), byteCount: UInt64(last - at + 1) * Self.page,
-            to: GuestAddress(UInt64(at) * Self.page),
-            permissions: .read)
+          try domain.map(UInt64(at) * Self.page, to: UInt64(at) * Self.page, pages: UInt64(last - at + 1), .read)
         } catch { found = error }
         guard found == expected else {
           Issue.record("seed \(seed), step \(step): map \(at)...\(last) is \(String(describing: found))")
@@ -120,16 +108,12 @@ struct SharedDomainTests {
           for page in at...last { pages[page] = serial }
         }
       } else {
-        let last = min(
-          window - 1,
-          at
-            + (random.chance(1, in: 8)
-              ? Int.random(in: 0...2500, using: &random) : Int.random(in: 0...12, using: &random)))
+        let most = random.chance(1, in: 8) ? 2500 : 12
+        let last = min(window - 1, at + Int.random(in: 0...most, using: &random))
         let touched = Set(pages[at...last]).subtracting([0])
         let isWhole = touched.allSatisfy { extents[$0]!.lowerBound >= at && extents[$0]!.upperBound <= last }
         let result = Result { () throws(DomainError) in
-          try domain.unmap(
-            from: DMAAddress(UInt64(at) * Self.page), through: DMAAddress(UInt64(last) * Self.page + 4095))
+          try domain.unmap(UInt64(at) * Self.page, through: UInt64(last) * Self.page + 4095)
         }
         guard result == (isWhole ? .success(touched.count) : .failure(.split)) else {
           Issue.record(
@@ -138,9 +122,7 @@ struct SharedDomainTests {
           return
         }
         if isWhole {
-          for mapping in touched {
-            for page in extents.removeValue(forKey: mapping)! { pages[page] = 0 }
-          }
+          for mapping in touched { for page in extents.removeValue(forKey: mapping)! { pages[page] = 0 } }
         }
       }
       most = max(most, extents.count)
@@ -163,14 +145,12 @@ struct SharedDomainTests {
 
   @Test("The last mapping a domain takes is its limit's, and a hole makes room for another (R167)")
   func limit() throws {
-    let domain = Domain(try GuestMemory.numbered(pages: 16), maxMappings: 1 << 14)
-    func map(_ n: UInt64) throws(DomainError) {
-      try domain.map(DMAAddress(n * 2 * Self.page), byteCount: 4096, to: GuestAddress(0), permissions: .read)
-    }
+    let domain = Domain(memory, maxMappings: 1 << 14)
+    func map(_ n: UInt64) throws(DomainError) { try domain.map(n * 2 * Self.page, to: 0, .read) }
     // Descending: the worst order for a list.
     for n in (0..<UInt64(1 << 14)).reversed() { try map(n) }
     #expect(throws: DomainError.full) { try map(1 << 14) }
-    #expect(try domain.unmap(from: DMAAddress(4096 * 2 * 77), through: DMAAddress(4096 * 2 * 77 + 4095)) == 1)
+    #expect(try domain.unmap(4096 * 2 * 77) == 1)
     try map(1 << 14)
     #expect(domain.mappings == 1 << 14 && domain.byteCount == 1 << 26)
   }
@@ -178,20 +158,17 @@ struct SharedDomainTests {
   @Test(
     "A pair of map and unmap costs nothing like a thousand times more where there are a thousand times more mappings")
   func cost() throws {
-    let memory = try GuestMemory.numbered(pages: 16)
     func nanoseconds(_ mappings: UInt64) throws -> Double {
       let domain = Domain(memory)
-      for n in 0..<mappings {
-        try domain.map(DMAAddress(n << 13), byteCount: 4096, to: GuestAddress(0), permissions: .read)
-      }
+      for n in 0..<mappings { try domain.map(n << 13, to: 0, .read) }
       let clock = ContinuousClock()
       var best = Double.infinity
       for lap in 0..<5 as Range<UInt64> {
         let time = try clock.measure {
           for i in 0..<UInt64(1000) {
             let address = ((i &* 7919 &+ lap) % mappings) << 13 | 4096
-            try domain.map(DMAAddress(address), byteCount: 4096, to: GuestAddress(0), permissions: .read)
-            _ = try domain.unmap(from: DMAAddress(address), through: DMAAddress(address + 4095))
+            try domain.map(address, to: 0, .read)
+            _ = try domain.unmap(address)
           }
         }
         best = min(best, Double(time.components.attoseconds) / 1e9 / 1000)

@@ -1,11 +1,9 @@
 import Foundation
-import HostIO
 import Testing
 
 @testable import DMA
 
-@Suite("What a translation table costs", .serialized)
-struct TableMemoryTests {
+@Suite("What a translation table costs", .serialized) struct TableMemoryTests {
   /// Bytes of this process that are in memory.
   private var resident: Int {
     let words = (try? String(contentsOfFile: "/proc/self/statm", encoding: .utf8))?.split(separator: " ") ?? []

@@ -3,8 +3,7 @@ import VirtioTestKit
 
 @testable import DMA
 
-@Suite("What entering a mapping changes")
-struct TableMergingTests {
+@Suite("What entering a mapping changes") struct TableMergingTests {
   private let table = TranslationTable()
   private let memory: GuestMemory
   private let whole: HostRun

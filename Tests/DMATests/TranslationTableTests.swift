@@ -4,18 +4,32 @@ import VirtioTestKit
 @testable import DMA
 
 /// The radix tree against a dictionary of pages.
-@Suite("Translation table")
-struct TranslationTableTests {
+@Suite("Translation table") struct TranslationTableTests {
   /// Page number → what a look-up of it must say.
   typealias Model = [UInt64: (host: UInt64, permissions: DMAPermissions)]
 
+  private let table = TranslationTable()
   /// Host memory to point into: 2 GiB of address space, none of it touched.
-  private func memory() throws -> (GuestMemory, HostRun) {
-    let memory = try GuestMemory(byteCount: 1 << 31)
-    return (memory, try #require(memory.run(at: GuestAddress(0))))
+  private let owner: GuestMemory
+  private let memory: HostRun
+
+  init() throws {
+    owner = try GuestMemory(byteCount: 1 << 31)
+    memory = try #require(owner.run(at: GuestAddress(0)))
   }
 
-  private func matches(_ table: TranslationTable, _ model: Model, _ memory: HostRun, at page: UInt64) -> Bool {
+  /// Enters a run of the memory.
+  private func insert(
+    _ address: UInt64, _ count: UInt64 = 4096, to host: UInt64 = 0, _ permissions: DMAPermissions = .read,
+    in other: TranslationTable? = nil
+  ) throws -> Bool {
+    let run = memory.part(from: host, count: count, seenFrom: DMAAddress(address), permissions: permissions)
+    return (other ?? table).insert(try #require(run))
+  }
+
+  private func permissions(_ address: UInt64) -> DMAPermissions? { table.run(at: DMAAddress(address))?.permissions }
+
+  private func matches(_ model: Model, at page: UInt64) -> Bool {
     let found = table.run(at: DMAAddress(page << 12 | 0x123))
     guard let expected = model[page] else { return found == nil }
     guard let found, found.contains(DMAAddress(page << 12)), found.permissions == expected.permissions else {
@@ -32,8 +46,6 @@ struct TranslationTableTests {
 
   @Test("Random mappings of every size, replaced and removed, answer as a dictionary of pages does", arguments: 1...4)
   func randomMappings(_ seed: Int) throws {
-    let (owner, memory) = try memory()
-    let table = TranslationTable()
     var model: Model = [:]
     var random = SeededGenerator(UInt64(seed))
     // A few neighbourhoods, so that mappings meet: low, around 512 pages, around 1 GiB, at the top.
@@ -51,9 +63,7 @@ struct TranslationTableTests {
         let start = aligned ? page & ~511 : page
         let host = UInt64.random(in: 0..<1000, using: &random) * (aligned ? 512 : 1) << 12
         let permissions = [DMAPermissions.read, .write, .readWrite].randomElement(using: &random)!
-        let run = try #require(
-          memory.part(from: host, count: count << 12, seenFrom: DMAAddress(start << 12), permissions: permissions))
-        #expect(table.insert(run))
+        #expect(try insert(start << 12, count << 12, to: host, permissions))
         // A new mapping may take away more of an old large one than it covers, never less, and never changes it.
         for i in 0..<count { model[start + i] = (host + i << 12, permissions) }
         for near in (start > 1200 ? start - 1200 : 0)..<start &+ count &+ 1200
@@ -71,60 +81,42 @@ struct TranslationTableTests {
       if step % 20 == 0 {
         for base in bases {
           for page in base..<min(base + 2200, 0x10_0000_0000_0000) {
-            try #require(matches(table, model, memory, at: page), "page \(page)")
+            try #require(matches(model, at: page), "page \(page)")
           }
         }
       }
     }
     #expect(table.byteCount == UInt64(model.count) << 12)
     #expect(table.peakByteCount >= table.byteCount)
-    _ = owner
   }
 
   @Test("Replacing what is in the way of small mappings takes away no more than the large entry it was part of")
   func replacesOnlyTheEntry() throws {
-    let (owner, memory) = try memory()
-    let table = TranslationTable()
     // 4 MiB: two entries of 2 MiB.
-    #expect(
-      table.insert(try #require(memory.part(from: 0, count: 4 << 20, seenFrom: DMAAddress(0), permissions: .read))))
+    #expect(try insert(0, 4 << 20))
     #expect(table.mappings == 2)
-    #expect(
-      table.insert(try #require(memory.part(from: 0, count: 4096, seenFrom: DMAAddress(8192), permissions: .write))))
-    #expect(table.run(at: DMAAddress(8192))?.permissions == .write)
-    #expect(table.run(at: DMAAddress(2 << 20))?.permissions == .read)
+    #expect(try insert(8192, 4096, .write))
+    #expect(permissions(8192) == .write && permissions(2 << 20) == .read)
     // And a large one over small ones serves every page.
-    #expect(
-      table.insert(try #require(memory.part(from: 0, count: 2 << 20, seenFrom: DMAAddress(0), permissions: .readWrite)))
-    )
-    for page in 0..<UInt64(512) { #expect(table.run(at: DMAAddress(page << 12))?.permissions == .readWrite) }
+    #expect(try insert(0, 2 << 20, .readWrite))
+    for page in 0..<UInt64(512) { #expect(permissions(page << 12) == .readWrite) }
     #expect(table.byteCount == 4 << 20)
-    _ = owner
   }
 
   @Test("A removal that covers a part of an entry drops at least that part (R111)")
   func partialRemoval() throws {
-    let (owner, memory) = try memory()
-    let table = TranslationTable()
-    #expect(
-      table.insert(
-        try #require(memory.part(from: 0, count: 2 << 20, seenFrom: DMAAddress(2 << 20), permissions: .read))))
+    #expect(try insert(2 << 20, 2 << 20))
     #expect(table.remove(from: 3 << 20, through: 3 << 20) == 1)
     #expect(table.run(at: DMAAddress(3 << 20)) == nil)
     #expect(table.byteCount == 0 && table.mappings == 0)
     #expect(table.remove(from: 1, through: 0) == 0, "an empty range")
-    _ = owner
   }
 
   @Test("The last page of the address space can be mapped, found and removed (R059, R108)")
   func topOfSpace() throws {
-    let (owner, memory) = try memory()
-    let table = TranslationTable()
     let top = UInt64.max - 4095
-    #expect(
-      table.insert(try #require(memory.part(from: 0, count: 4096, seenFrom: DMAAddress(top), permissions: .read))))
-    #expect(
-      table.insert(try #require(memory.part(from: 4096, count: 4096, seenFrom: DMAAddress(0), permissions: .read))))
+    #expect(try insert(top))
+    #expect(try insert(0, to: 4096))
     #expect(table.run(at: DMAAddress(.max))?.firstAddress == DMAAddress(top))
     #expect(table.run(at: DMAAddress(top - 1)) == nil)
     #expect(table.run(at: DMAAddress(0))?.firstAddress == DMAAddress(0))
@@ -133,24 +125,18 @@ struct TranslationTableTests {
     #expect(table.run(at: DMAAddress(.max)) == nil)
     #expect(table.remove(from: 0, through: .max) == 1)
     #expect(table.byteCount == 0)
-    _ = owner
   }
 
   @Test("A mapping that is not made of whole pages is refused")
   func alignment() throws {
-    let (owner, memory) = try memory()
-    let table = TranslationTable()
     for (from, count, seen) in [(UInt64(1), UInt64(4096), UInt64(0)), (0, 4095, 0), (0, 4096, 1), (0, 4097, 0)] {
-      let run = try #require(memory.part(from: from, count: count, seenFrom: DMAAddress(seen), permissions: .read))
-      #expect(!table.insert(run))
+      #expect(try !insert(seen, count, to: from))
     }
     #expect(table.mappings == 0)
-    _ = owner
   }
 
   @Test("A tree that may not grow refuses, keeps what it has, and is whole again when emptied")
   func nodeLimit() throws {
-    let (owner, memory) = try memory()
     let table = TranslationTable(maxNodes: 8)
     let fence = TranslationFence()
     for _ in 0..<3 {
@@ -158,9 +144,7 @@ struct TranslationTableTests {
       for i in 0..<20 {
         // Far apart: a node or more each.
         let at = UInt64(i) << 40
-        if table.insert(try #require(memory.part(from: 0, count: 4096, seenFrom: DMAAddress(at), permissions: .read))) {
-          taken.append(at)
-        }
+        if try insert(at, in: table) { taken.append(at) }
       }
       #expect(!taken.isEmpty && taken.count < 20)
       for at in taken { #expect(table.run(at: DMAAddress(at)) != nil) }
@@ -168,25 +152,16 @@ struct TranslationTableTests {
       table.removeAll(drained: fence)
       for at in taken { #expect(table.run(at: DMAAddress(at)) == nil) }
     }
-    _ = owner
   }
 
   @Test("Looking up the last of 4096 mappings costs what looking up the first does (R121)")
   func sublinear() throws {
-    let (owner, memory) = try memory()
-    let table = TranslationTable()
-    for i in 0..<UInt64(4096) {
-      #expect(
-        table.insert(
-          try #require(
-            memory.part(from: (i % 100) << 12, count: 4096, seenFrom: DMAAddress(i << 13), permissions: .read))))
-    }
+    for i in 0..<UInt64(4096) { #expect(try insert(i << 13, to: (i % 100) << 12)) }
     let clock = ContinuousClock()
     func time(_ address: UInt64) -> Duration {
       (0..<5).map { _ in clock.measure { for _ in 0..<2_000 { _ = table.run(at: DMAAddress(address)) } } }.min()!
     }
     // A list would be thousands of times slower at its end.
     #expect(time(4095 << 13) < time(0) * 20)
-    _ = owner
   }
 }

@@ -12,8 +12,7 @@ import Virtio
 import VirtioBlock
 import VirtioTestKit
 
-@Suite("A disk that hands over what is in flight", .timeLimit(.minutes(10)))
-struct HandOverTests {
+@Suite("A disk that hands over what is in flight", .timeLimit(.minutes(10))) struct HandOverTests {
   @Test(
     "Stopped again and again in the middle of its work, with GET_VRING_BASE_INFLIGHT, a disk does every request once in the end",
     arguments: [false, true])
@@ -23,8 +22,7 @@ struct HandOverTests {
     var options = BlockOptions(path: path)
     options.engine = .automatic
     let (near, far) = try UnixSocket.pair()
-    let server = try VhostUserServer(
-      try BlockDevice(options), on: .connected(far), log: .silent)
+    let server = try VhostUserServer(try BlockDevice(options), on: .connected(far), log: .silent)
     let thread = try WorkerThread(name: "back-end") { try? server.run() }
     let frontend = try Frontend(near, memory: FrontendMemory(byteCount: 1 << 20))
     try frontend.negotiate(
@@ -58,8 +56,7 @@ struct HandOverTests {
       }
     }
     _ = try frontend.stopQueue(0)
-    let rest = try disk.reap()
-    #expect(rest == nil)
+    #expect(try disk.reap() == nil)
     frontend.close()
     thread.join()
     let image = try Data(contentsOf: URL(fileURLWithPath: path))

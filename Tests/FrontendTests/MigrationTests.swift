@@ -96,8 +96,7 @@ struct MigrationTests {
     var options = BlockOptions(path: path)
     options.queueCount = 2
     let (near, far) = try UnixSocket.pair()
-    let server = try VhostUserServer(
-      try BlockDevice(options), on: .connected(far), log: .silent)
+    let server = try VhostUserServer(try BlockDevice(options), on: .connected(far), log: .silent)
     let thread = try WorkerThread(name: "back-end") { try? server.run() }
     let memory = FrontendMemory()
     // The higher one first: the next mapping then usually ends where this one begins.

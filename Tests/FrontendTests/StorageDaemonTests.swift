@@ -13,7 +13,11 @@ struct StorageDaemonTests {
     .version1, .eventIndex, .indirectDescriptors, Features(bit: 9), Features(bit: 12), Features(bit: 6),
   ]
 
-  private func daemon(_ scratch: TemporaryFolder, queues: Int = 1) throws -> BackendProcess {
+  private let scratch: TemporaryFolder
+
+  init() throws { scratch = try TemporaryFolder() }
+
+  private func daemon(queues: Int = 1) throws -> BackendProcess {
     let image = try scratch.image(size: 16 << 20)
     let daemon = try #require(try BackendProcess.storageDaemon(image: image, directory: scratch.url, queues: queues))
     try #require(daemon.waitForSocket(), "\(daemon.output)")
@@ -22,20 +26,16 @@ struct StorageDaemonTests {
 
   @Test("Blocks written through one queue are read back, and are in the image")
   func readAndWrite() throws {
-    let scratch = try TemporaryFolder()
-    let daemon = try daemon(scratch)
+    let daemon = try daemon()
     let frontend = try daemon.connect(memory: FrontendMemory(byteCount: 8 << 20))
     try frontend.negotiate(Self.wanted)
     #expect(frontend.features.contains(.version1))
     try frontend.share()
     let place = BlockClientPlace(base: GuestAddress(0x10000), queueSize: 64, slots: 16, slotBytes: 4096)
     var disk = try BlockClient(frontend, queue: 0, place: place)
-    for block in 0..<100 {
-      try disk.write(sector: UInt64(block * 8), pattern(4096, seed: UInt64(block)))
-    }
+    for block in 0..<100 { try disk.write(sector: UInt64(block * 8), pattern(4096, seed: UInt64(block))) }
     for block in (0..<100).reversed() {
-      let bytes = try disk.read(sector: UInt64(block * 8), count: 4096)
-      #expect(bytes == pattern(4096, seed: UInt64(block)))
+      #expect(try disk.read(sector: UInt64(block * 8), count: 4096) == pattern(4096, seed: UInt64(block)))
     }
     try disk.flush()
     let image = try Data(contentsOf: scratch.url.appendingPathComponent("disk.img"))
@@ -46,8 +46,7 @@ struct StorageDaemonTests {
 
   @Test("Two queues and indirect descriptors work, with many requests at once")
   func manyAtOnce() throws {
-    let scratch = try TemporaryFolder()
-    let daemon = try daemon(scratch, queues: 2)
+    let daemon = try daemon(queues: 2)
     let frontend = try daemon.connect(memory: FrontendMemory(byteCount: 8 << 20))
     try frontend.negotiate(Self.wanted)
     #expect(frontend.queueCount == 2)
@@ -72,15 +71,13 @@ struct StorageDaemonTests {
       }
     }
     for block in stride(from: 0, to: 20 * 64, by: 37) {
-      let bytes = try a.read(sector: UInt64(block * 8), count: 4096)
-      #expect(bytes == pattern(4096, seed: UInt64(block)))
+      #expect(try a.read(sector: UInt64(block * 8), count: 4096) == pattern(4096, seed: UInt64(block)))
     }
   }
 
   @Test("The configuration space tells the capacity")
   func configuration() throws {
-    let scratch = try TemporaryFolder()
-    let daemon = try daemon(scratch)
+    let daemon = try daemon()
     let frontend = try daemon.connect(memory: FrontendMemory(byteCount: 1 << 20))
     try frontend.negotiate(Self.wanted)
     let bytes = try frontend.readConfiguration(count: 8)
@@ -89,8 +86,7 @@ struct StorageDaemonTests {
 
   @Test("A status asked of a back-end without STATUS is an error of ours, and the session lives")
   func notNegotiated() throws {
-    let scratch = try TemporaryFolder()
-    let daemon = try daemon(scratch)
+    let daemon = try daemon()
     let frontend = try daemon.connect()
     try frontend.negotiate(Self.wanted)
     #expect(throws: FrontendError.notNegotiated("GET_STATUS", needs: "STATUS")) { try frontend.status() }
@@ -99,8 +95,7 @@ struct StorageDaemonTests {
 
   @Test("A back-end killed in the middle ends the front-end's waits with an error")
   func killed() throws {
-    let scratch = try TemporaryFolder()
-    let daemon = try daemon(scratch)
+    let daemon = try daemon()
     let frontend = try daemon.connect()
     try frontend.negotiate(Self.wanted)
     daemon.kill()

@@ -5,11 +5,13 @@ import HostIO
 import Testing
 import VirtioTestKit
 
-@Suite("Block files")
-struct BlockFileTests {
+@Suite("Block files") struct BlockFileTests {
+  private let directory: TemporaryFolder
+
+  init() throws { directory = try TemporaryFolder() }
+
   @Test("Vectored reads and writes move every segment, in order")
   func roundTrip() throws {
-    let directory = try TemporaryFolder()
     let file = try BlockFile(path: try directory.file("disk", pattern(65536)))
     #expect(file.kind == .regularFile && file.size == 65536 && file.geometry.logicalBlock == 512)
     let buffers = try Buffers([(0, 16), (4096, 4096), (20000, 511), (30000, 1)])
@@ -27,7 +29,6 @@ struct BlockFileTests {
 
   @Test("A part of the segments, and the rest of a short transfer, go to their place")
   func window() throws {
-    let directory = try TemporaryFolder()
     let file = try BlockFile(path: try directory.file("disk", pattern(8192)))
     let buffers = try Buffers([(0, 16), (4096, 512), (8192, 512), (12288, 1)])
     buffers.bytes = [UInt8](repeating: 0xee, count: 1041)
@@ -40,18 +41,14 @@ struct BlockFileTests {
     #expect(file.byteCount(buffers.list.readable, 1..<3) == 1024)
     try file.write(from: buffers.list.readable, 1..<3, skipping: 600, at: 0)
     #expect(try Data(contentsOf: URL(filePath: file.path)).prefix(424) == Data(pattern(8192)[2000..<2424]))
-    #expect(
-      errno { () throws(HostError) in try file.write(from: buffers.list.readable, 1..<3, skipping: 1025, at: 0) }
-        == EINVAL)
+    expect(EINVAL) { try file.write(from: buffers.list.readable, 1..<3, skipping: 1025, at: 0) }
   }
 
   @Test("More segments than one call takes are moved in several")
   func manySegments() throws {
-    let directory = try TemporaryFolder()
     let file = try BlockFile(path: try directory.file("disk", pattern(100_000)))
     let buffers = try Buffers((0..<3000).map { ($0 * 64, 32) })
-    let segments = buffers.list.segmentCount
-    #expect(segments == 3000)
+    #expect(buffers.list.segmentCount == 3000)
     let count = try file.read(into: buffers.list.readable, at: 7)
     #expect(count == 96000)
     #expect(buffers.bytes == Array(pattern(100_000)[7..<96007]))
@@ -62,24 +59,22 @@ struct BlockFileTests {
 
   @Test("Reading ends at the end of the file; writing past it changes nothing")
   func ends() throws {
-    let directory = try TemporaryFolder()
     let file = try BlockFile(path: try directory.file("disk", pattern(1000)))
     let buffers = try Buffers([(0, 300), (4096, 300)])
     #expect(try file.read(into: buffers.list.readable, at: 600) == 400)
     #expect(try file.read(into: buffers.list.readable, at: 1000) == 0)
     #expect(try file.read(into: buffers.list.readable, at: 5000) == 0)
     for position in [401, 1001, UInt64(Int64.max), UInt64.max] {
-      #expect(errno { () throws(HostError) in try file.write(from: buffers.list.readable, at: position) } == EINVAL)
-      #expect(errno { () throws(HostError) in try file.discard(at: position, count: 600) } == EINVAL)
-      #expect(errno { () throws(HostError) in try file.writeZeroes(at: position, count: 600, unmap: false) } == EINVAL)
+      expect(EINVAL) { try file.write(from: buffers.list.readable, at: position) }
+      expect(EINVAL) { try file.discard(at: position, count: 600) }
+      expect(EINVAL) { try file.writeZeroes(at: position, count: 600, unmap: false) }
     }
-    #expect(errno { () throws(HostError) in _ = try file.read(into: buffers.list.readable, at: .max) } == EINVAL)
+    expect(EINVAL) { _ = try file.read(into: buffers.list.readable, at: .max) }
     #expect(try Data(contentsOf: URL(filePath: file.path)) == Data(pattern(1000)))
   }
 
   @Test("A resize is noticed when asked for, and only then")
   func resize() throws {
-    let directory = try TemporaryFolder()
     let file = try BlockFile(path: try directory.file("disk", pattern(1024)))
     #expect(try file.refreshSize() == false)
     let handle = try #require(FileHandle(forWritingAtPath: file.path))
@@ -91,7 +86,6 @@ struct BlockFileTests {
 
   @Test("A file cut short while open reads short, and stays readable")
   func cutShort() throws {
-    let directory = try TemporaryFolder()
     let file = try BlockFile(path: try directory.file("disk", pattern(8192)))
     try #require(FileHandle(forWritingAtPath: file.path)).truncate(atOffset: 512)
     let buffers = try Buffers([(0, 1024)])
@@ -101,38 +95,29 @@ struct BlockFileTests {
 
   @Test("What is no disk is refused by its kind, without waiting for it")
   func kinds() throws {
-    let directory = try TemporaryFolder()
-    #expect(errno { () throws(HostError) in _ = try BlockFile(path: directory.url.path) } == EISDIR)
-    #expect(
-      errno { () throws(HostError) in
-        _ = try BlockFile(path: directory.url.path, options: .init(readOnly: true))
-      } == EISDIR)
+    expect(EISDIR) { _ = try BlockFile(path: directory.url.path) }
+    expect(EISDIR) { _ = try BlockFile(path: directory.url.path, options: .init(readOnly: true)) }
     #expect(try run("/usr/bin/mkfifo", [directory.path("fifo")]).status == 0)
-    #expect(
-      errno { () throws(HostError) in
-        _ = try BlockFile(path: directory.path("fifo"), options: .init(readOnly: true))
-      } == ENOTBLK)
-    #expect(errno { () throws(HostError) in _ = try BlockFile(path: "/dev/null") } == ENOTBLK)
-    #expect(errno { () throws(HostError) in _ = try BlockFile(path: directory.path("none")) } == ENOENT)
+    expect(ENOTBLK) { _ = try BlockFile(path: directory.path("fifo"), options: .init(readOnly: true)) }
+    expect(ENOTBLK) { _ = try BlockFile(path: "/dev/null") }
+    expect(ENOENT) { _ = try BlockFile(path: directory.path("none")) }
     #expect(!FileManager.default.fileExists(atPath: directory.path("none")))
   }
 
   @Test("A read-only disk refuses every change")
   func readOnly() throws {
-    let directory = try TemporaryFolder()
     let file = try BlockFile(path: try directory.file("disk", pattern(4096)), options: .init(readOnly: true))
     let buffers = try Buffers([(0, 512)])
-    #expect(errno { () throws(HostError) in try file.write(from: buffers.list.readable, at: 0) } == EROFS)
-    #expect(errno { () throws(HostError) in try file.discard(at: 0, count: 512) } == EROFS)
-    #expect(errno { () throws(HostError) in try file.writeZeroes(at: 0, count: 512, unmap: true) } == EROFS)
-    #expect(errno { () throws(HostError) in try file.secureErase(at: 0, count: 512) } == EROFS)
+    expect(EROFS) { try file.write(from: buffers.list.readable, at: 0) }
+    expect(EROFS) { try file.discard(at: 0, count: 512) }
+    expect(EROFS) { try file.writeZeroes(at: 0, count: 512, unmap: true) }
+    expect(EROFS) { try file.secureErase(at: 0, count: 512) }
     #expect(!file.supportsDiscard && !file.supportsSecureErase)
     #expect(try Data(contentsOf: URL(filePath: file.path)) == Data(pattern(4096)))
   }
 
   @Test("A full file system is ENOSPC, and what is there stays readable")
   func noSpace() throws {
-    let directory = try TemporaryFolder()
     let mounted =
       (try? run("/usr/bin/mount", ["-t", "tmpfs", "-o", "size=64k", "tmpfs", directory.url.path]))?.status == 0
     guard mounted else { try Test.cancel("SKIPPED: this process may not mount a tmpfs, ENOSPC is not tested") }
@@ -142,15 +127,18 @@ struct BlockFileTests {
     try handle.close()
     let file = try BlockFile(path: directory.path("disk"))
     let buffers = try Buffers([(0, 131072)])
-    #expect(errno { () throws(HostError) in try file.write(from: buffers.list.readable, at: 8192) } == ENOSPC)
-    #expect(errno { () throws(HostError) in try file.writeZeroes(at: 8192, count: 131072, unmap: false) } == ENOSPC)
+    expect(ENOSPC) { try file.write(from: buffers.list.readable, at: 8192) }
+    expect(ENOSPC) { try file.writeZeroes(at: 8192, count: 131072, unmap: false) }
     #expect(try file.read(into: buffers.list.readable, at: 0) == 131072)
     #expect(Array(buffers.bytes[..<4096]) == pattern(4096))
   }
 }
 
-@Suite("Ranges of block files")
-struct BlockFileRangeTests {
+@Suite("Ranges of block files") struct BlockFileRangeTests {
+  private let directory: TemporaryFolder
+
+  init() throws { directory = try TemporaryFolder() }
+
   private func contents(_ file: BlockFile) throws -> [UInt8] {
     let all = try Buffers([(0, Int(file.size))])
     try #require(try file.read(into: all.list.readable, at: 0) == Int(file.size))
@@ -159,7 +147,6 @@ struct BlockFileRangeTests {
 
   @Test("A file system without holes and ranges gets bytes of zero, and no discards")
   func noRanges() throws {
-    let directory = try TemporaryFolder()
     let mounted = (try? run("/usr/bin/mount", ["-t", "ramfs", "ramfs", directory.url.path]))?.status == 0
     guard mounted else {
       try Test.cancel("SKIPPED: this process may not mount a ramfs, a file system without holes is not tested")
@@ -168,7 +155,7 @@ struct BlockFileRangeTests {
     var expected = pattern(3 << 20)
     let file = try BlockFile(path: try directory.file("disk", expected))
     #expect(!file.supportsDiscard && file.isMemory)
-    #expect(errno { () throws(HostError) in try file.discard(at: 0, count: 4096) } == EOPNOTSUPP)
+    expect(EOPNOTSUPP) { try file.discard(at: 0, count: 4096) }
     for (position, count, unmap) in [
       (7, 2_000_003, false), (2_500_000, 4096, true), (3_000_000, 1, false), (3_100_000, 0, true),
     ] {
@@ -216,7 +203,6 @@ struct BlockFileRangeTests {
 
   @Test("A sparse file stays sparse when only a little is written")
   func sparse() throws {
-    let directory = try TemporaryFolder()
     try #require(FileHandle(forWritingAtPath: try directory.file("disk", []))).truncate(atOffset: 1 << 30)
     let file = try BlockFile(path: directory.path("disk"))
     let buffers = try Buffers([(0, 4096)])
@@ -228,15 +214,13 @@ struct BlockFileRangeTests {
 
   @Test("Secure erase of a regular file is refused, not pretended")
   func secureErase() throws {
-    let directory = try TemporaryFolder()
     let file = try BlockFile(path: try directory.file("disk", pattern(4096)))
     #expect(!file.supportsSecureErase)
-    #expect(errno { () throws(HostError) in try file.secureErase(at: 0, count: 4096) } == EOPNOTSUPP)
+    expect(EOPNOTSUPP) { try file.secureErase(at: 0, count: 4096) }
   }
 
   @Test("A block device tells its shape and takes the same requests")
   func blockDevice() throws {
-    let directory = try TemporaryFolder()
     let backing = try directory.file("backing", pattern(1 << 20))
     let attached = try? run("/usr/sbin/losetup", ["--find", "--show", "--sector-size", "4096", backing])
     guard let attached, attached.status == 0 else {
@@ -270,13 +254,13 @@ struct BlockFileRangeTests {
       expected.replaceSubrange(600_000..<600_100, with: repeatElement(0, count: 100))
       expected.replaceSubrange(700_001..<709_001, with: repeatElement(0, count: 9000))
       #expect(try contents(file) == expected, "parts of blocks are written")
-      #expect(errno { () throws(HostError) in try file.secureErase(at: 0, count: 4096) } == EOPNOTSUPP)
+      expect(EOPNOTSUPP) { try file.secureErase(at: 0, count: 4096) }
       try file.flush()
       let zeros = try Buffers([(0, 131072)])
       zeros.bytes = pattern(131072)
       #expect(try file.read(into: zeros.list.readable, at: 65536) == 131072)
       #expect(zeros.bytes == [UInt8](repeating: 0, count: 131072))
-      #expect(errno { () throws(HostError) in _ = try BlockFile(path: device) } == EBUSY)
+      expect(EBUSY) { _ = try BlockFile(path: device) }
     }
   }
 }

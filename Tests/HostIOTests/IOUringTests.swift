@@ -8,13 +8,30 @@ import VirtioTestKit
 
 private func hasIOUring() -> Bool { (try? IOUring(entries: 4)) != nil }
 
-@Suite("io_uring", .enabled("SKIPPED: this kernel has no io_uring for us") { hasIOUring() })
-struct IOUringTests {
+extension IOUring {
+  /// The results of that many requests, by tag, waited for.
+  fileprivate mutating func results(_ count: Int) throws -> [UInt64: Int32] {
+    var done = CompletionSet()
+    var results: [UInt64: Int32] = [:]
+    while results.count < count {
+      try submitAndWait(timeout: .seconds(10))
+      reap(into: &done)
+      try #require(done.indices.isEmpty == false)
+      for i in done.indices { results[done.tag(i)] = done.result(i) }
+    }
+    return results
+  }
+}
+
+@Suite("io_uring", .enabled("SKIPPED: this kernel has no io_uring for us") { hasIOUring() }) struct IOUringTests {
+  private let directory: TemporaryFolder
+
+  init() throws { directory = try TemporaryFolder() }
+
   @Test(
     "Reads, writes and flushes complete with their tags, in every set-up", arguments: IOUring.Setup.allCases,
     [false, true])
   func roundTrip(best: IOUring.Setup, registered: Bool) throws {
-    let directory = try TemporaryFolder()
     let file = try BlockFile(path: try directory.file("disk", pattern(65536)))
     var ring = try IOUring(entries: 8, atBest: best)
     let setup = ring.setup
@@ -30,22 +47,13 @@ struct IOUringTests {
       ring.write(file, from: out.list.readable, 0..<2, at: 32768, durable: true, tag: 3),
     ]
     #expect(queued == [.queued, .queued, .queued])
-    var done = CompletionSet()
-    var results: [UInt64: Int32] = [:]
     try ring.submit()
-    while results.count < 3 {
-      try ring.submitAndWait(timeout: .seconds(10))
-      ring.reap(into: &done)
-      for i in done.indices { results[done.tag(i)] = done.result(i) }
-    }
-    #expect(results == [1: 4096, 2: 1008, 3: 1024])
+    #expect(try ring.results(3) == [1: 4096, 2: 1008, 3: 1024])
     #expect(one.bytes == Array(pattern(65536)[100..<4196]))
     #expect(Array(many.bytes[16...]) == Array(pattern(65536)[8192..<9200]))
-    let flushed = ring.flush(file, tag: 4)
-    try ring.submitAndWait(timeout: .seconds(10))
-    ring.reap(into: &done)
-    let (tag, result, left) = (done.tag(0), done.result(0), ring.inFlight)
-    #expect(flushed == .queued && tag == 4 && result == 0 && left == 0)
+    #expect(ring.flush(file, tag: 4) == .queued)
+    #expect(try ring.results(1) == [4: 0])
+    #expect(ring.inFlight == 0)
     #expect(try Data(contentsOf: URL(filePath: file.path))[32768..<33792] == Data(pattern(1024, seed: 8)))
   }
 
@@ -53,7 +61,6 @@ struct IOUringTests {
     "A ring made on one thread is used by another, and its event wakes that one's poller",
     arguments: IOUring.Setup.allCases)
   func handedOver(best: IOUring.Setup) throws {
-    let directory = try TemporaryFolder()
     let file = try BlockFile(path: try directory.file("disk", pattern(65536)))
     let event = try EventFD()
     let ring = try IOUring(entries: 8, atBest: best)
@@ -96,27 +103,18 @@ struct IOUringTests {
     _ = ring.poll(never.rawValue, for: .readable, tag: 2)
     try ring.submit()
     ring.reap(into: &done)
-    let early = done.count
-    #expect(early == 0)
+    #expect(done.count == 0)
     event.signal()
     try ring.submitAndWait(timeout: .seconds(10))
     ring.reap(into: &done)
     let (tag, result) = (done.tag(0), done.result(0))
     #expect(tag == 1 && result > 0)
     _ = ring.cancel(2, tag: 3)
-    var results: [UInt64: Int32] = [:]
-    while results.count < 2 {
-      try ring.submitAndWait(timeout: .seconds(10))
-      ring.reap(into: &done)
-      try #require(done.count > 0)
-      for i in done.indices { results[done.tag(i)] = done.result(i) }
-    }
-    #expect(results == [2: -ECANCELED, 3: 0])
+    #expect(try ring.results(2) == [2: -ECANCELED, 3: 0])
   }
 
   @Test("A full ring says so, and takes more after reaping")
   func full() throws {
-    let directory = try TemporaryFolder()
     let file = try BlockFile(path: try directory.file("disk", pattern(4096)))
     var ring = try IOUring(entries: 4)
     let capacity = ring.capacity
@@ -141,7 +139,6 @@ struct IOUringTests {
 
   @Test("What a ring cannot take is left to the file's own calls")
   func unsuitable() throws {
-    let directory = try TemporaryFolder()
     let file = try BlockFile(path: try directory.file("disk", pattern(65536)))
     let readOnly = try BlockFile(path: file.path, options: .init(readOnly: true, locked: false))
     var ring = try IOUring(entries: 4)
@@ -160,34 +157,21 @@ struct IOUringTests {
     let most = ring.read(file, into: many.list.readable, 0..<1024, at: 0, tag: 2)
     let discard = ring.discard(file, at: 4096, count: 4096, tag: 3)
     #expect(most == .queued && discard == .queued)
-    var results: [UInt64: Int32] = [:]
-    var done = CompletionSet()
-    while results.count < 2 {
-      try ring.submitAndWait(timeout: .seconds(10))
-      ring.reap(into: &done)
-      for i in done.indices { results[done.tag(i)] = done.result(i) }
-    }
-    #expect(results == [2: 32768, 3: 0])
+    #expect(try ring.results(2) == [2: 32768, 3: 0])
   }
 
   @Test("Short reads at the end of the file are told, and finished by the file")
   func short() throws {
-    let directory = try TemporaryFolder()
     let file = try BlockFile(path: try directory.file("disk", pattern(1000)))
     var ring = try IOUring(entries: 4)
     let buffers = try Buffers([(0, 600)])
     _ = ring.read(file, into: buffers.list.readable, 0..<1, at: 600, tag: 1)
-    try ring.submitAndWait(timeout: .seconds(10))
-    var done = CompletionSet()
-    ring.reap(into: &done)
-    let result = done.result(0)
-    #expect(result == 400)
+    #expect(try ring.results(1) == [1: 400])
     #expect(try file.read(into: buffers.list.readable, 0..<1, skipping: 400, at: 1000) == 0)
   }
 
   @Test("Requests under way are waited for when the ring ends")
   func ends() throws {
-    let directory = try TemporaryFolder()
     let file = try BlockFile(path: try directory.file("disk", pattern(65536)))
     let buffers = try Buffers([(0, 4096), (8192, 4096)])
     do {
@@ -202,8 +186,7 @@ struct IOUringTests {
   }
 }
 
-@Suite("Without io_uring")
-struct NoIOUringTests {
+@Suite("Without io_uring") struct NoIOUringTests {
   @Test("Where the kernel refuses rings the error says so, and the file's own calls still work")
   func refused() async {
     await #expect(processExitsWith: .success) {

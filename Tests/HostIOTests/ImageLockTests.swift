@@ -6,18 +6,24 @@ import VirtioTestKit
 
 private let dontLock = BlockFile.Options(locked: false)
 
-@Suite("Image locks")
-struct ImageLockTests {
+@Suite("Image locks") struct ImageLockTests {
+  private let directory: TemporaryFolder
+  private let path: String
+
+  init() throws {
+    directory = try TemporaryFolder()
+    path = try directory.file("disk", pattern(65536))
+  }
+
   @Test(
     "One writer keeps everybody out, readers keep writers out",
     arguments: [
       (false, false, true), (false, true, true), (true, false, true), (true, true, false),
     ])
   func twoOfUs(firstReadOnly: Bool, secondReadOnly: Bool, conflict: Bool) throws {
-    let directory = try TemporaryFolder()
-    let path = try directory.file("disk", pattern(4096))
     let first = try BlockFile(path: path, options: .init(readOnly: firstReadOnly))
-    let answer = errno { () throws(HostError) in _ = try BlockFile(path: path, options: .init(readOnly: secondReadOnly))
+    let answer = errno {
+      _ = try BlockFile(path: path, options: .init(readOnly: secondReadOnly))
     }
     #expect(answer == (conflict ? EBUSY : nil))
     // Who does not ask is not stopped.
@@ -27,36 +33,30 @@ struct ImageLockTests {
 
   @Test("The lock ends with the file")
   func ends() throws {
-    let directory = try TemporaryFolder()
-    let path = try directory.file("disk", pattern(4096))
     do { _ = try BlockFile(path: path) }
     _ = try BlockFile(path: path)
   }
 
   @Test("A lock that was refused leaves nothing behind, and one that was given back is free")
   func takenAndGivenBack() throws {
-    let directory = try TemporaryFolder()
-    let path = try directory.file("disk", pattern(4096))
     let first = try BlockFile(path: path, options: dontLock)
     let second = try BlockFile(path: path, options: dontLock)
     let reader = try BlockFile(path: path, options: .init(readOnly: true, locked: false))
     try first.lock()
-    #expect(errno { () throws(HostError) in try second.lock() } == EBUSY)
-    #expect(errno { () throws(HostError) in try reader.lock() } == EBUSY)
+    expect(EBUSY) { try second.lock() }
+    expect(EBUSY) { try reader.lock() }
     try first.unlock()
     // The two that were refused are still open.
     try second.lock()
     try second.unlock()
     try reader.lock()
-    #expect(errno { () throws(HostError) in try first.lock() } == EBUSY)
+    expect(EBUSY) { try first.lock() }
     try reader.unlock()
     try first.lock()
   }
 
   @Test("The error names the step and the image")
   func message() throws {
-    let directory = try TemporaryFolder()
-    let path = try directory.file("disk", pattern(4096))
     let first = try BlockFile(path: path)
     do {
       _ = try BlockFile(path: path)
@@ -72,8 +72,6 @@ struct ImageLockTests {
     .enabled(if: isInstalled(qemu), "SKIPPED: QEMU is not installed"),
     arguments: [(false, false), (false, true), (true, false), (true, true)])
   func weAreFirst(weRead: Bool, theyRead: Bool) throws {
-    let directory = try TemporaryFolder()
-    let path = try directory.file("disk", pattern(65536))
     let file = try BlockFile(path: path, options: .init(readOnly: weRead))
     let machine = try Machine(path, readOnly: theyRead)
     #expect(machine.started == (weRead && theyRead), "\(machine.output)")
@@ -86,11 +84,9 @@ struct ImageLockTests {
     .enabled(if: isInstalled(qemu), "SKIPPED: QEMU is not installed"),
     arguments: [(false, false), (false, true), (true, false), (true, true)])
   func qemuIsFirst(theyRead: Bool, weRead: Bool) throws {
-    let directory = try TemporaryFolder()
-    let path = try directory.file("disk", pattern(65536))
     let machine = try Machine(path, readOnly: theyRead)
     try #require(machine.started, "\(machine.output)")
-    let answer = errno { () throws(HostError) in _ = try BlockFile(path: path, options: .init(readOnly: weRead)) }
+    let answer = errno { _ = try BlockFile(path: path, options: .init(readOnly: weRead)) }
     #expect(answer == (theyRead && weRead ? nil : EBUSY))
   }
 }

@@ -3,8 +3,10 @@ import Glibc
 import HostIO
 import Testing
 
-@Suite("Lines that no writer waits for", .timeLimit(.minutes(10)))
-struct LineWriterTests {
+/// Processor time of the whole process.
+private func processCPUTime() -> Duration { .microseconds(clock()) }
+
+@Suite("Lines that no writer waits for", .timeLimit(.minutes(10))) struct LineWriterTests {
   /// A pipe, which fills up without a reader.
   private final class Unread {
     let reading: FileHandle
@@ -89,7 +91,5 @@ struct LineWriterTests {
       (4_107_542_400_000, "2100-03-01T00:00:00.000Z"), (1_764_431_865_250, "2025-11-29T15:57:45.250Z"),
       (1_709_164_800_000, "2024-02-29T00:00:00.000Z"), (-2_203_891_200_000, "1900-03-01T00:00:00.000Z"),
     ] as [(Int64, String)])
-  func calendar(_ time: Int64, _ text: String) {
-    #expect(WallClock.text(time) == text)
-  }
+  func calendar(_ time: Int64, _ text: String) { #expect(WallClock.text(time) == text) }
 }

@@ -1,6 +1,7 @@
 import DMA
 import Foundation
 import HostIO
+import Testing
 import VirtioTestKit
 
 /// Guest memory with a chain's segments in it, the way a device gets them.
@@ -29,9 +30,7 @@ struct Buffers: ~Copyable {
   var bytes: [UInt8] {
     get {
       var all: [UInt8] = []
-      for (address, count) in addresses {
-        all += memory.bytes(count, at: GuestAddress(UInt64(address)))
-      }
+      for (address, count) in addresses { all += memory.bytes(count, at: GuestAddress(UInt64(address))) }
       return all
     }
     nonmutating set {
@@ -46,9 +45,14 @@ struct Buffers: ~Copyable {
 }
 
 /// The error number a call threw, nil if it did not.
-func errno(_ body: () throws(HostError) -> Void) -> Int32? {
-  do throws(HostError) { try body() } catch { return error.errno.rawValue }
+func errno(_ body: () throws -> Void) -> Int32? {
+  do { try body() } catch { return (error as? HostError)?.errno.rawValue ?? -1 }
   return nil
+}
+
+/// That a call throws this error number.
+func expect(_ number: Int32, sourceLocation: SourceLocation = #_sourceLocation, _ body: () throws -> Void) {
+  #expect(errno(body) == number, sourceLocation: sourceLocation)
 }
 
 /// Runs a program to its end and returns its status and what it printed.

@@ -5,8 +5,18 @@ import Synchronization
 import Testing
 import VirtioTestKit
 
-@Suite("Unix sockets")
-struct UnixSocketTests {
+extension UnixSocket {
+  /// So many bytes, without descriptors; nil at the end.
+  fileprivate func all(_ count: Int, timeout: Duration? = nil, cancel: EventFD? = nil) throws -> [UInt8]? {
+    var bytes = [UInt8](repeating: 0, count: count)
+    var span = bytes.mutableSpan
+    var list = FileDescriptorList()
+    let isWhole = try receiveAll(into: &span, descriptors: &list, timeout: timeout, cancel: cancel)
+    return isWhole ? bytes : nil
+  }
+}
+
+@Suite("Unix sockets") struct UnixSocketTests {
   @Test("Bytes and descriptors arrive together, the descriptors close-on-exec")
   func descriptors() throws {
     let (a, b) = try UnixSocket.pair()
@@ -25,16 +35,11 @@ struct UnixSocketTests {
       #expect(raw != events[i].rawValue)
     }
     // The first one received is the first one sent.
-    guard let taken = list.takeFirst() else {
-      Issue.record("the list is empty")
-      return
-    }
+    guard let taken = list.takeFirst() else { return #expect(Bool(false), "the list is empty") }
     let first = try EventFD(adopting: taken)
     first.signal()
-    let drained = try events[0].drain()
-    #expect(drained == 1)
-    let left = list.count
-    #expect(left == 2)
+    #expect(try events[0].drain() == 1)
+    #expect(list.count == 2)
   }
 
   @Test("As many descriptors as the kernel takes, and not one more")
@@ -49,14 +54,10 @@ struct UnixSocketTests {
     let count = list.count
     #expect(count == 253)
     list.closeAll()
-    let left = list.count
-    #expect(left == 0)
+    #expect(list.count == 0)
     let (some, none) = (pattern(1), pattern(0))
-    #expect(
-      errno { () throws(HostError) in
-        try a.send(some.span, descriptors: Array(repeating: event.rawValue, count: 254))
-      } == EINVAL)
-    #expect(errno { () throws(HostError) in try a.send(none.span, descriptors: [event.rawValue]) } == EINVAL)
+    expect(EINVAL) { try a.send(some.span, descriptors: Array(repeating: event.rawValue, count: 254)) }
+    expect(EINVAL) { try a.send(none.span, descriptors: [event.rawValue]) }
     #expect(bytes == [9])
   }
 
@@ -98,13 +99,8 @@ struct UnixSocketTests {
     let (a, b) = try UnixSocket.pair()
     let message = pattern(1_000_000)
     let thread = try WorkerThread(name: "send") { try? a.send(message.span, timeout: .seconds(20)) }
-    var bytes = [UInt8](repeating: 0, count: message.count)
-    var span = bytes.mutableSpan
-    var list = FileDescriptorList()
-    let whole = try b.receiveAll(into: &span, descriptors: &list, timeout: .seconds(20))
+    #expect(try b.all(message.count, timeout: .seconds(20)) == message)
     thread.join()
-    #expect(whole)
-    #expect(bytes == message)
   }
 
   @Test("Nothing yet, closed, and closed in the middle are three things")
@@ -116,17 +112,11 @@ struct UnixSocketTests {
     let nothing = try b.receive(into: &span, descriptors: &list)
     #expect(nothing == .nothingYet)
     try a.send([1, 2].span)
-    let pending = try b.pendingBytes()
-    #expect(pending == 2)
+    #expect(try b.pendingBytes() == 2)
     a.shutdown()
-    do {
-      _ = try b.receiveAll(into: &span, descriptors: &list)
-      Issue.record("half a message was taken")
-    } catch {
-      #expect(error.errno == .connectionReset)
-    }
-    let whole = try b.receiveAll(into: &span, descriptors: &list)
-    #expect(!whole)
+    // Half a message is not taken.
+    expect(ECONNRESET) { _ = try b.all(4) }
+    #expect(try b.all(4) == nil)
     let closed = try b.receive(into: &span, descriptors: &list)
     #expect(closed == .closed)
     _ = bytes
@@ -135,27 +125,15 @@ struct UnixSocketTests {
   @Test("Waiting ends with its time, or when cancelled, on both sides")
   func limits() throws {
     let (a, b) = try UnixSocket.pair()
-    var bytes = [UInt8](repeating: 0, count: 4)
-    var span = bytes.mutableSpan
-    var list = FileDescriptorList()
-    do {
-      _ = try b.receiveAll(into: &span, descriptors: &list, timeout: .milliseconds(5))
-      Issue.record("nothing was received")
-    } catch { #expect(error.errno == .timedOut) }
+    expect(ETIMEDOUT) { _ = try b.all(4, timeout: .milliseconds(5)) }
     let cancel = try EventFD()
     cancel.signal()
-    do {
-      _ = try b.receiveAll(into: &span, descriptors: &list, cancel: cancel)
-      Issue.record("nothing was received")
-    } catch { #expect(error.errno == .canceled) }
-    let readable = try b.waitReadable(cancel: cancel)
-    #expect(!readable)
+    expect(ECANCELED) { _ = try b.all(4, cancel: cancel) }
+    #expect(try !b.waitReadable(cancel: cancel))
     let message = [UInt8](repeating: 7, count: 10_000_000)
-    #expect(errno { () throws(HostError) in try a.send(message.span, timeout: .milliseconds(5)) } == ETIMEDOUT)
-    #expect(errno { () throws(HostError) in try a.send(message.span, cancel: cancel) } == ECANCELED)
-    let filled = try b.waitReadable(timeout: .zero)
-    #expect(filled)
-    _ = bytes
+    expect(ETIMEDOUT) { try a.send(message.span, timeout: .milliseconds(5)) }
+    expect(ECANCELED) { try a.send(message.span, cancel: cancel) }
+    #expect(try b.waitReadable(timeout: .zero))
   }
 
   @Test("Sending to a peer that is gone is an error and no signal")
@@ -163,7 +141,7 @@ struct UnixSocketTests {
     let (a, b) = try UnixSocket.pair()
     b.shutdown()
     let message = pattern(1)
-    #expect(errno { () throws(HostError) in try a.send(message.span) } == EPIPE)
+    expect(EPIPE) { try a.send(message.span) }
   }
 
   @Test("The peer's credentials are known")
@@ -175,10 +153,7 @@ struct UnixSocketTests {
 
   @Test("What is no connected Unix stream socket is not taken for one")
   func adoption() throws {
-    #expect(
-      errno { () throws(HostError) in
-        _ = try UnixSocket(adopting: MemoryFile(name: "x", size: 1).intoDescriptor())
-      } == ENOTSOCK)
+    expect(ENOTSOCK) { _ = try UnixSocket(adopting: MemoryFile(name: "x", size: 1).intoDescriptor()) }
     let udp = FileDescriptor(adopting: socket(AF_INET, Int32(SOCK_DGRAM.rawValue), 0))
     do {
       _ = try UnixSocket(adopting: udp)
@@ -186,41 +161,37 @@ struct UnixSocketTests {
     } catch { #expect(error.errno == .protocolWrongTypeForSocket) }
     let (a, b) = try UnixSocket.pair()
     guard case .connected(let adopted) = try InheritedSocket(adopting: .duplicating(a.rawValue)) else {
-      Issue.record("a connected socket was taken for a listening one")
-      return
+      return #expect(Bool(false), "a connected socket was taken for a listening one")
     }
     try adopted.send([5].span)
-    let readable = try b.waitReadable(timeout: .zero)
-    #expect(readable)
+    #expect(try b.waitReadable(timeout: .zero))
   }
 }
 
-@Suite("Unix listeners")
-struct UnixListenerTests {
+@Suite("Unix listeners") struct UnixListenerTests {
+  private let directory: TemporaryFolder
+  private let path: String
+
+  init() throws {
+    directory = try TemporaryFolder()
+    path = directory.path("s")
+  }
+
   @Test("A connection reaches the listener and carries bytes")
   func connects() throws {
-    let directory = try TemporaryFolder()
-    let listener = try UnixListener(path: directory.path("s"))
-    let none = try listener.accept()
-    #expect(none == nil)
-    let client = try UnixSocket.connect(to: directory.path("s"))
+    let listener = try UnixListener(path: path)
+    #expect(try listener.accept() == nil)
+    let client = try UnixSocket.connect(to: path)
     let server = try #require(try listener.accept(timeout: .seconds(5)))
     try client.send([1, 2].span)
-    var bytes: [UInt8] = [0, 0]
-    var span = bytes.mutableSpan
-    var list = FileDescriptorList()
-    let whole = try server.receiveAll(into: &span, descriptors: &list, timeout: .seconds(5))
-    #expect(whole && bytes == [1, 2])
+    #expect(try server.all(2, timeout: .seconds(5)) == [1, 2])
     let cancel = try EventFD()
     cancel.signal()
-    let cancelled = try listener.accept(timeout: nil, cancel: cancel)
-    #expect(cancelled == nil)
+    #expect(try listener.accept(timeout: nil, cancel: cancel) == nil)
   }
 
   @Test("A socket's file without a listener is replaced, a live one is busy")
   func stale() throws {
-    let directory = try TemporaryFolder()
-    let path = directory.path("s")
     do {
       // Its file outlives it, as after kill -9: renamed, it is no longer at the place that is cleaned up.
       let dead = try UnixListener(path: directory.path("dead"))
@@ -229,7 +200,7 @@ struct UnixListenerTests {
     }
     #expect(FileManager.default.fileExists(atPath: path))
     let listener = try UnixListener(path: path)
-    #expect(errno { () throws(HostError) in _ = try UnixListener(path: path) } == EADDRINUSE)
+    expect(EADDRINUSE) { _ = try UnixListener(path: path) }
     // Being asked did not hurt the live one.
     _ = try UnixSocket.connect(to: path)
     listener.removeFile()
@@ -238,21 +209,18 @@ struct UnixListenerTests {
 
   @Test("A path that is something else is left alone")
   func other() throws {
-    let directory = try TemporaryFolder()
     let path = try directory.file("data", [1, 2, 3])
-    #expect(errno { () throws(HostError) in _ = try UnixListener(path: path) } == EEXIST)
+    expect(EEXIST) { _ = try UnixListener(path: path) }
     #expect(try Data(contentsOf: URL(filePath: path)) == Data([1, 2, 3]))
-    #expect(errno { () throws(HostError) in _ = try UnixListener(path: directory.url.path) } == EEXIST)
+    expect(EEXIST) { _ = try UnixListener(path: directory.url.path) }
     let long = directory.path(String(repeating: "x", count: 120))
-    #expect(errno { () throws(HostError) in _ = try UnixListener(path: long) } == ENAMETOOLONG)
-    #expect(errno { () throws(HostError) in _ = try UnixListener(path: directory.path("no/such")) } == ENOENT)
-    #expect(errno { () throws(HostError) in _ = try UnixSocket.connect(to: directory.path("missing")) } == ENOENT)
+    expect(ENAMETOOLONG) { _ = try UnixListener(path: long) }
+    expect(ENOENT) { _ = try UnixListener(path: directory.path("no/such")) }
+    expect(ENOENT) { _ = try UnixSocket.connect(to: directory.path("missing")) }
   }
 
   @Test("Only a listener's own file is removed when it ends")
   func ownFile() throws {
-    let directory = try TemporaryFolder()
-    let path = directory.path("s")
     do {
       let first = try UnixListener(path: path)
       try FileManager.default.removeItem(atPath: path)
@@ -267,7 +235,6 @@ struct UnixListenerTests {
 
   @Test("Of many that start on one stale path exactly one listens")
   func race() throws {
-    let directory = try TemporaryFolder()
     for round in 0..<10 {
       let path = directory.path("s\(round)")
       do {
@@ -293,13 +260,10 @@ struct UnixListenerTests {
 
   @Test("An inherited listening socket is told from a connected one, and keeps its file")
   func inherited() throws {
-    let directory = try TemporaryFolder()
-    let path = directory.path("s")
     let original = try UnixListener(path: path)
     do {
       guard case .listening(let adopted) = try InheritedSocket(adopting: .duplicating(original.rawValue)) else {
-        Issue.record("a listening socket was taken for a connected one")
-        return
+        return #expect(Bool(false), "a listening socket was taken for a connected one")
       }
       _ = try UnixSocket.connect(to: path)
       let accepted = try adopted.accept(timeout: .seconds(5))
@@ -310,18 +274,17 @@ struct UnixListenerTests {
 
   @Test("Connecting to a listener whose queue is full gives up in time")
   func fullQueue() throws {
-    let directory = try TemporaryFolder()
-    let listener = try UnixListener(path: directory.path("s"), backlog: 0)
+    let listener = try UnixListener(path: path, backlog: 0)
     var clients: [UnixSocket] = []
     var refused: Int32?
     for _ in 0..<8 where refused == nil {
-      refused = errno { () throws(HostError) in
-        clients.append(try UnixSocket.connect(to: directory.path("s"), timeout: .milliseconds(20)))
+      refused = errno {
+        clients.append(try UnixSocket.connect(to: path, timeout: .milliseconds(20)))
       }
     }
     #expect(refused == EAGAIN)
     // Someone lives there all the same.
-    #expect(errno { () throws(HostError) in _ = try UnixListener(path: directory.path("s")) } == EADDRINUSE)
+    expect(EADDRINUSE) { _ = try UnixListener(path: path) }
     _ = listener
   }
 }

@@ -15,8 +15,7 @@ private final class Handler {
   var count = 0
 }
 
-@Suite("Worker threads")
-struct WorkerThreadTests {
+@Suite("Worker threads") struct WorkerThreadTests {
   @Test("A noncopyable state moves into the thread and ends there")
   func moves() throws {
     let done = try EventFD()
@@ -28,8 +27,7 @@ struct WorkerThreadTests {
     }
     thread.join()
     #expect(sum.value.load(ordering: .relaxed) == 55)
-    let ended = try done.drain()
-    #expect(ended == 1)
+    #expect(try done.drain() == 1)
     #expect(thread.isFinished)
     // Joining again returns at once.
     thread.join()
@@ -59,8 +57,7 @@ struct WorkerThreadTests {
       up.signal()
       _ = try? go.wait(timeout: .seconds(10))
     }
-    let started = try up.wait(timeout: .seconds(10))
-    #expect(started)
+    #expect(try up.wait(timeout: .seconds(10)))
     let during = thread.cpuTime
     #expect(during > .zero)
     go.signal()
@@ -80,8 +77,7 @@ struct WorkerThreadTests {
   func detached() throws {
     let done = try EventFD()
     _ = try WorkerThread(name: "detached") { done.signal() }
-    let ended = try done.wait(timeout: .seconds(10))
-    #expect(ended)
+    #expect(try done.wait(timeout: .seconds(10)))
   }
 
   @Test("A thread that waits for itself is a mistake that traps")

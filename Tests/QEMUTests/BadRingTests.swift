@@ -1,9 +1,7 @@
 import QTestKit
 import Testing
 
-@Suite(
-  "QEMU without a guest: rings no driver should write", .enabled(if: QEMU.path != nil, Comment(rawValue: QEMU.absence)))
-struct BadRingTests {
+@Suite("QEMU without a guest: rings no driver should write", .needsQEMU) struct BadRingTests {
   /// One thing wrong with a split ring of 16.
   enum Split: String, CaseIterable {
     case chainToItself, chainInACircle, nextOutOfRange, nextFarOutOfRange, headOutOfRange, headFarOutOfRange,
@@ -85,7 +83,7 @@ struct BadRingTests {
     arguments: DiskBackend.translating, Split.allCases)
   func split(_ backend: DiskBackend, _ wrong: Split) throws {
     try survive(backend, .split) { fixture, features, header, buffer in
-      let ring = try LiteralSplitRing(fixture.memory, size: 16, eventIndex: false, usedOffset: 4)
+      let ring = try literalRing(fixture.memory, .split)
       return (ring, { try write(wrong, fixture.memory, ring.areas, header: header, buffer: buffer) })
     }
   }
@@ -148,7 +146,7 @@ struct BadRingTests {
     arguments: DiskBackend.translating.filter { $0 != .qemu }, Packed.allCases)
   func packed(_ backend: DiskBackend, _ wrong: Packed) throws {
     try survive(backend, .packed) { fixture, features, header, buffer in
-      let ring = try LiteralPackedRing(fixture.memory, size: 16, eventIndex: false)
+      let ring = try literalRing(fixture.memory, .packed)
       return (ring, { try write(wrong, fixture.memory, ring.areas, header: header, buffer: buffer) })
     }
   }
@@ -160,7 +158,7 @@ struct BadRingTests {
   ) throws {
     let fixture = try Fixture(backend, format, size: 16) { $0.queues = 2 }
     let function = fixture.disk.function
-    let qemu = fixture.machine.qemu
+    let qemu = fixture.qemu
     let wanted = DiskDriver.usual & ~Feature.packed & ~Feature.eventIndex | (format == .packed ? Feature.packed : 0)
     let features = try DiskDriver.negotiate(function, wanted)
     let header = try fixture.memory.allocate(4096, .read)
@@ -171,11 +169,8 @@ struct BadRingTests {
     let bad = try prepare(fixture, features, header, buffer)
     let areas = bad.ring.areas
     try function.enableQueue(0, size: 16, descriptor: areas.descriptor, driver: areas.driver, device: areas.device)
-    let goodRing: any LiteralRing =
-      format == .packed
-      ? try LiteralPackedRing(fixture.memory, size: 16, eventIndex: false)
-      : try LiteralSplitRing(fixture.memory, size: 16, eventIndex: false, usedOffset: 4)
-    let good = try DiskDriver(function, fixture.memory, queue: 1, ring: goodRing, features: features)
+    let good = try DiskDriver(
+      function, fixture.memory, queue: 1, ring: literalRing(fixture.memory, format), features: features)
     try function.setStatus(0xf)
     let data = try fixture.memory.allocate(512)
     #expect(try good.run(DiskDriver.Request.read, sector: 5, [Piece(data, 512, writable: true)]).status == 0)
@@ -190,17 +185,12 @@ struct BadRingTests {
       return status & VirtioFunction.Status.needsReset != 0 || now != before || qemu.said.contains("vring error")
     }
     if try function.status() & VirtioFunction.Status.needsReset == 0 {
-      let completion = try good.run(DiskDriver.Request.read, sector: 6, [Piece(data, 512, writable: true)])
-      #expect(completion == .init(status: 0, written: 513), "the other queue")
-      try expectSame(fixture.memory.read(data, count: 512), DiskImage.pattern(6, count: 512))
+      // The other queue.
+      try good.expectRead(sector: 6, into: data, count: 512)
     }
-    try expectSame(
-      qemu.read(guardPage, count: 4096), [UInt8](repeating: 0x3c, count: 4096), "a page that was not given away")
+    try qemu.expectFilled(guardPage, with: 0x3c, "a page that was not given away")
     let next = try DiskDriver(function, fixture.memory, format)
-    #expect(
-      try next.run(DiskDriver.Request.read, sector: 7, [Piece(data, 512, writable: true)])
-        == .init(status: 0, written: 513))
-    try expectSame(fixture.memory.read(data, count: 512), DiskImage.pattern(7, count: 512))
+    try next.expectRead(sector: 7, into: data, count: 512)
     try expectSame(fixture.disk.image.read(0, count: 1 << 20), DiskImage.pattern(0, count: 1 << 20), "the image")
     if let server = fixture.disk.server { #expect(server.program.isRunning) }
   }

@@ -13,6 +13,61 @@ func expectSame(
   Issue.record("\(what): \(place)", sourceLocation: sourceLocation)
 }
 
+extension Trait where Self == ConditionTrait {
+  /// Skipped, and said so, where there is no QEMU.
+  static var needsQEMU: Self { .enabled(if: QEMU.path != nil, Comment(rawValue: QEMU.absence)) }
+  static var needsSluice: Self {
+    .enabled(if: DiskBackend.sluicePath != nil, Comment(rawValue: DiskBackend.sluiceAbsence))
+  }
+}
+
+extension QEMU {
+  /// A page of guest memory holds one byte over and over, as it was filled.
+  func expectFilled(
+    _ frame: UInt64, with byte: UInt8, _ what: String = "bytes", sourceLocation: SourceLocation = #_sourceLocation
+  ) throws {
+    try expectSame(
+      read(frame, count: 4096), [UInt8](repeating: byte, count: 4096), what, sourceLocation: sourceLocation)
+  }
+}
+
+extension DiskDriver {
+  /// What a driver of the day accepts, with a ring of this format.
+  static func usual(_ format: RingFormat) -> UInt64 {
+    usual & ~Feature.packed | (format == .packed ? Feature.packed : 0)
+  }
+
+  /// A read into one piece, whose bytes are those of the image.
+  func expectRead(
+    sector: Int, into buffer: UInt64, count: Int = 4096, seed: UInt64 = 1,
+    sourceLocation: SourceLocation = #_sourceLocation
+  ) throws {
+    let completion = try run(Request.read, sector: sector, [Piece(buffer, count, writable: true)])
+    #expect(completion == .init(status: 0, written: UInt32(count) + 1), sourceLocation: sourceLocation)
+    try expectSame(
+      memory.read(buffer, count: count), DiskImage.pattern(sector, count: count, seed: seed),
+      sourceLocation: sourceLocation)
+  }
+}
+
+extension DiskOptions {
+  /// A disk that is not the usual one in some of its properties.
+  init(_ backend: DiskBackend, _ adjust: (inout DiskOptions) -> Void) {
+    self.init(backend)
+    adjust(&self)
+  }
+}
+
+/// A ring of either format, written literally.
+func literalRing(
+  _ memory: DeviceMemory, _ format: RingFormat, size: UInt16 = 16, eventIndex: Bool = false
+) throws -> any LiteralRing {
+  switch format {
+  case .packed: try LiteralPackedRing(memory, size: size, eventIndex: eventIndex)
+  case .split: try LiteralSplitRing(memory, size: size, eventIndex: eventIndex, usedOffset: 4)
+  }
+}
+
 /// A descriptor of a split ring, byte by byte (§2.7.5).
 func literalDescriptor(_ address: UInt64, _ count: UInt32, flags: UInt16, next: UInt16) -> [UInt8] {
   (0..<8).map { UInt8(truncatingIfNeeded: address >> ($0 * 8)) }
@@ -27,6 +82,7 @@ struct Fixture {
   let memory: DeviceMemory
   let driver: DiskDriver
   var vtd: VTd
+  var qemu: QEMU { machine.qemu }
   var requester: UInt16 { disk.function.address.requester }
   let backend: DiskBackend
 
@@ -80,6 +136,15 @@ struct Fixture {
     expectSame(bytes, DiskImage.pattern(sector, count: count), "the data of the read", sourceLocation: sourceLocation)
   }
 
+  /// A write of a pattern, put into `buffer`, that reaches the image.
+  func expectWrite(sector: Int, from buffer: UInt64, seed: UInt64) throws {
+    let data = DiskImage.pattern(0, count: 4096, seed: seed)
+    try memory.write(data, at: buffer)
+    let completion = try driver.run(DiskDriver.Request.write, sector: sector, [Piece(buffer, 4096, writable: false)])
+    #expect(completion.status == 0)
+    try expectSame(disk.image.read(sector, count: 4096), data)
+  }
+
   /// A request that needs an address without a mapping: VT-d records the requester and the address, and the device
   /// claims no success.
   /// - `recorded`: off, where VT-d has the page in its own cache: it then refuses what the page does not allow, and
@@ -88,8 +153,7 @@ struct Fixture {
   @discardableResult
   func expectRefused(
     _ type: UInt32 = DiskDriver.Request.read, sector: Int = 0, _ pieces: [Piece], at page: UInt64,
-    recorded: Bool = true,
-    sourceLocation: SourceLocation = #_sourceLocation
+    recorded: Bool = true, sourceLocation: SourceLocation = #_sourceLocation
   ) throws -> Bool {
     _ = try vtd.takeFaults()
     let id = try driver.add(type, sector: sector, pieces)

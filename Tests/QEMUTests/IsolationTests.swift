@@ -1,10 +1,7 @@
 import QTestKit
 import Testing
 
-@Suite(
-  "QEMU without a guest: several devices, and who is translated",
-  .enabled(if: QEMU.path != nil, Comment(rawValue: QEMU.absence)))
-struct IsolationTests {
+@Suite("QEMU without a guest: several devices, and who is translated", .needsQEMU) struct IsolationTests {
   @Test(
     "Two disks in two domains use the same addresses for different pages (R077)", arguments: DiskBackend.translating)
   func twoDomains(_ backend: DiskBackend) throws {
@@ -38,9 +35,7 @@ struct IsolationTests {
     try vtd.invalidate(.pages(domain: table.domain, address: buffers[0], order: 0))
     try vtd.invalidate(.device(requester: machine.disks[0].function.address.requester, address: buffers[0], order: 0))
     try machine.qemu.fill(frame, count: 4096, with: 0x21)
-    let completion = try drivers[1].run(DiskDriver.Request.read, sector: 800, [Piece(buffers[1], 4096, writable: true)])
-    #expect(completion == .init(status: 0, written: 4097))
-    try expectSame(memories[1].read(buffers[1], count: 4096), DiskImage.pattern(800, count: 4096, seed: 22))
+    try drivers[1].expectRead(sector: 800, into: buffers[1], seed: 22)
     #expect(try vtd.takeFaults().isEmpty)
     let refused = try drivers[0].add(DiskDriver.Request.read, sector: 800, [Piece(buffers[0], 4096, writable: true)])
     try drivers[0].notify()
@@ -48,7 +43,7 @@ struct IsolationTests {
     try machine.qemu.wait(for: "end of the refused request") { () throws(QTestError) in
       try drivers[0].poll(refused) != nil
     }
-    try expectSame(machine.qemu.read(frame, count: 4096), [UInt8](repeating: 0x21, count: 4096))
+    try machine.qemu.expectFilled(frame, with: 0x21)
   }
 
   @Test(
@@ -68,12 +63,8 @@ struct IsolationTests {
     let buffer = try translated.allocate(4096)
     let plain = try physical.allocate(4096)
     for round in 0..<5 {
-      #expect(
-        try first.run(DiskDriver.Request.read, sector: round * 8, [Piece(buffer, 4096, writable: true)]).status == 0)
-      #expect(
-        try second.run(DiskDriver.Request.read, sector: round * 8, [Piece(plain, 4096, writable: true)]).status == 0)
-      try expectSame(translated.read(buffer, count: 4096), DiskImage.pattern(round * 8, count: 4096))
-      try expectSame(physical.read(plain, count: 4096), DiskImage.pattern(round * 8, count: 4096, seed: 33))
+      try first.expectRead(sector: round * 8, into: buffer)
+      try second.expectRead(sector: round * 8, into: plain, seed: 33)
       // The IOMMU forgets everything; the disk beside it does not care.
       try vtd.invalidate(.global)
       try vtd.invalidate(.device(requester: machine.disks[0].function.address.requester, address: 0, order: 52))
@@ -94,56 +85,33 @@ struct IsolationTests {
     let other = try fixture.machine.domain(for: fixture.disk)
     try fixture.vtd.invalidate(.global)
     try fixture.invalidateDevice(0, order: 52)
-    try fixture.machine.qemu.fill(old, count: 4096, with: 0x19)
+    try fixture.qemu.fill(old, count: 4096, with: 0x19)
     let driver = try DiskDriver(fixture.disk.function, other)
     #expect(driver.ring.areas.descriptor == fixture.driver.ring.areas.descriptor, "the same addresses again")
     let same = try other.allocate(4096)
     #expect(same == buffer)
-    #expect(
-      try driver.run(DiskDriver.Request.read, sector: 16, [Piece(same, 4096, writable: true)])
-        == .init(status: 0, written: 4097))
-    try expectSame(other.read(same, count: 4096), DiskImage.pattern(16, count: 4096))
-    try expectSame(
-      fixture.machine.qemu.read(old, count: 4096), [UInt8](repeating: 0x19, count: 4096), "the old domain's page")
+    try driver.expectRead(sector: 16, into: same)
+    try fixture.qemu.expectFilled(old, with: 0x19, "the old domain's page")
     #expect(try fixture.vtd.takeFaults().isEmpty)
   }
 
   @Test(
-    "With bit 33 and a pass-through entry addresses mean themselves (R005)", arguments: DiskBackend.translating,
-    RingFormat.allCases)
-  func passThrough(_ backend: DiskBackend, _ format: RingFormat) throws {
-    var options = DiskOptions(backend)
-    options.packed = format == .packed
-    let machine = try DiskMachine([options])
-    let vtd = try #require(machine.vtd)
-    try vtd.passThrough(machine.disks[0].function.address.requester, domain: 9)
-    try vtd.invalidateContexts()
+    "With bit 33 addresses mean themselves behind a pass-through entry (R005), and with no IOMMU in the machine (R005, R129)",
+    arguments: DiskBackend.translating.flatMap { backend in RingFormat.allCases.map { (backend, $0) } }, [true, false])
+  func passThrough(_ what: (backend: DiskBackend, format: RingFormat), _ hasIOMMU: Bool) throws {
+    let options = DiskOptions(what.backend) { $0.packed = what.format == .packed }
+    let machine = try DiskMachine([options], addressBits: hasIOMMU ? 48 : nil)
+    if hasIOMMU {
+      let vtd = try #require(machine.vtd)
+      try vtd.passThrough(machine.disks[0].function.address.requester, domain: 9)
+      try vtd.invalidateContexts()
+    }
     let memory = machine.physical()
-    let driver = try DiskDriver(machine.disks[0].function, memory, format)
+    let driver = try DiskDriver(machine.disks[0].function, memory, what.format)
     #expect(driver.features & Feature.accessPlatform != 0)
     let buffer = try memory.allocate(1 << 16)
-    #expect(
-      try driver.run(DiskDriver.Request.read, sector: 100, [Piece(buffer, 1 << 16, writable: true)])
-        == .init(status: 0, written: 65537))
-    try expectSame(memory.read(buffer, count: 1 << 16), DiskImage.pattern(100, count: 1 << 16))
-    #expect(try vtd.takeFaults().isEmpty)
-  }
-
-  @Test(
-    "With bit 33 and no IOMMU in the machine addresses mean themselves (R005, R129)",
-    arguments: DiskBackend.translating, RingFormat.allCases)
-  func noIOMMU(_ backend: DiskBackend, _ format: RingFormat) throws {
-    var options = DiskOptions(backend)
-    options.packed = format == .packed
-    let machine = try DiskMachine([options], addressBits: nil)
-    let memory = machine.physical()
-    let driver = try DiskDriver(machine.disks[0].function, memory, format)
-    #expect(driver.features & Feature.accessPlatform != 0)
-    let buffer = try memory.allocate(4096)
-    #expect(
-      try driver.run(DiskDriver.Request.read, sector: 100, [Piece(buffer, 4096, writable: true)])
-        == .init(status: 0, written: 4097))
-    try expectSame(memory.read(buffer, count: 4096), DiskImage.pattern(100, count: 4096))
+    try driver.expectRead(sector: 100, into: buffer, count: 1 << 16)
+    if let vtd = machine.vtd { #expect(try vtd.takeFaults().isEmpty) }
   }
 
   @Test(
@@ -161,10 +129,7 @@ struct IsolationTests {
     try expectSame(fixture.memory.read(buffer, count: 4096), DiskImage.pattern(0, count: 4096), "the buffer as it was")
     try fixture.machine.pci.setBusMaster(fixture.disk.function.address, true)
     let driver = try DiskDriver(fixture.disk.function, fixture.memory)
-    #expect(
-      try driver.run(DiskDriver.Request.read, sector: 8, [Piece(buffer, 4096, writable: true)])
-        == .init(status: 0, written: 4097))
-    try expectSame(fixture.memory.read(buffer, count: 4096), DiskImage.pattern(8, count: 4096))
+    try driver.expectRead(sector: 8, into: buffer)
   }
 
   @Test(
@@ -191,10 +156,7 @@ struct IsolationTests {
     let plain = machine.physical()
     let firmware = try DiskDriver(disk.function, plain)
     let page = try plain.allocate(4096)
-    #expect(
-      try firmware.run(DiskDriver.Request.read, sector: 8, [Piece(page, 4096, writable: true)])
-        == .init(status: 0, written: 4097))
-    try expectSame(plain.read(page, count: 4096), DiskImage.pattern(8, count: 4096))
+    try firmware.expectRead(sector: 8, into: page)
     try disk.function.reset()
     try vtd.enable()
     let memory = try machine.domain(for: disk)
@@ -202,8 +164,7 @@ struct IsolationTests {
     try vtd.invalidate(.device(requester: disk.function.address.requester, address: 0, order: 52))
     let driver = try DiskDriver(disk.function, memory)
     let buffer = try memory.allocate(4096)
-    #expect(try driver.run(DiskDriver.Request.read, sector: 16, [Piece(buffer, 4096, writable: true)]).status == 0)
-    try expectSame(memory.read(buffer, count: 4096), DiskImage.pattern(16, count: 4096))
+    try driver.expectRead(sector: 16, into: buffer)
     _ = try vtd.takeFaults()
     let id = try driver.add(DiskDriver.Request.read, sector: 24, [Piece(page, 4096, writable: true)])
     try driver.notify()

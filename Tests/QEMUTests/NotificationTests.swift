@@ -1,9 +1,7 @@
 import QTestKit
 import Testing
 
-@Suite(
-  "QEMU without a guest: used buffer notifications", .enabled(if: QEMU.path != nil, Comment(rawValue: QEMU.absence)))
-struct NotificationTests {
+@Suite("QEMU without a guest: used buffer notifications", .needsQEMU) struct NotificationTests {
   @Test(
     "The driver hears of used buffers when it wants to, and only then", arguments: DiskBackend.translating,
     RingFormat.allCases)
@@ -23,7 +21,7 @@ struct NotificationTests {
         }
       }
       func expectInterrupt(_ what: String) throws {
-        try fixture.machine.qemu.wait(for: "interrupt: \(what)", seconds: 5) { () throws(QTestError) in
+        try fixture.qemu.wait(for: "interrupt: \(what)", seconds: 5) { () throws(QTestError) in
           try function.takeInterrupts() & 1 != 0
         }
       }

@@ -1,9 +1,7 @@
 import QTestKit
 import Testing
 
-@Suite(
-  "QEMU without a guest: permissions and ring pages", .enabled(if: QEMU.path != nil, Comment(rawValue: QEMU.absence)))
-struct PermissionTests {
+@Suite("QEMU without a guest: permissions and ring pages", .needsQEMU) struct PermissionTests {
   /// What is done to a buffer before and after what its page does not allow.
   enum Order: String, CaseIterable, Sendable {
     case refusedFirst = "refused, allowed"
@@ -24,21 +22,13 @@ struct PermissionTests {
       let fixture = try Fixture(backend, format)
       let buffer = try fixture.memory.allocate(4096, .read)
       let frame = try fixture.memory.frame(of: buffer)
-      func allowed(_ seed: UInt64) throws {
-        let data = DiskImage.pattern(0, count: 4096, seed: seed)
-        try fixture.memory.write(data, at: buffer)
-        #expect(
-          try fixture.driver.run(DiskDriver.Request.write, sector: 8, [Piece(buffer, 4096, writable: false)]).status
-            == 0)
-        try expectSame(fixture.disk.image.read(8, count: 4096), data)
-      }
-      if order != .refusedFirst { try allowed(5) }
+      if order != .refusedFirst { try fixture.expectWrite(sector: 8, from: buffer, seed: 5) }
       if order == .allowedFirst { try fixture.invalidateUnit(buffer) }
-      try fixture.machine.qemu.fill(frame, count: 4096, with: 0x41)
+      try fixture.qemu.fill(frame, count: 4096, with: 0x41)
       try fixture.expectRefused(
         sector: 16, [Piece(buffer, 4096, writable: true)], at: buffer, recorded: order != .allAtOnce)
-      try expectSame(fixture.machine.qemu.read(frame, count: 4096), [UInt8](repeating: 0x41, count: 4096))
-      try allowed(6)
+      try fixture.qemu.expectFilled(frame, with: 0x41)
+      try fixture.expectWrite(sector: 8, from: buffer, seed: 6)
       #expect(try fixture.vtd.takeFaults().isEmpty)
     }
   }
@@ -73,12 +63,7 @@ struct PermissionTests {
         if (turn % 2 == 0) == readFirst {
           try fixture.expectRead(sector: 24, into: [Piece(buffer, 4096, writable: true)])
         } else {
-          let data = DiskImage.pattern(0, count: 4096, seed: UInt64(turn))
-          try fixture.memory.write(data, at: buffer)
-          #expect(
-            try fixture.driver.run(DiskDriver.Request.write, sector: 8, [Piece(buffer, 4096, writable: false)]).status
-              == 0)
-          try expectSame(fixture.disk.image.read(8, count: 4096), data)
+          try fixture.expectWrite(sector: 8, from: buffer, seed: UInt64(turn))
         }
       }
       #expect(try fixture.vtd.takeFaults().isEmpty)
@@ -93,13 +78,11 @@ struct PermissionTests {
     try fixture.expectRead(sector: 24, into: [Piece(buffer, 4096, writable: true)])
     try fixture.memory.map(buffer, to: [frame], .read)
     try fixture.invalidate(buffer)
-    try fixture.memory.write(DiskImage.pattern(0, count: 4096, seed: 3), at: buffer)
-    #expect(
-      try fixture.driver.run(DiskDriver.Request.write, sector: 8, [Piece(buffer, 4096, writable: false)]).status == 0)
+    try fixture.expectWrite(sector: 8, from: buffer, seed: 3)
     try fixture.invalidateUnit(buffer)
-    try fixture.machine.qemu.fill(frame, count: 4096, with: 0x41)
+    try fixture.qemu.fill(frame, count: 4096, with: 0x41)
     try fixture.expectRefused(sector: 16, [Piece(buffer, 4096, writable: true)], at: buffer)
-    try expectSame(fixture.machine.qemu.read(frame, count: 4096), [UInt8](repeating: 0x41, count: 4096))
+    try fixture.qemu.expectFilled(frame, with: 0x41)
   }
 
   @Test(
@@ -113,12 +96,7 @@ struct PermissionTests {
     let driver = try DiskDriver(fixture.disk.function, fixture.memory, queue: 0, ring: ring, features: features)
     try fixture.disk.function.setStatus(0xf)
     let buffer = try fixture.memory.allocate(512, .write)
-    for sector in 0..<40 {
-      #expect(
-        try driver.run(DiskDriver.Request.read, sector: sector, [Piece(buffer, 512, writable: true)])
-          == .init(status: 0, written: 513))
-      try expectSame(fixture.memory.read(buffer, count: 512), DiskImage.pattern(sector, count: 512))
-    }
+    for sector in 0..<40 { try driver.expectRead(sector: sector, into: buffer, count: 512) }
     #expect(try fixture.vtd.takeFaults().isEmpty)
   }
 
@@ -134,17 +112,15 @@ struct PermissionTests {
       try fixture.expectRead(sector: round * 8, into: [Piece(buffer, 4096, writable: true)])
       let page = [areas.descriptor, areas.driver, areas.device][round % 3] & ~0xfff
       let old = try memory.frame(of: page)
-      let new = try fixture.machine.qemu.frames.takeScattered(1)
-      try fixture.machine.qemu.write(fixture.machine.qemu.read(old, count: 4096), at: new[0])
+      let new = try fixture.qemu.frames.takeScattered(1)
+      try fixture.qemu.write(fixture.qemu.read(old, count: 4096), at: new[0])
       try memory.map(
         page, to: new, page == areas.driver & ~0xfff || (format == .split && page == areas.descriptor) ? .read : .both)
       try fixture.invalidate(page)
       // A device that still uses the old page reads nonsense, or writes where it is seen.
-      try fixture.machine.qemu.fill(old, count: 4096, with: 0xcc)
+      try fixture.qemu.fill(old, count: 4096, with: 0xcc)
       try fixture.expectRead(sector: round * 8 + 1, into: [Piece(buffer, 4096, writable: true)])
-      try expectSame(
-        fixture.machine.qemu.read(old, count: 4096), [UInt8](repeating: 0xcc, count: 4096),
-        "the ring's old page, round \(round)")
+      try fixture.qemu.expectFilled(old, with: 0xcc, "the ring's old page, round \(round)")
     }
     #expect(try fixture.vtd.takeFaults().isEmpty)
   }

@@ -1,9 +1,7 @@
 import QTestKit
 import Testing
 
-@Suite(
-  "QEMU without a guest: what a block device is asked", .enabled(if: QEMU.path != nil, Comment(rawValue: QEMU.absence)))
-struct RequestTests {
+@Suite("QEMU without a guest: what a block device is asked", .needsQEMU) struct RequestTests {
   @Test(
     "The configuration space tells the size; flush, identify, discard and write zeroes do what they say",
     arguments: DiskBackend.translating, RingFormat.allCases)
@@ -21,45 +19,39 @@ struct RequestTests {
 
     // A range: sector, count of sectors, flags.
     let range = try memory.allocate(16, .read)
+    let whole = Piece(range, 16, writable: false)
     func put(_ sector: UInt64, _ count: UInt32, _ flags: UInt32) throws {
       try memory.store(range, sector)
       try memory.store(range + 8, count)
       try memory.store(range + 12, flags)
     }
+    func status(_ type: UInt32, sector: Int = 0, _ piece: Piece) throws -> UInt8 {
+      try driver.run(type, sector: sector, [piece]).status
+    }
     try #require(driver.features & (Feature.writeZeroes | Feature.discard) == Feature.writeZeroes | Feature.discard)
     try put(64, 16, 0)
-    #expect(
-      try driver.run(DiskDriver.Request.writeZeroes, [Piece(range, 16, writable: false)])
-        == .init(status: 0, written: 1))
+    #expect(try driver.run(DiskDriver.Request.writeZeroes, [whole]) == .init(status: 0, written: 1))
     try expectSame(fixture.disk.image.read(64, count: 8192), [UInt8](repeating: 0, count: 8192))
     try expectSame(fixture.disk.image.read(63, count: 512), DiskImage.pattern(63, count: 512))
     try expectSame(fixture.disk.image.read(80, count: 512), DiskImage.pattern(80, count: 512))
     try put(128, 8, 1)
-    #expect(
-      try driver.run(DiskDriver.Request.writeZeroes, [Piece(range, 16, writable: false)]).status == 0, "with unmap")
+    #expect(try status(DiskDriver.Request.writeZeroes, whole) == 0, "with unmap")
     try expectSame(fixture.disk.image.read(128, count: 4096), [UInt8](repeating: 0, count: 4096))
     try put(256, 8, 0)
-    #expect(try driver.run(DiskDriver.Request.discard, [Piece(range, 16, writable: false)]).status == 0)
+    #expect(try status(DiskDriver.Request.discard, whole) == 0)
     try expectSame(fixture.disk.image.read(255, count: 512), DiskImage.pattern(255, count: 512))
     try expectSame(fixture.disk.image.read(264, count: 512), DiskImage.pattern(264, count: 512))
     try put(2040, 16, 0)
-    #expect(
-      try driver.run(DiskDriver.Request.writeZeroes, [Piece(range, 16, writable: false)]).status == 1, "past the end")
+    #expect(try status(DiskDriver.Request.writeZeroes, whole) == 1, "past the end")
     try put(0, 8, 0xfffe)
-    #expect(
-      try driver.run(DiskDriver.Request.discard, [Piece(range, 16, writable: false)]).status == 2, "unknown flags")
+    #expect(try status(DiskDriver.Request.discard, whole) == 2, "unknown flags")
 
-    #expect(
-      try driver.run(DiskDriver.Request.read, sector: 2048, [Piece(buffer, 512, writable: true)]).status == 1,
-      "past the end")
-    #expect(
-      try driver.run(DiskDriver.Request.read, sector: 2047, [Piece(buffer, 1024, writable: true)]).status == 1,
-      "over the end")
-    #expect(try driver.run(DiskDriver.Request.read, sector: .max, [Piece(buffer, 512, writable: true)]).status == 1)
-    #expect(
-      try driver.run(DiskDriver.Request.read, sector: -1, [Piece(buffer, 512, writable: true)]).status == 1,
-      "sector 2^64 - 1")
-    #expect(try driver.run(0x7777, [Piece(buffer, 512, writable: true)]).status == 2, "an unknown type")
+    // Past the end, over the end, and numbers of sectors that wrap: the last is 2^64 - 1.
+    for (sector, count) in [(2048, 512), (2047, 1024), (.max, 512), (-1, 512)] {
+      let piece = Piece(buffer, count, writable: true)
+      #expect(try status(DiskDriver.Request.read, sector: sector, piece) == 1, "\(count) bytes at sector \(sector)")
+    }
+    #expect(try status(0x7777, Piece(buffer, 512, writable: true)) == 2, "an unknown type")
     try fixture.expectRead(sector: 2047, into: [Piece(buffer, 512, writable: true)])
     #expect(try fixture.vtd.takeFaults().isEmpty)
   }
@@ -81,16 +73,12 @@ struct RequestTests {
     let fixture = try Fixture(backend, format) { $0.queues = 4 }
     let function = fixture.disk.function
     #expect(try function.queueCount() == 4)
-    let wanted = DiskDriver.usual & ~Feature.packed | (format == .packed ? Feature.packed : 0)
-    let features = try DiskDriver.negotiate(function, wanted)
+    let features = try DiskDriver.negotiate(function, DiskDriver.usual(format))
     #expect(features & Feature.multiQueue != 0)
     #expect(try function.configuration(34, as: UInt16.self) == 4)
     let eventIndex = features & Feature.eventIndex != 0
     let drivers = try (0..<4 as Range<UInt16>).map { queue in
-      let ring: any LiteralRing =
-        format == .packed
-        ? try LiteralPackedRing(fixture.memory, size: 16 << queue, eventIndex: eventIndex)
-        : try LiteralSplitRing(fixture.memory, size: 16 << queue, eventIndex: eventIndex, usedOffset: 4)
+      let ring = try literalRing(fixture.memory, format, size: 16 << queue, eventIndex: eventIndex)
       return try DiskDriver(function, fixture.memory, queue: queue, ring: ring, features: features)
     }
     try function.setStatus(0xf)
@@ -116,7 +104,6 @@ struct RequestTests {
         }
       }
     }
-    let faults = try fixture.vtd.takeFaults()
-    #expect(faults.isEmpty, "\(faults)")
+    #expect(try fixture.vtd.takeFaults().isEmpty)
   }
 }

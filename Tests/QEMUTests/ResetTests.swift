@@ -1,14 +1,13 @@
 import QTestKit
 import Testing
 
-@Suite("QEMU without a guest: reset and negotiation", .enabled(if: QEMU.path != nil, Comment(rawValue: QEMU.absence)))
-struct ResetTests {
+@Suite("QEMU without a guest: reset and negotiation", .needsQEMU) struct ResetTests {
   @Test(
     "After a reset with requests in flight nothing of them reaches memory, and nothing faults (R060)",
     arguments: DiskBackend.translating, RingFormat.allCases)
   func inFlight(_ backend: DiskBackend, _ format: RingFormat) throws {
     let fixture = try Fixture(backend, format, size: 512) { $0.queueSize = 512 }
-    let qemu = fixture.machine.qemu
+    let qemu = fixture.qemu
     let pages = 16
     let buffers = try (0..<100).map { _ in try fixture.memory.allocate(pages * 4096) }
     for round in 0..<3 {
@@ -33,14 +32,8 @@ struct ResetTests {
       // Another driver comes and uses the device; meanwhile nothing may arrive from the time before.
       let later = try DiskDriver(fixture.disk.function, fixture.memory, format, size: 16)
       let other = try fixture.memory.allocate(4096)
-      for sector in 0..<20 {
-        #expect(try later.run(DiskDriver.Request.read, sector: sector, [Piece(other, 512, writable: true)]).status == 0)
-        try expectSame(fixture.memory.read(other, count: 512), DiskImage.pattern(sector, count: 512))
-      }
-      for frame in frames {
-        try expectSame(
-          qemu.read(frame, count: 4096), [UInt8](repeating: 0x77, count: 4096), "a page from before the reset")
-      }
+      for sector in 0..<20 { try later.expectRead(sector: sector, into: other, count: 512) }
+      for frame in frames { try qemu.expectFilled(frame, with: 0x77, "a page from before the reset") }
       #expect(try fixture.vtd.takeFaults().isEmpty)
       for (index, buffer) in buffers.enumerated() {
         try fixture.memory.map(buffer, to: Array(frames[index * pages..<(index + 1) * pages]))
@@ -49,10 +42,8 @@ struct ResetTests {
   }
 
   @Test(
-    "A back-end that offers no tables of descriptors keeps them from the guest, which is served without",
-    .enabled(if: DiskBackend.sluicePath != nil, Comment(rawValue: DiskBackend.sluiceAbsence)),
-    arguments: RingFormat.allCases,
-    [["--indirect", "off"], ["--access-platform", "on"], []])
+    "A back-end that offers no tables of descriptors keeps them from the guest, which is served without", .needsSluice,
+    arguments: RingFormat.allCases, [["--indirect", "off"], ["--access-platform", "on"], []])
   func withoutTables(_ format: RingFormat, _ options: [String]) throws {
     let fixture = try Fixture(.sluice, format) { $0.serverArguments = options }
     #expect(try fixture.disk.function.offeredFeatures() & Feature.indirect == (options.isEmpty ? Feature.indirect : 0))
@@ -80,10 +71,7 @@ struct ResetTests {
       #expect(try function.offeredFeatures() == offered, "(R017)")
       let driver = try DiskDriver(function, fixture.memory)
       let buffer = try fixture.memory.allocate(512)
-      #expect(
-        try driver.run(DiskDriver.Request.read, sector: 3, [Piece(buffer, 512, writable: true)])
-          == .init(status: 0, written: 513))
-      try expectSame(fixture.memory.read(buffer, count: 512), DiskImage.pattern(3, count: 512))
+      try driver.expectRead(sector: 3, into: buffer, count: 512)
     }
   }
 
@@ -96,8 +84,8 @@ struct ResetTests {
     let buffer = try fixture.memory.allocate(4096)
     // An address with a page behind it in guest memory, but none in the domain: what an untranslated access would
     // reach.
-    let untranslated = try fixture.machine.qemu.frames.take()
-    try fixture.machine.qemu.fill(untranslated, count: 4096, with: 0x66)
+    let untranslated = try fixture.qemu.frames.take()
+    try fixture.qemu.fill(untranslated, count: 4096, with: 0x66)
     let features = try DiskDriver.negotiate(function, Feature.segMax)
     #expect(features == Feature.segMax)
     let ring = try LiteralSplitRing(fixture.memory, size: 8, eventIndex: false)
@@ -107,13 +95,8 @@ struct ResetTests {
     try driver.notifyAlways()
     try function.reset()
     let next = try DiskDriver(function, fixture.memory)
-    #expect(
-      try next.run(DiskDriver.Request.read, sector: 9, [Piece(buffer, 4096, writable: true)])
-        == .init(status: 0, written: 4097))
-    try expectSame(fixture.memory.read(buffer, count: 4096), DiskImage.pattern(9, count: 4096))
-    try expectSame(
-      fixture.machine.qemu.read(untranslated, count: 4096), [UInt8](repeating: 0x66, count: 4096),
-      "a page outside the domain")
+    try next.expectRead(sector: 9, into: buffer)
+    try fixture.qemu.expectFilled(untranslated, with: 0x66, "a page outside the domain")
   }
 
   @Test(
@@ -125,19 +108,13 @@ struct ResetTests {
     for round in 0..<100 {
       let driver = try DiskDriver(fixture.disk.function, fixture.memory, format, size: UInt16(8 << (round % 3)))
       let sector = round * 8
-      #expect(
-        try driver.run(DiskDriver.Request.read, sector: sector, [Piece(buffer, 4096, writable: true)])
-          == .init(status: 0, written: 4097))
-      try expectSame(fixture.memory.read(buffer, count: 4096), DiskImage.pattern(sector, count: 4096))
+      try driver.expectRead(sector: sector, into: buffer)
     }
     #expect(ContinuousClock.now - start < .seconds(30), "over 200 a minute")
     #expect(try fixture.vtd.takeFaults().isEmpty)
   }
 
-  @Test(
-    "One back-end serves one machine after another (R126)",
-    .enabled(if: DiskBackend.sluicePath != nil, Comment(rawValue: DiskBackend.sluiceAbsence)),
-    arguments: RingFormat.allCases)
+  @Test("One back-end serves one machine after another (R126)", .needsSluice, arguments: RingFormat.allCases)
   func machines(_ format: RingFormat) throws {
     let scratch = try Scratch()
     let image = try DiskImage(in: scratch)
@@ -145,7 +122,7 @@ struct ResetTests {
     for round in 0..<10 {
       let fixture = try Fixture(.sluice, format) { $0.running = (server, image) }
       try fixture.expectRead(sector: round * 8, into: [Piece(try fixture.memory.allocate(4096), 4096, writable: true)])
-      fixture.machine.qemu.stop()  // a machine that is killed, not one that says goodbye
+      fixture.qemu.stop()  // a machine that is killed, not one that says goodbye
     }
     #expect(server.program.isRunning)
     #expect(server.program.stop(), "a back-end without a machine ends at SIGTERM")
@@ -180,14 +157,11 @@ struct ResetTests {
       }
       try function.enableQueue(0, size: size, descriptor: descriptor, driver: driver, device: device)
       try function.setStatus(0xf)
-      try fixture.machine.qemu.store(function.notificationAddress(0), UInt16(0))
+      try fixture.qemu.store(function.notificationAddress(0), UInt16(0))
     }
     let next = try DiskDriver(function, fixture.memory)
     let buffer = try fixture.memory.allocate(512)
-    #expect(
-      try next.run(DiskDriver.Request.read, sector: 3, [Piece(buffer, 512, writable: true)])
-        == .init(status: 0, written: 513))
-    try expectSame(fixture.memory.read(buffer, count: 512), DiskImage.pattern(3, count: 512))
+    try next.expectRead(sector: 3, into: buffer, count: 512)
     if let server = fixture.disk.server { #expect(server.program.isRunning) }
   }
 
@@ -198,22 +172,18 @@ struct ResetTests {
     let fixture = try Fixture(backend, format)
     let function = fixture.disk.function
     for holes in 1..<8 {
-      _ = try DiskDriver.negotiate(
-        function, DiskDriver.usual & ~Feature.packed | (format == .packed ? Feature.packed : 0))
+      _ = try DiskDriver.negotiate(function, DiskDriver.usual(format))
       let areas = try (0..<3).map {
         holes >> $0 & 1 != 0 ? fixture.memory.reserve(1) : try fixture.memory.allocate(4096)
       }
       try function.enableQueue(0, size: 16, descriptor: areas[0], driver: areas[1], device: areas[2])
       try function.setStatus(0xf)
-      try fixture.machine.qemu.store(function.notificationAddress(0), UInt16(0))
+      try fixture.qemu.store(function.notificationAddress(0), UInt16(0))
       _ = try function.status()
     }
     let driver = try DiskDriver(function, fixture.memory, format)
     let buffer = try fixture.memory.allocate(512)
-    #expect(
-      try driver.run(DiskDriver.Request.read, sector: 3, [Piece(buffer, 512, writable: true)])
-        == .init(status: 0, written: 513))
-    try expectSame(fixture.memory.read(buffer, count: 512), DiskImage.pattern(3, count: 512))
+    try driver.expectRead(sector: 3, into: buffer, count: 512)
     if let server = fixture.disk.server { #expect(server.program.isRunning) }
   }
 }

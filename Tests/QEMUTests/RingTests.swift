@@ -17,8 +17,7 @@ struct RingCase: Sendable, CustomTestStringConvertible {
   }
 }
 
-@Suite("QEMU without a guest: rings", .enabled(if: QEMU.path != nil, Comment(rawValue: QEMU.absence)))
-struct RingTests {
+@Suite("QEMU without a guest: rings", .needsQEMU) struct RingTests {
   /// Requests of one sector each until the ring has wrapped, as many at a time as fit.
   private func fill(_ fixture: Fixture, requests: Int, indirect: Bool, joined: Bool = false) throws {
     let driver = fixture.driver
@@ -84,14 +83,12 @@ struct RingTests {
     let buffer = try fixture.memory.allocate(512)
     let id = try driver.add(DiskDriver.Request.read, sector: 3, [Piece(buffer, 512, writable: true)])
     try driver.notifyAlways()
-    try fixture.machine.qemu.wait(for: "fault at the hole") { () throws(QTestError) in
+    try fixture.qemu.wait(for: "fault at the hole") { () throws(QTestError) in
       try fixture.vtd.takeFaults().contains { $0.address == page }
     }
     #expect(try driver.poll(id) == nil)
     let next = try DiskDriver(fixture.disk.function, fixture.memory)
-    #expect(
-      try next.run(DiskDriver.Request.read, sector: 3, [Piece(buffer, 512, writable: true)])
-        == .init(status: 0, written: 513))
+    try next.expectRead(sector: 3, into: buffer, count: 512)
   }
 
   @Test(
@@ -115,7 +112,7 @@ struct RingTests {
   @Test("The 16-bit indices of a split ring go round past 65,536", arguments: DiskBackend.translating)
   func indexWrap(_ backend: DiskBackend) throws {
     let fixture = try Fixture(backend, .split, size: 1024) { $0.queueSize = 1024 }
-    let qemu = fixture.machine.qemu
+    let qemu = fixture.qemu
     let memory = fixture.memory
     let areas = fixture.driver.ring.areas
     // 512 chains of two descriptors, written once: an unknown request type, and its status. They are made available

@@ -1,8 +1,7 @@
 import QTestKit
 import Testing
 
-@Suite("QEMU without a guest: scattered memory", .enabled(if: QEMU.path != nil, Comment(rawValue: QEMU.absence)))
-struct ScatterTests {
+@Suite("QEMU without a guest: scattered memory", .needsQEMU) struct ScatterTests {
   @Test(
     "A chain of many small pieces in many pages is filled in order (R046, R047)", arguments: DiskBackend.translating,
     RingFormat.allCases)
@@ -77,9 +76,9 @@ struct ScatterTests {
     for page in 0..<64 where page != 40 {
       try memory.store(buffer + UInt64(page) * 4096, 0x1122_3344_5566_7788 as UInt64)
     }
-    try fixture.machine.qemu.fill(frame, count: 4096, with: 0x33)
+    try fixture.qemu.fill(frame, count: 4096, with: 0x33)
     try fixture.expectRefused(sector: 512, [Piece(buffer, 64 * 4096, writable: true)], at: missing)
-    try expectSame(fixture.machine.qemu.read(frame, count: 4096), [UInt8](repeating: 0x33, count: 4096))
+    try fixture.qemu.expectFilled(frame, with: 0x33)
     if backend == .sluice {
       for page in 0..<64 where page != 40 {
         #expect(try memory.load(buffer + UInt64(page) * 4096, as: UInt64.self) == 0x1122_3344_5566_7788, "page \(page)")
@@ -112,7 +111,7 @@ struct ScatterTests {
         indirect: nil)
       try fixture.driver.notifyAlways()
       var used: Used?
-      let (function, qemu) = (fixture.disk.function, fixture.machine.qemu)
+      let (function, qemu) = (fixture.disk.function, fixture.qemu)
       try qemu.wait(for: "end of a request with nowhere to go") { () throws(QTestError) in
         used = try ring.takeUsed()
         if used != nil || qemu.said.contains("vring error") { return true }
@@ -126,10 +125,7 @@ struct ScatterTests {
         #expect(used == nil, "given back, it would pass for a success")
         let next = try DiskDriver(function, fixture.memory, format)
         let room = try fixture.memory.allocate(512)
-        #expect(
-          try next.run(DiskDriver.Request.read, sector: 7, [Piece(room, 512, writable: true)])
-            == .init(status: 0, written: 513))
-        try expectSame(fixture.memory.read(room, count: 512), DiskImage.pattern(7, count: 512))
+        try next.expectRead(sector: 7, into: room, count: 512)
       }
     }
   }

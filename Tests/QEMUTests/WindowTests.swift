@@ -1,10 +1,7 @@
 import QTestKit
 import Testing
 
-@Suite(
-  "QEMU without a guest: what is not translated, and what is not made",
-  .enabled(if: QEMU.path != nil, Comment(rawValue: QEMU.absence)))
-struct WindowTests {
+@Suite("QEMU without a guest: what is not translated, and what is not made", .needsQEMU) struct WindowTests {
   /// Reads the device's configuration space through the window in PCI configuration space (§4.1.4.9).
   private func readThroughWindow(_ pci: PCI, _ at: PCIAddress, count: Int) throws -> [UInt8] {
     var window: Int?
@@ -32,9 +29,7 @@ struct WindowTests {
     "A driver reaches configuration and doorbells where nothing at all is mapped, through registers and through the window (R038, R071)",
     arguments: DiskBackend.translating, [true, false])
   func windows(_ backend: DiskBackend, _ platform: Bool) throws {
-    var options = DiskOptions(backend)
-    options.platform = platform
-    let machine = try DiskMachine([options])
+    let machine = try DiskMachine([DiskOptions(backend) { $0.platform = platform }])
     let vtd = try #require(machine.vtd)
     let disk = machine.disks[0]
     // A domain with an empty table: any access of the device's own would fault, and would be the wrong one.
@@ -78,9 +73,6 @@ struct WindowTests {
     let memory = machine.physical()
     let driver = try DiskDriver(machine.disks[0].function, memory)
     let buffer = try memory.allocate(4096)
-    #expect(
-      try driver.run(DiskDriver.Request.read, sector: 8, [Piece(buffer, 4096, writable: true)])
-        == .init(status: 0, written: 4097))
-    try expectSame(memory.read(buffer, count: 4096), DiskImage.pattern(8, count: 4096))
+    try driver.expectRead(sector: 8, into: buffer)
   }
 }

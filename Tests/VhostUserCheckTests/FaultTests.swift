@@ -9,8 +9,7 @@ import VirtioBlock
 import VirtioEntropy
 import VirtioTestKit
 
-@Suite("A check can fail", .timeLimit(.minutes(10)))
-struct FaultTests {
+@Suite("A check can fail", .timeLimit(.minutes(10))) struct FaultTests {
   @Test("A back-end that behaves badly is found out", arguments: Flaw.all)
   func found(flaw: Flaw) throws {
     let disk = try ServedDisk()
@@ -50,10 +49,7 @@ struct FaultTests {
       case .sulks: .wedged
       }
     for name in names {
-      guard var result = results[name] else {
-        Issue.record("\(name) is missing")
-        continue
-      }
+      var result = try #require(results[name], "\(name) is missing")
       // On a busy machine the ring may be set up again before the device has read the part that is wrong.
       for _ in 0..<3 where result.verdict == .kept {
         result = try #require(

@@ -1,7 +1,6 @@
 import Synchronization
 import VhostUser
 import VhostUserCheck
-import Virtio
 
 extension Flaw {
   /// Flaws in how translations are handled.

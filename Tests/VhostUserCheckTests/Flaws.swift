@@ -2,7 +2,6 @@ import Synchronization
 import Testing
 import VhostUser
 import VhostUserCheck
-import Virtio
 
 /// A flaw of a back-end, and the checks that have to find it.
 struct Flaw: Sendable, CustomTestStringConvertible {

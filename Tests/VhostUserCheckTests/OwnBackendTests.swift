@@ -8,8 +8,7 @@ import VirtioEntropy
 import VirtioServing
 import VirtioTestKit
 
-@Suite("Our own back-ends under examination", .serialized, .timeLimit(.minutes(10)))
-struct OwnBackendTests {
+@Suite("Our own back-ends under examination", .serialized, .timeLimit(.minutes(10))) struct OwnBackendTests {
   private func expectNoFault(_ results: [String: CheckResult], _ summary: CheckSummary) {
     for result in results.values where result.verdict != .kept && result.verdict != .notOffered {
       Issue.record("\(result.rule) \(result.name): \(result.verdict.rawValue): \(result.evidence)")

@@ -10,8 +10,7 @@ enum RuleCoverage {
     40: ["ring-moved"], 42: ["ring-unmapped"], 66: ["empty-at-first"], 72: ["empty-success"], 74: ["event-index"],
     85: ["write-only-page"],
     88: ["partly-mapped"], 89: ["available-far"], 93: ["empty-success", "ring-lost"], 120: ["scattered-buffer"],
-    121: ["big-working-set"],
-    138: ["log-translated"],
+    121: ["big-working-set"], 138: ["log-translated"],
   ]
 
   private static let frontend = "The front-end's part: over vhost-user the back-end is told of the result only."

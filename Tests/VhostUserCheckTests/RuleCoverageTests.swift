@@ -2,8 +2,7 @@ import Foundation
 import Testing
 import VhostUserCheck
 
-@Suite("Which rules are checked from outside")
-struct RuleCoverageTests {
+@Suite("Which rules are checked from outside") struct RuleCoverageTests {
   private static let root = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
     .deletingLastPathComponent()
   private static let page = root.appendingPathComponent("Documentation/check.md")

@@ -43,8 +43,7 @@ final class ServedDisk {
   init(options: BackendOptions = BackendOptions(name: "test")) throws {
     folder = try TemporaryFolder()
     let bytes = (0..<1 << 20).map { UInt8(truncatingIfNeeded: $0 / 512 &* 7 &+ $0 &+ 1) }
-    served = try ServedDevice(
-      try BlockDevice(BlockOptions(path: folder.file("disk.img", bytes))), options: options)
+    served = try ServedDevice(try BlockDevice(BlockOptions(path: folder.file("disk.img", bytes))), options: options)
   }
 }
 

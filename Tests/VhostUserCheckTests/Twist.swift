@@ -317,8 +317,7 @@ final class TwistedSubject: CheckSubject, Sendable {
       }
       var letter = Letter(
         request: header.request, flags: header.flags, payload: payload, descriptors: files.count,
-        fromFrontend: fromFrontend,
-        earlier: connection.count(header.request, fromFrontend), connection: connection)
+        fromFrontend: fromFrontend, earlier: connection.count(header.request, fromFrontend), connection: connection)
       body(&letter, &files)
     }
   }

@@ -1,7 +1,6 @@
 import Testing
 
 @testable import VhostUser
-@testable import VhostUserBackend
 
 /// Bytes from a string of hexadecimal digits; blanks are for the eye.
 private func hex(_ text: String) -> [UInt8] {
@@ -36,31 +35,28 @@ private let samples: [Sample] = [
   Sample(.resetOwner, 4),
   Sample(.setMemoryTable([region]), 5, "01000000 00000000" + regionBytes),
   Sample(.setLogBase(LogArea(size: 0x6000, offset: 0x10)), 6, "0060000000000000 1000000000000000"),
-  Sample(.setVringSize(VringState(index: 1, number: 256)), 8, "01000000 00010000"),
+  Sample(.setVringSize(VringState(1, 256)), 8, "01000000 00010000"),
   Sample(
     .setVringAddress(
       VringAddress(
         index: 2, flags: 1, descriptorArea: 0xffff_e000, driverArea: 0xffff_f000, deviceArea: 0xffff_f240,
         log: 0xffff_f241)),
     9, "02000000 01000000 00e0ffff00000000 40f2ffff00000000 00f0ffff00000000 41f2ffff00000000"),
-  Sample(.setVringBase(VringState(index: 0, number: 0x8000_8000)), 10, "00000000 00800080"),
-  Sample(.getVringBase(VringState(index: 3, number: 0)), 11, "03000000 00000000"),
-  Sample(.setVringKick(VringDescriptor(index: 4, hasDescriptor: true)), 12, "0400000000000000"),
+  Sample(.setVringBase(VringState(0, 0x8000_8000)), 10, "00000000 00800080"),
+  Sample(.getVringBase(VringState(3, 0)), 11, "03000000 00000000"),
+  Sample(.setVringKick(VringDescriptor(4)), 12, "0400000000000000"),
   Sample(.setVringCall(VringDescriptor(index: 255, hasDescriptor: false)), 13, "ff01000000000000"),
-  Sample(.setVringError(VringDescriptor(index: 0, hasDescriptor: true)), 14, "0000000000000000"),
+  Sample(.setVringError(VringDescriptor(0)), 14, "0000000000000000"),
   Sample(.getProtocolFeatures, 15),
   Sample(.setProtocolFeatures([.multiqueue, .replyAck, .guestAddresses]), 16, "0900200000000000"),
   Sample(.getQueueCount, 17),
-  Sample(.setVringEnable(VringState(index: 0, number: 1)), 18, "00000000 01000000"),
+  Sample(.setVringEnable(VringState(0, 1)), 18, "00000000 01000000"),
   Sample(.setBackendRequestDescriptor, 21),
   Sample(
-    .iotlb(
-      IOTLBMessage(
-        kind: .update, address: 0xffff_f000, size: 0x1000, frontendAddress: 0x7fe8_0c17_6000,
-        permission: [.read, .write])),
+    .iotlb(.update(0xffff_f000, 0x1000, to: 0x7fe8_0c17_6000)),
     22, "00f0ffff00000000 0010000000000000 0060170ce87f0000 03 02 000000000000"),
   Sample(
-    .iotlb(IOTLBMessage(kind: .invalidate, address: 0xfef0_0000, size: 0xffff_ffff_0110_0000)),
+    .iotlb(.invalidate(0xfef0_0000, 0xffff_ffff_0110_0000)),
     22, "0000f0fe00000000 00001001ffffffff 0000000000000000 00 03 000000000000"),
   Sample(.getConfiguration(ConfigurationBytes(offset: 8, bytes: [0, 0])), 24, "08000000 02000000 00000000 0000"),
   Sample(.setConfiguration(ConfigurationBytes(offset: 32, flags: 1, bytes: [7])), 25, "20000000 01000000 01000000 07"),
@@ -71,7 +67,7 @@ private let samples: [Sample] = [
     .setInflightDescriptor(InflightDescription(mmapSize: 0x2000, mmapOffset: 0x40, queueCount: 1, queueSize: 256)),
     32, "0020000000000000 4000000000000000 0100 0001 00000000"),
   Sample(.resetDevice, 34),
-  Sample(.vringKick(VringState(index: 1, number: 0)), 35, "01000000 00000000"),
+  Sample(.vringKick(VringState(1, 0)), 35, "01000000 00000000"),
   Sample(.getMaxMemorySlots, 36),
   Sample(.addMemoryRegion(region), 37, "0000000000000000" + regionBytes),
   Sample(.removeMemoryRegion(region), 38, "0000000000000000" + regionBytes),
@@ -81,8 +77,7 @@ private let samples: [Sample] = [
   Sample(.checkDeviceState, 43),
 ]
 
-@Suite("vhost-user message layouts")
-struct CodecTests {
+@Suite("vhost-user message layouts") struct CodecTests {
   @Test("A request of the front-end has the documented number and bytes, both ways", arguments: samples)
   fileprivate func request(_ sample: Sample) throws {
     let payload = hex(sample.payload)
@@ -154,7 +149,7 @@ struct CodecTests {
 
   @Test("An IOTLB message of an unknown type is refused, and undefined permission bytes are kept as they are")
   func iotlb() throws {
-    var bytes = FrontendRequest.iotlb(IOTLBMessage(kind: .invalidate, address: 1, size: 2)).payload
+    var bytes = FrontendRequest.iotlb(.invalidate(1, 2)).payload
     bytes[24] = 178
     let read = IOTLBMessage(kind: .invalidate, address: 1, size: 2, permission: .init(rawValue: 178))
     #expect(try FrontendRequest(request: 22, payload: bytes) == .iotlb(read))
@@ -191,7 +186,7 @@ struct CodecTests {
   @Test("How many descriptors belong to a message")
   func descriptors() {
     #expect(FrontendRequest.setMemoryTable([region, region]).descriptorCounts == 2...2)
-    #expect(FrontendRequest.setVringKick(VringDescriptor(index: 0, hasDescriptor: true)).descriptorCounts == 1...1)
+    #expect(FrontendRequest.setVringKick(VringDescriptor(0)).descriptorCounts == 1...1)
     #expect(FrontendRequest.setVringKick(VringDescriptor(index: 0, hasDescriptor: false)).descriptorCounts == 0...0)
     #expect(FrontendRequest.addMemoryRegion(region).descriptorCounts == 1...1)
     #expect(FrontendRequest.removeMemoryRegion(region).descriptorCounts == 0...1)
@@ -203,11 +198,9 @@ struct CodecTests {
     #expect(BackendReply.value(0x1_0000_0002).encoded(to: 1) == hex("01000000 05000000 08000000 0200000001000000"))
     #expect(try BackendReply(to: .getFeatures, payload: hex("0200000001000000")) == .value(0x1_0000_0002))
     #expect(
-      BackendReply.vring(VringState(index: 1, number: 59)).encoded(to: 11)
+      BackendReply.vring(VringState(1, 59)).encoded(to: 11)
         == hex("0b000000 05000000 08000000 01000000 3b000000"))
-    #expect(
-      try BackendReply(to: .getVringBase, payload: hex("01000000 3b000000")) == .vring(VringState(index: 1, number: 59))
-    )
+    #expect(try BackendReply(to: .getVringBase, payload: hex("01000000 3b000000")) == .vring(VringState(1, 59)))
     #expect(BackendReply.configuration(nil).encoded(to: 24) == hex("18000000 05000000 00000000"))
     #expect(try BackendReply(to: .getConfiguration, payload: []) == .configuration(nil))
     let area = InflightDescription(mmapSize: 0x1000, mmapOffset: 0, queueCount: 1, queueSize: 128)
@@ -224,11 +217,10 @@ struct CodecTests {
     #expect(try BackendRequest(request: 1, payload: bytes) == miss)
     #expect(BackendRequest.configurationChange.encoded(needsReply: false) == hex("02000000 01000000 00000000"))
     #expect(try BackendRequest(request: 2, payload: []) == .configurationChange)
-    let call = BackendRequest.vringCall(VringState(index: 3, number: 0))
+    let call = BackendRequest.vringCall(VringState(3, 0))
     #expect(call.encoded(needsReply: false) == hex("04000000 01000000 08000000 03000000 00000000"))
     #expect(try BackendRequest(request: 4, payload: hex("03000000 00000000")) == call)
-    #expect(
-      try BackendRequest(request: 5, payload: hex("03000000 00000000")) == .vringError(VringState(index: 3, number: 0)))
+    #expect(try BackendRequest(request: 5, payload: hex("03000000 00000000")) == .vringError(VringState(3, 0)))
     #expect(throws: ProtocolError.self) { try BackendRequest(request: 3, payload: []) }
     #expect(throws: ProtocolError.self) { try BackendRequest(request: 2, payload: [0]) }
   }

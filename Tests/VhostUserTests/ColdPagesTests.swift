@@ -11,24 +11,6 @@ import VirtioTestKit
 
 /// A split ring with one chain of many pages that were not asked for yet, and a front-end that answers each question.
 private final class ColdRig {
-  private final class Bell: TranslationWaiter {
-    let isRung = Atomic<Bool>(false)
-    func wake() { isRung.store(true, ordering: .relaxed) }
-  }
-  private final class Questions: Sendable {
-    private let state = Mutex<[(IOTLBMessage, PendingMisses.Question)]>([])
-    func add(_ message: IOTLBMessage, _ question: PendingMisses.Question?) -> Bool {
-      if let question { state.withLock { $0.append((message, question)) } }
-      return true
-    }
-    func take() -> [(IOTLBMessage, PendingMisses.Question)] {
-      state.withLock { state in
-        let all = state
-        state = []
-        return all
-      }
-    }
-  }
   static let ringAt: UInt64 = 0x10_0000
   static let dataAt: UInt64 = 0x80_0000_0000
   static let frontend: UInt64 = 0x7e00_0000_0000
@@ -37,8 +19,8 @@ private final class ColdRig {
   private let regions = MemoryTable()
   let memory: GuestMemory
   let space: IOTLBSpace
-  private let bell = Bell()
-  private let questions = Questions()
+  private let bell = RungBell()
+  private let questions = Asked()
   private var queue: Virtqueue
   private(set) var asked = 0
   private(set) var rounds = 0
@@ -55,15 +37,10 @@ private final class ColdRig {
   init(pages: Int, each: Int, step: Int? = nil, nodes: Int = 1 << 15, servesOneChain: Bool = false) throws {
     memory = regions.memory
     let dataBytes = UInt64(pages) << 12
-    try regions.add(
-      RegionDescription(guestAddress: 0, size: Self.ringBytes, frontendAddress: Self.frontend, offset: 0),
-      try HostMapping(anonymous: Int(Self.ringBytes)))
-    try regions.add(
-      RegionDescription(
-        guestAddress: 1 << 32, size: dataBytes, frontendAddress: Self.frontend + Self.ringBytes, offset: 0),
-      try HostMapping(anonymous: Int(dataBytes)))
+    try regions.add(0, frontend: Self.frontend, byteCount: Self.ringBytes)
+    try regions.add(1 << 32, frontend: Self.frontend + Self.ringBytes, byteCount: dataBytes)
     let questions = questions
-    space = IOTLBSpace(regions, maxNodes: nodes, servesOneChain: servesOneChain, ask: { questions.add($0, $1) })
+    space = IOTLBSpace(regions, maxNodes: nodes, servesOneChain: servesOneChain, ask: { questions.take($0, $1) })
     let count = pages / each
     self.step = UInt64(step ?? each) << 12
     self.each = each
@@ -72,7 +49,7 @@ private final class ColdRig {
       table += (Self.dataAt + UInt64(n) * self.step).bytes + UInt32(each << 12).bytes
       table += UInt16(n + 1 < count ? 3 : 2).bytes + UInt16(truncatingIfNeeded: n + 1).bytes
     }
-    precondition(memory.copy(table.span, to: GuestAddress(0x4000)) == table.count)
+    memory.write(table, at: GuestAddress(0x4000))
     queue = try Virtqueue(
       index: 0,
       layout: QueueLayout(
@@ -80,6 +57,11 @@ private final class ColdRig {
         deviceArea: DMAAddress(Self.ringAt + 0x2000)),
       features: [.version1, .indirectDescriptors], in: space, waking: bell)
     try post(count)
+  }
+
+  /// Maps the ring and the table, and a page that is innocent.
+  func mapRing() throws {
+    try space.apply(.update(Self.ringAt, 0x20000, to: Self.frontend))
   }
 
   /// What is kept of questions and refusals.
@@ -108,26 +90,25 @@ private final class ColdRig {
   /// The driver makes another chain of the one that waits: the first descriptor of the table, at an address of its
   /// choice.
   func rewrite(to address: UInt64) {
-    precondition(memory.copy(address.bytes.span, to: GuestAddress(0x4000)) == 8)
-    precondition(memory.copy(UInt32(16).bytes.span, to: GuestAddress(8)) == 4)
-    precondition(memory.copy(UInt16(2).bytes.span, to: GuestAddress(0x400c)) == 2)
+    memory.write(address.bytes, at: GuestAddress(0x4000))
+    memory.write(UInt32(16).bytes, at: GuestAddress(8))
+    memory.write(UInt16(2).bytes, at: GuestAddress(0x400c))
   }
 
   /// Makes a chain of the first descriptors of the table available.
   func post(_ count: Int) throws {
-    let last = UInt16(2).bytes
-    precondition(memory.copy(last.span, to: GuestAddress(0x4000 + UInt64(count - 1) * 16 + 12)) == 2)
-    let head = (Self.ringAt + 0x4000).bytes + UInt32(count * 16).bytes + UInt16(4).bytes + UInt16(0).bytes
-    precondition(memory.copy(head.span, to: GuestAddress(0)) == 16)
+    memory.write(UInt16(2).bytes, at: GuestAddress(0x4000 + UInt64(count - 1) * 16 + 12))
+    memory.write(
+      (Self.ringAt + 0x4000).bytes + UInt32(count * 16).bytes + UInt16(4).bytes + UInt16(0).bytes, at: GuestAddress(0))
     posted += 1
-    precondition(memory.copy((UInt16(0).bytes + posted.bytes).span, to: GuestAddress(0x1000)) == 4)
+    memory.write(UInt16(0).bytes + posted.bytes, at: GuestAddress(0x1000))
   }
 
   /// Rounds of the queue, and answers of the front-end between them, until the chain is popped. Its bytes.
   func popped() throws -> Int {
     while rounds < 1000 {
       rounds += 1
-      bell.isRung.store(false, ordering: .relaxed)
+      bell.reset()
       try queue.beginRound()
       if let chain = try queue.next() {
         let bytes = chain.writable.byteCount
@@ -143,14 +124,10 @@ private final class ColdRig {
       for (message, question) in open {
         let page = message.address & ~4095
         let place = page >= Self.dataAt ? place(page - Self.dataAt) : page - Self.ringAt
-        try space.apply(
-          IOTLBMessage(
-            kind: .update, address: page, size: 4096, frontendAddress: Self.frontend + place,
-            permission: [.read, .write]))
+        try space.apply(.update(page, 4096, to: Self.frontend + place))
         space.answered(question)
       }
-      let isRung = bell.isRung.load(ordering: .relaxed)
-      try #require(isRung)
+      try #require(bell.isRung)
     }
     return 0
   }
@@ -159,8 +136,7 @@ private final class ColdRig {
   private func place(_ offset: UInt64) -> UInt64 { Self.ringBytes + offset / step * UInt64(each) << 12 + offset % step }
 }
 
-@Suite("Requests of many cold pages", .serialized)
-struct ColdPagesTests {
+@Suite("Requests of many cold pages", .serialized) struct ColdPagesTests {
   private final class Shared: Sendable {
     let state: Mutex<Outcome>
     init(_ outcome: Outcome) { state = Mutex(outcome) }
@@ -217,22 +193,16 @@ struct ColdPagesTests {
   func tooMuch(servesOneChain: Bool) throws {
     // A page of each 2 MiB, so that each takes a node of the table's.
     let rig = try ColdRig(pages: 200, each: 1, step: 512, nodes: 64, servesOneChain: servesOneChain)
-    let bytes = try rig.popped()
-    #expect(bytes == 0 && rig.reason == .exhausted && rig.space.statistics.faults == 1)
+    #expect(try rig.popped() == 0 && rig.reason == .exhausted && rig.space.statistics.faults == 1)
     #expect(rig.asked <= (PendingMisses.evictionsPerWalk + 1) * 256 && rig.rounds < 50)
     try rig.post(3)
-    let next = try rig.popped()
-    #expect(next == 3 * 4096 && rig.reason == nil)
+    #expect(try rig.popped() == 3 * 4096 && rig.reason == nil)
   }
 
   @Test("A chain that is rewritten while its misses are refused leaves nothing behind, however often (R064)")
   func rewritten() throws {
     let rig = try ColdRig(pages: 64, each: 64)
-    // The ring and the table, and a page that is innocent.
-    try rig.space.apply(
-      IOTLBMessage(
-        kind: .update, address: ColdRig.ringAt, size: 0x20000, frontendAddress: ColdRig.frontend,
-        permission: [.read, .write]))
+    try rig.mapRing()
     for round in 0..<50 {
       if round > 0 { try rig.post(1) }
       rig.rewrite(to: ColdRig.dataAt)
@@ -247,10 +217,7 @@ struct ColdPagesTests {
   @Test("What a chain was refused is told to it, and to no other; a queue that ends takes it along")
   func ended() throws {
     let rig = try ColdRig(pages: 64, each: 64)
-    try rig.space.apply(
-      IOTLBMessage(
-        kind: .update, address: ColdRig.ringAt, size: 0x20000, frontendAddress: ColdRig.frontend,
-        permission: [.read, .write]))
+    try rig.mapRing()
     try rig.refused()
     let refused = try rig.popped()
     #expect(refused == 0 && rig.reason == .unmapped && rig.kept == (0, 0) && rig.space.statistics.faults == 1)

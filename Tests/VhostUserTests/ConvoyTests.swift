@@ -15,16 +15,16 @@ private let pages = 20_000
 /// Many queues over one space, whose rings are mapped and whose chains are cold; a front-end that answers when the test
 /// says so. All on one thread, so that every step counts.
 private final class Crowd {
-  private final class Bell: TranslationWaiter {
-    let isRung = Atomic<Bool>(false)
-    func wake() { isRung.store(true, ordering: .relaxed) }
-  }
   private final class Asked: Sendable {
     let all = Mutex(FIFO<(message: IOTLBMessage, question: PendingMisses.Question)>())
   }
-  private struct Member: ~Copyable {
+  private final class Member {
     var queue: Virtqueue
-    let bell: Bell
+    let bell: RungBell
+    init(_ queue: consuming Virtqueue, _ bell: RungBell) {
+      self.queue = queue
+      self.bell = bell
+    }
   }
   private static let frontend: UInt64 = 0x7e00_0000_0000
   private static func base(_ queue: Int) -> UInt64 { UInt64(queue + 1) << 32 }
@@ -33,20 +33,14 @@ private final class Crowd {
   private let table = MemoryTable()
   private var memory: GuestMemory { table.memory }
   private let asked = Asked()
-  private var members: [Int: Holder] = [:]
+  private var members: [Int: Member] = [:]
   /// Questions of each queue so far.
   private(set) var questions: [Int]
   private(set) var rounds = 0
   private(set) var popped = 0
 
-  private final class Holder {
-    var member: Member
-    init(_ member: consuming Member) { self.member = member }
-  }
-
   init(queues: Int) throws {
-    let mapping = try HostMapping(anonymous: 0x5000)
-    try table.add(RegionDescription(guestAddress: 0, size: 0x5000, frontendAddress: Self.frontend, offset: 0), mapping)
+    try table.add(0, frontend: Self.frontend, byteCount: 0x5000)
     let asked = asked
     space = IOTLBSpace(table) { message, question in
       if let question { asked.all.withLock { $0.append((message, question)) } }
@@ -54,20 +48,15 @@ private final class Crowd {
     }
     questions = [Int](repeating: 0, count: queues)
     // One ring for all of them, each with addresses of its own. Its one chain is a buffer to write to.
-    func put(_ bytes: [UInt8], _ address: UInt64) {
-      precondition(memory.copy(bytes.span, to: GuestAddress(address)) == bytes.count)
-    }
-    put(UInt16(1).bytes, 0x1002)
+    memory.write(UInt16(1).bytes, at: GuestAddress(0x1002))
     for index in 0..<queues {
-      let (ring, bell) = (Self.base(index), Bell())
-      try space.apply(
-        IOTLBMessage(
-          kind: .update, address: ring, size: 0x3000, frontendAddress: Self.frontend, permission: [.read, .write]))
+      let (ring, bell) = (Self.base(index), RungBell())
+      try space.apply(.update(ring, 0x3000, to: Self.frontend))
       let layout = QueueLayout(
         size: 2, descriptorArea: DMAAddress(ring), driverArea: DMAAddress(ring + 0x1000),
         deviceArea: DMAAddress(ring + 0x2000))
       let queue = try Virtqueue(index: index, layout: layout, features: .version1, in: space, waking: bell)
-      members[index] = Holder(Member(queue: queue, bell: bell))
+      members[index] = Member(queue, bell)
     }
   }
 
@@ -79,16 +68,15 @@ private final class Crowd {
   /// A round of a queue. The ring's memory is everybody's: what is in it is this one's chain.
   func look(_ index: Int) throws {
     rounds += 1
-    let bytes = (Self.base(index) + 0x1000_0000).bytes + UInt32(pages << 12).bytes + UInt16(2).bytes + UInt16(0).bytes
-    precondition(memory.copy(bytes.span, to: GuestAddress(0)) == 16)
-    let holder = members[index]!
-    holder.member.bell.isRung.store(false, ordering: .relaxed)
-    try holder.member.queue.beginRound()
-    if let chain = try holder.member.queue.next() {
+    memory.write(RawFrontend.descriptor(Self.base(index), 0x1000_0000, UInt32(pages << 12), 2, 0), at: GuestAddress(0))
+    let member = members[index]!
+    member.bell.reset()
+    try member.queue.beginRound()
+    if let chain = try member.queue.next() {
       popped += 1
-      holder.member.queue.complete(chain, written: 0)
+      member.queue.complete(chain, written: 0)
     }
-    holder.member.queue.endRound()
+    member.queue.endRound()
   }
 
   /// A round of every queue.
@@ -100,19 +88,16 @@ private final class Crowd {
       guard let (message, question) = asked.all.withLock({ $0.popFirst() }) else { return }
       let page = message.address & ~4095
       questions[Int(page >> 32) - 1] += 1
-      try space.apply(
-        IOTLBMessage(
-          kind: .update, address: page, size: 4096, frontendAddress: Self.frontend + 0x3000,
-          permission: [.read, .write]))
+      try space.apply(.update(page, 4096, to: Self.frontend + 0x3000))
       space.answered(question)
-      for (index, holder) in members where holder.member.bell.isRung.load(ordering: .relaxed) { try look(index) }
+      for (index, member) in members where member.bell.isRung { try look(index) }
     }
   }
 
   /// Another memory table is set: what was known is forgotten, and queues look again.
   func flush() throws {
     space.flush()
-    for (index, holder) in members where holder.member.bell.isRung.load(ordering: .relaxed) { try look(index) }
+    for (index, member) in members where member.bell.isRung { try look(index) }
   }
 }
 
@@ -123,26 +108,23 @@ private final class CrowdedFrontend {
   private let kicks: [EventFD]
 
   init(queues: Int) throws {
-    raw = try RawFrontend(queues: queues)
+    raw = try RawFrontend.sharing([.version1, .accessPlatform, Features(bit: 12)], queues: queues)
     kicks = try (0..<queues).map { _ in try EventFD() }
-    try raw.negotiate([.version1, .accessPlatform, Features(bit: 12)])
-    try raw.share()
     let rings = RawFrontend.iova
     try raw.must(.iotlb(raw.update(rings, size: 0x10000)))
     for (index, kick) in kicks.enumerated() {
       let (number, at) = (UInt32(index), UInt64(index) * 256)
-      raw.poke(
-        (1 << 40 + UInt64(index) << 32).bytes + UInt32(pages << 12).bytes + UInt16(2).bytes + UInt16(0).bytes, Int(at))
+      raw.poke(RawFrontend.descriptor(1 << 40 + UInt64(index) << 32, 0, UInt32(pages << 12), 2, 0), Int(at))
       raw.poke(UInt16(0).bytes + UInt16(1).bytes + UInt16(0).bytes, Int(at) + 64)
-      try raw.must(.setVringSize(VringState(index: number, number: 2)))
+      try raw.must(.setVringSize(VringState(number, 2)))
       try raw.must(
         .setVringAddress(
           VringAddress(
             index: number, descriptorArea: rings + at, driverArea: rings + at + 64, deviceArea: rings + at + 128, log: 0
           )))
       kick.signal()
-      try raw.must(.setVringKick(VringDescriptor(index: UInt8(index), hasDescriptor: true)), [kick.rawValue])
-      try raw.must(.setVringEnable(VringState(index: number, number: 1)))
+      try raw.must(.setVringKick(VringDescriptor(UInt8(index))), [kick.rawValue])
+      try raw.must(.setVringEnable(VringState(number, 1)))
     }
   }
 
@@ -158,14 +140,13 @@ private final class CrowdedFrontend {
   }
 
   func invalidate(_ address: UInt64) throws {
-    try raw.must(.iotlb(IOTLBMessage(kind: .invalidate, address: address, size: 4096)))
+    try raw.must(.iotlb(.invalidate(address, 4096)))
   }
 
-  func stop(_ queue: Int) throws { _ = try raw.ask(.getVringBase(VringState(index: UInt32(queue), number: 0))) }
+  func stop(_ queue: Int) throws { _ = try raw.ask(.getVringBase(VringState(UInt32(queue), 0))) }
 }
 
-@Suite("Many queues of many cold pages", .serialized, .timeLimit(.minutes(10)))
-struct ConvoyTests {
+@Suite("Many queues of many cold pages", .serialized, .timeLimit(.minutes(10))) struct ConvoyTests {
   @Test(
     "A walk that may ask no more stops there, however many pages are left of its chain and however often it is made")
   func stops() throws {

@@ -184,8 +184,7 @@ private struct Deaths {
   }
 }
 
-@Suite("Back-ends that die", .timeLimit(.minutes(10)))
-struct CrashTests {
+@Suite("Back-ends that die", .timeLimit(.minutes(10))) struct CrashTests {
   @Test(
     "Wherever back-ends die, between taking, doing, giving back and writing that down: nothing is lost or given back twice (R126)",
     arguments: [false, true], [false, true])

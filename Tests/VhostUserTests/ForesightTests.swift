@@ -1,5 +1,4 @@
 import DMA
-import HostIO
 import Testing
 import VhostUser
 import Virtio
@@ -35,15 +34,12 @@ private final class AheadRig {
         size: Self.size, descriptorArea: DMAAddress(Self.ringAt), driverArea: DMAAddress(Self.ringAt + 0x1000),
         deviceArea: DMAAddress(Self.ringAt + 0x2000)),
       features: packed ? [.version1, .indirectDescriptors, .ringPacked] : [.version1, .indirectDescriptors],
-      in: rig.space,
-      waking: bell)
+      in: rig.space, waking: bell)
   }
 
   static func page(_ n: Int) -> UInt64 { dataAt + UInt64(n) << 12 }
 
-  private func put(_ bytes: [UInt8], _ at: Int) {
-    precondition(rig.memory.copy(bytes.span, to: GuestAddress(UInt64(at))) == bytes.count)
-  }
+  private func put(_ bytes: [UInt8], _ at: Int) { rig.memory.write(bytes, at: GuestAddress(UInt64(at))) }
 
   /// Makes a chain of device-writable descriptors available. `flags` go into each.
   func post(_ buffers: [(address: UInt64, count: Int)], flags: UInt16 = 2, next: UInt16? = nil) {
@@ -104,11 +100,9 @@ private final class AheadRig {
     let rig = try AheadRig(packed: packed)
     for n in 0..<8 { rig.post([(AheadRig.page(3 * n), 512), (AheadRig.page(3 * n + 1), 8192)]) }
     try rig.expectRound(0, faults: 0)
-    let asked1 = rig.asked()
-    #expect(asked1 == Array(0..<24))
+    #expect(rig.asked() == Array(0..<24))
     for n in 0..<24 { try rig.map(n) }
-    let rings1 = rig.rings
-    #expect(rings1 == 1, "only the chain at the head is waited for")
+    #expect(rig.rings == 1, "only the chain at the head is waited for")
     try rig.expectRound(8, faults: 0)
     let asked2 = rig.asked()
     #expect(asked2.isEmpty)
@@ -120,15 +114,12 @@ private final class AheadRig {
     for n in 0..<4 { rig.post([(AheadRig.page(n), 512)]) }
     try rig.expectRound(0, faults: 0)
     try rig.map(0)
-    let rings1 = rig.rings
-    #expect(rings1 == 1)
+    #expect(rig.rings == 1)
     try rig.expectRound(1, faults: 0)
-    let asked3 = rig.asked()
-    #expect(asked3 == [0, 1, 2, 3], "nothing is asked twice")
+    #expect(rig.asked() == [0, 1, 2, 3], "nothing is asked twice")
     // What was asked ahead is now waited for.
     try rig.map(1)
-    let rings2 = rig.rings
-    #expect(rings2 == 2)
+    #expect(rig.rings == 2)
     for n in 2..<4 { try rig.map(n) }
     try rig.expectRound(3, faults: 0)
   }
@@ -145,8 +136,7 @@ private final class AheadRig {
     for n in 0..<2 { try rig.map(n) }
     try rig.expectRound(2, faults: 0)
     questions = rig.rig.asked.questions
-    let asked4 = rig.asked()
-    #expect(asked4 == [2], "it asks for itself")
+    #expect(rig.asked() == [2], "it asks for itself")
     rig.rig.space.answered(questions[0])
     try rig.expectRound(1, faults: 1)
   }
@@ -159,14 +149,13 @@ private final class AheadRig {
     for i in 0..<2 {
       let entry = AheadRig.page(10 + i).bytes + UInt32(512).bytes
       let tail = packed ? UInt16(0).bytes + flags.bytes : (i == 0 ? UInt16(3) : 2).bytes + UInt16(1).bytes
-      precondition(rig.rig.memory.copy((entry + tail).span, to: GuestAddress(0x4000 + UInt64(i) * 16)) == 16)
+      rig.rig.memory.write(entry + tail, at: GuestAddress(0x4000 + UInt64(i) * 16))
     }
     rig.post([(AheadRig.page(0), 512)])
     rig.post([(AheadRig.ringAt + 0x4000, 32)], flags: 4)
     rig.post([(AheadRig.page(5), 32)], flags: 4)
     try rig.expectRound(0, faults: 0)
-    let asked5 = rig.asked()
-    #expect(asked5 == [0, 10, 11, 5])
+    #expect(rig.asked() == [0, 10, 11, 5])
   }
 
   @Test("What is wrong with a later chain is found when its turn comes, and not before")
@@ -175,8 +164,7 @@ private final class AheadRig {
     rig.post([(AheadRig.page(0), 512)])
     rig.post([(AheadRig.page(1), 512), (AheadRig.page(2), 512)], next: 1000)
     try rig.expectRound(0, faults: 0)
-    let asked6 = rig.asked()
-    #expect(asked6 == [0, 1])
+    #expect(rig.asked() == [0, 1])
     try rig.map(0)
     #expect(throws: QueueError.descriptorIndex(1000)) { try rig.expectRound(1, faults: 0) }
     #expect(rig.taken == 1)
@@ -190,7 +178,6 @@ private final class AheadRig {
     for n in 0..<8 { rig.post([(AheadRig.page(1000 + n << 20), 0xffff_f000)]) }
     if !packed { rig.post([(AheadRig.page(1), 512), (AheadRig.page(1), 512)], next: 9) }
     try rig.expectRound(0, faults: 0)
-    let asked7 = rig.asked()
-    #expect(asked7.count <= 1025)
+    #expect(rig.asked().count <= 1025)
   }
 }

@@ -1,32 +1,51 @@
 import DMA
-import HostIO
 import Synchronization
+import Testing
+import VirtioTestKit
 
 @testable import VhostUser
 @testable import VhostUserBackend
 
 /// The front-end that is asked for translations, which records the questions.
 final class Asked: Sendable {
-  private let state = Mutex<(messages: [IOTLBMessage], questions: [PendingMisses.Question], isThere: Bool)>(
-    ([], [], true))
+  typealias Open = (message: IOTLBMessage, question: PendingMisses.Question)
+  private let state = Mutex<(messages: [IOTLBMessage], open: [Open], isThere: Bool)>(([], [], true))
   func take(_ message: IOTLBMessage, _ question: PendingMisses.Question?) -> Bool {
     state.withLock { state in
       guard state.isThere else { return false }
       state.messages.append(message)
-      if let question { state.questions.append(question) }
+      if let question { state.open.append((message, question)) }
       return true
+    }
+  }
+  /// The questions since the last time.
+  func take() -> [Open] {
+    state.withLock { state in
+      defer { (state.messages, state.open) = ([], []) }
+      return state.open
     }
   }
   func setThere(_ isThere: Bool) { state.withLock { $0.isThere = isThere } }
   var messages: [IOTLBMessage] { state.withLock { $0.messages } }
-  var questions: [PendingMisses.Question] { state.withLock { $0.questions } }
-  func forget() { state.withLock { ($0.messages, $0.questions) = ([], []) } }
+  var questions: [PendingMisses.Question] { state.withLock { $0.open.map(\.question) } }
+  func forget() { _ = take() }
 }
 
 final class RungBell: TranslationWaiter {
   private let count = Atomic<Int>(0)
   func wake() { count.add(1, ordering: .relaxed) }
   var rings: Int { count.load(ordering: .relaxed) }
+  var isRung: Bool { rings > 0 }
+  func reset() { count.store(0, ordering: .relaxed) }
+}
+
+extension MemoryTable {
+  /// Adds a region of new memory at a guest address, which the front-end has at `frontend`.
+  func add(_ guest: UInt64, frontend: UInt64, byteCount: UInt64) throws {
+    try add(
+      RegionDescription(guestAddress: guest, size: byteCount, frontendAddress: frontend, offset: 0),
+      HostMapping(anonymous: Int(byteCount)))
+  }
 }
 
 /// A space over one region whose front-end addresses are far from its guest addresses.
@@ -39,16 +58,11 @@ struct IOTLBRig {
   let space: IOTLBSpace
 
   init(maxNodes: Int = 1 << 15) throws {
-    let mapping = try HostMapping(anonymous: Int(Self.regionBytes))
-    try table.add(
-      RegionDescription(guestAddress: 0, size: Self.regionBytes, frontendAddress: Self.frontend, offset: 0), mapping)
+    try table.add(0, frontend: Self.frontend, byteCount: Self.regionBytes)
     let asked = asked
     space = IOTLBSpace(table, maxNodes: maxNodes, ask: { asked.take($0, $1) })
     // Each page of memory says which it is.
-    for page in 0..<Self.regionBytes / 4096 {
-      let word = [UInt8(truncatingIfNeeded: page), UInt8(page >> 8)]
-      precondition(memory.copy(word.span, to: GuestAddress(page * 4096)) == 2)
-    }
+    for page in 0..<Self.regionBytes / 4096 { memory.write(UInt16(page).bytes, at: GuestAddress(page * 4096)) }
   }
 
   func update(

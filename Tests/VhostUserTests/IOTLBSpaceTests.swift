@@ -1,22 +1,23 @@
 import DMA
 import HostIO
 import Testing
-import Virtio
 import VirtioServing
 import VirtioTestKit
 
 @testable import VhostUser
 @testable import VhostUserBackend
 
-@Suite("What IOTLB messages do to what a device can reach")
-struct IOTLBSpaceTests {
+@Suite("What IOTLB messages do to what a device can reach") struct IOTLBSpaceTests {
   static let iova: UInt64 = 0x40_0000_0000
+  private let rig: IOTLBRig
+  private let bell = RungBell()
+
+  init() throws { rig = try IOTLBRig() }
 
   @Test(
     "A space starts empty and asks for the very byte and access; guest addresses of the memory table mean nothing in it (R101, R102, R103)"
   )
   func empty() throws {
-    let rig = try IOTLBRig()
     #expect(rig.space.statistics.reachableBytes == 0)
     #expect(rig.outcome(0x1234, .write) == .pending)
     #expect(
@@ -26,8 +27,6 @@ struct IOTLBSpaceTests {
 
   @Test("An update is taken, asked for or not, by front-end address, and wakes who waited (R101, R104, R106)")
   func updates() throws {
-    let rig = try IOTLBRig()
-    let bell = RungBell()
     #expect(rig.outcome(Self.iova + 5, .read, bell) == .pending)
     try rig.space.apply(rig.update(Self.iova, page: 7))
     #expect(bell.rings == 1 && rig.page(Self.iova) == 7)
@@ -37,8 +36,6 @@ struct IOTLBSpaceTests {
 
   @Test("A refused miss is a fault of the access that waited, and is asked for anew after it (R105)")
   func refusal() throws {
-    let rig = try IOTLBRig()
-    let bell = RungBell()
     #expect(rig.outcome(Self.iova, .write, bell) == .pending)
     rig.space.answered(try #require(rig.asked.questions.first))
     #expect(bell.rings == 1)
@@ -53,7 +50,6 @@ struct IOTLBSpaceTests {
     "A miss is sent once for a page and access, whoever waits; one that cannot be sent is a fault now and asked for later (R115)"
   )
   func once() throws {
-    let rig = try IOTLBRig()
     let first = RungBell(), second = RungBell()
     for offset in [UInt64(0), 8, 4095] {
       #expect(rig.outcome(Self.iova + offset, .read, first) == .pending)
@@ -72,22 +68,14 @@ struct IOTLBSpaceTests {
     "Updates outside the memory table, of no bytes, past the end of the space, or with permissions nobody defined are refused and change nothing (R107, R108)"
   )
   func badUpdates() throws {
-    let rig = try IOTLBRig()
     try rig.space.apply(rig.update(Self.iova, page: 3))
-    let end = IOTLBRig.frontend + IOTLBRig.regionBytes
+    let start = IOTLBRig.frontend, end = start + IOTLBRig.regionBytes
     for message in [
-      IOTLBMessage(kind: .update, address: Self.iova, size: 0, frontendAddress: IOTLBRig.frontend, permission: .read),
-      IOTLBMessage(kind: .update, address: Self.iova, size: 4096, frontendAddress: end, permission: .read),
-      IOTLBMessage(kind: .update, address: Self.iova, size: 8192, frontendAddress: end - 4096, permission: .read),
-      IOTLBMessage(kind: .update, address: Self.iova, size: 4096, frontendAddress: 0x5000, permission: .read),
-      IOTLBMessage(kind: .update, address: Self.iova, size: 4096, frontendAddress: .max, permission: .read),
-      IOTLBMessage(kind: .update, address: .max, size: 4096, frontendAddress: IOTLBRig.frontend, permission: .read),
-      IOTLBMessage(kind: .update, address: 0, size: .max, frontendAddress: IOTLBRig.frontend, permission: .read),
-      IOTLBMessage(
-        kind: .update, address: Self.iova, size: 4096, frontendAddress: IOTLBRig.frontend,
-        permission: .init(rawValue: 4)),
+      .update(Self.iova, 0, to: start), .update(Self.iova, 4096, to: end), .update(Self.iova, 8192, to: end - 4096),
+      .update(Self.iova, 4096, to: 0x5000), .update(Self.iova, 4096, to: .max), .update(.max, 4096, to: start),
+      .update(0, .max, to: start), .update(Self.iova, 4096, to: start, .init(rawValue: 4)),
       IOTLBMessage(kind: .miss, address: Self.iova), IOTLBMessage(kind: .accessFail, address: Self.iova),
-    ] {
+    ] as [IOTLBMessage] {
       #expect(throws: ProtocolError.self) { try rig.space.apply(message) }
       #expect(rig.page(Self.iova) == 3 && rig.space.statistics.reachableBytes == 4096)
     }
@@ -99,7 +87,6 @@ struct IOTLBSpaceTests {
       (UInt64(0), UInt64(0)), (0, .max), (0xfef0_0000, 0xffff_ffff_0110_0000), (iova, .max),
     ])
   func wideInvalidations(range: (address: UInt64, size: UInt64)) throws {
-    let rig = try IOTLBRig()
     let top = UInt64.max - 4095
     try rig.space.apply(rig.update(Self.iova, page: 1))
     try rig.space.apply(rig.update(top, page: 2))
@@ -112,7 +99,6 @@ struct IOTLBSpaceTests {
 
   @Test("An update over a mapping replaces it, larger, smaller or partly (R109)")
   func replace() throws {
-    let rig = try IOTLBRig()
     try rig.space.apply(rig.update(Self.iova, page: 10, pages: 4))
     try rig.space.apply(rig.update(Self.iova + 4096, page: 20))
     #expect(rig.page(Self.iova + 4096) == 20)
@@ -130,7 +116,6 @@ struct IOTLBSpaceTests {
   @Test(
     "An invalidation of a part of a mapping drops at least that part (R111)", arguments: [1, 4096, 4097] as [UInt64])
   func part(size: UInt64) throws {
-    let rig = try IOTLBRig()
     try rig.space.apply(rig.update(Self.iova, page: 16, pages: 64))
     try rig.invalidate(Self.iova + 5 * 4096, size)
     #expect(rig.page(Self.iova + 5 * 4096) == nil)
@@ -143,8 +128,6 @@ struct IOTLBSpaceTests {
 
   @Test("A flush forgets everything; the answer to a question from before it leaves nothing behind (R064, R113, R114)")
   func flush() throws {
-    let rig = try IOTLBRig()
-    let bell = RungBell()
     try rig.space.apply(rig.update(Self.iova, page: 1))
     #expect(rig.outcome(Self.iova + 4096, .read, bell) == .pending)
     rig.space.flush()
@@ -160,7 +143,6 @@ struct IOTLBSpaceTests {
     "Where chains give their pages back, an invalidation waits for those that still use a page another one gave back (R110)",
     .timeLimit(.minutes(10)))
   func givenBack() throws {
-    let rig = try IOTLBRig()
     let space = IOTLBSpace(rig.table, servesOneChain: true, ask: { _, _ in true })
     // Two chains name the page; the first is done.
     var cache = IOTLB(space)
@@ -169,7 +151,7 @@ struct IOTLBSpaceTests {
     cache.endRound()
     space.forget(from: Self.iova, through: Self.iova + 4095)
     let generation = space.fence.generation
-    let invalidation = WorkThread { try? space.apply(IOTLBMessage(kind: .invalidate, address: Self.iova, size: 4096)) }
+    let invalidation = WorkThread { try? space.apply(.invalidate(Self.iova, 4096)) }
     while space.fence.generation == generation, !invalidation.isDone { invalidation.pause() }
     #expect(!invalidation.isDone)
     lease = nil
@@ -194,7 +176,6 @@ struct IOTLBSpaceTests {
 
   @Test("A mapping for reading does not serve a write: that is asked for (R118)")
   func permission() throws {
-    let rig = try IOTLBRig()
     try rig.space.apply(rig.update(Self.iova, page: 4, .read))
     #expect(rig.page(Self.iova) == 4)
     #expect(rig.outcome(Self.iova, .write, nil) == .pending)
@@ -205,7 +186,6 @@ struct IOTLBSpaceTests {
 
   @Test("A fault is told to the front-end as ACCESS_FAIL, with address and access (R125)")
   func accessFail() throws {
-    let rig = try IOTLBRig()
     rig.space.report(DMAFault(address: DMAAddress(Self.iova + 77), access: .write, reason: .unmapped))
     #expect(rig.asked.messages == [IOTLBMessage(kind: .accessFail, address: Self.iova + 77, permission: .write)])
     #expect(rig.space.statistics.faults == 1)
@@ -218,7 +198,6 @@ struct IOTLBSpaceTests {
     let (ours, theirs) = try UnixSocket.pair()
     let channel = try BackendChannel()
     _ = channel.replace(ours)
-    let rig = try IOTLBRig()
     let space = IOTLBSpace(
       rig.table, ask: { message, question in question.map { channel.gather(message, $0) } ?? false },
       asked: { channel.post() })

@@ -27,10 +27,11 @@ private final class Limits {
   }
 }
 
-@Suite("How long an idle processor may take to wake") struct IdleLatencyTests {
-  private static func send(
-    _ count: Int, each: Duration, to idle: inout IdleLatency, from now: inout ContinuousClock.Instant
-  ) {
+@Suite("How long an idle processor may take to wake") final class IdleLatencyTests {
+  private let limits = Limits()
+  private var now = ContinuousClock.now
+
+  private func send(_ count: Int, each: Duration, to idle: inout IdleLatency) {
     for _ in 0..<count {
       now += each
       idle.message(at: now)
@@ -39,49 +40,43 @@ private final class Limits {
 
   @Test("A limit is in force while translations come fast, and no longer")
   func fast() {
-    let limits = Limits()
     var idle = limits.make(.limit(3))
-    var now = ContinuousClock.now
     #expect(idle.patience == nil)
-    Self.send(63, each: .microseconds(10), to: &idle, from: &now)
+    send(63, each: .microseconds(10), to: &idle)
     #expect(limits.inForce == 0)
-    Self.send(6400, each: .microseconds(100), to: &idle, from: &now)
+    send(6400, each: .microseconds(100), to: &idle)
     #expect(limits.inForce == 1 && limits.asked == [3])
     #expect(idle.patience != nil)
     // None for a while.
     idle.quiet()
     #expect(limits.inForce == 0 && idle.patience == nil)
-    Self.send(128, each: .microseconds(100), to: &idle, from: &now)
+    send(128, each: .microseconds(100), to: &idle)
     #expect(limits.inForce == 1 && idle.outcome == .used(2))
   }
 
   @Test("Translations that come slowly ask for none, and end one")
   func slow() {
-    let limits = Limits()
     var idle = limits.make(.limit(0))
-    var now = ContinuousClock.now
-    Self.send(640, each: .milliseconds(1), to: &idle, from: &now)
+    send(640, each: .milliseconds(1), to: &idle)
     #expect(limits.asked.isEmpty)
-    Self.send(128, each: .microseconds(20), to: &idle, from: &now)
+    send(128, each: .microseconds(20), to: &idle)
     #expect(limits.inForce == 1)
-    Self.send(128, each: .milliseconds(1), to: &idle, from: &now)
+    send(128, each: .milliseconds(1), to: &idle)
     #expect(limits.inForce == 0)
   }
 
   @Test("It ends soon after the last translation, even if something else keeps the thread awake")
   func busy() {
-    let limits = Limits()
     var idle = limits.make(.limit(0))
-    var now = ContinuousClock.now
-    Self.send(128, each: .microseconds(20), to: &idle, from: &now)
+    send(128, each: .microseconds(20), to: &idle)
     let early = idle.look(at: now + .milliseconds(10))
     #expect(!early && limits.inForce == 1)
     let late = idle.look(at: now + .milliseconds(41))
     #expect(late && limits.inForce == 0)
     // A few of them are not many.
-    Self.send(128, each: .microseconds(20), to: &idle, from: &now)
+    send(128, each: .microseconds(20), to: &idle)
     for _ in 0..<5 {
-      Self.send(1, each: .milliseconds(10), to: &idle, from: &now)
+      send(1, each: .milliseconds(10), to: &idle)
       _ = idle.look(at: now)
     }
     #expect(limits.inForce == 0)
@@ -89,11 +84,9 @@ private final class Limits {
 
   @Test("Who may not ask is told so once, and serves without")
   func refused() throws {
-    let limits = Limits()
     limits.isAllowed = false
     var idle = limits.make(.limit(0))
-    var now = ContinuousClock.now
-    Self.send(6400, each: .microseconds(10), to: &idle, from: &now)
+    send(6400, each: .microseconds(10), to: &idle)
     #expect(limits.asked == [0] && idle.patience == nil)
     let fact = idle.fact
     #expect(fact.values["idle_latency_limited"] == .flag(false) && fact.values["idle_latency_refused"] != nil)
@@ -102,10 +95,8 @@ private final class Limits {
 
   @Test("Without a limit nothing is asked for, and that is what is said")
   func off() {
-    let limits = Limits()
     var idle = limits.make(.off)
-    var now = ContinuousClock.now
-    Self.send(6400, each: .microseconds(10), to: &idle, from: &now)
+    send(6400, each: .microseconds(10), to: &idle)
     #expect(limits.asked.isEmpty && idle.fact.values["idle_latency_us"] == nil)
   }
 

@@ -18,14 +18,24 @@ private struct Survivor {
     self.size = size
   }
 
-  func split() -> SplitInflight { SplitInflight(mapping.cells(from: 0, byteCount: 4096)!, size: size, capacity: size) }
-  func packed() -> PackedInflight {
-    PackedInflight(mapping.cells(from: 0, byteCount: 4096)!, size: size, capacity: size)
+  var cells: RingMemory { mapping.cells(from: 0, byteCount: 4096)! }
+  func split() -> SplitInflight { SplitInflight(cells, size: size, capacity: size) }
+  func packed() -> PackedInflight { PackedInflight(cells, size: size, capacity: size) }
+
+  /// Nonsense everywhere, but for the version and the size.
+  func fill(_ byte: UInt8) {
+    _ = mapping.copy([UInt8](repeating: byte, count: 4096).span, to: 0)
+    cells.store16(1, at: 8)
+    cells.store16(8, at: 10)
   }
-  func load(_ offset: Int) -> UInt16 { mapping.cells(from: 0, byteCount: 4096)!.load16(at: offset) }
 }
 
-private func noFlags(_ slot: UInt16) -> UInt16 { 0 }
+extension InflightRecorder {
+  /// Resumes where nothing can be read off a ring's slots.
+  fileprivate func resume(at state: QueueState = .initial, used: UInt16? = nil) -> QueueResumption {
+    resume(at: state, used: used) { _ in 0 }
+  }
+}
 
 private func descriptors(_ id: UInt16, _ count: Int) -> [RingDescriptor] {
   (0..<count).map {
@@ -33,19 +43,17 @@ private func descriptors(_ id: UInt16, _ count: Int) -> [RingDescriptor] {
   }
 }
 
-@Suite("Requests in flight outlive the back-end")
-struct InflightTests {
+@Suite("Requests in flight outlive the back-end") struct InflightTests {
   @Test("Split: what was popped and not published is done again, in the order it was popped (R126)")
   func splitOrder() throws {
     let memory = try Survivor(size: 8)
     let first = memory.split()
-    #expect(
-      first.resume(at: QueueState(available: 40, used: nil), used: 40, flags: noFlags)
-        == QueueResumption(state: QueueState(available: 40, used: nil)))
+    let start = QueueState(available: 40, used: nil)
+    #expect(first.resume(at: start, used: 40) == QueueResumption(state: start))
     for head in [5, 2, 7, 0] as [UInt16] { #expect(first.popped(head: head) == head) }
     first.completing(2)
     first.published(used: 41, wrap: true)
-    let next = memory.split().resume(at: QueueState(available: 40, used: nil), used: 41, flags: noFlags)
+    let next = memory.split().resume(at: start, used: 41)
     #expect(next.again.map(\.id) == [5, 7, 0])
     #expect(next.state.available == 44 && next.state.used == 41)
   }
@@ -54,14 +62,14 @@ struct InflightTests {
   func splitWindow() throws {
     let memory = try Survivor(size: 8)
     let first = memory.split()
-    _ = first.resume(at: .initial, used: 0, flags: noFlags)
+    _ = first.resume(used: 0)
     for head in [1, 2, 3, 4] as [UInt16] { _ = first.popped(head: head) }
     first.completing(3)
     first.published(used: 1, wrap: true)
     first.completing(1)
     first.completing(4)
     // Two entries are visible, but not recorded.
-    let next = memory.split().resume(at: .initial, used: 3, flags: noFlags)
+    let next = memory.split().resume(used: 3)
     #expect(next.again.map(\.id) == [2])
     #expect(next.state.available == 4 && next.state.used == 3)
   }
@@ -70,20 +78,17 @@ struct InflightTests {
   func splitBefore() throws {
     let memory = try Survivor(size: 8)
     let first = memory.split()
-    _ = first.resume(at: .initial, used: 0, flags: noFlags)
+    _ = first.resume(used: 0)
     for head in [1, 2] as [UInt16] { _ = first.popped(head: head) }
     first.completing(2)
-    #expect(memory.split().resume(at: .initial, used: 0, flags: noFlags).again.map(\.id) == [1, 2])
+    #expect(memory.split().resume(used: 0).again.map(\.id) == [1, 2])
   }
 
   @Test("Split: memory full of nonsense is survived", arguments: [UInt8(0xff), 0x01, 0x7e])
   func splitNonsense(_ byte: UInt8) throws {
     let memory = try Survivor(size: 8)
-    _ = memory.mapping.copy([UInt8](repeating: byte, count: 4096).span, to: 0)
-    let cells = memory.mapping.cells(from: 0, byteCount: 4096)!
-    cells.store16(1, at: 8)
-    cells.store16(8, at: 10)
-    let next = memory.split().resume(at: .initial, used: 3, flags: noFlags)
+    memory.fill(byte)
+    let next = memory.split().resume(used: 3)
     #expect(next.again.count <= 8 && next.again.allSatisfy { $0.id < 8 })
   }
 
@@ -92,13 +97,13 @@ struct InflightTests {
     let memory = try Survivor(size: 8)
     let first = memory.packed()
     let start = QueueState(available: 6, availableWrap: true, used: 6, usedWrap: true)
-    #expect(first.resume(at: start, used: nil, flags: noFlags).state == start)
+    #expect(first.resume(at: start).state == start)
     let a = try #require(first.popped(id: 10, descriptors: descriptors(10, 3)))
     let b = try #require(first.popped(id: 11, descriptors: descriptors(11, 1)))
     _ = try #require(first.popped(id: 12, descriptors: descriptors(12, 2)))
     first.completing(b)
     first.published(used: 7, wrap: true)
-    let next = memory.packed().resume(at: .initial, used: nil, flags: noFlags)
+    let next = memory.packed().resume()
     #expect(next.again.map(\.id) == [10, 12])
     #expect(next.again[0].descriptors == descriptors(10, 3) && next.again[0].record == a)
     #expect(next.state == QueueState(available: 4, availableWrap: false, used: 7, usedWrap: true))
@@ -108,7 +113,7 @@ struct InflightTests {
   func packedWindow(_ isVisible: Bool) throws {
     let memory = try Survivor(size: 8)
     let first = memory.packed()
-    _ = first.resume(at: QueueState(), used: nil, flags: noFlags)
+    _ = first.resume()
     let a = try #require(first.popped(id: 1, descriptors: descriptors(1, 2)))
     _ = try #require(first.popped(id: 2, descriptors: descriptors(2, 3)))
     first.completing(a)
@@ -120,7 +125,7 @@ struct InflightTests {
     #expect(next.state.used == (isVisible ? 2 : 0) && next.state.available == 5)
     // The entries of what is done are free again, and those of the rest are not.
     let third = memory.packed()
-    _ = third.resume(at: QueueState(), used: nil, flags: noFlags)
+    _ = third.resume()
     #expect(third.popped(id: 3, descriptors: descriptors(3, isVisible ? 6 : 4)) == nil)
     #expect(third.popped(id: 3, descriptors: descriptors(3, isVisible ? 5 : 3)) != nil)
   }
@@ -129,7 +134,7 @@ struct InflightTests {
   func packedRoom() throws {
     let memory = try Survivor(size: 4)
     let recorder = memory.packed()
-    _ = recorder.resume(at: QueueState(), used: nil, flags: noFlags)
+    _ = recorder.resume()
     var position: UInt16 = 0
     for round in 0..<20 as Range<UInt16> {
       let one = try #require(recorder.popped(id: round, descriptors: descriptors(round, 3)))
@@ -138,20 +143,17 @@ struct InflightTests {
       position += 3
       recorder.published(used: position % 4, wrap: position / 4 % 2 == 0)
     }
-    let next = memory.packed().resume(at: QueueState(), used: nil, flags: noFlags)
+    let next = memory.packed().resume()
     #expect(next.again.isEmpty && next.state.used == 0 && next.state.usedWrap == (60 / 4 % 2 == 0))
   }
 
   @Test("Packed: memory full of nonsense is survived", arguments: [UInt8(0), 0x01, 0x02])
   func packedNonsense(_ byte: UInt8) throws {
     let memory = try Survivor(size: 8)
-    _ = memory.mapping.copy([UInt8](repeating: byte, count: 4096).span, to: 0)
-    let cells = memory.mapping.cells(from: 0, byteCount: 4096)!
-    cells.store16(1, at: 8)
-    cells.store16(8, at: 10)
-    for offset in [12, 14, 16, 18] { cells.store16(UInt16(byte), at: offset) }
+    memory.fill(byte)
+    for offset in [12, 14, 16, 18] { memory.cells.store16(UInt16(byte), at: offset) }
     let recorder = memory.packed()
-    let next = recorder.resume(at: QueueState(), used: nil, flags: noFlags)
+    let next = recorder.resume()
     #expect(next.again.count <= 8 && next.state.available < 8)
     for id in 0..<20 as Range<UInt16> {
       guard let one = recorder.popped(id: id, descriptors: descriptors(id, 2)) else { continue }
@@ -161,8 +163,7 @@ struct InflightTests {
   }
 }
 
-@Suite("Where in-flight memory lies")
-struct InflightShapeTests {
+@Suite("Where in-flight memory lies") struct InflightShapeTests {
   private func region(
     _ file: borrowing MemoryFile, _ byteCount: Int, queues: UInt16, size: UInt16
   ) throws -> InflightRegion {
@@ -238,28 +239,22 @@ struct InflightShapeTests {
   }
 }
 
-@Suite("In-flight memory over the wire", .timeLimit(.minutes(10)))
-struct InflightSessionTests {
+@Suite("In-flight memory over the wire", .timeLimit(.minutes(10))) struct InflightSessionTests {
   @Test("The back-end makes the memory, takes it back, and a successor does what was in flight, once (R126)")
   func successor() throws {
-    let first = try RawFrontend()
-    try first.negotiate()
-    var files = FileDescriptorList()
-    let wanted = InflightDescription(mmapSize: 0, mmapOffset: 0, queueCount: 1, queueSize: 16)
-    guard case .inflight(let area) = try first.ask(.getInflightDescriptor(wanted), ack: false, [], &files) else {
-      return #expect(Bool(false))
-    }
+    let first = try RawFrontend.negotiated()
+    let record = try RawFrontend.Record(of: first)
     // Room for the largest ring that the device takes.
-    #expect(area.queueCount == 1 && area.queueSize == 256 && area.mmapSize >= 16 + 16 * 256)
-    guard let file = files.takeFirst() else { return #expect(Bool(false)) }
+    #expect(record.area.queueCount == 1 && record.area.queueSize == 256 && record.area.mmapSize >= 16 + 16 * 256)
     try first.share()
-    try first.must(.setInflightDescriptor(area), [file.rawValue])
+    try first.install(record)
     try first.startRing()
     #expect(try first.read(sector: 1))
-    _ = try first.ask(.getVringBase(VringState(index: 0, number: 0)))
+    try first.stopRing()
     // As if the back-end had died with this one popped: marked in flight, not used.
-    let mapping = try HostMapping(descriptor: file.rawValue, offset: 0, byteCount: Int(area.mmapSize))
-    guard let cells = mapping.cells(from: 0, byteCount: Int(area.mmapSize)) else { return #expect(Bool(false)) }
+    guard let cells = record.mapping.cells(from: 0, byteCount: record.mapping.byteCount) else {
+      return #expect(Bool(false))
+    }
     #expect(cells.load16(at: 8) == 1 && cells.load16(at: 14) == 1 && cells.load16(at: 16) & 0xff == 0)
     cells.store16(1, at: 16)
     first.submitRead(sector: 2)
@@ -267,7 +262,7 @@ struct InflightSessionTests {
     try first.startRing(at: 1)
     #expect(try first.waitUsed(2))
     #expect(first.peek(512, RawFrontend.Place.data) == Array(first.disk.contents[1024..<1536]))
-    #expect(try first.ask(.getVringBase(VringState(index: 0, number: 0))) == .vring(VringState(index: 0, number: 2)))
+    #expect(try first.stopRing() == RawFrontend.stopped(at: 2))
     #expect(first.server.statistics.queues[0].counts.requests == 2)
   }
 
@@ -283,8 +278,7 @@ struct InflightSessionTests {
       InflightDescription(mmapSize: 8192, mmapOffset: 0, queueCount: 1, queueSize: 16),
     ])
   func refused(_ area: InflightDescription) throws {
-    let frontend = try RawFrontend()
-    try frontend.negotiate()
+    let frontend = try RawFrontend.negotiated()
     let file = try MemoryFile(name: "inflight", size: 4096)
     #expect(try frontend.ask(.setInflightDescriptor(area), ack: true, [file.descriptor.rawValue]) == .value(1))
   }
@@ -296,10 +290,9 @@ struct InflightSessionTests {
     try frontend.must(
       .setInflightDescriptor(InflightDescription(mmapSize: 64, mmapOffset: 0, queueCount: 1, queueSize: 16)),
       [file.descriptor.rawValue])
-    try frontend.must(.setVringSize(VringState(index: 0, number: 16)))
-    try frontend.must(.setVringAddress(frontend.address(RawFrontend.frontend)))
-    try frontend.must(.setVringKick(VringDescriptor(index: 0, hasDescriptor: true)), [frontend.kick.rawValue])
-    #expect(try frontend.ask(.setVringEnable(VringState(index: 0, number: 1)), ack: true) == .value(1))
+    try frontend.describeRing()
+    try frontend.giveKick()
+    #expect(try frontend.ask(.setVringEnable(VringState(0, 1)), ack: true) == .value(1))
   }
 
   @Test("A ring larger than another back-end's memory runs without it, and the memory stays as it is")

@@ -1,12 +1,12 @@
-import HostIO
 import Logging
 import Synchronization
 import Testing
 import VirtioServing
 import VirtioTestKit
 
-@Suite("A log that a peer cannot fill")
-struct LogQuotaTests {
+@Suite("A log that a peer cannot fill") struct LogQuotaTests {
+  private let limited = Limited()
+
   /// A limited log whose time stands still.
   private final class Limited: Sendable {
     let lines = LogLines()
@@ -35,7 +35,6 @@ struct LogQuotaTests {
 
   @Test("Of one kind 16 lines are told in ten seconds, then how many were left out; other kinds are told meanwhile")
   func leftOut() {
-    let limited = Limited()
     #expect(limited.flood() == (0..<LogQuota.lines).map { "number \($0)" })
     limited.log.logger.notice("another kind")
     #expect(limited.lines.all.last == "another kind")
@@ -46,7 +45,6 @@ struct LogQuotaTests {
 
   @Test("The count of what was left out is told at the end, once")
   func settled() {
-    let limited = Limited()
     _ = limited.flood(18)
     limited.log.settle()
     limited.log.settle()
@@ -56,7 +54,6 @@ struct LogQuotaTests {
 
   @Test("A flood that goes on for a day is told in few lines, and one that has ended is forgotten")
   func longer() {
-    let limited = Limited()
     for _ in 0..<(24 * 360) {
       _ = limited.flood(20)
       limited.pass(.seconds(10))

@@ -8,25 +8,17 @@ import VirtioTestKit
 @testable import VhostUser
 @testable import VhostUserBackend
 
-@Suite("The dirty log while other things change", .timeLimit(.minutes(10)))
-struct LogTests {
+@Suite("The dirty log while other things change", .timeLimit(.minutes(10))) struct LogTests {
   /// A front-end with a ring and a log, and a device that holds what it takes.
   private final class Logged {
     let disk: HoldingDevice
     let frontend: RawFrontend
-    let file: MemoryFile
     let bits: HostMapping
-    static let bytes: UInt64 = 1 << 20
 
     init() throws {
       disk = try HoldingDevice(.block)
-      frontend = try RawFrontend(device: disk)
-      try frontend.negotiate()
-      try frontend.share()
-      file = try MemoryFile(name: "log", size: Self.bytes)
-      bits = try HostMapping(descriptor: file.descriptor.rawValue, offset: 0, byteCount: Int(Self.bytes))
-      let area = LogArea(size: Self.bytes, offset: 0)
-      #expect(try frontend.ask(.setLogBase(area), ack: false, [file.descriptor.rawValue]) == .success)
+      frontend = try RawFrontend.sharing(device: disk)
+      bits = try frontend.startLog()
       try frontend.must(.setFeatures(Features.version1.word | 1 << 30 | 1 << 26))
       try frontend.startRing(log: 1)
       frontend.submitRead(sector: 0)
@@ -35,12 +27,6 @@ struct LogTests {
 
     func isMarked(_ guest: UInt64) -> Bool {
       bits.bytes(1, at: Int(guest / 4096 / 8))[0] & (1 << UInt8(guest / 4096 % 8)) != 0
-    }
-
-    /// The answer to a request that was sent before.
-    func acknowledged() throws -> Bool {
-      var none = FileDescriptorList()
-      return try RawFrontend.receive(frontend.socket, &none)?.1.word == 0
     }
   }
 
@@ -64,7 +50,7 @@ struct LogTests {
     #expect(eventually { frontend.server.statistics.memoryRegions == 3 })
     #expect(frontend.usedIndex == 0)
     logged.disk.release.signal()
-    #expect(try logged.acknowledged())
+    #expect(try frontend.nextAnswer().word == 0)
     #expect(frontend.usedIndex == 1)
     for place in [RawFrontend.Place.data, RawFrontend.Place.status, RawFrontend.Place.used] {
       #expect(
@@ -81,7 +67,7 @@ struct LogTests {
     try frontend.send(.removeMemoryRegion(frontend.region), ack: true)
     #expect(eventually { frontend.server.statistics.memoryRegions == 0 })
     logged.disk.release.signal()
-    #expect(try logged.acknowledged())
+    #expect(try frontend.nextAnswer().word == 0)
     #expect(logged.isMarked(RawFrontend.guest + UInt64(RawFrontend.Place.data)))
     #expect(logged.isMarked(RawFrontend.guest + UInt64(RawFrontend.Place.used)))
   }

@@ -1,7 +1,6 @@
 import DMA
 import Synchronization
 import Virtio
-import VirtioTestKit
 
 /// A virtio-blk device in memory (§5.2): read, write, flush, in the smallest form that a guest's driver accepts.
 final class MemoryDisk: VirtioDevice {

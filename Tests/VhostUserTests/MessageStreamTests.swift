@@ -3,7 +3,6 @@ import Testing
 import VirtioTestKit
 
 @testable import VhostUser
-@testable import VhostUserBackend
 
 /// What is sent, and what has to come out: a message's request, its payload, and how many descriptors it brought.
 private struct Sent: Equatable {
@@ -22,10 +21,6 @@ private struct Sent: Equatable {
     Sent(request: translation, payload: [UInt8](repeating: UInt8(truncatingIfNeeded: n), count: 32), descriptors: 0)
   }
 
-  private static func stream(_ socket: UnixSocket) -> MessageStream {
-    MessageStream(socket)
-  }
-
   private func take(_ stream: inout MessageStream) throws -> Sent? {
     guard let message = try stream.next() else { return nil }
     return Sent(request: message.header.request, payload: message.payload, descriptors: message.descriptors.count)
@@ -37,7 +32,7 @@ private struct Sent: Equatable {
     var random = SeededGenerator(seed)
     let files = [try EventFD(), try EventFD(), try EventFD()]
     var expected: [Sent] = []
-    var stream = Self.stream(ours)
+    var stream = MessageStream(ours)
     var heard: [Sent] = []
     for n in 0..<300 {
       let sent: Sent
@@ -73,7 +68,7 @@ private struct Sent: Equatable {
   @Test("Of messages sent as one piece the first one has the descriptors")
   func onePiece() throws {
     let (ours, theirs) = try UnixSocket.pair()
-    var stream = Self.stream(ours)
+    var stream = MessageStream(ours)
     let file = try EventFD()
     for n in 0..<2 { try theirs.send(Self.translation(n).bytes.span) }
     for _ in 0..<2 { _ = try take(&stream) }
@@ -90,7 +85,7 @@ private struct Sent: Equatable {
   func ends() throws {
     for isCut in [false, true] {
       let (ours, theirs) = try UnixSocket.pair()
-      var stream = Self.stream(ours)
+      var stream = MessageStream(ours)
       for n in 0..<3 { try theirs.send(Self.translation(n).bytes.span) }
       if isCut { try theirs.send(Array(Self.translation(9).bytes.prefix(30)).span) }
       theirs.shutdown()

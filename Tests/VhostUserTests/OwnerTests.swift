@@ -8,8 +8,7 @@ import VirtioTestKit
 @testable import VhostUser
 @testable import VhostUserBackend
 
-@Suite("A connection that one device after the other lives on", .timeLimit(.minutes(10)))
-struct OwnerTests {
+@Suite("A connection that one device after the other lives on", .timeLimit(.minutes(10))) struct OwnerTests {
   @Test(
     "SET_OWNER on a connection that had an owner begins anew: other memory at the same addresses, other features, a ring from its beginning",
     arguments: [false, true])
@@ -24,7 +23,7 @@ struct OwnerTests {
     if platform {
       // Rings and buffers are where the front-end's addresses say, a page each, told at once.
       for page in 0..<16 as Range<UInt64> {
-        #expect(try first.ask(.iotlb(first.update(RawFrontend.iova + page << 12)), ack: true) == .success)
+        try first.must(.iotlb(first.update(RawFrontend.iova + page << 12)))
       }
     }
     let base = platform ? RawFrontend.iova : RawFrontend.frontend
@@ -35,7 +34,7 @@ struct OwnerTests {
 
     // As QEMU does after device_del and device_add: the ring was stopped, memory was not taken back, and the next
     // device's protocol features and channel come before its owner.
-    _ = try first.ask(.getVringBase(VringState(index: 0, number: 0)))
+    try first.stopRing()
     let before = first.peek(Int(RawFrontend.memorySize), 0)
     _ = try first.ask(.getFeatures)
     _ = try first.ask(.getProtocolFeatures)
@@ -48,14 +47,13 @@ struct OwnerTests {
     #expect(first.server.statistics.memoryBytes == RawFrontend.memorySize)
     #expect(first.server.statistics.iotlb.reachableBytes == 0)
     // A ring was described and started, and in the second life it was not.
-    #expect(try first.ask(.getVringBase(VringState(index: 0, number: 0))) == .vring(VringState(index: 0, number: 0)))
-    let second = RawFrontend.Life(mapping)
-    second.prepareRead(sector: 2)
+    #expect(try first.stopRing() == RawFrontend.stopped(at: 0))
+    RawFrontend.prepareRead(mapping, sector: 2, at: 0)
     try first.startRing()
     first.kick.signal()
-    #expect(eventually(on: first.call) { second.status == 0 })
-    #expect(second.data == Array(first.disk.contents[1024..<1536]))
-    _ = try first.ask(.getVringBase(VringState(index: 0, number: 0)))
+    #expect(eventually(on: first.call) { mapping.bytes(1, at: RawFrontend.Place.status) == [0] })
+    #expect(mapping.bytes(512, at: RawFrontend.Place.data) == Array(first.disk.contents[1024..<1536]))
+    try first.stopRing()
     #expect(
       first.peek(Int(RawFrontend.memorySize), 0) == before, "the memory of the first life was touched in the second")
   }
@@ -76,22 +74,12 @@ struct OwnerTests {
   @Test("A log, in-flight memory and a ring under way end with the life they were for")
   func everythingEnds() throws {
     let frontend = try RawFrontend.sharing(word: 1 << 30 | 1 << 26)
-    let log = try MemoryFile(name: "log", size: 1 << 16)
-    let bits = try HostMapping(descriptor: log.descriptor.rawValue, offset: 0, byteCount: 1 << 16)
-    #expect(
-      try frontend.ask(.setLogBase(LogArea(size: 1 << 16, offset: 0)), ack: false, [log.descriptor.rawValue])
-        == .success)
-    var files = FileDescriptorList()
-    let wanted = InflightDescription(mmapSize: 0, mmapOffset: 0, queueCount: 1, queueSize: 16)
-    guard case .inflight(let area) = try frontend.ask(.getInflightDescriptor(wanted), ack: false, [], &files),
-      let file = files.takeFirst()
-    else { return #expect(Bool(false)) }
-    try frontend.must(.setInflightDescriptor(area), [file.rawValue])
-    let record = try HostMapping(descriptor: file.rawValue, offset: 0, byteCount: Int(area.mmapSize))
-    func usedIndex() -> UInt16? { record.cells(from: 0, byteCount: Int(area.mmapSize))?.load16(at: 14) }
+    let bits = try frontend.startLog(bytes: 1 << 16)
+    let record = try RawFrontend.Record(of: frontend)
+    try frontend.install(record)
     try frontend.startRing()
     #expect(try frontend.read(sector: 1))
-    #expect(usedIndex() == 1)
+    #expect(record.usedIndex == 1)
     // Without a stop: the ring runs.
     try frontend.must(.setOwner)
     #expect(
@@ -101,36 +89,7 @@ struct OwnerTests {
     try frontend.share()
     try frontend.startRing(at: 1)
     #expect(try frontend.read(sector: 2))
-    _ = try frontend.ask(.getVringBase(VringState(index: 0, number: 0)))
-    #expect(usedIndex() == 1 && bits.bytes(1 << 16).allSatisfy { $0 == 0 })
-  }
-}
-
-extension RawFrontend {
-  /// Memory of another guest, in which one read is made available by hand.
-  struct Life {
-    private let mapping: HostMapping
-
-    init(_ mapping: HostMapping) { self.mapping = mapping }
-
-    private func poke(_ bytes: [UInt8], _ offset: Int) { _ = mapping.copy(bytes.span, to: offset) }
-
-    var status: UInt8 { mapping.bytes(1, at: Place.status)[0] }
-    var data: [UInt8] { mapping.bytes(512, at: Place.data) }
-
-    func prepareRead(sector: UInt64) {
-      poke([0, 0, 0, 0, 0, 0, 0, 0] + sector.bytes, Place.header)
-      poke([0xff], Place.status)
-      let parts: [(Int, UInt32, UInt16, UInt16)] = [
-        (Place.header, 16, 1, 1), (Place.data, 512, 3, 2), (Place.status, 1, 2, 0),
-      ]
-      for (i, part) in parts.enumerated() {
-        poke(
-          (RawFrontend.guest + UInt64(part.0)).bytes + part.1.bytes + part.2.bytes + part.3.bytes,
-          Place.descriptors + 16 * i)
-      }
-      poke(UInt16(0).bytes, Place.available + 4)
-      poke(UInt16(1).bytes, Place.available + 2)
-    }
+    try frontend.stopRing()
+    #expect(record.usedIndex == 1 && bits.bytes(1 << 16).allSatisfy { $0 == 0 })
   }
 }

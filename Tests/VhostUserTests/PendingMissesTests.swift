@@ -3,21 +3,21 @@ import Testing
 
 @testable import VhostUserBackend
 
-private final class Bell: TranslationWaiter {
-  func wake() {}
-}
+@Suite("Who waits for which translation") final class PendingMissesTests {
+  private var misses = PendingMisses()
+  private let bell = RungBell()
 
-@Suite("Who waits for which translation")
-struct PendingMissesTests {
-  private func ask(
-    _ misses: inout PendingMisses, _ address: UInt64, _ access: DMAAccess, _ bell: Bell
-  ) -> PendingMisses.Question? {
-    if case .ask(let question) = misses.want(DMAAddress(address), access, bell) { question } else { nil }
+  private func want(_ address: UInt64, _ access: DMAAccess, _ queue: RungBell? = nil) -> PendingMisses.Verdict {
+    misses.want(DMAAddress(address), access, queue ?? bell)
+  }
+
+  private func ask(_ address: UInt64, _ access: DMAAccess, _ queue: RungBell? = nil) -> PendingMisses.Question? {
+    if case .ask(let question) = want(address, access, queue) { question } else { nil }
   }
 
   /// What the control thread does with an update of the pages from `first` through `last`, which says `permissions`.
   @discardableResult private func update(
-    _ misses: inout PendingMisses, _ first: UInt64, _ last: UInt64? = nil, _ permissions: DMAPermissions = .readWrite
+    _ first: UInt64, _ last: UInt64? = nil, _ permissions: DMAPermissions = .readWrite
   ) -> [any TranslationWaiter] {
     let last = last ?? first | 4095
     switch misses.meaning(ofUpdateFrom: first, through: last) {
@@ -30,125 +30,112 @@ struct PendingMissesTests {
     }
   }
 
-  private func isLate(_ misses: inout PendingMisses, _ page: UInt64) -> Bool {
+  private func isLate(_ page: UInt64) -> Bool {
     if case .late = misses.meaning(ofUpdateFrom: page, through: page | 4095) { true } else { false }
   }
 
   @Test("Queues that want the same page share a question, and all are woken (R115)")
   func shared() throws {
-    var misses = PendingMisses()
-    let (a, b) = (Bell(), Bell())
-    let question = try #require(ask(&misses, 0x1000, .write, a))
-    #expect(misses.want(DMAAddress(0x1fff), .write, b) == .wait)
+    let (a, b) = (RungBell(), RungBell())
+    let question = try #require(ask(0x1000, .write, a))
+    #expect(want(0x1fff, .write, b) == .wait)
     // A reader waits for a pending answer about the page before it asks.
-    #expect(misses.want(DMAAddress(0x1800), .read, b) == .wait)
-    #expect(update(&misses, 0x1000).count == 2)
+    #expect(want(0x1800, .read, b) == .wait)
+    #expect(update(0x1000).count == 2)
     #expect(misses.answered(question).isEmpty && misses.count == 0)
   }
 
   @Test("A queue that waits for several pages is woken by the last answer")
   func together() throws {
-    var misses = PendingMisses()
-    let bell = Bell()
-    for page in 1...3 as ClosedRange<UInt64> { _ = try #require(ask(&misses, page << 12, .read, bell)) }
-    #expect(update(&misses, 0x1000, nil, .read).isEmpty)
-    #expect(update(&misses, 0x3000, nil, .read).isEmpty)
-    #expect(update(&misses, 0x2000, nil, .read).count == 1)
+    for page in 1...3 as ClosedRange<UInt64> { _ = try #require(ask(page << 12, .read)) }
+    #expect(update(0x1000, nil, .read).isEmpty)
+    #expect(update(0x3000, nil, .read).isEmpty)
+    #expect(update(0x2000, nil, .read).count == 1)
   }
 
   @Test("Two refused pages of one chain end in one fault, and the next chain asks anew")
   func twoRefusals() throws {
-    var misses = PendingMisses()
-    let bell = Bell()
-    let first = try #require(ask(&misses, 0x1000, .read, bell))
-    let second = try #require(ask(&misses, 0x2000, .write, bell))
+    let first = try #require(ask(0x1000, .read))
+    let second = try #require(ask(0x2000, .write))
     #expect(misses.answered(first).isEmpty)
     #expect(misses.answered(second).count == 1)
     // However often the chain is walked before it is completed.
     for _ in 0..<3 {
-      #expect(misses.want(DMAAddress(0x1000), .read, bell) == .refused)
-      #expect(misses.want(DMAAddress(0x2000), .write, bell) == .refused)
+      #expect(want(0x1000, .read) == .refused)
+      #expect(want(0x2000, .write) == .refused)
     }
     misses.ended(bell)
-    #expect(ask(&misses, 0x1000, .read, bell) != nil && ask(&misses, 0x2000, .write, bell) != nil)
+    #expect(ask(0x1000, .read) != nil && ask(0x2000, .write) != nil)
   }
 
   @Test("A refusal that comes after its chain has ended is not kept")
   func lateRefusal() throws {
-    var misses = PendingMisses()
-    let bell = Bell()
-    let first = try #require(ask(&misses, 0x1000, .read, bell))
-    let second = try #require(ask(&misses, 0x2000, .write, bell))
+    let first = try #require(ask(0x1000, .read))
+    let second = try #require(ask(0x2000, .write))
     _ = misses.answered(first)
     misses.ended(bell)
     // The next chain waits for this page, too. It is woken, but does not get the answer to another question.
-    #expect(misses.want(DMAAddress(0x2000), .write, bell) == .wait)
+    #expect(want(0x2000, .write) == .wait)
     #expect(misses.answered(second).count == 1)
-    let third = try #require(ask(&misses, 0x2000, .write, bell))
+    let third = try #require(ask(0x2000, .write))
     misses.ended(bell)
     #expect(misses.answered(third).isEmpty, "nothing waits")
-    #expect(ask(&misses, 0x2000, .write, bell) != nil)
+    #expect(ask(0x2000, .write) != nil)
   }
 
   @Test("A reader that waited for a write that is refused asks for itself, and its later writes are not refused for it")
   func readerOfRefusedWrite() throws {
-    var misses = PendingMisses()
-    let (reader, writer) = (Bell(), Bell())
-    let question = try #require(ask(&misses, 0x1000, .write, writer))
-    #expect(misses.want(DMAAddress(0x1000), .read, reader) == .wait)
+    let (reader, writer) = (RungBell(), RungBell())
+    let question = try #require(ask(0x1000, .write, writer))
+    #expect(want(0x1000, .read, reader) == .wait)
     #expect(misses.answered(question).count == 2)
-    #expect(misses.want(DMAAddress(0x1000), .write, writer) == .refused)
-    let read = try #require(ask(&misses, 0x1000, .read, reader))
-    #expect(ask(&misses, 0x1000, .write, reader) != nil)
+    #expect(want(0x1000, .write, writer) == .refused)
+    let read = try #require(ask(0x1000, .read, reader))
+    #expect(ask(0x1000, .write, reader) != nil)
     _ = misses.answered(read)
-    #expect(misses.want(DMAAddress(0x1000), .read, reader) == .refused)
+    #expect(want(0x1000, .read, reader) == .refused)
   }
 
   @Test("A refusal is one queue's; an invalidation or a mapping ends it")
   func whose() throws {
-    var misses = PendingMisses()
-    let (a, b) = (Bell(), Bell())
-    let question = try #require(ask(&misses, 0x1000, .read, a))
+    let (a, b) = (RungBell(), RungBell())
+    let question = try #require(ask(0x1000, .read, a))
     _ = misses.answered(question)
-    let other = try #require(ask(&misses, 0x1000, .read, b))
-    update(&misses, 0x1000, nil, .read)
+    let other = try #require(ask(0x1000, .read, b))
+    update(0x1000, nil, .read)
     _ = misses.answered(other)
-    #expect(ask(&misses, 0x1000, .read, a) != nil)
-    let third = try #require(ask(&misses, 0x5000, .read, a))
+    #expect(ask(0x1000, .read, a) != nil)
+    let third = try #require(ask(0x5000, .read, a))
     _ = misses.answered(third)
     misses.invalidated(from: 0, through: .max)
-    #expect(ask(&misses, 0x5000, .read, a) != nil)
+    #expect(ask(0x5000, .read, a) != nil)
   }
 
   @Test("An answer belongs to its question, not to a newer one about the same page")
   func serials() throws {
-    var misses = PendingMisses()
-    let bell = Bell()
-    let old = try #require(ask(&misses, 0x1000, .read, bell))
-    update(&misses, 0x1000, nil, .read)
+    let old = try #require(ask(0x1000, .read))
+    update(0x1000, nil, .read)
     // Taken back before the old answer arrived.
     misses.invalidated(from: 0x1000, through: 0x1fff)
-    let new = try #require(ask(&misses, 0x1000, .read, bell))
+    let new = try #require(ask(0x1000, .read))
     #expect(misses.answered(old).isEmpty)
-    #expect(misses.want(DMAAddress(0x1000), .read, bell) == .wait)
+    #expect(want(0x1000, .read) == .wait)
     #expect(misses.answered(new).count == 1)
-    #expect(misses.want(DMAAddress(0x1000), .read, bell) == .refused)
+    #expect(want(0x1000, .read) == .refused)
   }
 
   @Test("After a flush, answers to old questions are ignored and their updates are late, once each (R064)")
   func flush() throws {
-    var misses = PendingMisses()
-    let bell = Bell()
-    let old = try #require(ask(&misses, 0x1000, .read, bell))
+    let old = try #require(ask(0x1000, .read))
     #expect(misses.flush().count == 1)
-    #expect(isLate(&misses, 0x1000))
-    #expect(!isLate(&misses, 0x2000))
+    #expect(isLate(0x1000))
+    #expect(!isLate(0x2000))
     // A new access waits for the page: the update answers it as well.
-    let new = try #require(ask(&misses, 0x1000, .read, bell))
-    #expect(!isLate(&misses, 0x1000))
+    let new = try #require(ask(0x1000, .read))
+    #expect(!isLate(0x1000))
     #expect(misses.answered(old).isEmpty)
     #expect(misses.answered(new).count == 1)
-    #expect(!isLate(&misses, 0x1000))
+    #expect(!isLate(0x1000))
     #expect(misses.count == 0)
   }
 
@@ -158,45 +145,41 @@ struct PendingMissesTests {
       (DMAAccess.read, DMAAccess.write), (.write, .read),
     ])
   func bothWays(_ first: DMAAccess, _ second: DMAAccess) throws {
-    var misses = PendingMisses()
-    let (a, b) = (Bell(), Bell())
-    let question = try #require(ask(&misses, 0x1000, first, a))
+    let (a, b) = (RungBell(), RungBell())
+    let question = try #require(ask(0x1000, first, a))
     // A queue that reads and then writes asks at once; one that reads what another writes waits and then checks again.
-    let other = ask(&misses, 0x1000, second, b)
+    let other = ask(0x1000, second, b)
     #expect((other != nil) == (first == .read))
     #expect(misses.meaning(ofUpdateFrom: 0x1000, through: 0x1fff) == .answer(question))
-    #expect(update(&misses, 0x1000).count == (other == nil ? 2 : 1))
-    let left = try #require(other ?? ask(&misses, 0x1000, second, b))
+    #expect(update(0x1000).count == (other == nil ? 2 : 1))
+    let left = try #require(other ?? ask(0x1000, second, b))
     #expect(misses.meaning(ofUpdateFrom: 0x1000, through: 0x1fff) == .answer(left))
     #expect(misses.answered(left).count == 1)
-    #expect(misses.want(DMAAddress(0x1000), second, b) == .refused)
+    #expect(want(0x1000, second, b) == .refused)
   }
 
   @Test(
     "An update of many pages grants on all of them what was asked first about one; the others' own are still to come")
   func wide() throws {
-    var misses = PendingMisses()
-    let bells = (0..<4).map { _ in Bell() }
-    let first = try #require(ask(&misses, 0x2000, .read, bells[0]))
-    let second = try #require(ask(&misses, 0x1000, .read, bells[1]))
-    let third = try #require(ask(&misses, 0x3000, .write, bells[2]))
-    let outside = try #require(ask(&misses, 0x9000, .read, bells[3]))
+    let bells = (0..<4).map { _ in RungBell() }
+    let first = try #require(ask(0x2000, .read, bells[0]))
+    let second = try #require(ask(0x1000, .read, bells[1]))
+    let third = try #require(ask(0x3000, .write, bells[2]))
+    let outside = try #require(ask(0x9000, .read, bells[3]))
     #expect(misses.meaning(ofUpdateFrom: 0x1000, through: 0x4fff) == .answer(first))
-    #expect(update(&misses, 0x1000, 0x4fff).count == 2, "both readers")
+    #expect(update(0x1000, 0x4fff).count == 2, "both readers")
     #expect(misses.meaning(ofUpdateFrom: 0x1000, through: 0x4fff) == .answer(second))
-    #expect(update(&misses, 0x1000, 0x4fff).isEmpty)
+    #expect(update(0x1000, 0x4fff).isEmpty)
     #expect(misses.meaning(ofUpdateFrom: 0x1000, through: 0x4fff) == .answer(third))
-    #expect(update(&misses, 0x1000, 0x4fff).count == 1)
+    #expect(update(0x1000, 0x4fff).count == 1)
     #expect(misses.meaning(ofUpdateFrom: 0x1000, through: 0x4fff) == .unasked)
     #expect(misses.answered(outside).count == 1 && misses.count == 0)
   }
 
   @Test("Refusals serve one walk, and end with the queue's access: rewriting a chain leaves nothing behind")
   func rewritten() throws {
-    var misses = PendingMisses()
-    let bell = Bell()
     for round in 0..<100 as Range<UInt64> {
-      let questions = try (0..<50).map { try #require(ask(&misses, (round * 50 + $0) << 12, .read, bell)) }
+      let questions = try (0..<50).map { try #require(ask((round * 50 + $0) << 12, .read)) }
       // The walk is over and waits; everything is refused; the next walk is of another chain.
       misses.paused(bell)
       var woken = 0
@@ -210,71 +193,67 @@ struct PendingMissesTests {
 
   @Test("A walk that finds a refusal finds it however long it waits for another page, and the next chain does not")
   func keptForTheWalk() throws {
-    var misses = PendingMisses()
-    let bell = Bell()
-    let first = try #require(ask(&misses, 0x1000, .read, bell))
-    let second = try #require(ask(&misses, 0x2000, .read, bell))
+    let first = try #require(ask(0x1000, .read))
+    let second = try #require(ask(0x2000, .read))
     misses.paused(bell)
     _ = misses.answered(first)
     // Kicked meanwhile, it looks again.
-    #expect(misses.want(DMAAddress(0x1000), .read, bell) == .refused)
-    #expect(misses.want(DMAAddress(0x2000), .read, bell) == .wait)
+    #expect(want(0x1000, .read) == .refused)
+    #expect(want(0x2000, .read) == .wait)
     misses.paused(bell)
     #expect(misses.answered(second).count == 1)
-    #expect(misses.want(DMAAddress(0x2000), .read, bell) == .refused)
+    #expect(want(0x2000, .read) == .refused)
     misses.ended(bell)
-    #expect(ask(&misses, 0x2000, .read, bell) != nil)
+    #expect(ask(0x2000, .read) != nil)
   }
 
   @Test(
     "A queue has so many questions open and no more, all queues together so many, and each is woken to ask for the rest"
   )
   func bounded() throws {
-    var misses = PendingMisses()
-    let bells = (0...PendingMisses.openInAll / PendingMisses.openPerQueue).map { _ in Bell() }
+    let bells = (0...PendingMisses.openInAll / PendingMisses.openPerQueue).map { _ in RungBell() }
     var questions: [[PendingMisses.Question]] = []
     for (n, bell) in bells.dropLast().enumerated() {
       let base = UInt64(n) << 32
       questions.append(
-        try (0..<UInt64(PendingMisses.openPerQueue)).map { try #require(ask(&misses, base + $0 << 12, .read, bell)) })
-      #expect(misses.want(DMAAddress(base + 1 << 31), .read, bell) == .wait)
+        try (0..<UInt64(PendingMisses.openPerQueue)).map { try #require(ask(base + $0 << 12, .read, bell)) })
+      #expect(want(base + 1 << 31, .read, bell) == .wait)
     }
     #expect(misses.count == PendingMisses.openInAll)
     let last = bells[bells.count - 1]
     #expect(misses.room.left == 0)
-    #expect(misses.want(DMAAddress(1 << 40), .read, last) == .wait)
+    #expect(want(1 << 40, .read, last) == .wait)
     var woken: [ObjectIdentifier] = []
     for half in questions.prefix(questions.count / 2) {
       for question in half { woken += misses.answered(question).map { ObjectIdentifier($0) } }
     }
     // There is room for one more before the first has all its answers.
     #expect(woken == [ObjectIdentifier(last)] + bells.prefix(questions.count / 2).map { ObjectIdentifier($0) })
-    #expect(ask(&misses, 1 << 40, .read, last) != nil)
+    #expect(ask(1 << 40, .read, last) != nil)
   }
 
   @Test(
     "Queues that ask at the same time have equal parts; who found no room is woken when there is some, in turn, and no more of them than it is enough for"
   )
   func parts() throws {
-    var misses = PendingMisses()
-    let greedy = (0..<8).map { _ in Bell() }
+    let greedy = (0..<8).map { _ in RungBell() }
     var open: [PendingMisses.Question] = []
     for (n, bell) in greedy.enumerated() {
       for page in 0..<UInt64(PendingMisses.openPerQueue) {
-        open.append(try #require(ask(&misses, UInt64(n) << 32 + page << 12, .read, bell)))
+        open.append(try #require(ask(UInt64(n) << 32 + page << 12, .read, bell)))
       }
     }
     // Chains that come and go while there is no room are not kept.
-    let others = (0..<120).map { _ in Bell() }
+    let others = (0..<120).map { _ in RungBell() }
     for _ in 0..<100 {
       for (n, bell) in others.enumerated() {
-        #expect(misses.want(DMAAddress(UInt64(n + 8) << 32), .read, bell) == .wait)
+        #expect(want(UInt64(n + 8) << 32, .read, bell) == .wait)
         misses.ended(bell)
       }
     }
     #expect(misses.inLine <= 2 * 9)
     for (n, bell) in others.enumerated() {
-      #expect(misses.want(DMAAddress(UInt64(n + 8) << 32), .read, bell) == .wait)
+      #expect(want(UInt64(n + 8) << 32, .read, bell) == .wait)
       misses.paused(bell)
     }
     let part = PendingMisses.openInAll / 128
@@ -284,8 +263,8 @@ struct PendingMissesTests {
     // Each has its part and no more, and so there is room again.
     for (n, bell) in others.prefix(10).enumerated() {
       #expect(misses.room.left == part)
-      for page in 0..<UInt64(part) { #expect(ask(&misses, UInt64(n + 8) << 32 + page << 12, .read, bell) != nil) }
-      #expect(misses.want(DMAAddress(UInt64(n + 8) << 32 + 1 << 30), .read, bell) == .wait)
+      for page in 0..<UInt64(part) { #expect(ask(UInt64(n + 8) << 32 + page << 12, .read, bell) != nil) }
+      #expect(want(UInt64(n + 8) << 32 + 1 << 30, .read, bell) == .wait)
       misses.paused(bell)
     }
     #expect(misses.count == PendingMisses.openInAll && misses.room.left == 0)
@@ -300,12 +279,11 @@ struct PendingMissesTests {
     arguments: [1, 512, 4096] as [UInt64])
   func constant(_ width: UInt64) throws {
     func steps(_ count: UInt64) throws -> Int {
-      var misses = PendingMisses()
-      let bell = Bell()
+      misses = PendingMisses()
       for round in 0..<4 as Range<UInt64> {
         let base = round << 40
         let questions = try (0..<count).map {
-          try #require(ask(&misses, base + $0 << 12, $0 % 2 == 0 ? .read : .write, bell))
+          try #require(ask(base + $0 << 12, $0 % 2 == 0 ? .read : .write))
         }
         misses.paused(bell)
         var woken = 0
@@ -333,16 +311,15 @@ struct PendingMissesTests {
 
   @Test("A walk for which the table was emptied again and again is told that there is no room")
   func exhausted() throws {
-    var misses = PendingMisses()
-    let (bell, other) = (Bell(), Bell())
+    let other = RungBell()
     for n in 0..<UInt64(PendingMisses.evictionsPerWalk) {
-      let question = try #require(ask(&misses, n << 12, .read, bell))
+      let question = try #require(ask(n << 12, .read))
       misses.evicted(for: question)
-      update(&misses, n << 12)
+      update(n << 12)
       #expect(misses.paused(bell) == (n + 1 < PendingMisses.evictionsPerWalk))
     }
-    #expect(ask(&misses, 0, .read, other) != nil && misses.paused(other))
+    #expect(ask(0, .read, other) != nil && misses.paused(other))
     misses.ended(bell)
-    #expect(misses.want(DMAAddress(0), .read, bell) == .wait && misses.paused(bell))
+    #expect(want(0, .read) == .wait && misses.paused(bell))
   }
 }

@@ -1,7 +1,5 @@
 import DMA
-import DriverDMA
 import HostIO
-import Logging
 import Testing
 import Virtio
 import VirtioDrivers
@@ -15,30 +13,43 @@ import VirtioTestKit
 /// A back-end on a thread of its own, and a front-end that talks to it.
 private final class Served {
   let frontend: Frontend
-  let server: VhostUserServer
-  private let thread: WorkerThread
+  private let backend: BackendThread
 
   init(
-    _ policy: AccessPlatformPolicy = .auto, memory: FrontendMemory? = nil,
-    mappings: FrontendMappings = FrontendMappings(), translations: TranslationPolicy = .keep
+    _ policy: AccessPlatformPolicy = .auto, mappings: FrontendMappings = FrontendMappings(),
+    translations: TranslationPolicy = .keep
   ) throws {
-    let (near, far) = try UnixSocket.pair()
-    let server = try VhostUserServer(
+    backend = try BackendThread(
       TestDevice(queues: [64]) { $0.writable.copy([UInt8](repeating: 0xab, count: 512).span, to: 0) },
-      on: .connected(far), options: BackendOptions(accessPlatform: policy, translations: translations),
-      log: .silent)
-    self.server = server
-    thread = try WorkerThread(name: "back-end") { try? server.run() }
-    frontend = try Frontend(near, memory: memory ?? FrontendMemory(byteCount: 1 << 20), mappings: mappings)
+      options: BackendOptions(accessPlatform: policy, translations: translations))
+    frontend = try Frontend(backend.socket, memory: FrontendMemory(byteCount: 1 << 20), mappings: mappings)
+  }
+
+  /// With the bit agreed, memory shared, and so many bytes of it mapped.
+  convenience init(
+    translated byteCount: UInt64, mappings: FrontendMappings = FrontendMappings(),
+    translations: TranslationPolicy = .keep
+  ) throws {
+    try self.init(mappings: mappings, translations: translations)
+    try frontend.negotiate(PlatformTests.platform)
+    try frontend.share()
+    try map(byteCount)
   }
 
   deinit {
     frontend.close()
-    server.stop()
-    thread.join()
+    backend.server.stop()
+    backend.join()
   }
 
-  var statistics: ServingReport { server.statistics }
+  var statistics: ServingReport { backend.server.statistics }
+
+  /// Maps the first bytes of memory from the tests' shift on.
+  func map(_ byteCount: UInt64 = 64 << 10, announcing: Bool = false) throws {
+    try frontend.map(
+      FrontendMapping(address: DMAAddress(PlatformTests.shift), byteCount: byteCount, guestAddress: GuestAddress(0)),
+      announcing: announcing)
+  }
 }
 
 /// The driver of the one queue: rings from guest address 0x1000 on, data where the test says.
@@ -91,8 +102,7 @@ private final class Client {
   }
 }
 
-@Suite("ACCESS_PLATFORM between a front-end and the back-end", .timeLimit(.minutes(10)))
-struct PlatformTests {
+@Suite("ACCESS_PLATFORM between a front-end and the back-end", .timeLimit(.minutes(10))) struct PlatformTests {
   static let shift: UInt64 = 0x40_0000_0000
   static let platform: Features = [.version1, .accessPlatform]
 
@@ -152,8 +162,7 @@ struct PlatformTests {
     try served.frontend.negotiate(.version1)
     try served.frontend.share()
     let client = try Client(served.frontend)
-    #expect(try client.fillData() == 64)
-    #expect(client.wasFilled())
+    #expect(try client.fillData() == 64 && client.wasFilled())
     // Outside of memory: a fault that is not reported to the front-end.
     #expect(try client.fill(1 << 40) == 0)
     #expect(served.frontend.counts.misses == 0 && served.frontend.counts.accessFailures == 0)
@@ -167,19 +176,14 @@ struct PlatformTests {
     "Ring addresses are the front-end's own, guest-physical when that is agreed, and device addresses with the bit (R100)",
     arguments: [false, true], [false, true])
   func ringAddresses(platform: Bool, guestAddresses: Bool) throws {
-    let mappings = FrontendMappings()
-    let served = try Served(mappings: mappings)
+    let served = try Served()
     let wanted = guestAddresses ? Frontend.usualProtocolFeatures.union(.guestAddresses) : Frontend.usualProtocolFeatures
     try served.frontend.negotiate(platform ? Self.platform : .version1, protocolFeatures: wanted)
     try served.frontend.share()
     let shift = platform ? Self.shift : 0
-    if platform {
-      try served.frontend.map(
-        FrontendMapping(address: DMAAddress(shift), byteCount: 64 << 10, guestAddress: GuestAddress(0)))
-    }
+    if platform { try served.map() }
     let client = try Client(served.frontend, shift: shift)
-    #expect(try client.fillData() == 64)
-    #expect(client.wasFilled())
+    #expect(try client.fillData() == 64 && client.wasFilled())
     #expect((served.frontend.counts.misses > 0) == platform)
   }
 
@@ -187,14 +191,9 @@ struct PlatformTests {
     "With the bit only what is mapped is reached; a fault is told, ends one request, and the queue goes on (R090, R101, R105, R125)"
   )
   func confined() throws {
-    let served = try Served()
-    try served.frontend.negotiate(Self.platform)
-    try served.frontend.share()
-    try served.frontend.map(
-      FrontendMapping(address: DMAAddress(Self.shift), byteCount: 64 << 10, guestAddress: GuestAddress(0)))
+    let served = try Served(translated: 64 << 10)
     let client = try Client(served.frontend, shift: Self.shift)
-    #expect(try client.fillData() == 64)
-    #expect(client.wasFilled())
+    #expect(try client.fillData() == 64 && client.wasFilled())
     // A guest-physical address that exists, and is not mapped.
     #expect(try client.fill(0x20000) == 0)
     #expect(!client.wasFilled(GuestAddress(0x20000)))
@@ -216,8 +215,7 @@ struct PlatformTests {
     try served.frontend.share()
     let client = try Client(served.frontend)
     for _ in 0..<3 {
-      #expect(try client.fillData() == 64)
-      #expect(client.wasFilled())
+      #expect(try client.fillData() == 64 && client.wasFilled())
     }
     #expect(client.calls > 0 || client.events.waitForCall(timeout: .seconds(10)))
   }
@@ -227,11 +225,7 @@ struct PlatformTests {
     arguments: TranslationPolicy.allCases)
   func silentFrontend(translations: TranslationPolicy) throws {
     let mappings = FrontendMappings()
-    let served = try Served(mappings: mappings, translations: translations)
-    try served.frontend.negotiate(Self.platform)
-    try served.frontend.share()
-    try served.frontend.map(
-      FrontendMapping(address: DMAAddress(Self.shift), byteCount: 32 << 10, guestAddress: GuestAddress(0)))
+    let served = try Served(translated: 32 << 10, mappings: mappings, translations: translations)
     let client = try Client(served.frontend, shift: Self.shift)
     let (place, first, second) = (DMAAddress(0x50_0000_0000), GuestAddress(0x8000), GuestAddress(0x9000))
     #expect(mappings.insert(FrontendMapping(address: place, byteCount: 4096, guestAddress: first)))
@@ -247,11 +241,7 @@ struct PlatformTests {
 
   @Test("Features do not change while a queue runs: what is refused leaves its translation as it is (R014)")
   func running() throws {
-    let served = try Served()
-    try served.frontend.negotiate(Self.platform)
-    try served.frontend.share()
-    try served.frontend.map(
-      FrontendMapping(address: DMAAddress(Self.shift), byteCount: 64 << 10, guestAddress: GuestAddress(0)))
+    let served = try Served(translated: 64 << 10)
     let client = try Client(served.frontend, shift: Self.shift)
     #expect(try client.fillData() == 64)
     #expect(throws: FrontendError.refused("SET_FEATURES", code: 1)) {
@@ -273,15 +263,10 @@ struct PlatformTests {
       // A reset keeps the memory table.
       if turn == 0 { try served.frontend.share() }
       let shift = platform ? Self.shift : 0
-      if platform {
-        // Sent at once: an answer to a miss that replaces another would leave nothing mapped for a moment.
-        try served.frontend.map(
-          FrontendMapping(address: DMAAddress(shift), byteCount: 64 << 10, guestAddress: GuestAddress(0)),
-          announcing: true)
-      }
+      // Sent at once: an answer to a miss that replaces another would leave nothing mapped for a moment.
+      if platform { try served.map(announcing: true) }
       let client = try Client(served.frontend, shift: shift)
-      #expect(try client.fillData() == 64, "turn \(turn)")
-      #expect(client.wasFilled())
+      #expect(try client.fillData() == 64 && client.wasFilled(), "turn \(turn)")
       #expect((served.statistics.iotlb.reachableBytes > 0) == platform, "turn \(turn)")
       _ = try served.frontend.stopQueue(0)
       try served.frontend.reset()
@@ -299,8 +284,7 @@ struct PlatformTests {
     try served.frontend.negotiate(Self.platform)
     try served.frontend.share()
     served.frontend.onMiss { _ in .hold }
-    try served.frontend.map(
-      FrontendMapping(address: DMAAddress(Self.shift), byteCount: 64 << 10, guestAddress: GuestAddress(0)))
+    try served.map()
     _ = try Client(served.frontend, shift: Self.shift)
     // Its ring is asked for, and the queue stops before the answer.
     #expect(try served.frontend.missHeld.wait(timeout: .seconds(10)))
@@ -308,18 +292,13 @@ struct PlatformTests {
     served.frontend.onMiss { _ in .fromMappings }
     served.frontend.releaseHeldMisses()
     let client = try Client(served.frontend, shift: Self.shift)
-    #expect(try client.fillData() == 64)
-    #expect(client.wasFilled())
+    #expect(try client.fillData() == 64 && client.wasFilled())
   }
 
   @Test(
     "A ring that loses its mapping stops its queue: the driver's side is told, and a reset cures it (R073, R089, R112)")
   func lostRing() throws {
-    let served = try Served()
-    try served.frontend.negotiate(Self.platform)
-    try served.frontend.share()
-    let mapping = FrontendMapping(address: DMAAddress(Self.shift), byteCount: 64 << 10, guestAddress: GuestAddress(0))
-    try served.frontend.map(mapping)
+    let served = try Served(translated: 64 << 10)
     let client = try Client(served.frontend, shift: Self.shift)
     #expect(try client.fillData() == 64)
     // Misses are refused from here on, so the ring cannot be resolved again.
@@ -330,7 +309,7 @@ struct PlatformTests {
     _ = try served.frontend.stopQueue(0)
     try served.frontend.reset()
     try served.frontend.negotiate(Self.platform)
-    try served.frontend.map(mapping)
+    try served.map()
     let next = try Client(served.frontend, shift: Self.shift)
     #expect(try next.fillData() == 64)
   }

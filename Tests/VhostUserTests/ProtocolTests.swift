@@ -10,26 +10,22 @@ import VirtioTestKit
 
 /// What the protocol says between the lines: which answer belongs to which request, which side waits for which, what
 /// outlives what.
-@Suite("Turns of a vhost-user session", .timeLimit(.minutes(10)))
-struct ProtocolTests {
-  private static func ring(_ index: UInt32, _ number: UInt32) -> VringState { VringState(index: index, number: number) }
-
+@Suite("Turns of a vhost-user session", .timeLimit(.minutes(10))) struct ProtocolTests {
   @Test("A ring that cannot run is the answer to messages about it, and to no others; it is announced once")
   func whoseFault() throws {
     let frontend = try RawFrontend.sharing(queues: 2)
     let error = try EventFD()
-    try frontend.must(.setVringError(VringDescriptor(index: 0, hasDescriptor: true)), [error.rawValue])
-    try frontend.must(.setVringSize(Self.ring(0, 16)))
+    try frontend.must(.setVringError(VringDescriptor(0)), [error.rawValue])
     // Areas that no ring may have: their addresses are odd.
-    try frontend.must(.setVringAddress(frontend.address(RawFrontend.frontend + 1)))
-    try frontend.must(.setVringKick(VringDescriptor(index: 0, hasDescriptor: true)), [frontend.kick.rawValue])
-    #expect(try frontend.ask(.setVringEnable(Self.ring(0, 1)), ack: true) == .value(1))
-    try frontend.must(.setVringSize(Self.ring(1, 16)))
+    try frontend.describeRing(base: RawFrontend.frontend + 1)
+    try frontend.giveKick()
+    #expect(try frontend.ask(.setVringEnable(VringState(0, 1)), ack: true) == .value(1))
+    try frontend.must(.setVringSize(VringState(1, 16)))
     var address = frontend.address(RawFrontend.frontend)
     address.index = 1
     try frontend.must(.setVringAddress(address))
-    try frontend.must(.setVringKick(VringDescriptor(index: 1, hasDescriptor: true)), [frontend.kick.rawValue])
-    try frontend.must(.setVringEnable(Self.ring(1, 1)))
+    try frontend.must(.setVringKick(VringDescriptor(1)), [frontend.kick.rawValue])
+    try frontend.must(.setVringEnable(VringState(1, 1)))
     #expect(try error.drain() == 1)
     // All of the memory is a message about every ring, and took effect.
     try frontend.must(.setMemoryTable([frontend.region]), [frontend.memory.descriptor.rawValue])
@@ -50,21 +46,18 @@ struct ProtocolTests {
   @Test("The descriptor of SET_LOG_FD is signalled when the log changed, and not when it stayed as it was (R132)")
   func logEvent() throws {
     let frontend = try RawFrontend.sharing(word: 1 << 30 | 1 << 26)
-    let log = try MemoryFile(name: "log", size: 1 << 16)
-    #expect(
-      try frontend.ask(.setLogBase(LogArea(size: 1 << 16, offset: 0)), ack: false, [log.descriptor.rawValue])
-        == .success)
+    _ = try frontend.startLog(bytes: 1 << 16)
     let event = try EventFD()
     try frontend.must(.setLogDescriptor, [event.rawValue])
     try frontend.startRing(log: 1)
     #expect(try frontend.read(sector: 1))
     #expect(try event.wait(timeout: .seconds(10)))
-    _ = try frontend.ask(.getVringBase(Self.ring(0, 0)))
+    try frontend.stopRing()
     #expect(try event.drain() > 0)
     // The same pages again.
-    try frontend.must(.setVringKick(VringDescriptor(index: 0, hasDescriptor: true)), [frontend.kick.rawValue])
+    try frontend.giveKick()
     #expect(try frontend.read(sector: 2))
-    _ = try frontend.ask(.getVringBase(Self.ring(0, 0)))
+    try frontend.stopRing()
     #expect(try event.drain() == 0)
   }
 
@@ -72,9 +65,8 @@ struct ProtocolTests {
     "CHECK_DEVICE_STATE is answered when the transfer has ended, not before, and later messages are answered after it"
   )
   func checkWaits() throws {
-    let frontend = try RawFrontend()
-    try frontend.negotiate()
-    let saved = try state(of: frontend)
+    let frontend = try RawFrontend.negotiated()
+    let saved = try frontend.saveState()
     let (writing, reading) = try UnixSocket.pair()
     let load = FrontendRequest.setDeviceStateDescriptor(DeviceStateTransfer(direction: .load))
     #expect(try frontend.ask(load, ack: false, [reading.rawValue]) == .value(0x100))
@@ -82,16 +74,14 @@ struct ProtocolTests {
     try frontend.send(.getQueueCount)
     try writing.send(saved.span)
     writing.shutdown()
-    var none = FileDescriptorList()
-    let answers = try (0..<2).map { _ in try #require(try RawFrontend.receive(frontend.socket, &none)) }
-    #expect(answers.map(\.0.request) == [43, 17] && answers.map(\.1.word) == [0, 1])
+    let answers = try (0..<2).map { _ in try frontend.nextAnswer() }
+    #expect(answers.map(\.request) == [43, 17] && answers.map(\.word) == [0, 1])
     #expect(try frontend.ask(.checkDeviceState) == .value(1))
   }
 
   @Test("A front-end that asks for the end of a transfer and does not end it does not hold up a stop of the back-end")
   func checkAndStop() throws {
-    let frontend = try RawFrontend()
-    try frontend.negotiate()
+    let frontend = try RawFrontend.negotiated()
     let (writing, reading) = try UnixSocket.pair()
     _ = try frontend.ask(
       .setDeviceStateDescriptor(DeviceStateTransfer(direction: .load)), ack: false, [reading.rawValue])
@@ -103,18 +93,6 @@ struct ProtocolTests {
     withExtendedLifetime(writing) {}
   }
 
-  private func state(of frontend: RawFrontend) throws -> [UInt8] {
-    let (ours, theirs) = try UnixSocket.pair()
-    _ = try frontend.ask(
-      .setDeviceStateDescriptor(DeviceStateTransfer(direction: .save)), ack: false, [theirs.rawValue])
-    #expect(try frontend.ask(.checkDeviceState) == .success)
-    var state = [UInt8](repeating: 0, count: 17)
-    var span = state.mutableSpan
-    var none = FileDescriptorList()
-    #expect(try ours.receiveAll(into: &span, descriptors: &none, timeout: .seconds(5)))
-    return state
-  }
-
   @Test("A front-end that sends a burst of requests before it reads the first answer gets them all, in order")
   func burst() throws {
     let frontend = try RawFrontend.sharing([.version1, .accessPlatform])
@@ -123,12 +101,8 @@ struct ProtocolTests {
       try frontend.send(.iotlb(frontend.update(RawFrontend.iova + n << 12, to: 0)))
       try frontend.send(.getQueueCount)
     }
-    var none = FileDescriptorList()
     for _ in 0..<1000 {
-      for (request, word) in [(22, 0), (17, 1)] as [(UInt32, UInt64)] {
-        let (header, payload) = try #require(try RawFrontend.receive(frontend.socket, &none))
-        try #require(header.request == request && payload.word == word)
-      }
+      for expected in [(22, 0), (17, 1)] as [(UInt32, UInt64)] { try #require(try frontend.nextAnswer() == expected) }
     }
     #expect(frontend.server.statistics.iotlb.updates == 1000)
   }
@@ -151,23 +125,17 @@ struct ProtocolTests {
   @Test("RESET_DEVICE forgets the in-flight memory: the next driver's requests are not written down there")
   func resetForgetsInflight() throws {
     let frontend = try RawFrontend.sharing()
-    var files = FileDescriptorList()
-    let wanted = InflightDescription(mmapSize: 0, mmapOffset: 0, queueCount: 1, queueSize: 16)
-    guard case .inflight(let area) = try frontend.ask(.getInflightDescriptor(wanted), ack: false, [], &files),
-      let file = files.takeFirst()
-    else { return #expect(Bool(false)) }
-    let mapping = try HostMapping(descriptor: file.rawValue, offset: 0, byteCount: Int(area.mmapSize))
-    func usedIndex() -> UInt16? { mapping.cells(from: 0, byteCount: Int(area.mmapSize))?.load16(at: 14) }
-    try frontend.must(.setInflightDescriptor(area), [file.rawValue])
+    let record = try RawFrontend.Record(of: frontend)
+    try frontend.install(record)
     try frontend.startRing()
     #expect(try frontend.read(sector: 1))
     try frontend.must(.resetDevice)
-    #expect(usedIndex() == 1)
+    #expect(record.usedIndex == 1)
     try frontend.must(.setFeatures(Features.version1.word | 1 << 30))
     try frontend.startRing(at: 1)
     #expect(try frontend.read(sector: 2))
-    _ = try frontend.ask(.getVringBase(Self.ring(0, 0)))
-    #expect(usedIndex() == 1)
+    try frontend.stopRing()
+    #expect(record.usedIndex == 1)
   }
 
   @Test(
@@ -177,26 +145,22 @@ struct ProtocolTests {
     let disk = try HoldingDevice(.block)
     let frontend = try RawFrontend.sharing(
       protocol: isAgreed ? RawFrontend.all.union(.vringBaseInflight) : RawFrontend.all, device: disk)
-    var files = FileDescriptorList()
-    let wanted = InflightDescription(mmapSize: 0, mmapOffset: 0, queueCount: 1, queueSize: 16)
-    guard case .inflight(let area) = try frontend.ask(.getInflightDescriptor(wanted), ack: false, [], &files),
-      let file = files.takeFirst()
-    else { return #expect(Bool(false)) }
-    try frontend.must(.setInflightDescriptor(area), [file.rawValue])
+    let record = try RawFrontend.Record(of: frontend)
+    try frontend.install(record)
     try frontend.startRing()
     frontend.submitRead(sector: 1)
     #expect(try disk.taken.wait(timeout: .seconds(10)))
     try disk.taken.drain()
-    #expect(try frontend.ask(.getVringBase(Self.ring(0, 0))) == .vring(Self.ring(0, 1)))
+    #expect(try frontend.stopRing() == RawFrontend.stopped(at: 1))
     #expect(
       frontend.usedIndex == (isAgreed ? 0 : 1) && frontend.peek(1, RawFrontend.Place.status) == [isAgreed ? 0xff : 0])
     // The back-end that goes on does it, once.
-    try frontend.must(.setVringBase(Self.ring(0, 1)))
-    try frontend.must(.setVringKick(VringDescriptor(index: 0, hasDescriptor: true)), [frontend.kick.rawValue])
+    try frontend.must(.setVringBase(VringState(0, 1)))
+    try frontend.giveKick()
     if isAgreed { #expect(try disk.taken.wait(timeout: .seconds(10))) }
     disk.release.signal()
     #expect(try frontend.waitUsed(1))
-    #expect(try frontend.ask(.getVringBase(Self.ring(0, 0))) == .vring(Self.ring(0, 1)))
+    #expect(try frontend.stopRing() == RawFrontend.stopped(at: 1))
     #expect(frontend.usedIndex == 1 && frontend.server.statistics.queues[0].counts.requests == (isAgreed ? 2 : 1))
   }
 
@@ -210,8 +174,7 @@ struct ProtocolTests {
 
   @Test("A write to the configuration space with undefined flags is refused")
   func configurationFlags() throws {
-    let frontend = try RawFrontend()
-    try frontend.negotiate()
+    let frontend = try RawFrontend.negotiated()
     #expect(
       try frontend.ask(.setConfiguration(ConfigurationBytes(offset: 32, flags: 2, bytes: [0])), ack: true) == .value(1))
     try frontend.must(.setConfiguration(ConfigurationBytes(offset: 32, flags: 1, bytes: [0])))
@@ -228,15 +191,13 @@ struct ProtocolTests {
     frontend.submitRead(sector: 1, base: RawFrontend.iova)
     #expect(try disk.taken.wait(timeout: .seconds(10)))
     // As QEMU's main thread does it: one after the other, and no miss is answered in between.
-    try frontend.send(.iotlb(IOTLBMessage(kind: .invalidate, address: 0, size: .max)), ack: true)
-    try frontend.send(.getVringBase(Self.ring(0, 0)))
+    try frontend.send(.iotlb(.invalidate(0, .max)), ack: true)
+    try frontend.send(.getVringBase(VringState(0, 0)))
     // Once the queue has noticed, it asks for its ring.
     while try frontend.heard(within: .milliseconds(10)) == nil { frontend.kick.signal() }
     disk.release.signal()
-    var none = FileDescriptorList()
-    let first = try #require(try RawFrontend.receive(frontend.socket, &none))
-    let second = try #require(try RawFrontend.receive(frontend.socket, &none))
-    #expect(first.0.request == 22 && first.1.word == 0 && second.0.request == 11)
-    #expect(second.1.word >> 32 == 1 && frontend.usedIndex == 1)
+    let (first, second) = (try frontend.nextAnswer(), try frontend.nextAnswer())
+    #expect(first.request == 22 && first.word == 0 && second.request == 11)
+    #expect(second.word >> 32 == 1 && frontend.usedIndex == 1)
   }
 }

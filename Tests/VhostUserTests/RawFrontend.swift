@@ -2,7 +2,6 @@ import DMA
 import Foundation
 import HostIO
 import Logging
-import Synchronization
 import Testing
 import Virtio
 import VirtioServing
@@ -22,7 +21,6 @@ final class RawFrontend {
   let kick: EventFD
   let call: EventFD
   private let ended: EventFD
-  private let runError = Captured()
 
   static let guest: UInt64 = 0x4000_0000
   static let frontend: UInt64 = 0x7f00_0000_0000
@@ -32,19 +30,10 @@ final class RawFrontend {
     static let descriptors = 0x1000, available = 0x2000, used = 0x3000, header = 0x4000, status = 0x5000, data = 0x8000
   }
 
-  final class Captured: Sendable {
-    private let state = Mutex("")
-    var text: String {
-      get { state.withLock { $0 } }
-      set { state.withLock { $0 = newValue } }
-    }
-  }
-
   /// - Parameter device: what is served instead of ``disk``.
   init(
     policy: AccessPlatformPolicy = .auto, indirect: IndirectPolicy = .auto, sectors: Int = 64, nodes: Int = 1 << 15,
-    queues: Int = 1,
-    device: (any VirtioDevice)? = nil, patience: Duration? = nil, logger: Logger? = nil
+    queues: Int = 1, device: (any VirtioDevice)? = nil, patience: Duration? = nil, logger: Logger? = nil
   ) throws {
     disk = MemoryDisk(bytes: (0..<sectors * 512).map { UInt8(truncatingIfNeeded: $0 / 512 &* 7 &+ $0) }, queues: queues)
     let (ours, theirs) = try UnixSocket.pair()
@@ -54,15 +43,13 @@ final class RawFrontend {
     kick = try EventFD()
     call = try EventFD()
     ended = try EventFD()
-    var log = logger ?? Logger(label: "test")
-    if logger == nil { log.logLevel = .critical }
     var options = BackendOptions(name: "t", accessPlatform: policy, maxTranslationNodes: nodes)
     options.indirect = indirect
     if let patience { options.stopPatience = patience }
-    server = try VhostUserServer(device ?? disk, on: .connected(theirs), options: options, log: log)
-    let (server, ended, runError) = (server, ended, runError)
+    server = try VhostUserServer(device ?? disk, on: .connected(theirs), options: options, log: logger ?? .silent)
+    let (server, ended) = (server, ended)
     _ = try WorkerThread(name: "test-be") {
-      do { try server.run() } catch { runError.text = "\(error)" }
+      try? server.run()
       ended.signal()
     }
   }
@@ -93,6 +80,12 @@ final class RawFrontend {
     return (header, payload)
   }
 
+  /// A message that brings no descriptors.
+  static func receive(_ socket: UnixSocket) throws -> (MessageHeader, [UInt8])? {
+    var none = FileDescriptorList()
+    return try receive(socket, &none)
+  }
+
   /// Sends a request and reads its answer.
   func ask(_ request: FrontendRequest, ack: Bool = false, _ descriptors: [Int32] = []) throws -> BackendReply {
     var none = FileDescriptorList()
@@ -116,8 +109,7 @@ final class RawFrontend {
 
   /// True if the back-end closes the connection.
   func isClosed() throws -> Bool {
-    var none = FileDescriptorList()
-    do { return try Self.receive(socket, &none) == nil } catch let error as HostError {
+    do { return try Self.receive(socket) == nil } catch let error as HostError {
       return error.errno == .connectionReset
     }
   }
@@ -150,6 +142,20 @@ final class RawFrontend {
     return frontend
   }
 
+  /// One that has negotiated.
+  static func negotiated() throws -> RawFrontend {
+    let frontend = try RawFrontend()
+    try frontend.negotiate()
+    return frontend
+  }
+
+  /// One whose ring runs.
+  static func running() throws -> RawFrontend {
+    let frontend = try RawFrontend.sharing()
+    try frontend.startRing()
+    return frontend
+  }
+
   func openChannel(ack: Bool = true) throws {
     let (ours, theirs) = try UnixSocket.pair()
     channel = ours
@@ -168,14 +174,77 @@ final class RawFrontend {
 
   /// Describes and starts virtqueue 0 with its areas at `base` plus their places.
   func startRing(base: UInt64 = frontend, size: UInt32 = 16, at index: UInt32 = 0, log: UInt32 = 0) throws {
-    try must(.setVringSize(VringState(index: 0, number: size)))
-    try must(.setVringBase(VringState(index: 0, number: index)))
+    try must(.setVringSize(VringState(0, size)))
+    try must(.setVringBase(VringState(0, index)))
     try must(.setVringAddress(address(base, log)))
-    try must(.setVringCall(VringDescriptor(index: 0, hasDescriptor: true)), [call.rawValue])
+    try must(.setVringCall(VringDescriptor(0)), [call.rawValue])
     // That it came is signalled, and is not what a test waits for.
     try call.drain()
-    try must(.setVringKick(VringDescriptor(index: 0, hasDescriptor: true)), [kick.rawValue])
-    try must(.setVringEnable(VringState(index: 0, number: 1)))
+    try giveKick()
+    try must(.setVringEnable(VringState(0, 1)))
+  }
+
+  func describeRing(base: UInt64 = frontend) throws {
+    try must(.setVringSize(VringState(0, 16)))
+    try must(.setVringAddress(address(base)))
+  }
+
+  func giveKick() throws { try must(.setVringKick(VringDescriptor(0)), [kick.rawValue]) }
+
+  /// Stops virtqueue 0; where it stands.
+  @discardableResult func stopRing() throws -> BackendReply { try ask(.getVringBase(VringState(0, 0))) }
+
+  static func stopped(at index: UInt32) -> BackendReply { .vring(VringState(0, index)) }
+
+  /// Memory for a ring's requests in flight, of the back-end's making.
+  final class Record {
+    let area: InflightDescription
+    let file: FileDescriptor
+    let mapping: HostMapping
+
+    init(of frontend: RawFrontend) throws {
+      var files = FileDescriptorList()
+      let wanted = InflightDescription(mmapSize: 0, mmapOffset: 0, queueCount: 1, queueSize: 16)
+      let reply = try frontend.ask(.getInflightDescriptor(wanted), ack: false, [], &files)
+      guard case .inflight(let area) = reply, let file = files.takeFirst() else {
+        throw ProtocolError("no in-flight memory", "")
+      }
+      mapping = try HostMapping(descriptor: file.rawValue, offset: 0, byteCount: Int(area.mmapSize))
+      self.area = area
+      self.file = file
+    }
+
+    /// The used index that a split ring's record has.
+    var usedIndex: UInt16? { mapping.cells(from: 0, byteCount: mapping.byteCount)?.load16(at: 14) }
+  }
+
+  func install(_ record: Record) throws { try must(.setInflightDescriptor(record.area), [record.file.rawValue]) }
+
+  /// A dirty log that is in force.
+  func startLog(bytes: UInt64 = 1 << 20) throws -> HostMapping {
+    let file = try MemoryFile(name: "log", size: bytes)
+    let area = LogArea(size: bytes, offset: 0)
+    #expect(try ask(.setLogBase(area), ack: false, [file.descriptor.rawValue]) == .success)
+    return try HostMapping(descriptor: file.descriptor.rawValue, offset: 0, byteCount: Int(bytes))
+  }
+
+  /// The device's state, which the back-end writes to a socket.
+  func saveState() throws -> [UInt8] {
+    let (ours, theirs) = try UnixSocket.pair()
+    let save = FrontendRequest.setDeviceStateDescriptor(DeviceStateTransfer(direction: .save))
+    #expect(try ask(save, ack: false, [theirs.rawValue]) == .value(0x100))
+    var state = [UInt8](repeating: 0, count: 17)
+    var span = state.mutableSpan
+    var none = FileDescriptorList()
+    #expect(try ours.receiveAll(into: &span, descriptors: &none, timeout: .seconds(5)))
+    #expect(try ask(.checkDeviceState) == .success)
+    return state
+  }
+
+  /// The next message from the back-end, the answer to what was sent before.
+  func nextAnswer() throws -> (request: UInt32, word: UInt64) {
+    let (header, payload) = try #require(try Self.receive(socket))
+    return (header.request, payload.word)
   }
 
   func address(_ base: UInt64, _ flags: UInt32 = 0) -> VringAddress {
@@ -195,17 +264,29 @@ final class RawFrontend {
 
   /// Makes a read of one sector available: a chain of three descriptors whose addresses are `base` plus their places.
   func submitRead(sector: UInt64, base: UInt64 = guest, data: Int = Place.data) {
-    poke([0, 0, 0, 0, 0, 0, 0, 0] + sector.bytes, Place.header)
-    poke([0xff], Place.status)
-    poke([UInt8](repeating: 0xee, count: 512), data & Int(Self.memorySize - 1))
-    let parts: [(Int, UInt32, UInt16, UInt16)] = [(Place.header, 16, 1, 1), (data, 512, 3, 2), (Place.status, 1, 2, 0)]
-    for (i, part) in parts.enumerated() {
-      poke((base + UInt64(part.0)).bytes + part.1.bytes + part.2.bytes + part.3.bytes, Place.descriptors + 16 * i)
-    }
-    poke(UInt16(0).bytes, Place.available + 4 + 2 * Int(availableIndex % 16))
+    Self.prepareRead(mapping, sector: sector, at: availableIndex, base: base, data: data)
     availableIndex &+= 1
-    poke(availableIndex.bytes, Place.available + 2)
     kick.signal()
+  }
+
+  /// The same in any guest's memory, at an index of its ring, without a kick.
+  static func prepareRead(
+    _ memory: HostMapping, sector: UInt64, at index: UInt16, base: UInt64 = guest, data: Int = Place.data
+  ) {
+    func poke(_ bytes: [UInt8], _ offset: Int) { _ = memory.copy(bytes.span, to: offset) }
+    poke(UInt64(0).bytes + sector.bytes, Place.header)
+    poke([0xff], Place.status)
+    poke([UInt8](repeating: 0xee, count: 512), data & Int(memorySize - 1))
+    for (i, part) in [(Place.header, 16, 1, 1), (data, 512, 3, 2), (Place.status, 1, 2, 0)].enumerated() {
+      poke(descriptor(base, part.0, UInt32(part.1), UInt16(part.2), UInt16(part.3)), Place.descriptors + 16 * i)
+    }
+    poke(UInt16(0).bytes, Place.available + 4 + 2 * Int(index % 16))
+    poke((index &+ 1).bytes, Place.available + 2)
+  }
+
+  /// A descriptor of a split ring.
+  static func descriptor(_ base: UInt64, _ place: Int, _ count: UInt32, _ flags: UInt16, _ next: UInt16) -> [UInt8] {
+    (base + UInt64(place)).bytes + count.bytes + flags.bytes + next.bytes
   }
 
   /// Waits for the used index to become `index`.
@@ -227,8 +308,7 @@ final class RawFrontend {
   func heard(within time: Duration = .seconds(10)) throws -> (BackendRequest, needsReply: Bool)? {
     let channel = try #require(channel)
     guard try channel.waitReadable(timeout: time) else { return nil }
-    var none = FileDescriptorList()
-    guard let (header, payload) = try Self.receive(channel, &none) else { return nil }
+    guard let (header, payload) = try Self.receive(channel) else { return nil }
     return (try BackendRequest(request: header.request, payload: payload), header.needsReply)
   }
 

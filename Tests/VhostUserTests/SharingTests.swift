@@ -1,6 +1,4 @@
-import DMA
 import HostIO
-import IOMMUInterface
 import Testing
 import Virtio
 import VirtioServing
@@ -11,20 +9,19 @@ import VirtioTestKit
 
 @Suite("Guest memory that is not shared, and accesses that are refused, are named", .timeLimit(.minutes(10)))
 struct SharingTests {
-  /// Waits until a line has been logged that has these words.
-  private func waitFor(_ words: String, _ lines: LogLines) -> Bool { eventually { lines.contains(words) } }
+  private let lines = LogLines()
 
-  @Test(
-    "A ring that is to run without memory is one line with the option, in `explain` too, until a request arrives"
-  )
+  /// Waits until a line has been logged that has these words.
+  private func waitFor(_ words: String) -> Bool { eventually { lines.contains(words) } }
+
+  @Test("A ring that is to run without memory is one line with the option, in `explain` too, until a request arrives")
   func nothing() throws {
-    let lines = LogLines()
     let frontend = try RawFrontend(logger: lines.logger)
     try frontend.negotiate()
     // Its address cannot be looked up before there is memory.
     try frontend.startRing()
-    #expect(waitFor("none of the guest's memory is shared", lines))
-    try frontend.must(.setVringEnable(VringState(index: 0, number: 1)))
+    #expect(waitFor("none of the guest's memory is shared"))
+    try frontend.must(.setVringEnable(VringState(0, 1)))
     #expect(lines.all.filter { $0.contains("share=on") }.count == 1)
     let advice = try #require(frontend.server.statistics.advice)
     #expect(advice.contains("virtqueue 0") && advice.contains("share=on"))
@@ -35,43 +32,34 @@ struct SharingTests {
     #expect(eventually { frontend.server.statistics.advice == nil })
   }
 
-  /// A front-end that has shared its memory and started no ring.
-  private func sharing(_ lines: LogLines) throws -> RawFrontend {
-    let frontend = try RawFrontend.sharing(logger: lines.logger)
-    return frontend
-  }
-
   @Test("Kicks of a ring that stays empty are one line with the option; a first kick alone, as QEMU gives, is none")
   func copied() throws {
-    let lines = LogLines()
-    let frontend = try sharing(lines)
+    let frontend = try RawFrontend.sharing(logger: lines.logger)
     try frontend.startRing()
     frontend.kick.signal()
     _ = try frontend.ask(.getQueueCount)
     #expect(!lines.all.contains { $0.contains("share=on") })
     frontend.kick.signal()
-    #expect(waitFor("nothing is in it as far as this back-end can see", lines))
+    #expect(waitFor("nothing is in it as far as this back-end can see"))
     #expect(try #require(frontend.server.statistics.advice).contains("share=on"))
   }
 
   @Test("A ring whose addresses lead nowhere is refused with the option")
   func elsewhere() throws {
-    let lines = LogLines()
-    let frontend = try sharing(lines)
-    try frontend.must(.setVringSize(VringState(index: 0, number: 16)))
+    let frontend = try RawFrontend.sharing(logger: lines.logger)
+    try frontend.must(.setVringSize(VringState(0, 16)))
     try frontend.send(.setVringAddress(frontend.address(RawFrontend.frontend + RawFrontend.memorySize)))
-    try frontend.send(.setVringKick(VringDescriptor(index: 0, hasDescriptor: true)), [frontend.kick.rawValue])
-    try frontend.send(.setVringEnable(VringState(index: 0, number: 1)))
+    try frontend.send(.setVringKick(VringDescriptor(0)), [frontend.kick.rawValue])
+    try frontend.send(.setVringEnable(VringState(0, 1)))
     #expect(
       waitFor(
-        "the descriptor area is not in memory that is shared with this back-end. QEMU shares it with share=on", lines))
+        "the descriptor area is not in memory that is shared with this back-end. QEMU shares it with share=on"))
   }
 
   @Test(
     "A refused access is one line with address and cause, thousands are few, and the answer of `explain` has the last")
   func refused() throws {
-    let lines = LogLines()
-    let frontend = try sharing(lines)
+    let frontend = try RawFrontend.sharing(logger: lines.logger)
     try frontend.startRing()
     for _ in 0..<2000 {
       frontend.submitRead(sector: 0, data: 1 << 40)
@@ -84,7 +72,7 @@ struct SharingTests {
       first.contains("nothing is mapped at 0x10040000000, which was to be written") && first.contains("share=on"),
       "\(first)")
     // What a round did is counted when it ends, which may be after its answers.
-    _ = try frontend.ask(.getVringBase(VringState(index: 0, number: 0)))
+    try frontend.stopRing()
     #expect(frontend.server.statistics.faults == 2000)
     #expect(frontend.server.statistics.lastFault?.contains("0x10040000000") == true)
     #expect(lines.all.allSatisfy { !$0.contains("DMAFault") && !$0.contains("rawValue") })
@@ -92,7 +80,6 @@ struct SharingTests {
 
   @Test("What the front-end's IOMMU refuses is put down to it, and not to memory that is not shared")
   func platform() throws {
-    let lines = LogLines()
     let frontend = try RawFrontend.sharing([.version1, .accessPlatform], logger: lines.logger)
     try frontend.startRing(base: RawFrontend.iova)
     frontend.kick.signal()
@@ -102,11 +89,10 @@ struct SharingTests {
       isDone = message.kind == .accessFail
       if needsReply { try frontend.answer(with: 0) }
     }
-    #expect(waitFor("says the front-end's IOMMU", lines))
+    #expect(waitFor("says the front-end's IOMMU"))
     #expect(!lines.all.contains { $0.contains("share=on") })
     #expect(
       waitFor(
-        "queue 0 stopped until the driver resets the device: the ring cannot be reached: nothing is mapped at 0x9",
-        lines))
+        "queue 0 stopped until the driver resets the device: the ring cannot be reached: nothing is mapped at 0x9"))
   }
 }

@@ -29,9 +29,8 @@ private final class RestlessDriver {
     self.frontend = frontend
     stopping = try EventFD()
     typealias Place = RawFrontend.Place
-    func descriptor(_ i: Int, _ place: Int, _ count: UInt32, _ flags: UInt16) {
-      let bytes = (base + UInt64(place)).bytes + count.bytes + flags.bytes + UInt16(i + 1).bytes
-      frontend.poke(bytes, Place.descriptors + 16 * i)
+    func descriptor(_ i: Int, _ place: Int, _ count: UInt32, _ flags: UInt16, in table: Int = Place.descriptors) {
+      frontend.poke(RawFrontend.descriptor(base, place, count, flags, UInt16(i + 1)), table + 16 * i)
     }
     frontend.poke(UInt32(4).bytes + [UInt8](repeating: 0, count: 12), Place.header)
     frontend.poke(UInt32(8).bytes + [UInt8](repeating: 0, count: 12), Place.header + 0x100)
@@ -43,7 +42,7 @@ private final class RestlessDriver {
     for i in 0..<Self.pieces {
       let (place, count, flags): (Int, UInt32, UInt16) =
         i == 0 ? (Place.header + 0x100, 16, 1) : i < Self.pieces - 1 ? (Place.data, 20, 3) : (Place.status, 1, 2)
-      frontend.poke((base + UInt64(place)).bytes + count.bytes + flags.bytes + UInt16(i + 1).bytes, Self.table + 16 * i)
+      descriptor(i, place, count, flags, in: Self.table)
     }
     let start = frontend.usedIndex
     frontend.poke(UInt16(0).bytes, Place.available + 4 + 2 * Int(start % ringSize))
@@ -95,12 +94,11 @@ struct StarvationTests {
     let storage = try SlowDisk(byteCount: 1 << 20, flush: 60)
     var options = BlockOptions(path: storage.path)
     options.engine = engine
-    let frontend = try RawFrontend(device: try BlockDevice(options))
     let isTranslated = reply == .invalidate
     let base = isTranslated ? RawFrontend.iova : RawFrontend.guest
     let features: Features = [.version1, .indirectDescriptors, Features(bit: 9)]
-    try frontend.negotiate(isTranslated ? features.union(.accessPlatform) : features)
-    try frontend.share()
+    let frontend = try RawFrontend.sharing(
+      isTranslated ? features.union(.accessPlatform) : features, device: try BlockDevice(options))
     if isTranslated { try frontend.must(.iotlb(frontend.update(base, size: 0x20000))) }
     try frontend.startRing(base: isTranslated ? base : RawFrontend.frontend, size: UInt32(ringSize))
     let driver = try RestlessDriver(frontend, base: base)
@@ -110,12 +108,10 @@ struct StarvationTests {
       while !driver.isFlushed, begun.duration(to: .now) < .seconds(5) {}
       #expect(driver.isFlushed)
     // Pages that the ring and its requests use: with others it need not wait.
-    case .invalidate: try frontend.must(.iotlb(IOTLBMessage(kind: .invalidate, address: base, size: 0x20000)))
+    case .invalidate: try frontend.must(.iotlb(.invalidate(base, 0x20000)))
     case .memoryTable: try frontend.share()
-    case .log:
-      let log = try MemoryFile(name: "log", size: 1 << 20)
-      _ = try frontend.ask(.setLogBase(LogArea(size: 1 << 20, offset: 0)), [log.descriptor.rawValue])
-    case .base: _ = try frontend.ask(.getVringBase(VringState(index: 0, number: 0)))
+    case .log: _ = try frontend.startLog()
+    case .base: try frontend.stopRing()
     case .reset: try frontend.must(.setStatus(0))
     }
     let time = begun.duration(to: .now)
@@ -126,8 +122,7 @@ struct StarvationTests {
 
   @Test(
     "Completions, unmaps and everything that a front-end asks for have their turn, soon",
-    arguments: PendingReply.allCases,
-    [DiskEngine.uring, .synchronous])
+    arguments: PendingReply.allCases, [DiskEngine.uring, .synchronous])
   func turns(_ reply: PendingReply, _ engine: DiskEngine) throws {
     // Other tests want the processors too: what holds once holds by the rules, and without them it never does.
     var best = Duration.seconds(60)

@@ -15,25 +15,16 @@ import VirtioTestKit
 private final class Replaying {
   static let count: UInt16 = 4
   let frontend: RawFrontend
-  let record: HostMapping
-  let file: FileDescriptor
-  let area: InflightDescription
+  let record: RawFrontend.Record
 
   /// The reads' data are on pages of their own, which are not mapped, as nothing but the ring's areas is.
   init(patience: Duration? = nil, protocol features: ProtocolFeatures = RawFrontend.all) throws {
     frontend = try RawFrontend(patience: patience)
     try frontend.negotiate([.version1, .accessPlatform], protocol: features)
     try frontend.share()
-    var files = FileDescriptorList()
-    let wanted = InflightDescription(mmapSize: 0, mmapOffset: 0, queueCount: 1, queueSize: 16)
-    guard case .inflight(let area) = try frontend.ask(.getInflightDescriptor(wanted), ack: false, [], &files),
-      let file = files.takeFirst()
-    else { throw RawFrontendError.noInflightMemory }
-    self.area = area
-    record = try HostMapping(descriptor: file.rawValue, offset: 0, byteCount: Int(area.mmapSize))
-    self.file = file
+    record = try RawFrontend.Record(of: frontend)
     // Version 1, so many descriptors, nothing completed; then one entry a descriptor: in flight, and its turn.
-    write(UInt16(1).bytes + area.queueSize.bytes + UInt16(0).bytes + UInt16(0).bytes, 8)
+    write(UInt16(1).bytes + record.area.queueSize.bytes + UInt16(0).bytes + UInt16(0).bytes, 8)
     for i in 0..<Int(Self.count) {
       write([1], 16 + 16 * 3 * i)
       write(UInt64(i).bytes, 16 + 16 * 3 * i + 8)
@@ -41,12 +32,10 @@ private final class Replaying {
     for i in 0..<Int(Self.count) {
       let (header, data) = (0x4000 + 0x100 * i, 0x8000 + 0x1000 * i)
       frontend.poke(UInt64(0).bytes + UInt64(i).bytes + [0xff], header)
-      let parts: [(Int, UInt32, UInt16, UInt16)] = [
-        (header, 16, 1, UInt16(3 * i + 1)), (data, 512, 3, UInt16(3 * i + 2)), (header + 16, 1, 2, 0),
-      ]
+      let parts = [(header, 16, 1, 3 * i + 1), (data, 512, 3, 3 * i + 2), (header + 16, 1, 2, 0)]
       for (j, part) in parts.enumerated() {
         frontend.poke(
-          (RawFrontend.iova + UInt64(part.0)).bytes + part.1.bytes + part.2.bytes + part.3.bytes,
+          RawFrontend.descriptor(RawFrontend.iova, part.0, UInt32(part.1), UInt16(part.2), UInt16(part.3)),
           RawFrontend.Place.descriptors + 16 * (3 * i + j))
       }
       frontend.poke(UInt16(3 * i).bytes, RawFrontend.Place.available + 4 + 2 * i)
@@ -54,19 +43,22 @@ private final class Replaying {
     frontend.poke(Self.count.bytes, RawFrontend.Place.available + 2)
   }
 
-  private func write(_ bytes: [UInt8], _ offset: Int) { _ = record.copy(bytes.span, to: offset) }
+  private func write(_ bytes: [UInt8], _ offset: Int) { _ = record.mapping.copy(bytes.span, to: offset) }
 
   /// Starts the ring, whose areas are mapped.
   func start() throws {
     try frontend.must(.iotlb(frontend.update(RawFrontend.iova + 0x1000, size: 0x3000)))
-    try frontend.must(.setInflightDescriptor(area), [file.rawValue])
+    try frontend.install(record)
     try frontend.startRing(base: RawFrontend.iova, at: UInt32(Self.count))
   }
 
-  /// Reads that the record says are still to be done.
-  var left: Int {
-    (0..<Int(Self.count)).count { record.bytes(1, at: 16 + 16 * 3 * $0) == [1] }
+  func started() throws -> Replaying {
+    try start()
+    return self
   }
+
+  /// Reads that the record says are still to be done.
+  var left: Int { (0..<Int(Self.count)).count { record.mapping.bytes(1, at: 16 + 16 * 3 * $0) == [1] } }
 
   /// Answers what is asked about the reads until all are done; how much that was.
   func serveMisses() throws -> Int {
@@ -78,7 +70,7 @@ private final class Replaying {
       }
       // Misses for the ring's new address are not answered.
       guard message.kind == .miss, message.address < RawFrontend.iova + 0x80000 else { break }
-      #expect(try frontend.ask(.iotlb(frontend.update(message.address)), ack: true) == .success)
+      try frontend.must(.iotlb(frontend.update(message.address)))
       if needsReply { try frontend.answer(with: 0) }
       count += 1
     }
@@ -86,26 +78,17 @@ private final class Replaying {
   }
 
   var statuses: [UInt8] { (0..<Int(Self.count)).map { frontend.peek(1, 0x4010 + 0x100 * $0)[0] } }
-
-  func nextAnswer() throws -> (request: UInt32, word: UInt64) {
-    var none = FileDescriptorList()
-    let (header, payload) = try #require(try RawFrontend.receive(frontend.socket, &none))
-    return (header.request, payload.word)
-  }
 }
 
-private enum RawFrontendError: Error { case noInflightMemory }
-
-@Suite("Rings that stop", .timeLimit(.minutes(10)))
-struct StoppingTests {
+@Suite("Rings that stop", .timeLimit(.minutes(10))) struct StoppingTests {
   /// Requests after which a ring stands still, and the first word of their answer.
   enum Way: String, CaseIterable {
     case getBase, disable, reset, resetDevice, resetOwner, newAddress
 
     func request(_ frontend: RawFrontend) -> FrontendRequest {
       switch self {
-      case .getBase: .getVringBase(VringState(index: 0, number: 0))
-      case .disable: .setVringEnable(VringState(index: 0, number: 0))
+      case .getBase: .getVringBase(VringState(0, 0))
+      case .disable: .setVringEnable(VringState(0, 0))
       case .reset: .setStatus(0)
       case .resetDevice: .resetDevice
       case .resetOwner: .resetOwner
@@ -121,14 +104,13 @@ struct StoppingTests {
     "What a predecessor left is done before a ring stands still, though its translations are yet to be asked for",
     arguments: Way.allCases)
   func finishes(_ way: Way) throws {
-    let rig = try Replaying()
-    try rig.start()
+    let rig = try Replaying().started()
     let request = way.request(rig.frontend)
     try rig.frontend.send(request, ack: !request.hasAnswer)
     // Comes behind, and is answered behind.
     try rig.frontend.send(.getQueueCount)
     #expect(try rig.serveMisses() >= Int(Replaying.count), "a page of headers, and one for each read's data")
-    let (first, second) = (try rig.nextAnswer(), try rig.nextAnswer())
+    let (first, second) = (try rig.frontend.nextAnswer(), try rig.frontend.nextAnswer())
     #expect(first == (request.kind.rawValue, way.word) && second == (FrontendRequest.Kind.getQueueCount.rawValue, 1))
     #expect(rig.left == 0 && rig.statuses == [0, 0, 0, 0])
   }
@@ -137,8 +119,7 @@ struct StoppingTests {
     "A channel that comes in place of a lost one while a ring stops is used at once: the ring asks on it for what it needs to stop",
     arguments: Way.allCases)
   func otherChannel(_ way: Way) throws {
-    let rig = try Replaying()
-    try rig.start()
+    let rig = try Replaying().started()
     #expect(try rig.frontend.heard() != nil, "it waits for a translation")
     let old = try #require(rig.frontend.channel)
     let request = way.request(rig.frontend)
@@ -148,26 +129,27 @@ struct StoppingTests {
     try rig.frontend.send(.getQueueCount)
     if [.getBase, .disable, .newAddress].contains(way) {
       #expect(try rig.serveMisses() >= Int(Replaying.count))
-      let first = try rig.nextAnswer()
+      let first = try rig.frontend.nextAnswer()
       #expect(first == (request.kind.rawValue, way.word) && rig.left == 0 && rig.statuses == [0, 0, 0, 0])
     } else {
       // A device that begins anew asks nothing on it before it has: what could not be asked on the old one ends in
       // errors.
-      let first = try rig.nextAnswer()
+      let first = try rig.frontend.nextAnswer()
       #expect(first == (request.kind.rawValue, way.word))
       #expect(try rig.frontend.heard(within: .zero) == nil)
     }
     #expect(
-      try rig.nextAnswer() == (FrontendRequest.Kind.getQueueCount.rawValue, 1), "what came behind is answered behind")
+      try rig.frontend.nextAnswer() == (FrontendRequest.Kind.getQueueCount.rawValue, 1),
+      "what came behind is answered behind")
   }
 
   @Test(
     "A front-end that answers no question has its ring back in the end, and what was not done in the in-flight memory")
   func gaveUp() throws {
-    let rig = try Replaying(patience: .milliseconds(200))
-    try rig.start()
-    try rig.frontend.send(.getVringBase(VringState(index: 0, number: 0)))
-    #expect(try rig.nextAnswer() == (FrontendRequest.Kind.getVringBase.rawValue, UInt64(Replaying.count) << 32))
+    let rig = try Replaying(patience: .milliseconds(200)).started()
+    try rig.frontend.send(.getVringBase(VringState(0, 0)))
+    #expect(
+      try rig.frontend.nextAnswer() == (FrontendRequest.Kind.getVringBase.rawValue, UInt64(Replaying.count) << 32))
     #expect(rig.left == Int(Replaying.count) && rig.frontend.usedIndex == 0)
     // The back-end that goes on does it.
     try rig.start()
@@ -178,10 +160,10 @@ struct StoppingTests {
 
   @Test("With GET_VRING_BASE_INFLIGHT what was not begun is left at once")
   func leaves() throws {
-    let rig = try Replaying(protocol: RawFrontend.all.union(.vringBaseInflight))
-    try rig.start()
-    try rig.frontend.send(.getVringBase(VringState(index: 0, number: 0)))
-    #expect(try rig.nextAnswer() == (FrontendRequest.Kind.getVringBase.rawValue, UInt64(Replaying.count) << 32))
+    let rig = try Replaying(protocol: RawFrontend.all.union(.vringBaseInflight)).started()
+    try rig.frontend.send(.getVringBase(VringState(0, 0)))
+    #expect(
+      try rig.frontend.nextAnswer() == (FrontendRequest.Kind.getVringBase.rawValue, UInt64(Replaying.count) << 32))
     #expect(rig.left == Int(Replaying.count) && rig.frontend.usedIndex == 0)
   }
 
@@ -189,8 +171,7 @@ struct StoppingTests {
     "A connection that ends while a ring waits for translations ends, leaves what was not done, and no ring runs",
     arguments: [nil] + Way.allCases)
   func connectionEnds(_ way: Way?) throws {
-    let rig = try Replaying()
-    try rig.start()
+    let rig = try Replaying().started()
     if let way { try rig.frontend.send(way.request(rig.frontend)) }
     #expect(try rig.frontend.heard() != nil, "it waits for a translation")
     rig.frontend.socket.shutdown()
@@ -220,14 +201,11 @@ struct StoppingTests {
     try frontend.startRing(base: RawFrontend.iova)
     frontend.submitRead(sector: 1, base: RawFrontend.iova)
     while frontend.server.statistics.queues.first?.counts.requests != 1 {}
-    try frontend.send(.getVringBase(VringState(index: 0, number: 0)))
-    #expect(try frontend.ask(.iotlb(frontend.update(RawFrontend.iova + 0x20000)), ack: true) == .success)
+    try frontend.send(.getVringBase(VringState(0, 0)))
+    try frontend.must(.iotlb(frontend.update(RawFrontend.iova + 0x20000)))
     #expect(frontend.usedIndex == 0, "the acknowledgement came before the read was over")
-    var none = FileDescriptorList()
-    let (header, payload) = try #require(try RawFrontend.receive(frontend.socket, &none))
-    #expect(
-      header.request == FrontendRequest.Kind.getVringBase.rawValue && payload.word == 1 << 32 && frontend.usedIndex == 1
-    )
+    let answer = try frontend.nextAnswer()
+    #expect(answer == (FrontendRequest.Kind.getVringBase.rawValue, 1 << 32) && frontend.usedIndex == 1)
     withExtendedLifetime(storage) {}
   }
 
@@ -241,15 +219,14 @@ struct StoppingTests {
     frontend.poke(UInt16(1).bytes, RawFrontend.Place.used + 2)
     try frontend.startRing(at: 1)
     #expect(try frontend.call.wait(timeout: .seconds(10)))
-    _ = try frontend.ask(.getVringBase(VringState(index: 0, number: 0)))
+    try frontend.stopRing()
     #expect(
       frontend.server.statistics.queues[0].counts.calls == 1
         && frontend.server.statistics.queues[0].counts.requests == 0)
     // A ring at its beginning owes nothing.
-    let other = try RawFrontend.sharing()
-    try other.startRing()
+    let other = try RawFrontend.running()
     #expect(try other.read(sector: 1))
-    _ = try other.ask(.getVringBase(VringState(index: 0, number: 0)))
+    try other.stopRing()
     #expect(other.server.statistics.queues[0].counts.calls == 1)
   }
 
@@ -260,7 +237,7 @@ struct StoppingTests {
     let frontend = try RawFrontend.sharing()
     if isRunning { try frontend.startRing() }
     let call = try EventFD()
-    try frontend.must(.setVringCall(VringDescriptor(index: 0, hasDescriptor: true)), [call.rawValue])
+    try frontend.must(.setVringCall(VringDescriptor(0)), [call.rawValue])
     #expect(try call.drain() == 1)
   }
 
@@ -268,19 +245,18 @@ struct StoppingTests {
     "A call descriptor that comes late, and one that was full and would block, hear of what was used",
     arguments: [false, true])
   func lateCall(_ isFull: Bool) throws {
-    let frontend = try RawFrontend.sharing()
-    try frontend.startRing()
+    let frontend = try RawFrontend.running()
     try frontend.must(.setVringCall(VringDescriptor(index: 0, hasDescriptor: false)))
     frontend.submitRead(sector: 1)
     while frontend.usedIndex != 1 {}
     let late = try EventFD()
     if isFull { try late.fill() }
-    try frontend.must(.setVringCall(VringDescriptor(index: 0, hasDescriptor: true)), [late.rawValue])
+    try frontend.must(.setVringCall(VringDescriptor(0)), [late.rawValue])
     #expect(try late.wait(timeout: .seconds(10)))
     // The queue's thread is not stuck in a call whose eventfd is not read.
     frontend.submitRead(sector: 2)
     while frontend.usedIndex != 2 {}
-    #expect(try frontend.ask(.getVringBase(VringState(index: 0, number: 0))) == .vring(VringState(index: 0, number: 2)))
+    #expect(try frontend.stopRing() == RawFrontend.stopped(at: 2))
   }
 }
 

@@ -1,7 +1,5 @@
 import DMA
-import DriverDMA
 import HostIO
-import Logging
 import Testing
 import Virtio
 import VirtioDrivers
@@ -16,17 +14,12 @@ import VirtioTestKit
 private final class Holding {
   let disk: HoldingDevice
   let frontend: Frontend
-  private let server: VhostUserServer
-  private let thread: WorkerThread
+  private let backend: BackendThread
 
   init(_ memory: FrontendMemory, packed: Bool) throws {
     disk = try HoldingDevice(.block)
-    let (near, far) = try UnixSocket.pair()
-    let server = try VhostUserServer(
-      disk, on: .connected(far), log: .silent)
-    self.server = server
-    thread = try WorkerThread(name: "back-end") { try? server.run() }
-    frontend = try Frontend(near, memory: memory)
+    backend = try BackendThread(disk)
+    frontend = try Frontend(backend.socket, memory: memory)
     try frontend.negotiate(packed ? [.version1, .ringPacked] : .version1)
     try frontend.share()
   }
@@ -44,12 +37,11 @@ private final class Holding {
   /// Ends the connection, and returns when the back-end is gone.
   func end() {
     frontend.close()
-    thread.join()
+    backend.join()
   }
 }
 
-@Suite("Back-ends that take over", .timeLimit(.minutes(10)))
-struct SuccessorTests {
+@Suite("Back-ends that take over", .timeLimit(.minutes(10))) struct SuccessorTests {
   private static let layout = QueueLayout(
     size: 16, descriptorArea: DMAAddress(0x1000), driverArea: DMAAddress(0x2000), deviceArea: DMAAddress(0x3000))
 
@@ -70,8 +62,7 @@ struct SuccessorTests {
     guard
       let areas = DriverQueueMemory(
         guest, size: 16, features: first.frontend.features, descriptorArea: GuestAddress(0x1000),
-        driverArea: GuestAddress(0x2000),
-        deviceArea: GuestAddress(0x3000))
+        driverArea: GuestAddress(0x2000), deviceArea: GuestAddress(0x3000))
     else { return #expect(Bool(false)) }
     var queue = try DriverQueue(layout: Self.layout, features: first.frontend.features, memory: areas)
     func add() throws -> UInt16 {
@@ -79,23 +70,22 @@ struct SuccessorTests {
       let writable = [DriverBuffer(DMAAddress(0x5000), count: 64), DriverBuffer(DMAAddress(0x6000), count: 1)]
       return try queue.add(readable: readable.span, writable: writable.span)
     }
-    // Three rounds given back first, so that positions are not those of the beginning.
     var events = try first.frontend.startQueue(0, layout: Self.layout)
-    for _ in 0..<3 {
-      for _ in 0..<4 { _ = try add() }
+    func hand(_ count: Int64, to holding: Holding) throws {
       _ = queue.publish()
       events.kick()
-      #expect(try first.waitTaken(4))
+      #expect(try holding.waitTaken(count))
+    }
+    // Three rounds given back first, so that positions are not those of the beginning.
+    for _ in 0..<3 {
+      for _ in 0..<4 { _ = try add() }
+      try hand(4, to: first)
       first.disk.release.signal()
-      for _ in 0..<4 {
-        while try queue.reap() == nil { #expect(events.waitForCall(timeout: .seconds(10))) }
-      }
+      for _ in 0..<4 { while try queue.reap() == nil { #expect(events.waitForCall(timeout: .seconds(10))) } }
     }
     var ids: Set<UInt16> = []
     for _ in 0..<4 { ids.insert(try add()) }
-    _ = queue.publish()
-    events.kick()
-    #expect(try first.waitTaken(4))
+    try hand(4, to: first)
 
     // What there is at this moment is what a killed process leaves. Ours ends in good order; that is undone.
     let record = try HostMapping(
@@ -113,9 +103,7 @@ struct SuccessorTests {
       0, layout: Self.layout, resumingAt: packed ? .initial : QueueState(available: 12, used: nil))
     #expect(try second.waitTaken(4))
     ids.insert(try add())
-    _ = queue.publish()
-    events.kick()
-    #expect(try second.waitTaken(1))
+    try hand(1, to: second)
     second.disk.release.signal()
     var done: [UInt16] = []
     while done.count < 5 {
@@ -139,22 +127,18 @@ struct SuccessorTests {
     let session = messages(files)
     for count in 0...session.count {
       for cut in [0, 7, 13] {
-        let (near, far) = try UnixSocket.pair()
-        let disk = MemoryDisk(sectors: 8)
-        let server = try VhostUserServer(
-          disk, on: .connected(far), log: .silent)
-        let thread = try WorkerThread(name: "back-end") { try? server.run() }
+        let backend = try BackendThread(MemoryDisk(sectors: 8))
         for (bytes, descriptors) in session[..<count] {
-          try near.send(bytes.span, descriptors: descriptors, timeout: .seconds(5))
+          try backend.socket.send(bytes.span, descriptors: descriptors, timeout: .seconds(5))
         }
         if cut > 0, count < session.count {
-          let (bytes, descriptors) = session[count]
-          try near.send(
-            bytes.span.extracting(0..<min(cut, bytes.count)), descriptors: descriptors, timeout: .seconds(5))
+          let (bytes, descriptors) = (Array(session[count].0.prefix(cut)), session[count].1)
+          try backend.socket.send(bytes.span, descriptors: descriptors, timeout: .seconds(5))
         }
-        near.shutdown()
-        thread.join()
-        #expect(!server.statistics.isConnected && server.statistics.queues.allSatisfy { !$0.isRunning })
+        backend.socket.shutdown()
+        backend.join()
+        let statistics = backend.server.statistics
+        #expect(!statistics.isConnected && statistics.queues.allSatisfy { !$0.isRunning })
       }
     }
     withExtendedLifetime(files) {}
@@ -175,7 +159,7 @@ struct SuccessorTests {
 
   private func messages(_ files: Files) -> [([UInt8], [Int32])] {
     let (memory, event, channel) = (files.memory.descriptor.rawValue, files.event.rawValue, files.channel.1.rawValue)
-    let vring = VringDescriptor(index: 0, hasDescriptor: true)
+    let vring = VringDescriptor(0)
     let region = RegionDescription(guestAddress: 0, size: 1 << 20, frontendAddress: 1 << 40, offset: 0)
     let area = InflightDescription(mmapSize: 4096, mmapOffset: 0xf0000, queueCount: 1, queueSize: 16)
     let messages: [(FrontendRequest, [Int32])] = [
@@ -184,17 +168,16 @@ struct SuccessorTests {
       (.setBackendRequestDescriptor, [channel]),
       (.setFeatures(Features([.version1, .accessPlatform]).word | 1 << 30 | 1 << 26), []),
       (.setMemoryTable([region]), [memory]), (.setLogBase(LogArea(size: 4096, offset: 0xe0000)), [memory]),
-      (.setInflightDescriptor(area), [memory]), (.setVringSize(VringState(index: 0, number: 16)), []),
+      (.setInflightDescriptor(area), [memory]), (.setVringSize(VringState(0, 16)), []),
       (.setVringAddress(VringAddress(index: 0, descriptorArea: 0x1000, driverArea: 0x2000, deviceArea: 0x3000)), []),
       (.setVringCall(vring), [event]), (.setVringError(vring), [event]), (.setVringKick(vring), [event]),
-      (.setVringEnable(VringState(index: 0, number: 1)), []),
+      (.setVringEnable(VringState(0, 1)), []),
       (
-        .iotlb(
-          IOTLBMessage(kind: .update, address: 0, size: 0x10000, frontendAddress: 1 << 40, permission: [.read, .write])),
+        .iotlb(.update(0, 0x10000, to: 1 << 40)),
         []
       ),
-      (.iotlb(IOTLBMessage(kind: .invalidate, address: 0, size: .max)), []),
-      (.getVringBase(VringState(index: 0, number: 0)), []),
+      (.iotlb(.invalidate(0, .max)), []),
+      (.getVringBase(VringState(0, 0)), []),
       (.setDeviceStateDescriptor(DeviceStateTransfer(direction: .load)), [channel]), (.checkDeviceState, []),
     ]
     return messages.map { ($0.0.encoded(needsReply: true), $0.1) }

@@ -1,5 +1,4 @@
 import HostIO
-import IOMMUInterface
 import Testing
 import Virtio
 import VirtioServing
@@ -8,8 +7,7 @@ import VirtioTestKit
 @testable import VhostUser
 @testable import VhostUserBackend
 
-@Suite("What updates say about the IOMMU behind them", .timeLimit(.minutes(10)))
-struct TranslationSignsTests {
+@Suite("What updates say about the IOMMU behind them", .timeLimit(.minutes(10))) struct TranslationSignsTests {
   private func confined(_ lines: LogLines? = nil) throws -> RawFrontend {
     let frontend = try RawFrontend.sharing([.version1, .accessPlatform], logger: lines?.logger)
     // What was agreed shows after the messages that came together.
@@ -21,10 +19,7 @@ struct TranslationSignsTests {
   }
 
   private func tell(_ frontend: RawFrontend, _ address: UInt64, at place: UInt64) throws {
-    let update = IOTLBMessage(
-      kind: .update, address: address, size: 4096, frontendAddress: RawFrontend.frontend + place,
-      permission: [.read, .write])
-    #expect(try frontend.ask(.iotlb(update), ack: true) == .success)
+    try frontend.must(.iotlb(.update(address, 4096, to: RawFrontend.frontend + place)))
   }
 
   @Test(
@@ -64,9 +59,7 @@ struct TranslationSignsTests {
     }
     for _ in 0..<200 { _ = try frontend.ask(.getQueueCount) }
     #expect(lines.all.filter { $0.contains("ats=on") }.count == 1)
-    #expect(
-      try frontend.ask(.iotlb(IOTLBMessage(kind: .invalidate, address: RawFrontend.iova, size: 4096)), ack: true)
-        == .success)
+    try frontend.must(.iotlb(.invalidate(RawFrontend.iova, 4096)))
     #expect(!frontend.server.statistics.missesInvalidations)
   }
 

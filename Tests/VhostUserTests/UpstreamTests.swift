@@ -1,20 +1,18 @@
 import DMA
 import HostIO
-import IOMMUInterface
 import Testing
-import Virtio
 
 @testable import VhostUser
-@testable import VhostUserBackend
 @testable import VhostUserFrontend
 
-@Suite("What a front-end makes of a back-end's translation messages", .timeLimit(.minutes(10)))
-struct UpstreamTests {
+@Suite("What a front-end makes of a back-end's translation messages", .timeLimit(.minutes(10))) struct UpstreamTests {
   /// A front-end's translator whose connection leads nowhere in particular.
   private struct Rig {
     let far: UnixSocket
     let memory: FrontendMemory
     let mappings = FrontendMappings()
+    let mapping = FrontendMapping(
+      address: DMAAddress(0x50_0000), byteCount: 0x4000, guestAddress: GuestAddress(0x8000), permission: .read)
     let translator: FrontendTranslator
 
     init() throws {
@@ -22,6 +20,7 @@ struct UpstreamTests {
       self.far = far
       memory = try FrontendMemory(byteCount: 1 << 20)
       translator = try FrontendTranslator(try FrontendConnection(near, timeout: .seconds(1)), memory, mappings)
+      #expect(mappings.insert(mapping))
     }
   }
 
@@ -30,9 +29,6 @@ struct UpstreamTests {
   )
   func answers() throws {
     let rig = try Rig()
-    let mapping = FrontendMapping(
-      address: DMAAddress(0x50_0000), byteCount: 0x4000, guestAddress: GuestAddress(0x8000), permission: .read)
-    #expect(rig.mappings.insert(mapping))
     let update = try #require(
       rig.translator.update(for: IOTLBMessage(kind: .miss, address: 0x50_1234, permission: .read)))
     #expect(update.kind == .update && update.permission == .read)
@@ -49,8 +45,6 @@ struct UpstreamTests {
     arguments: [IOTLBMessage.Kind.update, .invalidate])
   func wrongWay(kind: IOTLBMessage.Kind) throws {
     let rig = try Rig()
-    let mapping = FrontendMapping(address: DMAAddress(0x50_0000), byteCount: 0x4000, guestAddress: GuestAddress(0x8000))
-    #expect(rig.mappings.insert(mapping))
     var counts = rig.translator.counts
     rig.translator.take(
       .iotlb(
@@ -60,6 +54,6 @@ struct UpstreamTests {
       needsReply: false)
     // It is counted as what it is, for the checks of a back-end.
     counts.strays += 1
-    #expect(rig.mappings.all == [mapping] && rig.translator.counts == counts)
+    #expect(rig.mappings.all == [rig.mapping] && rig.translator.counts == counts)
   }
 }

@@ -40,6 +40,8 @@ import VirtioTestKit
       ring = makeLiteralRing(layout, features: features, in: LiteralMemory(memory))
     }
 
+    deinit { runner.reset() }
+
     func start(_ index: Int = 0, resumingAt state: QueueState = .initial) throws {
       runner.setCall(index, call)
       try runner.start(
@@ -47,13 +49,7 @@ import VirtioTestKit
     }
 
     /// Posts one device-writable buffer of a page and waits until the device holds it.
-    func post(_ address: UInt64) throws {
-      ring.post([LiteralDescriptor(DMAAddress(address), 4096, writable: true)])
-      ring.publish()
-      kick.signal()
-      #expect(try device.taken.wait(timeout: .seconds(20)))
-      _ = try device.taken.drain()
-    }
+    func post(_ address: UInt64) throws { try offer(address, 4096) }
 
     /// What the device gave back, waiting for it.
     func reap(_ count: Int) throws -> [LiteralUsed] {
@@ -71,8 +67,31 @@ import VirtioTestKit
 
     /// Lets the device reach pages, one to one.
     func map(_ address: UInt64, pages: UInt64 = 1, _ permissions: DMAPermissions = .readWrite) throws {
-      try domain.map(
-        DMAAddress(address), byteCount: pages * 4096, to: GuestAddress(address), permissions: permissions)
+      try domain.map(DMAAddress(address), byteCount: pages * 4096, to: GuestAddress(address), permissions: permissions)
+    }
+
+    /// Makes a buffer of `count` bytes available, and says that the device took it.
+    func offer(_ address: UInt64, _ count: UInt32, in other: (any LiteralRing)? = nil) throws {
+      let ring = other ?? ring
+      ring.post([LiteralDescriptor(DMAAddress(address), count, writable: true)])
+      ring.publish()
+      kick.signal()
+      try expectTaken()
+    }
+
+    func expectTaken() throws {
+      #expect(try device.taken.wait(timeout: .seconds(20)))
+      _ = try device.taken.drain()
+    }
+
+    /// Unmaps a page on a thread of its own; what is signalled when that is over.
+    func unmap(_ page: UInt64) throws -> (thread: WorkerThread, isOver: EventFD) {
+      let (domain, isOver) = (domain, try EventFD())
+      let thread = try WorkerThread(name: "unmap") {
+        _ = try? domain.unmap(from: DMAAddress(page), through: DMAAddress(page + 4095))
+        isOver.signal()
+      }
+      return (thread, isOver)
     }
 
     /// Starts a queue as it says.
@@ -96,15 +115,9 @@ import VirtioTestKit
     try rig.start()
     try rig.post(page)
     #expect(rig.device.held.load(ordering: .sequentiallyConsistent) == 1)
-    let unmapped = try EventFD()
-    let begun = try EventFD()
-    let domain = rig.domain
-    let thread = try WorkerThread(name: "unmap") {
-      begun.signal()
-      _ = try? domain.unmap(from: DMAAddress(page), through: DMAAddress(page + 4095))
-      unmapped.signal()
-    }
-    #expect(try begun.wait(timeout: .seconds(20)))
+    let generation = rig.domain.fence.generation
+    let (thread, unmapped) = try rig.unmap(page)
+    #expect(eventually { rig.domain.fence.generation != generation }, "it has begun")
     // It cannot have ended: the chain is held. A quarter of a second is what a wrong one has to show itself.
     #expect(try unmapped.wait(timeout: .milliseconds(250)) == false)
     #expect(rig.byte(page) == 0)
@@ -143,11 +156,8 @@ import VirtioTestKit
     try rig.post(slow)
     let domain = rig.domain
     let generation = domain.fence.generation
-    let (done, ring) = (try EventFD(), try EventFD())
-    let own = try WorkerThread(name: "own page") {
-      _ = try? domain.unmap(from: DMAAddress(slow), through: DMAAddress(slow + 4095))
-      done.signal()
-    }
+    let ring = try EventFD()
+    let (own, done) = try rig.unmap(slow)
     while domain.fence.generation == generation {}
     let clock = ContinuousClock()
     var times: [Duration] = []
@@ -169,7 +179,6 @@ import VirtioTestKit
     #expect(try done.wait(timeout: .seconds(20)) && ring.wait(timeout: .seconds(20)))
     own.join()
     areas.join()
-    rig.runner.reset()
   }
 
   @Test("New chains go on while an unmap waits for an old one")
@@ -180,12 +189,7 @@ import VirtioTestKit
     try rig.map(new, .write)
     try rig.start()
     try rig.post(old)
-    let unmapped = try EventFD()
-    let domain = rig.domain
-    let thread = try WorkerThread(name: "unmap") {
-      _ = try? domain.unmap(from: DMAAddress(old), through: DMAAddress(old + 4095))
-      unmapped.signal()
-    }
+    let (thread, unmapped) = try rig.unmap(old)
     // The device takes another chain although the unmap has not ended.
     try rig.post(new)
     #expect(rig.device.held.load(ordering: .sequentiallyConsistent) == 2)
@@ -193,7 +197,6 @@ import VirtioTestKit
     #expect(try unmapped.wait(timeout: .seconds(20)))
     thread.join()
     #expect(try rig.reap(2).count == 2)
-    rig.runner.reset()
   }
 
   @Test(
@@ -202,15 +205,11 @@ import VirtioTestKit
     let rig = try Rig()
     try rig.map(2 << 20)
     try rig.start()
-    rig.ring.post([LiteralDescriptor(DMAAddress(2 << 20 + 4000), 200, writable: true)])
-    rig.ring.publish()
-    rig.kick.signal()
-    #expect(try rig.device.taken.wait(timeout: .seconds(20)))
+    try rig.offer(2 << 20 + 4000, 200)
     rig.device.release.signal()
     #expect(try rig.reap(1).map(\.length) == [0])
     #expect(rig.domain.faults == [DMAFault(address: DMAAddress(2 << 20 + 4096), access: .write, reason: .unmapped)])
     #expect(rig.byte(2 << 20 + 4000) == 0)
-    rig.runner.reset()
   }
 
   @Test("Stopping gives back what is in flight, and a queue resumed from its state loses and repeats nothing")
@@ -231,7 +230,6 @@ import VirtioTestKit
     #expect(try rig.device.taken.wait(timeout: .seconds(20)))
     rig.device.release.signal()
     #expect(try rig.reap(1).count == 1)
-    rig.runner.reset()
   }
 
   @Test("After a reset nothing of the device touches memory (R060)")
@@ -259,8 +257,7 @@ import VirtioTestKit
     try rig.start(1, bad, kick: try EventFD())
     #expect(try rig.troubles.happened.wait(timeout: .seconds(20)))
     guard case .ring? = rig.troubles.error(1) else {
-      Issue.record("queue 1 ended for \(String(describing: rig.troubles.error(1)))")
-      return
+      return #expect(Bool(false), "queue 1 ended for \(String(describing: rig.troubles.error(1)))")
     }
     try rig.map(2 << 20)
     try rig.start(0)
@@ -275,10 +272,7 @@ import VirtioTestKit
     rig.runner.setCall(1, rig.call)
     try rig.start(1, rig.layout, kick: rig.kick)
     _ = try rig.device.taken.drain()
-    again.post([LiteralDescriptor(DMAAddress(2 << 20), 512, writable: true)])
-    again.publish()
-    rig.kick.signal()
-    #expect(try rig.device.taken.wait(timeout: .seconds(20)))
+    try rig.offer(2 << 20, 512, in: again)
     rig.runner.reset()
     #expect(again.takeUsed().map(\.length) == [512])
   }
@@ -300,7 +294,6 @@ import VirtioTestKit
     }
     try rig.start()
     #expect(throws: DeviceError.self) { try rig.start() }
-    rig.runner.reset()
   }
 
   @Test("A kick without an eventfd, and a kick replaced while the queue runs, are heard")
@@ -314,8 +307,7 @@ import VirtioTestKit
       rig.ring.post([LiteralDescriptor(DMAAddress(2 << 20 + UInt64(n) * 4096), 64, writable: true)])
       rig.ring.publish()
       if way == 0 { rig.runner.kick(0) } else { rig.kick.signal() }
-      #expect(try rig.device.taken.wait(timeout: .seconds(20)))
-      _ = try rig.device.taken.drain()
+      try rig.expectTaken()
       rig.device.release.signal()
       #expect(try rig.reap(1).count == 1)
     }
@@ -333,8 +325,7 @@ import VirtioTestKit
     try rig.runner.start(
       QueueStart(
         index: 0, layout: rig.layout, features: packed ? [.version1, .ringPacked] : [.version1],
-        space: PhysicalSpace(rig.memory),
-        kick: rig.kick))
+        space: PhysicalSpace(rig.memory), kick: rig.kick))
     var kicks: UInt64 = 0
     var requests: UInt64 = 0
     // Where other work has the processors, the queue's thread may be off them for as long as it looks: then until it was

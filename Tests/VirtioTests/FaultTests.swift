@@ -5,20 +5,14 @@ import VirtioTestKit
 @testable import Virtio
 
 /// Memory that cannot be reached, in a ring or in a chain.
-@Suite("Faults")
-struct FaultTests {
+@Suite("Faults") struct FaultTests {
   static let formats = [false, true]
-
-  private func platform(_ packed: Bool, size: UInt16 = 8) throws -> (RingRig, PagedSpace) {
-    let rig = try RingRig(RingCase(packed: packed, size: size, path: .platform))
-    return (rig, try #require(rig.paged))
-  }
 
   @Test(
     "A chain with one unreachable descriptor is given back with length 0, reported once, and the queue goes on (R087, R088, R090, R092, R094)",
     arguments: formats, 0..<5)
   func middle(_ packed: Bool, _ bad: Int) throws {
-    let (rig, paged) = try platform(packed)
+    let (rig, paged) = try RingRig.platform(packed)
     let chain = (0..<5).map { LiteralDescriptor(rig.data + 8192 * $0 + 100, 50, writable: $0 >= 2) }
     for i in 0..<5 { rig.literal.write([UInt8](repeating: 0xEE, count: 50), at: chain[i].address) }
     paged.unmap(rig.data + 8192 * bad, byteCount: 4096)
@@ -35,8 +29,7 @@ struct FaultTests {
       let expected = [UInt8](repeating: 0xEE, count: 49) + [i == 4 ? 7 : 0xEE]
       #expect(rig.literal.read(50, at: chain[i].address) == expected)
     }
-    rig.ring.post([LiteralDescriptor(rig.data + 12288, 4, writable: true)])
-    rig.ring.publish()
+    rig.offer(rig.data + 12288, 4, writable: true)
     served = try queue.serve()
     #expect(served.chains.map(\.room) == [4])
     #expect(paged.faults.count == 1)
@@ -45,13 +38,11 @@ struct FaultTests {
   @Test(
     "The fault of a descriptor over many pages names its first unreachable byte (R046, R047, R094)", arguments: formats)
   func firstByte(_ packed: Bool) throws {
-    let (rig, paged) = try platform(packed)
+    let (rig, paged) = try RingRig.platform(packed)
     paged.unmap(rig.data + 4096 * 3, byteCount: 4096)
-    rig.ring.post([LiteralDescriptor(rig.data + 4090, 4096 * 4, writable: true)])
-    rig.ring.publish()
-    var queue = try rig.makeQueue()
-    let served = try queue.serve()
-    #expect(served.chains.first?.fault == DMAFault(address: rig.data + 4096 * 3, access: .write, reason: .unmapped))
+    rig.offer(rig.data + 4090, 4096 * 4, writable: true)
+    #expect(
+      try rig.served().chains.first?.fault == DMAFault(address: rig.data + 4096 * 3, access: .write, reason: .unmapped))
     #expect(
       rig.literal.read(4096, at: rig.data + 4096 * 2) == [UInt8](repeating: 0, count: 4096),
       "not one byte was written (R084)")
@@ -59,7 +50,7 @@ struct FaultTests {
 
   @Test("Permissions are those of the page, whatever the neighbours allow (R083, R084, R118)", arguments: formats)
   func permissions(_ packed: Bool) throws {
-    let (rig, paged) = try platform(packed)
+    let (rig, paged) = try RingRig.platform(packed)
     let readOnly = rig.data
     let writeOnly = rig.data + 4096
     paged.map(readOnly, byteCount: 4096, to: rig.literal.guestAddress(readOnly), .read)
@@ -112,37 +103,19 @@ struct FaultTests {
     }
   }
 
-  @Test("A descriptor of no bytes is never looked up, wherever it points (R055)", arguments: formats)
-  func empty(_ packed: Bool) throws {
-    let (rig, paged) = try platform(packed)
-    rig.ring.post([LiteralDescriptor(DMAAddress(0), 0), LiteralDescriptor(DMAAddress(.max), 0, writable: true)])
-    rig.ring.publish()
-    var queue = try rig.makeQueue()
-    paged.forgetAsked()
-    let served = try queue.serve()
-    #expect(served.chains.count == 1 && served.chains[0].fault == nil && served.chains[0].room == 0)
-    let lowest = rig.layout.descriptorArea
-    #expect(paged.asked.allSatisfy { $0.address >= lowest && $0.address < rig.tables })
-  }
-
   @Test(
     "An indirect table is read with read permission alone, whatever the descriptor's flags say (R048)",
     arguments: formats)
   func tableIsRead(_ packed: Bool) throws {
     for permissions in [DMAPermissions.read, .write] {
-      let (rig, paged) = try platform(packed)
+      let (rig, paged) = try RingRig.platform(packed)
       paged.map(rig.tables, byteCount: 4096, to: rig.literal.guestAddress(rig.tables), permissions)
       if packed {
-        rig.packed.setDescriptor(at: rig.tables, address: rig.data, length: 9, id: 0, flags: 2)
-        rig.packed.put(address: rig.tables, length: 16, id: 0, flags: 4 | 2)
+        rig.put([(rig.tables, 16, 4 | 2)], table: [(rig.data, 9, 2)])
       } else {
-        rig.split.setDescriptor(at: rig.tables, address: rig.data, length: 9, flags: 2, next: 0)
-        rig.split.setDescriptor(0, address: rig.tables, length: 16, flags: 4 | 2, next: 0)
-        rig.split.offer(0)
-        rig.split.publish()
+        rig.offer([(rig.tables, 16, 4 | 2, 0)], table: [(rig.data, 9, 2, 0)])
       }
-      var queue = try rig.makeQueue()
-      let served = try queue.serve()
+      let served = try rig.served()
       if permissions == .read {
         #expect(served.chains.map(\.room) == [9])
       } else {
@@ -155,7 +128,7 @@ struct FaultTests {
     "An indirect table may lie across pages that are apart, at any alignment (R049)", arguments: formats,
     [40, 16, 8, 1])
   func tableAcrossPages(_ packed: Bool, _ before: Int) throws {
-    let (rig, paged) = try platform(packed)
+    let (rig, paged) = try RingRig.platform(packed)
     let table = rig.data + (8192 - before)
     for i in 0..<4 {
       rig.literal.write([UInt8(i + 1)], at: rig.data + i)
@@ -166,24 +139,14 @@ struct FaultTests {
           at: table + 16 * i, address: rig.data + i, length: 1, flags: i < 3 ? 1 : 0, next: UInt16(i + 1))
       }
     }
-    if packed {
-      rig.packed.put(address: table, length: 64, id: 5, flags: 4)
-    } else {
-      rig.split.setDescriptor(0, address: table, length: 64, flags: 4, next: 0)
-      rig.split.offer(0)
-      rig.split.publish()
-    }
+    func offerTable() { if packed { rig.put(id: 5, [(table, 64, 4)]) } else { rig.offer([(table, 64, 4, 0)]) } }
+    offerTable()
     var queue = try rig.makeQueue()
     var served = try queue.serve()
     #expect(served.chains.map(\.read) == [[1, 2, 3, 4]])
     // With its second page gone, the chain faults there.
     paged.unmap(rig.data + 4096 * 2, byteCount: 4096)
-    if packed {
-      rig.packed.put(address: table, length: 64, id: 5, flags: 4)
-    } else {
-      rig.split.offer(0)
-      rig.split.publish()
-    }
+    offerTable()
     served = try queue.serve()
     #expect(served.chains.first?.fault == DMAFault(address: rig.data + 4096 * 2, access: .read, reason: .unmapped))
   }
@@ -191,7 +154,7 @@ struct FaultTests {
   @Test(
     "A split ring's descriptors and available ring need read permission only, its used ring write only (R053, R054)")
   func leastPermissions() throws {
-    let (rig, paged) = try platform(false, size: 256)
+    let (rig, paged) = try RingRig.platform(false, size: 256)
     func set(_ area: DMAAddress, _ bytes: Int, _ permissions: DMAPermissions) {
       for page in stride(from: 0, to: bytes, by: 4096) {
         paged.map(area + page, byteCount: 4096, to: rig.literal.guestAddress(area + page), permissions)
@@ -222,8 +185,7 @@ struct FaultTests {
       #expect(error == .ring(DMAFault(address: area, access: access, reason: .permission)))
       set(area, bytes, .readWrite)
       // Mapped again: the queue that failed stays failed (R099).
-      rig.ring.post([LiteralDescriptor(rig.data, 4, writable: true)])
-      rig.ring.publish()
+      rig.offer(rig.data, 4, writable: true)
       let served = try other.serve()
       #expect(served.chains.isEmpty)
       _ = try queue.serve()
@@ -233,14 +195,11 @@ struct FaultTests {
 
   @Test("A packed ring is read and written; its event areas are read and written one each (R052)")
   func packedPermissions() throws {
-    let (rig, paged) = try platform(true)
+    let (rig, paged) = try RingRig.platform(true)
     paged.map(rig.layout.driverArea, byteCount: 4096, to: rig.literal.guestAddress(rig.layout.driverArea), .read)
     paged.map(rig.layout.deviceArea, byteCount: 4096, to: rig.literal.guestAddress(rig.layout.deviceArea), .write)
-    rig.ring.post([LiteralDescriptor(rig.data, 4, writable: true)])
-    rig.ring.publish()
-    var queue = try rig.makeQueue()
-    let served = try queue.serve()
-    #expect(served.chains.count == 1 && paged.faults.isEmpty)
+    rig.offer(rig.data, 4, writable: true)
+    #expect(try rig.served().chains.count == 1 && paged.faults.isEmpty)
     for (permissions, access) in [(DMAPermissions.read, DMAAccess.write), (.write, .read)] {
       paged.map(
         rig.layout.descriptorArea, byteCount: 4096, to: rig.literal.guestAddress(rig.layout.descriptorArea), permissions
@@ -254,7 +213,7 @@ struct FaultTests {
 
   @Test("A hole in any page of any area is found before the ring is used (R041, R042)", arguments: formats)
   func holes(_ packed: Bool) throws {
-    let (rig, paged) = try platform(packed, size: 1024)
+    let (rig, paged) = try RingRig.platform(packed, size: 1024)
     let bytes = rig.layout.byteCounts(packed: packed, eventIndex: true)
     for (area, count) in [
       (rig.layout.descriptorArea, bytes.descriptor), (rig.layout.driverArea, bytes.driver),
@@ -264,8 +223,7 @@ struct FaultTests {
         let guest = rig.literal.guestAddress(area + page)
         paged.unmap(area + page, byteCount: 4096)
         paged.forgetFaults()
-        var queue = try rig.makeQueue()
-        let error = queue.error()
+        let error = try rig.queueError()
         guard case .ring(let fault)? = error else {
           Issue.record("\(String(describing: error)) for a hole at \(page)")
           continue
@@ -277,42 +235,15 @@ struct FaultTests {
     }
   }
 
-  @Test("An area that ends beyond the address space is refused, not wrapped (R059)", arguments: formats)
-  func ringAtTheTop(_ packed: Bool) throws {
-    let memory = try GuestMemory(byteCount: 1 << 20)
-    let layout = QueueLayout(
-      size: 512, descriptorArea: DMAAddress(.max - 4095), driverArea: DMAAddress(0), deviceArea: DMAAddress(65536))
-    var queue = try Virtqueue(
-      index: 0, layout: layout, features: packed ? [.version1, .ringPacked] : [.version1], in: PhysicalSpace(memory))
-    let error = queue.error()
-    guard case .ring? = error else {
-      Issue.record("\(String(describing: error))")
-      return
-    }
-  }
-
   @Test("Ring memory at an odd place in host memory is refused: its cells could not be whole")
   func oddHost() throws {
     let memory = GuestMemory()
-    let mapping = try HostMapping(anonymous: 1 << 20)
-    try memory.add(
-      MemoryRegion(
-        guestAddress: GuestAddress(0), byteCount: 65536, mapping: mapping,
-        mappingOffset: 3))
+    try memory.add(0, byteCount: 65536, try HostMapping(anonymous: 1 << 20), at: 3)
     let layout = QueueLayout(
       size: 8, descriptorArea: DMAAddress(0), driverArea: DMAAddress(4096), deviceArea: DMAAddress(8192))
     var queue = try Virtqueue(index: 0, layout: layout, features: [.version1], in: PhysicalSpace(memory))
     let error = queue.error()
     #expect(error == .ring(DMAFault(address: DMAAddress(0), access: .read, reason: .discontiguous)))
-  }
-
-  @Test("A queue in a space where nothing is reachable retires and reports nothing but the fault")
-  func blocked() throws {
-    let layout = QueueLayout(
-      size: 8, descriptorArea: DMAAddress(0), driverArea: DMAAddress(4096), deviceArea: DMAAddress(8192))
-    var queue = try Virtqueue(index: 0, layout: layout, features: [.version1], in: BlockedSpace())
-    let error = queue.error()
-    #expect(error == .ring(DMAFault(address: DMAAddress(0), access: .read, reason: .busMasterDisabled)))
   }
 
   @Test("A ring page that moves between rounds is followed (R044, R112)", arguments: formats)
@@ -322,8 +253,7 @@ struct FaultTests {
       let paged = try #require(rig.paged)
       var queue = try rig.makeQueue()
       for _ in 0..<3 {
-        rig.ring.post([LiteralDescriptor(rig.data, 4, writable: true)])
-        rig.ring.publish()
+        rig.offer(rig.data, 4, writable: true)
         let served = try queue.serve()
         #expect(served.chains.count == 1)
         #expect(rig.ring.takeUsed().count == 1)

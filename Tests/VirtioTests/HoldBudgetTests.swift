@@ -4,8 +4,7 @@ import VirtioTestKit
 
 @testable import Virtio
 
-@Suite("What chains in flight may hold")
-struct HoldBudgetTests {
+@Suite("What chains in flight may hold") struct HoldBudgetTests {
   /// A ring of 64 descriptors that all name one indirect table of `count` pieces, each on its own.
   private func crowded(_ count: Int) throws -> (GuestMemory, LiteralMemory, QueueLayout) {
     let memory = try GuestMemory(byteCount: 4 << 20)
@@ -13,12 +12,7 @@ struct HoldBudgetTests {
     let (layout, _) = literalLayout(size: 64, packed: false, at: 0x1000)
     let table: UInt64 = 1 << 20
     func descriptor(_ address: UInt64, _ length: UInt32, _ flags: UInt16, _ next: UInt16) -> [UInt8] {
-      (0..<8).map { UInt8(truncatingIfNeeded: address >> (8 * $0)) }
-        + (0..<4).map { UInt8(truncatingIfNeeded: length >> (8 * $0)) }
-        + [
-          UInt8(truncatingIfNeeded: flags), UInt8(truncatingIfNeeded: flags >> 8), UInt8(truncatingIfNeeded: next),
-          UInt8(truncatingIfNeeded: next >> 8),
-        ]
+      address.bytes + length.bytes + flags.bytes + next.bytes
     }
     var bytes: [UInt8] = []
     for i in 0..<count { bytes += descriptor(3 << 20 + UInt64(i % 256) * 16, 1, i == count - 1 ? 2 : 1, UInt16(i + 1)) }

@@ -79,7 +79,3 @@ import VirtioTestKit
     #expect(try queue.serve().chains.count == 6)
   }
 }
-
-extension FixedWidthInteger {
-  fileprivate var bytes: [UInt8] { (0..<Self.bitWidth / 8).map { UInt8(truncatingIfNeeded: self >> Self(8 * $0)) } }
-}

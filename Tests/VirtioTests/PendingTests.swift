@@ -6,8 +6,7 @@ import VirtioTestKit
 @testable import Virtio
 
 /// Translations that have to be asked for.
-@Suite("Pending translations")
-struct PendingTests {
+@Suite("Pending translations") struct PendingTests {
   final class Bell: TranslationWaiter {
     let rings = Atomic<Int>(0)
     func wake() { rings.wrappingAdd(1, ordering: .relaxed) }
@@ -43,10 +42,7 @@ struct PendingTests {
         let served = try queue.serve()
         #expect(!served.more, "a pending queue must not spin")
         popped += served.chains
-        if served.chains.isEmpty {
-          let now = queue.state
-          #expect(now == before, "nothing is consumed while it waits")
-        }
+        if served.chains.isEmpty { #expect(queue.state == before, "nothing is consumed while it waits") }
         before = queue.state
         let pending = queue.isPending
         #expect(pending == (popped.count < 4))
@@ -70,8 +66,7 @@ struct PendingTests {
 
   @Test("All missing pages of a chain, and of the ring, are asked for at once", arguments: [false, true])
   func together(_ packed: Bool) throws {
-    let rig = try RingRig(RingCase(packed: packed, size: 8, path: .platform))
-    let paged = try #require(rig.paged)
+    let (rig, paged) = try RingRig.platform(packed)
     rig.ring.post([
       LiteralDescriptor(rig.data, 4096 * 5), LiteralDescriptor(rig.data + 40960, 4096 * 4, writable: true),
       LiteralDescriptor(rig.data + 131072, 1, writable: true),
@@ -100,14 +95,12 @@ struct PendingTests {
 
   @Test("A page asked for ahead that turns out to be unmapped is reported only when the chain is resolved (R095)")
   func speculative() throws {
-    let rig = try RingRig(RingCase(packed: false, size: 8, path: .platform))
-    let paged = try #require(rig.paged)
+    let (rig, paged) = try RingRig.platform(false)
     var queue = try rig.makeQueue()
     _ = try queue.serve()
     paged.unmap(rig.data + 8192, byteCount: 4096)
     paged.holdBack(rig.data)
-    rig.ring.post([LiteralDescriptor(rig.data, 4096 * 3)])
-    rig.ring.publish()
+    rig.offer(rig.data, 4096 * 3)
     // The last page is refused while the first is still asked for: that decides the chain, once.
     let served = try queue.serve()
     let fault = DMAFault(address: rig.data + 8192, access: .read, reason: .unmapped)
@@ -119,12 +112,10 @@ struct PendingTests {
 
   @Test("Chains in front of a pending one are given back and called for", arguments: [false, true])
   func inFront(_ packed: Bool) throws {
-    let rig = try RingRig(RingCase(packed: packed, size: 8, eventIndex: false, path: .platform))
-    let paged = try #require(rig.paged)
+    let (rig, paged) = try RingRig.platform(packed, eventIndex: false)
     paged.holdBack(rig.data + 4096)
     let first = rig.ring.post([LiteralDescriptor(rig.data, 4, writable: true)])
-    rig.ring.post([LiteralDescriptor(rig.data + 4096, 4, writable: true)])
-    rig.ring.publish()
+    rig.offer(rig.data + 4096, 4, writable: true)
     var queue = try rig.makeQueue()
     let served = try queue.serve()
     #expect(served.chains.map(\.id) == [first])
@@ -135,10 +126,8 @@ struct PendingTests {
 
   @Test("A queue that is dropped while it waits leaves nothing behind: the answer finds nobody (R064)")
   func lateAnswer() throws {
-    let rig = try RingRig(RingCase(packed: false, size: 8, path: .platform))
-    let paged = try #require(rig.paged)
-    let id = rig.ring.post([LiteralDescriptor(rig.data, 4, writable: true)])
-    rig.ring.publish()
+    let (rig, paged) = try RingRig.platform(false)
+    let id = rig.offer(rig.data, 4, writable: true)
     paged.holdBack(rig.data)
     do {
       var queue = try rig.makeQueue()

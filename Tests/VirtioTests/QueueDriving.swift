@@ -53,18 +53,61 @@ extension Virtqueue {
 }
 
 extension RingRig {
-  /// A ring of the wanted kind where there is another one: the test has failed, and goes on.
-  private func otherwise<Ring: LiteralRing>(_ ring: Ring) -> Ring {
-    Issue.record("the rig has no \(Ring.self)")
-    return ring
+  /// A ring behind an IOMMU, and the space that is one.
+  static func platform(_ packed: Bool, size: UInt16 = 8, eventIndex: Bool = true) throws -> (RingRig, PagedSpace) {
+    let rig = try RingRig(RingCase(packed: packed, size: size, eventIndex: eventIndex, path: .platform))
+    return (rig, try #require(rig.paged))
+  }
+
+  /// Writes descriptors of a split ring, from number 0 on, and those of an indirect table; makes the head available.
+  /// Each: address, length, flags, next.
+  func offer(
+    head: UInt16 = 0, _ descriptors: [(DMAAddress, UInt32, UInt16, UInt16)],
+    table: [(DMAAddress, UInt32, UInt16, UInt16)] = []
+  ) {
+    for (i, one) in descriptors.enumerated() {
+      split.setDescriptor(i, address: one.0, length: one.1, flags: one.2, next: one.3)
+    }
+    for (i, one) in table.enumerated() {
+      split.setDescriptor(at: tables + 16 * i, address: one.0, length: one.1, flags: one.2, next: one.3)
+    }
+    split.offer(head)
+    split.publish()
+  }
+
+  /// The same for a packed ring. Each: address, length, flags.
+  func put(id: UInt16 = 0, _ descriptors: [(DMAAddress, UInt32, UInt16)], table: [(DMAAddress, UInt32, UInt16)] = []) {
+    for (i, one) in table.enumerated() {
+      packed.setDescriptor(at: tables + 16 * i, address: one.0, length: one.1, id: id, flags: one.2)
+    }
+    for one in descriptors { packed.put(address: one.0, length: one.1, id: id, flags: one.2) }
+  }
+
+  /// Makes one buffer available.
+  @discardableResult func offer(_ address: DMAAddress, _ length: UInt32, writable: Bool = false) -> UInt16 {
+    let id = ring.post([LiteralDescriptor(address, length, writable: writable)])
+    ring.publish()
+    return id
+  }
+
+  /// One round of a new queue.
+  func served(fill: UInt8 = 0xAB, status: UInt8? = nil) throws -> Served {
+    var queue = try makeQueue()
+    return try queue.serve(fill: fill, status: status)
+  }
+
+  /// What ends a new queue in its first round.
+  func queueError() throws -> QueueError? {
+    var queue = try makeQueue()
+    return queue.error()
   }
 
   var split: LiteralSplitRing {
-    guard let ring = ring as? LiteralSplitRing else { return otherwise(LiteralSplitRing(layout, in: literal)) }
+    guard let ring = ring as? LiteralSplitRing else { preconditionFailure("the ring is not a literal split one") }
     return ring
   }
   var packed: LiteralPackedRing {
-    guard let ring = ring as? LiteralPackedRing else { return otherwise(LiteralPackedRing(layout, in: literal)) }
+    guard let ring = ring as? LiteralPackedRing else { preconditionFailure("the ring is not a literal packed one") }
     return ring
   }
 }

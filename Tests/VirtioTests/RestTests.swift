@@ -4,8 +4,7 @@ import VirtioTestKit
 @testable import Virtio
 
 /// Queues whose buffers wait for something to say.
-@Suite("Rest")
-struct RestTests {
+@Suite("Rest") struct RestTests {
   /// Completes a buffer for each event, and rests when there is none.
   private final class Events: QueueHandler {
     private var waiting = 0
@@ -38,8 +37,7 @@ struct RestTests {
       #expect(rig.ring.takeUsed().isEmpty && harness.inFlight == 0)
       let count = 1 + lap % fresh
       harness.ready(UInt64(count))
-      let used = rig.ring.takeUsed().count
-      #expect(used == count && !harness.hasFailed(0), "lap \(lap)")
+      #expect(rig.ring.takeUsed().count == count && !harness.hasFailed(0), "lap \(lap)")
     }
     // More events than buffers: it waits for buffers then, and does not rest.
     while rig.ring.free > 0 { _ = rig.ring.post([LiteralDescriptor(rig.data, 1, writable: true)]) }

@@ -5,8 +5,7 @@ import VirtioTestKit
 @testable import Virtio
 
 /// Random work over every combination of formats and features, against a model that remembers what was posted.
-@Suite("Rings against a model")
-struct RingModelTests {
+@Suite("Rings against a model") struct RingModelTests {
   /// What the model remembers of a chain.
   struct Posted {
     var read: [UInt8]

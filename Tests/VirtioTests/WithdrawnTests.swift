@@ -5,8 +5,7 @@ import VirtioTestKit
 @testable import Virtio
 
 /// A ring whose own mappings are taken away while chains are under way.
-@Suite("Rings that are taken away", .timeLimit(.minutes(10)))
-struct WithdrawnTests {
+@Suite("Rings that are taken away", .timeLimit(.minutes(10))) struct WithdrawnTests {
   @Test(
     "A chain that holds up the end of the ring's mappings is in the used ring before they end, and the driver is called (R064, R110)",
     arguments: [false, true], [false, true])
@@ -43,18 +42,15 @@ struct WithdrawnTests {
     for area in [rig.layout.descriptorArea, rig.layout.driverArea, rig.layout.deviceArea, rig.data] {
       paged.answer(area)
     }
-    let third = rig.ring.post([LiteralDescriptor(rig.data, 4, writable: true)])
-    rig.ring.publish()
+    let third = rig.offer(rig.data, 4, writable: true)
     #expect(try queue.serve().chains.map(\.id) == [third])
     #expect(rig.ring.takeUsed().map(\.id) == [UInt32(third)])
   }
 
   @Test("A ring that moves to other memory meanwhile is used there", arguments: [false, true])
   func moved(_ packed: Bool) throws {
-    let rig = try RingRig(RingCase(packed: packed, size: 8, path: .platform))
-    let paged = try #require(rig.paged)
-    let id = rig.ring.post([LiteralDescriptor(rig.data, 4, writable: true)])
-    rig.ring.publish()
+    let (rig, paged) = try RingRig.platform(packed)
+    let id = rig.offer(rig.data, 4, writable: true)
     var queue = try rig.makeQueue()
     try queue.beginRound()
     guard let chain = try queue.next() else { return #expect(Bool(false)) }

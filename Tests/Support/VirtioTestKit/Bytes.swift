@@ -18,6 +18,25 @@ extension GuestMemory {
 }
 
 extension GuestMemory {
+  /// Adds a region, whose address in the front-end is the same unless it is given; its memory is new unless it is given.
+  public func add(
+    _ address: UInt64, byteCount: UInt64, _ mapping: HostMapping? = nil, at offset: UInt64 = 0
+  ) throws {
+    let mapping = try mapping ?? HostMapping(anonymous: Int(byteCount))
+    try add(
+      MemoryRegion(
+        guestAddress: GuestAddress(address),
+        byteCount: byteCount, mapping: mapping, mappingOffset: offset))
+  }
+
+  /// Removes a region whose address in the front-end is the same.
+  public func remove(_ address: UInt64, byteCount: UInt64) throws {
+    try remove(
+      guestAddress: GuestAddress(address), byteCount: byteCount)
+  }
+}
+
+extension GuestMemory {
   /// Pages from address 0 on, each full of its own number plus 1.
   public static func numbered(pages: Int) throws -> GuestMemory {
     let memory = try GuestMemory(byteCount: pages * 4096)

@@ -1,4 +1,0 @@
-import Glibc
-
-/// Processor time of the whole process.
-func processCPUTime() -> Duration { .microseconds(clock()) }
