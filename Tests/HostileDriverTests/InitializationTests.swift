@@ -1,40 +1,14 @@
-import DriverDMA
-import IOMMUInterface
 import Testing
 import Virtio
-import VirtioIOMMU
 import VirtioServing
 import VirtioTestKit
 
 @Suite("A hostile driver: initialization, cleanup and suspension", .timeLimit(.minutes(10))) struct InitializationTests
 {
-  @Test("A device that is live is initialized again without a reset", arguments: Transport.all)
-  func again(_ transport: Transport) throws {
-    try attack("3.1.1-1", on: transport) { session, target in
-      target.driver.status = [.acknowledge]
-      target.driver.status = [.acknowledge, .driver]
-      target.driver.accept(session.features)
-      if !transport.isLegacy { target.driver.status = [.acknowledge, .driver, .featuresOK] }
-      session.goLive()
-      return .untouched
-    }
-  }
+  @Test("The device refuses, or nothing comes of it", arguments: Attack.each(attacks))
+  func violations(_ one: Attack.Case) throws { try one.run() }
 
-  @Test("The configuration is written before features are settled", arguments: Transport.all)
-  func early(_ transport: Transport) throws {
-    try attack("3.1.1-2", on: transport, Preparation(stage: .found)) { session, target in
-      target.driver.status = []
-      target.driver.status = [.acknowledge, .driver]
-      for at in stride(from: 0, to: 96, by: 4) {
-        target.driver.writeConfiguration(at: at, from: [0xff, 0xff, 0xff, 0xff].span)
-      }
-      target.driver.writeConfiguration(at: 32, from: [1].span)
-      try session.begin()
-      return .untouched
-    }
-  }
-
-  @Test("Features are accepted after FEATURES_OK, and while the device is live (R014)", arguments: Transport.modern)
+  @Test("Features are accepted after FEATURES_OK, and while the device is live (R014)", arguments: [Transport].modern)
   func late(_ transport: Transport) throws {
     try attack("3.1.1-3", on: transport) { session, target in
       target.driver.accept(Features(rawValue: .max))
@@ -44,18 +18,15 @@ import VirtioTestKit
     }
   }
 
-  @Test("FEATURES_OK did not stick, and the driver goes on (R008)", arguments: Transport.modern)
+  @Test("FEATURES_OK did not stick, and the driver goes on (R008)", arguments: [Transport].modern)
   func refused(_ transport: Transport) throws {
     try attack("3.1.1-4", "3.1.1-5", on: transport, Preparation(stage: .found)) { session, target in
-      target.driver.status = []
-      target.driver.status = [.acknowledge, .driver]
+      target.meet()
       target.driver.accept(session.features.union(.blockReadOnly))
       target.driver.status = [.acknowledge, .driver, .featuresOK]
       session.enable()
       session.goLive()
-      session.post(0, data: [LiteralDescriptor(session.data, 512, writable: true)])
-      session.ring.publish()
-      session.notify()
+      session.beginRead()
       guard !target.driver.status.contains(.driverOK), !target.control.isRunning(0) else {
         throw Failure("the device is live")
       }
@@ -63,37 +34,16 @@ import VirtioTestKit
     }
   }
 
-  @Test("Buffers are notified before DRIVER_OK (R013)", arguments: Transport.modern)
+  @Test("Buffers are notified before DRIVER_OK (R013)", arguments: [Transport].modern)
   func notified(_ transport: Transport) throws {
     try attack("3.1.1-7", on: transport, Preparation(stage: .enabled)) { session, target in
-      session.post(0, data: [LiteralDescriptor(session.data, 512, writable: true)])
+      session.postRead()
       session.ring.publish()
       for _ in 0..<100 { session.notify() }
       guard !target.control.isRunning(0), session.ring.takeUsed().isEmpty else {
         throw Failure("a request was served before DRIVER_OK")
       }
       session.goLive()
-      return try session.outcome(session.answer())
-    }
-  }
-
-  @Test("A legacy driver sets FEATURES_OK, which it does not know", arguments: Transport.legacy)
-  func legacy(_ transport: Transport) throws {
-    try attack("3.1.2-1", on: transport) { _, target in
-      target.driver.status = [.acknowledge, .driver, .featuresOK, .driverOK]
-      guard !target.driver.status.contains(.featuresOK) else { throw Failure("FEATURES_OK stuck") }
-      return .untouched
-    }
-  }
-
-  @Test("What the device has is changed and taken away, without a reset", arguments: Transport.all)
-  func changed(_ transport: Transport) throws {
-    try attack("3.3.1-1", "3.3.1-2", on: transport) { session, target in
-      session.post(0, data: [LiteralDescriptor(session.data, 512, writable: true)])
-      session.ring.publish()
-      // The second descriptor loses its memory, and so may the device see it; or not, if it was quicker.
-      target.literal.write(le32: 0, at: session.layout.descriptorArea + 16 + 8)
-      session.notify()
       return try session.outcome(session.answer())
     }
   }
@@ -109,7 +59,7 @@ import VirtioTestKit
     target.driver.status = target.driver.status.union(.driverOK)
   }
 
-  @Test("SUSPEND is set, and not read back to see whether the device is suspended", arguments: Transport.modern)
+  @Test("SUSPEND is set, and not read back to see whether the device is suspended", arguments: [Transport].modern)
   func unverified(_ transport: Transport) throws {
     try suspended("3.4.1-1", transport) { _, target in
       target.driver.status = [.acknowledge, .driver, .featuresOK, .driverOK]
@@ -117,10 +67,10 @@ import VirtioTestKit
     }
   }
 
-  @Test("Buffers are made available to a suspended device (R063)", arguments: Transport.modern)
+  @Test("Buffers are made available to a suspended device (R063)", arguments: [Transport].modern)
   func available(_ transport: Transport) throws {
     try suspended("3.4.1-2", transport) { session, target in
-      session.post(0, data: [LiteralDescriptor(session.data, 512, writable: true)])
+      session.postRead()
       session.ring.publish()
       guard session.ring.takeUsed().isEmpty else { throw Failure("a suspended device served a request") }
       resume(target)
@@ -128,7 +78,7 @@ import VirtioTestKit
     }
   }
 
-  @Test("A suspended device is notified (R063)", arguments: Transport.modern)
+  @Test("A suspended device is notified (R063)", arguments: [Transport].modern)
   func bells(_ transport: Transport) throws {
     try suspended("3.4.1-3", transport) { session, target in
       for _ in 0..<100 { session.notify() }
@@ -138,7 +88,7 @@ import VirtioTestKit
     }
   }
 
-  @Test("The configuration of a suspended device is written", arguments: Transport.modern)
+  @Test("The configuration of a suspended device is written", arguments: [Transport].modern)
   func configured(_ transport: Transport) throws {
     try suspended("3.4.1-4", transport) { _, target in
       let before = target.driver.configuration(1, at: 32)
@@ -149,12 +99,43 @@ import VirtioTestKit
     }
   }
 
-  @Test("A device that is to go on is used before it says that it does", arguments: Transport.modern)
+  @Test("A device that is to go on is used before it says that it does", arguments: [Transport].modern)
   func impatient(_ transport: Transport) throws {
     try suspended("3.4.1-5", transport) { session, target in
       target.driver.status = [.driverOK]
-      session.post(0, data: [LiteralDescriptor(session.data, 512, writable: true)])
-      return try session.outcome(session.show())
+      return try session.read()
     }
   }
+
+  private static let attacks: [Attack] = [
+    .ignored("A device that is live is initialized again without a reset", "3.1.1-1", on: .all) { session, target in
+      target.driver.status = [.acknowledge]
+      target.driver.status = [.acknowledge, .driver]
+      target.driver.accept(session.features)
+      if !target.transport.isLegacy { target.driver.status = [.acknowledge, .driver, .featuresOK] }
+      session.goLive()
+    },
+    .ignored("The configuration is written before features are settled", "3.1.1-2", on: .all, stage: .found) {
+      session, target in
+      target.meet()
+      for at in stride(from: 0, to: 96, by: 4) {
+        target.driver.writeConfiguration(at: at, from: [0xff, 0xff, 0xff, 0xff].span)
+      }
+      target.driver.writeConfiguration(at: 32, from: [1].span)
+      try session.begin()
+    },
+    .ignored("A legacy driver sets FEATURES_OK, which it does not know", "3.1.2-1", on: .legacy) { _, target in
+      target.driver.status = [.acknowledge, .driver, .featuresOK, .driverOK]
+      guard !target.driver.status.contains(.featuresOK) else { throw Failure("FEATURES_OK stuck") }
+    },
+    Attack("What the device has is changed and taken away, without a reset", "3.3.1-1", "3.3.1-2", on: .all) {
+      session, target in
+      session.postRead()
+      session.ring.publish()
+      // The second descriptor loses its memory, and so may the device see it; or not, if it was quicker.
+      target.literal.write(le32: 0, at: session.layout.descriptorArea + 16 + 8)
+      session.notify()
+      return try session.outcome(session.answer())
+    },
+  ]
 }
