@@ -1,13 +1,11 @@
 import DMA
 import DriverDMA
 import IOMMUInterface
-import MachineKit
 import PCI
 import Testing
 import Virtio
 import VirtioDrivers
 import VirtioIOMMU
-import VirtioPCI
 import VirtioTestKit
 
 /// The whole way: a driver maps by virtio-iommu's driver, over PCI, what a device behind it reaches, over PCI.

@@ -1,7 +1,6 @@
 import DMA
 import DriverDMA
 import IOMMUInterface
-import Logging
 import MachineKit
 import PCI
 import Testing

@@ -1,8 +1,5 @@
-import DriverDMA
 import HostIO
-import IOMMUInterface
 import MachineKit
-import Storage
 import Testing
 import Virtio
 import VirtioBlock

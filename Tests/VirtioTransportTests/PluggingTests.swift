@@ -1,8 +1,6 @@
 import DMA
-import DriverDMA
 import HostIO
 import IOMMUInterface
-import Logging
 import MachineKit
 import PCI
 import Synchronization
