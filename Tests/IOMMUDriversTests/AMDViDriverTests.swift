@@ -4,7 +4,6 @@ import IOMMUDrivers
 import IOMMUInterface
 import IOMMUs
 import Testing
-import VirtioDrivers
 import VirtioTestKit
 
 private let disk = RequesterID(bus: 1, device: 4, function: 1)

@@ -1,8 +1,5 @@
 import DMA
 import DriverDMA
-import IOMMUDrivers
-import IOMMUInterface
-import IOMMUs
 import Testing
 import VirtioTestKit
 

@@ -1,11 +1,8 @@
 import DriverDMA
 import HostIO
 import IOMMUInterface
-import Logging
 import MachineKit
 import PCI
-import Storage
-import Synchronization
 import Testing
 import Virtio
 import VirtioBlock

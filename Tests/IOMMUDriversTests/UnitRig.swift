@@ -3,7 +3,6 @@ import DriverDMA
 public import IOMMUDrivers
 import IOMMUInterface
 public import IOMMUs
-import Synchronization
 import VirtioTestKit
 
 extension VTdUnit: RegisterAccess {}

@@ -1,5 +1,4 @@
 import DMA
-import DriverDMA
 import IOMMUDrivers
 import IOMMUInterface
 import IOMMUs

@@ -3,7 +3,6 @@ import DriverDMA
 import IOMMUDrivers
 import IOMMUInterface
 import IOMMUs
-import VirtioDrivers
 import VirtioTestKit
 
 /// A VT-d unit's registers with an eye on them: what was put into the invalidation queue, and a hand in it.

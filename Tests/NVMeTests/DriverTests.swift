@@ -1,15 +1,12 @@
 import DMA
 import DriverDMA
 import Foundation
-import HostIO
 import IOMMUInterface
-import IOMMUs
 import MachineKit
 import NVMe
 import PCI
 import Storage
 import Testing
-import VirtioDrivers
 import VirtioTestKit
 
 @Suite("Our driver and our controller", .timeLimit(.minutes(10))) struct DriverTests {

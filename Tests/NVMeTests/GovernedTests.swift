@@ -1,14 +1,11 @@
 import DMA
-import DriverDMA
 import IOMMUInterface
 import IOMMUs
 import MachineKit
 import NVMe
 import PCI
 import Storage
-import Synchronization
 import Testing
-import VirtioDrivers
 import VirtioTestKit
 
 @Suite("The IOMMU alone governs the controller", .timeLimit(.minutes(10))) struct GovernedTests {

@@ -1,14 +1,7 @@
-import DMA
-import DriverDMA
-import IOMMUInterface
-import IOMMUs
 import MachineKit
 import NVMe
 import PCI
-import Storage
-import Synchronization
 import Testing
-import VirtioDrivers
 import VirtioTestKit
 
 @Suite("Hostile drivers of the controller", .timeLimit(.minutes(10))) struct HostileTests {

@@ -1,5 +1,3 @@
-import DMA
-import IOMMUInterface
 import MachineKit
 import PCI
 import Testing

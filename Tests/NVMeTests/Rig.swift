@@ -1,14 +1,11 @@
 import DMA
-import DriverDMA
 import HostIO
 import IOMMUInterface
 import MachineKit
 import NVMe
 import PCI
 import Storage
-import Synchronization
 import Testing
-import VirtioDrivers
 import VirtioTestKit
 
 /// A controller on a bus, with firmware done and a disk in memory.

@@ -1,7 +1,3 @@
-import DMA
-import DriverDMA
-import HostIO
-import IOMMUInterface
 import MachineKit
 import NVMe
 import PCI

@@ -1,5 +1,4 @@
 import DMA
-import IOMMUInterface
 import MachineKit
 import PCI
 import Synchronization
