@@ -8,6 +8,10 @@ import VirtioTestKit
 
 /// Offsets are written out here as the table of §4.2.2 has them.
 @Suite("Registers of a memory-mapped device", .timeLimit(.minutes(10))) struct BoardRegisterTests {
+  let rig: BoardRig
+  let device = CounterDevice()
+  init() throws { rig = try BoardRig(device) }
+
   @Test("The first four registers say what it is, and nothing can be written there")
   func identity() throws {
     let rig = try BoardRig(CounterDevice(), .with { $0.vendorID = 0x1234_5678 })
@@ -88,8 +92,6 @@ import VirtioTestKit
 
   @Test("InterruptStatus says why the line is asserted, until all of it is acknowledged")
   func interrupts() throws {
-    let rig = try BoardRig(CounterDevice())
-    let device = try #require(rig.device as? CounterDevice)
     let transport = try rig.driver()
     device.set(1)
     #expect(!rig.interrupts.isLineAsserted, "before DRIVER_OK nobody is told")
@@ -117,7 +119,6 @@ import VirtioTestKit
 
   @Test("Notifications with data name their queue in the lower half")
   func notificationData() throws {
-    let rig = try BoardRig(CounterDevice())
     let transport = try rig.driver()
     let features = Features.plain.union(.notificationData)
     #expect(rig.negotiate(transport, features))
@@ -132,8 +133,6 @@ import VirtioTestKit
 
   @Test("The device's configuration is read in bytes, halves and words, and its generation tells of changes")
   func configuration() throws {
-    let rig = try BoardRig(CounterDevice())
-    let device = try #require(rig.device as? CounterDevice)
     #expect(rig.window.read(at: 0x100, width: 4) == 0x3333_4444)
     #expect(rig.window.read(at: 0x101, width: 1) == 0x44)
     #expect(rig.window.read(at: 0x102, width: 2) == 0x3333)
@@ -161,7 +160,6 @@ import VirtioTestKit
 
   @Test("Registers are 32 bits wide and aligned: other accesses read 0 and change nothing")
   func widths() throws {
-    let rig = try BoardRig(CounterDevice())
     for (at, width) in [(UInt64(0), 1), (0, 2), (0, 8), (1, 4), (2, 4), (0x72, 2), (0xfd, 4)] {
       #expect(rig.mmio.read(at: at, width: width) == 0, "\(at) \(width)")
     }

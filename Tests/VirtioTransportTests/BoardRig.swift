@@ -65,8 +65,11 @@ final class BoardRig: TransportRig {
 
   func anyDriver() throws -> any DriverTransport { try driver() }
   func setIOMMU(_ iommu: (any IOMMU)?) { endpoint.setIOMMU(iommu) }
-  func isToldOfChange(_ transport: any DriverTransport) -> Bool {
-    interrupts.poll { interrupts.isLineAsserted } && (transport as? MMIODriverTransport)?.takeInterrupts() == 2
+  func causesOfChange(_ transport: any DriverTransport) -> UInt32 {
+    guard interrupts.poll({ interrupts.isLineAsserted }), let transport = transport as? MMIODriverTransport else {
+      return 0
+    }
+    return UInt32(transport.takeInterrupts())
   }
 
   func offeredWord(_ word: UInt32) -> UInt32 {

@@ -8,20 +8,20 @@ import VirtioServing
 import VirtioTestKit
 
 @Suite("Registers of a function", .timeLimit(.minutes(10))) struct FunctionRegisterTests {
+  let rig: FunctionRig
+  let device = CounterDevice()
+  init() throws { rig = try FunctionRig(device) }
+
   @Test("A driver that lets the pin interrupt it reads why from ISR status, which lets the pin go")
   func pin() throws {
-    let rig = try FunctionRig(CounterDevice())
     let transport = try rig.driver(messages: false)
-    #expect(rig.negotiate(transport, .plain))
-    let place = rig.place(scattered: false)
-    let ring = place.ring(.plain, .literal)
-    rig.start(transport, place, vectors: false)
+    let (place, ring) = try rig.running(transport, vectors: false)
     #expect(rig.echo(transport, place, ring))
     #expect(rig.interrupts.wait { rig.interrupts.isAsserted(3) })
     #expect(transport.takeISR() == 1)
     #expect(!rig.interrupts.isAsserted(3))
     #expect(transport.takeISR() == 0)
-    (rig.device as? CounterDevice)?.set(1)
+    device.set(1)
     #expect(rig.interrupts.isAsserted(3))
     // Messages instead: the pin is let go although nobody read why.
     #expect(transport.enableMSIX([InterruptMessage(address: 0xfee0_0000, data: 9)]))
@@ -32,17 +32,13 @@ import VirtioTestKit
 
   @Test("An event that is mapped to no vector, or to one that does not exist, sends nothing")
   func vectors() throws {
-    let rig = try FunctionRig(CounterDevice())
     let transport = try rig.driver()
     #expect(!transport.setVector(4, ofQueue: 0))
     #expect(!transport.setConfigurationVector(0x7ff))
     #expect(transport.setVector(3, ofQueue: 0))
     #expect(transport.setVector(PCITransport.noVector, ofQueue: 0))
     #expect(!transport.setVector(1, ofQueue: 3))
-    #expect(rig.negotiate(transport, .plain))
-    let place = rig.place(scattered: false)
-    let ring = place.ring(.plain, .literal)
-    rig.start(transport, place, vectors: false)
+    let (place, ring) = try rig.running(transport, vectors: false)
     // Without a vector there is no interrupt: look until it is there.
     _ = ring.post([LiteralDescriptor(place.data, 16, writable: true)])
     ring.publish()
@@ -56,8 +52,6 @@ import VirtioTestKit
 
   @Test("The generation changes after a read that shows a change, once, and the driver is told")
   func generation() throws {
-    let rig = try FunctionRig(CounterDevice())
-    let device = try #require(rig.device as? CounterDevice)
     let transport = try rig.driver()
     #expect(rig.negotiate(transport, .plain))
     rig.start(transport, rig.place(scattered: false))
@@ -78,7 +72,6 @@ import VirtioTestKit
 
   @Test("Queues show a power of two that fits, take smaller ones, and are 0 where there is none")
   func sizes() throws {
-    let rig = try FunctionRig(CounterDevice())
     let transport = try rig.driver()
     #expect(transport.maxQueueSize(0) == 32)
     #expect(transport.maxQueueSize(3) == 0)
@@ -133,7 +126,6 @@ import VirtioTestKit
 
   @Test("After a reset nothing is in flight and nothing is remembered (R060)")
   func reset() throws {
-    let rig = try FunctionRig(CounterDevice())
     let transport = try rig.driver()
     #expect(rig.negotiate(transport, .plain))
     let place = rig.place(scattered: false)

@@ -74,7 +74,9 @@ final class FunctionRig: TransportRig {
 
   func anyDriver() throws -> any DriverTransport { try driver() }
   func setIOMMU(_ iommu: (any IOMMU)?) { bus.setIOMMU(iommu) }
-  func isToldOfChange(_ transport: any DriverTransport) -> Bool { interrupts.wait { interrupts.data.contains(0x20) } }
+  func causesOfChange(_ transport: any DriverTransport) -> UInt32 {
+    interrupts.wait { interrupts.data.contains(0x20) } ? 2 : 0
+  }
 
   // The common configuration is at the start of BAR 4.
   private func word(_ word: UInt32, select: UInt64, at offset: UInt64) -> UInt32 {
@@ -101,6 +103,14 @@ final class FunctionRig: TransportRig {
     }
     transport.enableQueue(0, place.layout)
     transport.status = [.acknowledge, .driver, .featuresOK, .driverOK]
+  }
+
+  /// Negotiates what most tests do, and starts queue 0 with or without vectors.
+  func running(_ transport: PCIDriverTransport, vectors: Bool) throws -> (QueuePlace, any LiteralRing) {
+    #expect(negotiate(transport, .plain))
+    let place = place(scattered: false)
+    start(transport, place, vectors: vectors)
+    return (place, place.ring(.plain, .literal))
   }
 
   func waitForAnswer(_ transport: any DriverTransport, _ condition: () -> Bool) -> Bool { interrupts.wait(condition) }

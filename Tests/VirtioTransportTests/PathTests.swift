@@ -91,8 +91,7 @@ import VirtioTestKit
   @Test("Before DRIVER_OK nothing is read or written, whatever is notified (R013)", arguments: Place.allCases)
   func nothingBefore(_ place: Place) throws {
     let iommu = PageIOMMU()
-    let rig = try place.rig(iommu: iommu)
-    let transport = try rig.anyDriver()
+    let (rig, transport) = try place.driven(iommu: iommu)
     #expect(rig.negotiate(transport, .platform))
     transport.enableQueue(0, rig.place(scattered: true).layout)
     transport.notify(0, data: 0)
@@ -104,8 +103,7 @@ import VirtioTestKit
     arguments: Place.allCases, [false, true])
   func unmapped(_ place: Place, _ onlySecondPage: Bool) throws {
     let iommu = PageIOMMU()
-    let rig = try place.rig(EchoDevice(), iommu: iommu)
-    let transport = try rig.anyDriver()
+    let (rig, transport) = try place.driven(EchoDevice(), iommu: iommu)
     let queue = rig.place(512, scattered: true)
     iommu.unmapAll(rig.requester)
     if onlySecondPage {
@@ -114,7 +112,7 @@ import VirtioTestKit
     }
     #expect(rig.negotiate(transport, .platform))
     rig.start(transport, queue)
-    #expect(rig.isToldOfChange(transport) && transport.status.contains(.needsReset))
+    #expect(rig.causesOfChange(transport) == 2 && transport.status.contains(.needsReset))
     #expect(iommu.faults.contains { $0.requester == rig.requester && $0.fault.reason == .unmapped })
     #expect(rig.counts.translated.faults > 0)
     iommu.unmapAll(rig.requester)
@@ -127,8 +125,7 @@ import VirtioTestKit
     arguments: Place.allCases)
   func unmappedBuffer(_ place: Place) throws {
     let iommu = PageIOMMU()
-    let rig = try place.rig(iommu: iommu)
-    let transport = try rig.anyDriver()
+    let (rig, transport) = try place.driven(iommu: iommu)
     let (queue, ring) = try rig.running(transport, .platform, scattered: true)
     // 0x40_0000 is memory, and no address of the device's.
     let outside = LiteralMemory(rig.memory)

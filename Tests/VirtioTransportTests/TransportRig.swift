@@ -16,8 +16,9 @@ protocol TransportRig: AnyObject, QueueRig {
   func setIOMMU(_ iommu: (any IOMMU)?)
   /// The device's driver, which begins anew.
   func anyDriver() throws -> any DriverTransport
-  /// Waits until the driver is told of a change of the configuration, or that the device needs a reset.
-  func isToldOfChange(_ transport: any DriverTransport) -> Bool
+  /// Waits until the driver is told of a change of the configuration, or that the device needs a reset: why it was
+  /// interrupted, of which bit 1 is such a change; 0: it was not.
+  func causesOfChange(_ transport: any DriverTransport) -> UInt32
   /// A word of the offered features, as the registers show it.
   func offeredWord(_ word: UInt32) -> UInt32
   /// A word of the accepted features, as far as the registers show it.
@@ -44,6 +45,17 @@ enum Place: String, CaseIterable {
       let options = VirtioMMIOOptions.with { ($0.iommuPlatform, $0.backendTranslates) = (choice, backendTranslates) }
       return try BoardRig(device, options, iommu: iommu, lateIOMMU: lateIOMMU)
     }
+  }
+}
+
+extension Place {
+  /// A rig and its driver.
+  func driven(
+    _ device: any VirtioDevice = EchoDevice(), _ choice: OnOffAuto = .on, iommu: PageIOMMU? = nil,
+    backendTranslates: Bool = true
+  ) throws -> (any TransportRig, any DriverTransport) {
+    let rig = try rig(device, choice, iommu: iommu, backendTranslates: backendTranslates)
+    return (rig, try rig.anyDriver())
   }
 }
 
