@@ -31,12 +31,13 @@ struct Attack: Sendable {
 
   init(
     _ sentence: String, _ clauses: String..., on transports: [Transport], stage: Preparation.Stage = .live,
-    features: Features = [], without: Features = [], kind: Target.Kind = .block,
+    features: Features = [], without: Features = [], kind: Target.Kind = .block, platform: Bool = false,
     options: @escaping @Sendable (inout VirtioPCIOptions) -> Void = { _ in },
     sourceLocation: SourceLocation = #_sourceLocation, _ violation: @escaping Violation
   ) {
     (self.sentence, self.clauses, self.transports, self.violation) = (sentence, clauses, transports, violation)
-    preparation = Preparation(kind: kind, stage: stage, features: features, without: without, options: options)
+    preparation = Preparation(
+      kind: kind, stage: stage, features: features, without: without, platform: platform, options: options)
     self.sourceLocation = sourceLocation
   }
 

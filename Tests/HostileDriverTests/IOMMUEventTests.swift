@@ -6,9 +6,6 @@ import VirtioIOMMU
 import VirtioTestKit
 
 @Suite("A hostile driver: an IOMMU's event queue", .timeLimit(.minutes(10))) struct IOMMUEventTests {
-  @Test("The device refuses, or nothing comes of it", arguments: Attack.each(attacks))
-  func violations(_ one: Attack.Case) throws { try one.run() }
-
   private static let clause = "5.13.6.9-1"
   private static let endpoint = IOMMUSite.working.endpoint
 
@@ -16,22 +13,6 @@ import VirtioTestKit
   private static func collect(_ session: Session, _ count: Int) throws -> [UInt32]? {
     session.fault(Self.endpoint, 0x6000_0000)
     return session.usedEvents(count)
-  }
-
-  @Test(
-    "Event buffers are too small for a report: they come back empty, and it waits for the next (R169)",
-    arguments: [Transport].modern)
-  func small(_ transport: Transport) throws {
-    try attackIOMMU(Self.clause, on: transport) { session, target in
-      let counts: [UInt32] = [1, 4, 16, 23]
-      for count in counts { session.offer([LiteralDescriptor(session.table, count, writable: true)]) }
-      target.literal.write([UInt8](repeating: 0xee, count: 32), at: session.table)
-      guard try Self.collect(session, counts.count) == [0, 0, 0, 0] else { return .noAnswer }
-      guard target.literal.read(32, at: session.table).allSatisfy({ $0 == 0xee }) else {
-        throw Failure("half a report was written")
-      }
-      return .requestRefused
-    }
   }
 
   @Test(
@@ -61,9 +42,26 @@ import VirtioTestKit
     }
   }
 
-  @Test("The driver offers no event buffers while faults come by the thousand (R093)", arguments: [Transport].modern)
-  func starved(_ transport: Transport) throws {
-    try attackIOMMU(Self.clause, on: transport) { session, target in
+  @Test("The device refuses, or nothing comes of it", arguments: Attack.each(attacks))
+  func violations(_ one: Attack.Case) throws { try one.run() }
+
+  private static let attacks: [Attack] = [
+    // (R169)
+    .iommu(
+      "Event buffers are too small for a report: they come back empty, and it waits for the next", clause, on: .modern
+    ) { session, target in
+      let counts: [UInt32] = [1, 4, 16, 23]
+      for count in counts { session.offer([LiteralDescriptor(session.table, count, writable: true)]) }
+      target.literal.write([UInt8](repeating: 0xee, count: 32), at: session.table)
+      guard try Self.collect(session, counts.count) == [0, 0, 0, 0] else { return .noAnswer }
+      guard target.literal.read(32, at: session.table).allSatisfy({ $0 == 0xee }) else {
+        throw Failure("half a report was written")
+      }
+      return .requestRefused
+    },
+    // (R093)
+    .iommu("The driver offers no event buffers while faults come by the thousand", clause, on: .modern) {
+      session, target in
       for i in 0..<2000 as Range<UInt64> { session.fault(IOMMUSite.attacked.endpoint, 0x6000_0000 + i * 4096) }
       guard let dropped = target.unit?.droppedFaults, dropped >= 2000 - 256 else { throw Failure("reports pile up") }
       // Pending events are taken, so that the next one is reported again.
@@ -72,10 +70,7 @@ import VirtioTestKit
         guard session.usedEvents(1) == [24] else { return .noAnswer }
       }
       return .untouched
-    }
-  }
-
-  private static let attacks: [Attack] = [
+    },
     .iommu("The event queue is full of buffers that are too small", clause, on: .modern) { session, _ in
       for _ in 0..<16 { session.offer([LiteralDescriptor(session.table, 8, writable: true)]) }
       return .untouched

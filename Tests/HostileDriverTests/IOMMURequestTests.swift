@@ -91,63 +91,12 @@ import VirtioTestKit
       ])
   }
 
-  @Test(
-    "Endpoints do not exist, the device's own function among them (R036, R145, R149)", arguments: [Transport].modern)
-  func endpoints(_ transport: Transport) throws {
-    let own = UInt32(Target.requester.rawValue)
-    let none: [UInt32] = [0, 7, 13, own, 0xffff, 0x1_0000 | Self.endpoint, 0x8000_0000 | Self.endpoint, .max]
-    try attackIOMMU("5.13.6-3", on: transport) { session, _ in
-      let room = Site.probeSize + 4
-      for number in none {
-        try session.refuse(Bytes.attach(6, number), .noEntry)
-        try session.refuse(Bytes.attach(6, number, flags: 1), .noEntry)
-        try session.refuse(Bytes.detach(Self.domain, number), .noEntry)
-        try session.refuse(Bytes.probe(number), .noEntry, room: room, tail: room - 4)
-      }
-      return .requestRefused
-    }
-  }
-
   @Test("An endpoint is detached from a domain that it is not in (R149)", arguments: [Transport].modern)
   func detached(_ transport: Transport) throws {
     try refuse(
       "5.13.6-3", transport,
       [Site.witness.domain, Site.bypassing.domain, 9].map { (Bytes.detach($0, Self.endpoint), .invalid) }
         + [(Bytes.detach(Site.witness.domain, Site.working.endpoint), .invalid)])
-  }
-
-  @Test("DETACH has reserved bytes that are not 0: they are ignored", arguments: [Transport].modern)
-  func detachReserved(_ transport: Transport) throws {
-    try attackIOMMU("5.13.6.4.1-1", on: transport) { session, target in
-      try session.serve(Bytes.detach(Self.domain, Self.endpoint, reserved: .max))
-      guard target.look(Self.endpoint, Site.prey.virtual) == nil else {
-        throw Failure("a detached endpoint reaches its domain")
-      }
-      return .served
-    }
-  }
-
-  @Test("More domains and more mappings are made than the device has (R167)", arguments: [Transport].modern)
-  func limits(_ transport: Transport) throws {
-    try attackIOMMU("5.13.6-4", on: transport) { session, _ in
-      try session.serve(Bytes.attach(6, Site.working.endpoint))
-      try session.refuse(Bytes.attach(7, 12), .noMemory)
-      for page in 0..<16 as Range<UInt64> {
-        let first = Site.trial.virtual + page * 4096
-        try session.serve(Bytes.map(6, first, first + 0xfff, Site.trial.physical))
-      }
-      for page in 16..<20 as Range<UInt64> {
-        let first = Site.trial.virtual + page * 4096
-        try session.refuse(Bytes.map(6, first, first + 0xfff, Site.trial.physical), .noMemory)
-      }
-      // Three of the twenty that there are for all domains were made before, so one is left.
-      try session.serve(Bytes.map(Self.domain, Site.trial.virtual, Site.trial.virtual + 0xfff, Site.trial.physical))
-      try session.refuse(
-        Bytes.map(Self.domain, Site.trial.virtual + 0x1000, Site.trial.virtual + 0x1fff, Site.trial.physical), .noMemory
-      )
-      try session.serve(Bytes.detach(6, Site.working.endpoint))
-      return .requestRefused
-    }
   }
 
   // MARK: MAP
@@ -169,20 +118,6 @@ import VirtioTestKit
     let at = Site.trial.virtual
     let ranges: [(UInt64, UInt64)] = [(0x1fff, .max - 4095), (0xffff, .max - 8191)]
     try refuse("5.13.6-5", transport, ranges.map { (Bytes.map(Self.domain, at, at + $0, $1), .range) })
-  }
-
-  @Test("MAP is not made of whole pages (R150)", arguments: [Transport].modern)
-  func unaligned(_ transport: Transport) throws {
-    let (at, to) = Site.trial
-    try attackIOMMU("5.13.6-5", on: transport) { session, _ in
-      for bit in 0..<12 as Range<UInt64> {
-        let off = UInt64(1) << bit
-        try session.refuse(Bytes.map(Self.domain, at + off, at + 0x2fff, to), .range)
-        try session.refuse(Bytes.map(Self.domain, at, at + 0xfff + off, to), .range)
-        try session.refuse(Bytes.map(Self.domain, at, at + 0xfff, to + off), .range)
-      }
-      return .requestRefused
-    }
   }
 
   @Test("MAP is over what is mapped (R151)", arguments: [Transport].modern)
@@ -312,9 +247,65 @@ import VirtioTestKit
 
   // MARK: PROBE
 
-  @Test("PROBE has less room for properties than the device says, or more (R160)", arguments: [Transport].modern)
-  func probeSize(_ transport: Transport) throws {
-    try attackIOMMU("5.13.6.7.1-1", on: transport) { session, target in
+  @Test("The device refuses, or nothing comes of it", arguments: Attack.each(attacks))
+  func violations(_ one: Attack.Case) throws { try one.run() }
+
+  private static let attacks: [Attack] = [
+    // (R036, R145, R149)
+    .iommu("Endpoints do not exist, the device's own function among them", "5.13.6-3", on: .modern) { session, _ in
+      let own = UInt32(Target.requester.rawValue)
+      let none: [UInt32] = [0, 7, 13, own, 0xffff, 0x1_0000 | Self.endpoint, 0x8000_0000 | Self.endpoint, .max]
+      let room = Site.probeSize + 4
+      for number in none {
+        try session.refuse(Bytes.attach(6, number), .noEntry)
+        try session.refuse(Bytes.attach(6, number, flags: 1), .noEntry)
+        try session.refuse(Bytes.detach(Self.domain, number), .noEntry)
+        try session.refuse(Bytes.probe(number), .noEntry, room: room, tail: room - 4)
+      }
+      return .requestRefused
+    },
+    .iommu("DETACH has reserved bytes that are not 0: they are ignored", "5.13.6.4.1-1", on: .modern) {
+      session, target in
+      try session.serve(Bytes.detach(Self.domain, Self.endpoint, reserved: .max))
+      guard target.look(Self.endpoint, Site.prey.virtual) == nil else {
+        throw Failure("a detached endpoint reaches its domain")
+      }
+      return .served
+    },
+    // (R167)
+    .iommu("More domains and more mappings are made than the device has", "5.13.6-4", on: .modern) { session, _ in
+      try session.serve(Bytes.attach(6, Site.working.endpoint))
+      try session.refuse(Bytes.attach(7, 12), .noMemory)
+      for page in 0..<16 as Range<UInt64> {
+        let first = Site.trial.virtual + page * 4096
+        try session.serve(Bytes.map(6, first, first + 0xfff, Site.trial.physical))
+      }
+      for page in 16..<20 as Range<UInt64> {
+        let first = Site.trial.virtual + page * 4096
+        try session.refuse(Bytes.map(6, first, first + 0xfff, Site.trial.physical), .noMemory)
+      }
+      // Three of the twenty that there are for all domains were made before, so one is left.
+      try session.serve(Bytes.map(Self.domain, Site.trial.virtual, Site.trial.virtual + 0xfff, Site.trial.physical))
+      try session.refuse(
+        Bytes.map(Self.domain, Site.trial.virtual + 0x1000, Site.trial.virtual + 0x1fff, Site.trial.physical), .noMemory
+      )
+      try session.serve(Bytes.detach(6, Site.working.endpoint))
+      return .requestRefused
+    },
+    // (R150)
+    .iommu("MAP is not made of whole pages", "5.13.6-5", on: .modern) { session, _ in
+      let (at, to) = Site.trial
+      for bit in 0..<12 as Range<UInt64> {
+        let off = UInt64(1) << bit
+        try session.refuse(Bytes.map(Self.domain, at + off, at + 0x2fff, to), .range)
+        try session.refuse(Bytes.map(Self.domain, at, at + 0xfff + off, to), .range)
+        try session.refuse(Bytes.map(Self.domain, at, at + 0xfff, to + off), .range)
+      }
+      return .requestRefused
+    },
+    // (R160)
+    .iommu("PROBE has less room for properties than the device says, or more", "5.13.6.7.1-1", on: .modern) {
+      session, target in
       for room in [0, 1, 23, 24, 63] {
         try session.refuse(Bytes.probe(Self.endpoint), .invalid, room: room + 4, tail: room)
         guard target.literal.read(room + 4, at: session.status)[..<room].allSatisfy({ $0 == 0 }) else {
@@ -325,15 +316,12 @@ import VirtioTestKit
         try session.refuse(Bytes.probe(Self.endpoint), .ok, room: room + 4, tail: Site.probeSize)
       }
       return .requestRefused
-    }
-  }
-
-  @Test("PROBE has reserved bytes that are not 0: they are ignored (R160)", arguments: [Transport].modern)
-  func probeReserved(_ transport: Transport) throws {
-    try attackIOMMU("5.13.6.7.1-3", on: transport) { session, _ in
+    },
+    // (R160)
+    .iommu("PROBE has reserved bytes that are not 0: they are ignored", "5.13.6.7.1-3", on: .modern) { session, _ in
       try session.refuse(
         Bytes.probe(Self.endpoint, reserved: 0xff), .ok, room: Site.probeSize + 4, tail: Site.probeSize)
       return .served
-    }
-  }
+    },
+  ]
 }

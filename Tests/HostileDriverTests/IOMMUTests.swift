@@ -7,9 +7,6 @@ import VirtioServing
 import VirtioTestKit
 
 @Suite("A hostile driver: an IOMMU's features, configuration and framing", .timeLimit(.minutes(10))) struct IOMMUTests {
-  @Test("The device refuses, or nothing comes of it", arguments: Attack.each(attacks))
-  func violations(_ one: Attack.Case) throws { try one.run() }
-
   private typealias Site = IOMMUSite
   private static func preparation(_ stage: Preparation.Stage, without: Features = []) -> Preparation {
     Preparation(kind: .iommu, stage: stage, without: without)
@@ -56,17 +53,6 @@ import VirtioTestKit
       try session.begin()
       try session.settle()
       return .untouched
-    }
-  }
-
-  @Test("MAP and UNMAP are sent without the feature (R161)", arguments: [Transport].modern)
-  func withoutMapUnmap(_ transport: Transport) throws {
-    try attackIOMMU("5.13.5.1-1", on: transport, without: .iommuMapUnmap) { session, _ in
-      try session.refuse(
-        IOMMUBytes.map(Site.attacked.domain, Site.prey.virtual, Site.prey.virtual + 0xfff, Site.prey.physical),
-        .untouched)
-      try session.refuse(IOMMUBytes.unmap(Site.attacked.domain, 0, .max), .untouched)
-      return .requestRefused
     }
   }
 
@@ -138,17 +124,6 @@ import VirtioTestKit
     }
   }
 
-  @Test("Types that do not exist (R161)", arguments: [Transport].modern)
-  func types(_ transport: Transport) throws {
-    try attackIOMMU("5.13.6-2", on: transport) { session, _ in
-      for type in [0] + Array(6...255) as [UInt8] {
-        let answer = try session.ask([type, 0, 0, 0] + [UInt8](repeating: 1, count: 68))
-        guard answer == .untouched else { throw Failure("type \(type) is answered with \(answer)") }
-      }
-      return .requestRefused
-    }
-  }
-
   @Test("A request for memory that is not there, or an answer into it", arguments: [Transport].modern, [false, true])
   func nowhere(_ transport: Transport, _ answer: Bool) throws {
     try attackIOMMU("5.13.6-1", on: transport) { session, target in
@@ -169,7 +144,27 @@ import VirtioTestKit
     }
   }
 
+  @Test("The device refuses, or nothing comes of it", arguments: Attack.each(attacks))
+  func violations(_ one: Attack.Case) throws { try one.run() }
+
   private static let attacks: [Attack] = [
+    // (R161)
+    .iommu("MAP and UNMAP are sent without the feature", "5.13.5.1-1", on: .modern, without: .iommuMapUnmap) {
+      session, _ in
+      try session.refuse(
+        IOMMUBytes.map(Site.attacked.domain, Site.prey.virtual, Site.prey.virtual + 0xfff, Site.prey.physical),
+        .untouched)
+      try session.refuse(IOMMUBytes.unmap(Site.attacked.domain, 0, .max), .untouched)
+      return .requestRefused
+    },
+    // (R161)
+    .iommu("Types that do not exist", "5.13.6-2", on: .modern) { session, _ in
+      for type in [0] + Array(6...255) as [UInt8] {
+        let answer = try session.ask([type, 0, 0, 0] + [UInt8](repeating: 1, count: 68))
+        guard answer == .untouched else { throw Failure("type \(type) is answered with \(answer)") }
+      }
+      return .requestRefused
+    },
     Attack(
       "The old feature for bypass is accepted where the new one is offered", "2.2.1-1", on: .modern, stage: .found,
       kind: .iommu

@@ -4,9 +4,6 @@ import VirtioServing
 import VirtioTestKit
 
 @Suite("A hostile driver: virtio-mmio", .timeLimit(.minutes(10))) struct MMIOTests {
-  @Test("The device refuses, or nothing comes of it", arguments: Attack.each(attacks))
-  func violations(_ one: Attack.Case) throws { try one.run() }
-
   private static let both = [Transport].mmio + [Transport(bus: .mmioLegacy)]
   private static let legacy = [Transport(bus: .mmioLegacy)]
   /// Status, queue control, InterruptACK and notifications are a driver's right.
@@ -19,20 +16,6 @@ import VirtioTestKit
     0x014, 0x020, 0x024, 0x030, 0x038, 0x050, 0x064, 0x080, 0x084, 0x090, 0x094, 0x0a0, 0x0a4, 0x0ac, 0x028, 0x03c,
   ]
   private static let table = readable.union(writable)
-
-  @Test("Size and addresses are accessed while QueueReady is 1 (R040)", arguments: [Transport].mmio)
-  func frozen(_ transport: Transport) throws {
-    try attack("4.2.2.2-12", on: transport) { _, target in
-      target.select(0)
-      let before = target.control.queue(0)
-      for at in [0x038, 0x080, 0x084, 0x090, 0x094, 0x0a0, 0x0a4] as [UInt64] {
-        _ = target.peek(at, 4)
-        target.poke(at, 4, 8)
-      }
-      guard target.control.queue(0) == before else { throw Failure("a queue in use was moved") }
-      return .untouched
-    }
-  }
 
   @Test(
     "A legacy queue's page is behind the end of memory, or its used ring is", arguments: legacy,
@@ -47,7 +30,20 @@ import VirtioTestKit
     }
   }
 
+  @Test("The device refuses, or nothing comes of it", arguments: Attack.each(attacks))
+  func violations(_ one: Attack.Case) throws { try one.run() }
+
   private static let attacks: [Attack] = [
+    // (R040)
+    .ignored("Size and addresses are accessed while QueueReady is 1", "4.2.2.2-12", on: .mmio) { _, target in
+      target.select(0)
+      let before = target.control.queue(0)
+      for at in [0x038, 0x080, 0x084, 0x090, 0x094, 0x0a0, 0x0a4] as [UInt64] {
+        _ = target.peek(at, 4)
+        target.poke(at, 4, 8)
+      }
+      guard target.control.queue(0) == before else { throw Failure("a queue in use was moved") }
+    },
     .ignored("Registers are accessed that are not in the table, and far behind it", "4.2.2.2-1", on: both) {
       _, target in
       for at in stride(from: UInt64(0), to: 0x100, by: 4)

@@ -6,9 +6,6 @@ import VirtioServing
 import VirtioTestKit
 
 @Suite("A hostile driver: status and features", .timeLimit(.minutes(10))) struct StatusTests {
-  @Test("The device refuses, or nothing comes of it", arguments: Attack.each(attacks + acceptances))
-  func violations(_ one: Attack.Case) throws { try one.run() }
-
   /// A row: features are accepted that are not the driver's to accept.
   private static func accepting(
     _ features: Features, _ sentence: String, _ clause: String, on transports: [Transport]
@@ -44,30 +41,28 @@ import VirtioTestKit
         on: bit < 32 ? .all : .modern)
     }
 
-  @Test("ACCESS_PLATFORM is negotiated, and the IOMMU was told of nothing (R041)", arguments: [Transport].modern)
-  func unmapped(_ transport: Transport) throws {
-    try attack("6.1-2", on: transport, Preparation(platform: true)) { session, target in
+  @Test("The device refuses, or nothing comes of it", arguments: Attack.each(attacks + acceptances))
+  func violations(_ one: Attack.Case) throws { try one.run() }
+
+  private static let attacks: [Attack] = [
+    // (R041)
+    Attack("ACCESS_PLATFORM is negotiated, and the IOMMU was told of nothing", "6.1-2", on: .modern, platform: true) {
+      session, target in
       let outcome = try session.read()
       guard case .stopped = outcome, target.iommu?.faults.isEmpty == false else {
         throw Failure("memory was reached past the IOMMU")
       }
       return outcome
-    }
-  }
-
-  @Test("ACCESS_PLATFORM is not offered, and addresses are not physical (R006)", arguments: [Transport].all)
-  func notPhysical(_ transport: Transport) throws {
-    try attack("6.1-3", on: transport) { session, _ in
+    },
+    // (R006)
+    Attack("ACCESS_PLATFORM is not offered, and addresses are not physical", "6.1-3", on: .all) { session, _ in
       session.writeHeader(0, sector: 0)
       _ = session.ring.post([
         LiteralDescriptor(session.header, 16), LiteralDescriptor(DMAAddress(0x7f_0000_0000), 512, writable: true),
         LiteralDescriptor(session.status, 1, writable: true),
       ])
       return try session.outcome(session.show())
-    }
-  }
-
-  private static let attacks: [Attack] = [
+    },
     .ignored("DRIVER_OK without ACKNOWLEDGE and DRIVER", "2.1.1-1", on: .all, stage: .found) { session, target in
       target.driver.status = []
       target.driver.accept(session.features)
