@@ -173,20 +173,15 @@ var targets: [Target] = [
       "DMA", "IOMMUInterface", "Virtio", "DriverDMA", "VirtioDrivers", "Storage", "VirtioBlock", "VirtioEntropy",
       "VirtioTestKit",
     ]),
-  tests(
-    "VirtioMMIOTests",
-    [
-      "DMA", "HostIO", "IOMMUInterface", "Virtio", "IOMMUs", "DriverDMA", "VirtioDrivers", "VirtioServing",
-      "VirtioBlock", "VirtioEntropy", "VirtioMMIO", "VirtioTestKit", "MachineKit",
-    ]),
-  tests(
-    "VirtioPCITests",
-    [
-      "DMA", "HostIO", "IOMMUInterface", "Virtio", "PCI", "DriverDMA", "VirtioDrivers", "VirtioServing", "VirtioBlock",
-      "VirtioEntropy", "VirtioIOMMU", "VirtioPCI", "VirtioTestKit", "MachineKit",
-    ]),
   tests("VirtioServingTests", ["DMA", "HostIO", "IOMMUInterface", "Virtio", "VirtioServing", "VirtioTestKit", log]),
   tests("VirtioTests", ["DMA", "Virtio", "VirtioTestKit"]),
+  tests(
+    "VirtioTransportTests",
+    [
+      "DMA", "HostIO", "IOMMUInterface", "Virtio", "PCI", "IOMMUs", "DriverDMA", "VirtioDrivers", "Storage",
+      "VirtioServing", "VirtioBlock", "VirtioEntropy", "VirtioIOMMU", "VirtioPCI", "VirtioMMIO", "VirtioTestKit",
+      "MachineKit", log,
+    ]),
 ]
 
 // Fuzz targets need a sanitizer on everything below them, so they exist only when asked for: see Scripts/fuzz.

@@ -1,25 +1,74 @@
 import DMA
-import DriverDMA
 import Foundation
-import IOMMUInterface
 import MachineKit
 import Testing
 import Virtio
 import VirtioIOMMU
 import VirtioPCI
-import VirtioServing
 import VirtioTestKit
 
 /// How an attack is prepared: everything before the violation is as it should be.
-struct Preparation {
+struct Preparation: Sendable {
   /// How far the driver has come.
-  enum Stage { case found, negotiated, enabled, live }
+  enum Stage: Sendable { case found, negotiated, enabled, live }
   var kind = Target.Kind.block
   var stage = Stage.live
   var features: Features = []
   var without: Features = []
   var platform = false
-  var options: (inout VirtioPCIOptions) -> Void = { _ in }
+  var options: @Sendable (inout VirtioPCIOptions) -> Void = { _ in }
+}
+
+/// A violation as a row of a suite's table: what a driver does, against which clauses, where, and how.
+struct Attack: Sendable {
+  typealias Violation = @Sendable (Session, Target) throws -> Outcome
+  var sentence: String
+  var clauses: [String]
+  var transports: [Transport]
+  var preparation: Preparation
+  var sourceLocation: SourceLocation
+  var violation: Violation
+
+  init(
+    _ sentence: String, _ clauses: String..., on transports: [Transport], stage: Preparation.Stage = .live,
+    features: Features = [], without: Features = [], kind: Target.Kind = .block, platform: Bool = false,
+    options: @escaping @Sendable (inout VirtioPCIOptions) -> Void = { _ in },
+    sourceLocation: SourceLocation = #_sourceLocation, _ violation: @escaping Violation
+  ) {
+    (self.sentence, self.clauses, self.transports, self.violation) = (sentence, clauses, transports, violation)
+    preparation = Preparation(
+      kind: kind, stage: stage, features: features, without: without, platform: platform, options: options)
+    self.sourceLocation = sourceLocation
+  }
+
+  /// One that must come to nothing: a correct request in the same session decides.
+  static func ignored(
+    _ sentence: String, _ clauses: String..., on transports: [Transport], stage: Preparation.Stage = .live,
+    sourceLocation: SourceLocation = #_sourceLocation,
+    _ violation: @escaping @Sendable (Session, Target) throws -> Void
+  ) -> Attack {
+    var attack = Attack(sentence, on: transports, stage: stage, sourceLocation: sourceLocation) {
+      try violation($0, $1)
+      return .untouched
+    }
+    attack.clauses = clauses
+    return attack
+  }
+
+  /// A row on one of its transports.
+  struct Case: Sendable, CustomTestStringConvertible {
+    var attack: Attack
+    var transport: Transport
+    var testDescription: String { "\(attack.sentence), on \(transport)" }
+
+    func run() throws {
+      try HostileDriverTests.attack(
+        attack.clauses, on: transport, attack.preparation, sourceLocation: attack.sourceLocation, attack.violation)
+    }
+  }
+  static func each(_ attacks: [Attack]) -> [Case] {
+    attacks.flatMap { attack in attack.transports.map { Case(attack: attack, transport: $0) } }
+  }
 }
 
 /// Lets a driver break a rule, and checks the outcome: the device answers in time, touches nothing that it was not
@@ -30,8 +79,15 @@ struct Preparation {
 ///   - body: the violation.
 func attack(
   _ clauses: String..., on transport: Transport, _ preparation: Preparation = Preparation(),
-  sourceLocation: SourceLocation = #_sourceLocation,
-  _ body: (Session, Target) throws -> Outcome
+  sourceLocation: SourceLocation = #_sourceLocation, _ body: (Session, Target) throws -> Outcome
+) throws {
+  try attack(clauses, on: transport, preparation, sourceLocation: sourceLocation, body)
+}
+
+/// As above, with any number of clauses.
+func attack(
+  _ clauses: [String], on transport: Transport, _ preparation: Preparation,
+  sourceLocation: SourceLocation = #_sourceLocation, _ body: (Session, Target) throws -> Outcome
 ) throws {
   let (verdict, why) = try assess(transport, preparation, body)
   for clause in clauses { Results.shared.record(clause, transport, verdict) }
@@ -84,10 +140,7 @@ private func judge(_ outcome: Outcome, _ session: Session) -> (Verdict, String) 
 /// The next driver resets the device, and is served elsewhere; where the last one's queue was, nothing happens any
 /// more.
 private func recover(_ target: Target) throws {
-  target.driver.status = []
-  guard target.interrupts.poll({ target.driver.status.isEmpty }) else {
-    throw Wedged("the device does not come out of its reset")
-  }
+  try target.reset()
   // Everything that was still under way is over.
   if let at = target.touched {
     throw Failure("the device wrote at 0x\(String(at, radix: 16)) before the reset was over")

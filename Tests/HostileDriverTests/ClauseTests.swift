@@ -1,8 +1,5 @@
-import DriverDMA
 import Foundation
-import IOMMUInterface
 import Testing
-import VirtioIOMMU
 
 @Suite("The list of clauses") struct ClauseTests {
   /// Clauses that the tests of this folder attack, read from their text.

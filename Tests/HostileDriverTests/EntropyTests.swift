@@ -1,15 +1,11 @@
 import DMA
-import DriverDMA
-import IOMMUInterface
 import Testing
-import Virtio
-import VirtioIOMMU
 import VirtioTestKit
 
 @Suite("A hostile driver: entropy devices", .timeLimit(.minutes(10))) struct EntropyTests {
   private static var entropy: Preparation { Preparation(kind: .entropy) }
 
-  @Test("Buffers are device-readable", arguments: Transport.all)
+  @Test("Buffers are device-readable", arguments: [Transport].all)
   func readable(_ transport: Transport) throws {
     try attack("5.4.6.1-1", on: transport, Self.entropy) { session, _ in
       _ = session.ring.post([LiteralDescriptor(session.data, 64)])
@@ -18,7 +14,7 @@ import VirtioTestKit
     }
   }
 
-  @Test("Device-readable memory is before the device-writable", arguments: Transport.all)
+  @Test("Device-readable memory is before the device-writable", arguments: [Transport].all)
   func mixed(_ transport: Transport) throws {
     try attack("5.4.6.1-1", on: transport, Self.entropy) { session, target in
       target.allow(session.table, 64)
@@ -28,7 +24,7 @@ import VirtioTestKit
     }
   }
 
-  @Test("Buffers of nothing, of too much, and where there is no memory", arguments: Transport.all)
+  @Test("Buffers of nothing, of too much, and where there is no memory", arguments: [Transport].all)
   func sizes(_ transport: Transport) throws {
     try attack("5.4.6.1-2", on: transport, Self.entropy) { session, _ in
       for one in [

@@ -1,9 +1,6 @@
 import DMA
-import DriverDMA
 import HostIO
-import IOMMUInterface
 import Virtio
-import VirtioIOMMU
 
 /// A device with a flaw, to see whether an attack finds it: it fills each buffer with ones, but for what it does wrong.
 final class FaultyDevice: VirtioDevice {

@@ -1,8 +1,4 @@
-import DriverDMA
-import IOMMUInterface
 import Testing
-import VirtioIOMMU
-import VirtioTestKit
 
 @Suite("An attack finds what is wrong with a device", .timeLimit(.minutes(10))) struct HarnessTests {
   private func verdict(_ flaw: FaultyDevice.Flaw, _ transport: Transport) throws -> (Verdict, String) {
@@ -10,11 +6,11 @@ import VirtioTestKit
     try assess(transport, Preparation(kind: .faulty(flaw))) { _, _ in .untouched }
   }
 
-  @Test("A device without a flaw passes", arguments: Transport.all)
+  @Test("A device without a flaw passes", arguments: [Transport].all)
   func good(_ transport: Transport) throws { #expect(try verdict(.none, transport).0 == .pass) }
 
   @Test(
-    "A byte behind a buffer, or in memory of an earlier session, is a FAIL", arguments: Transport.all,
+    "A byte behind a buffer, or in memory of an earlier session, is a FAIL", arguments: [Transport].all,
     [FaultyDevice.Flaw.scribbles, .remembers])
   func memory(_ transport: Transport, _ flaw: FaultyDevice.Flaw) throws {
     let (verdict, why) = try verdict(flaw, transport)
@@ -23,7 +19,7 @@ import VirtioTestKit
       "\(why)")
   }
 
-  @Test("A thread that never sleeps is a FAIL", arguments: Transport.all)
+  @Test("A thread that never sleeps is a FAIL", arguments: [Transport].all)
   func spins(_ transport: Transport) throws {
     let (verdict, why) = try verdict(.spins, transport)
     #expect(verdict == .fail && why.contains("spins"))

@@ -1,5 +1,4 @@
 import DMA
-import DriverDMA
 import IOMMUInterface
 import Testing
 import Virtio
@@ -11,61 +10,14 @@ import VirtioTestKit
   private static let endpoint = IOMMUSite.working.endpoint
 
   /// Lets an endpoint run into nothing, and waits for so many buffers.
-  private func collect(_ session: Session, _ count: Int) throws -> [UInt32]? {
+  private static func collect(_ session: Session, _ count: Int) throws -> [UInt32]? {
     session.fault(Self.endpoint, 0x6000_0000)
     return session.usedEvents(count)
   }
 
   @Test(
-    "Event buffers are too small for a report: they come back empty, and it waits for the next (R169)",
-    arguments: Transport.modern)
-  func small(_ transport: Transport) throws {
-    try attackIOMMU(Self.clause, on: transport) { session, target in
-      let counts: [UInt32] = [1, 4, 16, 23]
-      for count in counts { session.offer([LiteralDescriptor(session.table, count, writable: true)]) }
-      target.literal.write([UInt8](repeating: 0xee, count: 32), at: session.table)
-      guard try collect(session, counts.count) == [0, 0, 0, 0] else { return .noAnswer }
-      guard target.literal.read(32, at: session.table).allSatisfy({ $0 == 0xee }) else {
-        throw Failure("half a report was written")
-      }
-      return .requestRefused
-    }
-  }
-
-  @Test("The event queue is full of buffers that are too small", arguments: Transport.modern)
-  func full(_ transport: Transport) throws {
-    try attackIOMMU(Self.clause, on: transport) { session, _ in
-      for _ in 0..<16 { session.offer([LiteralDescriptor(session.table, 8, writable: true)]) }
-      return .untouched
-    }
-  }
-
-  @Test("Event buffers are device-readable: none of them is written", arguments: Transport.modern)
-  func readable(_ transport: Transport) throws {
-    try attackIOMMU(Self.clause, on: transport) { session, _ in
-      session.offer([LiteralDescriptor(session.table, 24)])
-      session.offer([LiteralDescriptor(session.table, 4096)])
-      guard try collect(session, 2) == [0, 0] else { return .noAnswer }
-      return .requestRefused
-    }
-  }
-
-  @Test("Requests are put into the event queue: they are not done", arguments: Transport.modern)
-  func requests(_ transport: Transport) throws {
-    try attackIOMMU(Self.clause, on: transport) { session, target in
-      target.literal.write(
-        IOMMUBytes.detach(IOMMUSite.attacked.domain, IOMMUSite.attacked.endpoint), at: session.header)
-      let before = target.inventory
-      session.offer([LiteralDescriptor(session.header, 20), LiteralDescriptor(session.status, 4, writable: true)])
-      guard try collect(session, 1) == [0] else { return .noAnswer }
-      guard target.inventory == before else { throw Failure("the event queue took a request") }
-      return .requestRefused
-    }
-  }
-
-  @Test(
     "An event buffer has device-readable bytes in transport, is cut in two, or is longer than a report",
-    arguments: Transport.modern, 0..<3)
+    arguments: [Transport].modern, 0..<3)
   func shaped(_ transport: Transport, _ way: Int) throws {
     try attackIOMMU(Self.clause, on: transport) { session, target in
       let whole = LiteralDescriptor(session.table, 24, writable: true)
@@ -79,7 +31,7 @@ import VirtioTestKit
       ]
       target.literal.write([UInt8](repeating: 0xee, count: 4096), at: session.table)
       session.offer(chains[way])
-      guard try collect(session, 1) == [24] else { return .noAnswer }
+      guard try Self.collect(session, 1) == [24] else { return .noAnswer }
       guard target.literal.read(24, at: session.table) == session.record(Self.endpoint, 0x6000_0000) else {
         throw Failure("that is no report")
       }
@@ -90,22 +42,26 @@ import VirtioTestKit
     }
   }
 
-  @Test("An event buffer is where there is no memory, and has no bytes", arguments: Transport.modern)
-  func nowhere(_ transport: Transport) throws {
-    try attackIOMMU(Self.clause, on: transport) { session, target in
-      session.offer([LiteralDescriptor(DMAAddress(0x7f_0000_0000), 24, writable: true)])
-      session.offer([LiteralDescriptor(session.table, 0, writable: true)])
-      guard let lengths = try collect(session, 2) else {
-        return target.driver.status.contains(.needsReset) ? .stopped : .noAnswer
-      }
-      guard lengths == [0, 0] else { throw Failure("something was written") }
-      return .requestRefused
-    }
-  }
+  @Test("The device refuses, or nothing comes of it", arguments: Attack.each(attacks))
+  func violations(_ one: Attack.Case) throws { try one.run() }
 
-  @Test("The driver offers no event buffers while faults come by the thousand (R093)", arguments: Transport.modern)
-  func starved(_ transport: Transport) throws {
-    try attackIOMMU(Self.clause, on: transport) { session, target in
+  private static let attacks: [Attack] = [
+    // (R169)
+    .iommu(
+      "Event buffers are too small for a report: they come back empty, and it waits for the next", clause, on: .modern
+    ) { session, target in
+      let counts: [UInt32] = [1, 4, 16, 23]
+      for count in counts { session.offer([LiteralDescriptor(session.table, count, writable: true)]) }
+      target.literal.write([UInt8](repeating: 0xee, count: 32), at: session.table)
+      guard try Self.collect(session, counts.count) == [0, 0, 0, 0] else { return .noAnswer }
+      guard target.literal.read(32, at: session.table).allSatisfy({ $0 == 0xee }) else {
+        throw Failure("half a report was written")
+      }
+      return .requestRefused
+    },
+    // (R093)
+    .iommu("The driver offers no event buffers while faults come by the thousand", clause, on: .modern) {
+      session, target in
       for i in 0..<2000 as Range<UInt64> { session.fault(IOMMUSite.attacked.endpoint, 0x6000_0000 + i * 4096) }
       guard let dropped = target.unit?.droppedFaults, dropped >= 2000 - 256 else { throw Failure("reports pile up") }
       // Pending events are taken, so that the next one is reported again.
@@ -114,6 +70,34 @@ import VirtioTestKit
         guard session.usedEvents(1) == [24] else { return .noAnswer }
       }
       return .untouched
-    }
-  }
+    },
+    .iommu("The event queue is full of buffers that are too small", clause, on: .modern) { session, _ in
+      for _ in 0..<16 { session.offer([LiteralDescriptor(session.table, 8, writable: true)]) }
+      return .untouched
+    },
+    .iommu("Event buffers are device-readable: none of them is written", clause, on: .modern) { session, _ in
+      session.offer([LiteralDescriptor(session.table, 24)])
+      session.offer([LiteralDescriptor(session.table, 4096)])
+      guard try collect(session, 2) == [0, 0] else { return .noAnswer }
+      return .requestRefused
+    },
+    .iommu("Requests are put into the event queue: they are not done", clause, on: .modern) { session, target in
+      target.literal.write(
+        IOMMUBytes.detach(IOMMUSite.attacked.domain, IOMMUSite.attacked.endpoint), at: session.header)
+      let before = target.inventory
+      session.offer([LiteralDescriptor(session.header, 20), LiteralDescriptor(session.status, 4, writable: true)])
+      guard try collect(session, 1) == [0] else { return .noAnswer }
+      guard target.inventory == before else { throw Failure("the event queue took a request") }
+      return .requestRefused
+    },
+    .iommu("An event buffer is where there is no memory, and has no bytes", clause, on: .modern) { session, target in
+      session.offer([LiteralDescriptor(DMAAddress(0x7f_0000_0000), 24, writable: true)])
+      session.offer([LiteralDescriptor(session.table, 0, writable: true)])
+      guard let lengths = try collect(session, 2) else {
+        return target.driver.status.contains(.needsReset) ? .stopped : .noAnswer
+      }
+      guard lengths == [0, 0] else { throw Failure("something was written") }
+      return .requestRefused
+    },
+  ]
 }

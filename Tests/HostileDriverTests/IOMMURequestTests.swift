@@ -1,9 +1,7 @@
 import DMA
-import DriverDMA
 import IOMMUInterface
 import Testing
 import Virtio
-import VirtioIOMMU
 import VirtioTestKit
 
 @Suite("A hostile driver: an IOMMU's requests", .timeLimit(.minutes(10))) struct IOMMURequestTests {
@@ -26,7 +24,7 @@ import VirtioTestKit
   // MARK: Ranges
 
   @Test(
-    "Addresses are outside of the input range, whether that was accepted or not (R156)", arguments: Transport.modern,
+    "Addresses are outside of the input range, whether that was accepted or not (R156)", arguments: [Transport].modern,
     [Features(), .iommuInputRange])
   func inputRange(_ transport: Transport, _ without: Features) throws {
     let outside: [(UInt64, UInt64)] = [
@@ -47,7 +45,7 @@ import VirtioTestKit
   }
 
   @Test(
-    "Domains are outside of their range, whether that was accepted or not", arguments: Transport.modern,
+    "Domains are outside of their range, whether that was accepted or not", arguments: [Transport].modern,
     [Features(), .iommuDomainRange])
   func domainRange(_ transport: Transport, _ without: Features) throws {
     let outside: [UInt32] = [0, 1, 10, 0x1_0005, 0x8000_0002, .max]
@@ -67,13 +65,13 @@ import VirtioTestKit
 
   // MARK: ATTACH and DETACH
 
-  @Test("ATTACH has reserved bytes that are not 0 (R143)", arguments: Transport.modern)
+  @Test("ATTACH has reserved bytes that are not 0 (R143)", arguments: [Transport].modern)
   func attachReserved(_ transport: Transport) throws {
     try refuse(
       "5.13.6.3.1-1", transport, (0..<32).map { (Bytes.attach(6, Self.endpoint, reserved: 1 << $0), .invalid) })
   }
 
-  @Test("ATTACH has flags that do not exist, or bypass without the feature (R144)", arguments: Transport.modern)
+  @Test("ATTACH has flags that do not exist, or bypass without the feature (R144)", arguments: [Transport].modern)
   func attachFlags(_ transport: Transport) throws {
     try refuse(
       "5.13.6.3.1-4", transport, (1..<32).map { (Bytes.attach(6, Self.endpoint, flags: 1 << $0 | 1), .invalid) })
@@ -81,7 +79,7 @@ import VirtioTestKit
       "5.13.6.3.1-4", transport, without: .iommuBypassConfig, [(Bytes.attach(6, Self.endpoint, flags: 1), .invalid)])
   }
 
-  @Test("ATTACH is to a domain of the other kind (R146)", arguments: Transport.modern)
+  @Test("ATTACH is to a domain of the other kind (R146)", arguments: [Transport].modern)
   func otherKind(_ transport: Transport) throws {
     try refuse(
       "5.13.6.3.1-3", transport,
@@ -93,23 +91,7 @@ import VirtioTestKit
       ])
   }
 
-  @Test("Endpoints do not exist, the device's own function among them (R036, R145, R149)", arguments: Transport.modern)
-  func endpoints(_ transport: Transport) throws {
-    let own = UInt32(Target.requester.rawValue)
-    let none: [UInt32] = [0, 7, 13, own, 0xffff, 0x1_0000 | Self.endpoint, 0x8000_0000 | Self.endpoint, .max]
-    try attackIOMMU("5.13.6-3", on: transport) { session, _ in
-      let room = Site.probeSize + 4
-      for number in none {
-        try session.refuse(Bytes.attach(6, number), .noEntry)
-        try session.refuse(Bytes.attach(6, number, flags: 1), .noEntry)
-        try session.refuse(Bytes.detach(Self.domain, number), .noEntry)
-        try session.refuse(Bytes.probe(number), .noEntry, room: room, tail: room - 4)
-      }
-      return .requestRefused
-    }
-  }
-
-  @Test("An endpoint is detached from a domain that it is not in (R149)", arguments: Transport.modern)
+  @Test("An endpoint is detached from a domain that it is not in (R149)", arguments: [Transport].modern)
   func detached(_ transport: Transport) throws {
     try refuse(
       "5.13.6-3", transport,
@@ -117,43 +99,9 @@ import VirtioTestKit
         + [(Bytes.detach(Site.witness.domain, Site.working.endpoint), .invalid)])
   }
 
-  @Test("DETACH has reserved bytes that are not 0: they are ignored", arguments: Transport.modern)
-  func detachReserved(_ transport: Transport) throws {
-    try attackIOMMU("5.13.6.4.1-1", on: transport) { session, target in
-      try session.serve(Bytes.detach(Self.domain, Self.endpoint, reserved: .max))
-      guard target.look(Self.endpoint, Site.prey.virtual) == nil else {
-        throw Failure("a detached endpoint reaches its domain")
-      }
-      return .served
-    }
-  }
-
-  @Test("More domains and more mappings are made than the device has (R167)", arguments: Transport.modern)
-  func limits(_ transport: Transport) throws {
-    try attackIOMMU("5.13.6-4", on: transport) { session, _ in
-      try session.serve(Bytes.attach(6, Site.working.endpoint))
-      try session.refuse(Bytes.attach(7, 12), .noMemory)
-      for page in 0..<16 as Range<UInt64> {
-        let first = Site.trial.virtual + page * 4096
-        try session.serve(Bytes.map(6, first, first + 0xfff, Site.trial.physical))
-      }
-      for page in 16..<20 as Range<UInt64> {
-        let first = Site.trial.virtual + page * 4096
-        try session.refuse(Bytes.map(6, first, first + 0xfff, Site.trial.physical), .noMemory)
-      }
-      // Three of the twenty that there are for all domains were made before, so one is left.
-      try session.serve(Bytes.map(Self.domain, Site.trial.virtual, Site.trial.virtual + 0xfff, Site.trial.physical))
-      try session.refuse(
-        Bytes.map(Self.domain, Site.trial.virtual + 0x1000, Site.trial.virtual + 0x1fff, Site.trial.physical), .noMemory
-      )
-      try session.serve(Bytes.detach(6, Site.working.endpoint))
-      return .requestRefused
-    }
-  }
-
   // MARK: MAP
 
-  @Test("MAP ends at its start or before it, or wraps around (R155)", arguments: Transport.modern)
+  @Test("MAP ends at its start or before it, or wraps around (R155)", arguments: [Transport].modern)
   func backwards(_ transport: Transport) throws {
     let at = Site.trial.virtual
     let ranges: [(UInt64, UInt64)] = [
@@ -165,28 +113,14 @@ import VirtioTestKit
     }
   }
 
-  @Test("MAP leads to addresses that wrap around (R155)", arguments: Transport.modern)
+  @Test("MAP leads to addresses that wrap around (R155)", arguments: [Transport].modern)
   func wraps(_ transport: Transport) throws {
     let at = Site.trial.virtual
     let ranges: [(UInt64, UInt64)] = [(0x1fff, .max - 4095), (0xffff, .max - 8191)]
     try refuse("5.13.6-5", transport, ranges.map { (Bytes.map(Self.domain, at, at + $0, $1), .range) })
   }
 
-  @Test("MAP is not made of whole pages (R150)", arguments: Transport.modern)
-  func unaligned(_ transport: Transport) throws {
-    let (at, to) = Site.trial
-    try attackIOMMU("5.13.6-5", on: transport) { session, _ in
-      for bit in 0..<12 as Range<UInt64> {
-        let off = UInt64(1) << bit
-        try session.refuse(Bytes.map(Self.domain, at + off, at + 0x2fff, to), .range)
-        try session.refuse(Bytes.map(Self.domain, at, at + 0xfff + off, to), .range)
-        try session.refuse(Bytes.map(Self.domain, at, at + 0xfff, to + off), .range)
-      }
-      return .requestRefused
-    }
-  }
-
-  @Test("MAP is over what is mapped (R151)", arguments: Transport.modern)
+  @Test("MAP is over what is mapped (R151)", arguments: [Transport].modern)
   func overlap(_ transport: Transport) throws {
     let at = Site.prey.virtual
     let ranges: [(UInt64, UInt64)] = [
@@ -207,7 +141,7 @@ import VirtioTestKit
   }
 
   @Test(
-    "MAP lacks READ or WRITE, or both: what it does not allow is refused", arguments: Transport.modern,
+    "MAP lacks READ or WRITE, or both: what it does not allow is refused", arguments: [Transport].modern,
     0..<4 as Range<UInt32>)
   func permissions(_ transport: Transport, _ flags: UInt32) throws {
     try attackIOMMU("5.13.6.5.1-2", on: transport) { session, target in
@@ -220,7 +154,7 @@ import VirtioTestKit
     }
   }
 
-  @Test("MAP has MMIO without the feature (R152)", arguments: Transport.modern)
+  @Test("MAP has MMIO without the feature (R152)", arguments: [Transport].modern)
   func mmio(_ transport: Transport) throws {
     let (at, to) = Site.trial
     try refuse(
@@ -228,7 +162,7 @@ import VirtioTestKit
       [4, 5, 6, 7].map { (Bytes.map(Self.domain, at, at + 0xfff, to, flags: $0), .invalid) })
   }
 
-  @Test("MAP has flags that do not exist (R152)", arguments: Transport.modern)
+  @Test("MAP has flags that do not exist (R152)", arguments: [Transport].modern)
   func mapFlags(_ transport: Transport) throws {
     let (at, to) = Site.trial
     try refuse(
@@ -237,7 +171,8 @@ import VirtioTestKit
   }
 
   @Test(
-    "MAP and UNMAP are of a bypass domain, and of domains that do not exist (R153, R158)", arguments: Transport.modern)
+    "MAP and UNMAP are of a bypass domain, and of domains that do not exist (R153, R158)", arguments: [Transport].modern
+  )
   func noDomain(_ transport: Transport) throws {
     let (at, to) = Site.trial
     let (bypass, none) = (Site.bypassing.domain, [6, 9] as [UInt32])
@@ -252,7 +187,7 @@ import VirtioTestKit
 
   @Test(
     "MAP leads to where there is no memory, or out of it: endpoints reach what there is, and nothing else",
-    arguments: Transport.modern,
+    arguments: [Transport].modern,
     [UInt32(3), 7])
   func noMemory(_ transport: Transport, _ flags: UInt32) throws {
     try attackIOMMU("5.13.6.5.1-6", on: transport) { session, target in
@@ -269,7 +204,7 @@ import VirtioTestKit
     }
   }
 
-  @Test("MAP is over a range that is reserved (R154)", arguments: Transport.modern)
+  @Test("MAP is over a range that is reserved (R154)", arguments: [Transport].modern)
   func reserved(_ transport: Transport) throws {
     let (first, last) = (Site.reserved.lowerBound, Site.reserved.upperBound)
     let ranges: [(UInt64, UInt64)] = [
@@ -282,7 +217,7 @@ import VirtioTestKit
 
   // MARK: UNMAP
 
-  @Test("UNMAP begins or ends inside of a mapping, or ends before it begins (R157)", arguments: Transport.modern)
+  @Test("UNMAP begins or ends inside of a mapping, or ends before it begins (R157)", arguments: [Transport].modern)
   func halves(_ transport: Transport) throws {
     let at = Site.prey.virtual
     let ranges: [(UInt64, UInt64)] = [
@@ -302,7 +237,7 @@ import VirtioTestKit
     }
   }
 
-  @Test("UNMAP has reserved bytes that are not 0 (R158)", arguments: Transport.modern)
+  @Test("UNMAP has reserved bytes that are not 0 (R158)", arguments: [Transport].modern)
   func unmapReserved(_ transport: Transport) throws {
     let at = Site.prey.virtual
     try refuse(
@@ -312,9 +247,65 @@ import VirtioTestKit
 
   // MARK: PROBE
 
-  @Test("PROBE has less room for properties than the device says, or more (R160)", arguments: Transport.modern)
-  func probeSize(_ transport: Transport) throws {
-    try attackIOMMU("5.13.6.7.1-1", on: transport) { session, target in
+  @Test("The device refuses, or nothing comes of it", arguments: Attack.each(attacks))
+  func violations(_ one: Attack.Case) throws { try one.run() }
+
+  private static let attacks: [Attack] = [
+    // (R036, R145, R149)
+    .iommu("Endpoints do not exist, the device's own function among them", "5.13.6-3", on: .modern) { session, _ in
+      let own = UInt32(Target.requester.rawValue)
+      let none: [UInt32] = [0, 7, 13, own, 0xffff, 0x1_0000 | Self.endpoint, 0x8000_0000 | Self.endpoint, .max]
+      let room = Site.probeSize + 4
+      for number in none {
+        try session.refuse(Bytes.attach(6, number), .noEntry)
+        try session.refuse(Bytes.attach(6, number, flags: 1), .noEntry)
+        try session.refuse(Bytes.detach(Self.domain, number), .noEntry)
+        try session.refuse(Bytes.probe(number), .noEntry, room: room, tail: room - 4)
+      }
+      return .requestRefused
+    },
+    .iommu("DETACH has reserved bytes that are not 0: they are ignored", "5.13.6.4.1-1", on: .modern) {
+      session, target in
+      try session.serve(Bytes.detach(Self.domain, Self.endpoint, reserved: .max))
+      guard target.look(Self.endpoint, Site.prey.virtual) == nil else {
+        throw Failure("a detached endpoint reaches its domain")
+      }
+      return .served
+    },
+    // (R167)
+    .iommu("More domains and more mappings are made than the device has", "5.13.6-4", on: .modern) { session, _ in
+      try session.serve(Bytes.attach(6, Site.working.endpoint))
+      try session.refuse(Bytes.attach(7, 12), .noMemory)
+      for page in 0..<16 as Range<UInt64> {
+        let first = Site.trial.virtual + page * 4096
+        try session.serve(Bytes.map(6, first, first + 0xfff, Site.trial.physical))
+      }
+      for page in 16..<20 as Range<UInt64> {
+        let first = Site.trial.virtual + page * 4096
+        try session.refuse(Bytes.map(6, first, first + 0xfff, Site.trial.physical), .noMemory)
+      }
+      // Three of the twenty that there are for all domains were made before, so one is left.
+      try session.serve(Bytes.map(Self.domain, Site.trial.virtual, Site.trial.virtual + 0xfff, Site.trial.physical))
+      try session.refuse(
+        Bytes.map(Self.domain, Site.trial.virtual + 0x1000, Site.trial.virtual + 0x1fff, Site.trial.physical), .noMemory
+      )
+      try session.serve(Bytes.detach(6, Site.working.endpoint))
+      return .requestRefused
+    },
+    // (R150)
+    .iommu("MAP is not made of whole pages", "5.13.6-5", on: .modern) { session, _ in
+      let (at, to) = Site.trial
+      for bit in 0..<12 as Range<UInt64> {
+        let off = UInt64(1) << bit
+        try session.refuse(Bytes.map(Self.domain, at + off, at + 0x2fff, to), .range)
+        try session.refuse(Bytes.map(Self.domain, at, at + 0xfff + off, to), .range)
+        try session.refuse(Bytes.map(Self.domain, at, at + 0xfff, to + off), .range)
+      }
+      return .requestRefused
+    },
+    // (R160)
+    .iommu("PROBE has less room for properties than the device says, or more", "5.13.6.7.1-1", on: .modern) {
+      session, target in
       for room in [0, 1, 23, 24, 63] {
         try session.refuse(Bytes.probe(Self.endpoint), .invalid, room: room + 4, tail: room)
         guard target.literal.read(room + 4, at: session.status)[..<room].allSatisfy({ $0 == 0 }) else {
@@ -325,15 +316,12 @@ import VirtioTestKit
         try session.refuse(Bytes.probe(Self.endpoint), .ok, room: room + 4, tail: Site.probeSize)
       }
       return .requestRefused
-    }
-  }
-
-  @Test("PROBE has reserved bytes that are not 0: they are ignored (R160)", arguments: Transport.modern)
-  func probeReserved(_ transport: Transport) throws {
-    try attackIOMMU("5.13.6.7.1-3", on: transport) { session, _ in
+    },
+    // (R160)
+    .iommu("PROBE has reserved bytes that are not 0: they are ignored", "5.13.6.7.1-3", on: .modern) { session, _ in
       try session.refuse(
         Bytes.probe(Self.endpoint, reserved: 0xff), .ok, room: Site.probeSize + 4, tail: Site.probeSize)
       return .served
-    }
-  }
+    },
+  ]
 }

@@ -1,10 +1,8 @@
 import DMA
-import DriverDMA
 import IOMMUInterface
 import MachineKit
 import Testing
 import Virtio
-import VirtioIOMMU
 import VirtioTestKit
 
 /// How a virtio-iommu answered a request.
@@ -25,11 +23,19 @@ func attackIOMMU(
   _ body: (Session, Target) throws -> Outcome
 ) throws {
   try attack(clause, on: transport, Preparation(kind: .iommu, without: without), sourceLocation: sourceLocation) {
-    session, target in
-    try session.settle()
-    let outcome = try body(session, target)
-    try session.checkWitnesses()
-    return outcome
+    session, _ in try session.settled(body)
+  }
+}
+
+extension Attack {
+  /// A row of such an attack.
+  static func iommu(
+    _ sentence: String, _ clause: String, on transports: [Transport], without: Features = [],
+    sourceLocation: SourceLocation = #_sourceLocation, _ violation: @escaping Violation
+  ) -> Attack {
+    Attack(sentence, clause, on: transports, without: without, kind: .iommu, sourceLocation: sourceLocation) {
+      session, _ in try session.settled(violation)
+    }
   }
 }
 
@@ -89,6 +95,14 @@ extension Session {
   }
 
   // MARK: What a correct driver does
+
+  /// Sets up what attacks must leave alone, and looks afterwards whether they did.
+  func settled(_ body: (Session, Target) throws -> Outcome) throws -> Outcome {
+    try settle()
+    let outcome = try body(self, target)
+    try checkWitnesses()
+    return outcome
+  }
 
   /// Attaches and maps what attacks must leave alone, and what they are made with.
   func settle() throws {

@@ -1,13 +1,13 @@
 import DMA
-import DriverDMA
-import IOMMUInterface
 import MachineKit
 import Testing
 import Virtio
-import VirtioIOMMU
 import VirtioTestKit
 
 @Suite("A hostile driver: packed rings", .timeLimit(.minutes(10))) struct PackedRingTests {
+  @Test("The device refuses, or nothing comes of it", arguments: Attack.each(attacks))
+  func violations(_ one: Attack.Case) throws { try one.run() }
+
   private static let next: UInt16 = 1
   private static let write: UInt16 = 2
   private static let indirect: UInt16 = 4
@@ -20,7 +20,7 @@ import VirtioTestKit
   }
 
   /// Header, data and status of a read as three elements; as `change` left them; the first made available last.
-  private func raw(_ session: Session, _ change: (inout [Element]) throws -> Void) throws -> Outcome {
+  private static func raw(_ session: Session, _ change: (inout [Element]) throws -> Void) throws -> Outcome {
     session.writeHeader(0, sector: 0)
     session.target.allow(session.data, 512)
     var elements = [
@@ -40,7 +40,7 @@ import VirtioTestKit
     return try session.outcome(answer)
   }
 
-  private func table(
+  private static func table(
     _ session: Session, flags: UInt16 = indirect, _ change: (LiteralPackedRing) throws -> Void
   ) throws -> Outcome {
     let ring = try session.packed
@@ -51,37 +51,25 @@ import VirtioTestKit
     return try raw(session) { $0 = [Element(address: session.table, length: 48, flags: flags)] }
   }
 
-  @Test("The areas are not aligned", arguments: Transport.packed, 0..<3)
-  func misaligned(_ transport: Transport, _ area: Int) throws {
-    try attack("2.8.11-1", on: transport, Preparation(stage: .negotiated)) { session, target in
-      var layout = session.layout
-      switch area {
-      case 0: layout.descriptorArea = layout.descriptorArea + 8
-      case 1: layout.driverArea = layout.driverArea + 2
-      default: layout.deviceArea = layout.deviceArea + 2
-      }
-      target.driver.enableQueue(0, layout)
-      session.goLive()
-      return session.stoppedOrNot()
+  @Test("The driver's event suppression structure holds what is none", arguments: [Transport].packed, [false, true])
+  func events(_ transport: Transport, _ negotiated: Bool) throws {
+    try attack("2.8.21.3.1-1", on: transport, Preparation(features: negotiated ? .eventIndex : [])) { session, _ in
+      try session.packed.setDriverEvent(offset: 0x7fff, wrap: true, flags: 0xffff)
+      return try session.read()
     }
   }
 
-  @Test("A descriptor is changed that the device has not used", arguments: Transport.packed)
-  func changed(_ transport: Transport) throws {
-    try attack("2.8.16-1", on: transport) { session, target in
-      session.post(0, data: [LiteralDescriptor(session.data, 512, writable: true)])
+  private static let attacks: [Attack] = [
+    Attack("A descriptor is changed that the device has not used", "2.8.16-1", on: .packed) { session, target in
+      session.postRead()
       session.ring.publish()
       target.literal.write(le32: 0, at: session.layout.descriptorArea + 16 + 8)
       session.notify()
       return try session.outcome(session.answer())
-    }
-  }
-
-  @Test("A descriptor is withdrawn after it was made available", arguments: Transport.packed)
-  func withdrawn(_ transport: Transport) throws {
-    try attack("2.8.16-2", on: transport) { session, _ in
+    },
+    Attack("A descriptor is withdrawn after it was made available", "2.8.16-2", on: .packed) { session, _ in
       let ring = try session.packed
-      session.post(0, data: [LiteralDescriptor(session.data, 512, writable: true)])
+      session.postRead()
       ring.publish()
       let flags = ring.flags(of: 0)
       if flags & 0x8080 == 0x80 {
@@ -93,44 +81,31 @@ import VirtioTestKit
         session.notify()
       }
       return try session.outcome(session.answer())
-    }
-  }
-
-  @Test("Notifications carry an offset and a wrap counter of nothing", arguments: Transport.modern)
-  func notificationData(_ transport: Transport) throws {
-    try attack("2.8.16-3", on: transport, Preparation(features: .notificationData)) { session, target in
-      session.post(0, data: [LiteralDescriptor(session.data, 512, writable: true)])
+    },
+    Attack(
+      "Notifications carry an offset and a wrap counter of nothing", "2.8.16-3", on: .modern,
+      features: .notificationData
+    ) { session, target in
+      session.postRead()
       session.ring.publish()
       for data in [UInt16(0xffff), 0x8000, 0x7fff, 16] { target.driver.notify(0, data: data) }
       return try session.outcome(session.answer())
-    }
-  }
-
-  @Test("A list is longer than the queue", arguments: Transport.packed)
-  func tooLong(_ transport: Transport) throws {
-    try attack("2.8.17-1", "2.8.17-2", on: transport) { session, _ in
+    },
+    Attack("A list is longer than the queue", "2.8.17-1", "2.8.17-2", on: .packed) { session, _ in
       try raw(session) { elements in
         elements = (0..<Int(session.layout.size)).map { _ in
           Element(address: session.header, length: 16, flags: Self.next)
         }
       }
-    }
-  }
-
-  @Test("A list is longer than 2^32 bytes", arguments: Transport.packed)
-  func tooLarge(_ transport: Transport) throws {
-    try attack("2.8.17-2", on: transport) { session, _ in
+    },
+    Attack("A list is longer than 2^32 bytes", "2.8.17-2", on: .packed) { session, _ in
       try raw(session) { elements in
         elements[1].length = .max
         elements[1].address = session.foreign
         elements.insert(elements[1], at: 1)
       }
-    }
-  }
-
-  @Test("A device-readable descriptor comes after a device-writable one", arguments: Transport.packed)
-  func order(_ transport: Transport) throws {
-    try attack("2.8.17-3", on: transport) { session, _ in
+    },
+    Attack("A device-readable descriptor comes after a device-writable one", "2.8.17-3", on: .packed) { session, _ in
       try raw(session) { elements in
         elements = [
           Element(address: session.data, length: 512, flags: Self.next | Self.write),
@@ -138,24 +113,20 @@ import VirtioTestKit
           Element(address: session.status, length: 1, flags: Self.write),
         ]
       }
-    }
-  }
-
-  @Test("The first descriptor of a list is available, and there is no room for the others", arguments: Transport.packed)
-  func noRoom(_ transport: Transport) throws {
-    try attack("2.8.17-4", "2.8.17-5", on: transport) { session, _ in
+    },
+    Attack(
+      "The first descriptor of a list is available, and there is no room for the others", "2.8.17-4", "2.8.17-5",
+      on: .packed
+    ) { session, _ in
       try raw(session) { $0 = [$0[0]] }
-    }
-  }
-
-  @Test("An indirect table is used that was not negotiated", arguments: Transport.packed)
-  func notNegotiated(_ transport: Transport) throws {
-    try attack("2.8.19-1", on: transport) { session, _ in try table(session) { _ in } }
-  }
-
-  @Test("Descriptors of an indirect table have other flags than WRITE", arguments: Transport.packed)
-  func tableFlags(_ transport: Transport) throws {
-    try attack("2.8.19-2", on: transport, Preparation(features: .indirectDescriptors)) { session, _ in
+    },
+    Attack("An indirect table is used that was not negotiated", "2.8.19-1", on: .packed) { session, _ in
+      try table(session) { _ in }
+    },
+    Attack(
+      "Descriptors of an indirect table have other flags than WRITE", "2.8.19-2", on: .packed,
+      features: .indirectDescriptors
+    ) { session, _ in
       try table(session) { ring in
         ring.setDescriptorBytes(
           at: session.table, address: session.header, length: 16, flags: Self.next | Self.indirect | 0x8080)
@@ -164,12 +135,9 @@ import VirtioTestKit
         ring.setDescriptorBytes(
           at: session.table + 32, address: session.status, length: 1, flags: Self.write | Self.next | 0x8000)
       }
-    }
-  }
-
-  @Test("An indirect table is longer than the queue", arguments: Transport.packed)
-  func longTable(_ transport: Transport) throws {
-    try attack("2.8.19-3", on: transport, Preparation(features: .indirectDescriptors)) { session, _ in
+    },
+    Attack("An indirect table is longer than the queue", "2.8.19-3", on: .packed, features: .indirectDescriptors) {
+      session, _ in
       let ring = try session.packed
       ring.setDescriptorBytes(at: session.table, address: session.header, length: 16, flags: 0)
       for i in 0..<32 {
@@ -178,44 +146,16 @@ import VirtioTestKit
       }
       ring.setDescriptorBytes(at: session.table + 16 * 33, address: session.status, length: 1, flags: Self.write)
       return try raw(session) { $0 = [Element(address: session.table, length: 16 * 34, flags: Self.indirect)] }
-    }
-  }
-
-  @Test("A descriptor with INDIRECT is in a list that NEXT links", arguments: Transport.packed)
-  func linked(_ transport: Transport) throws {
-    try attack("2.8.19-4", on: transport, Preparation(features: .indirectDescriptors)) { session, _ in
+    },
+    Attack(
+      "A descriptor with INDIRECT is in a list that NEXT links", "2.8.19-4", on: .packed, features: .indirectDescriptors
+    ) { session, _ in
       try table(session, flags: Self.indirect | Self.next) { _ in }
-    }
-  }
-
-  @Test("Flags are written before the rest of a descriptor", arguments: Transport.packed)
-  func early(_ transport: Transport) throws {
-    try attack("2.8.21.1.1-1", on: transport) { session, _ in
+    },
+    Attack("Flags are written before the rest of a descriptor", "2.8.21.1.1-1", on: .packed) { session, _ in
       try raw(session) { $0 = [Element(address: DMAAddress(0), length: 0, flags: 0)] }
-    }
-  }
-
-  @Test(
-    "Buffers are made available, and nobody notifies although the device wants it", arguments: Transport.packed,
-    [false, true])
-  func silent(_ transport: Transport, _ events: Bool) throws {
-    try attack("2.8.21.3.1-1", on: transport, Preparation(features: events ? .eventIndex : [])) { session, _ in
-      guard session.works() else { return .noAnswer }
-      session.post(0, data: [LiteralDescriptor(session.data, 512, writable: true)])
-      session.ring.publish()
-      session.notify()
-      return try session.outcome(session.answer())
-    }
-  }
-
-  @Test("The driver's event suppression structure holds what is none", arguments: Transport.packed, [false, true])
-  func events(_ transport: Transport, _ negotiated: Bool) throws {
-    try attack("2.8.21.3.1-1", on: transport, Preparation(features: negotiated ? .eventIndex : [])) { session, _ in
-      try session.packed.setDriverEvent(offset: 0x7fff, wrap: true, flags: 0xffff)
-      session.post(0, data: [LiteralDescriptor(session.data, 512, writable: true)])
-      return try session.outcome(session.show())
-    }
-  }
+    },
+  ]
 }
 
 extension Session {

@@ -1,8 +1,5 @@
-import DriverDMA
 import Glibc
-import IOMMUInterface
 import Synchronization
-import VirtioIOMMU
 
 /// What became of an attack.
 enum Verdict: String, Hashable, Sendable, CaseIterable {

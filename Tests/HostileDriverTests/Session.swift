@@ -1,10 +1,7 @@
 import DMA
-import DriverDMA
-import IOMMUInterface
 import MachineKit
 import Testing
 import Virtio
-import VirtioIOMMU
 import VirtioTestKit
 
 /// One session of a device, from reset to reset: where its queue and its buffers are, each alone on its page.
@@ -92,10 +89,7 @@ final class Session {
 
   func negotiate() throws {
     let driver = target.driver
-    driver.status = []
-    guard target.interrupts.poll({ driver.status.isEmpty }) else {
-      throw Wedged("the device does not come out of its reset")
-    }
+    try target.reset()
     driver.status = [.acknowledge]
     driver.status = [.acknowledge, .driver]
     driver.accept(features)
@@ -155,6 +149,20 @@ final class Session {
     for piece in pieces where piece.isWritable { target.allow(piece.address, Int(piece.length)) }
     return ring.post(
       [LiteralDescriptor(header, 16)] + pieces + [LiteralDescriptor(status, 1, writable: true)], table: table)
+  }
+
+  /// Posts a read of a sector into ``data``.
+  func postRead() { post(0, data: [LiteralDescriptor(data, 512, writable: true)]) }
+  /// Makes such a read available, notifies, and does not wait.
+  func beginRead() {
+    postRead()
+    ring.publish()
+    notify()
+  }
+  /// What becomes of such a read.
+  func read() throws -> Outcome {
+    postRead()
+    return try outcome(show())
   }
 
   /// Shows what was posted, notifies, and waits.

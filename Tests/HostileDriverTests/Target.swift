@@ -1,11 +1,9 @@
 import DMA
-import DriverDMA
 import HostIO
 import IOMMUInterface
 import Logging
 import MachineKit
 import PCI
-import Storage
 import Synchronization
 import Virtio
 import VirtioBlock

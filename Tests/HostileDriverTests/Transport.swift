@@ -8,13 +8,15 @@ struct Transport: Hashable, Sendable, CustomStringConvertible {
   var isLegacy: Bool { bus == .pciLegacy || bus == .mmioLegacy }
   var isPCI: Bool { bus == .pci || bus == .pciLegacy }
   var description: String { "\(bus.rawValue) \(isPacked ? "packed" : "split")" }
+}
 
-  static let pci = [Transport(bus: .pci), Transport(bus: .pci, isPacked: true)]
-  static let mmio = [Transport(bus: .mmio), Transport(bus: .mmio, isPacked: true)]
-  static let modern = pci + mmio
-  static let legacy = [Transport(bus: .pciLegacy), Transport(bus: .mmioLegacy)]
-  static let all = modern + legacy
-  static let split = all.filter { !$0.isPacked }
-  static let packed = all.filter(\.isPacked)
-  static let modernSplit = modern.filter { !$0.isPacked }
+extension [Transport] {
+  static var pci: [Transport] { [Transport(bus: .pci), Transport(bus: .pci, isPacked: true)] }
+  static var mmio: [Transport] { [Transport(bus: .mmio), Transport(bus: .mmio, isPacked: true)] }
+  static var modern: [Transport] { pci + mmio }
+  static var legacy: [Transport] { [Transport(bus: .pciLegacy), Transport(bus: .mmioLegacy)] }
+  static var all: [Transport] { modern + legacy }
+  static var split: [Transport] { all.filter { !$0.isPacked } }
+  static var packed: [Transport] { all.filter(\.isPacked) }
+  static var modernSplit: [Transport] { modern.filter { !$0.isPacked } }
 }

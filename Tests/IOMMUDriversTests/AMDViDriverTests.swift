@@ -4,22 +4,16 @@ import IOMMUDrivers
 import IOMMUInterface
 import IOMMUs
 import Testing
-import VirtioDrivers
 import VirtioTestKit
 
 private let disk = RequesterID(bus: 1, device: 4, function: 1)
 private let network = RequesterID(bus: 0, device: 5)
 
 /// A unit's registers with an eye on them and a hand in them.
-private final class WatchedUnit: RegisterAccess {
+private final class WatchedUnit: RegisterWatch, RegisterAccess {
   let unit: AMDViUnit
   /// Commands that the unit was given, waits left out.
   var commands: [[UInt64]] = []
-  var lost: Set<Int> = []
-  var replaced: [Int: UInt64] = [:]
-  /// Called with where the newest commands start, before the unit sees them.
-  var beforeTail: ((UInt64) -> Void)?
-  var reads = 0
   private var tail: UInt64 = 0
   init(_ unit: AMDViUnit) { self.unit = unit }
 
@@ -62,7 +56,16 @@ private final class AMDViBench {
     driver = try AMDViDriver(registers, pages: pages, buses: 2, wait: BoundedWait(attempts: 100))
   }
 
-  func endpoint(_ requester: RequesterID) -> EndpointSpace { unit.plug(requester, memory) }
+  func device(_ requester: RequesterID) -> DeviceView { DeviceView(unit.plug(requester, memory)) }
+  /// A new domain with a requester in it, of a unit that translates if it is enabled.
+  func domain(
+    of requester: RequesterID, deviceIOTLB: Bool = false, enabled isEnabled: Bool = false
+  ) throws -> AMDViDomain {
+    let domain = try driver.makeDomain()
+    try driver.attach(requester, to: domain, deviceIOTLB: deviceIOTLB)
+    if isEnabled { try driver.enable() }
+    return domain
+  }
 
   /// The first two words of a requester's entry in the table that the unit was told.
   func entry(_ requester: RequesterID) -> (low: UInt64, high: UInt64) {
@@ -119,8 +122,7 @@ struct AMDViDriverTests {
   )
   func invalidation() throws {
     let bench = try AMDViBench()
-    let domain = try bench.driver.makeDomain()
-    try bench.driver.attach(disk, to: domain, deviceIOTLB: true)
+    let domain = try bench.domain(of: disk, deviceIOTLB: true)
     try bench.driver.attach(network, to: domain)
     #expect(bench.entry(disk).high == 1 | 1 << 32 && bench.entry(network).high == 1)
     func commands(_ ranges: [(UInt64, UInt64)]) throws -> [[UInt64]] {
@@ -155,7 +157,7 @@ struct AMDViDriverTests {
   func attaching(deviceIOTLB: Bool) throws {
     let bench = try AMDViBench()
     let (a, b) = (try bench.driver.makeDomain(), try bench.driver.makeDomain(levels: 3))
-    var device = DeviceView(bench.endpoint(disk))
+    var device = bench.device(disk)
     let guest = AMDViBench.data
     #expect(device.word(guest) == guest >> 12, "translation is off")
     try a.map(DMAAddress(0x5000), to: GuestAddress(guest + 4096), count: 4096, permissions: .read)
@@ -191,7 +193,7 @@ struct AMDViDriverTests {
     bench.unit.setMessage(InterruptMessage(address: 0xFEE0_0000, data: 0x61))
     try bench.driver.enableEventInterrupt()
     try bench.driver.enable()
-    var device = DeviceView(bench.endpoint(disk))
+    var device = bench.device(disk)
     for round in 1...3 {
       for _ in 0..<(round == 2 ? 300 : 200) { #expect(device.word(0x7008) == nil) }
       let (events, hasLostSome) = try bench.driver.takeEvents()
@@ -214,10 +216,8 @@ struct AMDViDriverTests {
     #expect(throws: UnitError.timeout(register: 0x2008)) { _ = try AMDViBench { $0.lost = [0x2008] } }
     #expect(throws: UnitError.memory(.outOfMemory(16384))) { _ = try AMDViBench(tableBytes: 8192) }
     let bench = try AMDViBench()
-    let domain = try bench.driver.makeDomain()
-    try bench.driver.attach(disk, to: domain)
-    try bench.driver.enable()
-    var device = DeviceView(bench.endpoint(disk))
+    let domain = try bench.domain(of: disk, enabled: true)
+    var device = bench.device(disk)
     let mapper = IOMMUMapper(domain, addresses: IOVAAllocator(aperture: 0x1000...0xFFFF), pages: bench.pages)
     for kind in 0..<2 {
       let range = try mapper.mapRange(GuestAddress(AMDViBench.data), count: 4096, .toDevice)

@@ -1,8 +1,5 @@
 import DMA
 import DriverDMA
-import IOMMUDrivers
-import IOMMUInterface
-import IOMMUs
 import Testing
 import VirtioTestKit
 
@@ -13,7 +10,6 @@ struct EveryUnitTests {
     arguments: UnitKind.allCases)
   func mapAndUnmap(kind: UnitKind) throws {
     let rig = try UnitRig(kind)
-    var device = DeviceView(rig.endpoint)
     let g = rig.granule
     let address = rig.aperture.lowerBound + 16 * g
     for (n, permissions) in [DMAPermissions.read, .write, .readWrite].enumerated() {
@@ -22,13 +18,13 @@ struct EveryUnitTests {
       let (reads, writes) = (
         permissions.contains(.read) || [.sun4uSmall, .sun4uLarge].contains(kind), permissions.contains(.write)
       )
-      #expect(device.word(at) == (reads ? (UnitRig.data + 2 * g) >> 12 : nil))
-      #expect(device.word(at + 2 * g - 4096) == (reads ? (UnitRig.data + 4 * g) >> 12 - 1 : nil))
-      #expect(device.canWrite(at) == writes && device.canWrite(at + g) == writes)
-      #expect(device.word(at - 8) == nil && device.word(at + 2 * g) == nil)
+      #expect(rig.device.word(at) == (reads ? (UnitRig.data + 2 * g) >> 12 : nil))
+      #expect(rig.device.word(at + 2 * g - 4096) == (reads ? (UnitRig.data + 4 * g) >> 12 - 1 : nil))
+      #expect(rig.device.canWrite(at) == writes && rig.device.canWrite(at + g) == writes)
+      #expect(rig.device.word(at - 8) == nil && rig.device.word(at + 2 * g) == nil)
       try rig.domain.unmap(DMAAddress(at), count: 2 * g)
       try rig.domain.flush()
-      #expect(device.word(at) == nil && device.word(at + g) == nil && !device.canWrite(at))
+      #expect(rig.device.word(at) == nil && rig.device.word(at + g) == nil && !rig.device.canWrite(at))
     }
   }
 
@@ -37,7 +33,6 @@ struct EveryUnitTests {
     arguments: UnitKind.allCases)
   func overlap(kind: UnitKind) throws {
     let rig = try UnitRig(kind)
-    var device = DeviceView(rig.endpoint)
     let g = rig.granule
     let address = rig.aperture.lowerBound + 16 * g
     try rig.domain.map(DMAAddress(address + 2 * g), to: GuestAddress(UnitRig.data), count: g, permissions: .readWrite)
@@ -45,13 +40,13 @@ struct EveryUnitTests {
       try rig.domain.map(
         DMAAddress(address), to: GuestAddress(UnitRig.data + 8 * g), count: 4 * g, permissions: .readWrite)
     }
-    #expect(device.word(address + 2 * g) == UnitRig.data >> 12)
-    for page in [0, 1, 3] as [UInt64] { #expect(device.word(address + page * g) == nil) }
+    #expect(rig.device.word(address + 2 * g) == UnitRig.data >> 12)
+    for page in [0, 1, 3] as [UInt64] { #expect(rig.device.word(address + page * g) == nil) }
     #expect(throws: DMAError.self) { try rig.domain.unmap(DMAAddress(address + g), count: 2 * g) }
-    #expect(device.word(address + 2 * g) == UnitRig.data >> 12)
+    #expect(rig.device.word(address + 2 * g) == UnitRig.data >> 12)
     try rig.domain.map(
       DMAAddress(address), to: GuestAddress(UnitRig.data + 8 * g), count: 2 * g, permissions: .readWrite)
-    #expect(device.word(address + g) == (UnitRig.data + 9 * g) >> 12)
+    #expect(rig.device.word(address + g) == (UnitRig.data + 9 * g) >> 12)
   }
 
   @Test(
@@ -81,7 +76,6 @@ struct EveryUnitTests {
   @Test("Thousands of mappings at random are what a list of them says, at every step", arguments: UnitKind.allCases)
   func model(kind: UnitKind) throws {
     let rig = try UnitRig(kind)
-    var device = DeviceView(rig.endpoint)
     var random = SeededGenerator(UInt64(kind.rawValue.utf8.reduce(0) { $0 &* 31 &+ Int($1) } & 0xFFFF))
     let g = rig.granule
     // 4 MiB of addresses in granules, so that large pages come, and what was small becomes large.
@@ -134,9 +128,9 @@ struct EveryUnitTests {
         let found = mappings.first { address >= base + $0.first * g && address < base + ($0.first + $0.count) * g }
         let canRead = found.map { $0.permissions.contains(.read) || g > 4096 } ?? false
         let expected = canRead ? found.map { ($0.guest + (address - base - $0.first * g)) >> 12 } : nil
-        try #require(device.word(address) == expected, "step \(step), page \(page)")
+        try #require(rig.device.word(address) == expected, "step \(step), page \(page)")
         try #require(
-          device.canWrite(address) == (found?.permissions.contains(.write) ?? false), "step \(step), page \(page)")
+          rig.device.canWrite(address) == (found?.permissions.contains(.write) ?? false), "step \(step), page \(page)")
       }
     }
     #expect(maps > 400)
@@ -147,7 +141,6 @@ struct EveryUnitTests {
     arguments: UnitKind.allCases, [false, true])
   func mapper(kind: UnitKind, isDeferred: Bool) throws {
     let rig = try UnitRig(kind)
-    var device = DeviceView(rig.endpoint)
     let mapper = rig.makeMapper(isDeferred ? .deferred(batch: 64) : .strict)
     var random = SeededGenerator(3)
     var held: [MappedRange] = []
@@ -157,24 +150,26 @@ struct EveryUnitTests {
         let guest = UnitRig.data + UInt64.random(in: 0..<7000, using: &random) << 12
         let range = try mapper.mapRange(
           GuestAddress(guest), count: count, random.chance(1, in: 2) ? .toDevice : .fromDevice)
-        if range.direction == .toDevice { try #require(device.word(range.address.rawValue) == guest >> 12) }
-        try #require(device.canWrite(range.address.rawValue) == (range.direction == .fromDevice))
+        if range.direction == .toDevice { try #require(rig.device.word(range.address.rawValue) == guest >> 12) }
+        try #require(rig.device.canWrite(range.address.rawValue) == (range.direction == .fromDevice))
         held.append(range)
       } else if !held.isEmpty {
         let one = held.remove(at: Int.random(in: held.indices, using: &random))
         try mapper.unmapRange(one)
         if !isDeferred || kind.isStrict {
-          try #require(device.word(one.address.rawValue) == nil && !device.canWrite(one.address.rawValue))
+          try #require(rig.device.word(one.address.rawValue) == nil && !rig.device.canWrite(one.address.rawValue))
         }
       }
     }
     let addresses = held.map(\.address)
     for one in held { try mapper.unmapRange(one) }
     try mapper.flush()
-    for address in addresses { #expect(device.word(address.rawValue) == nil && !device.canWrite(address.rawValue)) }
+    for address in addresses {
+      #expect(rig.device.word(address.rawValue) == nil && !rig.device.canWrite(address.rawValue))
+    }
     #expect(mapper.lostBytes == 0)
     let ring = try mapper.allocateRange(8192, alignment: 4096)
-    #expect(device.word(ring.address.rawValue) == 0 && device.canWrite(ring.address.rawValue + 4096))
+    #expect(rig.device.word(ring.address.rawValue) == 0 && rig.device.canWrite(ring.address.rawValue + 4096))
   }
 
   @Test(

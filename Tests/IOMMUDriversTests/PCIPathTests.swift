@@ -1,7 +1,6 @@
 import DMA
 import DriverDMA
 import IOMMUDrivers
-import IOMMUInterface
 import IOMMUs
 import MachineKit
 import Testing

@@ -3,8 +3,6 @@ import HostIO
 import IOMMUInterface
 import MachineKit
 import PCI
-import Storage
-import Synchronization
 import Testing
 import Virtio
 import VirtioBlock

@@ -74,6 +74,7 @@ final class UnitRig {
   let aperture: ClosedRange<UInt64>
   let granule: UInt64
   let endpoint: EndpointSpace
+  var device: DeviceView
   private(set) var vtd: VTdDriver?
   private(set) var amdvi: AMDViDriver?
   static let data: UInt64 = 32 << 20
@@ -87,6 +88,7 @@ final class UnitRig {
     let pages = GuestPages(memory, at: GuestAddress(1 << 20), byteCount: 16 << 20)
     self.pages = pages
     endpoint = EndpointSpace(memory, requester: Self.requester, isOpen: true)
+    device = DeviceView(endpoint)
     switch kind {
     case .tce:
       let table = TCETable(start: DMAAddress(0x8000_0000), pages: 16384)

@@ -1,5 +1,4 @@
 import DMA
-import DriverDMA
 import IOMMUDrivers
 import IOMMUInterface
 import IOMMUs
@@ -14,8 +13,7 @@ struct VTdDeviceIOTLBTests {
   @Test("Such a device is told of each range after the unit is, and of everything when it leaves its domain (R131)")
   func descriptors() throws {
     let bench = try VTdBench()
-    let domain = try bench.driver.makeDomain()
-    try bench.driver.attach(disk, to: domain, deviceIOTLB: true)
+    let domain = try bench.domain(of: disk, deviceIOTLB: true)
     try bench.driver.attach(network, to: domain)
     #expect(bench.walk.context(bench.root, bus: 2, deviceFunction: 4 << 3 | 1).map { $0.low >> 2 & 3 } == 1)
     #expect(bench.walk.context(bench.root, bus: 0, deviceFunction: 5 << 3).map { $0.low >> 2 & 3 } == 0)
@@ -52,7 +50,7 @@ struct VTdDeviceIOTLBTests {
     let bench = try VTdBench()
     let domain = try bench.driver.makeDomain()
     try bench.driver.enable()
-    var device = DeviceView(bench.endpoint(disk))
+    var device = bench.device(disk)
     for round in UInt64(0)..<12 {
       try bench.driver.attach(disk, to: domain, deviceIOTLB: round % 3 != 0)
       let guest = VTdBench.data + round << 12

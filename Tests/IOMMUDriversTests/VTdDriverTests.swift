@@ -16,8 +16,7 @@ struct VTdDriverTests {
     [true, false])
   func tables(width: Int, hasLargePages: Bool) throws {
     let bench = try VTdBench(VTdOptions(addressWidth: width, hasLargePages: hasLargePages))
-    let domain = try bench.driver.makeDomain()
-    try bench.driver.attach(disk, to: domain)
+    let domain = try bench.domain(of: disk)
     #expect(domain.aperture == 0...(1 << UInt64(width) - 1))
     let context = try #require(bench.walk.context(bench.root, bus: 2, deviceFunction: 4 << 3 | 1))
     #expect(context.low & 0xFFF == 1 && context.high & 7 == (width == 39 ? 1 : 2) && context.high >> 8 & 0xFFFF >= 2)
@@ -48,10 +47,8 @@ struct VTdDriverTests {
     "A large page takes the place of a table that became empty, and of none that is not; the table's memory comes back")
   func replacedTable() throws {
     let bench = try VTdBench()
-    let domain = try bench.driver.makeDomain()
-    try bench.driver.attach(disk, to: domain)
-    try bench.driver.enable()
-    var device = DeviceView(bench.endpoint(disk))
+    let domain = try bench.domain(of: disk, enabled: true)
+    var device = bench.device(disk)
     let address = DMAAddress(2 << 20)
     try domain.map(address, to: GuestAddress(VTdBench.data + 4096), count: 4096, permissions: .readWrite)
     #expect(device.word(address.rawValue) == VTdBench.data >> 12 + 1)
@@ -75,8 +72,7 @@ struct VTdDriverTests {
   @Test("One unmap forgets its pages, several at a flush the whole domain, once (R110)")
   func strictAndDeferred() throws {
     let bench = try VTdBench()
-    let domain = try bench.driver.makeDomain()
-    try bench.driver.attach(disk, to: domain)
+    let domain = try bench.domain(of: disk)
     let number = UInt64(2) << 16
     func descriptors(_ ranges: [(UInt64, UInt64)]) throws -> [[UInt64]] {
       for (address, count) in ranges {
@@ -118,8 +114,8 @@ struct VTdDriverTests {
   func attaching() throws {
     let bench = try VTdBench()
     let (a, b) = (try bench.driver.makeDomain(), try bench.driver.makeDomain(addressWidth: 39))
-    var device = DeviceView(bench.endpoint(disk))
-    var other = DeviceView(bench.endpoint(network))
+    var device = bench.device(disk)
+    var other = bench.device(network)
     let guest = VTdBench.data
     #expect(device.word(guest) == guest >> 12, "translation is off")
     try a.map(DMAAddress(0x5000), to: GuestAddress(guest + 4096), count: 4096, permissions: .read)
@@ -146,8 +142,7 @@ struct VTdDriverTests {
     let bench = try VTdBench()
     try bench.driver.attach(disk, to: .passThrough)
     let free = bench.pages.freeBytes
-    let domain = try bench.driver.makeDomain()
-    try bench.driver.attach(disk, to: domain)
+    let domain = try bench.domain(of: disk)
     try domain.map(DMAAddress(0x5000), to: GuestAddress(VTdBench.data), count: 4096, permissions: .read)
     #expect(throws: UnitError.domainInUse) { try bench.driver.remove(domain) }
     try bench.driver.detach(disk)
@@ -170,11 +165,9 @@ struct VTdDriverTests {
   @Test("Faults are read out of the records and their room comes back; a message tells of the first")
   func faults() throws {
     let bench = try VTdBench(VTdOptions(faultRecords: 2))
-    let domain = try bench.driver.makeDomain()
-    try bench.driver.attach(disk, to: domain)
-    try bench.driver.enable()
+    _ = try bench.domain(of: disk, enabled: true)
     bench.driver.setFaultMessage(InterruptMessage(address: 0x1_FEE0_0000, data: 0x41))
-    var device = DeviceView(bench.endpoint(disk))
+    var device = bench.device(disk)
     #expect(bench.driver.takeFaults().faults.isEmpty)
     for round in UInt64(1)...3 {
       for i in 0..<round { _ = i == 1 ? device.canWrite(0x7000 + i << 12) : device.word(0x7008 + i << 12) != nil }
@@ -198,10 +191,8 @@ struct VTdDriverTests {
   @Test("Tables that memory has no room for are an error; nothing of the mapping stays, and what was mapped does")
   func exhaustion() throws {
     let bench = try VTdBench(VTdOptions(hasLargePages: false), tableBytes: 12 * 4096)
-    let domain = try bench.driver.makeDomain()
-    try bench.driver.attach(disk, to: domain)
-    try bench.driver.enable()
-    var device = DeviceView(bench.endpoint(disk))
+    let domain = try bench.domain(of: disk, enabled: true)
+    var device = bench.device(disk)
     try domain.map(DMAAddress(0x5000), to: GuestAddress(VTdBench.data), count: 4096, permissions: .read)
     // Two tables are all that is left.
     #expect(throws: DMAError.outOfMemory(4096)) {

@@ -3,23 +3,25 @@ import DriverDMA
 import IOMMUDrivers
 import IOMMUInterface
 import IOMMUs
-import VirtioDrivers
 import VirtioTestKit
 
 /// A VT-d unit's registers with an eye on them: what was put into the invalidation queue, and a hand in it.
-final class WatchedRegisters: RegisterAccess {
-  let unit: VTdUnit
-  let memory: GuestMemory
-  /// Descriptors that the unit was given, in order, waits left out.
-  var descriptors: [(low: UInt64, high: UInt64)] = []
+class RegisterWatch {
   /// Reads since the start.
   var reads = 0
   /// Writes to a register that do not arrive.
   var lost: Set<Int> = []
   /// What reads as something else.
   var replaced: [Int: UInt64] = [:]
-  /// Called with where the newest descriptors start, before the unit sees them.
+  /// Called with where the newest descriptors or commands start, before the unit sees them.
   var beforeTail: ((UInt64) -> Void)?
+}
+
+final class WatchedRegisters: RegisterWatch, RegisterAccess {
+  let unit: VTdUnit
+  let memory: GuestMemory
+  /// Descriptors that the unit was given, in order, waits left out.
+  var descriptors: [(low: UInt64, high: UInt64)] = []
   private var tail: UInt64 = 0
 
   init(_ unit: VTdUnit) {
@@ -120,7 +122,16 @@ final class VTdBench {
   /// What the unit was told.
   var root: UInt64 { unit.read(at: 0x20, width: 8) }
 
-  func endpoint(_ requester: RequesterID) -> EndpointSpace { unit.plug(requester, memory) }
+  func device(_ requester: RequesterID) -> DeviceView { DeviceView(unit.plug(requester, memory)) }
+  /// A new domain with a requester in it, of a unit that translates if it is enabled.
+  func domain(
+    of requester: RequesterID, deviceIOTLB: Bool = false, enabled isEnabled: Bool = false
+  ) throws -> VTdDomain {
+    let domain = try driver.makeDomain()
+    try driver.attach(requester, to: domain, deviceIOTLB: deviceIOTLB)
+    if isEnabled { try driver.enable() }
+    return domain
+  }
 
   func page(_ requester: RequesterID, _ address: UInt64) -> LiteralWalk.Page? {
     walk.page(

@@ -12,6 +12,7 @@ private final class AMDViBench {
   let unit: AMDViUnit
   let messages = MessageList()
   let endpoint: EndpointSpace
+  var device: DeviceView
   let deviceTable: UInt64 = 0x10_0000
   let commands: UInt64 = 0x11_0000
   let events: UInt64 = 0x11_1000
@@ -21,6 +22,7 @@ private final class AMDViBench {
     memory = try GuestMemory(byteCount: 16 << 20)
     unit = AMDViUnit(memory, levels: levels, interrupt: { [messages] in messages.append($0) })
     endpoint = unit.plug(disk, memory)
+    device = DeviceView(endpoint)
     store(0x5EED, at: 0x20_0000)
     store(0xFEED, at: 0x30_0000)
     // Two pages of entries: 256 requesters.
@@ -91,24 +93,26 @@ struct AMDViTests {
     arguments: 1...6)
   func modes(levels: Int) throws {
     let bench = try AMDViBench()
-    var device = DeviceView(bench.endpoint)
-    #expect(device.read(0x20_0000) == .success(0x5EED))
+    #expect(bench.device.read(0x20_0000) == .success(0x5EED))
     bench.unit.write(0x1005, at: 0x18, width: 8)
-    #expect(device.read(0x20_0000) == .success(0x5EED), "no entry")
+    #expect(bench.device.read(0x20_0000) == .success(0x5EED), "no entry")
     let devtab: (UInt64, UInt64) = (2 << 60 | UInt64(disk.rawValue), 0)
     bench.setEntry(1 << 61 | 3)
     bench.submit([devtab])
-    #expect(device.read(0x20_0000) == .success(0x5EED) && device.asksToWrite(0x20_0000)?.reason == .permission)
+    #expect(
+      bench.device.read(0x20_0000) == .success(0x5EED) && bench.device.asksToWrite(0x20_0000)?.reason == .permission)
     // With one level there are two megabytes of addresses.
     let address: UInt64 = levels == 1 ? 0x10_0000 : 0x40_0000
     let root = bench.setPath(address, levels: levels, 0x20_0000 | 3 << 61 | 1)
     bench.setEntry(root | 3 << 61 | UInt64(levels) << 9 | 3)
     bench.submit([devtab], from: 1)
-    #expect(device.read(address) == .success(0x5EED) && device.asksToWrite(address) == nil)
-    #expect(faultReason(device.read(0x20_0000)) == .unmapped && faultReason(device.read(address + 4096)) == .unmapped)
-    if levels < 6 { #expect(faultReason(device.read(1 << UInt64(12 + 9 * levels) + address)) == .unmapped) }
+    #expect(bench.device.read(address) == .success(0x5EED) && bench.device.asksToWrite(address) == nil)
+    #expect(
+      faultReason(bench.device.read(0x20_0000)) == .unmapped
+        && faultReason(bench.device.read(address + 4096)) == .unmapped)
+    if levels < 6 { #expect(faultReason(bench.device.read(1 << UInt64(12 + 9 * levels) + address)) == .unmapped) }
     bench.unit.write(0, at: 0x18, width: 8)
-    #expect(device.read(0x20_0000) == .success(0x5EED))
+    #expect(bench.device.read(0x20_0000) == .success(0x5EED))
   }
 
   @Test(
@@ -117,25 +121,25 @@ struct AMDViTests {
   func pageSizes() throws {
     let bench = try AMDViBench()
     let root = bench.translate()
-    var device = DeviceView(bench.endpoint)
     // 2 MiB at level 2, 32 KiB at level 1: address bits 12 and 13 set, 14 clear.
     _ = bench.setPath(0x4000_0000, levels: 4, to: 2, 0x20_0000 | 3 << 61 | 1, in: root)
-    #expect(device.read(0x4000_0000) == .success(0x5EED) && device.read(0x4010_0000) == .success(0xFEED))
+    #expect(bench.device.read(0x4000_0000) == .success(0x5EED) && bench.device.read(0x4010_0000) == .success(0xFEED))
     for page in UInt64(0)..<8 {
       _ = bench.setPath(0x8000_0000 + page << 12, levels: 4, 0x20_0000 | 0x3000 | 7 << 9 | 3 << 61 | 1, in: root)
     }
     bench.store(0xABC, at: 0x20_7000)
-    #expect(device.read(0x8000_7000) == .success(0xABC) && device.read(0x8000_0000) == .success(0x5EED))
+    #expect(bench.device.read(0x8000_7000) == .success(0xABC) && bench.device.read(0x8000_0000) == .success(0x5EED))
     // From level 4 to level 1 at once: the address's bits between have to be zero.
     let lowest = bench.page()
     bench.store(lowest | 3 << 61 | 1 << 9 | 1, at: root + 5 * 8)
     bench.store(0x30_0000 | 3 << 61 | 1, at: lowest + 9 * 8)
-    #expect(device.read(5 << 39 + 9 << 12) == .success(0xFEED))
-    #expect(faultReason(device.read(5 << 39 + 1 << 21 + 9 << 12)) == .unmapped)
+    #expect(bench.device.read(5 << 39 + 9 << 12) == .success(0xFEED))
+    #expect(faultReason(bench.device.read(5 << 39 + 1 << 21 + 9 << 12)) == .unmapped)
     // A level that does not go down, and a size that is not of its level.
     bench.store(lowest | 3 << 61 | 4 << 9 | 1, at: root + 6 * 8)
     bench.store(0x20_0000 | 7 << 9 | 3 << 61 | 1, at: root + 7 * 8)
-    #expect(faultReason(device.read(6 << 39)) == .unmapped && faultReason(device.read(7 << 39)) == .unmapped)
+    #expect(
+      faultReason(bench.device.read(6 << 39)) == .unmapped && faultReason(bench.device.read(7 << 39)) == .unmapped)
   }
 
   static let commands: [(UInt64, UInt64)] = [
@@ -150,43 +154,41 @@ struct AMDViTests {
   func invalidation(index: Int) throws {
     let bench = try AMDViBench()
     let root = bench.translate()
-    var device = DeviceView(bench.endpoint)
-    #expect(device.read(0x40_0000) == .success(0x5EED))
+    #expect(bench.device.read(0x40_0000) == .success(0x5EED))
     _ = bench.setPath(0x40_0000, levels: 4, 0x30_0000 | 1 << 61 | 1, in: root)
     // Another domain, another page, another requester's own cache.
     bench.submit([
       (3 << 60 | 8 << 32, 0x40_0000), (3 << 60 | 7 << 32, 0x41_0000), (4 << 60 | UInt64(disk.rawValue), 0x40_0000),
       (2 << 60 | 99, 0),
     ])
-    #expect(device.read(0x40_0000) == .success(0x5EED))
+    #expect(bench.device.read(0x40_0000) == .success(0x5EED))
     bench.submit([Self.commands[index], (1 << 60 | 0x30_0100 | 1, 0xD0E)], from: 4)
     #expect(bench.load(0x30_0100) == 0xD0E && bench.unit.read(at: 0x2000, width: 8) == 96)
-    #expect(device.read(0x40_0000) == .success(0xFEED) && device.asksToWrite(0x40_0000)?.reason == .permission)
+    #expect(
+      bench.device.read(0x40_0000) == .success(0xFEED) && bench.device.asksToWrite(0x40_0000)?.reason == .permission)
   }
 
   @Test("A device with a cache of its own forgets when it is told so, and not when the unit is (R131)")
   func deviceIOTLB() throws {
     let bench = try AMDViBench()
     let root = bench.translate(deviceIOTLB: true)
-    var device = DeviceView(bench.endpoint)
-    #expect(device.read(0x40_0000) == .success(0x5EED))
+    #expect(bench.device.read(0x40_0000) == .success(0x5EED))
     _ = bench.setPath(0x40_0000, levels: 4, 0x30_0000 | 3 << 61 | 1, in: root)
     bench.submit([(3 << 60 | 7 << 32, 0x7FFF_FFFF_FFFF_F003), (8 << 60, 0)])
-    #expect(device.read(0x40_0000) == .success(0x5EED))
+    #expect(bench.device.read(0x40_0000) == .success(0x5EED))
     bench.submit([(4 << 60 | UInt64(disk.rawValue), 0x40_0000)], from: 2)
-    #expect(device.read(0x40_0000) == .success(0xFEED))
+    #expect(bench.device.read(0x40_0000) == .success(0xFEED))
   }
 
   @Test("Each mistake in the tables is a refusal and an event that says why (R092, R094)")
   func events() throws {
     let bench = try AMDViBench()
     let root = bench.translate()
-    var device = DeviceView(bench.endpoint)
     _ = bench.setPath(0x50_0000, levels: 4, 0x20_0000 | 1 << 61 | 1, in: root)
     bench.store(1 << 45 | 3 << 61 | 3 << 9 | 1, at: root + 8)
-    #expect(faultReason(device.read(0x60_0018)) == .unmapped)
-    #expect(device.asksToWrite(0x50_0000)?.reason == .permission)
-    #expect(faultReason(device.read(1 << 39)) == .unmapped)
+    #expect(faultReason(bench.device.read(0x60_0018)) == .unmapped)
+    #expect(bench.device.asksToWrite(0x50_0000)?.reason == .permission)
+    #expect(faultReason(bench.device.read(1 << 39)) == .unmapped)
     let who = UInt64(disk.rawValue) | 7 << 32
     let expected: [(UInt64, UInt64)] = [
       (2 << 60 | who, 0x60_0018), (2 << 60 | 1 << 54 | 1 << 53 | 1 << 52 | who, 0x50_0000), (4 << 60 | who, 1 << 39),
@@ -200,16 +202,14 @@ struct AMDViTests {
     // An entry of a mode that is none; one that hides its faults.
     bench.setEntry(root | 7 << 9 | 3)
     bench.submit([(2 << 60 | UInt64(disk.rawValue), 0)])
-    #expect(faultReason(device.read(0x40_0000)) == .unmapped && bench.load(bench.events + 48) >> 60 == 1)
+    #expect(faultReason(bench.device.read(0x40_0000)) == .unmapped && bench.load(bench.events + 48) >> 60 == 1)
     bench.setEntry(root | 4 << 9 | 3, 7 | 1 << 34)
     bench.submit([(2 << 60 | UInt64(disk.rawValue), 0)], from: 1)
-    #expect(faultReason(device.read(0x40_0000)) == .permission && bench.unit.read(at: 0x2018, width: 8) == 64)
+    #expect(faultReason(bench.device.read(0x40_0000)) == .permission && bench.unit.read(at: 0x2018, width: 8) == 64)
     // A table that ends before the requester.
     bench.unit.write(bench.deviceTable, at: 0x0, width: 8)
     bench.store(0, at: bench.deviceTable + UInt64(disk.rawValue) * 32)
-    let far = EndpointSpace(bench.memory, requester: RequesterID(bus: 1, device: 0), isOpen: true)
-    bench.unit.adopt(far)
-    var other = DeviceView(far)
+    var other = DeviceView(bench.unit.plug(RequesterID(bus: 1, device: 0), bench.memory))
     #expect(faultReason(other.read(0x40_0000)) == .unmapped && bench.load(bench.events + 64) == 1 << 60 | 0x100)
   }
 
@@ -219,19 +219,18 @@ struct AMDViTests {
   func eventLog() throws {
     let bench = try AMDViBench()
     _ = bench.translate(0x100D)
-    var device = DeviceView(bench.endpoint)
-    for _ in 0..<3 { _ = device.read(0x60_0000) }
+    for _ in 0..<3 { _ = bench.device.read(0x60_0000) }
     #expect(bench.messages.all == [InterruptMessage(address: 0xFEE0_0000, data: 0x61)])
     bench.unit.write(2, at: 0x2020, width: 8)
     #expect(bench.unit.read(at: 0x2020, width: 8) == 0x18)
-    for _ in 0..<1000 { _ = device.read(0x60_0000) }
+    for _ in 0..<1000 { _ = bench.device.read(0x60_0000) }
     #expect(bench.messages.all.count == 2 && bench.unit.read(at: 0x2018, width: 8) == 255 * 16)
     #expect(bench.unit.read(at: 0x2020, width: 8) == 0x13)
     bench.unit.write(0x1009, at: 0x18, width: 8)
     bench.unit.write(3, at: 0x2020, width: 8)
     bench.unit.write(255 * 16, at: 0x2010, width: 8)
     bench.unit.write(0x100D, at: 0x18, width: 8)
-    _ = device.read(0x60_0000)
+    _ = bench.device.read(0x60_0000)
     #expect(bench.unit.read(at: 0x2018, width: 8) == 0 && bench.messages.all.count == 3)
   }
 
@@ -260,19 +259,18 @@ struct AMDViTests {
     let bench = try AMDViBench()
     _ = bench.translate()
     var random = SystemRandomNumberGenerator()
-    var device = DeviceView(bench.endpoint)
     let offsets = [0x0, 0x8, 0x10, 0x18, 0x2000, 0x2008, 0x2010, 0x2018, 0x2020]
     for _ in 0..<20_000 {
       let offset = offsets.randomElement(using: &random)! + [0, 0, 4, 1].randomElement(using: &random)!
       bench.unit.write(
         random.next() & (Bool.random() ? .max : 0x0F00_0000_00FF_FFFF), at: offset,
         width: [1, 4, 8][Int.random(in: 0...2)])
-      if Int.random(in: 0..<64) == 0 { _ = device.read(UInt64.random(in: 0...0x50_0000, using: &random) & ~7) }
+      if Int.random(in: 0..<64) == 0 { _ = bench.device.read(UInt64.random(in: 0...0x50_0000, using: &random) & ~7) }
     }
     bench.unit.reset()
     bench.store(0x5EED, at: 0x20_0000)
-    #expect(device.read(0x20_0000) == .success(0x5EED))
+    #expect(bench.device.read(0x20_0000) == .success(0x5EED))
     bench.unit.release(bench.endpoint)
-    #expect(faultReason(device.read(0x20_0000)) == .stopped)
+    #expect(faultReason(bench.device.read(0x20_0000)) == .stopped)
   }
 }

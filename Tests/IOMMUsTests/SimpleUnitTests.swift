@@ -14,16 +14,17 @@ private func store(_ value: UInt64, bigEndian: Bool = false, at address: UInt64,
 
 @Suite("The TCE table of a PPC64 host bridge")
 struct TCETableTests {
-  private func bench() throws -> (GuestMemory, TCETable, EndpointSpace) {
+  let table = TCETable(start: DMAAddress(0x8000_0000), pages: 16)
+  let endpoint: EndpointSpace
+
+  init() throws {
     let memory = try GuestMemory(byteCount: 1 << 20)
     for page in 0..<UInt64(16) { store(page, at: page << 12, in: memory) }
-    let table = TCETable(start: DMAAddress(0x8000_0000), pages: 16)
-    return (memory, table, table.plug(RequesterID(bus: 0, device: 1), memory))
+    endpoint = table.plug(RequesterID(bus: 0, device: 1), memory)
   }
 
   @Test("What was put is reachable with its permissions, what was taken is not")
   func putAndTake() throws {
-    let (_, table, endpoint) = try bench()
     var device = DeviceView(endpoint)
     #expect(faultReason(device.read(0x8000_1000)) == .unmapped)
     try table.put(DMAAddress(0x8000_1000), 0x5000 | 3)
@@ -39,7 +40,6 @@ struct TCETableTests {
 
   @Test("Many entries at once, and the same one many times")
   func manyAtOnce() throws {
-    let (_, table, endpoint) = try bench()
     var device = DeviceView(endpoint)
     try table.put(DMAAddress(0x8000_0000), [0x3000 | 3, 0x2000 | 3, 0x9000 | 3])
     #expect(
@@ -51,7 +51,6 @@ struct TCETableTests {
 
   @Test("Outside the window, and between pages, a hypercall fails and a device is refused")
   func outsideTheWindow() throws {
-    let (_, table, endpoint) = try bench()
     var device = DeviceView(endpoint)
     for address: UInt64 in [0, 0x7FFF_F000, 0x8001_0000, 0x8000_0800, .max & ~0xFFF] {
       #expect(throws: TCETable.HypercallError.parameter) { try table.put(DMAAddress(address), 3) }

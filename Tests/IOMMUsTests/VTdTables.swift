@@ -8,14 +8,26 @@ final class VTdBench {
   let memory: GuestMemory
   let unit: VTdUnit
   let messages = MessageList()
-  private var nextPage: UInt64 = 0x10_0000
-  let root: UInt64
+  private var nextPage: UInt64 = 0x10_1000
+  let root: UInt64 = 0x10_0000
+  /// A requester whose page 0x40_0000 is guest page 0x20_0000, by the tables that begin at ``table``.
+  static let disk = RequesterID(bus: 1, device: 3)
+  let endpoint: EndpointSpace
+  var device: DeviceView
+  private(set) var table: UInt64 = 0
 
-  init(_ options: VTdOptions = VTdOptions(), bytes: Int = 16 << 20) throws {
-    memory = try GuestMemory(byteCount: bytes)
+  /// 0x20_0000 holds 0x5EED, and 0x30_0000 holds 0xFEED.
+  init(_ options: VTdOptions = VTdOptions(), width: UInt64 = 2, enabled isEnabled: Bool = true) throws {
+    memory = try GuestMemory(byteCount: 16 << 20)
     unit = VTdUnit(memory, options: options, interrupt: { [messages] in messages.append($0) })
-    root = 0x10_0000
-    nextPage += 4096
+    endpoint = unit.plug(Self.disk, memory)
+    device = DeviceView(endpoint)
+    table = page()
+    setContext(Self.disk, table: table, width: width)
+    store(0x5EED, at: 0x20_0000)
+    store(0xFEED, at: 0x30_0000)
+    map(0x40_0000, to: 0x20_0000, levels: width == 1 ? 3 : 4)
+    if isEnabled { enable() }
   }
 
   func page() -> UInt64 {
@@ -25,7 +37,6 @@ final class VTdBench {
 
   func store(_ value: UInt64, at address: UInt64) { memory.setWord(address, value) }
   func load(_ address: UInt64) -> UInt64 { memory.word(address) ?? 0 }
-  func endpoint(_ requester: RequesterID) -> EndpointSpace { unit.plug(requester, memory) }
 
   /// A context entry; `kind` 0: translated, 1: with a device-IOTLB, 2: passed through. `width` 1: three levels, 2:
   /// four.
@@ -40,11 +51,12 @@ final class VTdBench {
     store(table | kind << 2 | (hidesFaults ? 2 : 0) | 1, at: at)
   }
 
-  /// Maps a page of `4096 << 9 * (level - 1)` bytes in the tables that start at `table`.
+  /// Maps a page of `4096 << 9 * (level - 1)` bytes in the disk's tables, or those that start at `first`.
   func map(
-    _ address: UInt64, to guest: UInt64, in table: UInt64, levels: Int = 4, level: Int = 1, permissions: UInt64 = 3
+    _ address: UInt64, to guest: UInt64, in first: UInt64? = nil, levels: Int = 4, level: Int = 1,
+    permissions: UInt64 = 3
   ) {
-    var table = table
+    var table = first ?? table
     for l in stride(from: levels, to: level, by: -1) {
       let at = table + (address >> UInt64(12 + 9 * (l - 1)) & 511) * 8
       if load(at) & 3 == 0 { store(page() | 3, at: at) }

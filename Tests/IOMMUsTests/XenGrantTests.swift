@@ -8,19 +8,11 @@ import VirtioTestKit
 struct XenGrantTests {
   private func bench(capacity: Int = 64) throws -> (XenGrantTable, EndpointSpace) {
     let memory = try GuestMemory(byteCount: 1 << 20)
-    for page in 0..<UInt64(256) {
-      let bytes = (0..<8).map { UInt8(truncatingIfNeeded: page >> (8 * UInt64($0))) }
-      _ = memory.copy(bytes.span, to: GuestAddress(page << 12))
-    }
+    for page in 0..<UInt64(256) { memory.setWord(page << 12, page) }
     let table = XenGrantTable(capacity: capacity)
-    let endpoint = EndpointSpace(memory, requester: RequesterID(bus: 0, device: 1), isOpen: true)
-    table.adopt(endpoint)
-    return (table, endpoint)
+    return (table, table.plug(RequesterID(bus: 0, device: 1), memory))
   }
   private func address(_ reference: UInt32) -> UInt64 { 1 << 63 | UInt64(reference) << 12 }
-  private func reason(_ result: Result<UInt64, DMAFault>) -> DMAFault.Reason? {
-    if case .failure(let fault) = result { fault.reason } else { nil }
-  }
 
   @Test(
     "A reference leads to its page, read-only ones may not be written, and any address that is no reference leads nowhere (R180)"
@@ -36,7 +28,7 @@ struct XenGrantTests {
     #expect(device.read(address(second)) == .success(9) && device.asksToWrite(address(second) + 4088) == nil)
     let one = address(second)
     for wrong: UInt64 in [5 << 12, one & ~(1 << 63), one | 1 << 62, one | 1 << 44, address(0), one + 4096, .max & ~7] {
-      #expect(reason(device.read(wrong)) == .unmapped, "\(wrong)")
+      #expect(faultReason(device.read(wrong)) == .unmapped, "\(wrong)")
     }
     #expect(table.faults == 8 && table.count == 3)
   }
@@ -48,7 +40,7 @@ struct XenGrantTests {
     let first = try #require(table.grantAccess(to: 5, count: 3, readOnly: false))
     #expect(device.read(address(first + 1)) == .success(6))
     #expect(table.endAccess(first, count: 3))
-    for page in UInt32(0)..<3 { #expect(reason(device.read(address(first + page))) == .unmapped) }
+    for page in UInt32(0)..<3 { #expect(faultReason(device.read(address(first + page))) == .unmapped) }
     #expect(table.grantAccess(to: 7, count: 1, readOnly: false) != first)
     #expect(
       !table.endAccess(first, count: 3) && !table.endAccess(.max, count: 2) && !table.endAccess(first, count: .max)

@@ -1,7 +1,4 @@
-import DriverDMA
-import IOMMUInterface
 import NVMe
-import PCI
 import Storage
 import Testing
 import VirtioTestKit

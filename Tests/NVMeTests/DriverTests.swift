@@ -1,15 +1,12 @@
 import DMA
 import DriverDMA
 import Foundation
-import HostIO
 import IOMMUInterface
-import IOMMUs
 import MachineKit
 import NVMe
 import PCI
 import Storage
 import Testing
-import VirtioDrivers
 import VirtioTestKit
 
 @Suite("Our driver and our controller", .timeLimit(.minutes(10))) struct DriverTests {
@@ -42,9 +39,9 @@ import VirtioTestKit
     "What is written comes back, in pieces over pages, with PRPs and SGLs, translated and physical", arguments: Case.all
   )
   func data(_ kind: Case) throws {
-    let iommu = MapIOMMU()
-    let rig = try Rig(iommu: kind.isTranslated ? iommu : nil)
-    let pages = GuestPages(rig.memory, at: GuestAddress(0x40_0000), byteCount: 4 << 20)
+    let iommu = PageDomain(of: Rig.requester)
+    let rig = try Rig(iommu: kind.isTranslated ? iommu.unit : nil)
+    let pages = rig.pages
     let mapper: any DMAMapper =
       kind.isTranslated
       ? IOMMUMapper(iommu, addresses: IOVAAllocator(aperture: 0x1_0000_0000...0x1_ffff_ffff), pages: pages)
@@ -90,7 +87,7 @@ import VirtioTestKit
   func cuts(_ format: NVMeDataFormat) throws {
     let rig = try Rig()
     let driver = try driver(
-      rig, DirectMapper(GuestPages(rig.memory, at: GuestAddress(0x40_0000), byteCount: 4 << 20)), format)
+      rig, DirectMapper(rig.pages), format)
     rig.store(pattern(1024), at: 0x10_0000)
     let data = [GuestSegment(GuestAddress(0x10_0000), count: 300), GuestSegment(GuestAddress(0x10_012c), count: 724)]
     if format == .prp {
@@ -113,8 +110,8 @@ import VirtioTestKit
     "Through a pool that alone is shared with the controller, data is copied, and comes back whole",
     arguments: [NVMeDataFormat.prp, .sgl])
   func bounce(_ format: NVMeDataFormat) throws {
-    let iommu = MapIOMMU()
-    let rig = try Rig(iommu: iommu)
+    let iommu = PageDomain(of: Rig.requester)
+    let rig = try Rig(iommu: iommu.unit)
     let pages = GuestPages(rig.memory, at: GuestAddress(0x40_0000), byteCount: 8 << 20)
     let shared = IOMMUMapper(iommu, addresses: IOVAAllocator(aperture: 0x1_0000_0000...0x1_ffff_ffff), pages: pages)
     let mapper = try BounceMapper(over: shared, poolSize: 2 << 20)
@@ -152,7 +149,7 @@ import VirtioTestKit
   func manyQueues() throws {
     let rig = try Rig()
     let driver = try driver(
-      rig, DirectMapper(GuestPages(rig.memory, at: GuestAddress(0x40_0000), byteCount: 4 << 20)), messages: true,
+      rig, DirectMapper(rig.pages), messages: true,
       queues: 3)
     #expect(driver.queueCount == 3)
     for round in 0..<6 {
@@ -177,9 +174,9 @@ import VirtioTestKit
 
   @Test("Without an answer, without a controller, without mappings: an error in bounded time, never a hang")
   func troubles() throws {
-    let iommu = MapIOMMU()
-    let rig = try Rig(iommu: iommu)
-    let pages = GuestPages(rig.memory, at: GuestAddress(0x40_0000), byteCount: 4 << 20)
+    let iommu = PageDomain(of: Rig.requester)
+    let rig = try Rig(iommu: iommu.unit)
+    let pages = rig.pages
     // Nothing is mapped: the controller cannot reach its queues.
     #expect(throws: NVMeDriverError.fatal) { try self.driver(rig, DirectMapper(pages)) }
     #expect(!iommu.faults.isEmpty)

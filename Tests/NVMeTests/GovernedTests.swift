@@ -13,13 +13,13 @@ import VirtioTestKit
   private let offset: UInt64 = 0x20_0000_0000
 
   /// Everything that the literal driver uses, at an offset.
-  private func map(_ iommu: MapIOMMU, _ permissions: DMAPermissions = .readWrite) {
-    iommu.map(DMAAddress(offset), to: GuestAddress(0), count: 4 << 20, permissions: permissions)
-  }
-  private func ready(_ rig: Rig, offset: UInt64) -> LiteralDriver {
-    let driver = LiteralDriver(rig, offset: offset)
-    #expect(driver.enable() && driver.makePair(1) == [0, 0])
-    return driver
+  private func mapped() -> PageDomain {
+    let domain = PageDomain(of: Rig.requester)
+    // Page by page, so that a page that is used for the first time is looked up.
+    for at in stride(from: UInt64(0), to: 4 << 20, by: 4096) {
+      domain.map(DMAAddress(offset + at), to: GuestAddress(at), count: 4096, permissions: .readWrite)
+    }
+    return domain
   }
 
   @Test("There is no option and no capability by which host or driver could choose its path (R080)")
@@ -37,12 +37,11 @@ import VirtioTestKit
     arguments: [false, true])
   func path(_ isLate: Bool) throws {
     let plain = try Rig()
-    #expect(ready(plain, offset: 0).transfer(2, block: 0, blocks: 1, data) == 0)
-    let iommu = MapIOMMU()
-    map(iommu)
-    let rig = try Rig(iommu: isLate ? nil : iommu)
-    if isLate { rig.bus.setIOMMU(iommu) }
-    let driver = ready(rig, offset: offset)
+    #expect(LiteralDriver.ready(plain, offset: 0).transfer(2, block: 0, blocks: 1, data) == 0)
+    let iommu = mapped()
+    let rig = try Rig(iommu: isLate ? nil : iommu.unit)
+    if isLate { rig.bus.setIOMMU(iommu.unit) }
+    let driver = LiteralDriver.ready(rig, offset: offset)
     rig.store(pattern(4096), at: data)
     #expect(
       driver.transfer(1, block: 7, blocks: 8, data + offset) == 0
@@ -61,10 +60,9 @@ import VirtioTestKit
     "A page that may only be read ends a read, one that may only be written ends a write: one fault, and no byte is touched",
     arguments: [false, true])
   func permissions(_ isRead: Bool) throws {
-    let iommu = MapIOMMU()
-    map(iommu)
-    let rig = try Rig(iommu: iommu)
-    let driver = ready(rig, offset: offset)
+    let iommu = mapped()
+    let rig = try Rig(iommu: iommu.unit)
+    let driver = LiteralDriver.ready(rig, offset: offset)
     rig.store([UInt8](repeating: 0xee, count: 0x3000), at: data)
     let bad = DMAAddress(offset + data + 0x1000)
     iommu.unmap(bad, count: 4096)
@@ -87,28 +85,26 @@ import VirtioTestKit
     "Queues that are unmapped make a fatal status and one fault; mapped again and reset, it works",
     arguments: [UInt64(0x3_0000), 0x3_1000])
   func queues(_ page: UInt64) throws {
-    let iommu = MapIOMMU()
-    map(iommu)
-    let rig = try Rig(iommu: iommu)
-    let driver = ready(rig, offset: offset)
+    let iommu = mapped()
+    let rig = try Rig(iommu: iommu.unit)
+    let driver = LiteralDriver.ready(rig, offset: offset)
     iommu.unmap(DMAAddress(offset + page), count: 4096)
     driver.post(1, 0, namespace: 1, [])
     driver.ring(1)
     #expect(rig.interrupts.poll { rig.read32(0x1c) == 3 })
     #expect(iommu.faults.map(\.address) == [DMAAddress(offset + page)] && !driver.hasAnswer(1))
     iommu.map(DMAAddress(offset + page), to: GuestAddress(page), count: 4096, permissions: .readWrite)
-    #expect(driver.disable() && ready(rig, offset: offset).transfer(2, block: 0, blocks: 1, data + offset) == 0)
+    #expect(
+      driver.disable() && LiteralDriver.ready(rig, offset: offset).transfer(2, block: 0, blocks: 1, data + offset) == 0)
   }
 
   @Test("When an unmapping returns, nothing of a command under way reaches the page any more")
   func invalidation() throws {
-    let iommu = MapIOMMU()
-    map(iommu)
-    let rig = try Rig(iommu: iommu)
+    let iommu = mapped()
+    let rig = try Rig(iommu: iommu.unit)
     let page = DMAAddress(offset + data)
     for round in 0..<50 {
-      let driver = LiteralDriver(rig, offset: offset)
-      #expect(driver.enable() && driver.makePair(1) == [0, 0])
+      let driver = LiteralDriver.ready(rig, offset: offset)
       for i in 0..<7 { driver.post(1, 2, namespace: 1, pointer1: page.rawValue, [(10, UInt32(i)), (12, 7)]) }
       driver.ring(1)
       for _ in 0..<round * 20 { _ = rig.read32(0x1c) }
@@ -127,10 +123,9 @@ import VirtioTestKit
     .enabled("SKIPPED: no /dev/fuse, or not root") { SlowDisk.isThere() })
   func slow() throws {
     let storage = try SlowDisk(byteCount: 1 << 20, read: 400)
-    let iommu = MapIOMMU()
-    map(iommu)
-    let rig = try Rig(iommu: iommu) { $0.disk.path = storage.path }
-    let driver = ready(rig, offset: offset)
+    let iommu = mapped()
+    let rig = try Rig(iommu: iommu.unit) { $0.disk.path = storage.path }
+    let driver = LiteralDriver.ready(rig, offset: offset)
     let page = DMAAddress(offset + data)
     let other = DMAAddress(offset + data + 0x8000)
     let before = iommu.lookUps
@@ -176,7 +171,7 @@ import VirtioTestKit
     unit.write(root, at: 0x20, width: 8)
     unit.write(1 << 30, at: 0x18, width: 4)
     unit.write(1 << 31, at: 0x18, width: 4)
-    let driver = ready(rig, offset: 0x40_0000)
+    let driver = LiteralDriver.ready(rig, offset: 0x40_0000)
     rig.store(pattern(8192), at: data)
     #expect(driver.transfer(1, block: 0, blocks: 16, data + 0x40_0000, data + 0x40_1000) == 0)
     #expect(driver.transfer(2, block: 0, blocks: 16, data + 0x40_2000, data + 0x40_3000) == 0)

@@ -1,27 +1,15 @@
-import DMA
-import DriverDMA
-import IOMMUInterface
-import IOMMUs
 import MachineKit
 import NVMe
 import PCI
-import Storage
-import Synchronization
 import Testing
-import VirtioDrivers
 import VirtioTestKit
 
 @Suite("Hostile drivers of the controller", .timeLimit(.minutes(10))) struct HostileTests {
   private let data = LiteralDriver.data
-  private func ready(_ rig: Rig) -> LiteralDriver {
-    let driver = LiteralDriver(rig)
-    #expect(driver.enable() && driver.makePair(1) == [0, 0])
-    return driver
-  }
 
   @Test("PRPs with offsets, lists at odd places and lists that lead back to themselves are refused and touch no data")
   func pages() throws {
-    let driver = ready(try Rig())
+    let driver = LiteralDriver.ready(try Rig())
     let rig = driver.rig
     rig.store([UInt8](repeating: 0xee, count: 0x8000), at: data)
     #expect(driver.transfer(2, block: 0, blocks: 1, data + 1) == 0x013)
@@ -41,7 +29,7 @@ import VirtioTestKit
 
   @Test("SGLs of unknown types, wrong lengths, wrong places and in circles are refused by name and touch no data")
   func descriptors() throws {
-    let driver = ready(try Rig())
+    let driver = LiteralDriver.ready(try Rig())
     let rig = driver.rig
     rig.store([UInt8](repeating: 0xee, count: 0x8000), at: data)
     func read(_ low: UInt64, _ high: UInt64) -> UInt16? { driver.transfer(2, block: 0, blocks: 2, low, high, psdt: 1) }
@@ -74,7 +62,7 @@ import VirtioTestKit
 
   @Test("SGLs that are not offered are refused")
   func noSGLs() throws {
-    let driver = ready(try Rig { $0.offersSGLs = false })
+    let driver = LiteralDriver.ready(try Rig { $0.offersSGLs = false })
     #expect(driver.transfer(2, block: 0, blocks: 1, data, 512, psdt: 1) == 0x002)
   }
 
@@ -82,7 +70,7 @@ import VirtioTestKit
     "Where memory ends a command fails with a data transfer error before a byte moves, at any page",
     arguments: [0, 1, 7])
   func holes(_ bad: Int) throws {
-    let driver = ready(try Rig())
+    let driver = LiteralDriver.ready(try Rig())
     let rig = driver.rig
     rig.store([UInt8](repeating: 0xee, count: 0x1_0000), at: data)
     // Eight pages after the first, one of them far away.
@@ -107,7 +95,7 @@ import VirtioTestKit
     arguments: 0..<6)
   func garbage(_ seed: UInt64) throws {
     let rig = try Rig()
-    let driver = ready(rig)
+    let driver = LiteralDriver.ready(rig)
     var state = seed &* 0x9e37_79b9_7f4a_7c15 &+ 1
     func random() -> UInt32 {
       state = state &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
@@ -135,7 +123,7 @@ import VirtioTestKit
   )
   func queueGames() throws {
     let rig = try Rig()
-    let driver = ready(rig)
+    let driver = LiteralDriver.ready(rig)
     for i in 0..<7 { driver.post(1, 2, namespace: 1, pointer1: data, [(10, UInt32(i)), (12, 0)]) }
     driver.ring(1)
     #expect(driver.admin(0, (10, 1))?.status == 0 && driver.admin(4, (10, 1))?.status == 0)
@@ -159,7 +147,7 @@ import VirtioTestKit
     #expect(rig.interrupts.poll { rig.read32(0x1c) == 3 })
     #expect(!driver.hasAnswer(0) && rig.load(4096, at: data) == [UInt8](repeating: 0, count: 4096))
     #expect(driver.disable())
-    #expect(ready(rig).transfer(2, block: 0, blocks: 1, data) == 0)
+    #expect(LiteralDriver.ready(rig).transfer(2, block: 0, blocks: 1, data) == 0)
   }
 
   @Test(
@@ -167,11 +155,8 @@ import VirtioTestKit
   func resetUnderLoad() throws {
     let rig = try Rig()
     for round in 0..<20 {
-      let driver = ready(rig)
-      for i in 0..<7 {
-        driver.post(1, 2, namespace: 1, pointer1: data, pointer2: data + 0x1000, [(10, UInt32(i)), (12, 15)])
-      }
-      driver.ring(1)
+      let driver = LiteralDriver.ready(rig)
+      driver.beginReads()
       if round % 2 == 0 {
         #expect(driver.disable())
       } else {
@@ -192,7 +177,7 @@ import VirtioTestKit
   )
   func crowd() throws {
     let rig = try Rig()
-    let driver = ready(rig)
+    let driver = LiteralDriver.ready(rig)
     for i in 0..<7 {
       driver.post(1, 2, namespace: 1, pointer1: data, pointer2: data + 0x1000, [(10, UInt32(i)), (12, 15)])
     }
@@ -215,18 +200,15 @@ import VirtioTestKit
     #expect(driver.disable())
     rig.write32(0x14, 0)
     #expect(rig.interrupts.poll { rig.read32(0x1c) == 0 })
-    #expect(ready(rig).transfer(2, block: 0, blocks: 1, data) == 0)
+    #expect(LiteralDriver.ready(rig).transfer(2, block: 0, blocks: 1, data) == 0)
   }
 
   @Test("A controller is unplugged under load, and reaches nothing afterwards")
   func unplug() throws {
     for _ in 0..<10 {
       let rig = try Rig()
-      let driver = ready(rig)
-      for i in 0..<7 {
-        driver.post(1, 2, namespace: 1, pointer1: data, pointer2: data + 0x1000, [(10, UInt32(i)), (12, 15)])
-      }
-      driver.ring(1)
+      let driver = LiteralDriver.ready(rig)
+      driver.beginReads()
       rig.bus.remove(rig.controller)
       rig.store([UInt8](repeating: 0xee, count: 0x2000), at: data)
       #expect(rig.read32(0x1c) == .max && rig.load(0x2000, at: data) == [UInt8](repeating: 0xee, count: 0x2000))

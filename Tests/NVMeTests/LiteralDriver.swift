@@ -1,5 +1,3 @@
-import DMA
-import IOMMUInterface
 import MachineKit
 import PCI
 
@@ -37,6 +35,13 @@ final class LiteralDriver {
   init(_ rig: Rig, offset: UInt64 = 0) {
     self.rig = rig
     self.offset = offset
+  }
+
+  /// A driver whose controller is enabled, with a pair of I/O queues.
+  static func ready(_ rig: Rig, offset: UInt64 = 0) -> LiteralDriver {
+    let driver = LiteralDriver(rig, offset: offset)
+    #expect(driver.enable() && driver.makePair(1) == [0, 0])
+    return driver
   }
 
   /// Bus mastering on, admin queues of 16 entries, CC.EN. Whether it became ready.
@@ -147,6 +152,14 @@ final class LiteralDriver {
     post(1, opcode, namespace: namespace, pointer1: pointer1, pointer2: pointer2, psdt: psdt, dwords)
     ring(1)
     return take(1)
+  }
+
+  /// Has seven reads of two pages each under way.
+  func beginReads() {
+    for i in 0..<7 as Range<UInt32> {
+      post(1, 2, namespace: 1, pointer1: Self.data, pointer2: Self.data + 0x1000, [(10, i), (12, 15)])
+    }
+    ring(1)
   }
 
   /// A read (2) or write (1) of `blocks` of 512 bytes; its status.

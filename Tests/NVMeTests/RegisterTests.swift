@@ -1,12 +1,7 @@
-import DriverDMA
-import IOMMUInterface
 import MachineKit
 import NVMe
 import PCI
-import Storage
 import Testing
-import VirtioDrivers
-import VirtioTestKit
 
 @Suite("Registers of the controller, as the figures draw them", .timeLimit(.minutes(10))) struct RegisterTests {
   @Test("Class code, BAR and MSI-X are those of an NVMe controller")

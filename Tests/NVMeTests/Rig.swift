@@ -7,7 +7,7 @@ import NVMe
 import PCI
 import Storage
 import Synchronization
-import VirtioDrivers
+import Testing
 import VirtioTestKit
 
 /// A controller on a bus, with firmware done and a disk in memory.
@@ -18,9 +18,12 @@ final class Rig {
   let access: PCIBusAccess
   private(set) var master: BusMaster!
   static let diskBytes: UInt64 = 8 << 20
+  static let requester = RequesterID(bus: 0, device: 4)
   var memory: GuestMemory { machine.memory }
   var interrupts: InterruptLog { machine.interrupts }
   var bus: PCIBus { machine.bus }
+  /// Memory for drivers, 4 MiB from 4 MiB on.
+  let pages: GuestPages
   var requester: RequesterID { access.requester }
 
   /// - Parameter function 00:04.0.
@@ -39,6 +42,7 @@ final class Rig {
     master = seen
     machine.enumerate()
     access = try machine.access()
+    pages = GuestPages(machine.memory, at: GuestAddress(0x40_0000), byteCount: 4 << 20)
   }
 
   func read32(_ offset: UInt64) -> UInt32 { access.readBAR(0, at: offset, width: 4) }

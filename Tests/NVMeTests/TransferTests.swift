@@ -1,7 +1,3 @@
-import DMA
-import DriverDMA
-import HostIO
-import IOMMUInterface
 import MachineKit
 import NVMe
 import PCI
@@ -12,9 +8,7 @@ import VirtioTestKit
 @Suite("I/O commands and their data, as the figures draw them", .timeLimit(.minutes(10))) struct TransferTests {
   private let data = LiteralDriver.data
   private func ready(_ change: (inout NVMeOptions) -> Void = { _ in }) throws -> LiteralDriver {
-    let driver = LiteralDriver(try Rig(change))
-    #expect(driver.enable() && driver.makePair(1) == [0, 0])
-    return driver
+    LiteralDriver.ready(try Rig(change))
   }
 
   /// Writes a pattern to the disk's first `blocks` from one flat piece, page by page.
@@ -89,12 +83,8 @@ import VirtioTestKit
     #expect(driver.transfer(2, block: 0, blocks: 2, data + 3, 1024, psdt: psdt) == 0)
     #expect(rig.load(1024, at: data + 3) == Array(all[..<1024]))
     // A segment of three with its successor, and a last one of two.
-    for (i, word) in ([data + 0x1001, 100, data, 0, 0xb_0000, 0x20 | 3 << 60] as [UInt64]).enumerated() {
-      rig.store64(word, at: 0xa_0000 + UInt64(8 * i))
-    }
-    for (i, word) in ([data + 0x7fff, 3996, data + 0x3000, 4096] as [UInt64]).enumerated() {
-      rig.store64(word, at: 0xb_0000 + UInt64(8 * i))
-    }
+    rig.store64(data + 0x1001, 100, data, 0, 0xb_0000, 0x20 | 3 << 60, at: 0xa_0000)
+    rig.store64(data + 0x7fff, 3996, data + 0x3000, 4096, at: 0xb_0000)
     #expect(driver.transfer(2, block: 0, blocks: 16, 0xa_0000, 0x30 | 2 << 60, psdt: psdt) == 0)
     #expect(
       rig.load(100, at: data + 0x1001) == Array(all[..<100])
@@ -102,9 +92,7 @@ import VirtioTestKit
     #expect(rig.load(4096, at: data + 0x3000) == Array(all[4096..<8192]))
     // The other way, by a last segment.
     rig.store(pattern(512, seed: 9), at: data + 0x9001)
-    for (i, word) in ([data + 0x9001, 200, data + 0x9001 + 200, 312] as [UInt64]).enumerated() {
-      rig.store64(word, at: 0xb_0000 + UInt64(8 * i))
-    }
+    rig.store64(data + 0x9001, 200, data + 0x9001 + 200, 312, at: 0xb_0000)
     #expect(driver.transfer(1, block: 3, blocks: 1, 0xb_0000, 0x20 | 3 << 60, psdt: psdt) == 0)
     #expect(driver.transfer(2, block: 3, blocks: 1, data) == 0)
     #expect(rig.load(512, at: data) == pattern(512, seed: 9))

@@ -5,11 +5,15 @@ import Testing
 
 @Suite("Configuration space") struct ConfigurationTests {
   let first = RequesterID(bus: 0, device: 3)
+  let rig: TestMachine
+
+  init() throws {
+    rig = try TestMachine.small()
+    rig.plug(3)
+  }
 
   @Test("A function shows its identity in bytes, words and dwords, and absent ones are all ones")
-  func identity() throws {
-    let rig = try TestMachine.small()
-    let function = rig.plug(3)
+  func identity() {
     #expect(rig.read(first, 0) == 0x5678_1234)
     #expect(rig.read(first, 2, 2) == 0x5678)
     #expect(rig.read(first, 1, 1) == 0x12)
@@ -19,13 +23,10 @@ import Testing
     #expect(rig.read(RequesterID(bus: 0, device: 4), 0) == 0xffff_ffff)
     #expect(rig.read(RequesterID(bus: 1, device: 3), 0, 2) == 0xffff)
     #expect(rig.read(first, 0x100) == 0xffff_ffff)
-    withExtendedLifetime(function) {}
   }
 
   @Test("Software changes what it may and nothing else, with any writes")
-  func masks() throws {
-    let rig = try TestMachine.small()
-    let function = rig.plug(3)
+  func masks() {
     for at in stride(from: 0, to: 4096, by: 4) where !(0x10..<0x28).contains(at) { rig.write(first, at, 4, .max) }
     #expect(rig.read(first, 0) == 0x5678_1234)
     #expect(rig.read(first, PCIRegister.headerType, 1) == 0)
@@ -38,13 +39,10 @@ import Testing
     rig.write(first, -4, 4, 0)
     rig.write(first, 1 << 40, 2, 0)
     #expect(rig.read(first, 0) == 0x5678_1234)
-    withExtendedLifetime(function) {}
   }
 
   @Test("The capabilities form a list that ends")
-  func capabilities() throws {
-    let rig = try TestMachine.small()
-    let function = rig.plug(3)
+  func capabilities() {
     #expect(rig.read(first, PCIRegister.status, 2) & 0x10 != 0)
     var at = Int(rig.read(first, PCIRegister.capabilitiesPointer, 1))
     var ids: [UInt32] = []
@@ -53,25 +51,19 @@ import Testing
       at = Int(rig.read(first, at + 1, 1))
     }
     #expect(ids == [9, 0x11])
-    withExtendedLifetime(function) {}
   }
 
   @Test("All ones written to a BAR read back as its size and kind; a 64-bit one takes two registers")
-  func sizing() throws {
-    let rig = try TestMachine.small()
-    let function = rig.plug(3)
+  func sizing() {
     for index in 0..<6 { rig.write(first, PCIRegister.bar(index), 4, .max) }
     #expect(
       (0..<6).map { rig.read(first, PCIRegister.bar($0)) } == [
         0xffff_ffe1, 0xffff_f000, 0xffff_000c, 0xffff_ffff, 0xffff_f000, 0,
       ])
-    withExtendedLifetime(function) {}
   }
 
   @Test("ECAM and the ports 0xCF8 and 0xCFC reach the same registers")
-  func mechanisms() throws {
-    let rig = try TestMachine.small()
-    let function = rig.plug(3)
+  func mechanisms() {
     let ecam: UInt64 = 3 << 15
     #expect(rig.bus.read(ecam: ecam, width: 4) == 0x5678_1234)
     #expect(rig.bus.read(ecam: ecam + 2, width: 2) == 0x5678)
@@ -86,13 +78,10 @@ import Testing
     // Without the enable bit the data port reaches no register.
     rig.bus.write(io: 0xcf8, width: 4, 0x0000_183c)
     #expect(rig.bus.read(io: 0xcfc, width: 4) == .max)
-    withExtendedLifetime(function) {}
   }
 
   @Test("Function 0 says that there are others, until they are gone")
-  func multifunction() throws {
-    let rig = try TestMachine.small()
-    let zero = rig.plug(3)
+  func multifunction() {
     #expect(rig.read(first, PCIRegister.headerType, 1) == 0)
     let other = rig.plug(3, function: 5)
     #expect(rig.read(first, PCIRegister.headerType, 1) == 0x80)
@@ -100,6 +89,5 @@ import Testing
     #expect(rig.read(first, PCIRegister.headerType, 1) == 0)
     #expect(!rig.bus.isFree(PCISlot(3)))
     #expect(rig.bus.isFree(PCISlot(3, function: 5)))
-    withExtendedLifetime(zero) {}
   }
 }

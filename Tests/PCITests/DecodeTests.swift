@@ -6,11 +6,13 @@ import Testing
 
 @Suite("Address decoding") struct DecodeTests {
   let first = RequesterID(bus: 0, device: 3)
+  let rig: TestMachine
+
+  init() throws { rig = try TestMachine.small() }
 
   @Test("A BAR is decoded where it is put, while the command register says so")
   func enables() throws {
-    let rig = try TestMachine.small()
-    let function = rig.plug(3)
+    rig.plug(3)
     rig.write(first, PCIRegister.bar(0), 4, 0x2000)
     rig.write(first, PCIRegister.bar(4), 4, 0xe000_0000)
     #expect(rig.bus.write(memory: 0xe000_0010, width: 4, 1) == false)
@@ -25,13 +27,11 @@ import Testing
     rig.command(first, [])
     #expect(rig.bus.read(memory: 0xe000_0010, width: 8) == .max)
     #expect(rig.bus.read(io: 0x2004, width: 1) == 0xff)
-    withExtendedLifetime(function) {}
   }
 
   @Test("A BAR that is moved while it is decoded answers at the new place only")
   func moves() throws {
-    let rig = try TestMachine.small()
-    let function = rig.plug(3)
+    rig.plug(3)
     rig.command(first, [.memorySpace])
     rig.write(first, PCIRegister.bar(2), 4, 0xe000_0000)
     rig.bus.write(memory: 0xe000_0008, width: 8, 42)
@@ -48,12 +48,10 @@ import Testing
     #expect(rig.bus.read(memory: .max, width: 1) == 0)
     #expect(rig.bus.read(memory: .max, width: 8) == .max)
     #expect(rig.bus.read(memory: 0x10, width: 3) == 0xff_ffff)
-    withExtendedLifetime(function) {}
   }
 
   @Test("Firmware gives every BAR a place, behind bridges too, and every access arrives there")
   func enumeration() throws {
-    let rig = try TestMachine.small()
     let bridge = rig.bus.add(at: PCISlot(1)) { _ in PCIBridge() }
     let inner = rig.bus.add(at: PCISlot(2), behind: bridge) { _ in PCIBridge() }
     let functions = [
@@ -84,7 +82,6 @@ import Testing
 
   @Test("A secondary bus reset resets what is behind the bridge, and only that")
   func secondaryReset() throws {
-    let rig = try TestMachine.small()
     let bridge = rig.bus.add(at: PCISlot(1)) { _ in PCIBridge() }
     let (behind, beside) = (rig.plug(0, behind: bridge), rig.plug(2))
     rig.enumerate()

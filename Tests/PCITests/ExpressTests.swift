@@ -8,6 +8,10 @@ import VirtioTestKit
 
 @Suite("PCI Express") struct ExpressTests {
   let first = RequesterID(bus: 0, device: 3)
+  let rig: TestMachine
+  let iommu = PageIOMMU()
+
+  init() throws { rig = try TestMachine.small() }
 
   /// Where a capability is.
   private func find(_ id: UInt32, _ rig: TestMachine, _ requester: RequesterID) -> Int? {
@@ -21,7 +25,6 @@ import VirtioTestKit
 
   @Test("The capability says what the function is, that it can be reset, and keeps what it must")
   func capability() throws {
-    let rig = try TestMachine.small()
     let function = rig.plug(3, express: .endpoint)
     let at = try #require(find(0x10, rig, first))
     #expect(rig.read(first, at + PCIExpress.capabilities, 2) == 0x0002)
@@ -33,16 +36,14 @@ import VirtioTestKit
     #expect(rig.read(first, at + PCIExpress.deviceCapabilities) & PCIExpress.hasFunctionLevelReset != 0)
     #expect(function.resets.load(ordering: .relaxed) == 0)
     #expect(rig.read(first, at + 0x0c) == 0x11)
-    let integrated = rig.plug(4, express: .rootComplexEndpoint)
+    rig.plug(4, express: .rootComplexEndpoint)
     let second = RequesterID(bus: 0, device: 4)
     #expect(rig.read(second, try #require(find(0x10, rig, second)) + 2, 2) == 0x0092)
-    withExtendedLifetime(integrated) {}
   }
 
   @Test("There are 4096 bytes: extended capabilities are listed from byte 256 on, and changed where they may be")
   func extended() throws {
-    let rig = try TestMachine.small()
-    let function = rig.plug(3, express: .endpoint)
+    rig.plug(3, express: .endpoint)
     // Serial number, version 1, next at 0x10c; then vendor specific, version 2, the last.
     #expect(rig.read(first, 0x100) == 0x10c1_0003)
     #expect(rig.read(first, 0x104) == 0x0403_0201)
@@ -60,15 +61,13 @@ import VirtioTestKit
     // Through the ports no more than 256 bytes can be named.
     rig.bus.write(io: 0xcf8, width: 4, 0x8000_0000 | UInt32(first.rawValue) << 8 | 0xfc)
     #expect(rig.bus.read(io: 0xcfc, width: 4) == rig.read(first, 0xfc))
-    withExtendedLifetime(function) {}
   }
 
   @Test("A function without the capability has 256 bytes, one with no extended capability an empty list")
   func without() throws {
-    let rig = try TestMachine.small()
-    let plain = rig.plug(3)
+    rig.plug(3)
     #expect(rig.read(first, 0x100) == .max && find(0x10, rig, first) == nil)
-    let bridge = rig.bus.add(at: PCISlot(1)) { _ in PCIBridge(express: .rootPort) }
+    _ = rig.bus.add(at: PCISlot(1)) { _ in PCIBridge(express: .rootPort) }
     let port = RequesterID(bus: 0, device: 1)
     #expect(rig.read(port, 0x100) == 0)
     let at = try #require(find(0x10, rig, port))
@@ -78,15 +77,13 @@ import VirtioTestKit
     rig.command(port, [.busMaster])
     rig.write(port, at + PCIExpress.deviceControl, 2, 0x8000)
     #expect(rig.read(port, PCIRegister.command, 2) == 4)
-    withExtendedLifetime((plain, bridge)) {}
   }
 
   @Test(
     "A function level reset ends the function's accesses, puts its registers back, and leaves the IOMMU's mappings and its neighbour (R060, R061)",
     arguments: [1, 2, 4])
   func functionLevelReset(_ width: Int) throws {
-    let iommu = PageIOMMU()
-    let rig = try TestMachine.small(iommu)
+    rig.bus.setIOMMU(iommu)
     let function = rig.plug(3, express: .endpoint)
     let neighbour = rig.plug(3, function: 1, express: .endpoint)
     let second = RequesterID(bus: 0, device: 3, function: 1)

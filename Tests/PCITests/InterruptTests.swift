@@ -7,15 +7,20 @@ import VirtioTestKit
 @Suite("Interrupts of functions") struct InterruptTests {
   let first = RequesterID(bus: 0, device: 3)
 
-  private func rig() throws -> (TestMachine, ScratchFunction, table: UInt64) {
-    let rig = try TestMachine.small()
-    let function = rig.plug(3)
-    rig.write(first, PCIRegister.bar(1), 4, 0xe000_0000)
+  let rig: TestMachine
+  let function: ScratchFunction
+  /// Where the function's MSI-X table is.
+  let table: UInt64 = 0xe000_0000
+
+  init() throws {
+    rig = try TestMachine.small()
+    function = rig.plug(3)
+    rig.write(first, PCIRegister.bar(1), 4, UInt32(table))
     rig.command(first, [.memorySpace, .busMaster])
-    return (rig, function, 0xe000_0000)
   }
-  private func enable(_ rig: TestMachine, _ control: UInt32) { rig.write(first, 0x4a, 2, control) }
-  private func entry(_ rig: TestMachine, _ table: UInt64, _ vector: UInt64, masked: Bool) {
+
+  private func enable(_ control: UInt32) { rig.write(first, 0x4a, 2, control) }
+  private func entry(_ vector: UInt64, masked: Bool) {
     rig.bus.write(memory: table + 16 * vector, width: 8, 0xfee0_0003 | 0x1_0000_0000)
     rig.bus.write(memory: table + 16 * vector + 8, width: 4, 0x40 + vector)
     rig.bus.write(memory: table + 16 * vector + 12, width: 4, masked ? 1 : 0)
@@ -23,11 +28,10 @@ import VirtioTestKit
 
   @Test("A vector sends its message, under the function's number, only while MSI-X is enabled")
   func messages() throws {
-    let (rig, function, table) = try rig()
-    entry(rig, table, 2, masked: false)
+    entry(2, masked: false)
     function.msix.signal(2)
     #expect(rig.interrupts.messages.isEmpty)
-    enable(rig, 0x8000)
+    enable(0x8000)
     #expect(function.configuration.isMSIXEnabled)
     #expect(rig.read(first, 0x4a, 2) == 0x8003)
     function.msix.signal(2)
@@ -38,26 +42,24 @@ import VirtioTestKit
 
   @Test("What is signalled under a mask is pending, and is delivered once when both masks are gone")
   func masks() throws {
-    let (rig, function, table) = try rig()
-    entry(rig, table, 1, masked: true)
-    enable(rig, 0x8000)
+    entry(1, masked: true)
+    enable(0x8000)
     function.msix.signal(1)
     function.msix.signal(1)
     #expect(rig.bus.read(memory: table + 2048, width: 8) == 2)
     rig.bus.write(memory: table + 2048, width: 8, 0)
     #expect(rig.bus.read(memory: table + 2048, width: 8) == 2)
-    enable(rig, 0xc000)
+    enable(0xc000)
     rig.bus.write(memory: table + 28, width: 4, 0)
     #expect(rig.interrupts.messages.isEmpty)
-    enable(rig, 0x8000)
+    enable(0x8000)
     #expect(rig.interrupts.messages.map(\.data) == [0x41])
     #expect(rig.bus.read(memory: table + 2048, width: 8) == 0)
   }
 
   @Test("The table takes dwords and quadwords; anything else, and anything past its end, changes nothing")
-  func table() throws {
-    let (rig, _, table) = try rig()
-    entry(rig, table, 0, masked: true)
+  func tableAccesses() throws {
+    entry(0, masked: true)
     rig.bus.write(memory: table + 1, width: 1, 0xff)
     rig.bus.write(memory: table + 2, width: 4, 0xff)
     rig.bus.write(memory: table + 64, width: 8, .max)
@@ -75,9 +77,8 @@ import VirtioTestKit
 
   @Test("A function that may not be bus master sends no message (R039)")
   func closed() throws {
-    let (rig, function, table) = try rig()
-    entry(rig, table, 0, masked: false)
-    enable(rig, 0x8000)
+    entry(0, masked: false)
+    enable(0x8000)
     rig.command(first, [.memorySpace])
     function.msix.signal(0)
     #expect(rig.interrupts.messages.isEmpty)
@@ -88,10 +89,9 @@ import VirtioTestKit
 
   @Test("A message gets through where the function's data does not: the bit has no say in it (R037)")
   func messagesPassTheIOMMU() throws {
-    let (rig, function, table) = try rig()
     rig.bus.setIOMMU(PageIOMMU())
-    entry(rig, table, 0, masked: false)
-    enable(rig, 0x8000)
+    entry(0, masked: false)
+    enable(0x8000)
     #expect(!function.reaches(0x1000, through: function.master.translated))
     function.msix.signal(0)
     #expect(rig.interrupts.messages.count == 1)
@@ -99,7 +99,6 @@ import VirtioTestKit
 
   @Test("The pin follows the function's wish unless it is disabled, and the status bit follows the wish alone")
   func pin() throws {
-    let (rig, function, _) = try rig()
     function.intx.setWanted(true)
     #expect(rig.interrupts.asserted == ["3 a"])
     #expect(rig.read(first, PCIRegister.status, 2) & 8 == 8)

@@ -8,14 +8,16 @@ import VirtioTestKit
 
 @Suite("Who reaches what") struct ReachTests {
   let first = RequesterID(bus: 0, device: 3)
+  let rig: TestMachine
+  let iommu = PageIOMMU()
+
+  init() throws { rig = try TestMachine.small() }
 
   @Test(
     "The bus master enable bit opens and closes memory, with an IOMMU and without (R039)", arguments: [false, true])
   func busMaster(_ behindIOMMU: Bool) throws {
-    let rig = try TestMachine.small()
     let function = rig.plug(3)
     if behindIOMMU {
-      let iommu = PageIOMMU()
       iommu.map(first, DMAAddress(0), byteCount: 1 << 20, to: GuestAddress(0))
       rig.bus.setIOMMU(iommu)
     }
@@ -31,7 +33,6 @@ import VirtioTestKit
 
   @Test("A bridge that may not be bus master keeps those behind it from memory (R039)")
   func bridgeBusMaster() throws {
-    let rig = try TestMachine.small()
     let bridge = rig.bus.add(at: PCISlot(1)) { _ in PCIBridge() }
     let function = rig.plug(0, behind: bridge)
     rig.enumerate()
@@ -45,7 +46,6 @@ import VirtioTestKit
 
   @Test("Without an IOMMU the hook answers with physical memory, and all of it (R005, R033)")
   func physical() throws {
-    let rig = try TestMachine.small()
     let function = rig.plug(3)
     rig.command(first, [.busMaster])
     #expect(!function.master.isBehindIOMMU)
@@ -55,11 +55,9 @@ import VirtioTestKit
 
   @Test("An IOMMU that comes after the function counts from then on, and no longer once it is gone (R032)")
   func lateIOMMU() throws {
-    let rig = try TestMachine.small()
     let function = rig.plug(3)
     rig.command(first, [.busMaster])
     let space = function.master.translated
-    let iommu = PageIOMMU()
     rig.bus.setIOMMU(iommu)
     #expect(iommu.requesters == [first] && function.master.isBehindIOMMU)
     #expect(!function.reaches(0x1000, through: space))
@@ -75,9 +73,7 @@ import VirtioTestKit
 
   @Test("A function that bypasses the IOMMU is never adopted, whenever the unit comes (R036, R079)")
   func bypass() throws {
-    let rig = try TestMachine.small()
     let before = rig.plug(3, bypassing: true)
-    let iommu = PageIOMMU()
     rig.bus.setIOMMU(iommu)
     let after = rig.plug(4, bypassing: true)
     let translated = rig.plug(5)
@@ -90,8 +86,7 @@ import VirtioTestKit
 
   @Test("A function's number follows the secondary bus number as the guest writes it, and so do its mappings (R030)")
   func renumbering() throws {
-    let iommu = PageIOMMU()
-    let rig = try TestMachine.small(iommu)
+    rig.bus.setIOMMU(iommu)
     let bridge = rig.bus.add(at: PCISlot(1)) { _ in PCIBridge() }
     let function = rig.plug(0, behind: bridge)
     rig.enumerate()
@@ -112,8 +107,7 @@ import VirtioTestKit
 
   @Test("A number outside its bridges' ranges faults rather than meeting somebody else's mappings (R031)")
   func outOfRange() throws {
-    let iommu = PageIOMMU()
-    let rig = try TestMachine.small(iommu)
+    rig.bus.setIOMMU(iommu)
     let outer = rig.bus.add(at: PCISlot(1)) { _ in PCIBridge() }
     let inner = rig.bus.add(at: PCISlot(2), behind: outer) { _ in PCIBridge() }
     let function = rig.plug(0, behind: inner)
@@ -137,8 +131,7 @@ import VirtioTestKit
 
   @Test("Two functions programmed under one number: the second reaches nothing (R031)")
   func sameNumber() throws {
-    let iommu = PageIOMMU()
-    let rig = try TestMachine.small(iommu)
+    rig.bus.setIOMMU(iommu)
     let bridges = [UInt8(1), 2].map { slot in rig.bus.add(at: PCISlot(slot)) { _ in PCIBridge() } }
     let (a, b) = (rig.plug(0, behind: bridges[0]), rig.plug(0, behind: bridges[1]))
     rig.enumerate()
@@ -154,8 +147,7 @@ import VirtioTestKit
 
   @Test("A function that is taken out reaches nothing, and its successor starts with nothing of it (R066)")
   func unplug() throws {
-    let iommu = PageIOMMU()
-    let rig = try TestMachine.small(iommu)
+    rig.bus.setIOMMU(iommu)
     let old = rig.plug(3)
     iommu.map(first, DMAAddress(0), byteCount: 4096, to: GuestAddress(0))
     rig.command(first, [.busMaster])
@@ -173,8 +165,7 @@ import VirtioTestKit
 
   @Test("A function plugged in while the machine runs is adopted at once (R067)")
   func hotPlug() throws {
-    let iommu = PageIOMMU()
-    let rig = try TestMachine.small(iommu)
+    rig.bus.setIOMMU(iommu)
     let bridge = rig.bus.add(at: PCISlot(1)) { _ in PCIBridge() }
     rig.enumerate()
     rig.write(RequesterID(bus: 0, device: 1), PCIRegister.primaryBus, 4, 0x0004_0400)

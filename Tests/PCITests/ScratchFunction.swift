@@ -1,5 +1,4 @@
 import DMA
-import IOMMUInterface
 import MachineKit
 import PCI
 import Synchronization
@@ -75,6 +74,7 @@ extension TestMachine {
     try TestMachine(memory: GuestMemory(byteCount: 1 << 20), iommu: iommu)
   }
 
+  @discardableResult
   func plug(
     _ device: UInt8, function: UInt8 = 0, behind bridge: PCIBridge? = nil, bypassing: Bool = false,
     pin: PCIInterruptPin = .a, express: PCIExpressKind? = nil

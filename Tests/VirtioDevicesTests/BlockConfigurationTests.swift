@@ -1,4 +1,3 @@
-import Foundation
 import HostIO
 import Synchronization
 import Testing
@@ -9,7 +8,14 @@ import VirtioTestKit
 @testable import VirtioBlock
 
 @Suite("virtio-blk: configuration") struct BlockConfigurationTests {
+  /// 1 MiB.
+  let file: ScratchFile
+  init() throws { file = try ScratchFile(size: 1 << 20) }
+
   func options(_ file: ScratchFile) -> BlockOptions { EngineKind(engine: .synchronous).options(file) }
+  func device(_ change: (inout BlockOptions) -> Void = { _ in }) throws -> BlockDevice {
+    try EngineKind(engine: .synchronous).device(file, change)
+  }
 
   func configuration(_ device: BlockDevice, at offset: Int = 0, count: Int = 96) -> [UInt8] {
     device.configuration(count, at: offset)
@@ -27,37 +33,26 @@ import VirtioTestKit
   func fields() throws {
     let file = try ScratchFile(size: 1 << 30)
     var options = options(file)
-    options.queueCount = 3
-    options.maxSegmentSize = 1 << 20
-    options.logicalBlockSize = 1024
+    (options.queueCount, options.maxSegmentSize, options.logicalBlockSize) = (3, 1 << 20, 1024)
     let device = try BlockDevice(options)
     #expect(device.id == .block)
     #expect(device.configurationSize == 96)
-    #expect(field(device, at: 0, count: 8) == 1 << 21)
-    #expect(field(device, at: 8, count: 4) == 1 << 20)
-    #expect(field(device, at: 12, count: 4) == 126)
-    #expect(field(device, at: 16, count: 2) == (1 << 21) / (16 * 63))
-    #expect(configuration(device, at: 18, count: 2) == [16, 63])
-    #expect(field(device, at: 20, count: 4) == 1024)
+    let fields: [(at: Int, count: Int, value: UInt64)] = [
+      (0, 8, 1 << 21), (8, 4, 1 << 20), (12, 4, 126), (16, 2, (1 << 21) / (16 * 63)), (18, 1, 16), (19, 1, 63),
+      (20, 4, 1024), (25, 1, 0), (32, 1, 1), (33, 1, 0), (34, 2, 3), (36, 4, 1 << 22), (40, 4, 32), (48, 4, 1 << 17),
+      (52, 4, 32), (56, 4, 1),
+    ]
+    for (at, count, value) in fields { #expect(field(device, at: at, count: count) == value, "at \(at)") }
     let physical = try BlockFile(path: file.path, options: .init(readOnly: true, locked: false)).geometry.physicalBlock
     #expect(1024 << configuration(device, at: 24, count: 1)[0] == max(1024, physical))
-    #expect(configuration(device, at: 25, count: 1) == [0])
-    #expect(configuration(device, at: 32, count: 2) == [1, 0])
-    #expect(field(device, at: 34, count: 2) == 3)
-    #expect(field(device, at: 36, count: 4) == 1 << 22)
-    #expect(field(device, at: 40, count: 4) == 32)
     #expect(field(device, at: 44, count: 4) * 512 % 1024 == 0)
-    #expect(field(device, at: 48, count: 4) == 1 << 17)
-    #expect(field(device, at: 52, count: 4) == 32)
-    #expect(configuration(device, at: 56, count: 4) == [1, 0, 0, 0])
     #expect(configuration(device, at: 60, count: 36).allSatisfy { $0 == 0 }, "no secure erase, no zones")
     #expect(device.maxQueueSizes == [1024, 1024, 1024])
   }
 
   @Test("A part is the same bytes as in the whole, and past the end is zero")
   func parts() throws {
-    let file = try ScratchFile(size: 1 << 20)
-    let device = try BlockDevice(options(file))
+    let device = try device()
     let whole = configuration(device)
     for (offset, count) in [(0, 57), (0, 60), (5, 7), (90, 6)] {
       #expect(configuration(device, at: offset, count: count) == Array(whole[offset..<offset + count]))
@@ -69,18 +64,13 @@ import VirtioTestKit
 
   @Test("What is offered follows from the image and the options")
   func features() throws {
-    let file = try ScratchFile(size: 1 << 20)
-    var options = options(file)
-    let plain = try { try BlockDevice(options).features }()
+    let plain = try device().features
     #expect(
       plain == [
         .ring, .blockSegMax, .blockGeometry, .blockBlockSize, .blockFlush, .blockTopology, .blockConfigWCE,
         .blockDiscard, .blockWriteZeroes,
       ])
-    options.queueCount = 2
-    options.maxSegmentSize = 65536
-    options.cacheIsConfigurable = false
-    let others = try { try BlockDevice(options).features }()
+    let others = try device { ($0.queueCount, $0.maxSegmentSize, $0.cacheIsConfigurable) = (2, 65536, false) }.features
     #expect(others == plain.union([.blockMultiqueue, .blockSizeMax]).subtracting(.blockConfigWCE))
     #expect(!plain.contains(.accessPlatform), "transports add that")
   }
@@ -89,16 +79,12 @@ import VirtioTestKit
     "Segments fit the queue, however small it is",
     arguments: [(2, 1), (3, 1), (64, 62), (128, 126), (1024, 126)] as [(UInt16, UInt64)])
   func segments(queueSize: UInt16, most: UInt64) throws {
-    let file = try ScratchFile(size: 1 << 20)
-    var options = options(file)
-    options.queueSize = queueSize
-    #expect(field(try BlockDevice(options), at: 12, count: 4) == most)
+    #expect(field(try device { $0.queueSize = queueSize }, at: 12, count: 4) == most)
   }
 
   @Test("The cache mode can be written, nothing else")
   func writeback() throws {
-    let file = try ScratchFile(size: 1 << 20)
-    let device = try BlockDevice(options(file))
+    let device = try device()
     let before = configuration(device)
     write(device, [UInt8](repeating: 0xFF, count: 32), at: 0)
     write(device, [UInt8](repeating: 0xFF, count: 63), at: 33)
@@ -114,26 +100,20 @@ import VirtioTestKit
 
   @Test("The cache mode cannot be written where that was not offered")
   func fixedWriteback() throws {
-    let file = try ScratchFile(size: 1 << 20)
-    var options = options(file)
-    options.cacheIsConfigurable = false
-    options.writeback = false
-    let device = try BlockDevice(options)
+    let device = try device { ($0.cacheIsConfigurable, $0.writeback) = (false, false) }
     write(device, [1], at: 32)
     #expect(configuration(device, at: 32, count: 1) == [0])
   }
 
   @Test("A driver that configures the cache and cannot flush starts with writethrough (§5.2.5.2)")
   func noFlush() throws {
-    let file = try ScratchFile(size: 1 << 20)
-    let device = try BlockDevice(options(file))
+    let device = try device()
     _ = try device.makeHandler(for: 0..<1, features: device.features.subtracting(.blockFlush))
     #expect(configuration(device, at: 32, count: 1) == [0])
   }
 
   @Test("The cache mode survives a migration")
   func state() throws {
-    let file = try ScratchFile(size: 1 << 20)
     var options = options(file)
     options.lock = .never
     for mode in [0, 1] as [UInt8] {
@@ -151,10 +131,7 @@ import VirtioTestKit
 
   @Test("A resized image changes the capacity and is announced within the poll interval")
   func resize() async throws {
-    let file = try ScratchFile(size: 1 << 20)
-    var options = options(file)
-    options.sizePollInterval = .milliseconds(20)
-    let device = try BlockDevice(options)
+    let device = try device { $0.sizePollInterval = .milliseconds(20) }
     let (stream, continuation) = AsyncStream<Void>.makeStream()
     device.observeConfiguration { continuation.yield() }
     try file.truncate(2 << 20)
@@ -186,9 +163,8 @@ import VirtioTestKit
 
   @Test("A second writer is kept out, readers stay together")
   func locks() throws {
-    let file = try ScratchFile(size: 1 << 20)
-    let writer = try BlockDevice(options(file))
-    #expect { try BlockDevice(options(file)) } throws: { error in
+    let writer = try device()
+    #expect { try device() } throws: { error in
       guard case .image(let host)? = error as? DiskError else { return false }
       return host.errno == .resourceBusy && "\(host)".contains(file.path)
     }
@@ -206,7 +182,6 @@ import VirtioTestKit
 
   @Test("A lock that becomes free in time is waited for")
   func lockPatience() throws {
-    let file = try ScratchFile(size: 1 << 20)
     final class Holder: Sendable {
       let file: Mutex<BlockFile?>
       init(_ path: String) throws { file = Mutex(try BlockFile(path: path)) }
@@ -218,13 +193,12 @@ import VirtioTestKit
       _ = try? never.wait(timeout: .milliseconds(50))
       holder.file.withLock { $0 = nil }
     }
-    #expect(try BlockDevice(options(file)).byteCount == 1 << 20)
+    #expect(try device().byteCount == 1 << 20)
     thread.join()
   }
 
   @Test("Options that cannot be are refused by name")
   func badOptions() throws {
-    let file = try ScratchFile(size: 1 << 20)
     let changes: [(String, (inout BlockOptions) -> Void)] = [
       ("queueCount", { $0.queueCount = 0 }), ("queueCount", { $0.queueCount = 257 }),
       ("queueSize", { $0.queueSize = 1 }),
@@ -236,9 +210,7 @@ import VirtioTestKit
       ("maxSegmentSize", { $0.maxSegmentSize = 512 }),
     ]
     for (name, change) in changes {
-      var options = options(file)
-      change(&options)
-      #expect { try BlockDevice(options) } throws: { error in
+      #expect { try device(change) } throws: { error in
         guard case .option(name, _)? = error as? DiskError else { return false }
         return true
       }

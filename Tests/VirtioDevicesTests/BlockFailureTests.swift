@@ -1,6 +1,4 @@
 import DMA
-import Foundation
-import HostIO
 import Storage
 import Testing
 import Virtio
@@ -11,8 +9,7 @@ import VirtioTestKit
 @Suite("virtio-blk: bad input") struct BlockFailureTests {
   @Test("Addresses and lengths that do not fit the disk are IOERR, and touch nothing", arguments: EngineKind.all)
   func outside(engine: EngineKind) throws {
-    let file = try ScratchFile(pattern(65536))
-    let rig = try engine.rig(file)
+    let (file, rig) = try engine.disk()
     for (sector, count) in [
       (128, 512), (127, 1024), (0, 66048), (129, 512), (UInt64.max, 512), (1 << 55, 512), ((1 << 55) - 1, 512),
       (UInt64.max >> 9, 512),
@@ -35,8 +32,7 @@ import VirtioTestKit
 
   @Test("A chain without room for a header is IOERR", arguments: EngineKind.buffered, RingKind.all)
   func shortHeader(engine: EngineKind, kind: RingKind) throws {
-    let file = try ScratchFile(pattern(65536))
-    let rig = try engine.rig(file, kind: kind)
+    let (file, rig) = try engine.disk(kind: kind)
     let cut = try rig.perform(readable: [Array(Wire.header(0)[..<15])], writable: [512, 1])
     #expect(cut.used == 0 && cut.bytes.last == 1)
     #expect(try rig.command(1, []).status == 0)
@@ -108,8 +104,7 @@ import VirtioTestKit
     "A chain whose memory cannot be reached is IOERR where its status can be, used length 0 (R087, R088, R090)",
     arguments: EngineKind.buffered, RingKind.all)
   func unreachable(engine: EngineKind, kind: RingKind) throws {
-    let file = try ScratchFile(pattern(65536))
-    let rig = try engine.rig(file, kind: kind)
+    let (file, rig) = try engine.disk(kind: kind)
     let hole = DMAAddress(0x7f00_0000_0000)
     let header = rig.allocate(16)
     let status = rig.allocate(1)
@@ -144,8 +139,7 @@ import VirtioTestKit
     "Requests of random bytes and shapes all come back, and stay on the disk", arguments: EngineKind.buffered,
     [RingKind(), RingKind(packed: true, indirect: true)])
   func random(engine: EngineKind, kind: RingKind) throws {
-    let file = try ScratchFile(size: 65536)
-    let rig = try engine.rig(file, kind: kind)
+    let (file, rig) = try engine.disk(size: 65536, kind: kind)
     var random = SeededGenerator(42)
     for _ in 0..<40 {
       var requests: [(Int, Int)] = []

@@ -1,6 +1,5 @@
 import Glibc
 import HostIO
-import Storage
 import Testing
 import Virtio
 import VirtioTestKit

@@ -16,8 +16,7 @@ import VirtioTestKit
 
   @Test("Discarding several ranges gives their space back, and leaves the rest", arguments: EngineKind.all, places)
   func discards(engine: EngineKind, place: String) throws {
-    let file = try ScratchFile(pattern(Self.size), in: place)
-    let rig = try engine.rig(file)
+    let (file, rig) = try engine.disk(pattern(Self.size), in: place)
     let before = try file.allocated
     let ranges = Wire.range(0, 128) + Wire.range(130, 0) + Wire.range(256, 64) + Wire.range(504, 8)
     #expect(try rig.command(Self.discard, ranges) == (0, 1))
@@ -32,8 +31,7 @@ import VirtioTestKit
 
   @Test("Zeroes are read after writing them; with unmap the space is free", arguments: EngineKind.all, places)
   func zeroes(engine: EngineKind, place: String) throws {
-    let file = try ScratchFile(pattern(Self.size), in: place)
-    let rig = try engine.rig(file)
+    let (file, rig) = try engine.disk(pattern(Self.size), in: place)
     let before = try file.allocated
     #expect(try rig.command(Self.writeZeroes, Wire.range(100, 100) + Wire.range(201, 3)) == (0, 1))
     #expect(try file.allocated >= before, "without unmap the range keeps its space")
@@ -49,16 +47,14 @@ import VirtioTestKit
 
   @Test("In writethrough mode zeroes are written too", arguments: EngineKind.all)
   func writethroughZeroes(engine: EngineKind) throws {
-    let file = try ScratchFile(pattern(65536))
-    let rig = try engine.rig(file) { $0.writeback = false }
+    let (file, rig) = try engine.disk() { $0.writeback = false }
     #expect(try rig.command(Self.writeZeroes, Wire.range(0, 64)) == (0, 1))
     #expect(file.bytes[..<32768].allSatisfy { $0 == 0 })
   }
 
   @Test("A request with a bad range is refused whole", arguments: EngineKind.buffered)
   func refused(engine: EngineKind) throws {
-    let file = try ScratchFile(pattern(Self.size))
-    let rig = try engine.rig(file)
+    let (file, rig) = try engine.disk(pattern(Self.size))
     let good = Wire.range(0, 8)
     for type in [Self.discard, Self.writeZeroes] {
       #expect(try rig.command(type, good + Wire.range(512, 1)) == (1, 1), "past the end")
@@ -85,8 +81,7 @@ import VirtioTestKit
 
   @Test("Ranges may be cut anywhere", arguments: EngineKind.buffered, RingKind.all)
   func cut(engine: EngineKind, kind: RingKind) throws {
-    let file = try ScratchFile(pattern(65536))
-    let rig = try engine.rig(file, kind: kind)
+    let (file, rig) = try engine.disk(kind: kind)
     let message = Wire.header(Self.discard) + Wire.range(8, 8) + Wire.range(32, 8)
     let pieces = [0..<3, 3..<17, 17..<30, 30..<48].map { Array(message[$0]) }
     let result = try rig.perform(readable: pieces, writable: [1], skew: 3)
@@ -110,8 +105,7 @@ import VirtioTestKit
   @Test(
     "A sparse file stays sparse under writes, and after a whole disk of zeroes with unmap", arguments: EngineKind.all)
   func sparse(engine: EngineKind) throws {
-    let file = try ScratchFile(size: 1 << 30)
-    let rig = try engine.rig(file)
+    let (file, rig) = try engine.disk(size: 1 << 30)
     #expect(try rig.writeDisk(1 << 20, pattern(4096)).status == 0)
     #expect(try rig.readDisk(0, 65536).data.allSatisfy { $0 == 0 })
     #expect(try file.allocated <= 65536)

@@ -1,7 +1,6 @@
 import DMA
 import Foundation
 import HostIO
-import Virtio
 import VirtioTestKit
 
 @testable import Storage
@@ -97,6 +96,22 @@ struct EngineKind: Hashable, CustomStringConvertible {
     var options = options(file)
     change(&options)
     return try BlockDevice(options)
+  }
+
+  /// A file of these bytes, and a driver of the disk in it.
+  func disk(
+    _ bytes: [UInt8] = pattern(65536), in directory: String? = nil, kind: RingKind = RingKind(),
+    _ change: (inout BlockOptions) -> Void = { _ in }
+  ) throws -> (file: ScratchFile, rig: DeviceRig) {
+    let file = try ScratchFile(bytes, in: directory)
+    return (file, try rig(file, kind: kind, change))
+  }
+  /// The same of a file that is all hole.
+  func disk(
+    size: Int, kind: RingKind = RingKind(), _ change: (inout BlockOptions) -> Void = { _ in }
+  ) throws -> (file: ScratchFile, rig: DeviceRig) {
+    let file = try ScratchFile(size: size)
+    return (file, try rig(file, kind: kind, change))
   }
 
   func rig(

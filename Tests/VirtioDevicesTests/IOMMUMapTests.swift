@@ -1,5 +1,4 @@
 import DMA
-import DriverDMA
 import IOMMUInterface
 import Testing
 import Virtio

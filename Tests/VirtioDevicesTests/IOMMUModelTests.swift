@@ -1,4 +1,3 @@
-import DriverDMA
 import Foundation
 import IOMMUInterface
 import Testing

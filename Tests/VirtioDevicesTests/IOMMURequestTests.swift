@@ -1,8 +1,6 @@
-import DriverDMA
 import IOMMUInterface
 import Testing
 import Virtio
-import VirtioTestKit
 
 @testable import VirtioIOMMU
 

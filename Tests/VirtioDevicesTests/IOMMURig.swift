@@ -1,6 +1,4 @@
 import DMA
-import DriverDMA
-import HostIO
 import IOMMUInterface
 import Testing
 import Virtio

@@ -1,9 +1,7 @@
 import DMA
-import DriverDMA
 import IOMMUInterface
 import Testing
 import Virtio
-import VirtioTestKit
 
 @testable import VirtioIOMMU
 

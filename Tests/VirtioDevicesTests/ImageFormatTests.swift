@@ -1,4 +1,3 @@
-import Foundation
 import Testing
 import VirtioTestKit
 
@@ -38,8 +37,7 @@ import VirtioTestKit
   @Test(
     "What a guest writes while its disk is served is not looked at; a raw image that is short, empty or random is raw")
   func raw() throws {
-    let file = try ScratchFile(size: 65536)
-    let rig = try EngineKind(engine: .automatic).rig(file)
+    let (_, rig) = try EngineKind(engine: .automatic).disk(size: 65536)
     #expect(try rig.writeDisk(0, Array("vhdxfile".utf8) + [UInt8](repeating: 0, count: 504)).status == 0)
     #expect(try rig.readDisk(0, 512).data.starts(with: Array("vhdxfile".utf8)))
     for bytes in [pattern(65536), Array("QFI".utf8), [], Array("LUKS".utf8) + [UInt8](repeating: 0, count: 1000)]

@@ -1,7 +1,6 @@
 import DMA
 import HostIO
 import Testing
-import Virtio
 import VirtioTestKit
 
 @testable import Storage

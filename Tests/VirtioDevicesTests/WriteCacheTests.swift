@@ -115,53 +115,28 @@ import VirtioTestKit
     return wrong
   }
 
+  /// Ends this process, with success if nothing is wrong, or if nothing of this can be seen here.
+  static func end(_ check: (DiskEngine) throws -> [String], _ engines: [DiskEngine]) throws -> Never {
+    guard isObservable else {
+      print("SKIPPED: the temporary directory is not on storage that tells")
+      exit(0)
+    }
+    let wrong = try engines.flatMap { engine in try check(engine).map { "\(engine): \($0)" } }
+    for line in wrong { print(line) }
+    exit(wrong.isEmpty ? 0 : 1)
+  }
+
   @Test("A driver that another device may have told of writethrough gets it")
   func succession() async throws {
     await #expect(processExitsWith: .success) {
-      guard WriteCacheTests.isObservable else {
-        return print("SKIPPED: the temporary directory is not on storage that tells")
-      }
-      let wrong = try DiskEngine.allCases.flatMap { engine in
-        try WriteCacheTests.checkSuccession(engine).map { "\(engine): \($0)" }
-      }
-      for line in wrong { print(line) }
-      exit(wrong.isEmpty ? 0 : 1)
+      try WriteCacheTests.end(WriteCacheTests.checkSuccession, DiskEngine.allCases)
     }
   }
 
-  @Test("Completed writes are stable exactly when they must be: one after the other")
-  func synchronous() async throws {
-    await #expect(processExitsWith: .success) {
-      guard WriteCacheTests.isObservable else {
-        return print("SKIPPED: the temporary directory is not on storage that tells")
-      }
-      let wrong = try WriteCacheTests.check(.synchronous)
-      for line in wrong { print(line) }
-      exit(wrong.isEmpty ? 0 : 1)
-    }
-  }
-
-  @Test("Completed writes are stable exactly when they must be: through the ring")
-  func uring() async throws {
-    await #expect(processExitsWith: .success) {
-      guard WriteCacheTests.isObservable else {
-        return print("SKIPPED: the temporary directory is not on storage that tells")
-      }
-      let wrong = try WriteCacheTests.check(.uring)
-      for line in wrong { print(line) }
-      exit(wrong.isEmpty ? 0 : 1)
-    }
-  }
-
-  @Test("Completed writes are stable exactly when they must be: with either engine")
-  func automatic() async throws {
-    await #expect(processExitsWith: .success) {
-      guard WriteCacheTests.isObservable else {
-        return print("SKIPPED: the temporary directory is not on storage that tells")
-      }
-      let wrong = try WriteCacheTests.check(.automatic)
-      for line in wrong { print(line) }
-      exit(wrong.isEmpty ? 0 : 1)
+  @Test("Completed writes are stable exactly when they must be", arguments: DiskEngine.allCases)
+  func stable(engine: DiskEngine) async throws {
+    await #expect(processExitsWith: .success) { [name = engine.rawValue as String] in
+      try WriteCacheTests.end(WriteCacheTests.check, [#require(DiskEngine(rawValue: name))])
     }
   }
 

@@ -76,6 +76,15 @@ final class DriverRig {
     }
   }
 
+  /// A rig with the driver of a disk.
+  static func withDisk(
+    _ kind: MapperKind, poolSize: UInt64 = 4 << 20, _ options: DriverOptions
+  ) throws -> (rig: DriverRig, disk: Disk, transport: InProcessTransport, driver: BlockDriver) {
+    let (rig, disk) = (try DriverRig(kind, poolSize: poolSize), try Disk())
+    let transport = rig.transport(disk.device)
+    return (rig, disk, transport, try BlockDriver(transport, on: rig.platform(), options: options))
+  }
+
   /// What the device reaches through the platform.
   var platformSpace: any DMASpace {
     switch kind {

@@ -1,7 +1,6 @@
 import DMA
 import DriverDMA
 import IOMMUInterface
-import Storage
 import Testing
 import Virtio
 import VirtioBlock
@@ -35,10 +34,7 @@ struct DriverTests {
 
   @Test("A disk is written, read, flushed, zeroed, discarded and named", arguments: cells)
   func block(kind: MapperKind, ring: RingKind) throws {
-    let rig = try DriverRig(kind)
-    let disk = try Disk()
-    let transport = rig.transport(disk.device)
-    let driver = try BlockDriver(transport, on: rig.platform(), options: ring.options())
+    let (rig, disk, _, driver) = try DriverRig.withDisk(kind, ring.options())
     #expect(driver.capacity == 4096 && !driver.isReadOnly && driver.features.contains(.ringPacked) == ring.packed)
     let sizes = [512, 4096, 7, 1529, 2048]
     let total = sizes.reduce(0, +)
@@ -103,9 +99,7 @@ struct DriverTests {
     "Requests under way at once complete each with its own data, and one that is waited for first loses none of the others",
     arguments: cells)
   func many(kind: MapperKind, ring: RingKind) throws {
-    let rig = try DriverRig(kind)
-    let disk = try Disk()
-    let driver = try BlockDriver(rig.transport(disk.device), on: rig.platform(), options: ring.options())
+    let (rig, disk, _, driver) = try DriverRig.withDisk(kind, ring.options())
     var tags: [RequestTag] = []
     for n in 0..<8 {
       let data = try segments(rig, [4096], .toDevice, seed: n)
@@ -144,10 +138,7 @@ struct DriverTests {
 
   @Test("Requests that make no sense are refused before the device hears of them")
   func senseless() throws {
-    let rig = try DriverRig(.direct)
-    let disk = try Disk()
-    let transport = rig.transport(disk.device)
-    let driver = try BlockDriver(transport, on: rig.platform(), options: RingKind.all[0].options())
+    let (rig, _, transport, driver) = try DriverRig.withDisk(.direct, RingKind.all[0].options())
     let page = try rig.buffer(4096, .toDevice)
     #expect(throws: DriverError.request) { try driver.write(0, from: [GuestSegment(page, count: 511)].span) }
     #expect(throws: DriverError.request) { try driver.read(4095, into: [GuestSegment(page, count: 1024)].span) }
@@ -166,23 +157,15 @@ struct DriverTests {
 
   @Test("A full ring is an error, and goes on when something completes", arguments: RingKind.all)
   func full(ring: RingKind) throws {
-    let rig = try DriverRig(.strict)
-    let disk = try Disk()
-    let transport = rig.transport(disk.device)
-    let driver = try BlockDriver(transport, on: rig.platform(), options: ring.options(size: 16, segments: 4))
+    let (rig, _, _, driver) = try DriverRig.withDisk(.strict, ring.options(size: 16, segments: 4))
     let page = try rig.buffer(512, .fromDevice)
     var count = 0
-    do {
+    #expect {
       while true {
         _ = try driver.submitRead(0, into: [GuestSegment(page, count: 512)].span)
         count += 1
       }
-    } catch {
-      guard case .queue(.full) = error else {
-        Issue.record("\(error)")
-        return
-      }
-    }
+    } throws: { if case .queue(.full)? = $0 as? DriverError { true } else { false } }
     #expect(count == (ring.indirect ? 16 : 5))
     let mappings = rig.domain.mappings
     driver.publish()
@@ -193,10 +176,7 @@ struct DriverTests {
 
   @Test("A queue that is reset gives back what the device had, and works again", arguments: RingKind.all)
   func queueReset(ring: RingKind) throws {
-    let rig = try DriverRig(.strict)
-    let disk = try Disk()
-    let transport = rig.transport(disk.device)
-    let driver = try BlockDriver(transport, on: rig.platform(), options: ring.options())
+    let (rig, disk, transport, driver) = try DriverRig.withDisk(.strict, ring.options())
     let quiet = rig.domain.mappings
     transport.isDeaf = true
     let lost = try segments(rig, [512, 512], .fromDevice)

@@ -1,6 +1,5 @@
 import DMA
 import DriverDMA
-import IOMMUInterface
 import Testing
 import VirtioTestKit
 

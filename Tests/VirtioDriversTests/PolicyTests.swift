@@ -1,7 +1,6 @@
 import DMA
 import DriverDMA
 import IOMMUInterface
-import Storage
 import Testing
 import Virtio
 import VirtioBlock

@@ -1,6 +1,5 @@
 import DMA
 import DriverDMA
-import IOMMUInterface
 
 /// The machine under a Xen guest: the same memory at other addresses, a part of it in pieces of 64 KiB in reverse
 /// order.

@@ -1,7 +1,5 @@
 import DMA
 import DriverDMA
-import IOMMUInterface
-import Storage
 import Testing
 import Virtio
 import VirtioBlock

@@ -3,7 +3,6 @@ internal import HostIO
 public import IOMMUInterface
 public import PCI
 import Synchronization
-internal import VirtioDrivers
 internal import VirtioTestKit
 
 /// Messages, pins and lines as the platform sees them; each arrival wakes a test that waits.

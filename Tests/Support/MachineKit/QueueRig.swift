@@ -3,18 +3,23 @@ public import IOMMUInterface
 public import Virtio
 public import VirtioTestKit
 
+/// Look-ups of a device's queues, by the space that answered: those that queues answered themselves, those that came to
+/// the space, and accesses refused.
+public typealias LookUps = (
+  translated: (hits: UInt64, misses: UInt64, faults: UInt64), physical: (hits: UInt64, misses: UInt64, faults: UInt64)
+)
+
 /// A virtio device behind any transport, and what its driver does in most tests.
 public protocol QueueRig {
-  associatedtype Transport: DriverTransport
   var memory: GuestMemory { get }
   var interrupts: InterruptLog { get }
   var iommu: PageIOMMU? { get }
   /// What the device is to the IOMMU.
   var requester: RequesterID { get }
   /// Waits for an answer, acknowledging interrupts as the driver of this transport does.
-  func waitForAnswer(_ transport: Transport, _ condition: () -> Bool) -> Bool
+  func waitForAnswer(_ transport: any DriverTransport, _ condition: () -> Bool) -> Bool
   /// Sets DRIVER_OK with queue 0 enabled at a place.
-  func start(_ transport: Transport, _ place: QueuePlace)
+  func start(_ transport: any DriverTransport, _ place: QueuePlace)
 }
 
 /// FEATURES_OK did not stay set.
@@ -22,7 +27,7 @@ public struct NotNegotiated: Error {}
 
 extension QueueRig {
   /// Goes as far as FEATURES_OK (§3.1.1). Whether it stuck.
-  public func negotiate(_ transport: Transport, _ features: Features) -> Bool {
+  public func negotiate(_ transport: any DriverTransport, _ features: Features) -> Bool {
     transport.status = []
     precondition(transport.status == [], "the device does not come out of its reset")
     transport.status = [.acknowledge]
@@ -34,7 +39,7 @@ extension QueueRig {
 
   /// Negotiates, and starts queue 0 with a ring in memory of its own.
   public func running(
-    _ transport: Transport, _ features: Features, size: UInt16 = 16, scattered isScattered: Bool,
+    _ transport: any DriverTransport, _ features: Features, size: UInt16 = 16, scattered isScattered: Bool,
     driver: RingCase.Driver = .literal
   ) throws(NotNegotiated) -> (QueuePlace, any LiteralRing) {
     guard negotiate(transport, features) else { throw NotNegotiated() }
@@ -52,9 +57,16 @@ extension QueueRig {
     }
   }
 
+  /// A legacy queue's memory, which is physical: one address, the used ring behind the next alignment.
+  public func legacyPlace(_ size: UInt16, at base: UInt64 = 0x10_0000, alignment: UInt64 = 4096) -> QueuePlace {
+    QueuePlace(
+      layout: QueueLayout(legacyAt: base, size: size, alignment: alignment), tables: DMAAddress(0x20_0000),
+      data: DMAAddress(0x30_0000), literal: LiteralMemory(memory), space: PhysicalSpace(memory))
+  }
+
   /// Sends bytes through a queue and checks the echo. Whether it came.
   public func echo(
-    _ transport: Transport, _ place: QueuePlace, _ ring: any LiteralRing, queue: Int = 0,
+    _ transport: any DriverTransport, _ place: QueuePlace, _ ring: any LiteralRing, queue: Int = 0,
     indirect: Bool = false, seed: UInt8 = 1
   ) -> Bool {
     let sent = (0..<200).map { UInt8(truncatingIfNeeded: $0) &* 3 &+ seed }
@@ -73,7 +85,7 @@ extension QueueRig {
 
   /// Makes a chain available and waits until it comes back; nil if it does not, or the device needs a reset.
   public func send(
-    _ transport: Transport, _ chain: [LiteralDescriptor], _ ring: any LiteralRing, queue: Int = 0,
+    _ transport: any DriverTransport, _ chain: [LiteralDescriptor], _ ring: any LiteralRing, queue: Int = 0,
     table: DMAAddress? = nil
   ) -> LiteralUsed? {
     ring.wantCalls()

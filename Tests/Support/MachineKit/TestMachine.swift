@@ -6,9 +6,7 @@ public import PCI
 public import Storage
 public import Virtio
 public import VirtioBlock
-internal import VirtioDrivers
 public import VirtioPCI
-import VirtioServing
 public import VirtioTestKit
 
 /// Memory, a PCI bus, and where its interrupts go. Firmware runs when it is told to.
@@ -16,6 +14,8 @@ public final class TestMachine {
   public let memory: GuestMemory
   public let interrupts: InterruptLog
   public let bus: PCIBus
+  /// What ``add(_:_:at:behind:bypassingIOMMU:name:log:)`` gave functions, in order.
+  public private(set) var masters: [BusMaster] = []
   /// What firmware found last.
   public private(set) var found: [PCIEnumerator.Found] = []
 
@@ -35,7 +35,8 @@ public final class TestMachine {
     behind bridge: PCIBridge? = nil, bypassingIOMMU: Bool = false, name: String = "test", log: Logger = .silent
   ) throws -> VirtioPCIFunction {
     try bus.add(at: slot, behind: bridge, bypassingIOMMU: bypassingIOMMU) { master throws(ConfigurationError) in
-      try VirtioPCIFunction(device, options, name: name, on: master, log: log)
+      masters.append(master)
+      return try VirtioPCIFunction(device, options, name: name, on: master, log: log)
     }
   }
 

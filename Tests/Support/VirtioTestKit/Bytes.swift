@@ -38,8 +38,8 @@ extension GuestMemory {
 
 extension GuestMemory {
   /// Pages from address 0 on, each full of its own number plus 1.
-  public static func numbered(pages: Int) throws -> GuestMemory {
-    let memory = try GuestMemory(byteCount: pages * 4096)
+  public static func numbered(pages: Int, of count: Int? = nil) throws -> GuestMemory {
+    let memory = try GuestMemory(byteCount: (count ?? pages) * 4096)
     for page in 0..<pages {
       memory.write([UInt8](repeating: UInt8(page + 1), count: 4096), at: GuestAddress(UInt64(page) * 4096))
     }

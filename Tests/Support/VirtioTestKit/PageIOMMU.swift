@@ -1,4 +1,5 @@
 public import DMA
+public import DriverDMA
 public import IOMMUInterface
 import Synchronization
 
@@ -44,6 +45,23 @@ public final class PageIOMMU: IOMMU, AddressTranslation {
     endpoint?.invalidate(from: DMAAddress(0), through: DMAAddress(.max))
   }
 
+  /// Takes a range of a requester away, out of larger mappings too, and returns when nothing uses it any more.
+  public func unmap(_ requester: RequesterID, _ address: DMAAddress, byteCount: UInt64) {
+    let last = DMAAddress(address.rawValue + (byteCount - 1))
+    let endpoint = state.withLock { state in
+      state.mappings[requester] = state.mappings[requester]?.flatMap { run -> [GuestRun] in
+        guard run.first <= last, address <= run.last else { return [run] }
+        var (before, after) = (run, run)
+        before.last = DMAAddress(address.rawValue &- 1)
+        after.first = DMAAddress(last.rawValue &+ 1)
+        after.guest = GuestAddress(run.guest.rawValue &+ (after.first.rawValue &- run.first.rawValue))
+        return (run.first < address ? [before] : []) + (last < run.last ? [after] : [])
+      }
+      return state.endpoints[requester]
+    }
+    endpoint?.invalidate(from: address, through: last)
+  }
+
   /// Puts other mappings in the place of all that a requester has, and returns when nothing uses the old ones any more.
   public func replaceAll(_ requester: RequesterID, with mappings: [GuestRun]) {
     let endpoint = state.withLock { state in
@@ -87,4 +105,18 @@ public final class PageIOMMU: IOMMU, AddressTranslation {
   public func report(_ fault: DMAFault, by requester: RequesterID) {
     state.withLock { $0.faults.append((requester, fault)) }
   }
+}
+
+/// What one requester has of a ``PageIOMMU``, as a driver that maps and unmaps.
+public final class PageDomain: IOMMUDomain {
+  public let unit = PageIOMMU()
+  private let requester: RequesterID
+  public init(of requester: RequesterID) { self.requester = requester }
+
+  public var faults: [DMAFault] { unit.faults.map(\.fault) }
+  public var lookUps: Int { unit.lookUps(by: requester) }
+  public func map(_ address: DMAAddress, to guest: GuestAddress, count: UInt64, permissions: DMAPermissions) {
+    unit.map(requester, address, byteCount: count, to: guest, permissions)
+  }
+  public func unmap(_ address: DMAAddress, count: UInt64) { unit.unmap(requester, address, byteCount: count) }
 }

@@ -1,6 +1,4 @@
 import DMA
-import DriverDMA
-import HostIO
 import IOMMUInterface
 import MachineKit
 import PCI
@@ -32,7 +30,7 @@ final class BusAccess: PCIFunctionAccess {
 }
 
 /// A virtio function on a bus, with firmware done, and its driver.
-final class FunctionRig: QueueRig {
+final class FunctionRig: TransportRig {
   let machine: TestMachine
   let function: VirtioPCIFunction
   let access: BusAccess
@@ -44,16 +42,18 @@ final class FunctionRig: QueueRig {
   var interrupts: InterruptLog { machine.interrupts }
   var bus: PCIBus { machine.bus }
   var requester: RequesterID { access.requester }
+  var control: DeviceControl { function.control }
+  var counts: LookUps { machine.masters[0].counts }
+  var isBehindIOMMU: Bool { machine.masters[0].isBehindIOMMU }
   static let messageAddress: UInt64 = 0xfee0_0000
 
-  /// - Parameter lateIOMMU: the IOMMU comes after the function.
+  /// - Parameter lateIOMMU: the IOMMU is not in front of the function yet.
   init(
     _ device: any VirtioDevice = EchoDevice(), _ options: VirtioPCIOptions = VirtioPCIOptions(),
     iommu: PageIOMMU? = nil, lateIOMMU: Bool = false
   ) throws {
     machine = try TestMachine(iommu: lateIOMMU ? nil : iommu)
     function = try machine.add(device, options, at: slot)
-    if let iommu, lateIOMMU { machine.bus.setIOMMU(iommu) }
     machine.enumerate()
     access = BusAccess(try machine.access())
     self.iommu = iommu
@@ -72,8 +72,30 @@ final class FunctionRig: QueueRig {
     return transport
   }
 
+  func anyDriver() throws -> any DriverTransport { try driver() }
+  func setIOMMU(_ iommu: (any IOMMU)?) { bus.setIOMMU(iommu) }
+  func causesOfChange(_ transport: any DriverTransport) -> UInt32 {
+    interrupts.wait { interrupts.data.contains(0x20) } ? 2 : 0
+  }
+
+  // The common configuration is at the start of BAR 4.
+  private func word(_ word: UInt32, select: UInt64, at offset: UInt64) -> UInt32 {
+    access.writeBAR(4, at: select, width: 4, word)
+    return access.readBAR(4, at: offset, width: 4)
+  }
+  func offeredWord(_ word: UInt32) -> UInt32 { self.word(word, select: 0, at: 4) }
+  func acceptedWord(_ word: UInt32) -> UInt32 { self.word(word, select: 8, at: 12) }
+  var enableRegister: UInt32 { access.readBAR(4, at: 28, width: 2) }
+  var resetRegister: UInt32 {
+    get { access.readBAR(4, at: 58, width: 2) }
+    set { access.writeBAR(4, at: 58, width: 2, newValue) }
+  }
+
   /// The queue's calls come on vector 1.
-  func start(_ transport: PCIDriverTransport, _ place: QueuePlace) { start(transport, place, vectors: true) }
+  func start(_ transport: any DriverTransport, _ place: QueuePlace) {
+    guard let transport = transport as? PCIDriverTransport else { preconditionFailure("another transport's driver") }
+    start(transport, place, vectors: true)
+  }
   func start(_ transport: PCIDriverTransport, _ place: QueuePlace, vectors: Bool) {
     if vectors {
       #expect(transport.setConfigurationVector(0))
@@ -83,5 +105,13 @@ final class FunctionRig: QueueRig {
     transport.status = [.acknowledge, .driver, .featuresOK, .driverOK]
   }
 
-  func waitForAnswer(_ transport: PCIDriverTransport, _ condition: () -> Bool) -> Bool { interrupts.wait(condition) }
+  /// Negotiates what most tests do, and starts queue 0 with or without vectors.
+  func running(_ transport: PCIDriverTransport, vectors: Bool) throws -> (QueuePlace, any LiteralRing) {
+    #expect(negotiate(transport, .plain))
+    let place = place(scattered: false)
+    start(transport, place, vectors: vectors)
+    return (place, place.ring(.plain, .literal))
+  }
+
+  func waitForAnswer(_ transport: any DriverTransport, _ condition: () -> Bool) -> Bool { interrupts.wait(condition) }
 }

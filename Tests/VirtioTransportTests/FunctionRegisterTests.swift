@@ -1,7 +1,5 @@
-import DriverDMA
 import IOMMUInterface
 import MachineKit
-import PCI
 import Testing
 import Virtio
 import VirtioDrivers
@@ -9,21 +7,21 @@ import VirtioPCI
 import VirtioServing
 import VirtioTestKit
 
-@Suite("Registers of a function", .timeLimit(.minutes(10))) struct RegisterTests {
+@Suite("Registers of a function", .timeLimit(.minutes(10))) struct FunctionRegisterTests {
+  let rig: FunctionRig
+  let device = CounterDevice()
+  init() throws { rig = try FunctionRig(device) }
+
   @Test("A driver that lets the pin interrupt it reads why from ISR status, which lets the pin go")
   func pin() throws {
-    let rig = try FunctionRig(CounterDevice())
     let transport = try rig.driver(messages: false)
-    #expect(rig.negotiate(transport, .plain))
-    let place = rig.place(scattered: false)
-    let ring = place.ring(.plain, .literal)
-    rig.start(transport, place, vectors: false)
+    let (place, ring) = try rig.running(transport, vectors: false)
     #expect(rig.echo(transport, place, ring))
     #expect(rig.interrupts.wait { rig.interrupts.isAsserted(3) })
     #expect(transport.takeISR() == 1)
     #expect(!rig.interrupts.isAsserted(3))
     #expect(transport.takeISR() == 0)
-    (rig.device as? CounterDevice)?.set(1)
+    device.set(1)
     #expect(rig.interrupts.isAsserted(3))
     // Messages instead: the pin is let go although nobody read why.
     #expect(transport.enableMSIX([InterruptMessage(address: 0xfee0_0000, data: 9)]))
@@ -34,17 +32,13 @@ import VirtioTestKit
 
   @Test("An event that is mapped to no vector, or to one that does not exist, sends nothing")
   func vectors() throws {
-    let rig = try FunctionRig(CounterDevice())
     let transport = try rig.driver()
     #expect(!transport.setVector(4, ofQueue: 0))
     #expect(!transport.setConfigurationVector(0x7ff))
     #expect(transport.setVector(3, ofQueue: 0))
     #expect(transport.setVector(PCITransport.noVector, ofQueue: 0))
     #expect(!transport.setVector(1, ofQueue: 3))
-    #expect(rig.negotiate(transport, .plain))
-    let place = rig.place(scattered: false)
-    let ring = place.ring(.plain, .literal)
-    rig.start(transport, place, vectors: false)
+    let (place, ring) = try rig.running(transport, vectors: false)
     // Without a vector there is no interrupt: look until it is there.
     _ = ring.post([LiteralDescriptor(place.data, 16, writable: true)])
     ring.publish()
@@ -58,8 +52,6 @@ import VirtioTestKit
 
   @Test("The generation changes after a read that shows a change, once, and the driver is told")
   func generation() throws {
-    let rig = try FunctionRig(CounterDevice())
-    let device = try #require(rig.device as? CounterDevice)
     let transport = try rig.driver()
     #expect(rig.negotiate(transport, .plain))
     rig.start(transport, rig.place(scattered: false))
@@ -80,7 +72,6 @@ import VirtioTestKit
 
   @Test("Queues show a power of two that fits, take smaller ones, and are 0 where there is none")
   func sizes() throws {
-    let rig = try FunctionRig(CounterDevice())
     let transport = try rig.driver()
     #expect(transport.maxQueueSize(0) == 32)
     #expect(transport.maxQueueSize(3) == 0)
@@ -95,68 +86,6 @@ import VirtioTestKit
     _ = transport.maxQueueSize(1)
     rig.access.writeBAR(4, at: 24, width: 2, 47)
     #expect(rig.access.readBAR(4, at: 24, width: 2) == 47)
-  }
-
-  @Test("A queue that is reset lets go, others go on, and it runs anew where the driver puts it then (R062)")
-  func ringReset() throws {
-    let iommu = PageIOMMU()
-    let rig = try FunctionRig(CounterDevice(), .platform, iommu: iommu)
-    let transport = try rig.driver()
-    let features = Features.platform.union(.ringReset)
-    let (place, first) = try rig.running(transport, features, scattered: true)
-    var ring = first
-    #expect(rig.echo(transport, place, ring))
-    transport.resetQueue(0)
-    #expect(!rig.function.control.isRunning(0))
-    #expect(rig.access.readBAR(4, at: 28, width: 2) == 0 && rig.access.readBAR(4, at: 58, width: 2) == 0)
-    #expect(rig.access.readBAR(4, at: 26, width: 2) == 0xffff && rig.access.readBAR(4, at: 32, width: 4) == 0)
-    #expect(transport.status.contains(.driverOK))
-    // Elsewhere: 16 pages further up nothing was mapped before.
-    iommu.unmapAll(rig.requester)
-    let other = rig.place(8, scattered: true)
-    ring = other.ring(features, .literal)
-    #expect(transport.setVector(1, ofQueue: 0))
-    transport.enableQueue(0, other.layout)
-    #expect(rig.echo(transport, other, ring))
-    // Without the feature the register does nothing.
-    #expect(rig.negotiate(transport, .platform))
-    rig.start(transport, other)
-    rig.access.writeBAR(4, at: 58, width: 2, 1)
-    #expect(rig.function.control.isRunning(0))
-  }
-
-  @Test(
-    "A suspended device stands still, keeps its place, and tells afterwards what changed meanwhile (R063)",
-    arguments: [false, true])
-  func suspend(_ packed: Bool) throws {
-    let iommu = PageIOMMU()
-    let rig = try FunctionRig(CounterDevice(), .platform, iommu: iommu)
-    let device = try #require(rig.device as? CounterDevice)
-    let transport = try rig.driver()
-    let features = RingKind(packed: packed).features(.platform.union(.suspend))
-    let (place, ring) = try rig.running(transport, features, scattered: true)
-    for round in UInt8(0)..<5 { #expect(rig.echo(transport, place, ring, seed: round)) }
-    transport.status = transport.status.union(.suspend)
-    #expect(transport.status == [.acknowledge, .driver, .featuresOK, .suspend])
-    let told = rig.interrupts.data.count
-    device.set(7)
-    transport.writeConfiguration(at: 8, from: [1, 0, 0, 0].span)
-    #expect(device.drivers == 0)
-    // With everything unmapped a single look at the ring would be a fault.
-    iommu.unmapAll(rig.requester)
-    transport.notify(0, data: 0)
-    #expect(!rig.function.control.isRunning(0))
-    #expect(rig.interrupts.data.count == told && iommu.faults.isEmpty)
-    _ = rig.place(16, packed: packed, scattered: true)
-    transport.status = transport.status.union(.driverOK)
-    #expect(transport.status == [.acknowledge, .driver, .featuresOK, .driverOK])
-    #expect(rig.interrupts.data.dropFirst(told).first == 0x20)
-    for round in UInt8(5)..<12 { #expect(rig.echo(transport, place, ring, seed: round)) }
-    // Without the feature the bit is ignored.
-    #expect(rig.negotiate(transport, features.subtracting(.suspend)))
-    rig.start(transport, place)
-    transport.status = transport.status.union(.suspend)
-    #expect(transport.status.contains(.driverOK) && !transport.status.contains(.suspend))
   }
 
   @Test(
@@ -197,7 +126,6 @@ import VirtioTestKit
 
   @Test("After a reset nothing is in flight and nothing is remembered (R060)")
   func reset() throws {
-    let rig = try FunctionRig(CounterDevice())
     let transport = try rig.driver()
     #expect(rig.negotiate(transport, .plain))
     let place = rig.place(scattered: false)

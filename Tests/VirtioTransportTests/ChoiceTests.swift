@@ -1,5 +1,4 @@
 import DMA
-import DriverDMA
 import IOMMUInterface
 import MachineKit
 import PCI
@@ -7,6 +6,7 @@ import Testing
 import Virtio
 import VirtioDrivers
 import VirtioEntropy
+import VirtioMMIO
 import VirtioPCI
 import VirtioTestKit
 
@@ -29,28 +29,6 @@ import VirtioTestKit
     #expect(error?.description.contains("bypasses the IOMMU") == true)
     // Nothing was half made.
     #expect(iommu.adoptions.isEmpty)
-  }
-
-  @Test("The same without an IOMMU in front: offered, negotiated, and the back-end never sees it (R019)")
-  func backendAlone() throws {
-    let device = TestDevice {
-      $0.writable.copy(EchoDevice.answer(to: $0.readable.bytes(), count: $0.writable.byteCount).span, to: 0)
-    }
-    let rig = try FunctionRig(
-      device,
-      .with {
-        $0.iommuPlatform = .on
-        $0.backendTranslates = false
-      })
-    let transport = try rig.driver()
-    let (place, ring) = try rig.running(transport, .platform, scattered: false)
-    #expect(rig.echo(transport, place, ring))
-    #expect(device.negotiated == [.plain])
-    // An IOMMU that comes later cannot be served: the device says so, and moves nothing.
-    rig.bus.setIOMMU(PageIOMMU())
-    #expect(rig.negotiate(transport, .platform))
-    rig.start(transport, place)
-    #expect(transport.status.contains(.needsReset))
   }
 
   @Test("The bit with a legacy interface is refused, and the sentence says what to type (R023)")
@@ -171,5 +149,57 @@ private final class IdentityMask: PCIFunctionAccess {
   func readBAR(_ index: Int, at offset: UInt64, width: Int) -> UInt32 { inner.readBAR(index, at: offset, width: width) }
   func writeBAR(_ index: Int, at offset: UInt64, width: Int, _ value: UInt32) {
     inner.writeBAR(index, at: offset, width: width, value)
+  }
+}
+
+@Suite("What a memory-mapped device's options make of it", .timeLimit(.minutes(10))) struct BoardChoiceTests {
+  private func choices(
+    _ options: VirtioMMIOOptions, id: DeviceID = .entropy, behind: Bool = false
+  ) throws(ConfigurationError) -> VirtioMMIOChoices {
+    try VirtioMMIOChoices(options, id: id, isBehindIOMMU: behind)
+  }
+
+  @Test("The bit with the legacy registers is refused, and the sentence says what to type (R023)")
+  func legacyRefused() throws {
+    let both = VirtioMMIOOptions.with {
+      $0.iommuPlatform = .on
+      $0.legacy = true
+    }
+    let error = #expect(throws: ConfigurationError.self) { _ = try choices(both) }
+    #expect(error?.option == "iommu_platform=on,legacy=on" && error?.hint == "use legacy=off")
+    #expect(throws: ConfigurationError.self) { _ = try BoardRig(EchoDevice(), both) }
+    #expect(throws: ConfigurationError.self) { _ = try choices(.old, id: .fileSystem) }
+    #expect(try !choices(VirtioMMIOOptions(), id: .fileSystem).isLegacy)
+  }
+
+  @Test(
+    "A back-end that cannot translate is refused the bit behind an IOMMU (R018), and never hears of it elsewhere (R019)"
+  )
+  func backend() throws {
+    let options = VirtioMMIOOptions.with {
+      $0.iommuPlatform = .on
+      $0.backendTranslates = false
+    }
+    let error = #expect(throws: ConfigurationError.self) { _ = try choices(options, behind: true) }
+    #expect(error?.description.contains("bypasses the IOMMU") == true)
+    #expect(try choices(options).hidesAccessPlatform)
+  }
+
+  @Test(
+    "Left to the device, the bit is offered where something needs it and the registers can show it (R024)",
+    arguments: [false, true], [false, true])
+  func automatic(_ isBehind: Bool, _ isRestricted: Bool) throws {
+    let options = VirtioMMIOOptions.with {
+      $0.iommuPlatform = .auto
+      $0.isRestricted = isRestricted
+    }
+    #expect(try choices(options, behind: isBehind).offersAccessPlatform == (isBehind || isRestricted))
+    var old = options
+    old.legacy = true
+    let choice = try choices(old, behind: isBehind)
+    #expect(!choice.offersAccessPlatform && choice.isLegacy)
+    var weak = options
+    weak.backendTranslates = false
+    #expect(try choices(weak, behind: isBehind).offersAccessPlatform == (isRestricted && !isBehind))
   }
 }

@@ -28,11 +28,11 @@ private final class TCEDriver: IOMMUDomain {
   }
 }
 
-@Suite("Drivers of memory-mapped devices", .timeLimit(.minutes(10))) struct DriverTests {
+@Suite("Drivers of memory-mapped devices", .timeLimit(.minutes(10))) struct BoardDriverTests {
   enum Way: Sendable, CaseIterable { case translated, flat, physical, legacy }
 
-  private func rig(_ device: any VirtioDevice, _ way: Way) throws -> (DeviceRig, DriverPlatform, TCETable) {
-    let rig = try DeviceRig(device, way == .legacy ? .old : way == .physical ? VirtioMMIOOptions() : .platform)
+  private func rig(_ device: any VirtioDevice, _ way: Way) throws -> (BoardRig, DriverPlatform, TCETable) {
+    let rig = try BoardRig(device, way == .legacy ? .old : way == .physical ? VirtioMMIOOptions() : .platform)
     let table = TCETable(pages: 4096)
     if way != .flat { rig.endpoint.setIOMMU(table) }
     let pages = GuestPages(rig.memory, at: GuestAddress(1 << 20), byteCount: 8 << 20)
@@ -40,7 +40,7 @@ private final class TCEDriver: IOMMUDomain {
     return (rig, DriverPlatform(pages: pages, mapper: way == .flat ? nil : mapper), table)
   }
 
-  private func options(_ rig: DeviceRig, packed: Bool) -> DriverOptions {
+  private func options(_ rig: BoardRig, packed: Bool) -> DriverOptions {
     DriverOptions(
       queue: QueueOptions(size: 16, segments: 4), withheld: packed ? [] : .ringPacked, wait: rig.interrupts.bounded)
   }
@@ -142,7 +142,7 @@ private final class TCEDriver: IOMMUDomain {
 
   @Test("A driver uses 32-bit, aligned accesses for registers, each in its direction only")
   func accesses() throws {
-    let rig = try DeviceRig(EntropyDevice(), .platform)
+    let rig = try BoardRig(EntropyDevice(), .platform)
     let transport = try rig.driver()
     let platform = DriverPlatform(pages: GuestPages(rig.memory, at: GuestAddress(1 << 20), byteCount: 8 << 20))
     let driver = try EntropyDriver(

@@ -1,5 +1,4 @@
 import DMA
-import DriverDMA
 import HostIO
 import IOMMUInterface
 import MachineKit

@@ -1,5 +1,4 @@
 import DMA
-import DriverDMA
 import IOMMUInterface
 import MachineKit
 import PCI
@@ -11,15 +10,7 @@ import VirtioPCI
 import VirtioServing
 import VirtioTestKit
 
-@Suite("The legacy interface", .timeLimit(.minutes(10))) struct LegacyTests {
-  /// A legacy queue's memory: one address, the used ring on the next page.
-  private func place(_ rig: FunctionRig, _ size: UInt16) -> QueuePlace {
-    let layout = QueueLayout(legacyAt: 0x10_0000, size: size)
-    return QueuePlace(
-      layout: layout, tables: DMAAddress(0x20_0000), data: DMAAddress(0x30_0000), literal: LiteralMemory(rig.memory),
-      space: PhysicalSpace(rig.memory))
-  }
-
+@Suite("The legacy interface of functions", .timeLimit(.minutes(10))) struct FunctionLegacyTests {
   @Test(
     "Queue addresses are page numbers in physical memory, and no IOMMU hears of them (R025, R027)",
     arguments: [false, true], [RingCase.Driver.literal, .driverQueue])
@@ -28,17 +19,10 @@ import VirtioTestKit
     let rig = try FunctionRig(CounterDevice(), .with { $0.disableModern = onlyLegacy }, iommu: iommu)
     let transport = try rig.driver(legacy: true)
     #expect(transport.isLegacy)
-    transport.status = []
-    transport.status = [.acknowledge, .driver]
-    let offered = transport.deviceFeatures
-    let features = offered.intersection([.indirectDescriptors, .eventIndex])
-    transport.accept(features)
-    let place = place(rig, transport.maxQueueSize(0))
-    let ring = place.ring(features, driver)
+    let features = transport.deviceFeatures.intersection([.indirectDescriptors, .eventIndex])
+    let (place, ring) = rig.startLegacy(transport, features, driver: driver)
     #expect(transport.setVector(1, ofQueue: 0))
-    transport.enableQueue(0, place.layout)
     #expect(rig.access.readBAR(0, at: 8, width: 4) == 0x100)
-    transport.status = [.acknowledge, .driver, .driverOK]
     for round in UInt8(0)..<10 {
       #expect(rig.echo(transport, place, ring, indirect: features.contains(.indirectDescriptors), seed: round))
     }
@@ -66,7 +50,7 @@ import VirtioTestKit
     let transport = try rig.driver(legacy: true)
     transport.status = []
     transport.status = [.acknowledge, .driver]
-    let place = place(rig, transport.maxQueueSize(0))
+    let place = rig.legacyPlace(transport.maxQueueSize(0))
     let ring = place.ring([], .literal)
     #expect(transport.setVector(1, ofQueue: 0))
     transport.enableQueue(0, place.layout)
@@ -84,10 +68,7 @@ import VirtioTestKit
   func failed() throws {
     let rig = try FunctionRig(CounterDevice())
     let transport = try rig.driver(legacy: true)
-    transport.status = [.acknowledge, .driver]
-    let place = place(rig, transport.maxQueueSize(0))
-    transport.enableQueue(0, place.layout)
-    transport.status = [.acknowledge, .driver, .driverOK]
+    let (place, _) = rig.startLegacy(transport)
     #expect(rig.function.control.isRunning(0))
     transport.status = [.acknowledge, .driver, .driverOK, .failed]
     transport.enableQueue(0, place.layout)
@@ -112,11 +93,7 @@ import VirtioTestKit
   func pin() throws {
     let rig = try FunctionRig(CounterDevice())
     let transport = try rig.driver(messages: false, legacy: true)
-    transport.status = [.acknowledge, .driver]
-    let place = place(rig, transport.maxQueueSize(0))
-    let ring = place.ring([], .literal)
-    transport.enableQueue(0, place.layout)
-    transport.status = [.acknowledge, .driver, .driverOK]
+    let (place, ring) = rig.startLegacy(transport)
     #expect(rig.echo(transport, place, ring))
     #expect(rig.interrupts.wait { rig.interrupts.isAsserted(3) })
     transport.status = []

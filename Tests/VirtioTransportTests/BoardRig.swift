@@ -29,7 +29,7 @@ final class Window: MMIORegisterAccess {
 }
 
 /// A virtio device on a board, and its driver.
-final class DeviceRig: QueueRig {
+final class BoardRig: TransportRig {
   let memory: GuestMemory
   let interrupts: InterruptLog
   let endpoint: DMAEndpoint
@@ -40,15 +40,18 @@ final class DeviceRig: QueueRig {
   /// No function's number: the machine has chosen it.
   static let requester = RequesterID(rawValue: 0xf00d)
   var requester: RequesterID { Self.requester }
+  var control: DeviceControl { mmio.control }
+  var counts: LookUps { endpoint.counts }
+  var isBehindIOMMU: Bool { endpoint.isBehindIOMMU }
 
   init(
     _ device: any VirtioDevice = EchoDevice(), _ options: VirtioMMIOOptions = VirtioMMIOOptions(),
-    iommu: PageIOMMU? = nil
+    iommu: PageIOMMU? = nil, lateIOMMU: Bool = false
   ) throws {
     memory = try GuestMemory(byteCount: 16 << 20)
     let interrupts = try InterruptLog()
     endpoint = DMAEndpoint(memory, requester: Self.requester)
-    if let iommu { endpoint.setIOMMU(iommu) }
+    if let iommu, !lateIOMMU { endpoint.setIOMMU(iommu) }
     mmio = try VirtioMMIODevice(
       device, options, name: "test", at: endpoint, line: { interrupts.setLine($0) }, log: .silent)
     window = Window(mmio)
@@ -59,14 +62,34 @@ final class DeviceRig: QueueRig {
 
   func driver() throws -> MMIODriverTransport { try MMIODriverTransport(window) }
 
-  func start(_ transport: MMIODriverTransport, _ place: QueuePlace) {
+  func anyDriver() throws -> any DriverTransport { try driver() }
+  func setIOMMU(_ iommu: (any IOMMU)?) { endpoint.setIOMMU(iommu) }
+  func causesOfChange(_ transport: any DriverTransport) -> UInt32 {
+    guard interrupts.poll({ interrupts.isLineAsserted }), let transport = transport as? MMIODriverTransport else {
+      return 0
+    }
+    return UInt32(transport.takeInterrupts())
+  }
+
+  func offeredWord(_ word: UInt32) -> UInt32 {
+    window[0x014] = word
+    return window[0x010]
+  }
+  func acceptedWord(_ word: UInt32) -> UInt32 { control.driverFeatures(word: word) }
+  var enableRegister: UInt32 { window[0x044] }
+  var resetRegister: UInt32 {
+    get { window[0x0c0] }
+    set { window[0x0c0] = newValue }
+  }
+
+  func start(_ transport: any DriverTransport, _ place: QueuePlace) {
     transport.enableQueue(0, place.layout)
     transport.status = [.acknowledge, .driver, .featuresOK, .driverOK]
   }
 
-  func waitForAnswer(_ transport: MMIODriverTransport, _ condition: () -> Bool) -> Bool {
+  func waitForAnswer(_ transport: any DriverTransport, _ condition: () -> Bool) -> Bool {
     interrupts.poll {
-      if interrupts.isLineAsserted { _ = transport.takeInterrupts() }
+      if interrupts.isLineAsserted { _ = (transport as? MMIODriverTransport)?.takeInterrupts() }
       return condition()
     }
   }

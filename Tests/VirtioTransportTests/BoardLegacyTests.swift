@@ -8,44 +8,21 @@ import VirtioMMIO
 import VirtioServing
 import VirtioTestKit
 
-extension DeviceRig {
-  /// A legacy driver with queue 0 running.
-  func startLegacy(
-    _ transport: MMIODriverTransport, _ features: Features = [], size: UInt16? = nil
-  ) -> (QueuePlace, any LiteralRing) {
-    transport.status = []
-    transport.status = [.acknowledge, .driver]
-    transport.accept(features)
-    let place = legacyPlace(size ?? transport.maxQueueSize(0))
-    let ring = place.ring(features, .literal)
-    transport.enableQueue(0, place.layout)
-    transport.status = [.acknowledge, .driver, .driverOK]
-    return (place, ring)
-  }
-
-  func legacyPlace(_ size: UInt16, at base: UInt64 = 0x10_0000, alignment: UInt64 = 4096) -> QueuePlace {
-    QueuePlace(
-      layout: QueueLayout(legacyAt: base, size: size, alignment: alignment), tables: DMAAddress(0x20_0000),
-      data: DMAAddress(0x30_0000),
-      literal: LiteralMemory(memory), space: PhysicalSpace(memory))
-  }
-}
-
 /// Offsets are written out here as the table of §4.2.4 has them.
-@Suite("The legacy interface of memory-mapped devices", .timeLimit(.minutes(10))) struct LegacyTests {
+@Suite("The legacy interface of memory-mapped devices", .timeLimit(.minutes(10))) struct BoardLegacyTests {
   @Test(
     "A queue is where its page number says in physical memory, and no IOMMU hears of it (R025, R027)",
     arguments: [false, true])
   func data(_ smaller: Bool) throws {
     let iommu = PageIOMMU()
-    let rig = try DeviceRig(CounterDevice(), .old, iommu: iommu)
+    let rig = try BoardRig(CounterDevice(), .old, iommu: iommu)
     let transport = try rig.driver()
     #expect(transport.isLegacy)
     let features: Features = [.indirectDescriptors, .eventIndex]
     let (place, ring) = rig.startLegacy(transport, features, size: smaller ? 8 : nil)
     #expect(rig.window[0x040] == 0x100)
     for round in UInt8(0)..<20 { #expect(rig.echo(transport, place, ring, indirect: true, seed: round)) }
-    #expect(iommu.lookUps(by: DeviceRig.requester) == 0 && iommu.faults.isEmpty)
+    #expect(iommu.lookUps(by: BoardRig.requester) == 0 && iommu.faults.isEmpty)
     #expect(rig.endpoint.counts.physical.misses > 0 && rig.endpoint.counts.translated.misses == 0)
     #expect(transport.disableQueue(0))
     #expect(!rig.mmio.control.isRunning(0) && rig.window[0x040] == 0)
@@ -53,7 +30,7 @@ extension DeviceRig {
 
   @Test("Feature words above the first show nothing, whatever is offered, and nothing is accepted there (R026)")
   func features() throws {
-    let rig = try DeviceRig(CounterDevice(), .old)
+    let rig = try BoardRig(CounterDevice(), .old)
     rig.window[0x014] = 0
     // Indirect descriptors, and ANY_LAYOUT, which has to be offered (§6.3).
     #expect(rig.window[0x010] >> 27 & 3 == 3)
@@ -67,7 +44,7 @@ extension DeviceRig {
     rig.window[0x024] = 0
     rig.window[0x020] = .max
     #expect(rig.mmio.control.negotiatedFeatures == (try rig.driver().deviceFeatures))
-    let modern = try DeviceRig(CounterDevice()).driver().deviceFeatures
+    let modern = try BoardRig(CounterDevice()).driver().deviceFeatures
     #expect(!modern.contains(.anyLayout))
   }
 
@@ -75,7 +52,7 @@ extension DeviceRig {
     "The page size counts the page number, the alignment places the used ring, and what is no power of two is ignored (R025)",
     arguments: [(UInt32(4096), UInt32(4096)), (65536, 4096), (8192, 64), (256, 16384)])
   func pages(_ pageSize: UInt32, _ alignment: UInt32) throws {
-    let rig = try DeviceRig(CounterDevice(), .old)
+    let rig = try BoardRig(CounterDevice(), .old)
     let transport = try rig.driver()
     transport.status = [.acknowledge, .driver]
     for size in [pageSize, 0x1001, 3] { rig.window[0x028] = size }
@@ -95,7 +72,7 @@ extension DeviceRig {
 
   @Test("GuestPageSize outlives a reset, as drivers that write it first rely on; the queue does not (R060)")
   func reset() throws {
-    let rig = try DeviceRig(CounterDevice(), .old)
+    let rig = try BoardRig(CounterDevice(), .old)
     let transport = try rig.driver()
     _ = rig.startLegacy(transport)
     transport.status = []
@@ -111,7 +88,7 @@ extension DeviceRig {
 
   @Test("A queue that is used before DRIVER_OK works, untranslated (R027)")
   func early() throws {
-    let rig = try DeviceRig(CounterDevice(), .old, iommu: PageIOMMU())
+    let rig = try BoardRig(CounterDevice(), .old, iommu: PageIOMMU())
     let transport = try rig.driver()
     transport.status = []
     transport.status = [.acknowledge, .driver]
@@ -119,12 +96,12 @@ extension DeviceRig {
     let ring = place.ring([], .literal)
     transport.enableQueue(0, place.layout)
     #expect(rig.echo(transport, place, ring))
-    #expect(rig.iommu?.lookUps(by: DeviceRig.requester) == 0)
+    #expect(rig.iommu?.lookUps(by: BoardRig.requester) == 0)
   }
 
   @Test("Registers of virtio 1 are not there")
   func modern() throws {
-    let rig = try DeviceRig(CounterDevice(), .old)
+    let rig = try BoardRig(CounterDevice(), .old)
     let transport = try rig.driver()
     _ = rig.startLegacy(transport)
     for at in [UInt64(0x044), 0x080, 0x0a4, 0x0b0, 0x0bc, 0x0c0, 0x0fc] {
