@@ -18,7 +18,7 @@ extension GuestMemory {
 }
 
 extension GuestMemory {
-  /// Pages from address 0 on, each full of its own number plus 1.
+  /// Pages from address 0 on, each full of its own number plus 1; of so many altogether, or of no others.
   public static func numbered(pages: Int, of count: Int? = nil) throws -> GuestMemory {
     let memory = try GuestMemory(byteCount: (count ?? pages) * 4096)
     for page in 0..<pages {
