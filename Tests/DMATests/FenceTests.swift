@@ -128,7 +128,7 @@ import VirtioTestKit
     let pages = 8
     let current = try SharedNumbers(count: pages)
     for page in 0..<pages { current[page] = page }
-    let poisoned = SharedNumbers(count: 8192)
+    let poisoned = try SharedNumbers(count: 8192)
     let stop = Atomic<Bool>(false)
     let violations = Atomic<Int>(0)
     let rounds = Atomic<Int>(0)

@@ -18,5 +18,4 @@ extension [Transport] {
   static var all: [Transport] { modern + legacy }
   static var split: [Transport] { all.filter { !$0.isPacked } }
   static var packed: [Transport] { all.filter(\.isPacked) }
-  static var modernSplit: [Transport] { modern.filter { !$0.isPacked } }
 }

@@ -1,5 +1,6 @@
 import MachineKit
 import PCI
+import Testing
 
 /// A driver written from the figures of the specification, number by number; it shares no word with the driver of the
 /// library.

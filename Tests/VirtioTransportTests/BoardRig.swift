@@ -4,6 +4,7 @@ import MachineKit
 import Virtio
 import VirtioDrivers
 import VirtioMMIO
+import VirtioServing
 import VirtioTestKit
 
 /// The registers as a processor reaches them.

@@ -18,7 +18,7 @@ extension GuestMemory {
 }
 
 extension GuestMemory {
-  /// Adds a region, whose address in the front-end is the same unless it is given; its memory is new unless it is given.
+  /// Adds a region, of new memory unless it is given.
   public func add(
     _ address: UInt64, byteCount: UInt64, _ mapping: HostMapping? = nil, at offset: UInt64 = 0
   ) throws {
@@ -29,7 +29,7 @@ extension GuestMemory {
         byteCount: byteCount, mapping: mapping, mappingOffset: offset))
   }
 
-  /// Removes a region whose address in the front-end is the same.
+  /// Removes a region.
   public func remove(_ address: UInt64, byteCount: UInt64) throws {
     try remove(
       guestAddress: GuestAddress(address), byteCount: byteCount)
@@ -37,7 +37,7 @@ extension GuestMemory {
 }
 
 extension GuestMemory {
-  /// Pages from address 0 on, each full of its own number plus 1.
+  /// Pages from address 0 on, each full of its own number plus 1; of so many altogether, or of no others.
   public static func numbered(pages: Int, of count: Int? = nil) throws -> GuestMemory {
     let memory = try GuestMemory(byteCount: (count ?? pages) * 4096)
     for page in 0..<pages {
