@@ -82,7 +82,7 @@ var targets: [Target] = [
     dependencies: [
       "DMA", "HostIO", "IOMMUInterface", "Virtio", "DriverDMA", "VirtioDrivers", "VirtioIOMMU", "DeviceCatalog",
       "VhostUser", "VhostUserFrontend", "Machine", "VirtioTestKit", "MemoryModel", "FrontendKit", "QTestKit",
-      "LeastBackend",
+      "MinimalBackend",
       arguments,
     ], path: "Benchmarks", swiftSettings: checks),
   // What tests and benchmarks share
@@ -101,7 +101,7 @@ var targets: [Target] = [
     name: "FrontendKit", dependencies: ["DMA", "HostIO", "Virtio", "DriverDMA", "VirtioDrivers", "VhostUserFrontend"],
     path: "Tests/Support/FrontendKit", swiftSettings: checks),
   .target(name: "QTestKit", dependencies: [], path: "Tests/Support/QTestKit", swiftSettings: checks),
-  .target(name: "LeastBackend", path: "Tests/Support/LeastBackend"),
+  .target(name: "MinimalBackend", path: "Tests/Support/MinimalBackend"),
   .target(
     name: "MachineKit",
     dependencies: [

@@ -2,7 +2,7 @@ import ArgumentParser
 import DMA
 import Foundation
 import HostIO
-import LeastBackend
+import MinimalBackend
 import QTestKit
 
 /// The cost of a question (MISS) and of an invalidation behind QEMU's VT-d, compared with a minimal back-end.
@@ -172,7 +172,7 @@ struct LeastBackendCommand: ParsableCommand {
   mutating func run() throws {
     let listener = try UnixListener(path: socket)
     guard let connection = try listener.accept(timeout: .seconds(60)) else { throw BenchFailure("no peer connected") }
-    let status = least_backend_serve(connection.rawValue)
+    let status = minimal_backend_serve(connection.rawValue)
     guard status == 0 else { throw BenchFailure("the minimal back-end ended: errno \(-status)") }
   }
 }

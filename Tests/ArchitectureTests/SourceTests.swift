@@ -1,7 +1,7 @@
 import Foundation
 import Testing
 
-@Suite("Sources are easy to read")
+@Suite("Rules for source files")
 struct SourceTests {
   @Test("No file is longer than 400 lines")
   func length() throws {

@@ -112,7 +112,7 @@ import VirtioTestKit
   func backwards() throws {
     let served = try ServedDevice(Backwards())
     // The device's side of the ring would put it right: it does not get the promise.
-    let forgets: Twist = {
+    let forgets: MessageFault = {
       if $0.asks(.setFeatures) { $0[0] &= ~(1 << 35) }
       return .pass
     }

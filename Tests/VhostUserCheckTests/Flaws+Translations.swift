@@ -31,7 +31,7 @@ extension Flaw {
     Flaw(name: "refuses to forget what it never knew", checks: ["invalidate-unknown"]) {
       // In its turn: an answer that came at once would pass for that to an UPDATE which is still on its way.
       if $0.translates(.invalidate), $0[0] >= 0x5000_0000_0000 { $0.connection.mark("unknown \($0.earlier)") }
-      if $0.answers(.iotlb), $0.connection.has("unknown \($0.earlier)") { $0.payload = Letter.bytes(1) }
+      if $0.answers(.iotlb), $0.connection.has("unknown \($0.earlier)") { $0.payload = InterceptedMessage.bytes(1) }
       return .pass
     },
     Flaw(asking: "asks for everything twice", checks: ["asked-once"], channel: { $0.fromFrontend ? .pass : .twice }),
@@ -99,14 +99,14 @@ extension Flaw {
         return letter.connection.subject.memory.withLock { known in
           defer { if known[page] == nil { known[page] = access } }
           return known[page].map { $0 != access } ?? false
-        } ? .swallow(answer: Letter.bytes(1)) : .pass
+        } ? .swallow(answer: InterceptedMessage.bytes(1)) : .pass
       }),
     Flaw(
       asking: "does not ask for more than it has", checks: ["upgrade"],
       channel: {
         // The page of the answer, behind those of the ring and of the request's header.
         !$0.fromFrontend && $0.connection.subject.memory.withLock { [page = $0[0] & ~4095] in $0[page] != nil }
-          ? .swallow(answer: Letter.bytes(1)) : .pass
+          ? .swallow(answer: InterceptedMessage.bytes(1)) : .pass
       },
       twist: { letter in
         if letter.translates(.update), letter.payload[24] == 1 {
@@ -169,7 +169,7 @@ extension Flaw {
     Flaw(
       asking: "has room for two thousand translations", checks: ["big-working-set"], verdict: nil,
       channel: {
-        !$0.fromFrontend && $0.earlier > 2000 ? .swallow(answer: Letter.bytes(1)) : .pass
+        !$0.fromFrontend && $0.earlier > 2000 ? .swallow(answer: InterceptedMessage.bytes(1)) : .pass
       }),
     Flaw(name: "takes device addresses for guest addresses", checks: ["guest-addresses-unused"]) {
       noteMemory($0)

@@ -10,14 +10,14 @@ struct Flaw: Sendable, CustomTestStringConvertible {
   /// The expected result; nil where it depends on the order.
   var verdict: Verdict? = .broken
   var wire = Wire.well
-  var channel: Twist?
+  var channel: MessageFault?
   var injected: [IOTLBMessage] = []
-  var twist: Twist = { _ in .pass }
+  var twist: MessageFault = { _ in .pass }
   var testDescription: String { name }
 
   init(
     name: String, checks: [String], verdict: Verdict? = .broken, wire: Wire = .well, injected: [IOTLBMessage] = [],
-    twist: @escaping Twist = { _ in .pass }
+    twist: @escaping MessageFault = { _ in .pass }
   ) {
     self.name = name
     self.checks = checks
@@ -29,8 +29,8 @@ struct Flaw: Sendable, CustomTestStringConvertible {
 
   /// With something in the back-end's own channel. The label keeps a closure behind the call from meaning the channel.
   init(
-    asking name: String, checks: [String], verdict: Verdict? = .broken, channel: @escaping Twist,
-    twist: @escaping Twist = { _ in .pass }
+    asking name: String, checks: [String], verdict: Verdict? = .broken, channel: @escaping MessageFault,
+    twist: @escaping MessageFault = { _ in .pass }
   ) {
     self.init(name: name, checks: checks, verdict: verdict, twist: twist)
     self.channel = channel
@@ -44,13 +44,13 @@ let region = FrontendRequest.Kind.addMemoryRegion
 enum RegionField { static let guest = 8, user = 24, offset = 32 }
 
 /// A translation that a back-end made up: the device address taken for a guest address.
-func asGuestAddress(_ letter: inout Letter) {
+func asGuestAddress(_ letter: inout InterceptedMessage) {
   guard letter[0] >= firstGuest, letter[0] < firstGuest + guestBytes,
     let base = letter.connection.subject.memory.withLock({ $0[0] })
   else { return }
   letter[16] = base + letter[0] - firstGuest
 }
-func noteMemory(_ letter: Letter) {
+func noteMemory(_ letter: InterceptedMessage) {
   if letter.asks(region), letter[RegionField.guest] == firstGuest {
     letter.connection.subject.memory.withLock { $0[0] = letter[RegionField.user] }
   }
@@ -79,7 +79,7 @@ extension Flaw {
       return $0.fromFrontend && $0.connection.has("wrong") ? .close : .pass
     },
     Flaw(name: "takes what was offered and nothing else", checks: ["features-forwarded"]) {
-      $0.asks(.setFeatures) && $0[0] & (1 << 24 | 1 << 27) != 0 ? .swallow(answer: Letter.bytes(1)) : .pass
+      $0.asks(.setFeatures) && $0[0] & (1 << 24 | 1 << 27) != 0 ? .swallow(answer: InterceptedMessage.bytes(1)) : .pass
     },
     Flaw(name: "offers to reset single rings", checks: ["ring-reset"]) {
       if $0.answers(.getFeatures) { $0.payload[5] |= 1 }
@@ -95,7 +95,7 @@ extension Flaw {
       return .pass
     },
     Flaw(name: "takes features once only", checks: ["features-again", "features-while-running"]) {
-      $0.asks(.setFeatures) && $0.earlier > 0 ? .swallow(answer: Letter.bytes(1)) : .pass
+      $0.asks(.setFeatures) && $0.earlier > 0 ? .swallow(answer: InterceptedMessage.bytes(1)) : .pass
     },
     Flaw(name: "wants rings enabled that cannot be", checks: ["without-protocol-features"], verdict: .wedged) {
       if $0.asks(.setFeatures) { $0[0] |= 1 << 30 }
@@ -125,8 +125,10 @@ extension Flaw {
         "region-without-file", "slots-full",
       ]
     ) {
-      if !$0.fromFrontend, $0.payload == Letter.bytes(1), $0.request != FrontendRequest.Kind.getQueueCount.rawValue {
-        $0.payload = Letter.bytes(0)
+      if !$0.fromFrontend, $0.payload == InterceptedMessage.bytes(1),
+        $0.request != FrontendRequest.Kind.getQueueCount.rawValue
+      {
+        $0.payload = InterceptedMessage.bytes(0)
       }
       return .pass
     },
@@ -221,7 +223,7 @@ extension Flaw {
       return waits && $0.connection.has("runs") ? .swallow(answer: nil) : .pass
     },
     Flaw(name: "refuses memory that it has already", checks: ["second-life", "second-life-translated"]) {
-      $0.asks(region) && $0.earlier > 0 ? .swallow(answer: Letter.bytes(1)) : .pass
+      $0.asks(region) && $0.earlier > 0 ? .swallow(answer: InterceptedMessage.bytes(1)) : .pass
     },
     Flaw(name: "answers a reset and does nothing", checks: ["status-reset"]) {
       $0.asks(.setStatus) && $0[0] == 0 ? .success : .pass

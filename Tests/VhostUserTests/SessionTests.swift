@@ -157,7 +157,7 @@ import VirtioTestKit
 
   @Test("A listening back-end serves the next front-end after anything that the last one did")
   func acceptsAgain() throws {
-    let house = try DoorwayTests.House()
+    let house = try ConnectionAcceptorTests.House()
     for round in 1...3 {
       let socket = try UnixSocket.connect(to: house.path)
       if round < 3 { try socket.send([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12].span) }

@@ -41,7 +41,7 @@ struct Sluice: ParsableCommand {
       let status = Sluice.exitCode(for: error)
       // Help and version texts are results; everything else is wrong usage.
       if status == .success { Sluice.exit(withError: error) }
-      Failure.usage(Complaint(error, of: words).sentence).end()
+      Failure.usage(ParserMessage(error, of: words).sentence).end()
     }
   }
 }

@@ -10,7 +10,7 @@ import Virtio
 /// over as many rounds as it needs (`QueueWorker+Commands.swift`).
 ///
 /// After requests it stays awake for some microseconds, if that has been worth it, and asks for kicks only when it goes
-/// to sleep (`Wakefulness`).
+/// to sleep (`BusyPolling`).
 ///
 /// Nothing waits for a driver to pause. A round takes 256 chains or a millisecond of each queue at most
 /// (`RoundBudget`), and after four rounds, or one that was used up, the handler's descriptors, commands and kicks have
@@ -74,10 +74,10 @@ struct QueueWorker: ~Copyable {
     var ready = ReadySet()
     var hasBegun = false
     var isBusy = false
-    var wakefulness = Wakefulness()
+    var busyPolling = BusyPolling()
     while !hasBegun || !running.isEmpty {
       do throws(HostError) {
-        let isAwake = isBusy || wakefulness.isAwake
+        let isAwake = isBusy || busyPolling.isAwake
         // The thread that was woken by a call may be waiting for this very processor.
         if isAwake, !isBusy { WorkerThread.yield() }
         _ = try poller.wait(into: &ready, timeout: isAwake ? .zero : timeLeft)
@@ -100,7 +100,7 @@ struct QueueWorker: ~Copyable {
         } else if token >= Token.watched {
           let j = Int(token - Token.watched)
           let watched = handler.watched
-          if j < watched.count, !running.isEmpty, turn(ready: watched[j].token, arming: !wakefulness.isAwake) {
+          if j < watched.count, !running.isEmpty, turn(ready: watched[j].token, arming: !busyPolling.isAwake) {
             isBusy = true
           }
         } else {
@@ -108,13 +108,13 @@ struct QueueWorker: ~Copyable {
           clear(kickOf: Int(token - 1))
         }
       }
-      if !running.isEmpty, isBusy || wakefulness.isAwake {
+      if !running.isEmpty, isBusy || busyPolling.isAwake {
         let before = taken
-        let staysAwake = wakefulness.begin(isAllowed: mayStayAwake)
+        let staysAwake = busyPolling.begin(isAllowed: mayStayAwake)
         isBusy = turn(ready: nil, arming: !staysAwake)
-        wakefulness.end(foundWork: taken != before)
+        busyPolling.end(foundWork: taken != before)
       } else if running.isEmpty {
-        wakefulness = Wakefulness()
+        busyPolling = BusyPolling()
       }
       if settleStops() { isBusy = true }
     }

@@ -45,7 +45,7 @@ public protocol DMASpace: AnyObject, Sendable {
     _ address: DMAAddress, for access: DMAAccess, waking waiter: (any TranslationWaiter)?
   ) throws(DMAInterruption) -> HostRun
   /// Where queues count their look-ups, or nil; always the same one.
-  var ledger: LookUpLedger? { get }
+  var ledger: LookUpStatistics? { get }
   /// Called for a fault that ended an access, once per access (R092).
   func report(_ fault: DMAFault)
   /// Tells the space that a walk which met a page that had to be asked for is over. `repeats`: the walk will be done
@@ -55,7 +55,7 @@ public protocol DMASpace: AnyObject, Sendable {
   func walkEnded(_ waiter: (any TranslationWaiter)?, repeats: Bool) -> Bool
   /// Asks for a page that no chain waits for yet, if the page has to be asked for and has not been; sent with the walk
   /// that ends next. False if no more such pages are asked for now. Called on queue threads.
-  func foresee(_ address: DMAAddress, for access: DMAAccess) -> Bool
+  func prefetch(_ address: DMAAddress, for access: DMAAccess) -> Bool
   /// Pages without an answer that one walk may meet before it stops asking, as it is now: 0 where no more questions are
   /// allowed. Read after each such page, without a lock. Further pages wait for the next walk, so the number of
   /// questions open at one time is bounded for chains of any size; the limit is high enough that walking again costs
@@ -69,10 +69,10 @@ public protocol DMASpace: AnyObject, Sendable {
 
 extension DMASpace {
   public var table: TranslationTable? { nil }
-  public var ledger: LookUpLedger? { nil }
+  public var ledger: LookUpStatistics? { nil }
   public func report(_ fault: DMAFault) {}
   public func walkEnded(_ waiter: (any TranslationWaiter)?, repeats: Bool) -> Bool { true }
-  public func foresee(_ address: DMAAddress, for access: DMAAccess) -> Bool { false }
+  public func prefetch(_ address: DMAAddress, for access: DMAAccess) -> Bool { false }
   public var asksPerWalk: Int { IOTLB.mostAsksPerWalk }
   public var isTranslated: Bool { true }
   public func makeChainObserver() -> (any ChainObserver)? { nil }

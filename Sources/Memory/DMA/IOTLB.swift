@@ -12,7 +12,7 @@
   @usableFromInline var lease: Lease
   let waiter: (any TranslationWaiter)?
   private let areas: [ClosedRange<UInt64>]
-  private let ledger: LookUpLedger?
+  private let ledger: LookUpStatistics?
   private let counters: LookUpCounters?
   /// Whether the walk under way, or an earlier one of the same chain, had to ask; see ``endWalk(repeats:)``.
   @usableFromInline package internal(set) var hasAsked = false

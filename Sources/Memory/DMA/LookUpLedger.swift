@@ -2,7 +2,7 @@ import Synchronization
 
 /// Look-ups in a space, counted by each queue for itself and summed for statistics. Any thread may use it; a queue
 /// takes no lock to count.
-public final class LookUpLedger: Sendable {
+public final class LookUpStatistics: Sendable {
   /// Look-ups that a queue answered itself, and those that it took to its space.
   public typealias Sum = (hits: UInt64, misses: UInt64)
 
@@ -49,5 +49,5 @@ final class LookUpCounters: Sendable {
     self.misses.store(misses, ordering: .relaxed)
   }
 
-  var sum: LookUpLedger.Sum { (hits.load(ordering: .relaxed), misses.load(ordering: .relaxed)) }
+  var sum: LookUpStatistics.Sum { (hits.load(ordering: .relaxed), misses.load(ordering: .relaxed)) }
 }

@@ -44,7 +44,7 @@ public final class Domain: AddressTranslation {
   /// What queues that use the domain itself have looked up; filled from the mappings, emptied before them.
   private let cache = TranslationTable()
   private let state = Mutex(State())
-  private let lookUpLedger = LookUpLedger()
+  private let lookUpLedger = LookUpStatistics()
   /// Mappings that the domain takes at most.
   public let maxMappings: Int
   private let onFault: (@Sendable (DMAFault, RequesterID) -> Void)?
@@ -187,8 +187,8 @@ extension Domain: DMASpace {
   public var table: TranslationTable? { cache }
   public var dirtyLog: DirtyLog? { memory.dirtyLog }
   /// Look-ups that a queue answered itself, and those that came here.
-  public var lookUps: LookUpLedger.Sum { lookUpLedger.sum }
-  public var ledger: LookUpLedger? { lookUpLedger }
+  public var lookUps: LookUpStatistics.Sum { lookUpLedger.sum }
+  public var ledger: LookUpStatistics? { lookUpLedger }
 
   public func translate(
     _ address: DMAAddress, for access: DMAAccess, waking waiter: (any TranslationWaiter)?

@@ -28,7 +28,7 @@ public final class EndpointSpace: DMASpace {
   public let memory: GuestMemory
   private let cache: TranslationTable
   private let state: Mutex<State>
-  private let lookUps = LookUpLedger()
+  private let lookUps = LookUpStatistics()
   /// Endpoints under the same number. Held while they change, so that they change together.
   private let aliases = Mutex<[EndpointSpace]>([])
 
@@ -46,7 +46,7 @@ public final class EndpointSpace: DMASpace {
 
   public var table: TranslationTable? { cache }
   public var dirtyLog: DirtyLog? { memory.dirtyLog }
-  public var ledger: LookUpLedger? { lookUps }
+  public var ledger: LookUpStatistics? { lookUps }
 
   /// Its number on the bus now. Set it only between an IOMMU's `release` and `adopt`.
   public var requester: RequesterID {

@@ -55,7 +55,7 @@ final class BackendSession {
   var vrings: [Vring]
   var status: UInt64 = 0
   var dirtyLog: DirtyLog?
-  let logEvent = LogEvent()
+  let logEvent = DirtyLogNotifier()
   var inflight: InflightRegion?
   var transfer: StateTransfer?
   var isTransferWatched = false

@@ -25,9 +25,9 @@ public final class IOTLBSpace: DMASpace {
   /// What updates lead into: for the control thread.
   let memoryTable: MemoryTable
   let state: Mutex<State>
-  private let room: AskingRoom
+  private let room: MissQuota
   let counters = Mutex(Counters())
-  private let lookUps = LookUpLedger()
+  private let lookUps = LookUpStatistics()
   /// Takes a question, or a report of a refused access; false if there is no front-end to ask. Called on queue threads,
   /// and must not block.
   private let ask: @Sendable (IOTLBMessage, PendingMisses.Question?) -> Bool
@@ -46,7 +46,7 @@ public final class IOTLBSpace: DMASpace {
     var invalidations: UInt64 = 0
     var faults: UInt64 = 0
     var evictions: UInt64 = 0
-    var signs = TranslationSigns()
+    var signs = TranslationHints()
   }
 
   /// Mappings of parts of pages that are kept at most.
@@ -75,7 +75,7 @@ public final class IOTLBSpace: DMASpace {
 
   public var table: TranslationTable? { pages }
   public var dirtyLog: DirtyLog? { memory.dirtyLog }
-  public var ledger: LookUpLedger? { lookUps }
+  public var ledger: LookUpStatistics? { lookUps }
 
   /// What happened in the space so far, and what it reaches now.
   public var statistics: ServingReport.Translations {
@@ -120,12 +120,12 @@ public final class IOTLBSpace: DMASpace {
     return try verdict.get()
   }
 
-  public func foresee(_ address: DMAAddress, for access: DMAAccess) -> Bool {
+  public func prefetch(_ address: DMAAddress, for access: DMAAccess) -> Bool {
     // Where translations are given back with their chain, what no chain waits for would stay.
     guard !servesOneChain else { return false }
     return state.withLock { state in
       if let found = pages.run(at: address), found.permissions.allows(access) { return true }
-      switch state.misses.foresee(address, access) {
+      switch state.misses.prefetch(address, access) {
       case .wait: return true
       case .refused: return false
       case .ask(let question): return send(question, about: address, &state)

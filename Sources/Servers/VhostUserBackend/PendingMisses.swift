@@ -8,7 +8,7 @@ internal import DMA
 ///
 /// A question is about a page and one access, and is open until its update or its answer. It is asked once, however
 /// many queues wait for it (R115). A walk is woken when all that it waits for is settled: a chain of many cold pages is
-/// walked again once. A refusal belongs to the walk that asked and ends with it (``AskingWalk``): another walk that
+/// walked again once. A refusal belongs to the walk that asked and ends with it (``MissWalk``): another walk that
 /// waited asks again, because the guest may have mapped the page since the question was sent.
 ///
 /// A front-end answers in the order in which it was asked: its answers carry no other identification. So an update is
@@ -77,8 +77,8 @@ struct PendingMisses {
     var access: DMAAccess
     var epoch: UInt64
     /// The walk that asked, until it is satisfied.
-    var owner: AskingWalk?
-    var joined: [AskingWalk] = []
+    var owner: MissWalk?
+    var joined: [MissWalk] = []
   }
 
   private var epoch: UInt64 = 0
@@ -87,15 +87,15 @@ struct PendingMisses {
   private var records: [UInt64: [Record]] = [:]
   /// The same in the order in which they were asked, and some that are not open any more.
   private var order = FIFO<Question>()
-  private var walks: [ObjectIdentifier?: AskingWalk] = [:]
+  private var walks: [ObjectIdentifier?: MissWalk] = [:]
   /// Walks that found no room, oldest first, and some that have ended.
-  private var starving = FIFO<AskingWalk>()
+  private var starving = FIFO<MissWalk>()
   /// How many of them were woken because there is room now, and have not ended a walk since.
   private var invited = 0
   /// Whether some walk may keep refusals.
   private var keepsRefusals = false
   /// What the walk of a queue may ask.
-  let room = AskingRoom()
+  let room = MissQuota()
 
   /// How many walks are known to have found no room, those included that have ended since.
   var inLine: Int { starving.count }
@@ -127,14 +127,14 @@ struct PendingMisses {
   /// What to do about a page that no walk waits for yet. A walk that needs it later joins; a refusal is then dropped,
   /// and that walk asks itself. `refused`: a good part of the allowed questions is open, and is left to walks that
   /// wait.
-  mutating func foresee(_ address: DMAAddress, _ access: DMAAccess) -> Verdict {
+  mutating func prefetch(_ address: DMAAddress, _ access: DMAAccess) -> Verdict {
     let key = Key(address, access)
     steps += 1
     if let open = records[key.page], place(of: key, in: open) != nil { return .wait }
     return count < Self.openInAll / 4 ? .ask(open(key, owner: nil)) : .refused
   }
 
-  private mutating func open(_ key: Key, owner: AskingWalk?) -> Question {
+  private mutating func open(_ key: Key, owner: MissWalk?) -> Question {
     asked += 1
     count += 1
     noteRoom()
@@ -145,10 +145,10 @@ struct PendingMisses {
     return question
   }
 
-  private mutating func walk(of queue: (any TranslationWaiter)?) -> AskingWalk {
+  private mutating func walk(of queue: (any TranslationWaiter)?) -> MissWalk {
     let identity = queue.map(ObjectIdentifier.init)
     if let walk = walks[identity] { return walk }
-    let walk = AskingWalk(queue)
+    let walk = MissWalk(queue)
     walks[identity] = walk
     noteRoom()
     return walk
@@ -159,7 +159,7 @@ struct PendingMisses {
 
   private func noteRoom() { room.set(count < Self.openInAll ? share : 0) }
 
-  private mutating func starve(_ walk: AskingWalk) {
+  private mutating func starve(_ walk: MissWalk) {
     guard !walk.isStarving, walk.waiter != nil else { return }
     walk.isStarving = true
     starving.append(walk)
@@ -167,7 +167,7 @@ struct PendingMisses {
     if starving.count > 2 * walks.count { starving.keep { !$0.hasEnded } }
   }
 
-  private mutating func takeInvitation(of walk: AskingWalk) {
+  private mutating func takeInvitation(of walk: MissWalk) {
     guard walk.isInvited else { return }
     walk.isInvited = false
     invited -= 1
@@ -181,7 +181,7 @@ struct PendingMisses {
   }
 
   /// Makes a walk wait for a question that is open already.
-  private mutating func join(_ key: Key, _ walk: AskingWalk) -> Bool {
+  private mutating func join(_ key: Key, _ walk: MissWalk) -> Bool {
     guard let open = records[key.page] else { return false }
     guard let place = place(of: key, in: open) else { return false }
     steps += open.count
@@ -364,7 +364,7 @@ struct PendingMisses {
   /// Releases all walks that wait for a question. Returns those that wait for no other.
   private mutating func settle(_ record: Record) -> [any TranslationWaiter] {
     var woken: [any TranslationWaiter] = []
-    func release(_ walk: AskingWalk) {
+    func release(_ walk: MissWalk) {
       walk.open -= 1
       if walk.open == 0, !walk.hasEnded, let waiter = walk.waiter { woken.append(waiter) }
     }

@@ -15,12 +15,12 @@ struct Check: Sendable {
   /// Only for devices that write into the driver's buffers.
   var needsWrites = false
   /// Returns what was observed if the rule was kept; otherwise throws.
-  var body: @Sendable (Bench) throws(Finding) -> String
+  var body: @Sendable (CheckContext) throws(Finding) -> String
 
   init(
     _ name: String, _ rule: String, _ sentence: String, features: Features = [],
     protocolFeatures: ProtocolFeatures = [],
-    needsWrites: Bool = false, _ body: @escaping @Sendable (Bench) throws(Finding) -> String
+    needsWrites: Bool = false, _ body: @escaping @Sendable (CheckContext) throws(Finding) -> String
   ) {
     self.name = name
     self.rule = rule
@@ -32,13 +32,13 @@ struct Check: Sendable {
   }
 
   /// What the back-end does not offer and would have to, or nil.
-  func missing(_ bench: Bench) -> String? {
-    let absent = features.subtracting(bench.offeredFeatures).bits
+  func missing(_ context: CheckContext) -> String? {
+    let absent = features.subtracting(context.offeredFeatures).bits
     if let bit = absent.first { return "\(Self.name(of: bit)) is not offered" }
-    let names = protocolFeatures.subtracting(bench.offeredProtocol).names
+    let names = protocolFeatures.subtracting(context.offeredProtocol).names
     if let name = names.first { return "the protocol feature \(name) is not offered" }
-    return needsWrites && !bench.device.writes
-      ? "a \(bench.device) device does not write into its driver's buffers here" : nil
+    return needsWrites && !context.device.writes
+      ? "a \(context.device) device does not write into its driver's buffers here" : nil
   }
 
   private static func name(of bit: Int) -> String {

@@ -28,7 +28,7 @@ public struct CheckSummary: Hashable, Sendable {
 ///
 /// One thread uses it. Nothing is ever written to a disk behind the back-end.
 public final class CheckRun {
-  private let bench: Bench
+  private let context: CheckContext
   private let checks: [Check]
   private let others: [DeviceProbe]
 
@@ -41,7 +41,7 @@ public final class CheckRun {
     _ subject: any CheckSubject, _ device: DeviceProbe, others: [DeviceProbe] = [], patience: Duration = .seconds(3),
     only: [String] = []
   ) throws(CheckError) {
-    bench = Bench(subject, device, patience: patience)
+    context = CheckContext(subject, device, patience: patience)
     self.others = others
     if let unknown = only.first(where: { name in !Check.all.contains { $0.name == name } }) {
       throw .noSuchCheck(unknown)
@@ -82,7 +82,7 @@ public final class CheckRun {
 
   /// What the back-end offers, as the run has learned it: for a headline.
   public var offer: (features: [Int], protocolFeatures: [String], queues: Int) {
-    (bench.offeredFeatures.bits, bench.offeredProtocol.names, bench.queueCount)
+    (context.offeredFeatures.bits, context.offeredProtocol.names, context.queueCount)
   }
 
   /// Runs the checks, and reports each result as it is known.
@@ -93,8 +93,8 @@ public final class CheckRun {
     let clock = ContinuousClock()
     let start = clock.now
     try meet()
-    let doubt = bench.device.doubt(
-      features: bench.offeredFeatures.bits, queueCount: bench.queueCount, others: others)
+    let doubt = context.device.doubt(
+      features: context.offeredFeatures.bits, queueCount: context.queueCount, others: others)
     if let doubt { warn(doubt) }
     var summary = CheckSummary()
     for (place, check) in checks.enumerated() {
@@ -104,11 +104,11 @@ public final class CheckRun {
       }
       let begin = clock.now
       var finding = examine(check)
-      bench.closeAll()
+      context.closeAll()
       if finding.verdict != .notOffered {
         if let worse = aftermath() {
           finding = Finding(verdict: worse.verdict, evidence: join(finding, worse))
-        } else if finding.verdict.isFault, case .ended(let status) = bench.subject.life, status != 0 {
+        } else if finding.verdict.isFault, case .ended(let status) = context.subject.life, status != 0 {
           finding.evidence += ", and its process ended with status \(status)"
         }
       }
@@ -129,31 +129,31 @@ public final class CheckRun {
   }
 
   private func examine(_ check: Check) -> Finding {
-    if let missing = check.missing(bench) { return .notOffered(missing) }
-    do throws(Finding) { return Finding(verdict: .kept, evidence: try check.body(bench)) } catch { return error }
+    if let missing = check.missing(context) { return .notOffered(missing) }
+    do throws(Finding) { return Finding(verdict: .kept, evidence: try check.body(context)) } catch { return error }
   }
 
   /// Learns what the back-end offers, and whether it stays when a front-end goes.
   private func meet() throws(CheckError) {
-    if bench.subject.life != .unknown, bench.subject.life != .running { _ = bench.subject.renew() }
-    do throws(Finding) { try bench.survey() } catch { throw .unreachable(error.evidence) }
-    bench.closeAll()
+    if context.subject.life != .unknown, context.subject.life != .running { _ = context.subject.renew() }
+    do throws(Finding) { try context.survey() } catch { throw .unreachable(error.evidence) }
+    context.closeAll()
     switch presence() {
     case .answers: break
     case .gone:
-      guard bench.subject.life != .unknown else { throw .servesOneConnection }
-      bench.endsWithConnection = true
+      guard context.subject.life != .unknown else { throw .servesOneConnection }
+      context.endsWithConnection = true
     case .silent: throw .unreachable("it answers the first connection only")
     }
-    bench.closeAll()
+    context.closeAll()
   }
 
   private func isThere() -> Bool {
-    switch bench.subject.life {
+    switch context.subject.life {
     case .running where !mustRenew, .unknown where !mustRenew: return true
     default:
       mustRenew = false
-      return bench.subject.renew()
+      return context.subject.renew()
     }
   }
 
@@ -164,17 +164,17 @@ public final class CheckRun {
 
   /// Whether the back-end answers a new front-end.
   private func presence() -> Presence {
-    let end = ContinuousClock.now + bench.patience
+    let end = ContinuousClock.now + context.patience
     var refused = 0
     while ContinuousClock.now < end {
-      switch bench.subject.life {
+      switch context.subject.life {
       case .ended, .killed: return .gone
       case .running, .unknown: break
       }
       do throws(HostError) {
-        let socket = try bench.subject.connect(timeout: bench.patience)
+        let socket = try context.subject.connect(timeout: context.patience)
         defer { socket.shutdown() }
-        let connection = RawConnection(socket, patience: bench.patience)
+        let connection = RawConnection(socket, patience: context.patience)
         do throws(Finding) {
           if try connection.isAnswered() { return .answers }
         } catch {
@@ -183,19 +183,19 @@ public final class CheckRun {
       } catch {
         refused += 1
         // Its process, if we know it, says for sure; otherwise a third of a second has to do.
-        if bench.subject.life == .unknown, refused > 30 { return .gone }
+        if context.subject.life == .unknown, refused > 30 { return .gone }
       }
       pause(.milliseconds(10))
     }
-    return bench.subject.life == .unknown ? .gone : .silent
+    return context.subject.life == .unknown ? .gone : .silent
   }
 
   /// What is wrong with the back-end after a check, or nil.
   private func aftermath() -> Finding? {
     let presence = presence()
-    switch (presence, bench.subject.life) {
+    switch (presence, context.subject.life) {
     case (_, .killed(let signal)): return Finding(verdict: .crashed, evidence: "\(name(ofSignal: signal)) killed it")
-    case (.gone, .ended(let status)) where !bench.endsWithConnection:
+    case (.gone, .ended(let status)) where !context.endsWithConnection:
       return Finding(verdict: .crashed, evidence: "its process ended with status \(status)")
     case (.gone, .ended): return nil
     case (.gone, _):

@@ -11,8 +11,8 @@ extension Check {
       "pass-through", "R005",
       "One translation of all memory to itself, as an IOMMU in pass-through gives it, is enough.",
       features: .accessPlatform
-    ) { bench throws(Finding) in
-      let session = try bench.session(Setup(translated: true, identity: true))
+    ) { context throws(Finding) in
+      let session = try context.session(Setup(translated: true, identity: true))
       try session.roundTrip()
       // The ring runs: translations that came before its start may be dropped with it.
       var all = try session.update(DMAAddress(DeviceSpace.guestStart))
@@ -31,14 +31,14 @@ extension Check {
       "guest-addresses-unused", "R101",
       "With ACCESS_PLATFORM a device address that happens to be a guest address is translated all the same.",
       features: .accessPlatform
-    ) { bench throws(Finding) in
-      let session = try bench.session(.platform)
+    ) { context throws(Finding) in
+      let session = try context.session(.platform)
       try session.roundTrip()
       let (here, there) = (session.space.guestPage(), session.space.guestPage())
       let page = DMAAddress(here.rawValue)
       try session.space.map(page, to: there)
       session.space.blank(here)
-      if bench.device.writes { session.landing = page } else { session.pieces[0] = page }
+      if context.device.writes { session.landing = page } else { session.pieces[0] = page }
       try session.submit()
       guard let used = try session.used() else { throw session.nothingCame() }
       try expect(session.space.isBlank(here), "the answer landed at the guest address of the same number")
@@ -48,21 +48,21 @@ extension Check {
     },
     Check(
       "order-platform", "R020", "ORDER_PLATFORM goes with ACCESS_PLATFORM and without it.", features: .orderPlatform
-    ) { bench throws(Finding) in
-      try bench.oneRequest(Setup(features: .orderPlatform))
-      guard bench.offeredFeatures.contains(.accessPlatform) else {
+    ) { context throws(Finding) in
+      try context.oneRequest(Setup(features: .orderPlatform))
+      guard context.offeredFeatures.contains(.accessPlatform) else {
         return "served without ACCESS_PLATFORM, which is not offered"
       }
-      try bench.oneRequest(Setup(features: .orderPlatform, translated: true))
+      try context.oneRequest(Setup(features: .orderPlatform, translated: true))
       return "served with ACCESS_PLATFORM and without it"
     },
     Check(
       "everything-translated", "R021", "ACCESS_PLATFORM goes with all ring features together that are offered.",
       features: .accessPlatform
-    ) { bench throws(Finding) in
+    ) { context throws(Finding) in
       let all: Features = [.ringPacked, .indirectDescriptors, .eventIndex, .inOrder, .orderPlatform]
-      let features = bench.offeredFeatures.intersection(all)
-      let session = try bench.session(Setup(features: features, translated: true))
+      let features = context.offeredFeatures.intersection(all)
+      let session = try context.session(Setup(features: features, translated: true))
       let count = try laps(session)
       if features.contains(.indirectDescriptors) { for _ in 0..<3 { try session.roundTrip(indirect: true) } }
       return "\(count) requests with bits 33 and \(features.bits.map(String.init).joined(separator: ", "))"
@@ -70,8 +70,8 @@ extension Check {
     Check(
       "event-scattered", "R045", "The event fields at the end of the areas are found on pages of their own.",
       features: [.accessPlatform, .eventIndex]
-    ) { bench throws(Finding) in
-      let session = try bench.session(Setup(features: .eventIndex, translated: true, scattered: true))
+    ) { context throws(Finding) in
+      let session = try context.session(Setup(features: .eventIndex, translated: true, scattered: true))
       let count = try laps(session)
       try called(session)
       return "\(count) requests over a ring of 64, and a call when it was asked for"
@@ -79,8 +79,8 @@ extension Check {
     Check(
       "buffer-anywhere", "R047", "Buffers may start and end anywhere in scattered pages, those that are read as well.",
       features: .accessPlatform
-    ) { bench throws(Finding) in
-      let session = try bench.session(.platform)
+    ) { context throws(Finding) in
+      let session = try context.session(.platform)
       try session.roundTrip()
       var starts: [DMAAddress] = []
       for _ in session.pieces.indices { starts.append(try session.space.allocate(2, scattered: true)) }
@@ -98,33 +98,33 @@ extension Check {
     Check(
       "indirect-scattered", "R049", "An indirect table may cross a page whose neighbour is elsewhere.",
       features: [.accessPlatform, .indirectDescriptors]
-    ) { bench throws(Finding) in
-      guard bench.device.request.pieces > 1 else {
-        throw .notOffered("a \(bench.device) request has one buffer: its table is one entry long")
+    ) { context throws(Finding) in
+      guard context.device.request.pieces > 1 else {
+        throw .notOffered("a \(context.device) request has one buffer: its table is one entry long")
       }
-      let session = try bench.session(Setup(features: .indirectDescriptors, translated: true, scatteredTables: true))
+      let session = try context.session(Setup(features: .indirectDescriptors, translated: true, scatteredTables: true))
       for _ in 0..<3 { try session.roundTrip(indirect: true) }
       return "three requests whose first table entry is on another page than the others"
     },
     Check(
       "direct-then-indirect", "R051", "Descriptors in the ring may be followed by an indirect one.",
       features: .indirectDescriptors
-    ) { bench throws(Finding) in
-      let count = bench.device.request.pieces
+    ) { context throws(Finding) in
+      let count = context.device.request.pieces
       guard count > 1 else {
-        throw .notOffered("a \(bench.device) request has one buffer: there is nothing to put before its table")
+        throw .notOffered("a \(context.device) request has one buffer: there is nothing to put before its table")
       }
-      let session = try bench.session(Setup(features: .indirectDescriptors))
+      let session = try context.session(Setup(features: .indirectDescriptors))
       try session.fill()
-      func descriptor(_ i: Int, next: UInt16?) -> BareDescriptor {
-        var flags: BareDescriptor.Flags = i < bench.device.request.readable.count ? [] : .write
+      func descriptor(_ i: Int, next: UInt16?) -> RawDescriptor {
+        var flags: RawDescriptor.Flags = i < context.device.request.readable.count ? [] : .write
         if next != nil { flags.insert(.next) }
-        return BareDescriptor(session.pieces[i].rawValue, UInt32(session.pieceCount(i)), flags, next: next ?? 0)
+        return RawDescriptor(session.pieces[i].rawValue, UInt32(session.pieceCount(i)), flags, next: next ?? 0)
       }
       let entries = (1..<count).map { descriptor($0, next: $0 < count - 1 ? UInt16($0) : nil) }
       let table = try session.space.allocate()
       session.space.write(entries.flatMap(\.split), to: table)
-      session.offer([descriptor(0, next: 1), BareDescriptor(table.rawValue, UInt32(16 * entries.count), .indirect)])
+      session.offer([descriptor(0, next: 1), RawDescriptor(table.rawValue, UInt32(16 * entries.count), .indirect)])
       guard let written = session.bareUsed() else { throw session.nothingCame() }
       if let fault = session.fault(written: written) { throw .broken(fault) }
       return "a request with one descriptor in the ring and \(entries.count) in a table was served"
@@ -133,8 +133,8 @@ extension Check {
       "packed-permissions", "R052",
       "A packed ring's event areas need no more than reading (the driver's) and writing (the device's) (R086).",
       features: [.accessPlatform, .ringPacked]
-    ) { bench throws(Finding) in
-      let session = try Session(bench, Setup(features: .ringPacked, translated: true))
+    ) { context throws(Finding) in
+      let session = try Session(context, Setup(features: .ringPacked, translated: true))
       for page in session.ringPages.driver { try session.space.permit(page, .read) }
       for page in session.ringPages.device { try session.space.permit(page, .write) }
       try session.start()
@@ -145,8 +145,8 @@ extension Check {
       "ring-lost", "R076",
       "A ring whose pages are gone is left alone, without asking on and on, and works when it is set up again (R112).",
       features: .accessPlatform
-    ) { bench throws(Finding) in
-      let session = try bench.session(.platform)
+    ) { context throws(Finding) in
+      let session = try context.session(.platform)
       try session.roundTrip()
       let pages = session.ringPages.descriptor + session.ringPages.driver + session.ringPages.device
       for page in pages {
@@ -160,7 +160,7 @@ extension Check {
       }
       try session.expectAnswer()
       let count = session.frontend.counts.misses - before
-      try expect(count < 1000, "it asked \(count) times in \(seconds(bench.quiet * 3)) for pages that are not there")
+      try expect(count < 1000, "it asked \(count) times in \(seconds(context.quiet * 3)) for pages that are not there")
       for page in pages { try session.space.map(page, to: session.space.guest(page)) }
       try recover(session)
       return "it asked \(count) times in three kicks, and the ring worked after it was set up again"
@@ -168,8 +168,8 @@ extension Check {
     Check(
       "partly-mapped", "R087", "A buffer of which a page is missing is not said to have been filled (R094).",
       features: .accessPlatform, needsWrites: true
-    ) { bench throws(Finding) in
-      let session = try bench.session(.platform)
+    ) { context throws(Finding) in
+      let session = try context.session(.platform)
       try session.roundTrip()
       let start = try session.space.allocate(2, scattered: true)
       let missing = DMAAddress(start.rawValue + DeviceSpace.page)
@@ -179,7 +179,7 @@ extension Check {
       try session.submit()
       let used = try unharmed(session)
       if let used {
-        let lies = bench.device.answersHaveStatus ? session.fault(used) == nil : used.written > half
+        let lies = context.device.answersHaveStatus ? session.fault(used) == nil : used.written > half
         try expect(
           !lies, "the request was used as if \(used.written) bytes had been written, and there is room for \(half)")
       }
@@ -190,8 +190,8 @@ extension Check {
     Check(
       "channel", "R124", "The back-end's own channel brings questions about addresses, and never answers.",
       features: .accessPlatform
-    ) { bench throws(Finding) in
-      let session = try bench.session(.platform)
+    ) { context throws(Finding) in
+      let session = try context.session(.platform)
       for _ in 0..<3 { try session.roundTrip() }
       try session.expectAnswer()
       let (strays, misses) = (session.frontend.counts.strays, session.frontend.counts.misses)
@@ -200,8 +200,8 @@ extension Check {
     },
     Check(
       "iotlb-type", "R127", "A translation message of an unknown type does no harm.", features: .accessPlatform
-    ) { bench throws(Finding) in
-      let session = try bench.session(.platform)
+    ) { context throws(Finding) in
+      let session = try context.session(.platform)
       try session.roundTrip()
       var bytes = FrontendRequest.iotlb(try session.update(session.first)).encoded(needsReply: true)
       // The type is the last byte before six of padding.

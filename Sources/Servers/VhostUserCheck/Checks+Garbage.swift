@@ -4,11 +4,11 @@ internal import VhostUser
 extension Check {
   /// Nonsense, the same every time.
   static let garbage: [Check] = [
-    Check("random-messages", "garbage", "Messages of random numbers harm nobody.") { bench throws(Finding) in
+    Check("random-messages", "garbage", "Messages of random numbers harm nobody.") { context throws(Finding) in
       var random = Nonsense(seed: 0x510ce)
       var count = 0
       for _ in 0..<24 {
-        let connection = try bench.negotiatedRaw()
+        let connection = try context.negotiatedRaw()
         for _ in 0..<16 {
           // SET_CONFIG is left out: it could be taken, and would change the device.
           let request = UInt32(random.next() % 46)
@@ -25,17 +25,17 @@ extension Check {
         }
         connection.socket.shutdown()
       }
-      try bench.session().roundTrip()
+      try context.session().roundTrip()
       return "\(count) of them on 24 connections, and a request was served afterwards"
     },
-    Check("random-bytes", "garbage", "Bytes that are no messages harm nobody.") { bench throws(Finding) in
+    Check("random-bytes", "garbage", "Bytes that are no messages harm nobody.") { context throws(Finding) in
       var random = Nonsense(seed: 0xfeed)
       for _ in 0..<16 {
-        let connection = try bench.raw()
+        let connection = try context.raw()
         _ = try connection.send((0..<256).map { _ in UInt8(truncatingIfNeeded: random.next()) })
         connection.socket.shutdown()
       }
-      try bench.session().roundTrip()
+      try context.session().roundTrip()
       return "16 times 256 bytes, and a request was served afterwards"
     },
   ]

@@ -12,9 +12,9 @@ extension Check {
       "read-then-write", "R084",
       "A page that is mapped for reading, and was read, is not written: writing is asked for again (R118).",
       features: .accessPlatform, needsWrites: true
-    ) { bench throws(Finding) in
-      try mustRead(bench)
-      let session = try Session(bench, .platform)
+    ) { context throws(Finding) in
+      try mustRead(context)
+      let session = try Session(context, .platform)
       try session.space.permit(session.first, .read)
       try serveOnce(session)
       session.landing = DMAAddress(session.first.rawValue + 2048)
@@ -24,8 +24,8 @@ extension Check {
       "ring-then-write", "R084",
       "The page of a ring's descriptors, mapped for reading and read, is not written (R118).",
       features: .accessPlatform, needsWrites: true
-    ) { bench throws(Finding) in
-      let session = try Session(bench, .platform)
+    ) { context throws(Finding) in
+      let session = try Session(context, .platform)
       let pages = session.ringPages.descriptor
       for page in pages { try session.space.permit(page, .read) }
       try serveOnce(session)
@@ -37,9 +37,9 @@ extension Check {
       "write-then-read", "R083",
       "A page that is mapped for writing, and was written, is not read: reading is asked for again (R118).",
       features: .accessPlatform, needsWrites: true
-    ) { bench throws(Finding) in
-      try mustRead(bench)
-      let session = try Session(bench, .platform)
+    ) { context throws(Finding) in
+      try mustRead(context)
+      let session = try Session(context, .platform)
       let page = session.landing
       try session.space.permit(page, .write)
       try serveOnce(session)
@@ -58,9 +58,9 @@ extension Check {
     Check(
       "refused-write", "R118", "A page that may not be written can still be read after the write was refused.",
       features: .accessPlatform, needsWrites: true
-    ) { bench throws(Finding) in
-      try mustRead(bench)
-      let session = try Session(bench, .platform)
+    ) { context throws(Finding) in
+      try mustRead(context)
+      let session = try Session(context, .platform)
       let page = session.landing
       try session.space.permit(page, .read)
       session.frontend.onMiss { _ in .generous }
@@ -74,9 +74,9 @@ extension Check {
     Check(
       "refused-read", "R118", "A page that may not be read can still be written after the read was refused.",
       features: .accessPlatform, needsWrites: true
-    ) { bench throws(Finding) in
-      try mustRead(bench)
-      let session = try Session(bench, .platform)
+    ) { context throws(Finding) in
+      try mustRead(context)
+      let session = try Session(context, .platform)
       let page = session.first
       try session.space.permit(page, .write)
       session.frontend.onMiss { _ in .generous }
@@ -93,8 +93,8 @@ extension Check {
     },
   ]
 
-  private static func mustRead(_ bench: Bench) throws(Finding) {
-    if bench.device.request.readable.isEmpty { throw .notOffered("a \(bench.device) device reads no buffers") }
+  private static func mustRead(_ context: CheckContext) throws(Finding) {
+    if context.device.request.readable.isEmpty { throw .notOffered("a \(context.device) device reads no buffers") }
   }
 
   /// Starts with answers that allow more than was asked for, and has a request served.

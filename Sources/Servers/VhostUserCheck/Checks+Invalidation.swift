@@ -9,29 +9,29 @@ extension Check {
     Check(
       "invalidate", "R110", "After an INVALIDATE is acknowledged the old translation is used no more.",
       features: .accessPlatform
-    ) { bench throws(Finding) in
-      try remapped(bench) { session, page throws(Finding) in
+    ) { context throws(Finding) in
+      try remapped(context) { session, page throws(Finding) in
         try session.translate(IOTLBMessage(kind: .invalidate, address: page.rawValue, size: DeviceSpace.page))
       }
     },
     Check(
       "invalidate-garbage", "R110", "An INVALIDATE's other fields mean nothing: QEMU sends what was on its stack.",
       features: .accessPlatform
-    ) { bench throws(Finding) in
-      try remapped(bench) { session, page throws(Finding) in try session.invalidate(page) }
+    ) { context throws(Finding) in
+      try remapped(context) { session, page throws(Finding) in try session.invalidate(page) }
     },
     Check(
       "invalidate-all", "R108", "An INVALIDATE of size 0 means everything.", features: .accessPlatform
-    ) { bench throws(Finding) in
-      try remapped(bench) { session, _ throws(Finding) in
+    ) { context throws(Finding) in
+      try remapped(context) { session, _ throws(Finding) in
         try session.translate(IOTLBMessage(kind: .invalidate, address: 0, size: 0))
       }
     },
     Check(
       "invalidate-lazy", "R108", "An INVALIDATE that ends at 2^64 is not taken for an empty one: VT-d's lazy flush.",
       features: .accessPlatform
-    ) { bench throws(Finding) in
-      try remapped(bench) { session, _ throws(Finding) in
+    ) { context throws(Finding) in
+      try remapped(context) { session, _ throws(Finding) in
         // As QEMU sends them: around the window for message-signalled interrupts.
         try session.translate(IOTLBMessage(kind: .invalidate, address: 0, size: 0xfee0_0000))
         try session.translate(IOTLBMessage(kind: .invalidate, address: 0xfef0_0000, size: 0xffff_ffff_0110_0000))
@@ -40,8 +40,8 @@ extension Check {
     Check(
       "invalidate-top", "R108", "An INVALIDATE of all but the last byte of the address space is carried out.",
       features: .accessPlatform
-    ) { bench throws(Finding) in
-      try remapped(bench) { session, _ throws(Finding) in
+    ) { context throws(Finding) in
+      try remapped(context) { session, _ throws(Finding) in
         try session.translate(IOTLBMessage(kind: .invalidate, address: 0, size: .max))
       }
     },
@@ -49,15 +49,15 @@ extension Check {
       "restart-forgets", "R114",
       "A ring that is stopped takes its translations with it: what changes until it is started again is not told.",
       features: .accessPlatform
-    ) { bench throws(Finding) in
+    ) { context throws(Finding) in
       // QEMU listens to the IOMMU only while the device runs.
-      try remapped(bench) { session, _ throws(Finding) in try session.startOver() }
+      try remapped(context) { session, _ throws(Finding) in try session.startOver() }
     },
     Check(
       "invalidate-unknown", "R111", "An INVALIDATE of addresses that were never translated is acknowledged.",
       features: .accessPlatform
-    ) { bench throws(Finding) in
-      let session = try bench.session(.platform)
+    ) { context throws(Finding) in
+      let session = try context.session(.platform)
       try session.roundTrip()
       try session.invalidate(DMAAddress(0x5000_0000_0000), DMAAddress(0x5000_0000_ffff))
       try session.roundTrip()
@@ -66,8 +66,8 @@ extension Check {
     Check(
       "invalidate-part", "R111", "An INVALIDATE of a part of a translation ends that part at least.",
       features: .accessPlatform
-    ) { bench throws(Finding) in
-      let session = try bench.session(.platform)
+    ) { context throws(Finding) in
+      let session = try context.session(.platform)
       // Four pages in one translation; the second one is used, taken away and led elsewhere.
       let first = DMAAddress(0x3_0000_0000)
       let guest = session.space.guestPage()
@@ -92,20 +92,20 @@ extension Check {
     Check(
       "ring-moved", "R112", "Ring pages that are led elsewhere are followed while the ring is idle (R044).",
       features: .accessPlatform
-    ) { bench throws(Finding) in
-      try moved(bench, Setup(translated: true, scattered: true))
+    ) { context throws(Finding) in
+      try moved(context, Setup(translated: true, scattered: true))
     },
     Check(
       "packed-moved", "R112", "Pages of a packed ring that are led elsewhere are followed.",
       features: [.accessPlatform, .ringPacked]
-    ) { bench throws(Finding) in
-      try moved(bench, Setup(features: .ringPacked, translated: true))
+    ) { context throws(Finding) in
+      try moved(context, Setup(features: .ringPacked, translated: true))
     },
     Check(
       "invalidate-while-held", "R116", "An INVALIDATE is acknowledged while a miss waits for its answer.",
       features: .accessPlatform
-    ) { bench throws(Finding) in
-      let session = try bench.session(.platform)
+    ) { context throws(Finding) in
+      let session = try context.session(.platform)
       try session.roundTrip()
       try holdFirst(session)
       try session.invalidate(DMAAddress(0x5000_0000_0000), DMAAddress(0x5000_0000_ffff))
@@ -117,8 +117,8 @@ extension Check {
     Check(
       "unmap-in-flight", "R110", "Translations that end under requests at work end, one way or the other.",
       features: .accessPlatform
-    ) { bench throws(Finding) in
-      let session = try bench.session(.platform)
+    ) { context throws(Finding) in
+      let session = try context.session(.platform)
       let page = session.probed
       for _ in 0..<64 {
         // A miss that comes between the old page and the new one waits for the new one.
@@ -144,9 +144,9 @@ extension Check {
   /// Leads the page of the probe's answer, or of its first piece, elsewhere and tells the back-end by `tell`; then a
   /// request must be served there, and the old page be left alone.
   private static func remapped(
-    _ bench: Bench, _ tell: (Session, DMAAddress) throws(Finding) -> Void
+    _ context: CheckContext, _ tell: (Session, DMAAddress) throws(Finding) -> Void
   ) throws(Finding) -> String {
-    let session = try bench.session(.platform)
+    let session = try context.session(.platform)
     try session.roundTrip()
     let page = session.probed
     let misses = session.misses(on: page).count
@@ -157,7 +157,7 @@ extension Check {
     guard let used = try session.used() else { throw session.nothingCame() }
     try notStale(session, old, misses: misses, page)
     if let fault = session.fault(used) { throw .broken(fault) }
-    return bench.device.writes ? "the answer landed where the address leads now" : "the address was asked for again"
+    return context.device.writes ? "the answer landed where the address leads now" : "the address was asked for again"
   }
 
   /// Throws if the back-end still used the old page: it wrote there, or did not ask again for one that it reads.
@@ -166,13 +166,13 @@ extension Check {
     if !session.space.isBlank(old) {
       throw .broken("the device wrote to the old page, which the address leads to no more")
     }
-    if let page, !session.bench.device.writes, session.misses(on: page).count == misses {
+    if let page, !session.context.device.writes, session.misses(on: page).count == misses {
       throw .broken("device address \(hex(page)) was used without another MISS: its old translation is still in use")
     }
   }
 
-  private static func moved(_ bench: Bench, _ setup: Setup) throws(Finding) -> String {
-    let session = try bench.session(setup)
+  private static func moved(_ context: CheckContext, _ setup: Setup) throws(Finding) -> String {
+    let session = try context.session(setup)
     try session.batch(session.room)
     let pages = session.ringPages
     let all = Set((pages.descriptor + pages.driver + pages.device).map(\.rawValue)).sorted()

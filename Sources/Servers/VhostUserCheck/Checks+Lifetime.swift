@@ -10,8 +10,8 @@ extension Check {
   static let lifetime: [Check] = [
     Check(
       "features-while-running", "SET_FEATURES", "The same features once more, under a running ring, leave it running."
-    ) { bench throws(Finding) in
-      let session = try bench.session()
+    ) { context throws(Finding) in
+      let session = try context.session()
       try session.roundTrip()
       try judged { () throws(FrontendError) in _ = try session.frontend.setFeatures(session.frontend.features) }
       try session.roundTrip()
@@ -21,8 +21,8 @@ extension Check {
       "features-dropped", "R014",
       "Features without ACCESS_PLATFORM, under a running ring, do not change what its addresses mean.",
       features: .accessPlatform
-    ) { bench throws(Finding) in
-      let session = try bench.session(Setup(translated: true, identity: true))
+    ) { context throws(Finding) in
+      let session = try context.session(Setup(translated: true, identity: true))
       try session.roundTrip()
       let before = try leadElsewhere(session)
       try session.invalidate(session.probed)
@@ -43,8 +43,8 @@ extension Check {
       "renegotiated", "R065",
       "The bit can be given up and taken again on one connection, and no translation outlives it (R015).",
       features: .accessPlatform
-    ) { bench throws(Finding) in
-      let session = try bench.session(Setup(translated: true, identity: true))
+    ) { context throws(Finding) in
+      let session = try context.session(Setup(translated: true, identity: true))
       try session.roundTrip()
       let here = GuestAddress(session.probed.rawValue)
       _ = try leadElsewhere(session)
@@ -82,17 +82,17 @@ extension Check {
     },
     Check(
       "elsewhere", "R062", "A ring that was stopped can be set up at other addresses, and the old ones are left alone."
-    ) { bench throws(Finding) in
-      try elsewhere(bench, Setup())
+    ) { context throws(Finding) in
+      try elsewhere(context, Setup())
     },
     Check(
       "elsewhere-translated", "R062", "The same with ACCESS_PLATFORM.", features: .accessPlatform
-    ) { bench throws(Finding) in try elsewhere(bench, .platform) },
+    ) { context throws(Finding) in try elsewhere(context, .platform) },
     Check(
       "stop-in-flight", "R060",
       "Once GET_VRING_BASE is answered no request that was under way writes to memory any more."
-    ) { bench throws(Finding) in
-      let session = try bench.session()
+    ) { context throws(Finding) in
+      let session = try context.session()
       try session.roundTrip()
       let count = min(8, session.room)
       for _ in 0..<8 {
@@ -100,12 +100,12 @@ extension Check {
         session.publish()
         let states = try session.stop()
         let page = session.space.guest(session.probed)
-        if bench.device.writes { session.space.blank(page) }
+        if context.device.writes { session.space.blank(page) }
         let index = session.ring.usedIndex(session.space)
         session.settle()
         try expect(
           session.ring.usedIndex(session.space) == index, "the used index moved after GET_VRING_BASE was answered")
-        if bench.device.writes {
+        if context.device.writes {
           try expect(session.space.isBlank(page), "a buffer was written after GET_VRING_BASE was answered")
         }
         try session.resume(at: states)
@@ -120,19 +120,20 @@ extension Check {
     Check(
       "call-replaced", "SET_VRING_CALL",
       "A running ring takes another call descriptor: QEMU sends one whenever an interrupt is masked."
-    ) { bench throws(Finding) in
-      let session = try bench.session()
+    ) { context throws(Finding) in
+      let session = try context.session()
       try session.roundTrip()
       let call = try eventFD()
-      let message = FrontendRequest.setVringCall(VringDescriptor(index: UInt8(bench.device.queue), hasDescriptor: true))
+      let message = FrontendRequest.setVringCall(
+        VringDescriptor(index: UInt8(context.device.queue), hasDescriptor: true))
       try judged { () throws(FrontendError) in try session.frontend.send(message, descriptors: [call.rawValue]) }
       // Some signal it at once, in case a call was missed.
       session.settle()
       _ = try? call.drain()
       _ = session.ring.queue.armCall()
       try session.submit()
-      guard (try? call.wait(timeout: bench.patience)) == true else {
-        throw .wedged("the new descriptor was not signalled within \(seconds(bench.patience)) of a request")
+      guard (try? call.wait(timeout: context.patience)) == true else {
+        throw .wedged("the new descriptor was not signalled within \(seconds(context.patience)) of a request")
       }
       try session.finish()
       return "the new descriptor was signalled"
@@ -140,8 +141,8 @@ extension Check {
     Check(
       "kick-early", "SET_VRING_KICK",
       "A kick descriptor that is readable when it is passed starts the ring: what is available already is served."
-    ) { bench throws(Finding) in
-      let session = try bench.session()
+    ) { context throws(Finding) in
+      let session = try context.session()
       try session.roundTrip()
       let states = try session.stop()
       try session.add()
@@ -155,8 +156,8 @@ extension Check {
     Check(
       "reset-owner", "RESET_OWNER",
       "RESET_OWNER, which is deprecated and understood in several ways, does no harm beyond its connection."
-    ) { bench throws(Finding) in
-      let session = try bench.session()
+    ) { context throws(Finding) in
+      let session = try context.session()
       try session.roundTrip()
       if let said = try refusal({ () throws(FrontendError) in try session.frontend.send(.resetOwner) }),
         session.frontend.failure != nil
@@ -169,15 +170,15 @@ extension Check {
         return "the ring was set up again without another SET_FEATURES or memory table, and served"
       } catch {
         session.frontend.close()
-        try bench.oneRequest(Setup())
+        try context.oneRequest(Setup())
         return "it discarded what was negotiated (\(error.evidence)), and served the next connection"
       }
     },
     Check(
       "status-read", "R007", "The device status reads back as it was set, FEATURES_OK included.",
       protocolFeatures: .status
-    ) { bench throws(Finding) in
-      let session = try bench.session()
+    ) { context throws(Finding) in
+      let session = try context.session()
       try session.roundTrip()
       let wanted: DeviceStatus = [.acknowledge, .driver, .featuresOK, .driverOK]
       let status = try judged { () throws(FrontendError) in try session.frontend.status() }
@@ -187,8 +188,8 @@ extension Check {
     Check(
       "in-band", "INBAND_NOTIFICATIONS", "Kicks and calls can be messages.",
       protocolFeatures: [.inbandNotifications, .backendRequests, .replyAck]
-    ) { bench throws(Finding) in
-      let session = try bench.session(
+    ) { context throws(Finding) in
+      let session = try context.session(
         Setup(protocolFeatures: Frontend.usualProtocolFeatures.union(.inbandNotifications)))
       for _ in 0..<3 { try session.roundTrip() }
       try called(session)
@@ -197,11 +198,11 @@ extension Check {
     Check(
       "guest-addresses", "GPA_ADDRESSES", "With GPA_ADDRESSES the addresses of regions and rings are guest addresses.",
       protocolFeatures: .guestAddresses
-    ) { bench throws(Finding) in
+    ) { context throws(Finding) in
       let features = Frontend.usualProtocolFeatures.union(.guestAddresses)
-      try bench.oneRequest(Setup(protocolFeatures: features))
-      guard bench.offeredFeatures.contains(.accessPlatform) else { return "a request was served" }
-      try bench.oneRequest(Setup(protocolFeatures: features, translated: true))
+      try context.oneRequest(Setup(protocolFeatures: features))
+      guard context.offeredFeatures.contains(.accessPlatform) else { return "a request was served" }
+      try context.oneRequest(Setup(protocolFeatures: features, translated: true))
       return "a request was served, and one behind an IOMMU"
     },
   ]
@@ -224,8 +225,8 @@ extension Check {
     }
   }
 
-  private static func elsewhere(_ bench: Bench, _ setup: Setup) throws(Finding) -> String {
-    let session = try bench.session(setup)
+  private static func elsewhere(_ context: CheckContext, _ setup: Setup) throws(Finding) -> String {
+    let session = try context.session(setup)
     for _ in 0..<3 { try session.roundTrip() }
     _ = try session.stop()
     let old = (session.ringPages.descriptor + session.ringPages.driver + session.ringPages.device).map {
@@ -248,9 +249,9 @@ extension Check {
     _ = session.ring.events?.waitForCall(timeout: .zero)
     _ = session.ring.queue.armCall()
     try session.submit()
-    guard session.ring.events?.waitForCall(timeout: session.bench.patience) == true else {
+    guard session.ring.events?.waitForCall(timeout: session.context.patience) == true else {
       if try session.used(within: .zero) == nil { throw session.nothingCame() }
-      throw .wedged("the request was served, and no call came within \(seconds(session.bench.patience))")
+      throw .wedged("the request was served, and no call came within \(seconds(session.context.patience))")
     }
     try session.finish()
   }

@@ -8,13 +8,13 @@ extension Check {
   /// Memory that comes, goes and moves.
   static let memory: [Check] = [
     Check("file-offset", "memory", "A region that starts inside its file is read where it starts.") {
-      bench throws(Finding) in
-      let session = try bench.session(Setup(fileOffset: 0x3000))
+      context throws(Finding) in
+      let session = try context.session(Setup(fileOffset: 0x3000))
       try session.roundTrip()
       return "a region 12288 bytes into its file works"
     },
-    Check("second-region", "memory", "Buffers in a second region are reached.") { bench throws(Finding) in
-      let session = try Session(bench)
+    Check("second-region", "memory", "Buffers in a second region are reached.") { context throws(Finding) in
+      let session = try Session(context)
       let place = try second(session)
       try again(session)
       try session.start()
@@ -23,15 +23,15 @@ extension Check {
       return "a request with buffers above 4 GiB was served"
     },
     Check("memory-replaced", "SET_MEM_TABLE", "When memory was replaced, the new one is used.") {
-      bench throws(Finding) in
-      let session = try bench.session()
+      context throws(Finding) in
+      let session = try context.session()
       return try servesAfterReplacement(session)
     },
     Check(
       "add-while-running", "ADD_MEM_REG", "A region can be added while a ring runs (R069).",
       protocolFeatures: .configureMemorySlots
-    ) { bench throws(Finding) in
-      let session = try bench.session()
+    ) { context throws(Finding) in
+      let session = try context.session()
       try session.roundTrip()
       let place = try second(session)
       let region = session.space.memory.regions[1]
@@ -47,8 +47,8 @@ extension Check {
     Check(
       "removed-region", "REM_MEM_REG", "A buffer in a region that was taken away is not reached.",
       protocolFeatures: .configureMemorySlots
-    ) { bench throws(Finding) in
-      let session = try bench.session()
+    ) { context throws(Finding) in
+      let session = try context.session()
       let place = try second(session)
       let region = session.space.memory.regions[1]
       try judged { () throws(FrontendError) in
@@ -63,15 +63,15 @@ extension Check {
         guard case .closed? = session.frontend.failure else { throw error }
         return "it closed the connection"
       }
-      if let used { try expect(session.fault(used) != nil || !bench.device.writes, "the request was served") }
+      if let used { try expect(session.fault(used) != nil || !context.device.writes, "the request was served") }
       try recover(session)
       return used == nil ? "the request came to nothing" : "the request was used, and not served"
     },
     Check(
       "unknown-region", "REM_MEM_REG", "Taking an unknown region away is refused.",
       protocolFeatures: [.configureMemorySlots, .replyAck]
-    ) { bench throws(Finding) in
-      let session = try bench.session()
+    ) { context throws(Finding) in
+      let session = try context.session()
       let none = RegionDescription(
         guestAddress: 0x7_0000_0000, size: 4096, frontendAddress: 0x7700_0000_0000, offset: 0)
       let said = try refusal { () throws(FrontendError) in try session.frontend.send(.removeMemoryRegion(none)) }
@@ -121,7 +121,7 @@ extension Check {
 
   /// What became of a request that cannot be served: it may be used or stay where it is; the back-end has to live.
   static func unharmed(_ session: Session) throws(Finding) -> UsedBuffer? {
-    let used = try session.used(within: session.bench.quiet)
+    let used = try session.used(within: session.context.quiet)
     try session.expectAnswer()
     return used
   }

@@ -10,8 +10,8 @@ extension Check {
     Check(
       "regions-overlap", "ADD_MEM_REG", "A region that overlaps another is refused.",
       protocolFeatures: [.configureMemorySlots, .replyAck]
-    ) { bench throws(Finding) in
-      let session = try Session(bench)
+    ) { context throws(Finding) in
+      let session = try Session(context)
       var region = session.space.region
       region.guestAddress += 4096
       region.frontendAddress += 4096
@@ -27,8 +27,8 @@ extension Check {
     Check(
       "slots-full", "ADD_MEM_REG", "A region more than there are slots is refused.",
       protocolFeatures: [.configureMemorySlots, .replyAck]
-    ) { bench throws(Finding) in
-      let frontend = try bench.connect()
+    ) { context throws(Finding) in
+      let frontend = try context.connect()
       let file = try memoryFile(4096)
       let slots = try judged { () throws(FrontendError) in
         try frontend.negotiate([.version1])
@@ -52,16 +52,16 @@ extension Check {
     },
     Check(
       "table-too-long", "SET_MEM_TABLE", "A table that says it has four thousand million regions is refused."
-    ) { bench throws(Finding) in
-      let connection = try bench.negotiatedRaw()
+    ) { context throws(Finding) in
+      let connection = try context.negotiatedRaw()
       let file = try memoryFile(4096)
-      let payload = BareDescriptor.bytes(0xffff_ffff, 8) + [UInt8](repeating: 0, count: 32)
+      let payload = RawDescriptor.bytes(0xffff_ffff, 8) + [UInt8](repeating: 0, count: 32)
       let reaction = try connection.provoke(
         FrontendRequest.Kind.setMemoryTable.rawValue, payload, descriptors: [file.descriptor.rawValue])
       return try connection.mustRefuse(reaction, "the message")
     },
-    Check("region-without-file", "SET_MEM_TABLE", "A region without its file is refused.") { bench throws(Finding) in
-      let connection = try bench.negotiatedRaw()
+    Check("region-without-file", "SET_MEM_TABLE", "A region without its file is refused.") { context throws(Finding) in
+      let connection = try context.negotiatedRaw()
       let table = FrontendRequest.setMemoryTable([
         RegionDescription(guestAddress: 0, size: 4096, frontendAddress: 0x7500_0000_0000, offset: 0)
       ])
@@ -69,8 +69,8 @@ extension Check {
     },
     Check(
       "region-wraps", "SET_MEM_TABLE", "A region that passes the end of the address space is refused."
-    ) { bench throws(Finding) in
-      let connection = try bench.negotiatedRaw()
+    ) { context throws(Finding) in
+      let connection = try context.negotiatedRaw()
       let file = try memoryFile(8192)
       let table = FrontendRequest.setMemoryTable([
         RegionDescription(guestAddress: .max - 4095, size: 8192, frontendAddress: 0x7500_0000_0000, offset: 0)
@@ -81,14 +81,15 @@ extension Check {
     },
     Check(
       "short-file", "memory", "A file that is shorter than its region is refused, or what it lacks harms nobody."
-    ) { bench throws(Finding) in
-      let session = try Session(bench)
+    ) { context throws(Finding) in
+      let session = try Session(context)
       if let said = try announceCut(session) { return said }
       try session.start()
       return try useCut(session)
     },
-    Check("file-cut", "memory", "A file that is cut short under the back-end harms nobody.") { bench throws(Finding) in
-      let session = try Session(bench)
+    Check("file-cut", "memory", "A file that is cut short under the back-end harms nobody.") {
+      context throws(Finding) in
+      let session = try Session(context)
       if let said = try announceCut(session, cut: false) { return "not seen: \(said)" }
       try session.start()
       try session.roundTrip()

@@ -11,8 +11,8 @@ extension Check {
   private static func refused(
     _ name: String, _ rule: String, _ sentence: String, _ kind: FrontendRequest.Kind, _ payload: [UInt8]
   ) -> Check {
-    Check(name, rule, sentence) { bench throws(Finding) in
-      let connection = try bench.negotiatedRaw()
+    Check(name, rule, sentence) { context throws(Finding) in
+      let connection = try context.negotiatedRaw()
       return try connection.mustRefuse(try connection.provoke(kind.rawValue, payload), "the message")
     }
   }
@@ -22,8 +22,8 @@ extension Check {
     _ name: String, _ rule: String, _ sentence: String, protocolFeatures: ProtocolFeatures = [],
     _ body: @escaping @Sendable (RawConnection) throws(Finding) -> Reaction
   ) -> Check {
-    Check(name, rule, sentence, protocolFeatures: protocolFeatures) { bench throws(Finding) in
-      switch try body(try bench.negotiatedRaw()) {
+    Check(name, rule, sentence, protocolFeatures: protocolFeatures) { context throws(Finding) in
+      switch try body(try context.negotiatedRaw()) {
       case .closed: return "it closed the connection"
       case .silent: return "it went on as if nothing had come"
       case .answered(let bytes):
@@ -34,8 +34,8 @@ extension Check {
 
   /// Messages that are broken, or make no sense.
   static let messages: [Check] = [
-    Check("in-pieces", "header", "A message that comes byte by byte is understood.") { bench throws(Finding) in
-      let connection = try bench.raw()
+    Check("in-pieces", "header", "A message that comes byte by byte is understood.") { context throws(Finding) in
+      let connection = try context.raw()
       for byte in FrontendRequest.getFeatures.encoded() {
         guard try connection.send([byte]) else { throw .broken("it closed the connection") }
         pause(.milliseconds(3))
@@ -44,19 +44,19 @@ extension Check {
       return "GET_FEATURES in twelve pieces was answered"
     },
     Check("half-message", "header", "A connection that ends in the middle of a message harms nobody.") {
-      bench throws(Finding) in
-      let connection = try bench.raw()
+      context throws(Finding) in
+      let connection = try context.raw()
       _ = try connection.send([1, 0, 0, 0, 1, 0])
       connection.socket.shutdown()
-      try bench.session().roundTrip()
+      try context.session().roundTrip()
       return "the next front-end was served"
     },
-    Check("unknown-request", "header", "An unknown request is refused.") { bench throws(Finding) in
-      let connection = try bench.negotiatedRaw()
+    Check("unknown-request", "header", "An unknown request is refused.") { context throws(Finding) in
+      let connection = try context.negotiatedRaw()
       return try connection.mustRefuse(try connection.provoke(200, []), "the message")
     },
-    Check("too-large", "header", "A payload of 4 GiB is not waited for.") { bench throws(Finding) in
-      let connection = try bench.negotiatedRaw()
+    Check("too-large", "header", "A payload of 4 GiB is not waited for.") { context throws(Finding) in
+      let connection = try context.negotiatedRaw()
       return try connection.mustRefuse(
         try connection.provoke(Kind.setOwner.rawValue, [], size: 0xffff_ffff), "the message")
     },
@@ -77,28 +77,28 @@ extension Check {
         Kind.setOwner.rawValue, [], descriptors: [Int32](repeating: file.descriptor.rawValue, count: 64))
     },
     Check("no-descriptor", "SET_VRING_CALL", "A message whose descriptor is missing is refused.") {
-      bench throws(Finding) in
-      let connection = try bench.negotiatedRaw()
+      context throws(Finding) in
+      let connection = try context.negotiatedRaw()
       let call = FrontendRequest.setVringCall(VringDescriptor(index: 0, hasDescriptor: true))
       return try connection.mustRefuse(try connection.provoke(call.kind.rawValue, call.payload), "the message")
     },
-    Check("index-beyond", "vring index", "A queue just past the last one is refused.") { bench throws(Finding) in
-      try indexes(bench, UInt32(max(bench.device.queueLimit(bench.queueCount), 1)))
+    Check("index-beyond", "vring index", "A queue just past the last one is refused.") { context throws(Finding) in
+      try indexes(context, UInt32(max(context.device.queueLimit(context.queueCount), 1)))
     },
     Check(
       "index-far", "vring index", "A queue far past the last one is refused."
-    ) { bench throws(Finding) in try indexes(bench, 0x7fff_fff0) },
+    ) { context throws(Finding) in try indexes(context, 0x7fff_fff0) },
     Check(
       "size-odd", "SET_VRING_NUM", "A ring of no descriptors, of 3 or of 65535 is refused or does no harm."
-    ) { bench throws(Finding) in
+    ) { context throws(Finding) in
       var said: [String] = []
       for size in [0, 3, 65535] as [UInt16] {
-        let session = try Session(bench)
+        let session = try Session(context)
         var layout = session.ring.layout
         layout.size = size
         let odd = layout
         let refusal = try refusal { () throws(FrontendError) in
-          let queue = try session.frontend.startQueue(bench.device.queue, layout: odd)
+          let queue = try session.frontend.startQueue(context.device.queue, layout: odd)
           queue.kick()
         }
         pause(.milliseconds(10))
@@ -109,9 +109,9 @@ extension Check {
       return said.joined(separator: ", ")
     },
     Check("ring-outside", "SET_VRING_ADDR", "A ring that lies in no memory is refused or does no harm.") {
-      bench throws(Finding) in
-      let session = try Session(bench)
-      let queue = UInt32(bench.device.queue)
+      context throws(Finding) in
+      let session = try Session(context)
+      let queue = UInt32(context.device.queue)
       let said = try refusal { () throws(FrontendError) in
         try session.frontend.send(.setVringSize(VringState(index: queue, number: 64)))
         try session.frontend.send(
@@ -140,7 +140,7 @@ extension Check {
     ) { connection throws(Finding) in
       try connection.provoke(
         Kind.getConfiguration.rawValue,
-        BareDescriptor.bytes(0, 4) + BareDescriptor.bytes(0xffff_fff0, 4) + BareDescriptor.bytes(0, 4) + [0, 0, 0, 0])
+        RawDescriptor.bytes(0, 4) + RawDescriptor.bytes(0xffff_fff0, 4) + RawDescriptor.bytes(0, 4) + [0, 0, 0, 0])
     },
     survived(
       "log-overflow", "SET_LOG_BASE", "A log whose size and offset overflow does no harm (R136).",
@@ -176,7 +176,7 @@ extension Check {
     return try rethrowing(MemoryFile(name: "sluice-check", size: size), saying: Finding.notChecked)
   }
 
-  private static func indexes(_ bench: Bench, _ index: UInt32) throws(Finding) -> String {
+  private static func indexes(_ context: CheckContext, _ index: UInt32) throws(Finding) -> String {
     let state = VringState(index: index, number: 1)
     let all: [FrontendRequest] = [
       .setVringSize(VringState(index: index, number: 64)), .setVringBase(VringState(index: index, number: 0)),
@@ -184,7 +184,7 @@ extension Check {
       .setVringEnable(state), .getVringBase(state),
     ]
     for request in all {
-      let connection = try bench.negotiatedRaw()
+      let connection = try context.negotiatedRaw()
       let reaction = try connection.provoke(request.kind.rawValue, request.payload)
       // Many back-ends serve one front-end at a time.
       connection.socket.shutdown()

@@ -11,25 +11,25 @@ extension Check {
     Check(
       "log", "R132", "Pages that were written are marked in the log, and others are not.",
       features: Frontend.logAllBit, protocolFeatures: .logSharedMemory
-    ) { bench throws(Finding) in try logged(bench, Setup()) },
+    ) { context throws(Finding) in try logged(context, Setup()) },
     Check(
       "log-translated", "R134",
       "Behind an IOMMU the log is marked by guest address, whatever the device addresses are (R136).",
       features: [Frontend.logAllBit, .accessPlatform], protocolFeatures: .logSharedMemory
-    ) { bench throws(Finding) in try logged(bench, .platform) },
+    ) { context throws(Finding) in try logged(context, .platform) },
     Check(
       "log-scattered", "R135", "A used ring over several pages is marked page by page.",
       features: [Frontend.logAllBit, .accessPlatform], protocolFeatures: .logSharedMemory
-    ) { bench throws(Finding) in try logged(bench, Setup(translated: true, scattered: true)) },
+    ) { context throws(Finding) in try logged(context, Setup(translated: true, scattered: true)) },
     Check(
       "log-switched", "SET_FEATURES", "Logging can be switched on and off while a ring runs.",
       features: Frontend.logAllBit, protocolFeatures: .logSharedMemory
-    ) { bench throws(Finding) in
-      let session = try bench.session()
+    ) { context throws(Finding) in
+      let session = try context.session()
       try session.roundTrip()
       let log = try judged { () throws(FrontendError) in try session.frontend.startLogging() }
       try session.roundTrip()
-      if bench.device.writes {
+      if context.device.writes {
         let page = session.space.guest(session.landing).rawValue / DeviceSpace.page
         try expect(marked(log, [page]), "the page of the answer was not marked after logging was switched on")
       }
@@ -41,17 +41,17 @@ extension Check {
     Check(
       "log-regions", "R132", "A write across two regions that adjoin marks the pages of both.",
       features: Frontend.logAllBit, protocolFeatures: .logSharedMemory, needsWrites: true
-    ) { bench throws(Finding) in try loggedAcross(bench, Setup(below: 6)) },
+    ) { context throws(Finding) in try loggedAcross(context, Setup(below: 6)) },
     Check(
       "log-regions-translated", "R132", "The same behind an IOMMU.",
       features: [Frontend.logAllBit, .accessPlatform], protocolFeatures: .logSharedMemory, needsWrites: true
-    ) { bench throws(Finding) in try loggedAcross(bench, Setup(translated: true, below: 6)) },
+    ) { context throws(Finding) in try loggedAcross(context, Setup(translated: true, below: 6)) },
     Check(
       "log-table", "R132", "Requests that are under way while the memory table is set are logged when they are done.",
       features: Frontend.logAllBit, protocolFeatures: .logSharedMemory, needsWrites: true
-    ) { bench throws(Finding) in
+    ) { context throws(Finding) in
       let slotless = Frontend.usualProtocolFeatures.subtracting(.configureMemorySlots)
-      let session = try Session(bench, Setup(protocolFeatures: slotless, size: bench.device.longRing))
+      let session = try Session(context, Setup(protocolFeatures: slotless, size: context.device.longRing))
       let frontend = session.frontend
       let log = try judged { () throws(FrontendError) in try frontend.startLogging() }
       try session.start()
@@ -87,8 +87,8 @@ extension Check {
     },
   ]
 
-  private static func loggedAcross(_ bench: Bench, _ setup: Setup) throws(Finding) -> String {
-    let session = try Session(bench, setup)
+  private static func loggedAcross(_ context: CheckContext, _ setup: Setup) throws(Finding) -> String {
+    let session = try Session(context, setup)
     let log = try judged { () throws(FrontendError) in try session.frontend.startLogging() }
     try session.start()
     // What it has to bring is known from one whose buffer is in one piece.
@@ -115,14 +115,14 @@ extension Check {
     return "\(setup.below) times the pages of both are marked"
   }
 
-  private static func logged(_ bench: Bench, _ setup: Setup) throws(Finding) -> String {
-    let session = try Session(bench, setup)
+  private static func logged(_ context: CheckContext, _ setup: Setup) throws(Finding) -> String {
+    let session = try Session(context, setup)
     let log = try judged { () throws(FrontendError) in try session.frontend.startLogging() }
     try session.start()
     _ = try laps(session)
     func page(_ address: DMAAddress) -> UInt64 { session.space.guest(address).rawValue / DeviceSpace.page }
     var written = session.ringPages.device.map { page($0) }
-    if bench.device.writes { written.append(page(session.landing)) }
+    if context.device.writes { written.append(page(session.landing)) }
     try expect(marked(log, written), "pages \(written) were written, and \(log.pages) are marked")
     // Everything that the driver did not give the device to write.
     let possible = Set(
@@ -146,10 +146,10 @@ extension Check {
     Check(
       "inflight", "GET_INFLIGHT_FD", "In-flight memory is made, taken and used.",
       protocolFeatures: .inflightSharedMemory
-    ) { bench throws(Finding) in
-      let session = try Session(bench)
+    ) { context throws(Finding) in
+      let session = try Session(context)
       let area = try installed(session)
-      let asked = UInt16(bench.device.queueCount)
+      let asked = UInt16(context.device.queueCount)
       let got = area.description
       try expect(
         got.queueCount >= asked && got.queueSize >= session.setup.size,
@@ -157,14 +157,14 @@ extension Check {
       try session.start()
       for _ in 0..<3 { try session.roundTrip() }
       // the record is for as many descriptors as the back-end said, which may be more than were asked for
-      if bench.device.queue == 0 { try recorded(area, 3, got.queueSize) }
+      if context.device.queue == 0 { try recorded(area, 3, got.queueSize) }
       return "\(got.mmapSize) bytes for \(got.queueCount) queues of \(got.queueSize)"
     },
     Check(
       "inflight-kept", "R126", "Requests under way when the connection ended are done once, not more and not less.",
       protocolFeatures: .inflightSharedMemory
-    ) { bench throws(Finding) in
-      let session = try Session(bench)
+    ) { context throws(Finding) in
+      let session = try Session(context)
       let area = try installed(session)
       try session.start()
       try session.roundTrip()
@@ -175,17 +175,17 @@ extension Check {
     Check(
       "inflight-held", "R126", "Requests that wait for a translation when the connection ends are done once.",
       features: .accessPlatform, protocolFeatures: .inflightSharedMemory
-    ) { bench throws(Finding) in try vanish(bench, channelFirst: false) },
+    ) { context throws(Finding) in try vanish(context, channelFirst: false) },
     Check(
       "inflight-channel", "R126", "The same where the back-end's channel is heard to end before the connection does.",
       features: .accessPlatform, protocolFeatures: .inflightSharedMemory
-    ) { bench throws(Finding) in try vanish(bench, channelFirst: true) },
+    ) { context throws(Finding) in try vanish(context, channelFirst: true) },
     Check(
       "inflight-stopped", "R126",
       "A ring that is stopped right after its start has done what a predecessor left in flight, or says that it has not.",
       protocolFeatures: .inflightSharedMemory
-    ) { bench throws(Finding) in
-      let session = try Session(bench, Setup(size: bench.device.longRing))
+    ) { context throws(Finding) in
+      let session = try Session(context, Setup(size: context.device.longRing))
       let (area, count) = try left(session, session.room)
       // One message behind the other, nothing waited for.
       session.frontend.acknowledgeAll(false)
@@ -199,13 +199,13 @@ extension Check {
       "inflight-stop-late", "R126",
       "The same where it needs a translation that comes while the stop is under way (R064).",
       features: .accessPlatform, protocolFeatures: .inflightSharedMemory, needsWrites: true
-    ) { bench throws(Finding) in
-      let session = try Session(bench, .platform)
+    ) { context throws(Finding) in
+      let session = try Session(context, .platform)
       let (area, count) = try left(session, 4)
       let page = session.first.rawValue
       session.frontend.onMiss { $0.address & ~4095 == page ? .after(.milliseconds(100)) : .fromMappings }
       try session.resume(at: taken(session, count))
-      let end = ContinuousClock.now + bench.patience
+      let end = ContinuousClock.now + context.patience
       while session.misses(on: session.first).isEmpty {
         guard ContinuousClock.now < end else {
           throw .broken("the buffer of a request that was in flight was not asked for")
@@ -220,12 +220,12 @@ extension Check {
       "stop-abandoned", "R126",
       "A front-end that goes while a stop waits for a translation leaves a back-end that serves the next one.",
       features: .accessPlatform, protocolFeatures: .inflightSharedMemory, needsWrites: true
-    ) { bench throws(Finding) in try stopAndGo(bench) },
+    ) { context throws(Finding) in try stopAndGo(context) },
   ]
 
   /// Goes while requests wait for a translation, and comes back.
-  fileprivate static func vanish(_ bench: Bench, channelFirst: Bool) throws(Finding) -> String {
-    let session = try Session(bench, .platform)
+  fileprivate static func vanish(_ context: CheckContext, channelFirst: Bool) throws(Finding) -> String {
+    let session = try Session(context, .platform)
     let area = try installed(session)
     try session.start()
     try session.roundTrip()
@@ -240,27 +240,27 @@ extension Check {
   }
 
   /// Stops a ring whose requests in flight wait for a translation that never comes, and goes.
-  fileprivate static func stopAndGo(_ bench: Bench) throws(Finding) -> String {
-    let session = try Session(bench, .platform)
+  fileprivate static func stopAndGo(_ context: CheckContext) throws(Finding) -> String {
+    let session = try Session(context, .platform)
     let (area, count) = try left(session, 4)
     let page = session.first.rawValue
     session.frontend.onMiss { $0.address & ~4095 == page ? .silence : .fromMappings }
     try session.resume(at: taken(session, count))
-    let end = ContinuousClock.now + bench.patience
+    let end = ContinuousClock.now + context.patience
     while session.misses(on: session.first).isEmpty {
       guard ContinuousClock.now < end else {
         throw .broken("the buffer of a request that was in flight was not asked for")
       }
       pause(.milliseconds(1))
     }
-    let stop = FrontendRequest.getVringBase(VringState(index: UInt32(bench.device.queue), number: 0))
+    let stop = FrontendRequest.getVringBase(VringState(index: UInt32(context.device.queue), number: 0))
     try judged { () throws(FrontendError) in
       try session.frontend.sendRaw(stop.encoded(), request: stop.kind.rawValue, answers: 1)
     }
     session.settle()
     session.frontend.close()
     withExtendedLifetime(area) {}
-    try bench.oneRequest(Setup())
+    try context.oneRequest(Setup())
     return "the next front-end was served"
   }
 
@@ -274,16 +274,16 @@ extension Check {
     let description = area.description
     // {features 64, version 16, descriptors 16, last batch 16, used index 16}, and of each descriptor {in flight 8,
     // padding, next 16, counter 64}. Pieces begin at multiples of 64, and the layout behind them is the back-end's own.
-    let start = session.bench.device.queue * (Int(description.mmapSize) / max(1, Int(description.queueCount)) & ~63)
+    let start = session.context.device.queue * (Int(description.mmapSize) / max(1, Int(description.queueCount)) & ~63)
     let size = description.queueSize
     try judged { () throws(FrontendError) in
       try area.overwrite(
-        [UInt8](repeating: 0, count: 8) + BareDescriptor.bytes(1, 2) + BareDescriptor.bytes(UInt64(size), 2) + [
+        [UInt8](repeating: 0, count: 8) + RawDescriptor.bytes(1, 2) + RawDescriptor.bytes(UInt64(size), 2) + [
           0, 0, 0, 0,
         ], at: start)
       for (order, head) in heads.enumerated() {
         try area.overwrite(
-          [1, 0, 0, 0, 0, 0, 0, 0] + BareDescriptor.bytes(UInt64(order), 8), at: start + 16 + 16 * head)
+          [1, 0, 0, 0, 0, 0, 0, 0] + RawDescriptor.bytes(UInt64(order), 8), at: start + 16 + 16 * head)
       }
       try session.frontend.install(area)
     }
@@ -293,13 +293,13 @@ extension Check {
   /// The position of the predecessor, which had taken so many.
   private static func taken(_ session: Session, _ count: Int) -> [QueueState] {
     let here = QueueState(available: UInt16(count), used: nil)
-    return session.rings.map { $0.index == session.bench.device.queue ? here : .initial }
+    return session.rings.map { $0.index == session.context.device.queue ? here : .initial }
   }
 
   /// Stops the ring: what is before its position is done. Then it goes on, and everything is done once.
   private static func stopped(_ session: Session, _ count: Int) throws(Finding) -> String {
     let states = try session.stop()
-    let (position, used) = (states[session.bench.device.queue].available, session.ring.usedIndex(session.space))
+    let (position, used) = (states[session.context.device.queue].available, session.ring.usedIndex(session.space))
     try expect(
       position == used, "its position is \(position), and \(used) of \(count) requests are done: the rest would be lost"
     )
@@ -317,7 +317,7 @@ extension Check {
   }
 
   private static func make(_ session: Session) throws(Finding) -> FrontendInflight {
-    let count = UInt16(session.bench.device.queueCount)
+    let count = UInt16(session.context.device.queueCount)
     return try judged { () throws(FrontendError) in
       try session.frontend.makeInflight(queueCount: count, queueSize: session.setup.size)
     }
@@ -351,7 +351,7 @@ extension Check {
   private static func survive(_ session: Session, _ area: FrontendInflight, _ count: Int) throws(Finding) -> String {
     try session.reconnect(area)
     let here = QueueState(available: session.ring.usedIndex(session.space), used: nil)
-    try session.resume(at: session.rings.map { $0.index == session.bench.device.queue ? here : .initial })
+    try session.resume(at: session.rings.map { $0.index == session.context.device.queue ? here : .initial })
     session.ring.events?.kick()
     for done in 0..<count {
       guard let used = try session.used() else { throw .broken("\(count - done) of \(count) requests were lost") }

@@ -9,40 +9,40 @@ extension Check {
     Check(
       "read-only-ring", "R053", "A ring whose descriptors and driver area are mapped for reading only works.",
       features: .accessPlatform
-    ) { bench throws(Finding) in
-      let session = try Session(bench, .platform)
+    ) { context throws(Finding) in
+      let session = try Session(context, .platform)
       for page in session.ringPages.descriptor + session.ringPages.driver { try session.space.permit(page, .read) }
       return try serves(session)
     },
     Check(
       "write-only-used", "R054", "A ring whose device area is mapped for writing only works.", features: .accessPlatform
-    ) { bench throws(Finding) in
-      let session = try Session(bench, .platform)
+    ) { context throws(Finding) in
+      let session = try Session(context, .platform)
       for page in session.ringPages.device { try session.space.permit(page, .write) }
       return try serves(session)
     },
     Check(
       "least-permissions", "R118", "Buffers that are mapped for what is done with them and nothing more are served.",
       features: .accessPlatform
-    ) { bench throws(Finding) in
-      let session = try Session(bench, .platform)
-      let readable = bench.device.request.readable.count
+    ) { context throws(Finding) in
+      let session = try Session(context, .platform)
+      let readable = context.device.request.readable.count
       for (i, page) in session.pieces.enumerated() { try session.space.permit(page, i < readable ? .read : .write) }
       return try serves(session)
     },
     Check(
       "read-only-page", "R084", "A page that is mapped for reading is not written.", features: .accessPlatform,
       needsWrites: true
-    ) { bench throws(Finding) in
-      let session = try Session(bench, .platform)
+    ) { context throws(Finding) in
+      let session = try Session(context, .platform)
       try session.space.permit(session.landing, .read)
       return try refusesToWrite(session, "it was asked for with write permission, and refused")
     },
     Check(
       "read-only-entry", "R118", "A translation for reading that is known does not serve a write.",
       features: .accessPlatform, needsWrites: true
-    ) { bench throws(Finding) in
-      let session = try Session(bench, .platform)
+    ) { context throws(Finding) in
+      let session = try Session(context, .platform)
       try session.space.permit(session.landing, .read)
       let message = try session.update(session.landing, .read)
       try session.translate(message)
@@ -51,8 +51,8 @@ extension Check {
     Check(
       "upgrade", "R118", "A page that was known for reading is asked for again when it is to be written.",
       features: .accessPlatform, needsWrites: true
-    ) { bench throws(Finding) in
-      let session = try Session(bench, .platform)
+    ) { context throws(Finding) in
+      let session = try Session(context, .platform)
       try session.translate(try session.update(session.landing, .read))
       try session.start()
       try session.roundTrip()
@@ -60,30 +60,30 @@ extension Check {
     },
     Check(
       "write-only-page", "R083", "A page that is mapped for writing is not read.", features: .accessPlatform
-    ) { bench throws(Finding) in
-      guard !bench.device.request.readable.isEmpty else {
-        throw .notOffered("a \(bench.device) device reads no buffers")
+    ) { context throws(Finding) in
+      guard !context.device.request.readable.isEmpty else {
+        throw .notOffered("a \(context.device) device reads no buffers")
       }
-      let session = try Session(bench, .platform)
+      let session = try Session(context, .platform)
       try session.space.permit(session.first, .write)
       try session.start()
       try session.submit()
       let used = try unharmed(session)
-      if let used, bench.device.writes { try expect(session.fault(used) != nil, "the request was served") }
+      if let used, context.device.writes { try expect(session.fault(used) != nil, "the request was served") }
       try recover(session)
       return used == nil ? "the request came to nothing, the back-end lives" : "the request was used, and not served"
     },
     Check(
       "miss-refused", "R105", "A miss that is refused stops neither the back-end nor, once set up again, the ring.",
       features: .accessPlatform
-    ) { bench throws(Finding) in
-      let session = try bench.session(.platform)
+    ) { context throws(Finding) in
+      let session = try context.session(.platform)
       try session.roundTrip()
       try loseFirst(session)
       let used = try unharmed(session)
       if let used {
         try expect(
-          !bench.device.writes || session.fault(used) != nil, "the request was served although nothing is mapped")
+          !context.device.writes || session.fault(used) != nil, "the request was served although nothing is mapped")
       }
       let asked = session.misses(on: session.first).count
       try recover(session)
@@ -93,8 +93,8 @@ extension Check {
       "miss-unanswered", "R105",
       "A miss that is never answered stops neither messages nor, once set up again, the ring (R064).",
       features: .accessPlatform
-    ) { bench throws(Finding) in
-      let session = try bench.session(.platform)
+    ) { context throws(Finding) in
+      let session = try context.session(.platform)
       try session.roundTrip()
       let page = session.first.rawValue
       session.frontend.onMiss { $0.address & ~4095 == page ? .silence : .fromMappings }
@@ -106,15 +106,15 @@ extension Check {
     Check(
       "empty-success", "R105", "A miss that is acknowledged without any translation is survived.",
       features: .accessPlatform
-    ) { bench throws(Finding) in
-      let session = try bench.session(.platform)
+    ) { context throws(Finding) in
+      let session = try context.session(.platform)
       try session.roundTrip()
       let page = session.first.rawValue
       session.frontend.onMiss { $0.address & ~4095 == page ? .emptySuccess : .fromMappings }
       try loseFirst(session)
       _ = try unharmed(session)
       let count = session.misses(on: session.first).count
-      try expect(count < 1000, "it asked \(count) times in \(seconds(bench.quiet))")
+      try expect(count < 1000, "it asked \(count) times in \(seconds(context.quiet))")
       session.frontend.onMiss { _ in .fromMappings }
       try recover(session)
       return "asked for \(count) times, and the ring worked after it was set up again"
@@ -123,8 +123,8 @@ extension Check {
       "ring-unmapped", "R041",
       "A ring that is not mapped does no harm, and works when it is mapped and set up again (R042).",
       features: .accessPlatform
-    ) { bench throws(Finding) in
-      let session = try Session(bench, Setup(translated: true, scattered: true))
+    ) { context throws(Finding) in
+      let session = try Session(context, Setup(translated: true, scattered: true))
       // The second page of each area: a look at the first byte alone does not find it.
       let holes = [session.ringPages.descriptor, session.ringPages.driver, session.ringPages.device].compactMap {
         $0.count > 1 ? $0.last : nil
@@ -141,8 +141,8 @@ extension Check {
     Check(
       "late-answer", "R064", "The answer to a miss that comes after the ring was stopped does not start it.",
       features: .accessPlatform
-    ) { bench throws(Finding) in
-      let session = try bench.session(.platform)
+    ) { context throws(Finding) in
+      let session = try context.session(.platform)
       try session.roundTrip()
       try holdFirst(session)
       let states = try session.stop()
@@ -156,10 +156,10 @@ extension Check {
     },
     Check(
       "zero-length", "R055", "For a descriptor of no bytes nothing is asked for.", features: .accessPlatform
-    ) { bench throws(Finding) in
-      let session = try bench.session(.platform)
+    ) { context throws(Finding) in
+      let session = try context.session(.platform)
       let page = DMAAddress(0x2_0000_0000)
-      session.offer([BareDescriptor(page.rawValue, 0, bench.device.request.readable.isEmpty ? .write : [])])
+      session.offer([RawDescriptor(page.rawValue, 0, context.device.request.readable.isEmpty ? .write : [])])
       session.settle()
       let count = session.misses(on: page).count
       try session.expectAnswer()

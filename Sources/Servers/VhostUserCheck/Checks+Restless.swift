@@ -7,8 +7,8 @@ extension Check {
   /// Messages while a driver never pauses.
   static let restless: [Check] = [
     Check("restless", "split", "A request that takes its time is completed while the driver never pauses.") {
-      bench throws(Finding) in
-      let session = try bench.session(RestlessDriver.setup(bench, Setup()))
+      context throws(Finding) in
+      let session = try context.session(RestlessDriver.setup(context, Setup()))
       let driver = try RestlessDriver(session)
       for _ in 0..<4 { try driver.expectMore() }
       return "four requests were served among \(driver.served)"
@@ -16,27 +16,27 @@ extension Check {
     Check(
       "restless-invalidate", "R110", "An INVALIDATE is acknowledged while the driver never pauses.",
       features: .accessPlatform
-    ) { bench throws(Finding) in
-      try undisturbed(bench, .platform) { frontend throws(FrontendError) in
+    ) { context throws(Finding) in
+      try undisturbed(context, .platform) { frontend throws(FrontendError) in
         try frontend.invalidate(from: DMAAddress(0x5000_0000_0000), through: DMAAddress(0x5000_0000_0fff))
       }
     },
     Check(
       "restless-memory", "SET_MEM_TABLE", "A memory table is taken while the driver never pauses."
-    ) { bench throws(Finding) in
+    ) { context throws(Finding) in
       let setup = Setup(protocolFeatures: Frontend.usualProtocolFeatures.subtracting(.configureMemorySlots))
-      return try undisturbed(bench, setup) { frontend throws(FrontendError) in try frontend.share() }
+      return try undisturbed(context, setup) { frontend throws(FrontendError) in try frontend.share() }
     },
     Check(
       "restless-log", "SET_LOG_BASE", "Logging is switched on while the driver never pauses.",
       features: Frontend.logAllBit, protocolFeatures: .logSharedMemory
-    ) { bench throws(Finding) in
-      try undisturbed(bench, Setup()) { frontend throws(FrontendError) in _ = try frontend.startLogging() }
+    ) { context throws(Finding) in
+      try undisturbed(context, Setup()) { frontend throws(FrontendError) in _ = try frontend.startLogging() }
     },
     Check("restless-stop", "GET_VRING_BASE", "A ring can be stopped while its driver never pauses.") {
-      bench throws(Finding) in
-      let queue = bench.device.queue
-      return try ended(bench, "after GET_VRING_BASE was answered requests were served") {
+      context throws(Finding) in
+      let queue = context.device.queue
+      return try ended(context, "after GET_VRING_BASE was answered requests were served") {
         frontend throws(FrontendError) in
         _ = try frontend.stopQueue(queue)
       }
@@ -44,16 +44,16 @@ extension Check {
     Check(
       "restless-disable", "SET_VRING_ENABLE", "A ring can be disabled while its driver never pauses.",
       features: Frontend.protocolFeaturesBit
-    ) { bench throws(Finding) in
-      let queue = bench.device.queue
+    ) { context throws(Finding) in
+      let queue = context.device.queue
       // The protocol leaves open what a network device does on a disabled ring.
-      if bench.device.ringsStopAlone {
-        return try undisturbed(bench, Setup()) { frontend throws(FrontendError) in
+      if context.device.ringsStopAlone {
+        return try undisturbed(context, Setup()) { frontend throws(FrontendError) in
           try frontend.enable(queue, false)
           try frontend.enable(queue, true)
         }
       }
-      return try ended(bench, "after the ring was disabled requests were served") { frontend throws(FrontendError) in
+      return try ended(context, "after the ring was disabled requests were served") { frontend throws(FrontendError) in
         try frontend.enable(queue, false)
       }
     },
@@ -61,9 +61,9 @@ extension Check {
 
   /// The message is answered, and the ring goes on.
   private static func undisturbed(
-    _ bench: Bench, _ setup: Setup, _ messages: @escaping @Sendable (Frontend) throws(FrontendError) -> Void
+    _ context: CheckContext, _ setup: Setup, _ messages: @escaping @Sendable (Frontend) throws(FrontendError) -> Void
   ) throws(Finding) -> String {
-    let session = try bench.session(RestlessDriver.setup(bench, setup))
+    let session = try context.session(RestlessDriver.setup(context, setup))
     let driver = try RestlessDriver(session)
     try driver.expectMore()
     let time = try driver.goOn(messages)
@@ -74,9 +74,10 @@ extension Check {
 
   /// The message is answered, and nothing is served from then on.
   private static func ended(
-    _ bench: Bench, _ otherwise: String, _ messages: @escaping @Sendable (Frontend) throws(FrontendError) -> Void
+    _ context: CheckContext, _ otherwise: String,
+    _ messages: @escaping @Sendable (Frontend) throws(FrontendError) -> Void
   ) throws(Finding) -> String {
-    let session = try bench.session(RestlessDriver.setup(bench, Setup()))
+    let session = try context.session(RestlessDriver.setup(context, Setup()))
     let driver = try RestlessDriver(session)
     try driver.expectMore()
     let time = try driver.goOn(messages)

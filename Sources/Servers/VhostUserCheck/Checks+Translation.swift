@@ -9,8 +9,8 @@ extension Check {
   static let translation: [Check] = [
     Check(
       "no-misses-without", "R006", "Without ACCESS_PLATFORM nothing is asked for.", protocolFeatures: .backendRequests
-    ) { bench throws(Finding) in
-      let session = try bench.session()
+    ) { context throws(Finding) in
+      let session = try context.session()
       try session.roundTrip()
       let count = session.frontend.counts.misses
       try expect(count == 0, "\(count) translations were asked for")
@@ -19,33 +19,33 @@ extension Check {
     Check(
       "translated", "R100", "With ACCESS_PLATFORM ring and buffer addresses are device addresses.",
       features: .accessPlatform
-    ) { bench throws(Finding) in
-      let session = try bench.session(.platform)
+    ) { context throws(Finding) in
+      let session = try context.session(.platform)
       for _ in 0..<3 { try session.roundTrip() }
       return "three requests were served, \(session.frontend.counts.misses) translations asked for"
     },
     Check(
       "miss-names", "R103", "A miss names the byte that is needed and the access.", features: .accessPlatform
-    ) { bench throws(Finding) in
-      let session = try bench.session(.platform)
+    ) { context throws(Finding) in
+      let session = try context.session(.platform)
       try session.roundTrip()
       return try missesAreRight(session)
     },
     Check(
       "empty-at-first", "R102", "A new connection starts without translations (R126).", features: .accessPlatform
-    ) { bench throws(Finding) in
-      let session = try bench.session(.platform)
+    ) { context throws(Finding) in
+      let session = try context.session(.platform)
       try session.roundTrip()
       session.frontend.close()
-      let next = try bench.session(.platform)
+      let next = try context.session(.platform)
       try next.roundTrip()
       try expect(
         !next.misses(on: next.first).isEmpty, "the second connection did not ask for the buffer at \(hex(next.first))")
       return "the second connection asked again"
     },
     Check("asked-once", "R115", "A miss that is open is not asked again.", features: .accessPlatform) {
-      bench throws(Finding) in
-      let session = try bench.session(.platform)
+      context throws(Finding) in
+      let session = try context.session(.platform)
       try session.roundTrip()
       try holdFirst(session)
       for _ in 0..<3 {
@@ -60,8 +60,8 @@ extension Check {
     },
     Check(
       "unsolicited", "R106", "A translation that nobody asked for is taken and used.", features: .accessPlatform
-    ) { bench throws(Finding) in
-      let session = try bench.session(.platform)
+    ) { context throws(Finding) in
+      let session = try context.session(.platform)
       try session.roundTrip()
       let page = try session.space.allocate()
       try session.translate(try session.update(page))
@@ -74,8 +74,8 @@ extension Check {
     Check(
       "update-outside", "R107", "A translation that leads out of the memory table is refused.",
       features: .accessPlatform
-    ) { bench throws(Finding) in
-      let session = try bench.session(.platform)
+    ) { context throws(Finding) in
+      let session = try context.session(.platform)
       try session.roundTrip()
       let page = try session.space.allocate()
       var message = try session.update(page)
@@ -90,8 +90,8 @@ extension Check {
       return "\(said), and the right translation was asked for afterwards"
     },
     Check("update-empty", "R108", "A translation of no bytes is refused.", features: .accessPlatform) {
-      bench throws(Finding) in
-      let session = try bench.session(.platform)
+      context throws(Finding) in
+      let session = try context.session(.platform)
       var message = try session.update(session.first)
       message.size = 0
       let said = try refusal { () throws(FrontendError) in try session.frontend.sendTranslation(message) }
@@ -101,8 +101,8 @@ extension Check {
     Check(
       "update-wraps", "R108", "A translation that passes the end of the address space is refused (R059).",
       features: .accessPlatform
-    ) { bench throws(Finding) in
-      let session = try bench.session(.platform)
+    ) { context throws(Finding) in
+      let session = try context.session(.platform)
       var message = try session.update(session.first)
       message.address = 0xffff_ffff_ffff_f000
       message.size = 8192
@@ -112,8 +112,8 @@ extension Check {
     },
     Check(
       "update-twice", "R109", "A translation that comes twice does no harm.", features: .accessPlatform
-    ) { bench throws(Finding) in
-      let session = try Session(bench, .platform)
+    ) { context throws(Finding) in
+      let session = try Session(context, .platform)
       session.frontend.onMiss { _ in .twice }
       try session.start()
       for _ in 0..<3 { try session.roundTrip() }
@@ -122,8 +122,8 @@ extension Check {
     Check(
       "update-replaces", "R109", "A second translation of an address replaces the first, or is refused.",
       features: .accessPlatform, needsWrites: true
-    ) { bench throws(Finding) in
-      let session = try bench.session(.platform)
+    ) { context throws(Finding) in
+      let session = try context.session(.platform)
       try session.roundTrip()
       let old = session.space.guest(session.landing)
       let new = session.space.guestPage()
@@ -142,24 +142,24 @@ extension Check {
       return "the answer landed where the second one leads"
     },
     Check("scattered-ring", "R043", "Ring areas may be scattered over pages.", features: .accessPlatform) {
-      bench throws(Finding) in
-      let session = try bench.session(Setup(translated: true, scattered: true))
+      context throws(Finding) in
+      let session = try context.session(Setup(translated: true, scattered: true))
       let count = try laps(session)
       return "\(count) requests over a ring of 64 whose areas cross pages that are no neighbours"
     },
     Check(
       "scattered-packed", "R043", "A packed ring may be scattered over pages.",
       features: [.accessPlatform, .ringPacked]
-    ) { bench throws(Finding) in
-      let session = try bench.session(Setup(features: .ringPacked, translated: true, scattered: true))
+    ) { context throws(Finding) in
+      let session = try context.session(Setup(features: .ringPacked, translated: true, scattered: true))
       let count = try laps(session)
       return "\(count) requests over a ring of 64 whose pages are no neighbours"
     },
     Check(
       "scattered-buffer", "R046", "A buffer's pages may be scattered (R119).", features: .accessPlatform,
       needsWrites: true
-    ) { bench throws(Finding) in
-      let session = try bench.session(.platform)
+    ) { context throws(Finding) in
+      let session = try context.session(.platform)
       // What it has to bring is known from one whose buffers are in one piece.
       try session.roundTrip()
       let pages = try session.space.allocate(2, scattered: true)
@@ -172,8 +172,8 @@ extension Check {
       "indirect-translated", "R048",
       "An indirect table is read through translations, with read permission only (R050).",
       features: [.accessPlatform, .indirectDescriptors]
-    ) { bench throws(Finding) in
-      let session = try Session(bench, Setup(features: .indirectDescriptors, translated: true))
+    ) { context throws(Finding) in
+      let session = try Session(context, Setup(features: .indirectDescriptors, translated: true))
       for page in session.tablePages { try session.space.permit(page, .read) }
       try session.start()
       for _ in 0..<3 { try session.roundTrip(indirect: true) }
@@ -182,21 +182,21 @@ extension Check {
     Check(
       "packed-translated", "R052", "A packed ring is read and written through translations.",
       features: [.accessPlatform, .ringPacked]
-    ) { bench throws(Finding) in
-      let session = try bench.session(Setup(features: .ringPacked, translated: true))
+    ) { context throws(Finding) in
+      let session = try context.session(Setup(features: .ringPacked, translated: true))
       return "\(try laps(session)) requests over a ring of 64"
     },
     Check(
       "event-translated", "R045", "With event indexes behind an IOMMU requests are served.",
       features: [.accessPlatform, .eventIndex]
-    ) { bench throws(Finding) in
-      let session = try bench.session(Setup(features: .eventIndex, translated: true))
+    ) { context throws(Finding) in
+      let session = try context.session(Setup(features: .eventIndex, translated: true))
       return "\(try laps(session)) requests over a ring of 64"
     },
     Check(
       "big-working-set", "R117", "More pages in use than a cache has room for are served.", features: .accessPlatform
-    ) { bench throws(Finding) in
-      let session = try bench.session(.platform)
+    ) { context throws(Finding) in
+      let session = try context.session(.platform)
       let guests = (0..<8).map { _ in session.space.guestPage() }
       let start = session.pieces[0]
       for i in 0..<2560 {
@@ -212,11 +212,11 @@ extension Check {
     Check(
       "without-after-with", "R065", "A session without ACCESS_PLATFORM works after one with it.",
       features: .accessPlatform
-    ) { bench throws(Finding) in
-      let session = try bench.session(.platform)
+    ) { context throws(Finding) in
+      let session = try context.session(.platform)
       try session.roundTrip()
       session.frontend.close()
-      let plain = try bench.session()
+      let plain = try context.session()
       try plain.roundTrip()
       try expect(plain.frontend.counts.misses == 0, "it asked for \(plain.frontend.counts.misses) translations")
       return "a request was served and nothing asked for"
@@ -224,8 +224,8 @@ extension Check {
     Check(
       "memory-replaced-translated", "R113", "When memory was replaced, translations are asked for anew.",
       features: .accessPlatform
-    ) { bench throws(Finding) in
-      let session = try bench.session(.platform)
+    ) { context throws(Finding) in
+      let session = try context.session(.platform)
       return try servesAfterReplacement(session)
     },
   ]
@@ -262,7 +262,7 @@ extension Check {
     session.frontend.onMiss { $0.address & ~4095 == page ? .hold : .fromMappings }
     try session.invalidate(session.first)
     try session.submit()
-    guard (try? session.frontend.missHeld.wait(timeout: session.bench.patience)) == true else {
+    guard (try? session.frontend.missHeld.wait(timeout: session.context.patience)) == true else {
       throw .broken("the buffer at \(hex(page)) was not asked for again after an INVALIDATE of its page")
     }
   }

@@ -25,11 +25,11 @@ final class RestlessDriver {
   private let usualHead: UInt16
 
   /// What the session has to have.
-  static func setup(_ bench: Bench, _ setup: Setup) -> Setup {
+  static func setup(_ context: CheckContext, _ setup: Setup) -> Setup {
     var setup = setup
-    setup.size = bench.device.longRing
-    if bench.device.quickRequest != nil {
-      setup.features.formUnion(bench.offeredFeatures.intersection(.indirectDescriptors))
+    setup.size = context.device.longRing
+    if context.device.quickRequest != nil {
+      setup.features.formUnion(context.offeredFeatures.intersection(.indirectDescriptors))
     }
     return setup
   }
@@ -45,25 +45,25 @@ final class RestlessDriver {
     self.device = device
     size = layout.size
     let isIndirect = session.frontend.features.contains(.indirectDescriptors)
-    let request = session.bench.device.quickRequest?(isIndirect ? 256 : 0) ?? session.bench.device.request
+    let request = session.context.device.quickRequest?(isIndirect ? 256 : 0) ?? session.context.device.request
     for (i, piece) in request.readable.enumerated() { session.space.write(piece, to: session.pieces[i]) }
     // Every chain has the same buffers, and is still one of its own: a head is available again only when it was used.
     func chain(_ request: DeviceProbe.Request, from first: UInt16) -> [UInt8] {
       let counts = request.readable.map(\.count) + request.writable
       var table: [UInt8] = []
       for (i, count) in counts.enumerated() {
-        var flags: BareDescriptor.Flags = i < request.readable.count ? [] : .write
+        var flags: RawDescriptor.Flags = i < request.readable.count ? [] : .write
         if i + 1 < counts.count { flags.insert(.next) }
         // Of a long request all pieces but the last one are in the same place.
         let piece = i + 1 == counts.count ? session.pieces.count - 1 : min(i, request.readable.count)
-        table += BareDescriptor(session.pieces[piece].rawValue, UInt32(count), flags, next: first + UInt16(i + 1)).split
+        table += RawDescriptor(session.pieces[piece].rawValue, UInt32(count), flags, next: first + UInt16(i + 1)).split
       }
       return table
     }
     let length: UInt16
     var table: [UInt8] = []
     // The usual one has buffers of its own, and is the last in the ring.
-    let other = session.bench.device.request
+    let other = session.context.device.request
     let quick = session.pieces
     session.pieces = []
     for _ in 0..<other.pieces { session.pieces.append(try session.space.allocate()) }
@@ -76,7 +76,7 @@ final class RestlessDriver {
       let long = chain(request, from: 0)
       let room = try session.space.allocate((long.count + 4095) / 4096)
       session.space.write(long, to: room)
-      for _ in 0..<size - tail { table += BareDescriptor(room.rawValue, UInt32(long.count), .indirect).split }
+      for _ in 0..<size - tail { table += RawDescriptor(room.rawValue, UInt32(long.count), .indirect).split }
     } else {
       length = UInt16(request.pieces)
       for i in 0..<(size - tail) / length { table += chain(request, from: i * length) }
@@ -160,7 +160,7 @@ final class RestlessDriver {
   func expectNothing(_ otherwise: String) throws(Finding) {
     try turn()
     let before = served
-    let end = ContinuousClock.now + session.bench.quiet
+    let end = ContinuousClock.now + session.context.quiet
     while ContinuousClock.now < end { try turn() }
     try expect(served == before, otherwise)
   }
@@ -168,12 +168,12 @@ final class RestlessDriver {
   /// Goes on until one more usual request was served.
   func expectMore() throws(Finding) {
     let (before, quick) = (usual, served)
-    let end = ContinuousClock.now + session.bench.patience
+    let end = ContinuousClock.now + session.context.patience
     while usual == before {
       guard ContinuousClock.now < end else {
         if served == quick { throw session.nothingCame() }
         throw .wedged(
-          "the driver made \(served - quick) other requests meanwhile, and one was not used within \(seconds(session.bench.patience))"
+          "the driver made \(served - quick) other requests meanwhile, and one was not used within \(seconds(session.context.patience))"
         )
       }
       try turn()

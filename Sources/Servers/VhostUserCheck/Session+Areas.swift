@@ -29,7 +29,7 @@ extension Session {
       // A used ring's index may be read before it is written.
       add("the device area of queue \(ring.index)", ring.layout.deviceArea, bytes.device, [])
     }
-    let request = bench.device.request
+    let request = context.device.request
     for i in pieces.indices {
       add("a buffer", pieces[i], pieceCount(i), i < request.readable.count ? .read : .write)
     }
@@ -38,7 +38,7 @@ extension Session {
 
   /// Bytes of the probe's piece `i`.
   func pieceCount(_ i: Int) -> Int {
-    let request = bench.device.request
+    let request = context.device.request
     return i < request.readable.count ? request.readable[i].count : request.writable[i - request.readable.count]
   }
 

@@ -33,7 +33,7 @@ struct Setup {
 
 /// One connection with memory and queues, on the probe's queue of which requests are made. One thread uses it.
 final class Session {
-  let bench: Bench
+  let context: CheckContext
   let setup: Setup
   private(set) var frontend: Frontend
   let space: DeviceSpace
@@ -43,14 +43,14 @@ final class Session {
   private(set) var rings: [ProbeRing] = []
 
   /// Connects, negotiates, shares memory and lays out the queues; ``start()`` is up to the check.
-  init(_ bench: Bench, _ setup: Setup = Setup()) throws(Finding) {
-    self.bench = bench
+  init(_ context: CheckContext, _ setup: Setup = Setup()) throws(Finding) {
+    self.context = context
     self.setup = setup
-    request = bench.device.request
+    request = context.device.request
     let space = try DeviceSpace(
       translated: setup.translated, identity: setup.identity, offset: setup.fileOffset, below: setup.below)
     self.space = space
-    let frontend = try bench.connect(memory: space.memory, mappings: space.mappings)
+    let frontend = try context.connect(memory: space.memory, mappings: space.mappings)
     self.frontend = frontend
     try introduce()
     for _ in request.readable.indices { pieces.append(try space.allocate()) }
@@ -62,8 +62,8 @@ final class Session {
   private func introduce(anew: Bool = false) throws(Finding) {
     let (frontend, setup) = (frontend, setup)
     if setup.isUnaccepted {
-      let offered = bench.offeredProtocol
-      let known = bench.offeredFeatures.contains(Frontend.protocolFeaturesBit)
+      let offered = context.offeredProtocol
+      let known = context.offeredFeatures.contains(Frontend.protocolFeaturesBit)
       return try judged { () throws(FrontendError) in
         // No STATUS: nothing but the features is missing.
         if known {
@@ -93,7 +93,7 @@ final class Session {
   /// resumed.
   func reconnect(_ inflight: FrontendInflight? = nil) throws(Finding) {
     frontend.close()
-    frontend = try bench.connect(memory: space.memory, mappings: space.mappings)
+    frontend = try context.connect(memory: space.memory, mappings: space.mappings)
     try introduce()
     guard let inflight else { return }
     let frontend = frontend
@@ -101,7 +101,7 @@ final class Session {
   }
 
   /// The ring that requests go to.
-  var ring: ProbeRing { rings[bench.device.queue] }
+  var ring: ProbeRing { rings[context.device.queue] }
   /// The page that the device's answer lands in.
   var landing: DMAAddress {
     get { pieces[request.readable.count] }
@@ -111,7 +111,7 @@ final class Session {
   var first: DMAAddress { pieces[0] }
   var landingCount: Int { request.writable.first ?? 0 }
   /// What shows where the device goes: where its answer lands or, of a device that does not write, what it reads first.
-  var probed: DMAAddress { bench.device.writes ? landing : first }
+  var probed: DMAAddress { context.device.writes ? landing : first }
   /// The page of ``probed``.
   var probedPage: DMAAddress { DMAAddress(probed.rawValue & ~(DeviceSpace.page - 1)) }
 
@@ -125,7 +125,7 @@ final class Session {
   func layOut() throws(Finding) {
     rings = []
     let tables = setup.features.contains(.indirectDescriptors)
-    for index in 0..<bench.device.queueCount {
+    for index in 0..<context.device.queueCount {
       rings.append(
         try ProbeRing(
           index, space, setup.size, frontend.features, scattered: setup.scattered, tables: tables,
@@ -202,7 +202,7 @@ final class Session {
 
   /// The next buffer that is used, or nil when the time is over. Throws what the back-end did wrong meanwhile.
   func used(within limit: Duration? = nil) throws(Finding) -> UsedBuffer? {
-    let end = ContinuousClock.now + (limit ?? bench.patience)
+    let end = ContinuousClock.now + (limit ?? context.patience)
     while true {
       do throws(DriverQueueError) {
         if let used = try ring.queue.reap() { return used }
@@ -235,7 +235,7 @@ final class Session {
 
   /// Waits until the used index, as it lies in memory, is `index`; the driver's queue takes no notice.
   func awaitUsedIndex(_ index: UInt16) throws(Finding) {
-    let end = ContinuousClock.now + bench.patience
+    let end = ContinuousClock.now + context.patience
     while ring.usedIndex(space) != index {
       guard ContinuousClock.now < end else { throw nothingCame() }
       pause(.milliseconds(1))
@@ -253,7 +253,7 @@ final class Session {
     let refused = frontend.counts.refusals
     let misses =
       refused > 0 ? "; \(refused) translations that it asked for were refused, because nothing allows that access" : ""
-    return .wedged("a request was not used within \(seconds(bench.patience))\(misses)")
+    return .wedged("a request was not used within \(seconds(context.patience))\(misses)")
   }
 
   /// What is wrong with an answer, or nil.
@@ -264,8 +264,9 @@ final class Session {
     let answers = request.writable.enumerated().map { i, count in
       space.bytes(pieces[request.readable.count + i], count: count)
     }
-    let fault = bench.device.fault(DeviceProbe.Answer(written: written, pieces: answers, reference: bench.reference))
-    if fault == nil, bench.device.answersAreAlike, bench.reference == nil { bench.reference = answers[0] }
+    let fault = context.device.fault(
+      DeviceProbe.Answer(written: written, pieces: answers, reference: context.reference))
+    if fault == nil, context.device.answersAreAlike, context.reference == nil { context.reference = answers[0] }
     return fault
   }
 
@@ -287,7 +288,7 @@ final class Session {
 
   /// Throws if a request is used within the quiet time.
   func expectNothing(_ otherwise: @autoclosure () -> String) throws(Finding) {
-    guard try used(within: bench.quiet) == nil else { throw .broken(otherwise()) }
+    guard try used(within: context.quiet) == nil else { throw .broken(otherwise()) }
   }
 
   // MARK: Translations

@@ -30,7 +30,7 @@ public final class PagedSpace: DMASpace {
   /// Bytes a page: 4096, or less to make runs smaller than the caches' granularity.
   public let granule: UInt64
   private let state = Mutex(State())
-  private let lookUps = LookUpLedger()
+  private let lookUps = LookUpStatistics()
 
   /// - Parameter table: also enter mappings into a radix table that queues walk by themselves.
   public init(_ memory: GuestMemory, granule: UInt64 = 4096, table: Bool = false) {
@@ -41,7 +41,7 @@ public final class PagedSpace: DMASpace {
   }
 
   public var dirtyLog: DirtyLog? { memory.dirtyLog }
-  public var ledger: LookUpLedger? { lookUps }
+  public var ledger: LookUpStatistics? { lookUps }
 
   /// Maps whole pages, replacing what was there without waiting for its users (see ``unmap(_:byteCount:)``).
   public func map(
@@ -110,7 +110,7 @@ public final class PagedSpace: DMASpace {
   public var faults: [DMAFault] { state.withLock { $0.faults } }
   public func forgetFaults() { state.withLock { $0.faults = [] } }
   public func forgetAsked() { state.withLock { $0.asked = [] } }
-  public var counts: LookUpLedger.Sum { lookUps.sum }
+  public var counts: LookUpStatistics.Sum { lookUps.sum }
 
   private func run(_ address: UInt64, _ state: borrowing State) -> HostRun? {
     guard let page = state.pages[address / granule], let region = memory.run(at: page.guest) else { return nil }

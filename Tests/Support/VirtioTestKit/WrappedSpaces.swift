@@ -52,7 +52,7 @@ public final class FaultingSpace: DMASpace {
     return run.narrowed(toPage: page) ?? run
   }
 
-  public var ledger: LookUpLedger? { inner.ledger }
+  public var ledger: LookUpStatistics? { inner.ledger }
   public func report(_ fault: DMAFault) {
     state.withLock { $0.faults.append(fault) }
     inner.report(fault)
@@ -83,7 +83,7 @@ public final class RecordingSpace: DMASpace {
     return try inner.translate(address, for: access, waking: waiter)
   }
 
-  public var ledger: LookUpLedger? { inner.ledger }
+  public var ledger: LookUpStatistics? { inner.ledger }
   public func report(_ fault: DMAFault) {
     log.withLock { $0.faults.append(fault) }
     inner.report(fault)

@@ -208,7 +208,7 @@ extension Virtqueue {
     if walk.fault != nil, !walk.isIncomplete { walk.keepStatusOnly(&iotlb) }
     guard walk.isPending else { return false }
     iotlb.walkRepeats()
-    foresee()
+    prefetch()
     let missing = iotlb.firstMissing
     let mayHelp = iotlb.endWalk(repeats: true)
     decided = walk.fault ?? (mayHelp ? nil : missing)

@@ -27,8 +27,8 @@ extension Virtqueue {
     isAvailable(UInt16(littleEndian: descriptorArea.loadAcquire16(at: Int(available) &* 16 &+ 14)))
   }
 
-  /// ``Virtqueue/foresee()``.
-  mutating func foreseePacked(_ ahead: inout Foresight) {
+  /// ``Virtqueue/prefetch()``.
+  mutating func prefetchPacked(_ ahead: inout Prefetch) {
     var slot = available
     var wrap = availableWrap
     var left = Int(layout.size) - outstanding
@@ -38,7 +38,7 @@ extension Virtqueue {
       var d = descriptor(at: slot)
       guard (d.flags & Self.availableBit != 0) == wrap, (d.flags & Self.usedBit != 0) != wrap else { return }
       while ahead.takeDescriptor() {
-        if !isHead { foresee(d, &ahead) }
+        if !isHead { prefetch(d, &ahead) }
         left -= 1
         slot &+= 1
         if slot == layout.size {

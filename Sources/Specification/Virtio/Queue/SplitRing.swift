@@ -58,8 +58,8 @@ extension Virtqueue {
     return finish(walk, id: head, slots: 1, record: record ?? recorder?.popped(head: head) ?? head)
   }
 
-  /// ``Virtqueue/foresee()``.
-  mutating func foreseeSplit(_ ahead: inout Foresight) {
+  /// ``Virtqueue/prefetch()``.
+  mutating func prefetchSplit(_ ahead: inout Prefetch) {
     let index = UInt16(littleEndian: driverArea.loadAcquire16(at: 2))
     guard index &- available <= layout.size else { return }
     // The chain at the head is asked for, unless it is one that a predecessor left.
@@ -71,7 +71,7 @@ extension Virtqueue {
       while ahead.takeDescriptor() {
         let words = descriptorArea.loadPair(at: Int(next) &* 16)
         let d = RingDescriptor(words.0, words.1)
-        foresee(d, &ahead)
+        prefetch(d, &ahead)
         guard d.flags & RingDescriptor.next != 0, d.flags & RingDescriptor.indirect == 0, d.id < layout.size else {
           break
         }

@@ -1,7 +1,7 @@
 import ArgumentParser
 
 /// What the argument parser complains of, in one sentence that says what to type instead.
-struct Complaint {
+struct ParserMessage {
   let sentence: String
 
   /// - Parameters:

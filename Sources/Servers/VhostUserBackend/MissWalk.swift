@@ -3,7 +3,7 @@ internal import DMA
 /// A queue's access that met pages it had to ask for: a chain, or the ring itself. It lasts from the first question
 /// until the access was made or given up, however often the chain is walked meanwhile. What it asked, and what was
 /// refused to it, is its own and ends with it.
-final class AskingWalk {
+final class MissWalk {
   typealias Key = PendingMisses.Key
 
   /// Woken when nothing that the walk waits for is open any more. Nil for a look-up outside a queue, which asks without

@@ -1,6 +1,6 @@
 // vhost-user as QEMU's documentation has it (interop/vhost-user). Numbers of messages are the protocol's.
 #define _GNU_SOURCE
-#include "least_backend.h"
+#include "minimal_backend.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -238,7 +238,7 @@ static int receive(void) {
   return 1;
 }
 
-int least_backend_serve(int connection) {
+int minimal_backend_serve(int connection) {
   front = connection;
   for (;;) {
     struct pollfd all[3] = {{front, POLLIN, 0}, {channel, POLLIN, 0}, {kick, POLLIN, 0}};

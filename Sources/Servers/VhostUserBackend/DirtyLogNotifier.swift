@@ -3,7 +3,7 @@ internal import Synchronization
 
 /// Notifies the front-end that the dirty log changed, if it passed a descriptor for that (SET_LOG_FD). From any thread;
 /// nothing waits.
-final class LogEvent: Sendable {
+final class DirtyLogNotifier: Sendable {
   private let event = Mutex<EventFD?>(nil)
 
   /// The descriptor to signal from now on, or none.

@@ -5,7 +5,7 @@ internal import Synchronization
 ///
 /// A walk reads it after each page that it has to wait for. So a walk that may ask no more ends there, and does not
 /// take the lock for every page that is left of its chain, which would delay the thread that takes the answers.
-final class AskingRoom: Sendable {
+final class MissQuota: Sendable {
   private let questions = Atomic<Int>(PendingMisses.openPerQueue)
 
   /// A queue's part, or 0 while all together have as many questions open as they may.

@@ -5,7 +5,7 @@ internal import VhostUserFrontend
 internal import Virtio
 
 /// What checks work with: a way to the back-end, and what is known of it.
-final class Bench {
+final class CheckContext {
   let subject: any CheckSubject
   let device: DeviceProbe
   /// How long one answer, and one request, may take.

@@ -92,7 +92,7 @@ private final class AheadRig {
   func map(_ n: Int) throws { try rig.space.apply(rig.update(Self.page(n), page: UInt64(16 + n % 200))) }
 }
 
-@Suite("Chains behind one that waits") struct ForesightTests {
+@Suite("Chains behind one that waits") struct PrefetchTests {
   @Test(
     "Their pages are asked for with its own, and when all are answered all are taken in one round",
     arguments: [false, true])

@@ -9,18 +9,18 @@ extension Check {
   static let lives: [Check] = [
     Check(
       "before-features", "SET_FEATURES", "No ring runs before features were accepted."
-    ) { bench throws(Finding) in
-      let session = try Session(bench, Setup(isUnaccepted: true))
+    ) { context throws(Finding) in
+      let session = try Session(context, Setup(isUnaccepted: true))
       let said = try mustNotRun(session, "a request was served, and SET_FEATURES was never sent")
       session.frontend.close()
-      try bench.oneRequest(Setup())
+      try context.oneRequest(Setup())
       return said
     },
     Check(
       "after-reset", "RESET_DEVICE", "After RESET_DEVICE no ring runs before features were accepted again.",
       protocolFeatures: .resetDevice
-    ) { bench throws(Finding) in
-      let session = try bench.session(Setup(protocolFeatures: Frontend.usualProtocolFeatures.subtracting(.status)))
+    ) { context throws(Finding) in
+      let session = try context.session(Setup(protocolFeatures: Frontend.usualProtocolFeatures.subtracting(.status)))
       try session.roundTrip()
       let frontend = session.frontend
       try judged { () throws(FrontendError) in try frontend.send(.resetDevice) }
@@ -35,17 +35,17 @@ extension Check {
     Check(
       "second-life", "SET_OWNER",
       "A second SET_OWNER on a connection begins another life of the device: the same memory is taken again."
-    ) { bench throws(Finding) in try liveAgain(bench, Setup()) },
+    ) { context throws(Finding) in try liveAgain(context, Setup()) },
     Check(
       "second-life-translated", "SET_OWNER",
       "The same with ACCESS_PLATFORM, and no translation outlives the life it was made in (R114).",
       features: .accessPlatform
-    ) { bench throws(Finding) in try liveAgain(bench, .platform) },
+    ) { context throws(Finding) in try liveAgain(context, .platform) },
     Check(
       "call-owed", "SET_VRING_CALL",
       "A call descriptor for a ring with used buffers that the driver has not looked at is signalled."
-    ) { bench throws(Finding) in
-      let session = try bench.session()
+    ) { context throws(Finding) in
+      let session = try context.session()
       try session.roundTrip()
       _ = session.ring.queue.armCall()
       try session.submit()
@@ -53,9 +53,10 @@ extension Check {
       // The call for it was made, with the descriptor that is replaced now.
       session.settle()
       let call = try eventFD()
-      let message = FrontendRequest.setVringCall(VringDescriptor(index: UInt8(bench.device.queue), hasDescriptor: true))
+      let message = FrontendRequest.setVringCall(
+        VringDescriptor(index: UInt8(context.device.queue), hasDescriptor: true))
       try judged { () throws(FrontendError) in try session.frontend.send(message, descriptors: [call.rawValue]) }
-      guard (try? call.wait(timeout: bench.patience)) == true else {
+      guard (try? call.wait(timeout: context.patience)) == true else {
         throw .wedged(
           "a request was used, its driver may not have heard of it, and the new descriptor was not signalled")
       }
@@ -65,18 +66,18 @@ extension Check {
     Check(
       "call-taken-over", "SET_VRING_BASE",
       "Whoever takes over a ring with used buffers calls: its predecessor may have ended before it did."
-    ) { bench throws(Finding) in
-      for features in [[], Features.eventIndex] where bench.offeredFeatures.isSuperset(of: features) {
-        let session = try bench.session(Setup(features: features))
+    ) { context throws(Finding) in
+      for features in [[], Features.eventIndex] where context.offeredFeatures.isSuperset(of: features) {
+        let session = try context.session(Setup(features: features))
         _ = session.ring.queue.armCall()
         try session.submit()
         try session.awaitUsedIndex(1)
         try session.reconnect()
         let here = QueueState(available: 1, used: nil)
-        try session.resume(at: session.rings.map { $0.index == bench.device.queue ? here : .initial })
-        guard session.ring.events?.waitForCall(timeout: bench.patience) == true else {
+        try session.resume(at: session.rings.map { $0.index == context.device.queue ? here : .initial })
+        guard session.ring.events?.waitForCall(timeout: context.patience) == true else {
           throw .wedged(
-            "a request was used before the ring was taken over, and no call came within \(seconds(bench.patience))")
+            "a request was used before the ring was taken over, and no call came within \(seconds(context.patience))")
         }
         try session.finish()
         try session.roundTrip()
@@ -105,8 +106,8 @@ extension Check {
   }
 
   /// What QEMU sends when a disk is pulled out, and another one is put in on the same socket.
-  private static func liveAgain(_ bench: Bench, _ setup: Setup) throws(Finding) -> String {
-    let session = try bench.session(setup)
+  private static func liveAgain(_ context: CheckContext, _ setup: Setup) throws(Finding) -> String {
+    let session = try context.session(setup)
     try session.roundTrip()
     for _ in 0..<2 {
       let frontend = session.frontend

@@ -4,7 +4,7 @@ import VhostUser
 import VhostUserCheck
 
 /// A message that passes between a front-end and a back-end.
-struct Letter {
+struct InterceptedMessage {
   var request: UInt32
   var flags: UInt32
   var payload: [UInt8]
@@ -34,7 +34,9 @@ struct Letter {
       offset + 8 <= payload.count ? (0..<8).reduce(0) { $0 | UInt64(payload[offset + $1]) << (8 * UInt64($1)) } : 0
     }
     set {
-      if offset + 8 <= payload.count { payload.replaceSubrange(offset..<offset + 8, with: Letter.bytes(newValue)) }
+      if offset + 8 <= payload.count {
+        payload.replaceSubrange(offset..<offset + 8, with: InterceptedMessage.bytes(newValue))
+      }
     }
   }
   /// 32 bits of the payload.
@@ -56,11 +58,11 @@ enum Passage {
   case close
   /// The back-end's process ends by a signal.
   case die
-  static let success = Passage.swallow(answer: Letter.bytes(0))
+  static let success = Passage.swallow(answer: InterceptedMessage.bytes(0))
 }
 
 /// Makes a good back-end a bad one: sees each message that passes, in both directions, and may change it.
-typealias Twist = @Sendable (inout Letter) -> Passage
+typealias MessageFault = @Sendable (inout InterceptedMessage) -> Passage
 
 /// How the bytes themselves are taken badly.
 enum Wire: Sendable {
@@ -124,8 +126,8 @@ final class Correspondence: Sendable {
 final class TwistedSubject: CheckSubject, Sendable {
   private let path: String
   private let wire: Wire
-  private let twist: Twist
-  private let channel: Twist?
+  private let twist: MessageFault
+  private let channel: MessageFault?
   private let injected: [IOTLBMessage]
   private let dead = Atomic<Bool>(false)
   private let open = Mutex<[Correspondence]>([])
@@ -138,7 +140,8 @@ final class TwistedSubject: CheckSubject, Sendable {
   ///   - channel: as `twist`, for the back-end's own channel.
   ///   - injected: messages that are put into that channel when it opens.
   init(
-    _ path: String, wire: Wire = .well, channel: Twist? = nil, injected: [IOTLBMessage] = [], _ twist: @escaping Twist
+    _ path: String, wire: Wire = .well, channel: MessageFault? = nil, injected: [IOTLBMessage] = [],
+    _ twist: @escaping MessageFault
   ) {
     self.path = path
     self.wire = wire
@@ -200,7 +203,7 @@ final class TwistedSubject: CheckSubject, Sendable {
   }
 
   /// Whether a message is forwarded after a twist; a twist that answers or closes is carried out here.
-  private func pass(_ letter: inout Letter, from source: UnixSocket, _ twist: Twist) -> Bool {
+  private func pass(_ letter: inout InterceptedMessage, from source: UnixSocket, _ twist: MessageFault) -> Bool {
     if letter.asks(.setVringKick) { letter.connection.mark("runs") }
     if letter.asks(.getVringBase) { letter.connection.marks.withLock { _ = $0.remove("runs") } }
     switch twist(&letter) {
@@ -273,7 +276,7 @@ final class TwistedSubject: CheckSubject, Sendable {
     init(_ drops: consuming Mutex<Int>) { self.drops = drops }
   }
 
-  static func frame(_ letter: Letter) -> [UInt8] { frame(letter.request, letter.flags, letter.payload) }
+  static func frame(_ letter: InterceptedMessage) -> [UInt8] { frame(letter.request, letter.flags, letter.payload) }
   static func frame(_ request: UInt32, _ flags: UInt32, _ payload: [UInt8]) -> [UInt8] {
     MessageHeader(request: request, flags: flags, size: UInt32(payload.count)).encoded + payload
   }
@@ -285,7 +288,7 @@ final class TwistedSubject: CheckSubject, Sendable {
   /// Takes messages from `source` until either socket ends, and then ends both.
   private func relay(
     _ source: UnixSocket, _ sink: UnixSocket, _ connection: Correspondence, fromFrontend: Bool,
-    _ body: (inout Letter, inout FileDescriptorList) -> Void
+    _ body: (inout InterceptedMessage, inout FileDescriptorList) -> Void
   ) {
     defer {
       source.shutdown()
@@ -315,7 +318,7 @@ final class TwistedSubject: CheckSubject, Sendable {
         if wire == .fragile, fromFrontend { die() }
         return
       }
-      var letter = Letter(
+      var letter = InterceptedMessage(
         request: header.request, flags: header.flags, payload: payload, descriptors: files.count,
         fromFrontend: fromFrontend, earlier: connection.count(header.request, fromFrontend), connection: connection)
       body(&letter, &files)

@@ -8,7 +8,7 @@ import VirtioIOMMU
 import VirtioTestKit
 
 /// A domain alone: the cost of mapping, unmapping and look-ups with few mappings and with many.
-struct DomainBench: ParsableCommand {
+struct IOMMUBench: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "iommu",
     abstract: "Measures an IOMMU domain: map and unmap pairs, walks and hits, by the number of mappings.",

@@ -4,7 +4,7 @@ internal import VhostUser
 internal import VirtioServing
 
 /// What a front-end's updates say about the IOMMU behind them, beyond their mappings.
-struct TranslationSigns: Sendable {
+struct TranslationHints: Sendable {
   /// Updates that lead from an address to the same guest-physical one: all of them do under pass-through.
   var identities: UInt64 = 0
   /// Updates for an address that had another translation until now, without an invalidation.

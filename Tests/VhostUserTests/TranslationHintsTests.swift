@@ -7,7 +7,7 @@ import VirtioTestKit
 @testable import VhostUser
 @testable import VhostUserBackend
 
-@Suite("What updates say about the IOMMU behind them", .timeLimit(.minutes(10))) struct TranslationSignsTests {
+@Suite("What updates say about the IOMMU behind them", .timeLimit(.minutes(10))) struct TranslationHintsTests {
   private func confined(_ lines: LogLines? = nil) throws -> RawFrontend {
     let frontend = try RawFrontend.sharing([.version1, .accessPlatform], logger: lines?.logger)
     // What was agreed shows after the messages that came together.

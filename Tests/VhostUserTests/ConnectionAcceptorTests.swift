@@ -8,7 +8,8 @@ import VirtioTestKit
 @testable import VhostUser
 @testable import VhostUserBackend
 
-@Suite("Who waits at a back-end's door, and what is said of it", .timeLimit(.minutes(10))) struct DoorwayTests {
+@Suite("Connections that wait, and what the log says of them", .timeLimit(.minutes(10)))
+struct ConnectionAcceptorTests {
   final class House {
     let path = "/tmp/sluice-test-\(UInt32.random(in: 0 ... .max)).sock"
     let lines = LogLines()

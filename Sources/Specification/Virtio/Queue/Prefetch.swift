@@ -1,7 +1,7 @@
 import DMA
 
 /// How far a queue still looks ahead into the chains behind one that waits.
-struct Foresight {
+struct Prefetch {
   var chains = 64
   private var descriptors = 512
   /// Mappings that are looked for.
@@ -26,28 +26,28 @@ extension Virtqueue {
   ///
   /// Nothing is taken and nothing is decided. What is wrong with a chain is found when its turn comes; the driver may
   /// write all of it until then.
-  mutating func foresee() {
+  mutating func prefetch() {
     guard !isClosing else { return }
-    var ahead = Foresight()
-    if isPacked { foreseePacked(&ahead) } else { foreseeSplit(&ahead) }
+    var ahead = Prefetch()
+    if isPacked { prefetchPacked(&ahead) } else { prefetchSplit(&ahead) }
   }
 
   /// Asks for what one descriptor needs.
-  mutating func foresee(_ d: RingDescriptor, _ ahead: inout Foresight) {
+  mutating func prefetch(_ d: RingDescriptor, _ ahead: inout Prefetch) {
     let isTable = d.flags & RingDescriptor.indirect != 0
     let access: DMAAccess = !isTable && d.flags & RingDescriptor.write != 0 ? .write : .read
-    guard iotlb.foresee(d.address, count: Int(d.length), for: access, limit: &ahead.pages), isTable, hasIndirect else {
+    guard iotlb.prefetch(d.address, count: Int(d.length), for: access, limit: &ahead.pages), isTable, hasIndirect else {
       return
     }
     let count = Int(d.length) / 16
-    guard count > 0, count <= Foresight.tableLimit, d.length % 16 == 0 else { return }
+    guard count > 0, count <= Prefetch.tableLimit, d.length % 16 == 0 else { return }
     guard (try? loadTable(d)) == true else { return }
     // In the table's order, without checking its chain: a table that holds none is refused in its turn.
     for i in 0..<count where ahead.takeDescriptor() {
       let (first, second) = (scratch.word(i, 0), scratch.word(i, 1))
       let e = isPacked ? packedDescriptor(first, second) : RingDescriptor(first.littleEndian, second.littleEndian)
       let wanted: DMAAccess = e.flags & RingDescriptor.write != 0 ? .write : .read
-      _ = iotlb.foresee(e.address, count: Int(e.length), for: wanted, limit: &ahead.pages)
+      _ = iotlb.prefetch(e.address, count: Int(e.length), for: wanted, limit: &ahead.pages)
     }
   }
 }

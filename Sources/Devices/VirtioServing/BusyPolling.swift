@@ -5,7 +5,7 @@
 /// machine: it gets slower, submits one request at a time, and gets a call for each. So after requests the thread polls
 /// for a while. If that found nothing, some turns go without polling, twice as many after each time in a row: a driver
 /// with long pauses costs nothing.
-struct Wakefulness {
+struct BusyPolling {
   /// How long to poll after the last request: about twice the time to wake a thread on another processor.
   private static let time = Duration.microseconds(50)
   private static var mostSkips: Int { 63 }

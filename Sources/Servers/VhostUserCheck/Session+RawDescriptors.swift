@@ -3,7 +3,7 @@ internal import VhostUserFrontend
 internal import Virtio
 
 /// A descriptor with any fields, rules or not.
-struct BareDescriptor {
+struct RawDescriptor {
   struct Flags: OptionSet {
     var rawValue: UInt16
     static let next = Flags(rawValue: 1)
@@ -45,7 +45,7 @@ struct BareDescriptor {
 extension Session {
   /// Writes descriptors from the ring's start on and makes chains available, one for each of `heads`; `index` is the
   /// available index if it is not to be what follows from that. What the driver's own queue knows is void afterwards.
-  func offer(_ descriptors: [BareDescriptor], heads: [UInt16] = [0], index: UInt16? = nil) {
+  func offer(_ descriptors: [RawDescriptor], heads: [UInt16] = [0], index: UInt16? = nil) {
     let layout = ring.layout
     if frontend.features.contains(.ringPacked) {
       space.write(descriptors.flatMap(\.packed), to: layout.descriptorArea)
@@ -55,17 +55,17 @@ extension Session {
       let old = UInt16(at[0]) | UInt16(at[1]) << 8
       for (i, head) in heads.enumerated() {
         let slot = UInt64((old &+ UInt16(i)) % layout.size)
-        space.write(BareDescriptor.bytes(UInt64(head), 2), to: DMAAddress(layout.driverArea.rawValue + 4 + 2 * slot))
+        space.write(RawDescriptor.bytes(UInt64(head), 2), to: DMAAddress(layout.driverArea.rawValue + 4 + 2 * slot))
       }
       let new = index ?? (old &+ UInt16(heads.count))
-      space.write(BareDescriptor.bytes(UInt64(new), 2), to: DMAAddress(layout.driverArea.rawValue + 2))
+      space.write(RawDescriptor.bytes(UInt64(new), 2), to: DMAAddress(layout.driverArea.rawValue + 2))
     }
     ring.events?.kick()
   }
 
   /// Waits for the first used buffer of a split ring that was offered bare. Returns how much was written, or nil.
   func bareUsed() -> UInt32? {
-    let end = ContinuousClock.now + bench.patience
+    let end = ContinuousClock.now + context.patience
     while ring.usedIndex(space) == 0 {
       guard ContinuousClock.now < end else { return nil }
       pause(.milliseconds(1))
@@ -76,5 +76,5 @@ extension Session {
 
   /// Gives the back-end time to do what it does about it. A call says nothing: libvhost-user makes one when a queue is
   /// set up.
-  func settle() { pause(bench.quiet) }
+  func settle() { pause(context.quiet) }
 }
