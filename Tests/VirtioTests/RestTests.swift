@@ -4,7 +4,7 @@ import VirtioTestKit
 @testable import Virtio
 
 /// Queues whose buffers wait for something to say.
-@Suite("Rest") struct RestTests {
+@Suite("Queues that rest until there is work") struct RestTests {
   /// Completes a buffer for each event, and rests when there is none.
   private final class Events: QueueHandler {
     private var waiting = 0
