@@ -4,7 +4,7 @@ import VirtioServing
 
 @testable import sluice
 
-@Suite("What explain says of a report, for people and for programs", .timeLimit(.minutes(10))) struct ReportWordsTests {
+@Suite("What explain says of a report, for people and for programs", .timeLimit(.minutes(10))) struct ExplainTextTests {
   /// A disk behind an IOMMU, with 1 MiB of memory of which four pages are mapped.
   private func confined(identities: UInt64 = 0, invalidations: UInt64 = 1, moved: UInt64 = 0) -> ServingReport {
     var report = ServingReport()
@@ -25,10 +25,10 @@ import VirtioServing
     return report
   }
 
-  @Test("Pass-through is said to grant all of memory on asking, without a share of it")
+  @Test("Pass-through is said to grant all of memory on request, without a share of it")
   func passThrough() {
     let words = confined(identities: 4).words
-    #expect(words.contains("1.0 MiB on asking") && words.contains("16.0 KiB now") && !words.contains("%"), "\(words)")
+    #expect(words.contains("1.0 MiB on request") && words.contains("16.0 KiB now") && !words.contains("%"), "\(words)")
   }
 
   @Test("Confinement is said in bytes and in per cent of the guest's memory")
