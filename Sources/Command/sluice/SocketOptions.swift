@@ -116,7 +116,8 @@ struct SocketOptions: ParsableArguments {
     return ReportFact("socket", words, ["socket": .text(words)])
   }
 
-  /// Opens the socket that the options name. Call it last: it creates a file, and an earlier error must leave none behind.
+  /// Opens the socket that the options name. Call it last: it creates a file, and an earlier error must leave none
+  /// behind.
   func open() throws -> InheritedSocket {
     let passed = Self.passedDescriptors()
     switch (socketPath, fd) {

@@ -7,7 +7,7 @@ public struct BlockOptions: Sendable {
   public var disk: DiskOptions
   /// Request queues, each with a thread of its own: 1...256. With more than one VIRTIO_BLK_F_MQ is offered.
   public var queueCount = 1
-  /// Most descriptors a queue may have: 2...32768. Whoever serves the device may make its queues smaller.
+  /// Most descriptors a queue may have: 2...32768. A server of the device may make its queues smaller.
   public var queueSize: UInt16 = 1024
   /// Most data segments in a request; nil: as many as a queue of 128 descriptors takes (or one of ``queueSize``, if
   /// that is smaller). A value beyond the size of the queues, less two, allows requests that cannot be queued.

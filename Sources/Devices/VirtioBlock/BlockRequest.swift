@@ -70,7 +70,8 @@ struct BlockTerms {
     }
   }
 
-  /// What a request does to ranges; nil: it is of another type, or of one that was not negotiated. A disk that cannot be
+  /// What a request does to ranges; nil: it is of another type, or of one that was not negotiated. A disk that cannot
+  /// be
   /// changed knows all of them, and fails them.
   fileprivate func rangeAction(_ type: BlockRequestType) -> BlockRangeAction? {
     switch type {

@@ -9,9 +9,9 @@ package import VirtioDrivers
 package final class GuestOS: MachinePages, GrantTable {
   let platform: Platform
   package let memory: GuestMemory
-  /// For rings, tables and whatever drivers keep.
+  /// For rings, tables and the other memory that drivers keep.
   package let pages: GuestPages
-  /// Pages that devices reach whatever the platform: the pool of a confidential guest, a run in machine memory.
+  /// Pages that devices reach on every platform: the pool of a confidential guest, a run in machine memory.
   private let pool: GuestPages
   private let grants: XenGrantTable?
 

@@ -4,7 +4,7 @@ internal import VhostUser
 extension Check {
   /// Nonsense, the same every time.
   static let garbage: [Check] = [
-    Check("random-messages", "garbage", "Messages of random numbers harm nobody.") { context throws(Finding) in
+    Check("random-messages", "garbage", "Messages of random numbers do no harm.") { context throws(Finding) in
       var random = Nonsense(seed: 0x510ce)
       var count = 0
       for _ in 0..<24 {
@@ -28,7 +28,7 @@ extension Check {
       try context.session().roundTrip()
       return "\(count) of them on 24 connections, and a request was served afterwards"
     },
-    Check("random-bytes", "garbage", "Bytes that are no messages harm nobody.") { context throws(Finding) in
+    Check("random-bytes", "garbage", "Bytes that are no messages do no harm.") { context throws(Finding) in
       var random = Nonsense(seed: 0xfeed)
       for _ in 0..<16 {
         let connection = try context.raw()

@@ -80,14 +80,14 @@ extension Check {
         "the message")
     },
     Check(
-      "short-file", "memory", "A file that is shorter than its region is refused, or what it lacks harms nobody."
+      "short-file", "memory", "A file that is shorter than its region is refused, or what it lacks does no harm."
     ) { context throws(Finding) in
       let session = try Session(context)
       if let said = try announceCut(session) { return said }
       try session.start()
       return try useCut(session)
     },
-    Check("file-cut", "memory", "A file that is cut short under the back-end harms nobody.") {
+    Check("file-cut", "memory", "A file that is cut short under the back-end does no harm.") {
       context throws(Finding) in
       let session = try Session(context)
       if let said = try announceCut(session, cut: false) { return "not seen: \(said)" }

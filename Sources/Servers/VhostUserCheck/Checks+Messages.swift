@@ -43,7 +43,7 @@ extension Check {
       guard try connection.isAnswered() else { throw .broken("it closed the connection") }
       return "GET_FEATURES in twelve pieces was answered"
     },
-    Check("half-message", "header", "A connection that ends in the middle of a message harms nobody.") {
+    Check("half-message", "header", "A connection that ends in the middle of a message does no harm.") {
       context throws(Finding) in
       let connection = try context.raw()
       _ = try connection.send([1, 0, 0, 0, 1, 0])

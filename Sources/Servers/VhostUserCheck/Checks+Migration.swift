@@ -14,7 +14,7 @@ extension Check {
     ) { context throws(Finding) in try logged(context, Setup()) },
     Check(
       "log-translated", "R134",
-      "Behind an IOMMU the log is marked by guest address, whatever the device addresses are (R136).",
+      "Behind an IOMMU the log is marked by guest address and not by device address (R136).",
       features: [Frontend.logAllBit, .accessPlatform], protocolFeatures: .logSharedMemory
     ) { context throws(Finding) in try logged(context, .platform) },
     Check(

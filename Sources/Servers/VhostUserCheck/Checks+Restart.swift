@@ -65,7 +65,7 @@ extension Check {
     },
     Check(
       "call-taken-over", "SET_VRING_BASE",
-      "Whoever takes over a ring with used buffers calls: its predecessor may have ended before it did."
+      "A back-end that takes over a ring with used buffers calls: its predecessor may have ended before it did."
     ) { context throws(Finding) in
       for features in [[], Features.eventIndex] where context.offeredFeatures.isSuperset(of: features) {
         let session = try context.session(Setup(features: features))

@@ -59,7 +59,7 @@ extension Check {
       return "one miss during 45 ms and three kicks"
     },
     Check(
-      "unsolicited", "R106", "A translation that nobody asked for is taken and used.", features: .accessPlatform
+      "unsolicited", "R106", "A translation that was not requested is taken and used.", features: .accessPlatform
     ) { context throws(Finding) in
       let session = try context.session(.platform)
       try session.roundTrip()

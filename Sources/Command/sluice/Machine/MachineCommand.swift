@@ -48,22 +48,22 @@ struct RunMachine: ParsableCommand {
     commandName: "run",
     abstract: "Run a workload on a machine, and report the address path of each device, with the reason.",
     discussion: """
-      The file describes the machine in JSON; without a file, the machine has VT-d, a disk from \
-      before the feature bit, and a device of each kind. The workload runs \
-      on each device separately.
+      The file describes the machine in JSON; without a file, the machine has VT-d, a disk from before the feature \
+      bit, and a device of each kind. The workload runs on each device separately.
 
       {"platform": "pc-vtd", "devices": [{"kind": "blk", "iommu_platform": "on", "iommu": "attached", "ring": \
       "packed"}], "workload": {"kind": "verify", "seconds": 1}}
 
-      A device has: name, kind (\(DeviceKind.inMachines.map(\.rawValue).joined(separator: ", "))), interface (modern, transitional, legacy, mmio, mmio-legacy), \
-      iommu_platform (off, on, auto), host (new, old), accepts (all, not-33, neither, legacy), iommu (none, bypass, \
-      attached, unattached), ring (split, packed), descriptors (direct, indirect), image (a path; without one the disk \
-      is memory), size (bytes of such a disk), flush_batch (unmaps in one deferred flush). The workload has: kind \
-      (read, write, verify, churn), requests, seconds, block_size, seed.
+      A device has: name, kind (\(DeviceKind.inMachines.map(\.rawValue).joined(separator: ", "))), interface \
+      (modern, transitional, legacy, mmio, mmio-legacy), iommu_platform (off, on, auto), host (new, old), accepts \
+      (all, not-33, neither, legacy), iommu (none, bypass, attached, unattached), ring (split, packed), descriptors \
+      (direct, indirect), image (a path; without one the disk is memory), size (bytes of such a disk), flush_batch \
+      (unmaps in one deferred flush). The workload has: kind (read, write, verify, churn), requests, seconds, \
+      block_size, seed.
 
-      A host that is old is from before VIRTIO_F_ACCESS_PLATFORM. A driver that accepts not-33 accepts all features but \
-      that one; neither: neither it nor VIRTIO_F_VERSION_1. The workload churn also maps and unmaps memory beside its \
-      requests.
+      A host that is old is from before VIRTIO_F_ACCESS_PLATFORM. A driver that accepts not-33 accepts all features \
+      but that one; neither: neither it nor VIRTIO_F_VERSION_1. The workload churn also maps and unmaps memory \
+      beside its requests.
 
       Exit status: 0 all requests succeeded, 1 some failed, 2 wrong usage.
       """)

@@ -3,7 +3,7 @@ import Virtio
 
 /// Every cell there is.
 public enum Matrix {
-  /// The cells of a platform, the impossible ones included; what is refused, or impossible whatever the data, is one
+  /// The cells of a platform, the impossible ones included; what is refused, or impossible with any data, is one
   /// cell.
   public static func cells(of platform: Platform) -> [Cell] {
     let any = Decision(
