@@ -28,7 +28,7 @@ import Virtio
 
   @Test("A disk without its image is not made")
   func missing() throws {
-    guard case .disk(let make, _)? = DeviceKind.block.model else {
+    guard case .disk(_, let make, _)? = DeviceKind.block.model else {
       Issue.record("a block device is no disk")
       return
     }

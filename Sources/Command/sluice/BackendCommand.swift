@@ -22,6 +22,9 @@ final class BackendCommand: CheckSubject {
     }
   }
 
+  /// Why the program could not be started; nil if it could.
+  private(set) var refusal: HostError?
+
   func connect(timeout: Duration) throws(HostError) -> UnixSocket {
     if process == nil { try start() }
     return try UnixSocket.connect(to: socket, timeout: timeout)
@@ -36,7 +39,11 @@ final class BackendCommand: CheckSubject {
   private func start() throws(HostError) {
     end()
     SocketFile.remove(socket)
-    let new = try ChildProcess(command)
+    let new: ChildProcess
+    do throws(HostError) { new = try ChildProcess(command) } catch {
+      refusal = error
+      throw error
+    }
     process = new
     // As long as a program may take that reserves memory for itself first.
     let nothing = try EventFD()
@@ -50,6 +57,7 @@ final class BackendCommand: CheckSubject {
 
   /// The last line it said, for a message about why it is not there; empty if it said nothing.
   var lastWords: String {
+    if let refusal { return " (\(command.first ?? "") cannot be started: \(refusal.reason))" }
     guard let line = process?.lastLine, !line.isEmpty else { return "" }
     return " (its last line: \(line))"
   }

@@ -16,6 +16,7 @@ struct DeviceArgument: ExpressibleByArgument {
 
   static var allValueStrings: [String] { DeviceKind.checked.map(\.rawValue) }
   static var allValueDescriptions: [String: String] { [:] }
+  static var defaultCompletionKind: CompletionKind { .list(allValueStrings) }
 }
 
 /// `sluice check`: whether a back-end, ours or another, keeps the rules.
@@ -43,7 +44,7 @@ struct Check: ParsableCommand {
       Exit status: 0 nothing broken, 1 something broken, 2 wrong usage, or no back-end to check.
       """)
 
-  @Argument(help: ArgumentHelp("The back-end's socket.", valueName: "socket"))
+  @Argument(help: ArgumentHelp("The back-end's socket.", valueName: "socket"), completion: .file())
   var path: String?
 
   @Option(

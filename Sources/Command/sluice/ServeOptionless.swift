@@ -3,7 +3,7 @@ import Virtio
 
 /// `sluice serve` for a device that takes no options of its own.
 struct ServeOptionless<Device: OptionlessDevice>: DeviceCommand {
-  private static var name: String { Device().id.name ?? "" }
+  private static var name: String { Device.probe.name }
   static var configuration: CommandConfiguration {
     CommandConfiguration(
       commandName: name, abstract: "Serve a virtio-\(name) device: \(Device.summary).",

@@ -23,10 +23,18 @@ public struct DeviceKind: RawRepresentable, Hashable, Sendable {
     self.model = model
   }
 
+  /// A kind whose device takes no options.
+  private init(_ device: any OptionlessDevice.Type, driver: any VirtioDriver.Type) {
+    self.init(probe: device.probe, model: .optionless(device, driver: driver))
+  }
+
   /// Whether bytes can be read back from where they were written.
   public var isStorage: Bool { model?.isStorage ?? false }
   /// Whether feature bits are negotiated.
   public var isVirtio: Bool { model?.isVirtio ?? true }
+
+  /// Whether there is a legacy interface to devices of this kind: to virtio devices that are older than virtio 1.
+  public var hasLegacyInterface: Bool { model?.hasLegacyInterface ?? false }
 
   public init?(rawValue: String) {
     guard let kind = Self.all.first(where: { $0.rawValue == rawValue }) else { return nil }
@@ -40,10 +48,9 @@ public struct DeviceKind: RawRepresentable, Hashable, Sendable {
 extension DeviceKind {
   /// virtio-blk.
   public static let block = DeviceKind(
-    probe: .block, model: .disk({ try BlockDevice(BlockOptions(disk: $0)) }, driver: BlockDriver.self))
+    probe: .block, model: .disk(.block, { try BlockDevice(BlockOptions(disk: $0)) }, driver: BlockDriver.self))
   /// virtio-rng.
-  public static let entropy = DeviceKind(
-    probe: .entropy, model: .optionless(EntropyDevice.self, driver: EntropyDriver.self))
+  public static let entropy = DeviceKind(EntropyDevice.self, driver: EntropyDriver.self)
   /// An NVMe controller with one namespace.
   public static let nvme = DeviceKind("nvme", model: .function(NVMeController.self, driver: NVMeDriver.self))
 

@@ -9,7 +9,7 @@ public enum DeviceModel: Sendable {
   /// A virtio device that takes no options.
   case optionless(any OptionlessDevice.Type, driver: any VirtioDriver.Type)
   /// A virtio device that stores what is written.
-  case disk(@Sendable (DiskOptions) throws -> any VirtioDevice, driver: any VirtioDriver.Type)
+  case disk(DeviceID, @Sendable (DiskOptions) throws -> any VirtioDevice, driver: any VirtioDriver.Type)
   /// A PCI function that stores what is written and is not virtio.
   case function(any DiskFunction.Type, driver: any FunctionDriver.Type)
 
@@ -18,6 +18,15 @@ public enum DeviceModel: Sendable {
     switch self {
     case .optionless: false
     case .disk, .function: true
+    }
+  }
+
+  /// Whether there is a legacy interface to it.
+  var hasLegacyInterface: Bool {
+    switch self {
+    case .optionless(let type, _): PCITransport.transitionalDeviceID(type.init().id) != nil
+    case .disk(let id, _, _): PCITransport.transitionalDeviceID(id) != nil
+    case .function: false
     }
   }
 

@@ -4,6 +4,7 @@ public import Virtio
 
 /// virtio-rng: random bytes from this host's kernel (§5.4).
 public struct EntropyDevice: OptionlessDevice {
+  public static var probe: DeviceProbe { .entropy }
   public static var summary: String { "the host kernel's random numbers" }
 
   /// Most bytes one request gets, however large its buffer: the driver asks again (§5.4.6.2 allows less than the whole

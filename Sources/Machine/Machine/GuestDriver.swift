@@ -61,11 +61,15 @@ extension PluggedDevice {
       let driver = try rethrowing(
         type.init(access, mapper: byPlatform, options: options) as any DataDriver, as: MachineError.init(thrown:))
       return GuestDriver(driver: driver, features: nil, mapper: byPlatform, domain: domain)
-    case .optionless(_, let type), .disk(_, let type):
+    case .optionless(_, let type), .disk(_, _, let type):
       let (transport, wait) = try connect()
       var options = DriverOptions(queue: QueueOptions(size: 32, segments: 8, indirect: usesTables), wait: wait)
       if description.ring == .split { options.withheld.insert(.ringPacked) }
-      if description.acknowledgement == .notPlatform { options.withheld.insert(.accessPlatform) }
+      switch description.acknowledgement {
+      case .notPlatform: options.withheld.insert(.accessPlatform)
+      case .neither: options.withheld.formUnion([.version1, .accessPlatform])
+      case .all, .legacy: break
+      }
       let driver = try rethrowing(
         type.init(transport, on: platform, options: options) as any VirtioDriver, as: MachineError.driver)
       let isDirect = platform.mapper(negotiated: driver.features) === direct

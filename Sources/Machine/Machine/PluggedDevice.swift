@@ -31,7 +31,7 @@ public final class PluggedDevice {
     case .optionless(let type, _):
       contents = nil
       (attachment, endpoint) = try machine.attach(type.init(), description, number)
-    case .disk(let make, _):
+    case .disk(_, let make, _):
       let backing = try DiskBacking(description)
       contents = backing.contents
       (attachment, endpoint) = try machine.attach(

@@ -67,6 +67,8 @@ extension VirtioDevice {
 /// A device that is the same wherever it is served: it takes no options.
 public protocol OptionlessDevice: VirtioDevice {
   init()
+  /// How a back-end of the kind is checked, and what the kind is called.
+  static var probe: DeviceProbe { get }
   /// What it is or gives, in a few words, for help texts.
   static var summary: String { get }
 }

@@ -25,7 +25,8 @@ struct MatrixCommand: ParsableCommand {
 
   @Option(
     help: ArgumentHelp(
-      "Run only the cells of this platform; `sluice machine --list-platforms` lists the platforms.", valueName: "name"))
+      "Run only the cells of this platform; `sluice machine --list-platforms` lists the platforms.", valueName: "name"),
+    completion: .list(Platform.all.map(\.name)))
   var platform: String?
 
   @Flag(help: "Print JSON: an object for each cell, one on each line, then the totals.")

@@ -64,8 +64,7 @@ public final class VirtioIOMMUDriver {
   /// ``stop()`` gives back.
   ///
   /// - Parameter platform: how devices in front of the IOMMU reach memory, this one among them; so its mapper is never
-  ///   one that
-  ///   this driver serves.
+  ///   one that this driver serves.
   public convenience init(
     _ transport: any DriverTransport, on platform: DriverPlatform, options: DriverOptions = DriverOptions(),
     timeout: Duration = .seconds(10)

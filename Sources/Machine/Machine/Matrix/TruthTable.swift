@@ -13,7 +13,7 @@ internal import Virtio
 extension Decision {
   /// Why there is no such case, or nil.
   public var impossibility: String? {
-    if device == .nvme {
+    if !device.isVirtio {
       guard platform.hasNVMe else { return "no such controller can be plugged in there" }
       guard interface == .nvme else { return "a device that is not virtio has no virtio interface" }
       guard property == .off, acknowledgement == .all else {
@@ -26,6 +26,9 @@ extension Decision {
       }
       if host == .old {
         guard property == .off else { return "a host older than the bit has no property iommu_platform" }
+      }
+      guard device.hasLegacyInterface || interface == .modern || interface == .mmio else {
+        return "devices of this kind are younger than virtio 1: they have no legacy interface"
       }
       if interface.isLegacy, platform.isBigEndian {
         return "legacy rings are big-endian there, and the legacy interface here is little-endian"
@@ -52,7 +55,7 @@ extension Decision {
 
   /// Whether bit 33 is offered.
   public var offersPlatform: Bool {
-    guard device != .nvme, host == .new else { return false }
+    guard device.isVirtio, host == .new else { return false }
     switch property {
     case .off: return false
     case .on: return true
@@ -64,7 +67,7 @@ extension Decision {
   /// The expected outcome before data; nil where data moves.
   public var refusal: CellOutcome? {
     if let impossibility { return .impossible(impossibility) }
-    if device == .nvme { return nil }
+    if !device.isVirtio { return nil }
     if property == .on, interface != .modern, interface != .mmio { return .refusedAtCreation }
     if platform.isRestricted, !offersPlatform { return .refusedByDriver }
     if acknowledgement == .neither || acknowledgement == .notPlatform && offersPlatform { return .refusedByDevice }
@@ -73,11 +76,11 @@ extension Decision {
 
   /// Whose addresses the device uses.
   public var path: PathTaken {
-    device == .nvme || platform.devicesAreHardware || offersPlatform ? .platform : .physical
+    !device.isVirtio || platform.devicesAreHardware || offersPlatform ? .platform : .physical
   }
 
   /// Whether the driver asks the platform for addresses.
-  public var usesPlatformMapper: Bool { device == .nvme || offersPlatform || platform.isXen }
+  public var usesPlatformMapper: Bool { !device.isVirtio || offersPlatform || platform.isXen }
 
   /// Whether the addresses that the driver gives the device lead to memory at all.
   public var reachesMemory: Bool {
