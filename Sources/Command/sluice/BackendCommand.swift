@@ -22,8 +22,9 @@ final class BackendCommand: CheckSubject {
     }
   }
 
-  /// Why the program could not be started; nil if it could.
-  private(set) var refusal: HostError?
+  private var refusal: HostError?
+  /// Why the program could not be started, as a sentence; nil if it could.
+  var startFailure: String? { refusal.map { "\(command.first ?? "") cannot be started: \($0.reason)" } }
 
   func connect(timeout: Duration) throws(HostError) -> UnixSocket {
     if process == nil { try start() }
@@ -57,7 +58,6 @@ final class BackendCommand: CheckSubject {
 
   /// The last line it said, for a message about why it is not there; empty if it said nothing.
   var lastWords: String {
-    if let refusal { return " (\(command.first ?? "") cannot be started: \(refusal.reason))" }
     guard let line = process?.lastLine, !line.isEmpty else { return "" }
     return " (its last line: \(line))"
   }

@@ -128,7 +128,8 @@ struct Check: ParsableCommand {
       .usage(
         "the back-end ended after its first connection; let this command start it: sluice check \(path) --type \(type?.probe.name ?? "TYPE") -- COMMAND"
       )
-    case .unreachable(let reason): .usage("\(path) cannot be checked: \(reason)\(process?.lastWords ?? "")")
+    case .unreachable(let reason):
+      .usage(process?.startFailure ?? "\(path) cannot be checked: \(reason)\(process?.lastWords ?? "")")
     }
   }
 }
