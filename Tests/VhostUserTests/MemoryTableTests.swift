@@ -1,4 +1,5 @@
 import DMA
+import HostIO
 import Testing
 import VhostUser
 
@@ -19,6 +20,16 @@ struct MemoryTableTests {
       #expect(throws: ProtocolError.self) { try table.add(region(guest, frontend, 0x1000), mapping) }
     }
     #expect(table.memory.regions.count == 1 && table.guestAddress(of: FrontendAddress(0x1000)) == nil)
+    let file = try MemoryFile(name: "table", size: 0x10000)
+    for (guest, frontend) in [(0x1000, 0x7fff), (0x9000, 0x1000)] as [(UInt64, UInt64)] {
+      var files = FileDescriptorList()
+      for _ in 0..<2 { files.append(try FileDescriptor.duplicating(file.descriptor.rawValue)) }
+      #expect(throws: ProtocolError.self, "a table whose regions overlap in one of the two") {
+        try table.replace(
+          with: [region(0x1000, 0x1000, 0x8000), region(guest, frontend, 0x1000)], &files, guestAddresses: false)
+      }
+    }
+    #expect(table.memory.regions.count == 1)
     // Right beside it is fine, and so is the end of the front-end's addresses.
     try table.add(region(0x18000, 0x7000_8000, 0x1000), mapping)
     try table.add(region(0x20000, .max - 0xfff, 0x1000), mapping)

@@ -43,7 +43,7 @@ struct Explain: ParsableCommand {
       case .unreachable(let host): throw Failure.host("cannot connect to \(path): \(host.reason)")
       case .silent:
         throw Failure.host(
-          "the listener on \(path) does not answer; it is not a Sluice back-end, or an older one, or an older one")
+          "the listener on \(path) does not answer; it is not a Sluice back-end, or an older one")
       }
     }
   }

@@ -7,7 +7,7 @@ extension ServingReport {
   var words: String {
     var lines: [String] = []
     func line(_ title: String, _ text: String) { lines += Self.folded(title, text) }
-    lines.append("\(name): \(Self.kind(device))")
+    lines.append("\(name): \(kind)")
     for fact in facts { line(fact.title, fact.words) }
     line(
       "front-end",
@@ -80,7 +80,6 @@ extension ServingReport {
 
   /// A front-end was there, and the figures are its last ones.
   private var isOver: Bool { !isConnected && sessions > 0 }
-  var isAccepted: Bool { addressPath == .platform }
   private var accepted: String {
     let offered = policy == .on ? "offered, and required" : offersAccessPlatform ? "offered" : "not offered"
     return switch addressPath {
@@ -103,16 +102,6 @@ extension ServingReport {
     let tenths = (peakReachableBytes &* 1000) / memoryBytes
     return " (\(tenths / 10).\(tenths % 10) %)"
   }
-  var totals: QueueStatistics.Counts {
-    var sum = QueueStatistics.Counts()
-    for queue in queues {
-      sum.requests += queue.counts.requests
-      sum.completions += queue.counts.completions
-      sum.readableBytes += queue.counts.readableBytes
-      sum.writtenBytes += queue.counts.writtenBytes
-    }
-    return sum
-  }
 
   /// A title and its text, the text broken between words and indented below itself.
   private static func folded(_ title: String, _ text: String) -> [String] {
@@ -130,10 +119,6 @@ extension ServingReport {
       isEmpty = false
     }
     return lines + [line]
-  }
-
-  static func kind(_ id: DeviceID) -> String {
-    id.name.map { "virtio-\($0)" } ?? "virtio device \(id.rawValue)"
   }
 
   /// 4096 as `4.0 KiB`.

@@ -12,7 +12,8 @@ struct ParserMessage {
     let (path, command) = Self.command(namedIn: message)
     // The parser counts a command that is not there among unexpected arguments, or complains of its options.
     let next = words.dropFirst(path.count - 1).first ?? ""
-    if !command.configuration.subcommands.isEmpty, !next.isEmpty, !next.hasPrefix("-"), next != "help" {
+    let isThere = command.configuration.subcommands.contains { $0._commandName == next }
+    if !command.configuration.subcommands.isEmpty, !isThere, !next.isEmpty, !next.hasPrefix("-"), next != "help" {
       let there = command.configuration.subcommands.map { "`\((path + [$0._commandName]).joined(separator: " "))`" }
       let list = there.count > 1 ? "are \(there.dropLast().joined(separator: ", ")) and " : "is "
       sentence = "there is no `\((path + [next]).joined(separator: " "))`; there \(list)\(there.last ?? "")"

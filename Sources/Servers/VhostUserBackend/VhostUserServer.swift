@@ -13,7 +13,7 @@ public final class VhostUserServer: DeviceServer {
   private let device: any VirtioDevice
   private let socket: InheritedSocket
   private let options: BackendOptions
-  private let explain: (@Sendable (ServingReport, ExplainRequest.Form) -> String)?
+  private let explain: @Sendable (ServingReport, ExplainRequest.Form) -> String
   private let log: Logger
   private let limited: LimitedLog
   private let stopping: EventFD
@@ -27,11 +27,12 @@ public final class VhostUserServer: DeviceServer {
   /// - Parameters:
   ///   - facts: what else ``statistics`` are to say about the device; called for each report, on any
   ///     thread.
-  ///   - explain: the answer to an `ExplainRequest`, on a thread of the server; nil: such requests are not answered.
+  ///   - explain: the answer to `sluice explain`, on a thread of the server; without it the answer is JSON, even to
+  ///     those who asked for words.
   public init(
     _ device: any VirtioDevice, on socket: InheritedSocket, options: BackendOptions = BackendOptions(), log: Logger,
     facts: @escaping @Sendable () -> [ReportFact] = { [] },
-    explain: (@Sendable (ServingReport, ExplainRequest.Form) -> String)? = nil
+    explain: @escaping @Sendable (ServingReport, ExplainRequest.Form) -> String = { report, _ in report.json }
   ) throws(HostError) {
     self.device = device
     self.socket = socket
@@ -73,7 +74,7 @@ public final class VhostUserServer: DeviceServer {
     let report = report
     let explain = explain
     let acceptor = try ConnectionAcceptor(listener, stopping: stopping, log: log) { form in
-      explain?(report.statistics, form)
+      explain(report.statistics, form)
     }
     let log = log
     let door = try WorkerThread(name: "\(options.name) door") {

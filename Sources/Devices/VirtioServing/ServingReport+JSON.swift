@@ -1,14 +1,31 @@
-import HostIO
-import Virtio
-import VirtioServing
+internal import HostIO
+public import Virtio
 
 /// ``ServingReport`` for programs: what `sluice explain --json` prints.
 extension ServingReport {
+  /// The kind of device: `virtio-blk`, or `virtio device 17` where its number is all that is known.
+  public var kind: String { device.name.map { "virtio-\($0)" } ?? "virtio device \(device.rawValue)" }
+
+  /// Whether VIRTIO_F_ACCESS_PLATFORM was accepted.
+  public var isAccepted: Bool { addressPath == .platform }
+
+  /// What all queues have done together.
+  public var totals: QueueStatistics.Counts {
+    var sum = QueueStatistics.Counts()
+    for queue in queues {
+      sum.requests += queue.counts.requests
+      sum.completions += queue.counts.completions
+      sum.readableBytes += queue.counts.readableBytes
+      sum.writtenBytes += queue.counts.writtenBytes
+    }
+    return sum
+  }
+
   /// One line of JSON, for programs. Keys are in snake_case; they stay, and new ones may be added.
-  var json: String {
+  public var json: String {
     var object = JSONObject()
     object.add("name", name)
-    object.add("device", Self.kind(device))
+    object.add("device", kind)
     for fact in facts {
       for (key, value) in fact.values.sorted(by: { $0.key < $1.key }) {
         switch value {
