@@ -239,15 +239,20 @@ final class BackendSession {
     try rethrowing(answers.flush(), saying: { Ending.failed("answers could not be sent: \($0)") })
   }
 
+  /// Whether this host had no descriptor left for one that the front-end sent.
+  private(set) var ranShort = false
+
   private func nextMessage() throws(Ending) -> IncomingMessage? {
     try rethrowing(
       stream.next(),
       as: { (ending: MessageStream.Ending) -> Ending in
         switch ending {
-        case .closed: .closed
-        case .cut: .failed("the front-end closed it in the middle of a message")
-        case .host(let error): .failed("\(error)")
-        case .peer(let error): .failed("\(error)")
+        case .closed: return .closed
+        case .cut: return .failed("the front-end closed it in the middle of a message")
+        case .host(let error):
+          ranShort = error.isShortage
+          return .failed("\(error)")
+        case .peer(let error): return .failed("\(error)")
         }
       })
   }

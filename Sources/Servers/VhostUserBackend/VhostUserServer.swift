@@ -87,6 +87,8 @@ public final class VhostUserServer: DeviceServer {
     while let socket = try acceptor.next() {
       guard let session = try begin(on: socket, acceptor) else { continue }
       try serve(session)
+      // Connections that say nothing must not keep the descriptors that a front-end passes.
+      if session.ranShort { acceptor.makeRoom() }
       if options.once { return }
     }
   }
