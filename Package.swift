@@ -57,12 +57,17 @@ var targets: [Target] = [
   module("VirtioPCI", in: "Transports", ["DMA", "HostIO", "Virtio", "PCI", "VirtioServing", log]),
   module("VirtioMMIO", in: "Transports", ["DMA", "HostIO", "IOMMUInterface", "Virtio", "VirtioServing", log]),
   // Servers: devices for a machine in another process
-  module("VhostUser", in: "Servers", ["DMA", "HostIO"]),
-  module("VhostUserBackend", in: "Servers", ["DMA", "HostIO", "Virtio", "VirtioServing", "VhostUser", log]),
-  module("VhostUserFrontend", in: "Servers", ["DMA", "HostIO", "Virtio", "VhostUser"]),
+  module("SocketMessages", in: "Servers", ["DMA", "HostIO"]),
+  module("VhostUser", in: "Servers", ["DMA", "HostIO", "SocketMessages"]),
+  module(
+    "VfioUser", in: "Servers", ["DMA", "HostIO", "IOMMUInterface", "PCI", "VirtioServing", "SocketMessages", log]),
+  module(
+    "VhostUserBackend", in: "Servers",
+    ["DMA", "HostIO", "Virtio", "VirtioServing", "SocketMessages", "VhostUser", log]),
+  module("VhostUserFrontend", in: "Servers", ["DMA", "HostIO", "Virtio", "SocketMessages", "VhostUser"]),
   module(
     "VhostUserCheck", in: "Servers",
-    ["DMA", "HostIO", "IOMMUInterface", "Virtio", "VirtioDrivers", "VhostUser", "VhostUserFrontend"]),
+    ["DMA", "HostIO", "IOMMUInterface", "Virtio", "VirtioDrivers", "SocketMessages", "VhostUser", "VhostUserFrontend"]),
   // Machine: a machine in one process
   module(
     "Machine", in: "Machine",
@@ -74,7 +79,8 @@ var targets: [Target] = [
   .executableTarget(
     name: "sluice",
     dependencies: [
-      "HostIO", "Virtio", "Storage", "VirtioServing", "VirtioBlock", "DeviceCatalog", "VhostUser", "VhostUserBackend",
+      "HostIO", "Virtio", "Storage", "VirtioServing", "VirtioBlock", "NVMe", "DeviceCatalog", "VhostUser", "VfioUser",
+      "VhostUserBackend",
       "VhostUserCheck", "Machine", log, arguments,
     ], path: "Sources/Command/sluice", swiftSettings: checks),
   .executableTarget(
@@ -113,7 +119,8 @@ var targets: [Target] = [
   tests(
     "CommandTests",
     [
-      "DMA", "HostIO", "IOMMUInterface", "Virtio", "VirtioServing", "VhostUser", "VhostUserFrontend", "sluice",
+      "DMA", "HostIO", "IOMMUInterface", "Virtio", "VirtioServing", "SocketMessages", "VhostUser", "VhostUserFrontend",
+      "sluice",
       "VirtioTestKit", "FrontendKit",
     ]),
   tests("ConfinementTests", ["DMA", "HostIO", "IOMMUInterface", "Virtio", "VirtioEntropy", "VirtioTestKit"]),
@@ -121,7 +128,8 @@ var targets: [Target] = [
   tests(
     "FrontendTests",
     [
-      "DMA", "HostIO", "Virtio", "Storage", "VirtioBlock", "VhostUser", "VhostUserBackend", "VhostUserFrontend",
+      "DMA", "HostIO", "Virtio", "Storage", "VirtioBlock", "SocketMessages", "VhostUser", "VhostUserBackend",
+      "VhostUserFrontend",
       "VirtioTestKit", "FrontendKit", log,
     ]),
   tests("HostIOTests", ["DMA", "HostIO", "VirtioTestKit"]),
@@ -152,14 +160,16 @@ var targets: [Target] = [
   tests(
     "VhostUserCheckTests",
     [
-      "DMA", "HostIO", "Virtio", "Storage", "VirtioServing", "VirtioBlock", "VirtioEntropy", "VhostUser",
+      "DMA", "HostIO", "Virtio", "Storage", "VirtioServing", "VirtioBlock", "VirtioEntropy", "SocketMessages",
+      "VhostUser",
       "DeviceCatalog", "VhostUserBackend", "VhostUserCheck", "VirtioTestKit", log,
     ]),
   tests(
     "VhostUserTests",
     [
       "DMA", "HostIO", "IOMMUInterface", "Virtio", "DriverDMA", "VirtioDrivers", "Storage", "VirtioServing",
-      "VirtioBlock", "VirtioEntropy", "VhostUser", "VhostUserBackend", "VhostUserFrontend", "VirtioTestKit", log,
+      "VirtioBlock", "VirtioEntropy", "SocketMessages", "VhostUser", "VhostUserBackend", "VhostUserFrontend",
+      "VirtioTestKit", log,
     ]),
   tests(
     "VirtioDevicesTests",
@@ -171,6 +181,12 @@ var targets: [Target] = [
     "VirtioDriversTests",
     [
       "DMA", "IOMMUInterface", "Virtio", "DriverDMA", "VirtioDrivers", "Storage", "VirtioBlock", "VirtioEntropy",
+      "VirtioTestKit",
+    ]),
+  tests(
+    "VfioUserTests",
+    [
+      "DMA", "HostIO", "IOMMUInterface", "PCI", "DriverDMA", "Storage", "NVMe", "SocketMessages", "VfioUser",
       "VirtioTestKit",
     ]),
   tests("VirtioServingTests", ["DMA", "HostIO", "IOMMUInterface", "Virtio", "VirtioServing", "VirtioTestKit", log]),
@@ -220,7 +236,9 @@ let libraries = [
   "DeviceCatalog",
   "VirtioPCI",
   "VirtioMMIO",
+  "SocketMessages",
   "VhostUser",
+  "VfioUser",
   "VhostUserBackend",
   "VhostUserFrontend",
   "VhostUserCheck",

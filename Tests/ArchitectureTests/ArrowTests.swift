@@ -5,8 +5,11 @@ private let floors: [[String]] = [
   ["CLinux"],
   ["DMA"],
   ["HostIO", "IOMMUInterface", "Virtio", "DriverDMA"],
-  ["PCI", "IOMMUs", "Storage", "VirtioServing", "VhostUser"],
-  ["VirtioDrivers", "IOMMUDrivers", "VirtioBlock", "VirtioEntropy", "VirtioIOMMU", "NVMe", "VirtioPCI", "VirtioMMIO"],
+  ["PCI", "IOMMUs", "Storage", "VirtioServing", "SocketMessages"],
+  [
+    "VirtioDrivers", "IOMMUDrivers", "VirtioBlock", "VirtioEntropy", "VirtioIOMMU", "NVMe", "VirtioPCI", "VirtioMMIO",
+    "VhostUser", "VfioUser",
+  ],
   ["DeviceCatalog", "VhostUserBackend", "VhostUserFrontend"],
   ["Machine", "VhostUserCheck"],
   ["sluice"],
@@ -19,7 +22,7 @@ private let folders = [
 
 /// Modules of other packages, and the targets that may use them.
 private let outside: [String: Set<String>] = [
-  "Logging": ["VirtioServing", "VhostUserBackend", "VirtioPCI", "VirtioMMIO", "Machine", "sluice"],
+  "Logging": ["VirtioServing", "VhostUserBackend", "VfioUser", "VirtioPCI", "VirtioMMIO", "Machine", "sluice"],
   "ArgumentParser": ["sluice"],
 ]
 

@@ -7,7 +7,9 @@ import VirtioTestKit
 
   init() throws { folder = try TemporaryFolder() }
 
-  private static let fast = ["--only", "split", "--only", "invalidate-lazy", "--only", "unknown-request", "--timeout", "60"]
+  private static let fast = [
+    "--only", "split", "--only", "invalidate-lazy", "--only", "unknown-request", "--timeout", "60",
+  ]
 
   /// Examines a disk that is served with these words.
   private func check(_ words: [String], disk: [String] = []) throws -> Command.Result {

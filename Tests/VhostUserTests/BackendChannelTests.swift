@@ -1,5 +1,6 @@
 import DMA
 import HostIO
+import SocketMessages
 import Testing
 
 @testable import VhostUser
@@ -9,7 +10,7 @@ import Testing
 private final class ChannelRig {
   let channel: BackendChannel
   let theirs: UnixSocket
-  var stream: MessageStream
+  var stream: MessageStream<MessageHeader>
 
   init() throws {
     let (ours, theirs) = try UnixSocket.pair()

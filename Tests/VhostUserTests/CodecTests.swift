@@ -1,3 +1,4 @@
+import SocketMessages
 import Testing
 
 @testable import VhostUser

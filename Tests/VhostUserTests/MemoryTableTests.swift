@@ -1,5 +1,6 @@
 import DMA
 import HostIO
+import SocketMessages
 import Testing
 import VhostUser
 

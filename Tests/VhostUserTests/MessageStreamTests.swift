@@ -1,4 +1,5 @@
 import HostIO
+import SocketMessages
 import Testing
 import VirtioTestKit
 
@@ -21,7 +22,7 @@ private struct Sent: Equatable {
     Sent(request: translation, payload: [UInt8](repeating: UInt8(truncatingIfNeeded: n), count: 32), descriptors: 0)
   }
 
-  private func take(_ stream: inout MessageStream) throws -> Sent? {
+  private func take(_ stream: inout MessageStream<MessageHeader>) throws -> Sent? {
     guard let message = try stream.next() else { return nil }
     return Sent(request: message.header.request, payload: message.payload, descriptors: message.descriptors.count)
   }
@@ -32,7 +33,7 @@ private struct Sent: Equatable {
     var random = SeededGenerator(seed)
     let files = [try EventFD(), try EventFD(), try EventFD()]
     var expected: [Sent] = []
-    var stream = MessageStream(ours)
+    var stream = MessageStream<MessageHeader>(ours)
     var heard: [Sent] = []
     for n in 0..<300 {
       let sent: Sent
@@ -68,7 +69,7 @@ private struct Sent: Equatable {
   @Test("Of messages sent as one piece the first one has the descriptors")
   func onePiece() throws {
     let (ours, theirs) = try UnixSocket.pair()
-    var stream = MessageStream(ours)
+    var stream = MessageStream<MessageHeader>(ours)
     let file = try EventFD()
     for n in 0..<2 { try theirs.send(Self.translation(n).bytes.span) }
     for _ in 0..<2 { _ = try take(&stream) }
@@ -85,12 +86,12 @@ private struct Sent: Equatable {
   func ends() throws {
     for isCut in [false, true] {
       let (ours, theirs) = try UnixSocket.pair()
-      var stream = MessageStream(ours)
+      var stream = MessageStream<MessageHeader>(ours)
       for n in 0..<3 { try theirs.send(Self.translation(n).bytes.span) }
       if isCut { try theirs.send(Array(Self.translation(9).bytes.prefix(30)).span) }
       theirs.shutdown()
       for n in 0..<3 { #expect(try take(&stream) == Self.translation(n)) }
-      do throws(MessageStream.Ending) {
+      do throws(StreamEnding) {
         _ = try stream.next()
         Issue.record("no end")
       } catch {

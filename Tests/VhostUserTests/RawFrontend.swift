@@ -2,6 +2,7 @@ import DMA
 import Foundation
 import HostIO
 import Logging
+import SocketMessages
 import Testing
 import Virtio
 import VirtioServing

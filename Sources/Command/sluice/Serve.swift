@@ -21,7 +21,7 @@ struct Serve: ParsableCommand {
 
   /// The commands of all devices that can be served: those with options of their own, and the rest of the catalogue.
   static let devices: [any DeviceCommand.Type] =
-    [ServeBlock.self]
+    [ServeBlock.self, ServeNVMe.self]
     + DeviceKind.all.compactMap { kind in
       guard case .optionless(let device, _)? = kind.model else { return nil }
       return command(device)
@@ -52,30 +52,23 @@ struct Served {
   var facts: @Sendable () -> [ReportFact] = { [] }
 }
 
-/// Serves a device until a signal or the end of the last front-end.
+/// A server that is about to run, and the socket that it runs on.
+struct Service {
+  var server: any DeviceServer
+  var socket: InheritedSocket
+  /// Where the socket is, if it was made here.
+  var path: String?
+  /// What the server is doing, where it can say so.
+  var report: (@Sendable () -> ServingReport)?
+}
+
+/// Serves a device over vhost-user until a signal or the end of the last front-end.
 ///
 /// `makeDevice` comes first and the socket last, so that a mistake leaves nothing behind.
 func serve(_ name: String, _ options: SocketOptions, _ makeDevice: (Logger) throws -> Served) throws {
-  // Signals are blocked before any thread starts, so that every thread inherits that.
-  let signals: SignalFD
-  let output: CommandLog
-  do {
-    signals = try SignalFD([SIGTERM, SIGINT, SIGHUP, SIGUSR1])
-    output = try CommandLog(name, format: options.logFormat)
-  } catch {
-    throw Failure.host("cannot wait for signals: \(error)")
-  }
-  // A server limits its own lines.
-  let unlimited = output.logger(options.logLevel)
-  let limited = LimitedLog(unlimited)
-  defer {
-    limited.settle()
-    output.flush()
-  }
-  let log = limited.logger
-  let served = try makeDevice(log)
-  let socket = try options.open()
-  do {
+  try serve(name, options.logLevel, options.logFormat) { log, unlimited in
+    let served = try makeDevice(log)
+    let socket = try options.open()
     var backend = BackendOptions(
       name: name, accessPlatform: options.platform, translations: options.translations, once: options.once
     )
@@ -92,17 +85,50 @@ func serve(_ name: String, _ options: SocketOptions, _ makeDevice: (Logger) thro
     let server = try VhostUserServer(
       served.device, on: socket, options: backend, log: unlimited, facts: { served.facts() + [place] }
     ) { report, form in form == .json ? report.json : report.words }
+    return Service(server: server, socket: socket, path: options.socketPath, report: { server.statistics })
+  }
+}
+
+/// Runs the server that `start` makes until a signal, or until it ends by itself.
+///
+/// - Parameter start: is given a logger for itself, and one for a server, which limits its own lines.
+func serve(
+  _ name: String, _ level: LogLevel, _ format: LogFormat,
+  _ start: (_ log: Logger, _ unlimited: Logger) throws -> Service
+) throws {
+  // Signals are blocked before any thread starts, so that every thread inherits that.
+  let signals: SignalFD
+  let output: CommandLog
+  do {
+    signals = try SignalFD([SIGTERM, SIGINT, SIGHUP, SIGUSR1])
+    output = try CommandLog(name, format: format)
+  } catch {
+    throw Failure.host("cannot wait for signals: \(error)")
+  }
+  let unlimited = output.logger(level)
+  let limited = LimitedLog(unlimited)
+  defer {
+    limited.settle()
+    output.flush()
+  }
+  let log = limited.logger
+  do {
+    let service = try start(log, unlimited)
+    let server = service.server
     let ended = try EventFD()
     let outcome = Outcome()
     let thread = try WorkerThread(name: "\(name) control") {
-      do { try server.run() } catch { outcome.set("\(error)") }
+      do throws(HostError) { try server.run() } catch { outcome.set("\(error)") }
       ended.signal()
     }
-    if let path = options.socketPath { log.info("listening on \(path)") }
-    let removeSocket = { if case .listening(let listener) = socket { listener.removeFile() } }
-    var stop = StopWatch(server: server, log: log)
+    if let path = service.path { log.info("listening on \(path)") }
+    let removeSocket = { if case .listening(let listener) = service.socket { listener.removeFile() } }
+    var stop = StopWatch(service, log: log)
     try waitForEnd(of: ended, signals) { signal in
-      if signal == SIGUSR1 { return output.report(server.statistics) }
+      if signal == SIGUSR1 {
+        if let report = service.report { output.report(report()) }
+        return
+      }
       guard stop.begin(signal) else {
         // What holds a request up may hold the other threads up too: do not wait for them.
         log.warning("a second signal: ending at once, with requests under way")
@@ -146,13 +172,13 @@ private func waitForEnd(
 
 /// A stop that was asked for, and what it waits for.
 private struct StopWatch {
-  let server: VhostUserServer
+  let service: Service
   let log: Logger
   private var isStopping = false
   private var isTold = false
 
-  init(server: VhostUserServer, log: Logger) {
-    self.server = server
+  init(_ service: Service, log: Logger) {
+    self.service = service
     self.log = log
   }
 
@@ -161,7 +187,7 @@ private struct StopWatch {
     guard !isStopping else { return false }
     isStopping = true
     log.debug("signal \(signal): stopping")
-    server.stop()
+    service.server.stop()
     return true
   }
 
@@ -169,7 +195,7 @@ private struct StopWatch {
   mutating func tell() {
     guard isStopping, !isTold else { return }
     isTold = true
-    let waiting = server.statistics.queues.compactMap { queue -> String? in
+    let waiting = (service.report?().queues ?? []).compactMap { queue -> String? in
       let count = queue.counts.requests &- queue.counts.completions
       return count == 0 ? nil : "\(counted(count, "request")) of virtqueue \(queue.index)"
     }

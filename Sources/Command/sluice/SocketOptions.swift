@@ -118,32 +118,34 @@ struct SocketOptions: ParsableArguments {
 
   /// Opens the socket that the options name. Call it last: it creates a file, and an earlier error must leave none
   /// behind.
-  func open() throws -> InheritedSocket {
-    let passed = Self.passedDescriptors()
-    switch (socketPath, fd) {
+  func open() throws -> InheritedSocket { try Self.open(path: socketPath, option: "--socket-path", fd: fd) }
+
+  /// The socket at a path that `option` names, or an open descriptor, or the one that the service manager passed.
+  static func open(path: String?, option: String, fd: Int32?) throws -> InheritedSocket {
+    let passed = passedDescriptors()
+    switch (path, fd) {
     case (.some, .some):
-      throw Failure.usage("--socket-path and --fd exclude each other; give one of them")
+      throw Failure.usage("\(option) and --fd exclude each other; give one of them")
     case (.some(let path), nil):
-      guard !path.isEmpty else { throw Failure.usage("--socket-path is empty; give the path of the socket to create") }
+      guard !path.isEmpty else { throw Failure.usage("\(option) is empty; give the path of the socket to create") }
       do {
         return .listening(try UnixListener(path: path))
       } catch {
-        throw Self.failure(error, path)
+        throw failure(error, path, option)
       }
     case (nil, .some(let number)):
       guard number != 1, number != 2 else {
         throw Failure.usage("--fd \(number) is this command's own output; pass the socket as descriptor 3 or above")
       }
-      return try Self.adopt(number, "--fd \(number)")
+      return try adopt(number, "--fd \(number)")
     case (nil, nil):
       guard let number = passed.first else {
-        throw Failure.usage(
-          "no socket; give --socket-path PATH, or --fd NUMBER for a socket that is already open")
+        throw Failure.usage("no socket; give \(option) PATH, or --fd NUMBER for a socket that is already open")
       }
       guard passed.count == 1 else {
         throw Failure.usage("LISTEN_FDS passes \(passed.count) sockets; pass one, because a device has one front-end")
       }
-      return try Self.adopt(number, "the socket passed with LISTEN_FDS")
+      return try adopt(number, "the socket passed with LISTEN_FDS")
     }
   }
 
@@ -156,17 +158,17 @@ struct SocketOptions: ParsableArguments {
     }
   }
 
-  private static func failure(_ error: HostError, _ path: String) -> Failure {
+  private static func failure(_ error: HostError, _ path: String, _ option: String) -> Failure {
     switch error.errno {
     case .addressInUse:
-      .host("\(path) is busy: another process listens on it; stop that process, or choose another --socket-path")
-    case .fileExists: .host("\(path) exists and is not a socket; choose another --socket-path")
+      .host("\(path) is busy: another process listens on it; stop that process, or choose another \(option)")
+    case .fileExists: .host("\(path) exists and is not a socket; choose another \(option)")
     case .fileNameTooLong:
-      .usage("\(path) is too long for a socket (107 bytes); choose a shorter --socket-path")
+      .usage("\(path) is too long for a socket (107 bytes); choose a shorter \(option)")
     case .noSuchFileOrDirectory, .notDirectory:
-      .host("the directory of \(path) does not exist; create it or choose another --socket-path")
+      .host("the directory of \(path) does not exist; create it or choose another \(option)")
     case .permissionDenied, .notPermitted:
-      .host("this user may not create \(path) (\(error.reason)); choose another --socket-path")
+      .host("this user may not create \(path) (\(error.reason)); choose another \(option)")
     default: .host("cannot listen on \(path): \(error.reason)")
     }
   }

@@ -6,6 +6,22 @@ public struct MappingError: Error, Hashable, Sendable {
   public var code: Int32
 }
 
+/// Which file a descriptor is of, and how long it is now.
+public struct FileIdentity: Hashable, Sendable {
+  public let device: UInt64
+  public let inode: UInt64
+  public let byteCount: UInt64
+
+  /// - Parameter descriptor: an open descriptor, which stays the caller's.
+  public init(of descriptor: Int32) throws(MappingError) {
+    var (device, inode, size, page): (UInt64, UInt64, UInt64, UInt64) = (0, 0, 0, 0)
+    // Safe: the out-pointers are locals that live through the call.
+    let status = unsafe clx_file_identity(descriptor, &device, &inode, &size, &page)
+    guard status == 0 else { throw MappingError(code: -status) }
+    (self.device, self.inode, byteCount) = (device, inode, size)
+  }
+}
+
 /// A run of this process's memory: a shared mapping of a file that a peer sent, or memory of our own. Ends with the
 /// object.
 ///

@@ -59,6 +59,8 @@ extension Errno {
   public static var noMemory: Self { Self(rawValue: ENOMEM) }
   /// ENOENT.
   public static var noSuchFileOrDirectory: Self { Self(rawValue: ENOENT) }
+  /// ENOSPC.
+  public static var noSpace: Self { Self(rawValue: ENOSPC) }
   /// ENOTDIR.
   public static var notDirectory: Self { Self(rawValue: ENOTDIR) }
   /// EPERM.

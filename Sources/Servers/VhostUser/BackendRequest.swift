@@ -1,3 +1,5 @@
+public import SocketMessages
+
 /// A request of the back-end, on the socket that SET_BACKEND_REQ_FD brought.
 ///
 /// The front-end's answer, if one is asked for, is a word: 0 is success.

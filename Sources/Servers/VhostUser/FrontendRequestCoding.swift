@@ -1,3 +1,5 @@
+public import SocketMessages
+
 extension FrontendRequest {
   /// Reads a request from its number and payload.
   ///

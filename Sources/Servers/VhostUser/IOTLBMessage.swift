@@ -1,3 +1,5 @@
+public import SocketMessages
+
 /// One line of the conversation about address translation: a question, an answer, or the end of an answer's validity.
 public struct IOTLBMessage: Payload {
   /// What a message says.

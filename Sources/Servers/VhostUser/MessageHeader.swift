@@ -1,5 +1,7 @@
+public import SocketMessages
+
 /// The twelve bytes in front of every message: request, flags, payload size, in the machine's byte order.
-public struct MessageHeader: Hashable, Sendable {
+public struct MessageHeader: Hashable, FixedHeader {
   /// The request number; which table it is looked up in depends on the socket.
   public var request: UInt32
   /// Version (low two bits), `reply` and `needReply`.
@@ -59,6 +61,10 @@ public struct MessageHeader: Hashable, Sendable {
 }
 
 extension MessageHeader {
+  /// A message has at most eight descriptors; more than this many are an attack on our table of open files.
+  package static var descriptorLimit: Int { 32 }
+  package var payloadByteCount: Int { Int(size) }
+
   /// A whole message: header and payload.
   package static func frame(request: UInt32, flags: UInt32, payload: [UInt8]) -> [UInt8] {
     MessageHeader(request: request, flags: version | flags, size: UInt32(truncatingIfNeeded: payload.count)).encoded

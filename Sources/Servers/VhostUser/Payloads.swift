@@ -1,3 +1,5 @@
+public import SocketMessages
+
 /// A virtqueue and a number: its size, an index, or on and off.
 public struct VringState: Payload {
   /// The virtqueue.

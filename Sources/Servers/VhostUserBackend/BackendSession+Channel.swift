@@ -1,5 +1,6 @@
 internal import HostIO
 internal import Logging
+internal import SocketMessages
 internal import VhostUser
 
 /// The back-end's channel as the control thread sees it.
@@ -30,7 +31,7 @@ extension BackendSession {
   /// always precedes the answer to its question.
   func serveChannel(_ stop: EventFD) throws(Ending) {
     var replies: [BackendChannel.PendingReply] = []
-    do throws(MessageStream.Ending) {
+    do throws(StreamEnding) {
       while let message = try channelStream?.next() {
         guard message.header.isReply, let told = channel.takeAwaited() else {
           throw .peer(

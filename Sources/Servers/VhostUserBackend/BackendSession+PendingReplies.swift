@@ -1,4 +1,5 @@
 internal import HostIO
+internal import SocketMessages
 internal import VhostUser
 internal import VirtioServing
 
@@ -12,12 +13,12 @@ enum OwedAnswer {
 
 /// A message that waits until the requests before it are done.
 final class DeferredMessage {
-  private var message: IncomingMessage?
+  private var message: IncomingMessage<MessageHeader>?
 
-  init(_ message: consuming IncomingMessage) { self.message = consume message }
+  init(_ message: consuming IncomingMessage<MessageHeader>) { self.message = consume message }
 
   var request: UInt32? { message?.header.request }
-  func take() -> IncomingMessage? { message.take() }
+  func take() -> IncomingMessage<MessageHeader>? { message.take() }
 }
 
 /// Answers come in the order of their requests, so what follows a request that is not done waits behind it. IOTLB

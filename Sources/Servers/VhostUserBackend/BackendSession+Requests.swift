@@ -1,5 +1,6 @@
 internal import HostIO
 internal import Logging
+internal import SocketMessages
 internal import VhostUser
 internal import Virtio
 internal import VirtioServing

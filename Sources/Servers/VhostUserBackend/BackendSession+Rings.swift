@@ -1,6 +1,7 @@
 internal import DMA
 internal import HostIO
 internal import Logging
+internal import SocketMessages
 internal import VhostUser
 internal import Virtio
 internal import VirtioServing

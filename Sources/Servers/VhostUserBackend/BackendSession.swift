@@ -1,6 +1,7 @@
 internal import DMA
 internal import HostIO
 internal import Logging
+internal import SocketMessages
 internal import VhostUser
 internal import Virtio
 internal import VirtioServing
@@ -34,10 +35,10 @@ final class BackendSession {
   let report: BackendReport
   let poller: Poller
   private let socket: UnixSocket
-  private var stream: MessageStream
+  private var stream: MessageStream<MessageHeader>
   private var answers: AnswerQueue
   private var watched: Readiness = .readable
-  var channelStream: MessageStream?
+  var channelStream: MessageStream<MessageHeader>?
   var watchesChannelRoom = false
   /// Runs while the channel is lost and the connection is not known to be.
   var channelTimer: TimerFD?
@@ -242,10 +243,10 @@ final class BackendSession {
   /// Whether this host had no descriptor left for one that the front-end sent.
   private(set) var ranShort = false
 
-  private func nextMessage() throws(Ending) -> IncomingMessage? {
+  private func nextMessage() throws(Ending) -> IncomingMessage<MessageHeader>? {
     try rethrowing(
       stream.next(),
-      as: { (ending: MessageStream.Ending) -> Ending in
+      as: { (ending: StreamEnding) -> Ending in
         switch ending {
         case .closed: return .closed
         case .cut: return .failed("the front-end closed it in the middle of a message")
@@ -257,7 +258,7 @@ final class BackendSession {
       })
   }
 
-  func handle(_ message: consuming IncomingMessage, _ stop: EventFD) throws(Ending) {
+  func handle(_ message: consuming IncomingMessage<MessageHeader>, _ stop: EventFD) throws(Ending) {
     let header = message.header
     if header.request == FrontendRequest.Kind.iotlb.rawValue {
       try awaitQuickStops(stop)

@@ -1,4 +1,5 @@
 internal import DMA
+internal import SocketMessages
 internal import Synchronization
 internal import VhostUser
 

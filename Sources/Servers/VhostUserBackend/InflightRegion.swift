@@ -1,5 +1,6 @@
 internal import DMA
 internal import HostIO
+internal import SocketMessages
 internal import VhostUser
 internal import Virtio
 

@@ -1,4 +1,5 @@
 internal import DMA
+internal import SocketMessages
 internal import VhostUser
 internal import Virtio
 

@@ -1,5 +1,6 @@
 internal import DMA
 internal import HostIO
+internal import SocketMessages
 internal import Synchronization
 internal import VhostUser
 
@@ -129,7 +130,7 @@ final class FrontendConnection: Sendable {
   }
 
   /// Matches an answer with its request.
-  func take(_ message: consuming IncomingMessage) throws(FrontendError) {
+  func take(_ message: consuming IncomingMessage<MessageHeader>) throws(FrontendError) {
     let name = FrontendRequest.name(of: message.header.request)
     guard message.header.isReply else {
       throw .violation(ProtocolError(name, "a request came on the front-end's socket"))
@@ -179,7 +180,7 @@ protocol FrontendChannelDelegate: AnyObject, Sendable {
 /// An answer that a thread waits for.
 final class FrontendAnswer: Sendable {
   private struct State: ~Copyable {
-    var message: IncomingMessage?
+    var message: IncomingMessage<MessageHeader>?
     var failure: FrontendError?
   }
   private let state = Mutex(State())
@@ -187,7 +188,7 @@ final class FrontendAnswer: Sendable {
 
   init() throws(FrontendError) { done = try rethrowing(EventFD(), as: FrontendError.host) }
 
-  func succeed(_ message: consuming IncomingMessage) {
+  func succeed(_ message: consuming IncomingMessage<MessageHeader>) {
     var message = Optional(message)
     state.withLock { $0.message = message.take() }
     done.signal()
@@ -199,9 +200,9 @@ final class FrontendAnswer: Sendable {
   }
 
   /// Waits until it is here.
-  func wait(for name: String, timeout: Duration) throws(FrontendError) -> IncomingMessage {
+  func wait(for name: String, timeout: Duration) throws(FrontendError) -> IncomingMessage<MessageHeader> {
     guard try rethrowing(done.wait(timeout: timeout), as: FrontendError.host) else { throw .timedOut(name) }
-    var taken: IncomingMessage?
+    var taken: IncomingMessage<MessageHeader>?
     let failure = state.withLock { state in
       taken = state.message.take()
       return state.failure

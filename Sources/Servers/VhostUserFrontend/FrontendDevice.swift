@@ -1,5 +1,6 @@
 public import DMA
 public import HostIO
+internal import SocketMessages
 public import VhostUser
 public import Virtio
 

@@ -1,5 +1,6 @@
 public import HostIO
-public import VhostUser
+public import SocketMessages
+internal import VhostUser
 
 /// Why a front-end could not do what it was asked to.
 ///

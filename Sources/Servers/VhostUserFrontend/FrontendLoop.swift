@@ -1,5 +1,6 @@
 internal import DMA
 internal import HostIO
+internal import SocketMessages
 internal import VhostUser
 
 /// What the thread of a front-end's connection waits for, and what it does then.
@@ -9,9 +10,9 @@ struct FrontendLoop: ~Copyable {
   private let connection: FrontendConnection
   private let delegate: any FrontendChannelDelegate
   private let poller: Poller
-  private var main: MessageStream
+  private var main: MessageStream<MessageHeader>
   /// Messages of the back-end's channel; nil while there is none, and when it was given up.
-  private var channel: MessageStream?
+  private var channel: MessageStream<MessageHeader>?
   /// The channel that is watched, or was.
   private var channelSocket: UnixSocket?
 
@@ -75,7 +76,9 @@ struct FrontendLoop: ~Copyable {
     channel = consume stream
   }
 
-  private static func request(in message: borrowing IncomingMessage) throws(FrontendError) -> BackendRequest {
+  private static func request(
+    in message: borrowing IncomingMessage<MessageHeader>
+  ) throws(FrontendError) -> BackendRequest {
     let request = message.header.request
     guard !message.header.isReply else {
       throw .violation(ProtocolError(BackendRequest.name(of: request), "an answer to nothing"))
@@ -83,10 +86,12 @@ struct FrontendLoop: ~Copyable {
     return try rethrowing(BackendRequest(request: request, payload: message.payload), as: FrontendError.violation)
   }
 
-  private static func next(_ stream: inout MessageStream) throws(FrontendError) -> IncomingMessage? {
+  private static func next(
+    _ stream: inout MessageStream<MessageHeader>
+  ) throws(FrontendError) -> IncomingMessage<MessageHeader>? {
     try rethrowing(
       stream.next(),
-      as: { (ending: MessageStream.Ending) -> FrontendError in
+      as: { (ending: StreamEnding) -> FrontendError in
         switch ending {
         case .closed, .cut: .closed("")
         case .host(let error): .host(error)

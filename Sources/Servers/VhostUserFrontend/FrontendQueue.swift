@@ -1,5 +1,6 @@
 internal import DMA
 public import HostIO
+internal import SocketMessages
 internal import Synchronization
 internal import VhostUser
 public import Virtio

@@ -45,6 +45,9 @@ public final class ConfigurationSpace: Sendable {
     self.intx = intx
   }
 
+  /// 256, or 4096 with a PCI Express capability.
+  public var byteCount: Int { state.withLock { $0.bytes.count } }
+
   /// Reads `width` bytes, little-endian.
   public func read(at offset: Int, width: Int) -> UInt32 {
     state.withLock { state in

@@ -1,10 +1,10 @@
-/// The byte order of vhost-user's numbers.
+/// The byte order of the numbers in messages between processes of one machine.
 package let machineIsBigEndian = UInt16(bigEndian: 1) == 1
 
 /// Reads a message's payload front to back, in the machine's byte order, and notices when it is too short or too long.
 ///
-/// vhost-user talks to another process of the same machine, so its numbers have the machine's byte order; virtio's own
-/// structures are little-endian and are read with `WireReader`.
+/// vhost-user and vfio-user talk to another process of the same machine, so their numbers have the machine's byte order;
+/// virtio's own structures are little-endian and are read with `WireReader`.
 package struct PayloadReader {
   private let bytes: [UInt8]
   private let message: String
@@ -46,7 +46,9 @@ package struct PayloadReader {
 
 /// Writes a payload, in the machine's byte order.
 package struct PayloadWriter {
-  private(set) var bytes: [UInt8] = []
+  package private(set) var bytes: [UInt8] = []
+
+  package init() {}
 
   package mutating func put<T: FixedWidthInteger>(_ value: T) {
     for index in 0..<T.bitWidth / 8 {

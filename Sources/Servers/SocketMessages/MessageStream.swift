@@ -1,44 +1,54 @@
 internal import DMA
 package import HostIO
 
+/// The fixed bytes in front of each message of a protocol.
+package protocol FixedHeader: Sendable {
+  /// Its bytes on the wire.
+  static var byteCount: Int { get }
+  /// Descriptors that a message has at most.
+  static var descriptorLimit: Int { get }
+  /// Reads a header from ``byteCount`` bytes.
+  init(decoding bytes: [UInt8]) throws(ProtocolError)
+  /// Bytes that follow it: bounded, because room is made for them at once.
+  var payloadByteCount: Int { get }
+}
+
 /// A message as it came: header, payload, and the descriptors beside it, which are closed with it unless they are
 /// taken.
-package struct IncomingMessage: ~Copyable {
-  package var header: MessageHeader
+package struct IncomingMessage<Header: FixedHeader>: ~Copyable {
+  package var header: Header
   package var payload: [UInt8]
   package var descriptors: FileDescriptorList
+}
+
+/// Why no more messages come.
+package enum StreamEnding: Error {
+  /// The peer closed, between two messages.
+  case closed
+  /// The peer closed within a message.
+  case cut
+  case host(HostError)
+  case peer(ProtocolError)
 }
 
 /// Takes messages off a socket without waiting, in pieces of any size.
 ///
 /// A header and its payload are received with separate calls, so that descriptors are never credited to the wrong
 /// message: they travel with a message's first byte.
-package struct MessageStream: ~Copyable {
-  package enum Ending: Error {
-    /// The peer closed, between two messages.
-    case closed
-    /// The peer closed within a message.
-    case cut
-    case host(HostError)
-    case peer(ProtocolError)
-  }
-
-  /// A message has at most eight descriptors; more than this many are an attack on our table of open files.
-  private static let descriptorLimit = 32
-
+package struct MessageStream<Header: FixedHeader>: ~Copyable {
   package let socket: UnixSocket
-  private var header: MessageHeader?
+  private var header: Header?
   private var bytes: [UInt8] = []
   private var filled = 0
   private var descriptors = FileDescriptorList()
 
   package init(_ socket: UnixSocket) {
     self.socket = socket
-    bytes = [UInt8](repeating: 0, count: MessageHeader.byteCount)
+    bytes = [UInt8](repeating: 0, count: Header.byteCount)
   }
 
   /// The next message, or nil when it is not all here yet.
-  package mutating func next() throws(Ending) -> IncomingMessage? {
+  package mutating func next() throws(StreamEnding) -> IncomingMessage<Header>? {
     while true {
       while filled < bytes.count {
         switch try receive() {
@@ -46,20 +56,20 @@ package struct MessageStream: ~Copyable {
         case .closed: throw header == nil && filled == 0 ? .closed : .cut
         case .bytes(let count): filled += count
         }
-        guard descriptors.count <= Self.descriptorLimit else {
+        guard descriptors.count <= Header.descriptorLimit else {
           throw .peer(
-            ProtocolError("message", "\(descriptors.count) descriptors are more than \(Self.descriptorLimit)"))
+            ProtocolError("message", "\(descriptors.count) descriptors are more than \(Header.descriptorLimit)"))
         }
       }
       if let header { return finish(header) }
-      let decoded = try rethrowing(MessageHeader(decoding: bytes), as: Ending.peer)
+      let decoded = try rethrowing(Header(decoding: bytes), as: StreamEnding.peer)
       header = decoded
-      bytes = [UInt8](repeating: 0, count: Int(decoded.size))
+      bytes = [UInt8](repeating: 0, count: decoded.payloadByteCount)
       filled = 0
     }
   }
 
-  private mutating func receive() throws(Ending) -> UnixSocket.Received {
+  private mutating func receive() throws(StreamEnding) -> UnixSocket.Received {
     var room: [UInt8] = []
     swap(&room, &bytes)
     defer { swap(&room, &bytes) }
@@ -73,12 +83,12 @@ package struct MessageStream: ~Copyable {
     }
   }
 
-  private mutating func finish(_ header: MessageHeader) -> IncomingMessage {
+  private mutating func finish(_ header: Header) -> IncomingMessage<Header> {
     let payload = bytes
     var taken = FileDescriptorList()
     while let one = descriptors.takeFirst() { taken.append(one) }
     self.header = nil
-    bytes = [UInt8](repeating: 0, count: MessageHeader.byteCount)
+    bytes = [UInt8](repeating: 0, count: Header.byteCount)
     filled = 0
     return IncomingMessage(header: header, payload: payload, descriptors: taken)
   }

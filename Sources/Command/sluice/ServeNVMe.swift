@@ -1,0 +1,41 @@
+import ArgumentParser
+import HostIO
+import Logging
+import NVMe
+import Storage
+import VfioUser
+
+/// `sluice serve nvme`.
+struct ServeNVMe: DeviceCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "nvme",
+    abstract: "Serve an NVMe controller over vfio-user: a disk backed by a raw file or a block device.",
+    usage: "sluice serve nvme --blk-file <path> --vfio-user <path> [<options>]",
+    discussion: """
+      The controller is a PCI function with one namespace. It reaches the guest's memory only where the client (QEMU \
+      10.1 or later: vfio-user-pci) has mapped it for the device: behind an IOMMU, the pages that the guest mapped. \
+      There is no migration, and guest memory must be shared.
+      """)
+  static let capabilities = (type: "nvme", features: ["read-only", "blk-file"])
+
+  @OptionGroup var disk: DiskArguments
+
+  @OptionGroup var socket: VfioUserOptions
+
+  func run() throws {
+    try disk.check()
+    try serve("nvme", socket.logLevel, socket.logFormat) { log, unlimited in
+      let options = NVMeOptions(disk.options(log))
+      let opened = try socket.open()
+      let server = try VfioUserServer(on: opened, once: socket.once, log: unlimited) { master in
+        do throws(NVMeError) {
+          return try NVMeController(options, on: master)
+        } catch {
+          guard case .disk(let error) = error else { throw Failure.host("\(error)") }
+          throw disk.failure(error)
+        }
+      }
+      return Service(server: server, socket: opened, path: socket.path)
+    }
+  }
+}

@@ -1,0 +1,169 @@
+internal import DMA
+internal import HostIO
+internal import IOMMUInterface
+internal import Synchronization
+
+/// The client's memory as the device may reach it: what DMA_MAP and DMA_UNMAP say, and nothing else.
+///
+/// Each file that comes with a mapping is mapped here once, whole, as a region of a physical memory of our own making;
+/// the mappings are those of an IOMMU's domain in front of the device. So a map costs an entry of a list, and an unmap
+/// returns when no request under way uses the range any more, as for every other IOMMU. Control thread only, but for
+/// what the domain does.
+final class ClientMemory: IOMMU {
+  /// Why a mapping was refused, as the error number of the reply.
+  struct Refusal: Error {
+    var errno: Errno
+    var reason: String
+  }
+  /// A file of the client's.
+  private struct File {
+    var device: UInt64
+    var inode: UInt64
+    var isWritable: Bool
+    var base: UInt64
+    var byteCount: UInt64
+  }
+  private struct State {
+    var files: [File] = []
+    /// Where the next file's region may start.
+    var next: UInt64 = 0
+  }
+  let memory = GuestMemory()
+  let domain: Domain
+  private let state = Mutex(State())
+  /// Mappings at most, those without a file included.
+  static let maxMappings = 65_535
+  /// Files at most.
+  static let maxFiles = 64
+
+  init() { domain = Domain(memory, maxMappings: Self.maxMappings) }
+
+  // MARK: IOMMU
+
+  func adopt(_ endpoint: EndpointSpace) { domain.attach(endpoint) }
+  func release(_ endpoint: EndpointSpace) { domain.detach(endpoint, to: .blocked(.stopped)) }
+
+  // MARK: Mappings
+
+  /// Mappings in force, those without a file included.
+  var mappings: Int { domain.mappings }
+
+  /// Makes `request` effective.
+  ///
+  /// - Parameter descriptor: the file that came along, or nil.
+  func map(_ request: MapRequest, _ descriptor: consuming FileDescriptor?) throws(Refusal) {
+    try check(request.address, request.size)
+    guard request.flags & ~0xf == 0 else {
+      throw Refusal(errno: .invalidArgument, reason: "its flags are \(String(request.flags, radix: 16))")
+    }
+    guard let descriptor else {
+      guard request.flags & (MapRequest.byMapping | MapRequest.byFile) == 0 else {
+        throw Refusal(errno: .invalidArgument, reason: "it is to be reached through a descriptor, and none came")
+      }
+      // Taken, so that a later unmap fits, and reachable for nothing.
+      return try map(request, to: GuestAddress(0), permissions: [])
+    }
+    guard request.offset & 4095 == 0, request.offset <= UInt64.max - request.size else {
+      throw Refusal(errno: .invalidArgument, reason: "its offset is \(request.offset)")
+    }
+    var permissions: DMAPermissions = []
+    if request.flags & MapRequest.readable != 0 { permissions.insert(.read) }
+    if request.flags & MapRequest.writable != 0 { permissions.insert(.write) }
+    let file = try file(of: descriptor, upTo: request.offset + request.size)
+    if permissions.contains(.write), !file.isWritable {
+      throw Refusal(errno: .permissionDenied, reason: "its file cannot be written")
+    }
+    try map(request, to: GuestAddress(file.base + request.offset), permissions: permissions)
+  }
+
+  private func map(
+    _ request: MapRequest, to guest: GuestAddress, permissions: DMAPermissions
+  ) throws(Refusal) {
+    do throws(DomainError) {
+      try domain.map(
+        DMAAddress(request.address), byteCount: request.size, to: guest, permissions: permissions)
+    } catch {
+      switch error {
+      case .overlap: throw Refusal(errno: .fileExists, reason: "some of it is mapped already")
+      case .full: throw Refusal(errno: .noSpace, reason: "there are \(Self.maxMappings) mappings already")
+      case .range, .split: throw Refusal(errno: .invalidArgument, reason: "\(error)")
+      }
+    }
+  }
+
+  /// Takes back everything inside `request`, and returns when nothing uses it any more. Where nothing is mapped nothing
+  /// happens: QEMU's AMD-Vi unmaps all of the address space, piece by piece, when a device changes its domain.
+  func unmap(_ request: UnmapRequest) throws(Refusal) {
+    if request.flags & UnmapRequest.everything != 0 { return domain.removeAll() }
+    guard request.flags == 0 else { throw Refusal(errno: .notSupported, reason: "there is no log of dirty pages") }
+    guard request.size > 0, request.address <= UInt64.max - (request.size - 1) else {
+      throw Refusal(errno: .invalidArgument, reason: "\(request.size) bytes at \(request.address)")
+    }
+    do throws(DomainError) {
+      try domain.unmap(from: DMAAddress(request.address), through: DMAAddress(request.address + (request.size - 1)))
+    } catch {
+      throw Refusal(errno: .invalidArgument, reason: "only a part of a mapping would go")
+    }
+  }
+
+  /// The client has gone: nothing of its memory is reachable, or mapped here, any more.
+  func removeAll() {
+    domain.removeAll()
+    state.withLock { $0 = State() }
+    try? memory.replace(with: [])
+  }
+
+  private func check(_ address: UInt64, _ size: UInt64) throws(Refusal) {
+    guard size > 0, size & 4095 == 0, address & 4095 == 0, address <= UInt64.max - (size - 1) else {
+      throw Refusal(errno: .invalidArgument, reason: "\(size) bytes at \(address) are not whole pages")
+    }
+  }
+
+  /// The region of the descriptor's file, which is mapped here if it is new, or was too short.
+  private func file(of descriptor: borrowing FileDescriptor, upTo end: UInt64) throws(Refusal) -> File {
+    let known = try rethrowing(FileIdentity(of: descriptor.rawValue), as: Self.refusal)
+    guard end <= known.byteCount else {
+      throw Refusal(errno: .invalidArgument, reason: "it ends at byte \(end) of a file of \(known.byteCount)")
+    }
+    let found = state.withLock { state in
+      state.files.last { $0.device == known.device && $0.inode == known.inode && end <= $0.byteCount }
+    }
+    if let found { return found }
+    guard state.withLock({ $0.files.count }) < Self.maxFiles else {
+      throw Refusal(errno: .noSpace, reason: "mappings are of \(Self.maxFiles) files already")
+    }
+    guard let byteCount = Int(exactly: known.byteCount) else {
+      throw Refusal(errno: .invalidArgument, reason: "its file has \(known.byteCount) bytes")
+    }
+    var isWritable = true
+    var mapping = try? HostMapping(descriptor: descriptor.rawValue, offset: 0, byteCount: byteCount)
+    if mapping == nil {
+      isWritable = false
+      mapping = try rethrowing(
+        HostMapping(descriptor: descriptor.rawValue, offset: 0, byteCount: byteCount, writable: false),
+        as: Self.refusal)
+    }
+    guard let mapping else { throw Refusal(errno: .invalidArgument, reason: "its file cannot be mapped") }
+    let base = state.withLock { $0.next }
+    // A gap, so that no run goes from one file into the next.
+    let (end, overflow) = base.addingReportingOverflow((known.byteCount + 0x1fff) & ~0xfff)
+    guard !overflow else { throw Refusal(errno: .noSpace, reason: "its file is too large") }
+    do throws(MemoryRegionError) {
+      try memory.add(
+        MemoryRegion(guestAddress: GuestAddress(base), byteCount: known.byteCount, mapping: mapping))
+    } catch {
+      throw Refusal(errno: .invalidArgument, reason: "\(error)")
+    }
+    let new = File(
+      device: known.device, inode: known.inode, isWritable: isWritable, base: base, byteCount: known.byteCount)
+    state.withLock { state in
+      state.files.append(new)
+      state.next = end
+    }
+    return new
+  }
+
+  private static func refusal(_ error: MappingError) -> Refusal {
+    Refusal(errno: Errno(rawValue: error.code), reason: "its file cannot be mapped")
+  }
+}

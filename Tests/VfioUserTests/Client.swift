@@ -1,0 +1,152 @@
+import DMA
+import DriverDMA
+import HostIO
+import IOMMUInterface
+import NVMe
+import PCI
+import SocketMessages
+import Storage
+import Testing
+import VirtioTestKit
+
+@testable import VfioUser
+
+/// A client of vfio-user, as a VMM is one: it sends a command and waits for its reply.
+final class Client: PCIFunctionAccess {
+  struct Failed: Error, Equatable {
+    var errno: Int32
+  }
+  private let socket: UnixSocket
+  private var next: UInt16 = 1
+  /// Commands sent.
+  private(set) var sent = 0
+
+  init(_ socket: UnixSocket) { self.socket = socket }
+
+  /// Connects, and agrees on a version.
+  convenience init(path: String) throws {
+    self.init(try UnixSocket.connect(to: path))
+    _ = try command(
+      .version, VersionRequest(text: #"{"capabilities":{"max_msg_fds":16,"some_day":[1,{"a":null}]}}"#).encoded)
+  }
+
+  func send(_ command: UInt16, _ payload: [UInt8], flags: UInt32 = 0, descriptors: [Int32] = []) throws -> UInt16 {
+    next &+= 1
+    sent += 1
+    let bytes = VfioHeader.frame(id: next, command: command, flags: flags, payload)
+    try socket.send(bytes.span, descriptors: descriptors, timeout: .seconds(20))
+    return next
+  }
+
+  func reply(to id: UInt16) throws -> [UInt8] {
+    var bytes = [UInt8](repeating: 0, count: VfioHeader.byteCount)
+    try fill(&bytes)
+    let header = try VfioHeader(decoding: bytes)
+    #expect(header.isReply && header.id == id)
+    var payload = [UInt8](repeating: 0, count: header.payloadByteCount)
+    if !payload.isEmpty { try fill(&payload) }
+    if header.hasFailed {
+      #expect(payload.isEmpty)
+      throw Failed(errno: Int32(header.error))
+    }
+    return payload
+  }
+
+  private func fill(_ bytes: inout [UInt8]) throws {
+    var none = FileDescriptorList()
+    var span = bytes.mutableSpan
+    #expect(try socket.receiveAll(into: &span, descriptors: &none, timeout: .seconds(20)))
+  }
+
+  @discardableResult
+  func command(_ command: VfioCommand, _ payload: [UInt8] = [], descriptors: [Int32] = []) throws -> [UInt8] {
+    try reply(to: send(command.rawValue, payload, descriptors: descriptors))
+  }
+
+  // MARK: PCIFunctionAccess
+
+  private func read(_ region: UInt32, _ offset: UInt64, _ width: Int) -> UInt32 {
+    do {
+      let access = RegionAccess(offset: offset, region: region, count: UInt32(width))
+      let bytes = try command(.readRegion, access.encoded).dropFirst(RegionAccess.byteCount)
+      return bytes.reversed().reduce(0) { $0 << 8 | UInt32($1) }
+    } catch {
+      return .max
+    }
+  }
+
+  private func write(_ region: UInt32, _ offset: UInt64, _ width: Int, _ value: UInt32) {
+    let access = RegionAccess(offset: offset, region: region, count: UInt32(width))
+    let bytes = (0..<width).map { UInt8(truncatingIfNeeded: value >> UInt32(8 * $0)) }
+    // Posted, as QEMU does it.
+    _ = try? send(VfioCommand.writeRegion.rawValue, access.encoded + bytes, flags: VfioHeader.noReply)
+  }
+
+  func readConfiguration(at offset: Int, width: Int) -> UInt32 {
+    read(VfioRegion.configuration, UInt64(offset), width)
+  }
+  func writeConfiguration(at offset: Int, width: Int, _ value: UInt32) {
+    write(VfioRegion.configuration, UInt64(offset), width, value)
+  }
+  func readBAR(_ index: Int, at offset: UInt64, width: Int) -> UInt32 { read(UInt32(index), offset, width) }
+  func writeBAR(_ index: Int, at offset: UInt64, width: Int, _ value: UInt32) {
+    write(UInt32(index), offset, width, value)
+  }
+}
+
+/// The client's half of a domain: each mapping is a DMA_MAP of a range of one memfd.
+final class ClientDomain: IOMMUDomain {
+  private let client: Client
+  private let file: Int32
+
+  init(_ client: Client, file: Int32) {
+    self.client = client
+    self.file = file
+  }
+
+  func map(_ address: DMAAddress, to guest: GuestAddress, count: UInt64, permissions: DMAPermissions) throws(DMAError) {
+    var flags: UInt32 = 0
+    if permissions.contains(.read) { flags |= MapRequest.readable }
+    if permissions.contains(.write) { flags |= MapRequest.writable }
+    let request = MapRequest(flags: flags, offset: guest.rawValue, address: address.rawValue, size: count)
+    do { try client.command(.mapDMA, request.encoded, descriptors: [file]) } catch { throw .iommu(address) }
+  }
+
+  func unmap(_ address: DMAAddress, count: UInt64) throws(DMAError) {
+    do { try client.command(.unmapDMA, UnmapRequest(address: address.rawValue, size: count).encoded) } catch {
+      throw .iommu(address)
+    }
+  }
+}
+
+/// An NVMe controller served over vfio-user, and a client with memory.
+final class Rig {
+  static let memoryBytes = 16 << 20
+  let folder = try! TemporaryFolder()
+  let server: VfioUserServer
+  private let thread: WorkerThread
+  let path: String
+  let memory: GuestMemory
+  let file: MemoryFile
+
+  init() throws {
+    let image = try folder.file("disk.img", [UInt8](repeating: 0, count: 8 << 20))
+    path = folder.path("vfio.sock")
+    let server = try VfioUserServer(on: .listening(UnixListener(path: path)), log: .silent) { master in
+      try NVMeController(NVMeOptions(DiskOptions(path: image)), on: master)
+    }
+    self.server = server
+    thread = try WorkerThread(name: "vfio-user") { try? server.run() }
+    file = try MemoryFile(name: "guest", size: UInt64(Self.memoryBytes))
+    memory = GuestMemory()
+    try memory.add(
+      MemoryRegion(
+        guestAddress: GuestAddress(0), byteCount: UInt64(Self.memoryBytes),
+        mapping: HostMapping(descriptor: file.descriptor.rawValue, offset: 0, byteCount: Self.memoryBytes)))
+  }
+
+  deinit {
+    server.stop()
+    thread.join()
+  }
+}

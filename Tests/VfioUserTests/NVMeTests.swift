@@ -1,0 +1,58 @@
+import DMA
+import DriverDMA
+import HostIO
+import IOMMUInterface
+import NVMe
+import PCI
+import SocketMessages
+import Testing
+import VirtioTestKit
+
+@testable import VfioUser
+
+@Suite("NVMe over vfio-user", .timeLimit(.minutes(10))) struct NVMeOverVfioUserTests {
+  /// Starts the driver, with an eventfd for each vector, and a mapping for each request.
+  private func start(_ rig: Rig, _ client: Client) throws -> NVMeDriver {
+    let info = try DeviceInfo(decoding: client.command(.getInfo, DeviceInfo().encoded), of: "INFO")
+    #expect(info.flags == DeviceInfo.isPCI | DeviceInfo.resets && info.regionCount == 9)
+    let interrupts = try InterruptInfo(
+      decoding: client.command(.getInterruptInfo, InterruptInfo(index: VfioInterrupt.msix).encoded), of: "IRQ")
+    #expect(interrupts.count > 1)
+    let events = try (0..<2).map { _ in try EventFD() }
+    try client.command(
+      .setInterrupts,
+      SetInterrupts(
+        flags: SetInterrupts.dataEventfd | SetInterrupts.trigger, index: VfioInterrupt.msix, start: 0, count: 2
+      ).encoded, descriptors: events.map(\.rawValue))
+    let pages = GuestPages(rig.memory, at: GuestAddress(1 << 20), byteCount: 7 << 20)
+    let mapper = IOMMUMapper(
+      ClientDomain(client, file: rig.file.descriptor.rawValue),
+      addresses: IOVAAllocator(aperture: 1 << 32...(1 << 33) - 1),
+      pages: pages)
+    let wait = BoundedWait(attempts: 20_000) {
+      for event in events where (try? event.wait(timeout: .milliseconds(1))) == true { _ = try? event.drain() }
+    }
+    let messages = (0..<2).map { InterruptMessage(address: 0xFEE0_0000, data: UInt32($0)) }
+    return try NVMeDriver(
+      client, mapper: mapper, options: NVMeDriverOptions(queueSize: 16, format: .prp, messages: messages, wait: wait))
+  }
+
+  @Test("A driver reads what it wrote, with a mapping for each request, and nothing stays mapped")
+  func readsBack() throws {
+    let rig = try Rig()
+    let client = try Client(path: rig.path)
+    let driver = try start(rig, client)
+    #expect(driver.blockCount == 8 << 11)
+    let pattern = (0..<8192).map { UInt8(truncatingIfNeeded: $0 &* 7 &+ $0 >> 8) }
+    let (from, into) = (GuestAddress(0x80_0200), GuestAddress(0x90_0000))
+    #expect(rig.memory.copy(pattern.span, to: from) == pattern.count)
+    try driver.write(16, from: [GuestSegment(from, count: 8192)].span)
+    try driver.flush()
+    try driver.read(16, into: [GuestSegment(into, count: 8192)].span)
+    var back = [UInt8](repeating: 0, count: 8192)
+    var span = back.mutableSpan
+    #expect(rig.memory.copy(from: into, into: &span) == 8192)
+    #expect(back == pattern)
+    try driver.stop()
+  }
+}
