@@ -91,7 +91,7 @@ import VirtioTestKit
     "A word that is no command is answered with those that are, status 2",
     arguments: [
       (["serv", "blk"], "`sluice serve`, `sluice explain`, `sluice check`, `sluice matrix` and `sluice machine`"),
-      (["serve", "net"], "`sluice serve blk` and"),
+      (["serve", "net"], "`sluice serve blk`, `sluice serve nvme` and"),
     ])
   func noCommand(_ words: [String], _ there: String) throws {
     expectSentence(try Command.Running(words).end(within: 30), status: 2, saying: there)
