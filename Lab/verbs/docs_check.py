@@ -55,7 +55,7 @@ def looks() -> list[Look]:
         Look("the root leads to the start page", "", "VhostUserCheck"),
         Look("the start page lists the modules", "documentation/", first_sentence("VhostUser.md")),
         Look("a module's page", "documentation/virtio/", first_sentence("Virtio.md")),
-        Look("an essay", "documentation/virtio/whose-address-is-it/", first_sentence("Device-addresses.md")),
+        Look("an essay", "documentation/virtio/device-addresses/", first_sentence("Device-addresses.md")),
         Look("a symbol's page", "documentation/vhostuserbackend/vhostuserserver/", "VhostUserServer"),
     ]
 
