@@ -66,7 +66,7 @@ struct Service {
 ///
 /// `makeDevice` comes first and the socket last, so that a mistake leaves nothing behind.
 func serve(_ name: String, _ options: SocketOptions, _ makeDevice: (Logger) throws -> Served) throws {
-  try serve(name, options.logLevel, options.logFormat) { log, unlimited in
+  try serve(name, options.program) { log, unlimited in
     let served = try makeDevice(log)
     let socket = try options.open()
     var backend = BackendOptions(
@@ -93,7 +93,7 @@ func serve(_ name: String, _ options: SocketOptions, _ makeDevice: (Logger) thro
 ///
 /// - Parameter start: is given a logger for itself, and one for a server, which limits its own lines.
 func serve(
-  _ name: String, _ level: LogLevel, _ format: LogFormat,
+  _ name: String, _ options: ProgramOptions,
   _ start: (_ log: Logger, _ unlimited: Logger) throws -> Service
 ) throws {
   // Signals are blocked before any thread starts, so that every thread inherits that.
@@ -101,11 +101,11 @@ func serve(
   let output: CommandLog
   do {
     signals = try SignalFD([SIGTERM, SIGINT, SIGHUP, SIGUSR1])
-    output = try CommandLog(name, format: format)
+    output = try CommandLog(name, format: options.logFormat)
   } catch {
     throw Failure.host("cannot wait for signals: \(error)")
   }
-  let unlimited = output.logger(level)
+  let unlimited = output.logger(options.logLevel)
   let limited = LimitedLog(unlimited)
   defer {
     limited.settle()

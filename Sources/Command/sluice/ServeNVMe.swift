@@ -24,7 +24,7 @@ struct ServeNVMe: DeviceCommand {
 
   func run() throws {
     try disk.check()
-    try serve("nvme", socket.logLevel, socket.logFormat) { log, unlimited in
+    try serve("nvme", socket.program) { log, unlimited in
       let options = NVMeOptions(disk.options(log))
       let opened = try socket.open()
       let server = try VfioUserServer(on: opened, once: socket.once, log: unlimited) { master in

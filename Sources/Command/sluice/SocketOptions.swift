@@ -94,21 +94,7 @@ struct SocketOptions: ParsableArguments {
   @Flag(help: "End when the first front-end disconnects, instead of waiting for the next one.")
   var once = false
 
-  @Option(
-    name: .customLong("log-level"),
-    help: ArgumentHelp("Write messages of this level and above to standard error.", valueName: "level"))
-  var logLevel: LogLevel = .info
-
-  @Option(
-    name: .customLong("log-format"),
-    help: ArgumentHelp(
-      "Format of the log: lines of text (text), or a JSON object on each line (json).", valueName: "text|json"))
-  var logFormat: LogFormat = .text
-
-  @Flag(
-    name: .customLong("print-capabilities"),
-    help: "Print the program's capabilities as JSON and exit; other options are ignored.")
-  var printCapabilities = false
+  @OptionGroup var program: ProgramOptions
 
   /// The socket, for `explain`.
   var place: ReportFact {

@@ -5,8 +5,6 @@ package import HostIO
 package protocol FixedHeader: Sendable {
   /// Its bytes on the wire.
   static var byteCount: Int { get }
-  /// Descriptors that a message has at most.
-  static var descriptorLimit: Int { get }
   /// Reads a header from ``byteCount`` bytes.
   init(decoding bytes: [UInt8]) throws(ProtocolError)
   /// Bytes that follow it: bounded, because room is made for them at once.
@@ -36,6 +34,10 @@ package enum StreamEnding: Error {
 /// A header and its payload are received with separate calls, so that descriptors are never credited to the wrong
 /// message: they travel with a message's first byte.
 package struct MessageStream<Header: FixedHeader>: ~Copyable {
+  /// A message has at most eight descriptors in vhost-user and sixteen in vfio-user; more than this many are an attack
+  /// on our table of open files.
+  private static var descriptorLimit: Int { 32 }
+
   package let socket: UnixSocket
   private var header: Header?
   private var bytes: [UInt8] = []
@@ -56,9 +58,9 @@ package struct MessageStream<Header: FixedHeader>: ~Copyable {
         case .closed: throw header == nil && filled == 0 ? .closed : .cut
         case .bytes(let count): filled += count
         }
-        guard descriptors.count <= Header.descriptorLimit else {
+        guard descriptors.count <= Self.descriptorLimit else {
           throw .peer(
-            ProtocolError("message", "\(descriptors.count) descriptors are more than \(Header.descriptorLimit)"))
+            ProtocolError("message", "\(descriptors.count) descriptors are more than \(Self.descriptorLimit)"))
         }
       }
       if let header { return finish(header) }

@@ -45,9 +45,6 @@ final class ClientMemory: IOMMU {
 
   // MARK: Mappings
 
-  /// Mappings in force, those without a file included.
-  var mappings: Int { domain.mappings }
-
   /// Makes `request` effective.
   ///
   /// - Parameter descriptor: the file that came along, or nil.

@@ -8,7 +8,6 @@ final class HostedFunction: Sendable {
   let interrupts = InterruptRelay()
   private let bus: PCIBus
   private let function: any PCIFunction
-  private let endpoint: DMAEndpoint?
   private let requester = RequesterID(bus: 0, device: 0, function: 0)
   /// Where the function's MSI-X table is; nil: it has none.
   let table: MSIXPlace?
@@ -27,19 +26,11 @@ final class HostedFunction: Sendable {
   init<F: PCIFunction, E: Error>(_ make: (BusMaster) throws(E) -> F) throws(E) {
     bus = PCIBus(memory.memory, messages: interrupts, lines: interrupts)
     bus.setIOMMU(memory)
-    var endpoint: DMAEndpoint?
-    let made = try bus.add(at: PCISlot(0)) { (master) throws(E) in
-      endpoint = master.endpoint
-      return try make(master)
-    }
+    let made = try bus.add(at: PCISlot(0), make)
     function = made
     table = Self.table(of: made)
-    self.endpoint = endpoint
     programTable()
   }
-
-  /// What the device's two spaces have answered.
-  var counts: DMAEndpoint.Counts? { endpoint?.counts }
 
   // MARK: Regions
 
@@ -110,7 +101,7 @@ final class HostedFunction: Sendable {
   /// The device as after power-on; the client's mappings stay.
   func reset() {
     bus.reset()
-    if table != nil { programTable() }
+    programTable()
   }
 
   // MARK: Interrupts

@@ -58,7 +58,6 @@ struct VfioHeader: Hashable, FixedHeader {
   static let transferLimit = 1 << 20
   /// With room for what precedes the data.
   private static let sizeLimit = UInt32(transferLimit + 4096)
-  static var descriptorLimit: Int { 32 }
 
   init(id: UInt16, command: UInt16, size: UInt32, flags: UInt32, error: UInt32 = 0) {
     (self.id, self.command, self.size, self.flags, self.error) = (id, command, size, flags, error)

@@ -61,8 +61,6 @@ public struct MessageHeader: Hashable, FixedHeader {
 }
 
 extension MessageHeader {
-  /// A message has at most eight descriptors; more than this many are an attack on our table of open files.
-  package static var descriptorLimit: Int { 32 }
   package var payloadByteCount: Int { Int(size) }
 
   /// A whole message: header and payload.
