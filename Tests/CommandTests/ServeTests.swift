@@ -81,6 +81,16 @@ import VirtioTestKit
     expectSentence(result, status: 1, saying: "truncate -s", absent: folder.path("s"))
   }
 
+  @Test("Over vfio-user, too, and an image that is not there; no socket is left behind")
+  func overVfioUser() throws {
+    let socket = folder.path("v")
+    for (image, words) in [(try folder.image(size: 0), "truncate -s"), (folder.path("none"), "there is no image")] {
+      let command = ["serve", "nvme", "--blk-file", image, "--vfio-user", socket, "--log-level", "error"]
+      expectSentence(
+        try Command.Running(command).end(within: 30), status: 1, saying: words, absent: socket)
+    }
+  }
+
   @Test("What is neither a file nor a block device is not an image, status 1")
   func device() throws {
     let result = try serve("/dev/null", at: folder.path("s"))

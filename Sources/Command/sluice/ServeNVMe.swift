@@ -28,12 +28,15 @@ struct ServeNVMe: DeviceCommand {
       let options = NVMeOptions(disk.options(log))
       let opened = try socket.open()
       let server = try VfioUserServer(on: opened, once: socket.once, log: unlimited) { master in
+        let controller: NVMeController
         do throws(NVMeError) {
-          return try NVMeController(options, on: master)
+          controller = try NVMeController(options, on: master)
         } catch {
           guard case .disk(let error) = error else { throw Failure.host("\(error)") }
           throw disk.failure(error)
         }
+        try disk.refuseEmpty(controller.byteCount)
+        return controller
       }
       return Service(server: server, socket: opened, path: socket.path)
     }
