@@ -186,8 +186,8 @@ var targets: [Target] = [
   tests(
     "VfioUserTests",
     [
-      "DMA", "HostIO", "IOMMUInterface", "PCI", "DriverDMA", "Storage", "NVMe", "SocketMessages", "VfioUser",
-      "VirtioTestKit",
+      "DMA", "HostIO", "IOMMUInterface", "PCI", "DriverDMA", "Storage", "NVMe", "SocketMessages", "VfioUser", "Virtio",
+      "VirtioBlock", "VirtioDrivers", "VirtioPCI", "VirtioTestKit",
     ]),
   tests("VirtioServingTests", ["DMA", "HostIO", "IOMMUInterface", "Virtio", "VirtioServing", "VirtioTestKit", log]),
   tests("VirtioTests", ["DMA", "Virtio", "VirtioTestKit"]),

@@ -38,13 +38,39 @@ final class Client: PCIFunctionAccess {
     return next
   }
 
-  func reply(to id: UInt16) throws -> [UInt8] {
+  /// Answers a command of the server's; nil: no answer is sent.
+  var serve: ((VfioHeader, [UInt8]) -> [UInt8]?)?
+
+  private func receive() throws -> (VfioHeader, [UInt8]) {
     var bytes = [UInt8](repeating: 0, count: VfioHeader.byteCount)
     try fill(&bytes)
     let header = try VfioHeader(decoding: bytes)
-    #expect(header.isReply && header.id == id)
     var payload = [UInt8](repeating: 0, count: header.payloadByteCount)
     if !payload.isEmpty { try fill(&payload) }
+    return (header, payload)
+  }
+
+  private func answer(_ header: VfioHeader, _ payload: [UInt8]) throws {
+    guard let answer = serve?(header, payload) else { return }
+    try socket.send(answer.span, timeout: .seconds(20))
+  }
+
+  /// Answers what the server asks, until nothing came for a while.
+  func pump(_ quiet: Duration = .milliseconds(1)) throws {
+    while try socket.waitReadable(timeout: quiet) {
+      let (header, payload) = try receive()
+      #expect(!header.isReply)
+      try answer(header, payload)
+    }
+  }
+
+  func reply(to id: UInt16) throws -> [UInt8] {
+    var (header, payload) = try receive()
+    while !header.isReply {
+      try answer(header, payload)
+      (header, payload) = try receive()
+    }
+    #expect(header.id == id)
     if header.hasFailed {
       #expect(payload.isEmpty)
       throw Failed(errno: Int32(header.error))
@@ -97,9 +123,10 @@ final class Client: PCIFunctionAccess {
 /// The client's half of a domain: each mapping is a DMA_MAP of a range of one memfd.
 final class ClientDomain: IOMMUDomain {
   private let client: Client
-  private let file: Int32
+  private let file: Int32?
 
-  init(_ client: Client, file: Int32) {
+  /// - Parameter file: nil: mappings come without a descriptor.
+  init(_ client: Client, file: Int32?) {
     self.client = client
     self.file = file
   }
@@ -108,8 +135,9 @@ final class ClientDomain: IOMMUDomain {
     var flags: UInt32 = 0
     if permissions.contains(.read) { flags |= MapRequest.readable }
     if permissions.contains(.write) { flags |= MapRequest.writable }
-    let request = MapRequest(flags: flags, offset: guest.rawValue, address: address.rawValue, size: count)
-    do { try client.command(.mapDMA, request.encoded, descriptors: [file]) } catch { throw .iommu(address) }
+    let request = MapRequest(
+      flags: flags, offset: file == nil ? 0 : guest.rawValue, address: address.rawValue, size: count)
+    do { try client.command(.mapDMA, request.encoded, descriptors: file.map { [$0] } ?? []) } catch { throw .iommu(address) }
   }
 
   func unmap(_ address: DMAAddress, count: UInt64) throws(DMAError) {
@@ -129,11 +157,16 @@ final class Rig {
   let memory: GuestMemory
   let file: MemoryFile
 
-  init() throws {
+  convenience init() throws {
+    try self.init { image, master in try NVMeController(NVMeOptions(DiskOptions(path: image)), on: master) }
+  }
+
+  /// - Parameter make: makes the function, with the path of an image of 8 MiB.
+  init<F: PCIFunction>(_ make: (String, BusMaster) throws -> F) throws {
     let image = try folder.file("disk.img", [UInt8](repeating: 0, count: 8 << 20))
     path = folder.path("vfio.sock")
     let server = try VfioUserServer(on: .listening(UnixListener(path: path)), log: .silent) { master in
-      try NVMeController(NVMeOptions(DiskOptions(path: image)), on: master)
+      try make(image, master)
     }
     self.server = server
     thread = try WorkerThread(name: "vfio-user") { try? server.run() }
