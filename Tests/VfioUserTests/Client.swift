@@ -24,10 +24,26 @@ final class Client: PCIFunctionAccess {
   init(_ socket: UnixSocket) { self.socket = socket }
 
   /// Connects, and agrees on a version.
-  convenience init(path: String) throws {
+  convenience init(
+    path: String, text: String = #"{"capabilities":{"max_msg_fds":16,"some_day":[1,{"a":null}]}}"#
+  ) throws {
     self.init(try UnixSocket.connect(to: path))
-    _ = try command(
-      .version, VersionRequest(text: #"{"capabilities":{"max_msg_fds":16,"some_day":[1,{"a":null}]}}"#).encoded)
+    _ = try command(.version, VersionRequest(text: text).encoded)
+  }
+
+  /// Whether the server closes the connection, at once or soon. What it had sent before is taken.
+  var isClosed: Bool {
+    do throws(HostError) {
+      while try socket.waitReadable(timeout: .seconds(20)) {
+        var bytes = [UInt8](repeating: 0, count: 4096)
+        var none = FileDescriptorList()
+        var span = bytes.mutableSpan
+        if try socket.receive(into: &span, descriptors: &none) == .closed { return true }
+      }
+      return false
+    } catch {
+      return error.errno == .connectionReset
+    }
   }
 
   func send(_ command: UInt16, _ payload: [UInt8], flags: UInt32 = 0, descriptors: [Int32] = []) throws -> UInt16 {
@@ -81,7 +97,10 @@ final class Client: PCIFunctionAccess {
   private func fill(_ bytes: inout [UInt8]) throws {
     var none = FileDescriptorList()
     var span = bytes.mutableSpan
-    #expect(try socket.receiveAll(into: &span, descriptors: &none, timeout: .seconds(20)))
+    // Thrown and not expected: a connection that the server closed ends the driver's waits.
+    guard try socket.receiveAll(into: &span, descriptors: &none, timeout: .seconds(20)) else {
+      throw HostError("recvmsg", errno: .connectionReset)
+    }
   }
 
   @discardableResult
