@@ -156,7 +156,9 @@ final class ClientDomain: IOMMUDomain {
     if permissions.contains(.write) { flags |= MapRequest.writable }
     let request = MapRequest(
       flags: flags, offset: file == nil ? 0 : guest.rawValue, address: address.rawValue, size: count)
-    do { try client.command(.mapDMA, request.encoded, descriptors: file.map { [$0] } ?? []) } catch { throw .iommu(address) }
+    do { try client.command(.mapDMA, request.encoded, descriptors: file.map { [$0] } ?? []) } catch {
+      throw .iommu(address)
+    }
   }
 
   func unmap(_ address: DMAAddress, count: UInt64) throws(DMAError) {

@@ -185,7 +185,8 @@ private final class DiskRig {
     #expect(disk.served.largest == 65_536)
   }
 
-  @Test("A buffer that the client refuses ends its request with an error, and the disk goes on", arguments: RingKind.all)
+  @Test(
+    "A buffer that the client refuses ends its request with an error, and the disk goes on", arguments: RingKind.all)
   func refused(_ kind: RingKind) throws {
     let disk = try DiskRig()
     let driver = try disk.driver(kind)

@@ -28,7 +28,7 @@ extension IOTLB {
     _ a: UInt64, _ count: UInt64, _ access: DMAAccess, _ segments: inout SegmentList
   ) throws(DMAInterruption) -> UInt64 {
     guard let remote = space.remote, let n = Int(exactly: count),
-      let copy = segments.makeCopy(of: remote, a, n, access)
+      let copy = segments.makeCopy(of: remote, a, n, access, isFirst: !hasChains)
     else { throw .fault(DMAFault(address: DMAAddress(a), access: access, reason: .exhausted)) }
     return copy
   }

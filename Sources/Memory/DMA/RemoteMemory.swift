@@ -23,16 +23,17 @@ public protocol RemoteMemory: AnyObject, Sendable {
   var copyBudget: CopyBudget { get }
 }
 
-/// How many bytes of copies there may be at one time, whatever drivers name. Any thread may use it.
+/// How many bytes of copies there may be at one time, whatever drivers name: a queue that has none may always have those
+/// of one chain. Any thread may use it.
 public final class CopyBudget: Sendable {
   private let left: Atomic<Int>
 
   /// - Parameter byteCount: the most.
   public init(_ byteCount: Int) { left = Atomic(byteCount) }
 
-  /// Takes `count` bytes of it; false if there is not so much left.
-  func take(_ count: Int) -> Bool {
-    guard left.subtract(count, ordering: .relaxed).newValue < 0 else { return true }
+  /// Takes `count` bytes of it; false if there is not so much left. `isFirst`: takes them all the same.
+  func take(_ count: Int, isFirst: Bool) -> Bool {
+    guard left.subtract(count, ordering: .relaxed).newValue < 0, !isFirst else { return true }
     give(count)
     return false
   }
@@ -65,8 +66,9 @@ public final class CopyBudget: Sendable {
   var pages: Int { (byteCount + 4095) >> 12 }
 
   /// A copy of zeroes of `count` bytes at an address, not fetched yet; nil where copies take too much already.
-  func add(_ address: DMAAddress, _ count: Int, _ access: DMAAccess) -> UInt64? {
-    guard count <= Self.limit - byteCount, memory.copyBudget.take(count) else { return nil }
+  /// `isFirst`: those of other queues do not count.
+  func add(_ address: DMAAddress, _ count: Int, _ access: DMAAccess, isFirst: Bool) -> UInt64? {
+    guard count <= Self.limit - byteCount, memory.copyBudget.take(count, isFirst: isFirst) else { return nil }
     let bytes = unsafe LargeStorage.allocate(byteCount: count)
     // Safe: it was made with `count` bytes just now.
     unsafe bytes.initializeMemory(as: UInt8.self, repeating: 0, count: count)

@@ -41,8 +41,10 @@ public import CLinux
   package var copiedPages: Int { unsafe SegmentHeader.copies(header)?.pages ?? 0 }
 
   /// A copy of `count` bytes at `device`, for a segment of this list; nil if it would be one too many.
-  mutating func makeCopy(of memory: any RemoteMemory, _ device: UInt64, _ count: Int, _ access: DMAAccess) -> UInt64? {
-    unsafe SegmentHeader.makeCopies(header, of: memory).add(DMAAddress(device), count, access)
+  mutating func makeCopy(
+    of memory: any RemoteMemory, _ device: UInt64, _ count: Int, _ access: DMAAccess, isFirst: Bool
+  ) -> UInt64? {
+    unsafe SegmentHeader.makeCopies(header, of: memory).add(DMAAddress(device), count, access, isFirst: isFirst)
   }
 
   /// Brings what the device reads and has not come yet.

@@ -192,7 +192,7 @@ extension Virtqueue {
   }
 
   @inline(never) private mutating func isHeldUp(_ walk: inout ChainWalk) -> Bool {
-    if waits(&walk) || lacksRoom(for: walk) { return true }
+    if lacksCopies(for: walk) || waits(&walk) || lacksRoom(for: walk) { return true }
     if walk.list.hasCopies { fetchCopies(&walk) }
     decided = nil
     if let fault = walk.fault {

@@ -37,6 +37,15 @@ extension Virtqueue {
     mustRenew = true
   }
 
+  /// Whether there is no room for the copies of a chain until others have ended. It is walked anew then.
+  mutating func lacksCopies(for walk: borrowing ChainWalk) -> Bool {
+    guard walk.list.hasCopies, walk.fault?.reason == .exhausted, inFlight > 0 else { return false }
+    iotlb.walkRepeats()
+    iotlb.endWalk(repeats: true)
+    held.wait()
+    return true
+  }
+
   /// Fetches what the device reads of a chain. Where that is refused, the chain keeps its status only.
   @inline(never) mutating func fetchCopies(_ walk: inout ChainWalk) {
     guard walk.fault == nil else { return }
@@ -148,7 +157,8 @@ extension Virtqueue {
   @inline(never) mutating func sendPublished(_ elements: [RemoteAccess]) {
     var accesses = outbox.take() + elements
     outbox.elements.removeAll(keepingCapacity: true)
-    let last = isPacked ? descriptorArea.remoteWrite(at: firstUsed.at, count: 2) : deviceArea.remoteWrite(at: 2, count: 2)
+    let last =
+      isPacked ? descriptorArea.remoteWrite(at: firstUsed.at, count: 2) : deviceArea.remoteWrite(at: 2, count: 2)
     if let last { accesses.append(last) }
     send(accesses)
   }
