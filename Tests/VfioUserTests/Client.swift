@@ -20,8 +20,15 @@ final class Client: PCIFunctionAccess {
   private var next: UInt16 = 1
   /// Commands sent.
   private(set) var sent = 0
+  private(set) var isClosed = false
 
   init(_ socket: UnixSocket) { self.socket = socket }
+
+  /// Ends the connection.
+  func close() {
+    isClosed = true
+    socket.shutdown()
+  }
 
   /// Connects, and agrees on a version.
   convenience init(path: String) throws {

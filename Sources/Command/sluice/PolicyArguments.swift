@@ -1,6 +1,7 @@
 public import ArgumentParser
 public import Storage
 public import VhostUserBackend
+public import Virtio
 public import VirtioServing
 
 // What a library's enumeration has for cases is what the option of the command takes.
@@ -9,3 +10,4 @@ extension IndirectPolicy: ExpressibleByArgument {}
 extension TranslationPolicy: ExpressibleByArgument {}
 extension DiskEngine: ExpressibleByArgument {}
 extension DiskLock: ExpressibleByArgument {}
+extension OnOffAuto: ExpressibleByArgument {}

@@ -1,8 +1,9 @@
 import ArgumentParser
 import HostIO
+import VirtioServing
 
-/// The options of a device that is served over vfio-user.
-struct VfioUserOptions: ParsableArguments {
+/// Where a device is served over vfio-user.
+struct VfioUserPlace: ParsableArguments {
   @Option(
     name: .customLong("vfio-user"),
     help: ArgumentHelp(
@@ -13,11 +14,20 @@ struct VfioUserOptions: ParsableArguments {
       valueName: "path"),
     completion: .file())
   var path: String?
+}
+
+/// The options of a device that is served over vfio-user alone.
+struct VfioUserOptions: ParsableArguments {
+  @OptionGroup var place: VfioUserPlace
 
   @Option(
     parsing: .unconditional,
     help: ArgumentHelp(
-      "Use this open descriptor instead: a listening or a connected Unix socket.", valueName: "number"))
+      """
+      Use this open descriptor instead: a listening or a connected Unix socket. Without either option, use the socket \
+      that the service manager passed (LISTEN_FDS).
+      """,
+      valueName: "number"))
   var fd: Int32?
 
   @Flag(help: "End when the first client disconnects, instead of waiting for the next one.")
@@ -27,6 +37,9 @@ struct VfioUserOptions: ParsableArguments {
 
   /// Opens the socket that the options name.
   func open() throws -> InheritedSocket {
-    try SocketOptions.open(path: path, option: "--vfio-user", fd: fd)
+    try SocketOptions.open(path: place.path, option: "--vfio-user", fd: fd)
   }
+
+  /// The socket, for `explain`.
+  var socketFact: ReportFact { SocketOptions.fact(place.path, fd, .vfioUser) }
 }

@@ -30,13 +30,25 @@ final class ClientMemory: IOMMU {
   }
   let memory = GuestMemory()
   let domain: Domain
+  let ledger = MappingLedger()
   private let state = Mutex(State())
   /// Mappings at most, those without a file included.
   static let maxMappings = 65_535
   /// Files at most.
   static let maxFiles = 64
 
-  init() { domain = Domain(memory, maxMappings: Self.maxMappings) }
+  /// - Parameter refused: called for each access that is refused, on queue threads; it must not wait for them.
+  init(refused: @escaping @Sendable (DMAFault) -> Void = { _ in }) {
+    domain = Domain(memory, maxMappings: Self.maxMappings) { fault, _ in refused(fault) }
+  }
+
+  /// Bytes of device addresses that are mapped now.
+  var mappedBytes: UInt64 { domain.byteCount }
+
+  /// Files that mappings are of, and their bytes.
+  var files: (count: Int, byteCount: UInt64) {
+    state.withLock { ($0.files.count, $0.files.reduce(0) { $0 + $1.byteCount }) }
+  }
 
   // MARK: IOMMU
 

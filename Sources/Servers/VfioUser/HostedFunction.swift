@@ -1,10 +1,11 @@
+internal import DMA
 internal import IOMMUInterface
 internal import PCI
 
 /// A PCI function on a bus of its own, as the regions and interrupts of vfio-user: alone behind an IOMMU whose mappings
 /// are the client's. Control thread only.
 final class HostedFunction: Sendable {
-  let memory = ClientMemory()
+  let memory: ClientMemory
   let interrupts = InterruptRelay()
   private let bus: PCIBus
   private let function: any PCIFunction
@@ -22,8 +23,13 @@ final class HostedFunction: Sendable {
     var vectors: Int
   }
 
-  /// - Parameter make: makes the function with what it reaches memory and interrupts through.
-  init<F: PCIFunction, E: Error>(_ make: (BusMaster) throws(E) -> F) throws(E) {
+  /// - Parameters:
+  ///   - refused: called for each access that is refused, on queue threads; it must not wait for them.
+  ///   - make: makes the function with what it reaches memory and interrupts through.
+  init<F: PCIFunction, E: Error>(
+    refused: @escaping @Sendable (DMAFault) -> Void = { _ in }, _ make: (BusMaster) throws(E) -> F
+  ) throws(E) {
+    memory = ClientMemory(refused: refused)
     bus = PCIBus(memory.memory, messages: interrupts, lines: interrupts)
     bus.setIOMMU(memory)
     let made = try bus.add(at: PCISlot(0), make)

@@ -22,6 +22,9 @@ final class VfioSession {
   private let log: Logger
   private var stream: Stream
   private var isAgreed = false
+  /// Why a session ended well; any other reason is a failure.
+  static let closed = "it closed the connection"
+  static let stopped = "the server stops"
   /// How long a client may take to read an answer.
   private static let patience = Duration.seconds(10)
 
@@ -45,13 +48,13 @@ final class VfioSession {
         }
       } catch {
         switch error {
-        case .closed: return "it closed the connection"
+        case .closed: return Self.closed
         case .cut: return "it closed the connection within a message"
         case .host(let error): return "\(error)"
         case .peer(let error): return "\(error)"
         }
       }
-      guard try socket.waitReadable(cancel: stop) else { return "the server stops" }
+      guard try socket.waitReadable(cancel: stop) else { return Self.stopped }
     }
   }
 
@@ -121,9 +124,11 @@ final class VfioSession {
     do throws(ClientMemory.Refusal) {
       try hosted.memory.map(request, descriptors.takeFirst())
     } catch {
+      hosted.memory.ledger.refused()
       log.warning("DMA_MAP of \(request.size) bytes at \(request.address) is refused: \(error.reason)")
       return .failed(error.errno)
     }
+    hosted.memory.ledger.mapped(hosted.memory.mappedBytes)
     return Answer()
   }
 
@@ -135,6 +140,7 @@ final class VfioSession {
       log.warning("DMA_UNMAP of \(request.size) bytes at \(request.address) is refused: \(error.reason)")
       return .failed(error.errno)
     }
+    hosted.memory.ledger.unmapped()
     return Answer(payload: request.encoded)
   }
 

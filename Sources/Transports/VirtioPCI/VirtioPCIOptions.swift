@@ -26,6 +26,11 @@ public struct VirtioPCIOptions: Sendable {
   /// The function represents a physical one: its accesses take the path of all hardware behind an IOMMU, with any
   /// features negotiated.
   public var isHardware = false
+  /// A driver may leave VIRTIO_F_ACCESS_PLATFORM out although it is offered: for hardware, whose accesses take the same
+  /// path in any case.
+  public var isAccessPlatformOptional = false
+  /// Features of the device that are not offered.
+  public var withheld: Features = []
   public var notifyLayout = NotifyLayout.single
   /// MSI-X vectors, at most 2048; nil: one for each queue and one for the configuration; 0: interrupts by pin only.
   public var vectors: Int?
