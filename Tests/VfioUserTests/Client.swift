@@ -21,6 +21,8 @@ final class Client: PCIFunctionAccess {
   /// Commands sent.
   private(set) var sent = 0
   private(set) var isClosed = false
+  /// Doorbells that this client has mapped.
+  private(set) var doorbells: MappedDoorbells?
 
   init(_ socket: UnixSocket) { self.socket = socket }
 
@@ -46,12 +48,18 @@ final class Client: PCIFunctionAccess {
   }
 
   func reply(to id: UInt16) throws -> [UInt8] {
+    var none = FileDescriptorList()
+    defer { #expect(none.count == 0) }
+    return try reply(to: id, &none)
+  }
+
+  func reply(to id: UInt16, _ descriptors: inout FileDescriptorList) throws -> [UInt8] {
     var bytes = [UInt8](repeating: 0, count: VfioHeader.byteCount)
-    try fill(&bytes)
+    try fill(&bytes, &descriptors)
     let header = try VfioHeader(decoding: bytes)
     #expect(header.isReply && header.id == id)
     var payload = [UInt8](repeating: 0, count: header.payloadByteCount)
-    if !payload.isEmpty { try fill(&payload) }
+    if !payload.isEmpty { try fill(&payload, &descriptors) }
     if header.hasFailed {
       #expect(payload.isEmpty)
       throw Failed(errno: Int32(header.error))
@@ -59,15 +67,36 @@ final class Client: PCIFunctionAccess {
     return payload
   }
 
-  private func fill(_ bytes: inout [UInt8]) throws {
-    var none = FileDescriptorList()
+  private func fill(_ bytes: inout [UInt8], _ descriptors: inout FileDescriptorList) throws {
     var span = bytes.mutableSpan
-    #expect(try socket.receiveAll(into: &span, descriptors: &none, timeout: .seconds(20)))
+    #expect(try socket.receiveAll(into: &span, descriptors: &descriptors, timeout: .seconds(20)))
   }
 
   @discardableResult
   func command(_ command: VfioCommand, _ payload: [UInt8] = [], descriptors: [Int32] = []) throws -> [UInt8] {
     try reply(to: send(command.rawValue, payload, descriptors: descriptors))
+  }
+
+  /// Asks for a region's information as QEMU does: for the fixed part first, and then for as much as there is. Maps what
+  /// may be mapped.
+  func mapRegion(_ index: UInt32) throws -> (info: RegionInfo, map: SparseMap)? {
+    var asked = RegionInfo(index: index)
+    asked.argumentSize = try RegionInfo(decoding: command(.getRegionInfo, asked.encoded), of: "INFO").argumentSize
+    var descriptors = FileDescriptorList()
+    let payload = try reply(to: send(VfioCommand.getRegionInfo.rawValue, asked.encoded), &descriptors)
+    var reader = PayloadReader(payload, of: "INFO")
+    let info = try RegionInfo(from: &reader)
+    guard info.flags & RegionInfo.mappable != 0 else {
+      #expect(descriptors.count == 0 && reader.remaining == 0 && info.argumentSize == RegionInfo.byteCount)
+      return nil
+    }
+    #expect(info.flags & RegionInfo.hasCapabilities != 0 && info.capabilityOffset == RegionInfo.byteCount)
+    let map = try SparseMap(from: &reader)
+    #expect(reader.remaining == 0 && descriptors.count == 1)
+    if let descriptor = descriptors.takeFirst() {
+      doorbells = try MappedDoorbells(bar: Int(index), info, map, descriptor)
+    }
+    return (info, map)
   }
 
   // MARK: PCIFunctionAccess
@@ -97,6 +126,7 @@ final class Client: PCIFunctionAccess {
   }
   func readBAR(_ index: Int, at offset: UInt64, width: Int) -> UInt32 { read(UInt32(index), offset, width) }
   func writeBAR(_ index: Int, at offset: UInt64, width: Int, _ value: UInt32) {
+    if let doorbells, doorbells.store(index, offset, width, value) { return }
     write(UInt32(index), offset, width, value)
   }
 }
@@ -136,10 +166,11 @@ final class Rig {
   let memory: GuestMemory
   let file: MemoryFile
 
-  init() throws {
+  init(doorbells: DoorbellPolicy = .messages) throws {
     let image = try folder.file("disk.img", [UInt8](repeating: 0, count: 8 << 20))
     path = folder.path("vfio.sock")
-    let server = try VfioUserServer(on: .listening(UnixListener(path: path)), log: .silent) { master in
+    let server = try VfioUserServer(on: .listening(UnixListener(path: path)), doorbells: doorbells, log: .silent) {
+      master in
       try NVMeController(NVMeOptions(DiskOptions(path: image)), on: master)
     }
     self.server = server

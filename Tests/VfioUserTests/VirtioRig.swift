@@ -24,17 +24,19 @@ final class VirtioRig {
   private let thread: WorkerThread
 
   init(
-    _ device: any VirtioDevice, in folder: TemporaryFolder, _ change: (inout VirtioPCIOptions) -> Void = { _ in }
+    _ device: any VirtioDevice, in folder: TemporaryFolder, doorbells: DoorbellPolicy = .messages,
+    _ change: (inout VirtioPCIOptions) -> Void = { _ in }
   ) throws {
     path = folder.path("vfio.sock")
     var options = VirtioPCIOptions()
     options.isHardware = true
     options.iommuPlatform = .auto
     options.isAccessPlatformOptional = true
+    if doorbells == .shared { options.notifyLayout = .cellPerQueue }
     change(&options)
     let (function, log) = (options, lines.logger)
     let server = try VfioUserServer(
-      on: .listening(UnixListener(path: path)), log: log,
+      on: .listening(UnixListener(path: path)), doorbells: doorbells, log: log,
       describe: { (function: VirtioPCIFunction, report: inout ServingReport) in function.describe(in: &report) }
     ) { master in
       try VirtioPCIFunction(device, function, on: master, log: log)

@@ -1,5 +1,6 @@
 public import ArgumentParser
 public import Storage
+public import VfioUser
 public import VhostUserBackend
 public import Virtio
 public import VirtioServing
@@ -9,5 +10,6 @@ extension AccessPlatformPolicy: ExpressibleByArgument {}
 extension IndirectPolicy: ExpressibleByArgument {}
 extension TranslationPolicy: ExpressibleByArgument {}
 extension DiskEngine: ExpressibleByArgument {}
+extension DoorbellPolicy: ExpressibleByArgument {}
 extension DiskLock: ExpressibleByArgument {}
 extension OnOffAuto: ExpressibleByArgument {}

@@ -29,7 +29,8 @@ struct ServeNVMe: DeviceCommand {
       let options = NVMeOptions(disk.options(log))
       let place = socket.socketFact
       let server = try VfioUserServer(
-        on: socket.open(), name: "nvme", once: socket.once, log: unlimited,
+        on: socket.open(), name: "nvme", once: socket.once,
+        doorbells: socket.place.doorbells ?? .messages, log: unlimited,
         describe: { (controller: NVMeController, report: inout ServingReport) in
           report.otherKind = "nvme"
           report.facts = [Self.image(controller, options), place]

@@ -62,9 +62,11 @@ private func vfioUser(
   if !options.indirect.isOffered(for: served.device, accessPlatform: options.platform) {
     pci.withheld.insert(.indirectDescriptors)
   }
+  let doorbells = options.vfioUser.doorbells ?? .messages
+  if doorbells == .shared { pci.notifyLayout = .cellPerQueue }
   let (function, policy, place) = (pci, options.platform, options.place)
   let server = try VfioUserServer(
-    on: options.open(), name: name, once: options.once, log: unlimited,
+    on: options.open(), name: name, once: options.once, doorbells: doorbells, log: unlimited,
     describe: { (function: VirtioPCIFunction, report: inout ServingReport) in
       report.policy = policy
       report.facts = served.facts() + [place]

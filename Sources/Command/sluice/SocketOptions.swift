@@ -159,6 +159,9 @@ struct SocketOptions: ParsableArguments {
       if vfioUser.path != nil {
         throw Failure.usage("--vfio-user and --protocol vhost-user exclude each other; omit one of them")
       }
+      if vfioUser.doorbells != nil {
+        throw Failure.usage("--doorbells is for vfio-user; over vhost-user the front-end kicks by eventfd")
+      }
       if disableLegacy != nil {
         throw Failure.usage(
           "--disable-legacy is for vfio-user; over vhost-user the front-end shows the device (QEMU: its property "
@@ -180,11 +183,13 @@ struct SocketOptions: ParsableArguments {
   func open() throws -> InheritedSocket {
     served == .vfioUser
       ? try Self.open(path: vfioUser.path, option: "--vfio-user", fd: fd)
-      : try Self.open(path: socketPath, option: "--socket-path", fd: fd)
+      : try Self.open(path: socketPath, option: "--socket-path", other: " or --vfio-user PATH", fd: fd)
   }
 
   /// The socket at a path that `option` names, or an open descriptor, or the one that the service manager passed.
-  static func open(path: String?, option: String, fd: Int32?) throws -> InheritedSocket {
+  ///
+  /// - Parameter other: another option that names one, for the sentence that says which there are.
+  static func open(path: String?, option: String, other: String = "", fd: Int32?) throws -> InheritedSocket {
     let passed = passedDescriptors()
     switch (path, fd) {
     case (.some, .some):
@@ -203,7 +208,7 @@ struct SocketOptions: ParsableArguments {
       return try adopt(number, "--fd \(number)")
     case (nil, nil):
       guard let number = passed.first else {
-        throw Failure.usage("no socket; give \(option) PATH, or --fd NUMBER for a socket that is already open")
+        throw Failure.usage("no socket; give \(option) PATH\(other), or --fd NUMBER for a socket that is already open")
       }
       guard passed.count == 1 else {
         throw Failure.usage("LISTEN_FDS passes \(passed.count) sockets; pass one, because a device has one front-end")

@@ -1,5 +1,6 @@
 import ArgumentParser
 import HostIO
+import VfioUser
 import VirtioServing
 
 /// Where a device is served over vfio-user.
@@ -14,6 +15,17 @@ struct VfioUserPlace: ParsableArguments {
       valueName: "path"),
     completion: .file())
   var path: String?
+
+  @Option(
+    help: ArgumentHelp(
+      """
+      Over vfio-user, how doorbells reach the device: each is a message (messages, the default), or they are in memory \
+      that the client maps (shared). Nothing wakes the device for those in memory, so it looks for them: all the time \
+      while they come, and every millisecond when none has come for long, which costs some processor time even \
+      while the guest is idle.
+      """,
+      valueName: "messages|shared"))
+  var doorbells: DoorbellPolicy?
 }
 
 /// The options of a device that is served over vfio-user alone.

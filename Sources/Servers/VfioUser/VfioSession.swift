@@ -1,6 +1,7 @@
 internal import DMA
 internal import HostIO
 internal import Logging
+internal import PCI
 internal import SocketMessages
 
 /// One client, from its connection to its end.
@@ -13,6 +14,8 @@ final class VfioSession {
   /// What a command's reply is.
   struct Answer {
     var payload: [UInt8] = []
+    /// To go along; they stay the sender's.
+    var descriptors: [Int32] = []
     var errno: Errno?
     static func failed(_ errno: Errno) -> Answer { Answer(errno: errno) }
   }
@@ -38,6 +41,7 @@ final class VfioSession {
   /// Serves until the client goes, or `stop`. Returns why it ended.
   func run(stop: EventFD) throws(HostError) -> String {
     defer {
+      hosted.endDoorbells()
       hosted.interrupts.removeAll()
       hosted.memory.removeAll()
     }
@@ -75,7 +79,9 @@ final class VfioSession {
     let bytes = VfioHeader.frame(
       id: header.id, command: header.command, flags: flags, error: UInt32(answer.errno?.rawValue ?? 0),
       answer.errno == nil ? answer.payload : [])
-    try rethrowing(socket.send(bytes.span, timeout: Self.patience, cancel: stop), as: StreamEnding.host)
+    try rethrowing(
+      socket.send(bytes.span, descriptors: answer.descriptors, timeout: Self.patience, cancel: stop),
+      as: StreamEnding.host)
     return isAgreed ? nil : "there is no version that both sides speak"
   }
 
@@ -163,7 +169,20 @@ final class VfioSession {
     var info = RegionInfo(index: asked.index)
     info.size = hosted.size(of: asked.index)
     if info.size > 0 { info.flags = RegionInfo.readable | RegionInfo.writable }
-    return Answer(payload: info.encoded)
+    guard let area = hosted.doorbells(in: asked.index) else { return Answer(payload: info.encoded) }
+    let map = SparseMap(offset: area.offset, size: area.byteCount)
+    info.flags |= RegionInfo.mappable | RegionInfo.hasCapabilities
+    info.argumentSize = RegionInfo.byteCount + SparseMap.byteCount
+    // The client learns how much room it takes, and asks again.
+    guard asked.argumentSize >= info.argumentSize else { return Answer(payload: info.encoded) }
+    info.capabilityOffset = RegionInfo.byteCount
+    do throws(HostError) {
+      let page = try hosted.shareDoorbells(area)
+      return Answer(payload: info.encoded + map.encoded, descriptors: [page.descriptor])
+    } catch {
+      log.warning("doorbells cannot be shared: \(error)")
+      return .failed(error.errno)
+    }
   }
 
   private func interruptInfo(_ payload: [UInt8]) throws(ProtocolError) -> Answer {

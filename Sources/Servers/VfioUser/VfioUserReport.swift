@@ -85,6 +85,7 @@ final class VfioUserReport: Sendable {
     client.vectors = hosted.table?.vectors ?? 0
     (client.connectedVectors, client.isPinConnected) = (interrupts.vectors, interrupts.hasPin)
     (client.interrupts, client.lostInterrupts) = (interrupts.sent, interrupts.lost)
+    if let page = hosted.page { (client.sharesDoorbells, client.doorbells) = (true, page.doorbells) }
     return client
   }
 }

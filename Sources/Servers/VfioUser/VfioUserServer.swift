@@ -25,13 +25,15 @@ public final class VfioUserServer: DeviceServer {
   /// - Parameters:
   ///   - socket: asked for when the function is there, so that one that cannot be made leaves no socket behind.
   ///   - name: what threads and reports call the device.
+  ///   - doorbells: whether a client may map the function's doorbells, if the function has them in one place.
   ///   - once: ends when the first client has gone.
   ///   - describe: enters what is known of the function into a report; called for each, on any thread.
   ///   - explain: the answer to `sluice explain`, on a thread of the server; without it the answer is JSON, even to
   ///     those who asked for words.
   ///   - make: makes the function with what it reaches memory and interrupts through.
   public init<F: PCIFunction>(
-    on socket: @autoclosure () throws -> InheritedSocket, name: String = "device", once: Bool = false, log: Logger,
+    on socket: @autoclosure () throws -> InheritedSocket, name: String = "device", once: Bool = false,
+    doorbells: DoorbellPolicy = .messages, log: Logger,
     describe: @escaping @Sendable (F, inout ServingReport) -> Void = { _, _ in },
     explain: @escaping @Sendable (ServingReport, ExplainRequest.Form) -> String = { report, _ in report.json },
     _ make: (BusMaster) throws -> F
@@ -39,7 +41,8 @@ public final class VfioUserServer: DeviceServer {
     let limited = LimitedLog(log)
     let log = limited.logger
     var made: F?
-    let hosted = try HostedFunction(refused: { log.warning("access refused: \($0), says the client") }) { master in
+    let refused: @Sendable (DMAFault) -> Void = { log.warning("access refused: \($0), says the client") }
+    let hosted = try HostedFunction(doorbells: doorbells, refused: refused) { master in
       let function = try make(master)
       made = function
       return function

@@ -10,6 +10,8 @@ public struct VirtioPCIOptions: Sendable {
     case single
     /// A page for each queue, as one that is to be mapped into a guest by itself needs: the address says which.
     case pagePerQueue
+    /// Four bytes for each queue, on pages of their own: memory will do in their place.
+    case cellPerQueue
   }
   /// `iommu_platform`: whether VIRTIO_F_ACCESS_PLATFORM is offered. Off unless asked for, as in QEMU's patch of 2016
   /// that introduced the bit ("fixup! virtio: convert to use DMA api").
