@@ -79,9 +79,8 @@ var targets: [Target] = [
   .executableTarget(
     name: "sluice",
     dependencies: [
-      "HostIO", "Virtio", "Storage", "VirtioServing", "VirtioBlock", "NVMe", "DeviceCatalog", "VhostUser", "VfioUser",
-      "VhostUserBackend",
-      "VhostUserCheck", "Machine", log, arguments,
+      "HostIO", "Virtio", "PCI", "Storage", "VirtioServing", "VirtioBlock", "NVMe", "DeviceCatalog", "VirtioPCI",
+      "VhostUser", "VfioUser", "VhostUserBackend", "VhostUserCheck", "Machine", log, arguments,
     ], path: "Sources/Command/sluice", swiftSettings: checks),
   .executableTarget(
     name: "sluice-bench",
@@ -186,8 +185,8 @@ var targets: [Target] = [
   tests(
     "VfioUserTests",
     [
-      "DMA", "HostIO", "IOMMUInterface", "PCI", "DriverDMA", "Storage", "NVMe", "SocketMessages", "VfioUser", "Virtio",
-      "VirtioBlock", "VirtioDrivers", "VirtioPCI", "VirtioTestKit",
+      "DMA", "HostIO", "IOMMUInterface", "Virtio", "PCI", "DriverDMA", "VirtioDrivers", "Storage", "VirtioServing",
+      "VirtioBlock", "VirtioEntropy", "NVMe", "VirtioPCI", "SocketMessages", "VfioUser", "VirtioTestKit",
     ]),
   tests("VirtioServingTests", ["DMA", "HostIO", "IOMMUInterface", "Virtio", "VirtioServing", "VirtioTestKit", log]),
   tests("VirtioTests", ["DMA", "Virtio", "VirtioTestKit"]),

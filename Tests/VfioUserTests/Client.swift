@@ -20,8 +20,17 @@ final class Client: PCIFunctionAccess {
   private var next: UInt16 = 1
   /// Commands sent.
   private(set) var sent = 0
+  private(set) var isClosed = false
+  /// Doorbells that this client has mapped.
+  private(set) var doorbells: MappedDoorbells?
 
   init(_ socket: UnixSocket) { self.socket = socket }
+
+  /// Ends the connection.
+  func close() {
+    isClosed = true
+    socket.shutdown()
+  }
 
   /// Connects, and agrees on a version.
   convenience init(
@@ -32,7 +41,7 @@ final class Client: PCIFunctionAccess {
   }
 
   /// Whether the server closes the connection, at once or soon. What it had sent before is taken.
-  var isClosed: Bool {
+  var closesSoon: Bool {
     do throws(HostError) {
       while try socket.waitReadable(timeout: .seconds(20)) {
         var bytes = [UInt8](repeating: 0, count: 4096)
@@ -57,12 +66,18 @@ final class Client: PCIFunctionAccess {
   /// Answers a command of the server's; nil: no answer is sent.
   var serve: ((VfioHeader, [UInt8]) -> [UInt8]?)?
 
-  private func receive() throws -> (VfioHeader, [UInt8]) {
+  func reply(to id: UInt16) throws -> [UInt8] {
+    var none = FileDescriptorList()
+    defer { #expect(none.count == 0) }
+    return try reply(to: id, &none)
+  }
+
+  private func receive(_ descriptors: inout FileDescriptorList) throws -> (VfioHeader, [UInt8]) {
     var bytes = [UInt8](repeating: 0, count: VfioHeader.byteCount)
-    try fill(&bytes)
+    try fill(&bytes, &descriptors)
     let header = try VfioHeader(decoding: bytes)
     var payload = [UInt8](repeating: 0, count: header.payloadByteCount)
-    if !payload.isEmpty { try fill(&payload) }
+    if !payload.isEmpty { try fill(&payload, &descriptors) }
     return (header, payload)
   }
 
@@ -73,18 +88,19 @@ final class Client: PCIFunctionAccess {
 
   /// Answers what the server asks, until nothing came for a while.
   func pump(_ quiet: Duration = .milliseconds(1)) throws {
+    var none = FileDescriptorList()
     while try socket.waitReadable(timeout: quiet) {
-      let (header, payload) = try receive()
+      let (header, payload) = try receive(&none)
       #expect(!header.isReply)
       try answer(header, payload)
     }
   }
 
-  func reply(to id: UInt16) throws -> [UInt8] {
-    var (header, payload) = try receive()
+  func reply(to id: UInt16, _ descriptors: inout FileDescriptorList) throws -> [UInt8] {
+    var (header, payload) = try receive(&descriptors)
     while !header.isReply {
       try answer(header, payload)
-      (header, payload) = try receive()
+      (header, payload) = try receive(&descriptors)
     }
     #expect(header.id == id)
     if header.hasFailed {
@@ -94,11 +110,10 @@ final class Client: PCIFunctionAccess {
     return payload
   }
 
-  private func fill(_ bytes: inout [UInt8]) throws {
-    var none = FileDescriptorList()
+  private func fill(_ bytes: inout [UInt8], _ descriptors: inout FileDescriptorList) throws {
     var span = bytes.mutableSpan
     // Thrown and not expected: a connection that the server closed ends the driver's waits.
-    guard try socket.receiveAll(into: &span, descriptors: &none, timeout: .seconds(20)) else {
+    guard try socket.receiveAll(into: &span, descriptors: &descriptors, timeout: .seconds(20)) else {
       throw HostError("recvmsg", errno: .connectionReset)
     }
   }
@@ -106,6 +121,28 @@ final class Client: PCIFunctionAccess {
   @discardableResult
   func command(_ command: VfioCommand, _ payload: [UInt8] = [], descriptors: [Int32] = []) throws -> [UInt8] {
     try reply(to: send(command.rawValue, payload, descriptors: descriptors))
+  }
+
+  /// Asks for a region's information as QEMU does: for the fixed part first, and then for as much as there is. Maps what
+  /// may be mapped.
+  func mapRegion(_ index: UInt32) throws -> (info: RegionInfo, map: SparseMap)? {
+    var asked = RegionInfo(index: index)
+    asked.argumentSize = try RegionInfo(decoding: command(.getRegionInfo, asked.encoded), of: "INFO").argumentSize
+    var descriptors = FileDescriptorList()
+    let payload = try reply(to: send(VfioCommand.getRegionInfo.rawValue, asked.encoded), &descriptors)
+    var reader = PayloadReader(payload, of: "INFO")
+    let info = try RegionInfo(from: &reader)
+    guard info.flags & RegionInfo.mappable != 0 else {
+      #expect(descriptors.count == 0 && reader.remaining == 0 && info.argumentSize == RegionInfo.byteCount)
+      return nil
+    }
+    #expect(info.flags & RegionInfo.hasCapabilities != 0 && info.capabilityOffset == RegionInfo.byteCount)
+    let map = try SparseMap(from: &reader)
+    #expect(reader.remaining == 0 && descriptors.count == 1)
+    if let descriptor = descriptors.takeFirst() {
+      doorbells = try MappedDoorbells(bar: Int(index), info, map, descriptor)
+    }
+    return (info, map)
   }
 
   // MARK: PCIFunctionAccess
@@ -135,6 +172,7 @@ final class Client: PCIFunctionAccess {
   }
   func readBAR(_ index: Int, at offset: UInt64, width: Int) -> UInt32 { read(UInt32(index), offset, width) }
   func writeBAR(_ index: Int, at offset: UInt64, width: Int, _ value: UInt32) {
+    if let doorbells, doorbells.store(index, offset, width, value) { return }
     write(UInt32(index), offset, width, value)
   }
 }
@@ -178,15 +216,20 @@ final class Rig {
   let memory: GuestMemory
   let file: MemoryFile
 
-  convenience init() throws {
-    try self.init { image, master in try NVMeController(NVMeOptions(DiskOptions(path: image)), on: master) }
+  convenience init(doorbells: DoorbellPolicy = .messages) throws {
+    try self.init(doorbells: doorbells) { image, master in
+      try NVMeController(NVMeOptions(DiskOptions(path: image)), on: master)
+    }
   }
 
   /// - Parameter make: makes the function, with the path of an image of 8 MiB.
-  init<F: PCIFunction>(_ make: (String, BusMaster) throws -> F) throws {
+  init<F: PCIFunction>(
+    doorbells: DoorbellPolicy = .messages, _ make: (String, BusMaster) throws -> F
+  ) throws {
     let image = try folder.file("disk.img", [UInt8](repeating: 0, count: 8 << 20))
     path = folder.path("vfio.sock")
-    let server = try VfioUserServer(on: .listening(UnixListener(path: path)), log: .silent) { master in
+    let server = try VfioUserServer(on: .listening(UnixListener(path: path)), doorbells: doorbells, log: .silent) {
+      master in
       try make(image, master)
     }
     self.server = server

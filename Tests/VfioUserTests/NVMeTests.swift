@@ -12,7 +12,7 @@ import VirtioTestKit
 
 @Suite("NVMe over vfio-user", .timeLimit(.minutes(10))) struct NVMeOverVfioUserTests {
   /// Starts the driver, with an eventfd for each vector, and a mapping for each request.
-  private func start(_ rig: Rig, _ client: Client) throws -> NVMeDriver {
+  static func start(_ rig: Rig, _ client: Client) throws -> NVMeDriver {
     let info = try DeviceInfo(decoding: client.command(.getInfo, DeviceInfo().encoded), of: "INFO")
     #expect(info.flags == DeviceInfo.isPCI | DeviceInfo.resets && info.regionCount == 9)
     let interrupts = try InterruptInfo(
@@ -41,7 +41,7 @@ import VirtioTestKit
   func readsBack() throws {
     let rig = try Rig()
     let client = try Client(path: rig.path)
-    let driver = try start(rig, client)
+    let driver = try Self.start(rig, client)
     #expect(driver.blockCount == 8 << 11)
     let pattern = (0..<8192).map { UInt8(truncatingIfNeeded: $0 &* 7 &+ $0 >> 8) }
     let (from, into) = (GuestAddress(0x80_0200), GuestAddress(0x90_0000))

@@ -1,20 +1,21 @@
 import ArgumentParser
 import HostIO
-import VhostUser
 import VirtioServing
 
 /// `sluice explain`: the state of a running back-end, with reasons.
 struct Explain: ParsableCommand {
   static let configuration = CommandConfiguration(
-    abstract: "Ask a running back-end whether its device goes through the IOMMU, and what it can reach.",
+    abstract: "Ask a running server whether its device goes through the IOMMU, and what it can reach.",
     discussion: """
-      The back-end answers on its own socket, beside its front-end: whether VIRTIO_F_ACCESS_PLATFORM was offered and \
-      accepted; which address path is in force, and why; how much of the guest's memory the device can reach now, and \
-      could at most so far; and the counters of the translation cache and of each queue. Without a front-end, the \
-      figures are those of the last one. A back-end that was started with a connected --fd has no socket to ask.
+      The server answers on its own socket, beside its front-end or client: whether VIRTIO_F_ACCESS_PLATFORM was \
+      offered and accepted; which address path is in force, and why; how much of the guest's memory the device can \
+      reach now, and could at most so far; over vhost-user the counters of the translation cache, over vfio-user the \
+      client's mappings, the last accesses that were refused, and interrupts; and what each queue did. Without a \
+      front-end or client, the figures are those of the last one. A server that was started with a connected --fd has \
+      no socket to ask.
       """)
 
-  @Argument(help: ArgumentHelp("The back-end's socket.", valueName: "socket"), completion: .file())
+  @Argument(help: ArgumentHelp("The server's socket.", valueName: "socket"), completion: .file())
   var path: String
 
   @Flag(help: "Print JSON: one object on one line.")

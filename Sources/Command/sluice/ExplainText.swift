@@ -5,34 +5,45 @@ import VirtioServing
 extension ServingReport {
   /// A screen of words, 100 columns wide.
   var words: String {
-    var lines: [String] = []
-    func line(_ title: String, _ text: String) { lines += Self.folded(title, text) }
-    lines.append("\(name): \(kind)")
-    for fact in facts { line(fact.title, fact.words) }
-    line(
-      "front-end",
+    var screen = ExplainScreen()
+    screen.lines.append("\(name): \(kind)")
+    for fact in facts { screen.line(fact.title, fact.words) }
+    screen.line(
+      client == nil ? "front-end" : "client",
       isConnected
         ? "connected (connection \(sessions))"
         : sessions == 0 ? "none yet" : "none now; the rest is about the last of \(sessions)")
-    line("bit 33", "VIRTIO_F_ACCESS_PLATFORM: \(accepted)")
-    line("path", pathInWords)
-    line("why", reason)
+    if let client { describe(client, on: &screen) } else { describeTranslations(on: &screen) }
+    if otherKind == nil { describeQueues(on: &screen) }
+    if lostPages > 0 { screen.line("lost pages", "\(lostPages): the front-end cut a memory file short") }
+    if let lastFailure {
+      screen.line(
+        "failures", "\(counted(failedSessions, "connection")) ended by an error, the last one by: \(lastFailure)")
+    }
+    return screen.lines.joined(separator: "\n") + "\n"
+  }
+
+  /// What a front-end negotiated, and what can be reached through its translations.
+  private func describeTranslations(on screen: inout ExplainScreen) {
+    screen.line("bit 33", "VIRTIO_F_ACCESS_PLATFORM: \(accepted)")
+    screen.line("path", pathInWords)
+    screen.line("why", reason)
     if memoryBytes > 0, looksLikePassThrough {
-      line(
+      screen.line(
         "reachable",
         "\(Self.bytes(memoryBytes)) on request, which is all of guest memory; requested so far: \(Self.bytes(reachableBytes)) now, "
           + "\(Self.bytes(peakReachableBytes)) at most")
     } else if memoryBytes > 0 {
-      line(
+      screen.line(
         "reachable",
         "\(Self.bytes(reachableBytes)) now, \(Self.bytes(peakReachableBytes)) at most\(percent), of \(Self.bytes(memoryBytes)) of guest memory"
       )
     } else {
-      line(
+      screen.line(
         "reachable", isOver ? "nothing: no guest memory was known at the end" : "nothing: no guest memory is known yet")
     }
     if addressPath == .platform {
-      line(
+      screen.line(
         "translations",
         "\(counted(iotlb.mappings, "mapping")) in force; \(counted(iotlb.hits, "hit")), "
           + "\(counted(iotlb.misses, "miss", "misses")); \(iotlb.questions) MISS sent, "
@@ -40,11 +51,15 @@ extension ServingReport {
           + (iotlb.evictions > 0 ? ", emptied \(counted(iotlb.evictions, "time")) because it was full" : "")
           + (translations == .once ? "; each is kept for one request" : ""))
     }
-    if missesInvalidations { line("warning", Self.invalidationHint) }
-    if let advice { line("warning", advice) }
-    line("faults", faults == 0 ? "0" : lastFault.map { "\(faults), the last one: \($0)" } ?? "\(faults)")
+    if missesInvalidations { screen.line("warning", Self.invalidationHint) }
+    if let advice { screen.line("warning", advice) }
+    screen.line("faults", faults == 0 ? "0" : lastFault.map { "\(faults), the last one: \($0)" } ?? "\(faults)")
+  }
+
+  /// Rings and requests.
+  private func describeQueues(on screen: inout ExplainScreen) {
     if addressPath != nil {
-      line(
+      screen.line(
         "rings",
         "\(isPacked ? "packed" : "split"), indirect tables \(acceptsIndirect ? "accepted" : offersIndirect ? "not accepted" : "not offered"), "
           + "\(queues.filter(\.isRunning).count) running; "
@@ -52,13 +67,13 @@ extension ServingReport {
       )
     }
     let total = totals
-    line(
+    screen.line(
       "requests",
       "\(total.requests) taken, \(total.completions) done; \(Self.bytes(total.readableBytes)) read from the guest, \(Self.bytes(total.writtenBytes)) written to it"
     )
     for queue in queues.prefix(Self.mostQueues) where queueLimit > 1 && queue.size > 0 {
       let counts = queue.counts
-      line(
+      screen.line(
         "queue \(queue.index)",
         "\(queue.isRunning ? "running" : "stopped"), size \(queue.size); \(counts.requests) taken, \(counts.completions) done, "
           + "\(counted(counts.waits, "wait")) for a translation, \(counted(counts.faults, "fault")), "
@@ -66,13 +81,8 @@ extension ServingReport {
       )
     }
     if queues.count > Self.mostQueues {
-      line("", "and \(counted(queues.count - Self.mostQueues, "more queue")); --json has all")
+      screen.line("", "and \(counted(queues.count - Self.mostQueues, "more queue")); --json has all")
     }
-    if lostPages > 0 { line("lost pages", "\(lostPages): the front-end cut a memory file short") }
-    if let lastFailure {
-      line("failures", "\(counted(failedSessions, "connection")) ended by an error, the last one by: \(lastFailure)")
-    }
-    return lines.joined(separator: "\n") + "\n"
   }
 
   /// Queues that the text lists one by one.
@@ -80,7 +90,7 @@ extension ServingReport {
 
   /// A front-end was there, and the figures are its last ones.
   private var isOver: Bool { !isConnected && sessions > 0 }
-  private var accepted: String {
+  var accepted: String {
     let offered = policy == .on ? "offered, and required" : offersAccessPlatform ? "offered" : "not offered"
     return switch addressPath {
     case nil where sessions == 0: offersAccessPlatform ? "to be \(offered)" : "will not be offered"
@@ -97,28 +107,10 @@ extension ServingReport {
     case .physical: "physical: addresses are the guest's own, and no IOMMU is asked"
     }
   }
-  private var percent: String {
+  var percent: String {
     guard memoryBytes > 0 else { return "" }
     let tenths = (peakReachableBytes &* 1000) / memoryBytes
     return " (\(tenths / 10).\(tenths % 10) %)"
-  }
-
-  /// A title and its text, the text broken between words and indented below itself.
-  private static func folded(_ title: String, _ text: String) -> [String] {
-    let indent = 15
-    var lines: [String] = []
-    var line = "  " + title.padded(to: indent - 2)
-    var isEmpty = true
-    for word in text.split(separator: " ") {
-      if !isEmpty, line.count + 1 + word.count > 100 {
-        lines.append(line)
-        line = "".padded(to: indent)
-        isEmpty = true
-      }
-      line += (isEmpty ? "" : " ") + word
-      isEmpty = false
-    }
-    return lines + [line]
   }
 
   /// 4096 as `4.0 KiB`.

@@ -3,19 +3,17 @@ import DeviceCatalog
 import Glibc
 import HostIO
 import Logging
-import VhostUser
-import VhostUserBackend
 import Virtio
 import VirtioServing
 
 /// `sluice serve`: a device for the front-ends that connect.
 struct Serve: ParsableCommand {
   static let configuration = CommandConfiguration(
-    abstract: "Serve a device over vhost-user.",
+    abstract: "Serve a device over vhost-user or vfio-user.",
     discussion: """
       Runs in the foreground, one device for each process, until SIGTERM, SIGINT or SIGHUP. It finishes requests under \
       way first; a second signal ends it at once. SIGUSR1 writes the answer of `sluice explain` into the log. When a \
-      front-end disconnects, the command waits for the next one.
+      front-end or client disconnects, the command waits for the next one.
       """,
     subcommands: devices)
 
@@ -60,33 +58,6 @@ struct Service {
   var path: String?
   /// What the server is doing, where it can say so.
   var report: (@Sendable () -> ServingReport)?
-}
-
-/// Serves a device over vhost-user until a signal or the end of the last front-end.
-///
-/// `makeDevice` comes first and the socket last, so that a mistake leaves nothing behind.
-func serve(_ name: String, _ options: SocketOptions, _ makeDevice: (Logger) throws -> Served) throws {
-  try serve(name, options.program) { log, unlimited in
-    let served = try makeDevice(log)
-    let socket = try options.open()
-    var backend = BackendOptions(
-      name: name, accessPlatform: options.platform, translations: options.translations, once: options.once
-    )
-    backend.offersPackedRings = !options.noPacked
-    backend.indirect = options.indirect
-    backend.idleLatency = options.idleLatency.policy
-    if case .limit(let most) = backend.idleLatency {
-      // An explicit option must not be dropped silently.
-      do throws(HostError) { _ = try IdleLatencyLimit(microseconds: most) } catch {
-        log.warning("--idle-latency \(most) has no effect: \(error)")
-      }
-    }
-    let place = options.place
-    let server = try VhostUserServer(
-      served.device, on: socket, options: backend, log: unlimited, facts: { served.facts() + [place] }
-    ) { report, form in form == .json ? report.json : report.words }
-    return Service(server: server, socket: socket, path: options.socketPath, report: { server.statistics })
-  }
 }
 
 /// Runs the server that `start` makes until a signal, or until it ends by itself.

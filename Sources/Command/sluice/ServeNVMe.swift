@@ -4,6 +4,7 @@ import Logging
 import NVMe
 import Storage
 import VfioUser
+import VirtioServing
 
 /// `sluice serve nvme`.
 struct ServeNVMe: DeviceCommand {
@@ -26,8 +27,16 @@ struct ServeNVMe: DeviceCommand {
     try disk.check()
     try serve("nvme", socket.program) { log, unlimited in
       let options = NVMeOptions(disk.options(log))
-      let opened = try socket.open()
-      let server = try VfioUserServer(on: opened, once: socket.once, log: unlimited) { master in
+      let place = socket.socketFact
+      let server = try VfioUserServer(
+        on: socket.open(), name: "nvme", once: socket.once,
+        doorbells: socket.place.doorbells ?? .messages, log: unlimited,
+        describe: { (controller: NVMeController, report: inout ServingReport) in
+          report.otherKind = "nvme"
+          report.facts = [Self.image(controller, options), place]
+        },
+        explain: { report, form in form == .json ? report.json : report.words }
+      ) { master in
         let controller: NVMeController
         do throws(NVMeError) {
           controller = try NVMeController(options, on: master)
@@ -38,7 +47,16 @@ struct ServeNVMe: DeviceCommand {
         try disk.refuseEmpty(controller.byteCount)
         return controller
       }
-      return Service(server: server, socket: opened, path: socket.path)
+      return Service(
+        server: server, socket: server.socket, path: socket.place.path, report: { server.statistics })
     }
+  }
+
+  /// The disk, for `explain`.
+  private static func image(_ controller: NVMeController, _ options: NVMeOptions) -> ReportFact {
+    let (size, path, isReadOnly) = (controller.byteCount, options.disk.path, options.disk.readOnly)
+    return ReportFact(
+      "image", "\(path): \(size) bytes, \(isReadOnly ? "read-only" : "writable")",
+      ["image": .text(path), "image_bytes": .number(size), "read_only": .flag(isReadOnly)])
   }
 }

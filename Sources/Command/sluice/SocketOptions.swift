@@ -2,6 +2,7 @@ import ArgumentParser
 import Glibc
 import HostIO
 import VhostUserBackend
+import Virtio
 import VirtioServing
 
 /// The value of `--idle-latency`.
@@ -23,44 +24,80 @@ struct IdleLatencyArgument {
   init(_ policy: IdleLatencyPolicy) { self.policy = policy }
 }
 
-/// The options that every device has: the socket and the protocol, by vhost-user's conventions for back-end programs.
+/// What a device speaks on its socket.
+enum ServedProtocol: String, CaseIterable, ExpressibleByArgument {
+  case vhostUser = "vhost-user"
+  case vfioUser = "vfio-user"
+}
+
+/// The options that every virtio device has: the socket and the protocol, by vhost-user's conventions for back-end
+/// programs.
 struct SocketOptions: ParsableArguments {
   @Option(
     name: .customLong("socket-path"),
     help: ArgumentHelp(
-      "Listen on a Unix socket at this path. The path must not exist, unless a back-end that has ended left it behind.",
+      """
+      Listen for vhost-user front-ends on a Unix socket at this path. The path must not exist, unless a back-end that \
+      has ended left it behind.
+      """,
       valueName: "path"),
     completion: .file())
   var socketPath: String?
+
+  @OptionGroup var vfioUser: VfioUserPlace
 
   @Option(
     parsing: .unconditional,
     help: ArgumentHelp(
       """
-      Use this open descriptor instead: a listening or a connected Unix socket. Without either option, use the socket \
-      that the service manager passed (LISTEN_FDS).
+      Use this open descriptor instead: a listening or a connected Unix socket. Without any of these options, use the \
+      socket that the service manager passed (LISTEN_FDS).
       """,
       valueName: "number"))
   var fd: Int32?
 
   @Option(
-    name: .customLong("access-platform"),
+    name: .customLong("protocol"),
     help: ArgumentHelp(
       """
-      Whether the device goes through the guest's IOMMU: if the front-end has one for it (auto); always, and a \
-      front-end without one is refused (on); never, and the device can reach all guest memory (off).
+      What is spoken on the socket of --fd or LISTEN_FDS, if it is not vhost-user. With --socket-path it is \
+      vhost-user, with --vfio-user it is vfio-user.
+      """,
+      valueName: "vhost-user|vfio-user"))
+  var spoken: ServedProtocol?
+
+  @Option(
+    name: [.customLong("access-platform"), .customLong("iommu-platform")],
+    help: ArgumentHelp(
+      """
+      Whether to offer VIRTIO_F_ACCESS_PLATFORM, with which a driver gives the device the addresses of the guest's \
+      IOMMU. Over vhost-user the device then goes through the IOMMU: if the front-end has one for it (auto); always, \
+      and a front-end without one is refused (on); never, and the device can reach all guest memory (off). Over \
+      vfio-user every access goes through the client's IOMMU: offered (auto); offered, and a driver that does not \
+      accept it is refused (on); not offered, and behind an IOMMU in use every access of the device is refused (off).
       """,
       valueName: "auto|on|off"))
   var platform: AccessPlatformPolicy = .auto
 
   @Option(
+    name: .customLong("disable-legacy"),
     help: ArgumentHelp(
       """
-      How long to keep a translation: until the front-end invalidates it (keep), or for one request (once), for \
-      front-ends that do not pass unmaps on, such as QEMU with AMD-Vi.
+      Over vfio-user, whether the device is without the legacy interface: yes, if VIRTIO_F_ACCESS_PLATFORM is offered, \
+      which its drivers cannot accept, or if there is none for such a device (auto, the default); always (on); never, \
+      and the bit is not offered (off).
+      """,
+      valueName: "auto|on|off"))
+  var disableLegacy: OnOffAuto?
+
+  @Option(
+    help: ArgumentHelp(
+      """
+      Over vhost-user, how long to keep a translation: until the front-end invalidates it (keep), or for one request (once), for \
+      front-ends that do not pass unmaps on, such as QEMU with AMD-Vi. (default: keep)
       """,
       valueName: "keep|once"))
-  var translations: TranslationPolicy = .keep
+  var translations: TranslationPolicy?
 
   @Option(
     help: ArgumentHelp(
@@ -77,37 +114,82 @@ struct SocketOptions: ParsableArguments {
     name: .customLong("idle-latency"),
     help: ArgumentHelp(
       """
-      Limit on the wake-up latency of idle processors of this machine while translations come fast: a number of \
+      Over vhost-user, a limit on the wake-up latency of idle processors of this machine while translations come fast: a number of \
       microseconds, no limit (off), or 0 inside a virtual machine whose hypervisor stops idle processors and no limit \
       elsewhere (auto, the default). A limit makes translations faster, and costs power while they come. It needs \
       write access to /dev/cpu_dma_latency.
       """,
       valueName: "auto|off|microseconds"),
     transform: IdleLatencyArgument.init)
-  var idleLatency = IdleLatencyArgument(.auto)
+  var idleLatency: IdleLatencyArgument?
 
   @Flag(
     name: .customLong("no-packed"),
     help: "Offer split rings only, for front-ends that start packed rings wrongly (user-mode Linux).")
   var noPacked = false
 
-  @Flag(help: "End when the first front-end disconnects, instead of waiting for the next one.")
+  @Flag(help: "End when the first front-end or client disconnects, instead of waiting for the next one.")
   var once = false
 
   @OptionGroup var program: ProgramOptions
 
+  /// What is spoken.
+  var served: ServedProtocol { spoken ?? (vfioUser.path == nil ? .vhostUser : .vfioUser) }
+
+  /// Refuses options that exclude each other, by name, before anything is done.
+  func check() throws {
+    if socketPath != nil, vfioUser.path != nil {
+      throw Failure.usage("--socket-path and --vfio-user exclude each other; give one of them")
+    }
+    switch served {
+    case .vfioUser:
+      if socketPath != nil {
+        throw Failure.usage("--socket-path is for vhost-user; give --vfio-user PATH, or omit --protocol vfio-user")
+      }
+      let others = [("--translations", translations != nil), ("--idle-latency", idleLatency != nil)]
+      if let (option, _) = others.first(where: \.1) {
+        throw Failure.usage("\(option) is for vhost-user, whose translations are asked for; omit it with vfio-user")
+      }
+      if platform == .on, disableLegacy == .off {
+        throw Failure.usage(
+          "--access-platform on and --disable-legacy off exclude each other: a legacy driver cannot see feature bit 33; "
+            + "omit one of them")
+      }
+    case .vhostUser:
+      if vfioUser.path != nil {
+        throw Failure.usage("--vfio-user and --protocol vhost-user exclude each other; omit one of them")
+      }
+      if vfioUser.doorbells != nil {
+        throw Failure.usage("--doorbells is for vfio-user; over vhost-user the front-end kicks by eventfd")
+      }
+      if disableLegacy != nil {
+        throw Failure.usage(
+          "--disable-legacy is for vfio-user; over vhost-user the front-end shows the device (QEMU: its property "
+            + "disable-legacy)")
+      }
+    }
+  }
+
   /// The socket, for `explain`.
-  var place: ReportFact {
-    let words = socketPath ?? fd.map { "descriptor \($0)" } ?? "the one passed by LISTEN_FDS"
-    return ReportFact("socket", words, ["socket": .text(words)])
+  var place: ReportFact { Self.fact(served == .vfioUser ? vfioUser.path : socketPath, fd, served) }
+
+  static func fact(_ path: String?, _ fd: Int32?, _ spoken: ServedProtocol) -> ReportFact {
+    let words = path ?? fd.map { "descriptor \($0)" } ?? "the one passed by LISTEN_FDS"
+    return ReportFact("socket", "\(words) (\(spoken.rawValue))", ["socket": .text(words)])
   }
 
   /// Opens the socket that the options name. Call it last: it creates a file, and an earlier error must leave none
   /// behind.
-  func open() throws -> InheritedSocket { try Self.open(path: socketPath, option: "--socket-path", fd: fd) }
+  func open() throws -> InheritedSocket {
+    served == .vfioUser
+      ? try Self.open(path: vfioUser.path, option: "--vfio-user", fd: fd)
+      : try Self.open(path: socketPath, option: "--socket-path", other: " or --vfio-user PATH", fd: fd)
+  }
 
   /// The socket at a path that `option` names, or an open descriptor, or the one that the service manager passed.
-  static func open(path: String?, option: String, fd: Int32?) throws -> InheritedSocket {
+  ///
+  /// - Parameter other: another option that names one, for the sentence that says which there are.
+  static func open(path: String?, option: String, other: String = "", fd: Int32?) throws -> InheritedSocket {
     let passed = passedDescriptors()
     switch (path, fd) {
     case (.some, .some):
@@ -126,7 +208,7 @@ struct SocketOptions: ParsableArguments {
       return try adopt(number, "--fd \(number)")
     case (nil, nil):
       guard let number = passed.first else {
-        throw Failure.usage("no socket; give \(option) PATH, or --fd NUMBER for a socket that is already open")
+        throw Failure.usage("no socket; give \(option) PATH\(other), or --fd NUMBER for a socket that is already open")
       }
       guard passed.count == 1 else {
         throw Failure.usage("LISTEN_FDS passes \(passed.count) sockets; pass one, because a device has one front-end")

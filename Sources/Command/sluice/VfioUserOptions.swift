@@ -1,8 +1,10 @@
 import ArgumentParser
 import HostIO
+import VfioUser
+import VirtioServing
 
-/// The options of a device that is served over vfio-user.
-struct VfioUserOptions: ParsableArguments {
+/// Where a device is served over vfio-user.
+struct VfioUserPlace: ParsableArguments {
   @Option(
     name: .customLong("vfio-user"),
     help: ArgumentHelp(
@@ -15,9 +17,29 @@ struct VfioUserOptions: ParsableArguments {
   var path: String?
 
   @Option(
+    help: ArgumentHelp(
+      """
+      Over vfio-user, how doorbells reach the device: each is a message (messages, the default), or they are in memory \
+      that the client maps (shared). Nothing wakes the device for those in memory, so it looks for them: all the time \
+      while they come, and every millisecond when none has come for long, which costs some processor time even \
+      while the guest is idle.
+      """,
+      valueName: "messages|shared"))
+  var doorbells: DoorbellPolicy?
+}
+
+/// The options of a device that is served over vfio-user alone.
+struct VfioUserOptions: ParsableArguments {
+  @OptionGroup var place: VfioUserPlace
+
+  @Option(
     parsing: .unconditional,
     help: ArgumentHelp(
-      "Use this open descriptor instead: a listening or a connected Unix socket.", valueName: "number"))
+      """
+      Use this open descriptor instead: a listening or a connected Unix socket. Without either option, use the socket \
+      that the service manager passed (LISTEN_FDS).
+      """,
+      valueName: "number"))
   var fd: Int32?
 
   @Flag(help: "End when the first client disconnects, instead of waiting for the next one.")
@@ -27,6 +49,9 @@ struct VfioUserOptions: ParsableArguments {
 
   /// Opens the socket that the options name.
   func open() throws -> InheritedSocket {
-    try SocketOptions.open(path: path, option: "--vfio-user", fd: fd)
+    try SocketOptions.open(path: place.path, option: "--vfio-user", fd: fd)
   }
+
+  /// The socket, for `explain`.
+  var socketFact: ReportFact { SocketOptions.fact(place.path, fd, .vfioUser) }
 }

@@ -41,6 +41,8 @@ public final class DeviceControl: Sendable {
     var queues: [QueueRegisters]
     /// Where suspended queues go on.
     var suspended: [Int: QueueState] = [:]
+    /// Why FEATURES_OK did not stick the last time that a driver set it.
+    var refusal: String?
   }
   public let device: any VirtioDevice
   /// What is offered, the platform's bit included.
@@ -56,10 +58,12 @@ public final class DeviceControl: Sendable {
 
   /// - Parameters:
   ///   - offered: what is offered to the driver.
+  ///   - required: what of it a driver has to accept.
   ///   - hidden: what a handler never sees, although it is negotiated (R019).
   ///   - space: what a queue's addresses lead to, asked whenever a queue starts; nil: the device cannot work there.
   public init(
-    _ device: any VirtioDevice, name: String, offering offered: Features, hiding hidden: Features = [],
+    _ device: any VirtioDevice, name: String, offering offered: Features,
+    requiring required: Features = [.version1, .accessPlatform], hiding hidden: Features = [],
     interrupts: any DeviceInterrupts, log: Logger, space: @escaping @Sendable (AddressPath) -> (any DMASpace)?
   ) throws(HostError) {
     self.device = device
@@ -73,7 +77,9 @@ public final class DeviceControl: Sendable {
     var kicks: [EventFD] = []
     for _ in device.maxQueueSizes { kicks.append(try EventFD()) }
     self.kicks = kicks
-    state = Mutex(State(negotiation: DeviceNegotiation(offered: offered), queues: Self.initialQueues(device)))
+    state = Mutex(
+      State(
+        negotiation: DeviceNegotiation(offered: offered, requiring: required), queues: Self.initialQueues(device)))
     for index in device.maxQueueSizes.indices { runner.setCall(index) { interrupts.usedBuffers(index) } }
     let alarm = alarm
     device.observeConfiguration { alarm.configurationChanged() }
@@ -106,6 +112,10 @@ public final class DeviceControl: Sendable {
 
   /// What the driver and the device agreed on; empty before FEATURES_OK.
   public var negotiatedFeatures: Features { state.withLock { $0.negotiation.negotiated } }
+  /// Why the last driver's features were refused; nil: they were not.
+  public var refusal: String? { state.withLock { $0.refusal } }
+  /// Whether the driver uses the legacy interface.
+  public var isLegacy: Bool { state.withLock { $0.negotiation.isLegacy } }
   /// What the driver wrote, 32 bits from `32 * word` on.
   public func driverFeatures(word: UInt32) -> UInt32 {
     Self.word(state.withLock { $0.negotiation.driverFeatures }, word)
@@ -131,8 +141,23 @@ public final class DeviceControl: Sendable {
 
   func take(_ step: DeviceNegotiation.Step, _ state: inout State) {
     switch step {
-    case .none, .featuresRefused: break
-    case .featuresAccepted: hearFeatures(state)
+    case .none: break
+    case .featuresRefused:
+      let (missing, extra) = (
+        state.negotiation.requiredFeatures.subtracting(state.negotiation.driverFeatures),
+        state.negotiation.driverFeatures.subtracting(offeredFeatures)
+      )
+      let sentence =
+        missing == .accessPlatform
+        ? "it does not accept VIRTIO_F_ACCESS_PLATFORM, and has to"
+        : missing.isEmpty
+          ? "it accepts feature bits that are not offered: \(extra.bits.map(String.init).joined(separator: ", "))"
+          : "it does not accept VIRTIO_F_VERSION_1"
+      state.refusal = sentence
+      log.warning("a driver's features are refused: \(sentence)")
+    case .featuresAccepted:
+      state.refusal = nil
+      hearFeatures(state)
     case .reset:
       alarm.silence()
       runner.reset()

@@ -3,12 +3,13 @@ internal import Virtio
 // What the figures of a report say about the IOMMU behind them.
 extension ServingReport {
   /// Refused accesses, on both paths.
-  public var faults: UInt64 { queues.reduce(0) { $0 + $1.counts.faults } }
+  public var faults: UInt64 { client?.refusals ?? queues.reduce(0) { $0 + $1.counts.faults } }
 
   /// Whether every mapping so far leads from an address to itself: then an IOMMU in pass-through mode is the likeliest
-  /// reason, and every page that the device asks for would be granted.
+  /// reason, and every page that the device asks for would be granted. Over vfio-user: whether all of memory is mapped.
   public var looksLikePassThrough: Bool {
-    addressPath == .platform && iotlb.updates > 0 && iotlb.identities == iotlb.updates
+    if let client { return client.mapsEverything }
+    return addressPath == .platform && iotlb.updates > 0 && iotlb.identities == iotlb.updates
   }
 
   /// Whether mappings come, and none is ever taken back although some must have been: unmaps do not get here.

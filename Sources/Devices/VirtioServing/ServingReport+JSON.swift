@@ -4,7 +4,7 @@ public import Virtio
 /// ``ServingReport`` for programs: what `sluice explain --json` prints.
 extension ServingReport {
   /// The kind of device: `virtio-blk`, or `virtio device 17` where its number is all that is known.
-  public var kind: String { device.name.map { "virtio-\($0)" } ?? "virtio device \(device.rawValue)" }
+  public var kind: String { otherKind ?? device.name.map { "virtio-\($0)" } ?? "virtio device \(device.rawValue)" }
 
   /// Whether VIRTIO_F_ACCESS_PLATFORM was accepted.
   public var isAccepted: Bool { addressPath == .platform }
@@ -26,6 +26,7 @@ extension ServingReport {
     var object = JSONObject()
     object.add("name", name)
     object.add("device", kind)
+    object.add("protocol", client == nil ? "vhost-user" : "vfio-user")
     for fact in facts {
       for (key, value) in fact.values.sorted(by: { $0.key < $1.key }) {
         switch value {
@@ -39,6 +40,25 @@ extension ServingReport {
     object.add("sessions", sessions)
     object.add("failed_sessions", failedSessions)
     object.add("last_failure", lastFailure)
+    if otherKind == nil { addNegotiation(to: &object) }
+    object.add("memory_bytes", memoryBytes)
+    object.add("memory_regions", UInt64(memoryRegions))
+    object.add("reachable_bytes", reachableBytes)
+    object.add("peak_reachable_bytes", peakReachableBytes)
+    object.add("grantable_bytes", grantableBytes)
+    object.add("looks_like_pass_through", looksLikePassThrough)
+    object.add("misses_invalidations", missesInvalidations)
+    if let client { add(client, to: &object) } else { addTranslations(to: &object) }
+    object.add("faults", faults)
+    object.add("last_fault", lastFault)
+    object.add("warning", advice)
+    object.add("lost_pages", lostPages)
+    if otherKind == nil { addQueues(to: &object) }
+    return object.text + "\n"
+  }
+
+  /// Features, and what follows from them.
+  private func addNegotiation(to object: inout JSONObject) {
     object.add("access_platform_policy", policy.rawValue)
     object.add("access_platform_offered", offersAccessPlatform)
     object.add("access_platform_accepted", isAccepted)
@@ -52,13 +72,10 @@ extension ServingReport {
     object.add(
       "protocol_features", protocolFeatures.map(String.init))
     object.add("status", UInt64(status))
-    object.add("memory_bytes", memoryBytes)
-    object.add("memory_regions", UInt64(memoryRegions))
-    object.add("reachable_bytes", reachableBytes)
-    object.add("peak_reachable_bytes", peakReachableBytes)
-    object.add("grantable_bytes", grantableBytes)
-    object.add("looks_like_pass_through", looksLikePassThrough)
-    object.add("misses_invalidations", missesInvalidations)
+  }
+
+  /// The translations of a vhost-user connection.
+  private func addTranslations(to object: inout JSONObject) {
     object.add("translations", translations.rawValue)
     object.add("mappings", UInt64(iotlb.mappings))
     object.add("hits", iotlb.hits)
@@ -69,10 +86,10 @@ extension ServingReport {
     object.add("evictions", iotlb.evictions)
     object.add("identities", iotlb.identities)
     object.add("moved", iotlb.moved)
-    object.add("faults", faults)
-    object.add("last_fault", lastFault)
-    object.add("warning", advice)
-    object.add("lost_pages", lostPages)
+  }
+
+  /// Virtqueues.
+  private func addQueues(to object: inout JSONObject) {
     let total = totals
     object.add("requests", total.requests)
     object.add("completions", total.completions)
@@ -95,6 +112,28 @@ extension ServingReport {
         one.add("calls", queue.counts.calls)
         return one.text
       })
-    return object.text + "\n"
+  }
+
+  /// The mappings and interrupts of a vfio-user connection.
+  private func add(_ client: Client, to object: inout JSONObject) {
+    object.add("verdict", client.verdict)
+    object.add("mappings", UInt64(client.mappings))
+    object.add("mapped_bytes", client.mappedBytes)
+    object.add("peak_mapped_bytes", client.peakMappedBytes)
+    object.add("mappings_without_descriptor", UInt64(client.mappingsWithoutDescriptor))
+    object.add("bytes_without_descriptor", client.bytesWithoutDescriptor)
+    object.add("accesses_by_message", client.accessesByMessage)
+    object.add("accesses_refused_by_client", client.refusedByClient)
+    object.add("maps", client.maps)
+    object.add("refused_maps", client.refusedMaps)
+    object.add("unmaps", client.unmaps)
+    object.add("last_faults", client.lastRefusals.map(JSONObject.quoted))
+    object.add("vectors", UInt64(client.vectors))
+    object.add("connected_vectors", UInt64(client.connectedVectors))
+    object.add("pin_connected", client.isPinConnected)
+    object.add("interrupts", client.interrupts)
+    object.add("lost_interrupts", client.lostInterrupts)
+    object.add("shared_doorbells", client.sharesDoorbells)
+    object.add("doorbells", client.doorbells)
   }
 }

@@ -55,6 +55,10 @@ public struct ServingReport: Hashable, Sendable {
 
   /// What the device is called.
   public var name = ""
+  /// What kind of device it is, if it is not virtio, for example `nvme`; what is virtio's own is empty then.
+  public var otherKind: String?
+  /// The client of vfio-user; nil over vhost-user.
+  public var client: Client?
   /// What kind of device it is (§5).
   public var device = DeviceID(rawValue: 0)
   /// Whether VIRTIO_F_ACCESS_PLATFORM is offered, and has to be accepted.

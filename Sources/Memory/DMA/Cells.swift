@@ -67,6 +67,10 @@ func exchange64(_ p: UnsafeMutableRawPointer, _ value: UInt64) -> UInt64 {
   // Safe: as load16, 8-aligned.
   unsafe p.assumingMemoryBound(to: Atomic<UInt64>.self).pointee.exchange(value, ordering: .acquiringAndReleasing)
 }
+func exchange32(_ p: UnsafeMutableRawPointer, _ value: UInt32) -> UInt32 {
+  // Safe: as load16, 4-aligned.
+  unsafe p.assumingMemoryBound(to: Atomic<UInt32>.self).pointee.exchange(value, ordering: .acquiringAndReleasing)
+}
 @inlinable @inline(__always)
 func fullFence() {
   atomicMemoryFence(ordering: .sequentiallyConsistent)

@@ -41,6 +41,7 @@ extension IOTLB {
       throw .fault(DMAFault(address: address, access: access, reason: .exhausted))
     }
     let area = RemoteArea(memory: remote, address: address)
+    // Safe: the copy has `count` bytes, and the ring keeps it alive.
     let ring = unsafe RingMemory(owner: copy, base: copy.base, byteCount: count, remote: area)
     if isReadable { try rethrowing(ring.refresh(at: 0, count: count), as: DMAInterruption.fault) }
     return ring

@@ -18,7 +18,7 @@ package struct JSONObject {
 
   private mutating func put(_ key: String, _ json: String) { fields.append(Self.quoted(key) + ":" + json) }
 
-  static func quoted(_ text: String) -> String {
+  package static func quoted(_ text: String) -> String {
     var result = "\""
     for scalar in text.unicodeScalars {
       switch scalar {

@@ -36,23 +36,33 @@ final class ClientMemory: IOMMU, AddressTranslation {
   /// Mappings without.
   let remote: Domain
   let messages: ClientMessages
+  let ledger = MappingLedger()
   private let state = Mutex(State())
   /// Mappings at most, those without a file included.
   static let maxMappings = 65_535
   /// Files at most.
   static let maxFiles = 64
 
-  init() {
+  /// - Parameter refused: called for each access that is refused, on queue threads; it must not wait for them.
+  init(refused: @escaping @Sendable (DMAFault) -> Void = { _ in }) {
     // Only its list of mappings is used: nothing is attached to it.
     let remote = Domain(GuestMemory(), maxMappings: Self.maxMappings)
     self.remote = remote
     messages = ClientMessages { address, count, access in remote.fault(for: access, at: address, count: count) }
     memory = GuestMemory(remote: messages)
-    domain = Domain(memory, maxMappings: Self.maxMappings)
+    domain = Domain(memory, maxMappings: Self.maxMappings) { fault, _ in refused(fault) }
   }
 
   /// Whether the device works in memory that is reached by messages. Firmware that it can only read is none of it.
   var needsMessages: Bool { state.withLock { $0.needsMessages } }
+
+  /// Bytes of device addresses that are mapped now, those without a file included.
+  var mappedBytes: UInt64 { domain.byteCount &+ remote.byteCount }
+
+  /// Files that mappings are of, and their bytes.
+  var files: (count: Int, byteCount: UInt64) {
+    state.withLock { ($0.files.count, $0.files.reduce(0) { $0 + $1.byteCount }) }
+  }
 
   // MARK: IOMMU
 

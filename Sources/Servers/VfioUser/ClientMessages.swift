@@ -52,6 +52,7 @@ final class ClientMessages: RemoteMemory {
     var next: UInt16 = 0
     /// Since when a command of the client's has been worked on.
     var busySince: ContinuousClock.Instant?
+    var counts: (accesses: UInt64, refused: UInt64) = (0, 0)
     /// Eventfds for calls to wait with.
     var idle: [EventFD] = []
   }
@@ -67,6 +68,9 @@ final class ClientMessages: RemoteMemory {
   static let grace = Duration.milliseconds(50)
 
   init(_ isMapped: @escaping @Sendable (DMAAddress, Int, DMAAccess) -> DMAFault?) { self.isMapped = isMapped }
+
+  /// Messages so far, and those that did not bring what was asked for.
+  var counts: (accesses: UInt64, refused: UInt64) { state.withLock { $0.counts } }
 
   // MARK: The session
 
@@ -89,10 +93,12 @@ final class ClientMessages: RemoteMemory {
   }
 
   /// Sends an answer of the session's.
-  func send(_ bytes: [UInt8], timeout: Duration, cancel: EventFD) throws(HostError) {
+  func send(
+    _ bytes: [UInt8], descriptors: [Int32], timeout: Duration, cancel: EventFD
+  ) throws(HostError) {
     guard let socket = state.withLock({ $0.socket }) else { return }
     try sending.withLock { _ throws(HostError) in
-      try socket.send(bytes.span, timeout: timeout, cancel: cancel)
+      try socket.send(bytes.span, descriptors: descriptors, timeout: timeout, cancel: cancel)
     }
   }
 
@@ -156,6 +162,10 @@ final class ClientMessages: RemoteMemory {
     wait(for: call)
     _ = try? call.done.drain()
     let (results, fault) = call.state.withLock { ($0.results, $0.fault) }
+    state.withLock { state in
+      state.counts.accesses &+= UInt64(call.accesses.count)
+      if fault != nil { state.counts.refused &+= 1 }
+    }
     if let fault { throw fault }
     var at = 0
     return pieces.map { pieces in

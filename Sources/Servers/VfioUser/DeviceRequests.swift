@@ -25,10 +25,14 @@ struct DeviceInfo: Payload {
   }
 }
 
-/// DEVICE_GET_REGION_INFO, and its reply, without capabilities.
+/// DEVICE_GET_REGION_INFO, and its reply, before its capabilities.
 struct RegionInfo: Payload {
   static let readable: UInt32 = 1 << 0
   static let writable: UInt32 = 1 << 1
+  /// A descriptor comes along, of which the client may map a part.
+  static let mappable: UInt32 = 1 << 2
+  /// Capabilities follow, from ``capabilityOffset`` on.
+  static let hasCapabilities: UInt32 = 1 << 3
   static let byteCount: UInt32 = 32
 
   var argumentSize = Self.byteCount
@@ -53,6 +57,40 @@ struct RegionInfo: Payload {
     for word in [argumentSize, flags, index, capabilityOffset] { writer.put(word) }
     writer.put(size)
     writer.put(offset)
+  }
+}
+
+/// The capability of a region of which one part can be mapped.
+struct SparseMap: Payload {
+  static let byteCount: UInt32 = 32
+  /// The capability's number.
+  static let id: UInt16 = 1
+
+  /// Where in the region, and in the descriptor's file, the part is.
+  var offset: UInt64
+  var size: UInt64
+
+  init(offset: UInt64, size: UInt64) { (self.offset, self.size) = (offset, size) }
+
+  init(from reader: inout PayloadReader) throws(ProtocolError) {
+    let (id, version) = (try reader.take(UInt16.self), try reader.take(UInt16.self))
+    _ = try reader.take(UInt32.self)
+    let count = try reader.take(UInt32.self)
+    _ = try reader.take(UInt32.self)
+    guard id == Self.id, version == 1, count == 1 else {
+      throw ProtocolError("DEVICE_GET_REGION_INFO", "its capability is \(id), version \(version), with \(count) parts")
+    }
+    (offset, size) = (try reader.take(UInt64.self), try reader.take(UInt64.self))
+  }
+
+  func write(to writer: inout PayloadWriter) {
+    writer.put(Self.id)
+    writer.put(UInt16(1))
+    writer.put(UInt32(0))
+    writer.put(UInt32(1))
+    writer.put(UInt32(0))
+    writer.put(offset)
+    writer.put(size)
   }
 }
 

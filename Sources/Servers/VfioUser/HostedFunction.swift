@@ -1,14 +1,21 @@
+internal import DMA
+internal import HostIO
 internal import IOMMUInterface
 internal import PCI
+internal import Synchronization
 
 /// A PCI function on a bus of its own, as the regions and interrupts of vfio-user: alone behind an IOMMU whose mappings
 /// are the client's. Control thread only.
 final class HostedFunction: Sendable {
-  let memory = ClientMemory()
+  let memory: ClientMemory
   let interrupts = InterruptRelay()
   private let bus: PCIBus
   private let function: any PCIFunction
   private let requester = RequesterID(bus: 0, device: 0, function: 0)
+  /// The function's doorbells, if a client may map them.
+  private let doorbells: DoorbellArea?
+  /// Those that the present client was given.
+  private let watch = Mutex<DoorbellWatch?>(nil)
   /// Where the function's MSI-X table is; nil: it has none.
   let table: MSIXPlace?
 
@@ -22,12 +29,20 @@ final class HostedFunction: Sendable {
     var vectors: Int
   }
 
-  /// - Parameter make: makes the function with what it reaches memory and interrupts through.
-  init<F: PCIFunction, E: Error>(_ make: (BusMaster) throws(E) -> F) throws(E) {
+  /// - Parameters:
+  ///   - doorbells: whether a client may map the function's doorbells.
+  ///   - refused: called for each access that is refused, on queue threads; it must not wait for them.
+  ///   - make: makes the function with what it reaches memory and interrupts through.
+  init<F: PCIFunction, E: Error>(
+    doorbells: DoorbellPolicy = .messages, refused: @escaping @Sendable (DMAFault) -> Void = { _ in },
+    _ make: (BusMaster) throws(E) -> F
+  ) throws(E) {
+    memory = ClientMemory(refused: refused)
     bus = PCIBus(memory.memory, messages: interrupts, lines: interrupts)
     bus.setIOMMU(memory)
     let made = try bus.add(at: PCISlot(0), make)
     function = made
+    self.doorbells = doorbells == .shared ? (made as? any DoorbellFunction)?.doorbells : nil
     table = Self.table(of: made)
     programTable()
   }
@@ -68,6 +83,7 @@ final class HostedFunction: Sendable {
   func write(_ region: UInt32, at offset: UInt64, _ bytes: [UInt8]) -> Bool {
     guard contains(region, offset, bytes.count) else { return false }
     guard !isTable(region, offset, bytes.count) else { return true }
+    page?.look()
     var next = 0
     Self.pieces(offset, bytes.count, widest: region == VfioRegion.configuration ? 4 : 8) { at, width in
       var value: UInt64 = 0
@@ -100,8 +116,40 @@ final class HostedFunction: Sendable {
 
   /// The device as after power-on; the client's mappings stay.
   func reset() {
+    page?.look()
     bus.reset()
     programTable()
+  }
+
+  // MARK: Doorbells in shared memory
+
+  /// What the present client was given.
+  var page: DoorbellPage? { watch.withLock { $0?.page } }
+
+  /// Where a region has doorbells that a client may map.
+  func doorbells(in region: UInt32) -> DoorbellArea? {
+    doorbells.flatMap { region == UInt32($0.bar) ? $0 : nil }
+  }
+
+  /// Gives the client its page, once.
+  func shareDoorbells(_ area: DoorbellArea) throws(HostError) -> DoorbellPage {
+    if let page { return page }
+    let function = function
+    let page = try DoorbellPage(area) { cell, value in
+      function.writeBAR(area.bar, at: area.offset + 4 * UInt64(cell), width: 4, UInt64(value))
+    }
+    let new = try DoorbellWatch(page)
+    watch.withLock { $0 = new }
+    return page
+  }
+
+  /// The client has gone: what it still writes is not looked at.
+  func endDoorbells() {
+    let old = watch.withLock { watch in
+      defer { watch = nil }
+      return watch
+    }
+    old?.end()
   }
 
   // MARK: Interrupts

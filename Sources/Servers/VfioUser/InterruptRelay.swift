@@ -22,6 +22,9 @@ final class InterruptRelay: MessageInterrupts, LineInterrupts {
     var vectors: [EventFD?] = []
     var pin: EventFD?
     var isAsserted = false
+    var sent: UInt64 = 0
+    /// Messages of vectors without an eventfd.
+    var lost: UInt64 = 0
     /// A pin masks itself when it fires, until the client unmasks it.
     var isPinMasked = false
   }
@@ -30,7 +33,12 @@ final class InterruptRelay: MessageInterrupts, LineInterrupts {
   func deliver(_ message: InterruptMessage, from requester: RequesterID) {
     state.withLock { state in
       let vector = Int(message.data)
-      if state.vectors.indices.contains(vector) { state.vectors[vector]?.signal() }
+      if state.vectors.indices.contains(vector), let event = state.vectors[vector] {
+        event.signal()
+        state.sent += 1
+      } else {
+        state.lost += 1
+      }
     }
   }
 
@@ -45,6 +53,12 @@ final class InterruptRelay: MessageInterrupts, LineInterrupts {
     guard state.isAsserted, !state.isPinMasked, let pin = state.pin else { return }
     state.isPinMasked = true
     pin.signal()
+    state.sent += 1
+  }
+
+  /// Vectors and whether the pin have an eventfd, and what was sent so far.
+  var counts: (vectors: Int, hasPin: Bool, sent: UInt64, lost: UInt64) {
+    state.withLock { ($0.vectors.count { $0 != nil }, $0.pin != nil, $0.sent, $0.lost) }
   }
 
   /// Sets or takes away the eventfd of a vector.

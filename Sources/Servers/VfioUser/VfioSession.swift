@@ -1,6 +1,7 @@
 internal import DMA
 internal import HostIO
 internal import Logging
+internal import PCI
 internal import SocketMessages
 
 /// One client, from its connection to its end.
@@ -13,6 +14,8 @@ final class VfioSession {
   /// What a command's reply is.
   struct Answer {
     var payload: [UInt8] = []
+    /// To go along; they stay the sender's.
+    var descriptors: [Int32] = []
     var errno: Errno?
     static func failed(_ errno: Errno) -> Answer { Answer(errno: errno) }
   }
@@ -24,6 +27,9 @@ final class VfioSession {
   /// Instead of the stream, once the client's memory is reached by messages.
   private var reader: MessageReader?
   private var isAgreed = false
+  /// Why a session ended well; any other reason is a failure.
+  static let closed = "it closed the connection"
+  static let stopped = "the server stops"
   /// How long a client may take to read an answer.
   private static let patience = Duration.seconds(10)
 
@@ -39,6 +45,7 @@ final class VfioSession {
     let messages = hosted.memory.messages
     messages.attach(socket)
     defer {
+      hosted.endDoorbells()
       hosted.interrupts.removeAll()
       hosted.memory.removeAll()
       reader?.end()
@@ -58,13 +65,13 @@ final class VfioSession {
         }
       } catch {
         switch error {
-        case .closed: return "it closed the connection"
+        case .closed: return Self.closed
         case .cut: return "it closed the connection within a message"
         case .host(let error): return "\(error)"
         case .peer(let error): return "\(error)"
         }
       }
-      guard try wait(stop) else { return "the server stops" }
+      guard try wait(stop) else { return Self.stopped }
     }
   }
 
@@ -101,7 +108,8 @@ final class VfioSession {
       id: header.id, command: header.command, flags: flags, error: UInt32(answer.errno?.rawValue ?? 0),
       answer.errno == nil ? answer.payload : [])
     try rethrowing(
-      hosted.memory.messages.send(bytes, timeout: Self.patience, cancel: stop), as: StreamEnding.host)
+      hosted.memory.messages.send(
+        bytes, descriptors: answer.descriptors, timeout: Self.patience, cancel: stop), as: StreamEnding.host)
     return isAgreed ? nil : "there is no version that both sides speak"
   }
 
@@ -151,9 +159,11 @@ final class VfioSession {
     do throws(ClientMemory.Refusal) {
       try hosted.memory.map(request, descriptors.takeFirst())
     } catch {
+      hosted.memory.ledger.refused()
       log.warning("DMA_MAP of \(request.size) bytes at \(request.address) is refused: \(error.reason)")
       return .failed(error.errno)
     }
+    hosted.memory.ledger.mapped(hosted.memory.mappedBytes)
     return Answer()
   }
 
@@ -165,6 +175,7 @@ final class VfioSession {
       log.warning("DMA_UNMAP of \(request.size) bytes at \(request.address) is refused: \(error.reason)")
       return .failed(error.errno)
     }
+    hosted.memory.ledger.unmapped()
     return Answer(payload: request.encoded)
   }
 
@@ -187,7 +198,20 @@ final class VfioSession {
     var info = RegionInfo(index: asked.index)
     info.size = hosted.size(of: asked.index)
     if info.size > 0 { info.flags = RegionInfo.readable | RegionInfo.writable }
-    return Answer(payload: info.encoded)
+    guard let area = hosted.doorbells(in: asked.index) else { return Answer(payload: info.encoded) }
+    let map = SparseMap(offset: area.offset, size: area.byteCount)
+    info.flags |= RegionInfo.mappable | RegionInfo.hasCapabilities
+    info.argumentSize = RegionInfo.byteCount + SparseMap.byteCount
+    // The client learns how much room it takes, and asks again.
+    guard asked.argumentSize >= info.argumentSize else { return Answer(payload: info.encoded) }
+    info.capabilityOffset = RegionInfo.byteCount
+    do throws(HostError) {
+      let page = try hosted.shareDoorbells(area)
+      return Answer(payload: info.encoded + map.encoded, descriptors: [page.descriptor])
+    } catch {
+      log.warning("doorbells cannot be shared: \(error)")
+      return .failed(error.errno)
+    }
   }
 
   private func interruptInfo(_ payload: [UInt8]) throws(ProtocolError) -> Answer {

@@ -1,4 +1,4 @@
-internal import Virtio
+public import Virtio
 public import VirtioServing
 
 /// Whether a driver may put the descriptors of a request into a table of their own (VIRTIO_F_INDIRECT_DESC, §2.7.5.3).
@@ -58,15 +58,19 @@ extension BackendOptions {
     var offered = device.features
     if accessPlatform != .off { offered.insert(.accessPlatform) }
     if !offersPackedRings { offered.remove(.ringPacked) }
-    if !offersIndirect(for: device) { offered.remove(.indirectDescriptors) }
+    if !indirect.isOffered(for: device, accessPlatform: accessPlatform) { offered.remove(.indirectDescriptors) }
     // No message resets a single queue of a disk, and QEMU does not inform the back-end of such a reset: the queue
     // would be silent afterwards.
     offered.remove(.ringReset)
     return offered
   }
 
-  private func offersIndirect(for device: any VirtioDevice) -> Bool {
-    switch indirect {
+}
+
+extension IndirectPolicy {
+  /// Whether a device offers VIRTIO_F_INDIRECT_DESC.
+  public func isOffered(for device: any VirtioDevice, accessPlatform: AccessPlatformPolicy) -> Bool {
+    switch self {
     case .on: true
     case .off: false
     // Where no driver uses an indirect table, withholding the bit would gain nothing; and QEMU 7.2 would fail: for its

@@ -73,23 +73,17 @@ public final class VhostUserServer: DeviceServer {
   private func serve(_ listener: UnixListener) throws(HostError) {
     let report = report
     let explain = explain
-    let acceptor = try ConnectionAcceptor(listener, stopping: stopping, log: log) { form in
+    let acceptor = try ConnectionAcceptor(listener, peer: "front-end", stopping: stopping, log: log) { form in
       explain(report.statistics, form)
     }
-    let log = log
-    let door = try WorkerThread(name: "\(options.name) door") {
-      do { try acceptor.run() } catch { log.error("no new connections are accepted: \(error)") }
-    }
-    defer {
-      stopping.signal()
-      door.join()
-    }
-    while let socket = try acceptor.next() {
-      guard let session = try begin(on: socket, acceptor) else { continue }
-      try serve(session)
-      // Connections that say nothing must not keep the descriptors that a front-end passes.
-      if session.ranShort { acceptor.makeRoom() }
-      if options.once { return }
+    try acceptor.open(options.name) { () throws(HostError) in
+      while let socket = try acceptor.next() {
+        guard let session = try begin(on: socket, acceptor) else { continue }
+        try serve(session)
+        // Connections that say nothing must not keep the descriptors that a front-end passes.
+        if session.ranShort { acceptor.makeRoom() }
+        if options.once { return }
+      }
     }
   }
 

@@ -5,7 +5,8 @@
 ///      └── 0 written: reset ───────────┴───┘
 ///
 /// What is offered and has to be accepted: VIRTIO_F_VERSION_1, and VIRTIO_F_ACCESS_PLATFORM, so that a driver that
-/// ignores the latter is refused rather than translated by surprise.
+/// ignores the latter is refused rather than translated by surprise. A device that is translated in any case may leave
+/// the latter to its driver.
 public struct DeviceNegotiation: Sendable {
   /// The effect on the device of a write to the device status field.
   public enum Step: Hashable, Sendable {
@@ -29,6 +30,8 @@ public struct DeviceNegotiation: Sendable {
 
   /// What the device offers; the same for as long as the device is there (R017).
   public let offeredFeatures: Features
+  /// What the driver has to accept of it, or FEATURES_OK does not stick.
+  public let requiredFeatures: Features
   /// What the driver wrote last, whether it may or not.
   public private(set) var driverFeatures: Features = []
   /// The device status field, without DEVICE_NEEDS_RESET, which is the device's.
@@ -37,7 +40,12 @@ public struct DeviceNegotiation: Sendable {
   public private(set) var isLegacy = false
 
   /// A device that no driver has met.
-  public init(offered: Features) { offeredFeatures = offered }
+  ///
+  /// - Parameter required: what a driver has to accept where it is offered.
+  public init(offered: Features, requiring required: Features = [.version1, .accessPlatform]) {
+    offeredFeatures = offered
+    requiredFeatures = offered.intersection(required)
+  }
 
   /// What was negotiated: empty before FEATURES_OK, and without it the legacy interface's 32 bits.
   public var negotiated: Features {
@@ -88,8 +96,7 @@ public struct DeviceNegotiation: Sendable {
 
   /// Whether FEATURES_OK may stick: nothing that was not offered, and everything that cannot be done without.
   private var isAcceptable: Bool {
-    let required = offeredFeatures.intersection([.version1, .accessPlatform])
-    return driverFeatures.isSubset(of: offeredFeatures) && required.isSubset(of: driverFeatures)
+    driverFeatures.isSubset(of: offeredFeatures) && requiredFeatures.isSubset(of: driverFeatures)
   }
 
   /// A write to the status register of the legacy interface (§3.1.2): there is no FEATURES_OK to wait for.
@@ -114,7 +121,7 @@ public struct DeviceNegotiation: Sendable {
   }
 
   private mutating func forget() -> Step {
-    self = Self(offered: offeredFeatures)
+    self = Self(offered: offeredFeatures, requiring: requiredFeatures)
     return .reset
   }
 }

@@ -28,6 +28,8 @@ public final class VirtioPCIFunction: PCIFunction {
   let selection = Mutex(Selection())
   /// VIRTIO_F_NOTIF_CONFIG_DATA is negotiated: notifications name queues by ``notificationData(_:)``.
   let namesQueuesByData = Atomic<Bool>(false)
+  /// Every access takes the translated path: see ``VirtioPCIOptions/isHardware``.
+  let isHardware: Bool
   private let msix: MSIX?
   private let master: BusMaster
 
@@ -51,6 +53,7 @@ public final class VirtioPCIFunction: PCIFunction {
     control = try rethrowing(
       DeviceControl(
         device, name: name, offering: Self.features(device, options, choices),
+        requiring: options.isAccessPlatformOptional ? .version1 : [.version1, .accessPlatform],
         hiding: choices.hidesAccessPlatform ? [.accessPlatform] : [],
         interrupts: interrupts, log: log
       ) { path in
@@ -61,6 +64,7 @@ public final class VirtioPCIFunction: PCIFunction {
       }, saying: { ConfigurationError(option: name, why: $0, hint: "give this process more file descriptors") })
     configuration = ConfigurationSpace(layout.configuration, msix: msix, intx: intx)
     self.choices = choices
+    self.isHardware = isHardware
     self.layout = layout
     self.interrupts = interrupts
     self.msix = msix
@@ -74,7 +78,7 @@ public final class VirtioPCIFunction: PCIFunction {
     // Bits for what this transport has not: virtual functions (R022) and administration virtqueues.
     var features = device.features.subtracting([
       .accessPlatform, .singleRootIOV, .administrationQueue, .suspend, .notificationConfigurationData,
-    ])
+    ]).subtracting(options.withheld)
     if choices.interface == .legacy { return features.intersection(Features(word: 0xffff_ffff)) }
     if options.offersSuspend { features.insert(.suspend) }
     if options.offersNotificationData { features.insert(.notificationConfigurationData) }

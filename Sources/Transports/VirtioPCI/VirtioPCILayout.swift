@@ -29,7 +29,12 @@ struct VirtioPCILayout {
     self.interface = interface
     let queues = device.maxQueueSizes.count
     vectors = min(max(options.vectors ?? queues + 1, 0), MSIX.maxVectors)
-    notifyStride = options.notifyLayout == .pagePerQueue ? 4096 : 0
+    notifyStride =
+      switch options.notifyLayout {
+      case .single: 0
+      case .pagePerQueue: 4096
+      case .cellPerQueue: 4
+      }
     notifyLength = notifyStride == 0 ? 4 : notifyStride * UInt64(max(queues, 1))
     modernSize = Self.power(Self.notifyOffset + notifyLength, atLeast: 0x4000)
     pendingOffset = Self.power(UInt64(max(vectors, 1) * MSIX.entryBytes), atLeast: 2048)

@@ -10,6 +10,8 @@ public struct VirtioPCIOptions: Sendable {
     case single
     /// A page for each queue, as one that is to be mapped into a guest by itself needs: the address says which.
     case pagePerQueue
+    /// Four bytes for each queue, on pages of their own: memory will do in their place.
+    case cellPerQueue
   }
   /// `iommu_platform`: whether VIRTIO_F_ACCESS_PLATFORM is offered. Off unless asked for, as in QEMU's patch of 2016
   /// that introduced the bit ("fixup! virtio: convert to use DMA api").
@@ -26,6 +28,11 @@ public struct VirtioPCIOptions: Sendable {
   /// The function represents a physical one: its accesses take the path of all hardware behind an IOMMU, with any
   /// features negotiated.
   public var isHardware = false
+  /// A driver may leave VIRTIO_F_ACCESS_PLATFORM out although it is offered: for hardware, whose accesses take the same
+  /// path in any case.
+  public var isAccessPlatformOptional = false
+  /// Features of the device that are not offered.
+  public var withheld: Features = []
   public var notifyLayout = NotifyLayout.single
   /// MSI-X vectors, at most 2048; nil: one for each queue and one for the configuration; 0: interrupts by pin only.
   public var vectors: Int?

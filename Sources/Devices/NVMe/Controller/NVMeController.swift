@@ -13,7 +13,7 @@ import Storage
 public final class NVMeController: PCIFunction {
   public let configuration: ConfigurationSpace
   private let master: BusMaster
-  private let state: ControllerState
+  let state: ControllerState
   private let interrupts: ControllerInterrupts
   private let msix: MSIX?
   private let disk: BlockDisk

@@ -1,7 +1,7 @@
 public import HostIO
 
-/// A question to a running back-end, asked on the socket that front-ends connect to: a message of its own number, which
-/// no front-end sends, as the first and only one of a connection.
+/// A question to a running server, asked on the socket that its peers connect to: a message of its own number, which
+/// none of them sends, as the first and only one of a connection.
 public enum ExplainRequest {
   /// In what form the answer is wanted.
   public enum Form: UInt8, Sendable { case words = 0, json = 1 }
@@ -9,29 +9,26 @@ public enum ExplainRequest {
   /// Why there is no answer.
   public enum Trouble: Error, Sendable {
     case unreachable(HostError)
-    /// Connected, but no answer came: another program's back-end.
+    /// Connected, but no answer came: another program's server.
     case silent
   }
 
-  /// Far from every number in use on this socket.
-  package static let number: UInt32 = 0x5c1c_0001
+  /// The question without its last byte, which says the form: a header of vhost-user whose request number, 0x5c1c0001,
+  /// is far from every one in use; to vfio-user a command that there is not.
+  package static let header: [UInt8] = [0x01, 0x00, 0x1c, 0x5c, 0x01, 0, 0, 0, 0x01, 0, 0, 0]
   /// Bytes of the whole question.
-  package static let byteCount = MessageHeader.byteCount + 1
+  package static let byteCount = header.count + 1
   private static let limit = 1 << 20
 
-  package static func question(_ form: Form) -> [UInt8] {
-    MessageHeader.frame(request: number, flags: 0, payload: [form.rawValue])
-  }
+  package static func question(_ form: Form) -> [UInt8] { header + [form.rawValue] }
 
   /// The form that a connection's first bytes ask for; nil if they are no such question.
   package static func form(of bytes: [UInt8]) -> Form? {
-    guard bytes.count >= byteCount,
-      Array(bytes.prefix(MessageHeader.byteCount)) == Array(question(.words).prefix(MessageHeader.byteCount))
-    else { return nil }
-    return Form(rawValue: bytes[MessageHeader.byteCount])
+    guard bytes.count >= byteCount, bytes.starts(with: header) else { return nil }
+    return Form(rawValue: bytes[header.count])
   }
 
-  /// Asks the back-end that listens at `path`. Waits five seconds at most.
+  /// Asks the server that listens at `path`. Waits five seconds at most.
   public static func ask(_ path: String, as form: Form) throws(Trouble) -> String {
     var text: [UInt8] = []
     do throws(HostError) {

@@ -1,14 +1,13 @@
-internal import HostIO
-internal import Logging
+package import HostIO
+package import Logging
 internal import Synchronization
-internal import VhostUser
 
-/// The listening socket while front-ends come and go: reads the first bytes of each connection, answers `explain` at
-/// once, and passes front-ends on, in order of arrival.
+/// The listening socket of a server while its peers come and go: reads the first bytes of each connection, answers
+/// `explain` at once, and passes peers on, in order of arrival.
 ///
 /// A thread of its own, so that a question is answered while a front-end is served. It holds a bounded number of
 /// connections, and rests when one cannot be let in: those that knock meanwhile wait in the listener's own queue.
-final class ConnectionAcceptor: Sendable {
+package final class ConnectionAcceptor: Sendable {
   private struct Visitor: Sendable {
     var number: UInt64
     var socket: UnixSocket
@@ -16,7 +15,7 @@ final class ConnectionAcceptor: Sendable {
   private struct Waiting: Sendable {
     var visitors: [Visitor] = []
     var served = false
-    /// Whether it was logged that a front-end waits.
+    /// Whether it was logged that a peer waits.
     var isTold = false
   }
   private enum Token {
@@ -27,6 +26,7 @@ final class ConnectionAcceptor: Sendable {
     static let first: UInt64 = 3
   }
   private let listener: UnixListener
+  private let peer: String
   private let log: Logger
   private let stopping: EventFD
   private let answer: @Sendable (ExplainRequest.Form) -> String?
@@ -39,16 +39,21 @@ final class ConnectionAcceptor: Sendable {
   private let queue: Poller
   /// Connections that have said nothing yet, at most: the oldest goes.
   static let silentLimit = 64
-  /// Front-ends that wait for the present one to go, at most: the newest is sent away.
-  static let waitingLimit = 64
+  /// Peers that wait for the present one to go, at most: the newest is sent away.
+  package static let waitingLimit = 64
   /// How long no connection is accepted after one could not be.
-  static let rest = Duration.milliseconds(100)
+  package static let rest = Duration.milliseconds(100)
 
-  init(
-    _ listener: UnixListener, stopping: EventFD, log: Logger,
+  /// - Parameters:
+  ///   - peer: what the log calls those that connect: `front-end`, say.
+  ///   - stopping: signalled to end it all.
+  ///   - answer: the answer to `sluice explain`, on the acceptor's thread.
+  package init(
+    _ listener: UnixListener, peer: String, stopping: EventFD, log: Logger,
     answer: @escaping @Sendable (ExplainRequest.Form) -> String?
   ) throws(HostError) {
     self.listener = listener
+    self.peer = peer
     self.stopping = stopping
     self.log = log
     self.answer = answer
@@ -63,8 +68,21 @@ final class ConnectionAcceptor: Sendable {
     try queue.add(arrived, token: 1)
   }
 
-  /// The next front-end; nil after a stop. Blocks.
-  func next() throws(HostError) -> UnixSocket? {
+  /// Accepts on a thread of its own while `body` runs, which asks for one peer after the other; a stop follows.
+  package func open(_ name: String, _ body: () throws(HostError) -> Void) throws(HostError) {
+    let log = log
+    let door = try WorkerThread(name: "\(name) door") { [self] in
+      do { try run() } catch { log.error("no new connections are accepted: \(error)") }
+    }
+    defer {
+      stopping.signal()
+      door.join()
+    }
+    try body()
+  }
+
+  /// The next peer; nil after a stop. Blocks.
+  package func next() throws(HostError) -> UnixSocket? {
     waiting.withLock {
       $0.served = false
       $0.isTold = false
@@ -88,12 +106,12 @@ final class ConnectionAcceptor: Sendable {
     }
   }
 
-  /// Sends away the connection that has said nothing for longest, if there is one: a front-end needs its descriptor
-  /// more. From any thread.
-  func makeRoom() { crowded.signal() }
+  /// Sends away the connection that has said nothing for longest, if there is one: a peer needs its descriptor more.
+  /// From any thread.
+  package func makeRoom() { crowded.signal() }
 
   /// Accepts connections until it is stopped. Blocks; for a thread of its own.
-  func run() throws(HostError) {
+  private func run() throws(HostError) {
     var silent: [UInt64: UnixSocket] = [:]
     var number = Token.first
     var isResting = false
@@ -156,7 +174,7 @@ final class ConnectionAcceptor: Sendable {
     try? poller.remove(socket.rawValue)
   }
 
-  /// A front-end that waited has gone.
+  /// A peer that waited has gone.
   private func forget(_ number: UInt64) {
     let gone: Visitor? = waiting.withLock { waiting in
       waiting.visitors.firstIndex { $0.number == number }.map { waiting.visitors.remove(at: $0) }
@@ -171,7 +189,7 @@ final class ConnectionAcceptor: Sendable {
     guard let bytes = here else { return false }
     // Closed before a word.
     if bytes.isEmpty { return leave(socket) }
-    let header = Array(ExplainRequest.question(.words).prefix(MessageHeader.byteCount))
+    let header = ExplainRequest.header
     let isQuestion = bytes.prefix(header.count).elementsEqual(header.prefix(bytes.count))
     guard isQuestion else {
       pass(on: Visitor(number: number, socket: socket))
@@ -209,10 +227,10 @@ final class ConnectionAcceptor: Sendable {
     }
     guard isTaken else {
       try? poller.remove(visitor.socket.rawValue)
-      log.warning("a front-end was sent away: \(Self.waitingLimit) others wait already")
+      log.warning("a \(peer) was sent away: \(Self.waitingLimit) others wait already")
       return
     }
-    if isNews { log.notice("another front-end connected and waits until the present one has gone") }
+    if isNews { log.notice("another \(peer) connected and waits until the present one has gone") }
     arrived.signal()
   }
 }
