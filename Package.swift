@@ -85,8 +85,10 @@ var targets: [Target] = [
   .executableTarget(
     name: "sluice-bench",
     dependencies: [
-      "DMA", "HostIO", "IOMMUInterface", "Virtio", "DriverDMA", "VirtioDrivers", "VirtioIOMMU", "DeviceCatalog",
-      "VhostUser", "VhostUserFrontend", "Machine", "VirtioTestKit", "MemoryModel", "FrontendKit", "QTestKit",
+      "DMA", "HostIO", "IOMMUInterface", "Virtio", "PCI", "DriverDMA", "VirtioDrivers", "Storage", "VirtioIOMMU",
+      "NVMe",
+      "DeviceCatalog", "VhostUser", "VhostUserFrontend", "Machine", "VirtioTestKit", "MemoryModel", "FrontendKit",
+      "QTestKit",
       "MinimalBackend",
       arguments,
     ], path: "Benchmarks", swiftSettings: checks),

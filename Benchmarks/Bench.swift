@@ -9,7 +9,8 @@ struct Bench: ParsableCommand {
       the cost of translations compared with a minimal back-end; and random tests against a model of memory.
       """,
     subcommands: [
-      RingBench.self, IOMMUBench.self, MachineBench.self, BlockBench.self, LibblkioBench.self, FloorBench.self,
+      RingBench.self, IOMMUBench.self, MachineBench.self, BlockBench.self, NVMeBench.self, LibblkioBench.self,
+      FloorBench.self,
       LeastBackendCommand.self,
       ModelBench.self,
     ])

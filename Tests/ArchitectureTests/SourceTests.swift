@@ -125,7 +125,8 @@ struct SourceTests {
     "Devices/VirtioBlock/InFlightRequest",
     "Devices/VirtioBlock/InFlightRequests",
     "Devices/VirtioBlock/BlockHandler", "Devices/VirtioBlock/BlockRequest", "Devices/VirtioBlock/BlockWork",
-    "Devices/VirtioBlock/InlineIOPolicy", "Devices/VirtioEntropy/EntropyDevice", "Devices/VirtioServing/QueueWorker",
+    "Devices/Storage/DiskRing", "Devices/Storage/DiskTransfer", "Devices/Storage/InlineIOPolicy",
+    "Devices/VirtioEntropy/EntropyDevice", "Devices/VirtioServing/QueueWorker",
   ]
 
   @Test("No task, actor or lock is on the way of a request")

@@ -88,6 +88,13 @@ import VirtioTestKit
       let command = ["serve", "nvme", "--blk-file", image, "--vfio-user", socket, "--log-level", "error"]
       expectSentence(
         try Command.Running(command).end(within: 30), status: 1, saying: words, absent: socket)
+      // The same of the second namespace's.
+      let second = ["serve", "nvme", "--blk-file", try folder.image(), "--blk-file", image, "--vfio-user", socket]
+      expectSentence(try Command.Running(second).end(within: 30), status: 1, saying: words, absent: socket)
+    }
+    for (option, value) in [("--num-queues", "65"), ("--queue-size", "1")] {
+      let command = ["serve", "nvme", "--blk-file", try folder.image(), "--vfio-user", socket, option, value]
+      expectSentence(try Command.Running(command).end(within: 30), status: 2, saying: option, absent: socket)
     }
   }
 

@@ -38,7 +38,12 @@ import VirtioTestKit
     #expect(driver.admin(0x06, namespace: 1, pointer1: LiteralDriver.data, (10, 2))?.status == 0)
     #expect(bytes(driver) == [UInt8](repeating: 0, count: 4096))
     #expect(driver.admin(0x06, namespace: 1, pointer1: LiteralDriver.data, (10, 3))?.status == 0)
-    #expect(Array(bytes(driver, 4)) == [2, 16, 0, 0] && Array(bytes(driver)[4..<20]) == Array(n[104..<120]))
+    // EUI-64, NGUID, a UUID of version 8, the NVM command set, and no more.
+    let d = bytes(driver)
+    #expect(Array(d[0..<4]) == [1, 8, 0, 0] && Array(d[4..<12]) == Array(n[120..<128]))
+    #expect(Array(d[12..<16]) == [2, 16, 0, 0] && Array(d[16..<32]) == Array(n[104..<120]))
+    #expect(Array(d[32..<36]) == [3, 16, 0, 0] && d[42] >> 4 == 8 && d[44] >> 6 == 2)
+    #expect(Array(d[52..<57]) == [4, 1, 0, 0, 0] && d[57...].allSatisfy { $0 == 0 })
     #expect(driver.admin(0x06, namespace: 2, pointer1: LiteralDriver.data, (10, 0))?.status == 0x00b)
     #expect(driver.admin(0x06, namespace: 1, pointer1: LiteralDriver.data, (10, 0x77))?.status == 0x002)
   }

@@ -26,7 +26,7 @@ import VirtioTestKit
   func noProperty() throws {
     let rig = try Rig()
     let names = Mirror(reflecting: NVMeOptions(.init(path: ""))).children.compactMap(\.label)
-    #expect(names.sorted() == ["disk", "identity", "ioQueues", "maxTransfer", "offersSGLs", "queueSize", "vectors"])
+    #expect(names.sorted() == ["disks", "identity", "ioQueues", "maxTransfer", "offersSGLs", "queueSize", "vectors"])
     // One capability, MSI-X, and so none of virtio's.
     let at = Int(rig.access.readConfiguration(at: 0x34, width: 1))
     #expect(rig.access.readConfiguration(at: at, width: 2) == 0x0011)

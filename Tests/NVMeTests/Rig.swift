@@ -32,6 +32,8 @@ final class Rig {
     file = try MemoryFile(name: "nvme", size: Self.diskBytes)
     var disk = DiskOptions(inMemory: file)
     disk.serial = "S-1"
+    // Memory has nothing to wait for; but what is in flight is what is to be tested.
+    if (try? IOUring(entries: 8)) != nil { disk.engine = .uring }
     var options = NVMeOptions(disk)
     change(&options)
     var seen: BusMaster?

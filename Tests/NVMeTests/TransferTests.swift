@@ -110,7 +110,7 @@ import VirtioTestKit
     #expect(
       driver.io(2, namespace: 2, pointer1: data)?.status == 0x00b
         && driver.io(2, namespace: .max, pointer1: data)?.status == 0x00b)
-    #expect(driver.io(0x05, pointer1: data)?.status == 0x001 && driver.io(0xff)?.status == 0x001)
+    #expect(driver.io(0x04, pointer1: data)?.status == 0x001 && driver.io(0xff)?.status == 0x001)
     #expect(driver.transfer(2, block: 0, blocks: 1, data, psdt: 3) == 0x002)
     let fused = driver.post(1, 0x102, namespace: 1, pointer1: data, [])
     driver.ring(1)

@@ -1,32 +1,20 @@
 import Glibc
 import HostIO
+import Storage
 import Testing
-import Virtio
-import VirtioTestKit
-
-@testable import VirtioBlock
 
 /// What follows from the host's answers, the ones included that no healthy host gives when a test wants them.
 @Suite("virtio-blk: answers of the host to a request in flight") struct BlockFlightTests {
   /// How a request of 4096 bytes, or of `count` ranges, goes on after each answer, and what it has done at the end.
   private func complete(
-    _ kind: BlockOperation.Kind, _ answers: [Int32], count: Int = 4096, flushing: Bool = false
+    _ kind: DiskOperation.Kind, _ answers: [Int32], count: Int = 4096, flushing: Bool = false
   ) throws -> (ways: [String], done: Int, filled: Int) {
-    let rig = try RingRig(RingCase(packed: false))
-    rig.ring.post([LiteralDescriptor(rig.data, 16), LiteralDescriptor(rig.data + 4096, 4097, writable: true)])
-    rig.ring.publish()
-    var queue = try rig.makeQueue()
-    try queue.beginRound()
-    guard let chain = try queue.next() else { throw RigError.nothingHappens }
-    var request = InFlightRequest(chain, BlockOperation(kind: kind, count: count), segments: 0..<1)
-    request.piece = 0..<1
-    request.pieceCount = count
-    if flushing { request.operation = BlockOperation(kind: .flush) }
-    let ways = answers.map { "\(request.complete($0))" }
-    let (done, filled) = (request.done, request.filled)
-    _ = consume request
-    queue.endRound()
-    return (ways, done, filled)
+    var transfer = DiskTransfer(DiskOperation(kind: kind, count: count), segments: 0..<1)
+    transfer.piece = 0..<1
+    transfer.pieceCount = count
+    if flushing { transfer.operation = DiskOperation(kind: .flush) }
+    let ways = answers.map { "\(transfer.complete($0))" }
+    return (ways, transfer.done, transfer.filled)
   }
 
   @Test("All bytes end a read or a write; fewer, none at all too, are left to calls that say why")
@@ -43,7 +31,7 @@ import VirtioTestKit
   func again() throws {
     for number in [EAGAIN, EINTR, ENOMEM] {
       for kind in [.read, .write(durable: true), .flush, .ranges(.discard), .ranges(.writeZeroes)]
-        as [BlockOperation.Kind]
+        as [DiskOperation.Kind]
       {
         #expect(try complete(kind, [-number], count: 2) == (["fallback"], 0, 0), "\(number) of \(kind)")
       }

@@ -3,13 +3,19 @@ import HostIO
 import Logging
 import Storage
 
-/// The options of every device that shows a disk image.
-struct DiskArguments: ParsableArguments {
+/// The image of a device that shows one.
+struct ImageArgument: ParsableArguments {
   @Option(
     name: [.customLong("blk-file"), .customLong("image")],
     help: ArgumentHelp("The disk image: a raw file or a block device.", valueName: "path"), completion: .file())
   var image: String?
 
+  /// Refuses what cannot be, before anything is done.
+  func path() throws -> String { try DiskArguments.check([image ?? ""])[0] }
+}
+
+/// The options of every device that shows disk images, but for the images.
+struct DiskArguments: ParsableArguments {
   @Option(
     name: .customLong("image-format"),
     help: ArgumentHelp(
@@ -60,13 +66,14 @@ struct DiskArguments: ParsableArguments {
   var lock: DiskLock = .always
 
   /// Refuses what cannot be, before anything is done.
-  func check() throws {
-    guard let image, !image.isEmpty else { throw Failure.usage("no disk image; give --blk-file PATH") }
+  static func check(_ images: [String]) throws -> [String] {
+    guard !images.isEmpty, !images.contains("") else { throw Failure.usage("no disk image; give --blk-file PATH") }
+    return images
   }
 
-  /// The image's options; what happens to it goes to the log.
-  func options(_ log: Logger) -> DiskOptions {
-    var options = DiskOptions(path: image ?? "")
+  /// The options of the image at `path`; what happens to it goes to the log.
+  func options(_ path: String, _ log: Logger) -> DiskOptions {
+    var options = DiskOptions(path: path)
     options.readOnly = readOnly
     options.direct = direct
     options.serial = serial
@@ -80,19 +87,18 @@ struct DiskArguments: ParsableArguments {
   }
 
   /// The device that `make` makes of the image; its error becomes a sentence that says what to do.
-  func opened<Device>(_ make: () throws(DiskError) -> Device) throws -> Device {
-    do throws(DiskError) { return try make() } catch { throw failure(error) }
+  func opened<Device>(_ path: String, _ make: () throws(DiskError) -> Device) throws -> Device {
+    do throws(DiskError) { return try make() } catch { throw failure(error, path) }
   }
 
-  func refuseEmpty(_ byteCount: UInt64) throws {
-    guard byteCount == 0, let image else { return }
+  static func refuseEmpty(_ path: String, _ byteCount: UInt64) throws {
+    guard byteCount == 0 else { return }
     throw Failure.host(
-      "\(image) is smaller than one block; give it a size, for example with `truncate -s 1G \(image)`")
+      "\(path) is smaller than one block; give it a size, for example with `truncate -s 1G \(path)`")
   }
 
-  /// What to say of a disk that could not be made.
-  func failure(_ error: DiskError) -> Failure {
-    let path = image ?? ""
+  /// What to say of the image at `path`, of which no disk could be made.
+  func failure(_ error: DiskError, _ path: String) -> Failure {
     switch error {
     case .format(let name):
       return .host(

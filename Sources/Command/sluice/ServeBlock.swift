@@ -43,22 +43,24 @@ struct ServeBlock: DeviceCommand {
       valueName: "auto|uring|sync"))
   var engine: DiskEngine = .automatic
 
+  @OptionGroup var image: ImageArgument
+
   @OptionGroup var disk: DiskArguments
 
   @OptionGroup var socket: SocketOptions
 
   func run() throws {
-    try disk.check()
+    let path = try image.path()
     guard let size = UInt16(exactly: queueSize) else {
       throw Failure.usage("--queue-size must be 2 to 32768, not \(queueSize)")
     }
     try serve("blk", socket) { log in
-      var options = BlockOptions(disk: disk.options(log))
+      var options = BlockOptions(disk: disk.options(path, log))
       options.queueCount = queueCount
       options.queueSize = size
       options.engine = engine
-      let device = try disk.opened { () throws(DiskError) in try BlockDevice(options) }
-      try disk.refuseEmpty(device.byteCount)
+      let device = try disk.opened(path) { () throws(DiskError) in try BlockDevice(options) }
+      try DiskArguments.refuseEmpty(path, device.byteCount)
       let final = options
       return Served(device: device) { Self.facts(device, final) }
     }

@@ -51,16 +51,16 @@ extension BlockDevice {
     guard !disk.file.isReadOnly else { return c }
     let unit = UInt32(clamping: max(geometry.discardGranularity, block) / BlockLayout.sectorSize)
     if disk.canDiscard {
-      c.maxDiscardSectors = BlockRangeAction.maxDiscardSectors
-      c.maxDiscardSegments = UInt32(BlockRangeAction.maxRanges)
+      c.maxDiscardSectors = DiskRangeAction.maxDiscardSectors
+      c.maxDiscardSegments = UInt32(DiskRangeAction.maxRanges)
       c.discardAlignment = unit
       c.writeZeroesMayUnmap = 1
     }
-    c.maxWriteZeroesSectors = BlockRangeAction.maxWriteZeroesSectors
-    c.maxWriteZeroesSegments = UInt32(BlockRangeAction.maxRanges)
+    c.maxWriteZeroesSectors = DiskRangeAction.maxWriteZeroesSectors
+    c.maxWriteZeroesSegments = UInt32(DiskRangeAction.maxRanges)
     if disk.file.supportsSecureErase {
-      c.maxSecureEraseSectors = BlockRangeAction.maxDiscardSectors
-      c.maxSecureEraseSegments = UInt32(BlockRangeAction.maxRanges)
+      c.maxSecureEraseSectors = DiskRangeAction.maxDiscardSectors
+      c.maxSecureEraseSegments = UInt32(DiskRangeAction.maxRanges)
       c.secureEraseAlignment = unit
     }
     return c

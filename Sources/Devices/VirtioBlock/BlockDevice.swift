@@ -23,7 +23,7 @@ public final class BlockDevice: VirtioDevice {
     let disk = try BlockDisk(opening: options.disk)
     self.disk = disk
     queueSize = options.queueSize
-    engine = try Self.engine(disk)
+    engine = try disk.chooseEngine()
     fixed = Self.configuration(disk, options)
     features = Self.features(disk, options)
     maxQueueSizes = Array(repeating: options.queueSize, count: options.queueCount)
@@ -44,23 +44,6 @@ public final class BlockDevice: VirtioDevice {
 
   /// Whether the image is a block device.
   public var isOnBlockDevice: Bool { disk.file.kind == .blockDevice }
-
-  /// The engine for an image, found out at the start rather than by the first guest.
-  private static func engine(_ disk: BlockDisk) throws(DiskError) -> DiskEngine {
-    let wanted = disk.options.engine
-    // Memory has nothing to wait for.
-    if wanted == .synchronous || wanted == .automatic && disk.file.isMemory { return .synchronous }
-    do throws(HostError) {
-      _ = try IOUring(entries: 8)
-      return .uring
-    } catch {
-      if wanted == .uring { throw .engine(error) }
-      // What is short now may be there when a guest comes.
-      if error.isShortage { return .uring }
-      disk.options.report("requests are done one after the other: io_uring cannot be used (\(error))")
-      return .synchronous
-    }
-  }
 
   public func readConfiguration(at offset: Int, into bytes: inout MutableSpan<UInt8>) {
     var now = fixed

@@ -14,7 +14,7 @@ final class BlockHandler: QueueHandler {
   init(_ work: BlockWork, queue index: Int) {
     self.index = index
     event = nil
-    requests = InFlightRequests(work, nil, nil, depth: 1, inline: false)
+    requests = InFlightRequests(work, DiskRing(), depth: 1, inline: false)
   }
 
   /// A handler that does its requests through io_uring.
@@ -24,13 +24,10 @@ final class BlockHandler: QueueHandler {
   ///   - inline: what the host has at hand is done on the spot.
   init(_ work: BlockWork, queue index: Int, depth: Int, inline: Bool) throws(HostError) {
     let event = try EventFD()
-    let ring = try IOUring(entries: depth)
-    try ring.signal(event)
-    // Only saves a look-up per request.
-    try? ring.register(work.disk.file)
+    let ring = try DiskRing(depth: depth, signalling: event, for: work.disk.file)
     self.event = event
     self.index = index
-    requests = InFlightRequests(work, ring, event, depth: depth, inline: inline)
+    requests = InFlightRequests(work, ring, depth: depth, inline: inline)
   }
 
   var watched: [WatchedDescriptor] {

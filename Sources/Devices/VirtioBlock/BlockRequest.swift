@@ -4,7 +4,7 @@ internal import Virtio
 
 /// What a chain asks a disk for, checked against the disk as it is now.
 enum BlockRequest {
-  case operation(BlockOperation)
+  case operation(DiskOperation)
   case getID
   /// There is nothing to do: this is its status.
   case ended(BlockStatus)
@@ -12,32 +12,11 @@ enum BlockRequest {
   case withoutStatus
 }
 
-/// What the host is to do.
-struct BlockOperation {
-  enum Kind {
-    /// The first `count` device-writable bytes come from `position`.
-    case read
-    /// The `count` device-readable bytes after the header go to `position`.
-    case write(durable: Bool)
-    case flush
-    /// `count` ranges follow the header.
-    case ranges(BlockRangeAction)
-  }
-
-  let kind: Kind
-  /// Where on the disk the data are. Bytes.
-  var position: UInt64 = 0
-  /// Bytes of data; ranges if it is a request of those.
-  var count = 0
-
-  var isRead: Bool {
-    if case .read = kind { return true }
-    return false
-  }
-
-  var isFlush: Bool {
-    if case .flush = kind { return true }
-    return false
+extension DiskOperation {
+  /// What is done to ranges, if it is a request of those.
+  var rangeAction: DiskRangeAction? {
+    if case .ranges(let action) = kind { return action }
+    return nil
   }
 
   /// The chain's segments that hold the data, made to start and end where the data do; nil if that cannot be.
@@ -73,7 +52,7 @@ struct BlockTerms {
   /// What a request does to ranges; nil: it is of another type, or of one that was not negotiated. A disk that cannot
   /// be
   /// changed knows all of them, and fails them.
-  fileprivate func rangeAction(_ type: BlockRequestType) -> BlockRangeAction? {
+  fileprivate func rangeAction(_ type: BlockRequestType) -> DiskRangeAction? {
     switch type {
     case .discard where features.contains(.blockDiscard) || isReadOnly: .discard
     case .writeZeroes where features.contains(.blockWriteZeroes) || isReadOnly: .writeZeroes
@@ -102,21 +81,21 @@ extension BlockWork {
 
   /// A read or write of `count` bytes, which have to be whole sectors of the disk.
   @inline(__always)
-  private func transfer(_ kind: BlockOperation.Kind, _ sector: UInt64, _ count: Int) -> BlockRequest {
+  private func transfer(_ kind: DiskOperation.Kind, _ sector: UInt64, _ count: Int) -> BlockRequest {
     let sectorCount = disk.sectorCount
     guard count & (BlockLayout.sectorSize - 1) == 0, sector <= sectorCount, UInt64(count) >> 9 <= sectorCount - sector
     else { return .ended(.ioError) }
-    return count == 0 ? .ended(.ok) : .operation(BlockOperation(kind: kind, position: sector << 9, count: count))
+    return count == 0 ? .ended(.ok) : .operation(DiskOperation(kind: kind, position: sector << 9, count: count))
   }
 
   private func classify(rare type: BlockRequestType, _ chain: borrowing DescriptorChain) -> BlockRequest {
-    if type == .flush { return .operation(BlockOperation(kind: .flush)) }
+    if type == .flush { return .operation(DiskOperation(kind: .flush)) }
     if type == .getID { return .getID }
     guard let action = terms.rangeAction(type) else { return .ended(.unsupported) }
     let data = chain.readable.byteCount - BlockLayout.headerSize
     let (count, rest) = data.quotientAndRemainder(dividingBy: BlockLayout.rangeSize)
-    guard rest == 0, count > 0, count <= BlockRangeAction.maxRanges, !terms.isReadOnly else { return .ended(.ioError) }
+    guard rest == 0, count > 0, count <= DiskRangeAction.maxRanges, !terms.isReadOnly else { return .ended(.ioError) }
     if let status = refusal(action, chain, ranges: count) { return .ended(status) }
-    return .operation(BlockOperation(kind: .ranges(action), count: count))
+    return .operation(DiskOperation(kind: .ranges(action), count: count))
   }
 }

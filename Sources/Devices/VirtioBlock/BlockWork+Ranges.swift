@@ -3,10 +3,7 @@ internal import HostIO
 internal import Storage
 internal import Virtio
 
-/// The three requests whose data are ranges of the disk.
-enum BlockRangeAction {
-  case discard, writeZeroes, secureErase
-
+extension DiskRangeAction {
   /// Most ranges in a request, and most sectors in a range. What a host takes long for holds up the requests behind it.
   static var maxRanges: Int { 32 }
   static var maxDiscardSectors: UInt32 { 1 << 22 }
@@ -27,7 +24,7 @@ extension BlockWork {
   }
 
   /// Why a range is refused, or nil (§5.2.6.2).
-  func refusal(_ action: BlockRangeAction, _ range: BlockRange?) -> BlockStatus? {
+  func refusal(_ action: DiskRangeAction, _ range: BlockRange?) -> BlockStatus? {
     guard let range else { return .ioError }
     if range.flags & ~(action == .writeZeroes ? BlockRange.unmap : 0) != 0 { return .unsupported }
     let count = UInt64(range.sectorCount)
@@ -40,7 +37,7 @@ extension BlockWork {
 
   /// The refusal of a request with a bad range, by which nothing is done to the disk. An unknown flag comes before all
   /// else, wherever it is.
-  func refusal(_ action: BlockRangeAction, _ chain: borrowing DescriptorChain, ranges: Int) -> BlockStatus? {
+  func refusal(_ action: DiskRangeAction, _ chain: borrowing DescriptorChain, ranges: Int) -> BlockStatus? {
     var first: BlockStatus?
     for i in 0..<ranges {
       let status = refusal(action, range(i, of: chain))
@@ -53,14 +50,11 @@ extension BlockWork {
   /// Whether writing zeroes may give the range's space back: not where the driver reads that it never does.
   func mayUnmap(_ range: BlockRange) -> Bool { range.flags & BlockRange.unmap != 0 && disk.canDiscard }
 
-  /// One range that was checked.
-  func perform(_ action: BlockRangeAction, _ range: BlockRange) throws(HostError) {
-    let position = range.sector << 9
-    let count = UInt64(range.sectorCount) << 9
-    switch action {
-    case .discard: try disk.file.discard(at: position, count: count)
-    case .writeZeroes: try disk.file.writeZeroes(at: position, count: count, unmap: mayUnmap(range))
-    case .secureErase: try disk.file.secureErase(at: position, count: count)
-    }
+  /// Range `index` of a request, unless it is refused. The driver may have changed it since the request was looked at:
+  /// what is done is what is checked here.
+  func checkedRange(_ index: Int, of chain: borrowing DescriptorChain, _ action: DiskRangeAction) -> DiskRange? {
+    guard let range = range(index, of: chain), refusal(action, range) == nil else { return nil }
+    return DiskRange(
+      position: range.sector << 9, count: UInt64(range.sectorCount) << 9, mayUnmap: mayUnmap(range))
   }
 }

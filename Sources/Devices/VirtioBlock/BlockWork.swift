@@ -37,16 +37,13 @@ struct BlockWork {
     cache.look(isAtStart: queue.state.available == 0 && queue.state.availableWrap)
   }
 
-  /// Does an operation of which `done` bytes or ranges are done, the caller waiting as long as it takes, and ends it.
+  /// Does what is left of a transfer, the caller waiting as long as it takes, and ends it.
   @inline(__always)
-  func finish(
-    _ operation: BlockOperation, _ chain: consuming DescriptorChain, _ segments: Range<Int>, from done: Int = 0,
-    in queue: inout Virtqueue
-  ) {
+  func finish(_ transfer: DiskTransfer, _ chain: consuming DescriptorChain, in queue: inout Virtqueue) {
     // Memory has nothing to wait for. Elsewhere mappings are let go meanwhile, but for the chain's own.
     let mayWait = !disk.file.isMemory
     if mayWait { queue.letGo() }
-    let outcome = perform(operation, chain, segments, from: done)
+    let outcome = perform(transfer, chain)
     if mayWait {
       queue.takeHold()
       queue.lookAtClock()
@@ -54,40 +51,20 @@ struct BlockWork {
     complete(chain, outcome, in: &queue)
   }
 
-  private func perform(
-    _ operation: BlockOperation, _ chain: borrowing DescriptorChain, _ segments: Range<Int>, from done: Int
-  ) -> BlockOutcome {
-    let file = disk.file
-    let position = operation.position + UInt64(done)
-    var filled = 0
-    do throws(HostError) {
-      switch operation.kind {
-      case .read:
-        filled = done
-        filled += try file.read(into: chain.writable, segments, skipping: done, at: position)
-        if filled < operation.count {
-          disk.endedEarly(operation.position + UInt64(filled))
-          return BlockOutcome(status: .ioError, filled: filled)
-        }
-      case .write(let durable):
-        try file.write(from: chain.readable, segments, skipping: done, at: position, durable: durable)
-      case .flush:
-        if !file.isReadOnly { try file.flush() }
-      case .ranges(let action):
-        for i in done..<operation.count {
-          // The driver may have changed the range since it was looked at: what is done is what is checked here.
-          let range = range(i, of: chain)
-          if let status = refusal(action, range) { return BlockOutcome(status: status) }
-          guard let range else { return .ioError }
-          try perform(action, range)
-        }
-        if action == .writeZeroes && isDurable { try file.flush() }
-      }
-    } catch {
-      disk.faults.report("\(error)")
-      return BlockOutcome(status: .ioError, filled: filled)
+  private func perform(_ transfer: DiskTransfer, _ chain: borrowing DescriptorChain) -> BlockOutcome {
+    let operation = transfer.operation
+    // The status of the range that was refused, if one was.
+    var refused: BlockStatus?
+    let outcome = disk.finish(transfer, chain.readable, chain.writable, isDurable: isDurable) { i in
+      guard let action = operation.rangeAction else { return nil }
+      refused = refusal(action, range(i, of: chain))
+      return refused == nil ? checkedRange(i, of: chain, action) : nil
     }
-    return BlockOutcome(status: .ok, filled: filled)
+    switch outcome {
+    case .done: return BlockOutcome(status: .ok, filled: operation.isRead ? operation.count : 0)
+    case .failed(let done): return BlockOutcome(status: .ioError, filled: done)
+    case .refused: return BlockOutcome(status: refused ?? .ioError)
+    }
   }
 
   /// The ID string, as much of it as there is room for.

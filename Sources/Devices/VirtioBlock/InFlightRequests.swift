@@ -10,31 +10,23 @@ internal import Virtio
 struct InFlightRequests: ~Copyable {
   private let work: BlockWork
   // Before the slots: it ends first, and waits for the host to let go of the chains' memory.
-  private var ring: IOUring?
+  private var ring: DiskRing
   private var slots: SlotTable<InFlightRequest>
-  private var completions = CompletionSet()
-  private let event: EventFD?
   private var policy: InlineIOPolicy
   /// Nothing new is begun: what is not done yet is left to the successor.
   private var isLeaving = false
   /// The slots that are still to be called off.
   private var unwanted: Range<Int>
 
-  /// The tag of what is no request of a chain: cancellations.
-  private static var noRequest: UInt64 { .max }
   /// Requests begun before the driver hears of them: the last of a batch must not wait for ever more behind it.
   private static var batch: Int { 64 }
-  /// Completions, and calls that may yield none, of one turn: then the queue's thread looks after its other work.
-  private static var completionsPerTurn: Int { 256 }
-  private static var looksPerTurn: Int { 64 }
 
   /// - Parameters:
-  ///   - ring: signals `event`; without one nothing is under way between two calls.
+  ///   - ring: if it is none, nothing is under way between two calls.
   ///   - depth: most requests under way, at least 1.
-  init(_ work: BlockWork, _ ring: consuming IOUring?, _ event: EventFD?, depth: Int, inline: Bool) {
+  init(_ work: BlockWork, _ ring: consuming DiskRing, depth: Int, inline: Bool) {
     self.work = work
     self.ring = consume ring
-    self.event = event
     slots = SlotTable(capacity: depth)
     unwanted = depth..<depth
     policy = InlineIOPolicy(isOn: inline && !work.disk.file.isDirect)
@@ -45,7 +37,7 @@ struct InFlightRequests: ~Copyable {
   mutating func take(from queue: inout Virtqueue) throws(QueueError) {
     work.begin(on: queue)
     // A driver that never pauses brings one round after the other, and what is done is not to wait for their end.
-    if hasPendingWork { drain(into: &queue) }
+    if ring.hasPendingWork { drain(into: &queue) }
     // Also if one breaks the queue: those before it hold their mappings until the host has done them.
     defer { submit(into: &queue) }
     var left = Self.batch
@@ -64,7 +56,7 @@ struct InFlightRequests: ~Copyable {
           work.complete(chain, .ioError, in: &queue)
           continue
         }
-        if ring != nil {
+        if ring.isThere {
           start(operation, chain, segments, in: &queue)
           continue
         }
@@ -73,7 +65,7 @@ struct InFlightRequests: ~Copyable {
           queue.publish()
           left = 0
         }
-        work.finish(operation, chain, segments, in: &queue)
+        work.finish(DiskTransfer(operation, segments: segments), chain, in: &queue)
       case .getID:
         let outcome = work.getID(chain)
         work.complete(chain, outcome, in: &queue)
@@ -84,17 +76,17 @@ struct InFlightRequests: ~Copyable {
   }
 
   private mutating func start(
-    _ operation: BlockOperation, _ chain: consuming DescriptorChain, _ segments: Range<Int>, in queue: inout Virtqueue
+    _ operation: DiskOperation, _ chain: consuming DescriptorChain, _ segments: Range<Int>, in queue: inout Virtqueue
   ) {
     let (position, count) = (operation.position, operation.count)
     switch operation.kind {
     // For a request alone: several cost less through the ring, which takes them all in one call.
-    case .read where unsubmitted == 0 && queue.isEmpty && policy.isWorthTrying:
+    case .read where ring.unsubmitted == 0 && queue.isEmpty && policy.isWorthTrying:
       let result = work.disk.file.readImmediately(into: chain.writable, segments, at: position)
       policy.learn(from: result, wanted: count)
       if result == .read(count) { return work.complete(chain, BlockOutcome(status: .ok, filled: count), in: &queue) }
     case .write(durable: false) where policy.isWorthWriting(at: position, count: count):
-      return work.finish(operation, chain, segments, in: &queue)
+      return work.finish(DiskTransfer(operation, segments: segments), chain, in: &queue)
     default: break
     }
     proceed(InFlightRequest(chain, operation, segments: segments), in: &queue)
@@ -112,13 +104,13 @@ struct InFlightRequests: ~Copyable {
 
   /// Does what is left of a request without the ring.
   private mutating func fallBack(_ request: consuming InFlightRequest, in queue: inout Virtqueue) {
-    let (operation, segments, done) = (request.operation, request.segments, request.done)
-    work.finish(operation, request.chain, segments, from: done, in: &queue)
+    let transfer = request.transfer
+    work.finish(transfer, request.chain, in: &queue)
   }
 
   /// Queues a request's next part under the tag of the next free slot.
   private mutating func enqueue(_ request: inout InFlightRequest) -> IOUring.Queued {
-    ring?.queue(&request, of: work, tag: UInt64(slots.nextIndex)) ?? .unsuitable
+    ring.queue(&request, of: work, tag: UInt64(slots.nextIndex))
   }
 
   // MARK: Completions
@@ -133,25 +125,20 @@ struct InFlightRequests: ~Copyable {
   /// Until the kernel has nothing for us: it does only part of its deferred work at a time, and signals the event for
   /// none of the rest. Or until a turn's work is done, and the event brings us back.
   private mutating func drain(into queue: inout Virtqueue) {
-    var (completionsLeft, looksLeft) = (Self.completionsPerTurn, Self.looksPerTurn)
+    var budget = ReapingBudget()
     while true {
       let count = reap(&queue)
-      for i in completions.indices {
-        let (tag, result) = (completions.tag(i), completions.result(i))
+      for i in ring.completions.indices {
+        let (tag, result) = (ring.completions.tag(i), ring.completions.result(i))
         if let request = slots.remove(Int(truncatingIfNeeded: tag)) { advance(request, result, in: &queue) }
       }
-      guard hasPendingWork else { return }
-      completionsLeft -= count
-      looksLeft -= 1
-      if completionsLeft <= 0 || looksLeft <= 0 {
-        event?.signal()
-        return
-      }
+      guard ring.hasPendingWork else { return }
+      guard budget.goesOn(after: count) else { return ring.comeBack() }
     }
   }
 
   private mutating func advance(_ request: consuming InFlightRequest, _ result: Int32, in queue: inout Virtqueue) {
-    let completion = request.complete(result)
+    let completion = request.transfer.complete(result)
     if isLeaving, !completion.isEnd { return queue.leave(request.chain) }
     var status = BlockStatus.ok
     switch completion {
@@ -162,35 +149,22 @@ struct InFlightRequests: ~Copyable {
       work.disk.faults.report("\(HostError(call, errno: number, subject: work.disk.file.path))")
       status = .ioError
     case .flush where work.isDurable:
-      request.operation = BlockOperation(kind: .flush)
+      request.transfer.operation = DiskOperation(kind: .flush)
       return proceed(request, in: &queue)
     case .flush: break
     }
-    let outcome = BlockOutcome(status: status, filled: request.filled)
+    let outcome = BlockOutcome(status: status, filled: request.transfer.filled)
     work.complete(request.chain, outcome, in: &queue)
   }
 
   // MARK: The ring
 
-  private var hasPendingWork: Bool {
-    switch ring {
-    case .some(let ring): ring.hasPendingWork
-    case nil: false
-    }
-  }
-  private var unsubmitted: Int {
-    switch ring {
-    case .some(let ring): ring.unsubmitted
-    case nil: 0
-    }
-  }
-
   /// Hands queued requests over. What the host does at once is completed at once.
   private mutating func submit(into queue: inout Virtqueue, reaping: Bool = true) {
-    while unsubmitted > 0 {
+    while ring.unsubmitted > 0 {
       guard enter(&queue) else {
         // The event brings us back, whether completions come or not.
-        event?.signal()
+        ring.comeBack()
         return
       }
       if reaping { drain(into: &queue) } else { return }
@@ -202,21 +176,15 @@ struct InFlightRequests: ~Copyable {
   private mutating func enter(_ queue: inout Virtqueue) -> Bool {
     queue.letGo()
     defer { queue.takeHold() }
-    do throws(HostError) {
-      try ring?.submit()
-      return true
-    } catch {
-      work.disk.faults.report("\(error)")
-      return false
-    }
+    return ring.submit(work.disk.faults)
   }
 
   /// Takes completions; deferred work, such as copying what was read, is done by the call, if there is some.
   private mutating func reap(_ queue: inout Virtqueue) -> Int {
-    let hasPendingWork = hasPendingWork
+    let hasPendingWork = ring.hasPendingWork
     if hasPendingWork { queue.letGo() }
     defer { if hasPendingWork { queue.takeHold() } }
-    return ring?.reap(into: &completions) ?? 0
+    return ring.reap()
   }
 
   /// Cancels what the host has not begun or can be kept from; the rest ends by itself. With `leaving` what is cancelled
@@ -229,11 +197,11 @@ struct InFlightRequests: ~Copyable {
 
   private mutating func callOffMore(from queue: inout Virtqueue) {
     while let slot = unwanted.first {
-      if slots.update(slot, { _ in }), ring?.cancel(UInt64(slot), tag: Self.noRequest) == .full {
-        let before = unsubmitted
+      if slots.update(slot, { _ in }), ring.cancel(UInt64(slot)) == .full {
+        let before = ring.unsubmitted
         submit(into: &queue)
         // Without room now, completions bring us back.
-        if before == 0 || unsubmitted > 0 { return }
+        if before == 0 || ring.unsubmitted > 0 { return }
         continue
       }
       unwanted = slot + 1..<unwanted.upperBound

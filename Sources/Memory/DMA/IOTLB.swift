@@ -11,7 +11,9 @@
   @usableFromInline let root: UnsafeMutableRawPointer?
   @usableFromInline var lease: Lease
   let waiter: (any TranslationWaiter)?
-  private let areas: [ClosedRange<UInt64>]
+  private var areas: [ClosedRange<UInt64>]
+  /// Whether ``beginRound()`` reports every change.
+  private var reportsAll: Bool
   private let ledger: LookUpStatistics?
   private let counters: LookUpCounters?
   /// Whether the walk under way, or an earlier one of the same chain, had to ask; see ``endWalk(repeats:)``.
@@ -57,6 +59,7 @@
     // Safe: the word lives as long as the table, which this value holds.
     unsafe self.root = table?.root
     self.areas = areas
+    reportsAll = areas.isEmpty
     self.lease = space.fence.lease(areas: areas)
     self.waiter = waiter
     ledger = space.ledger
@@ -81,6 +84,13 @@
     let before = lease.generation
     guard lease.begin() else { return false }
     return forgetChanges(since: before)
+  }
+
+  /// From now on ``beginRound()`` reports changes of these device addresses alone: for a device whose areas come and go,
+  /// and are held by its rounds only.
+  package mutating func report(changesOf areas: [ClosedRange<UInt64>]) {
+    self.areas = areas
+    reportsAll = false
   }
 
   /// Whether mappings are being taken away: end the round and begin another before resolving more.
@@ -294,7 +304,7 @@
 
   /// Drops what is cached of mappings that were taken away after generation `old`. True if ring areas are among them.
   private mutating func forgetChanges(since old: UInt64) -> Bool {
-    var touchesAreas = areas.isEmpty
+    var touchesAreas = reportsAll
     let fence = lease.fence
     let known =
       old != .max

@@ -2,8 +2,13 @@ import DMA
 
 /// The admin command set (5).
 extension ControllerWorker {
-  /// Does an admin command. Nil: it is kept, and answered when there is something to say.
-  mutating func administer(_ command: borrowing NVMeCommand, _ result: inout UInt32) -> NVMeStatus? {
+  /// Aborts that may wait for their commands: ACL, and one.
+  static var mostAborts: Int { 4 }
+
+  /// Does an admin command. Some are kept, and answered when there is something to say.
+  mutating func administer(_ command: borrowing NVMeCommand) {
+    let record = CommandRecord(command, queue: 0)
+    var result: UInt32 = 0
     do throws(Refusal) {
       guard let opcode = NVMeAdminOpcode(rawValue: command.opcode) else { throw Refusal(.invalidOpcode) }
       guard command.fused == 0 else { throw Refusal(.invalidField) }
@@ -11,29 +16,32 @@ extension ControllerWorker {
       case .createCompletionQueue: try createCompletionQueue(command)
       case .createSubmissionQueue: try createSubmissionQueue(command)
       case .deleteCompletionQueue: try deleteCompletionQueue(command)
-      case .deleteSubmissionQueue: try deleteSubmissionQueue(command)
+      case .deleteSubmissionQueue: guard try deleteSubmissionQueue(command, record) else { return }
       case .identify: try identify(command)
       case .getLogPage: try getLogPage(command)
       case .getFeatures: result = try getFeatures(command)
       case .setFeatures: result = try setFeatures(command)
-      case .abort: result = abort(command)
+      case .abort:
+        guard let known = try abort(command, record) else { return }
+        result = known
       case .asynchronousEventRequest:
-        guard events.keep(command.identifier) else { throw Refusal(.eventRequestLimitExceeded) }
-        return nil
+        guard events.keep(record) else { throw Refusal(.eventRequestLimitExceeded) }
+        return giveUpRoom(record)
+      case .doorbellBufferConfig:
+        try configureDoorbells(command)
+        watchAreas()
       }
-      return .success
     } catch {
-      return error.status
+      return answer(record, error.status)
     }
+    answer(record, .success, result: result)
   }
 
   /// Gives a driver bytes of ours, from the start of its data on.
   mutating func yield(_ bytes: [UInt8], to command: borrowing NVMeCommand) throws(Refusal) {
-    let list = try data(of: command, count: bytes.count, for: .write, isAdmin: true)
-    let view = list.writable
-    _ = view.copy(bytes.span, to: 0)
-    if let log = iotlb.dirtyLog { view.markDirty(log, count: bytes.count) }
-    pool.give(back: list)
+    let memory = try data(of: command, count: bytes.count, for: .write, isAdmin: true).seal(iotlb, fault: nil)
+    _ = memory.writable.copy(bytes.span, to: 0)
+    release(memory, filled: bytes.count)
   }
 
   // MARK: I/O queues
@@ -83,46 +91,59 @@ extension ControllerWorker {
     close(completion: number)
   }
 
-  /// Commands that were not taken from the queue go with it: no command is under way while another is done.
-  private mutating func deleteSubmissionQueue(_ command: borrowing NVMeCommand) throws(Refusal) {
+  /// Commands that were not taken from the queue go with it, those in flight are called off or waited for. Whether it
+  /// is done.
+  private mutating func deleteSubmissionQueue(
+    _ command: borrowing NVMeCommand, _ record: CommandRecord
+  ) throws(Refusal) -> Bool {
     let number = Int(command.dwords[10] & 0xffff)
-    guard number > 0, number < submissions.count, submissions[number].isOpen else {
+    guard number > 0, number < submissions.count, submissions[number].isOpen, submissions[number].deletion == nil else {
       throw Refusal(.invalidQueueIdentifier)
     }
-    close(submission: number)
+    guard submissions[number].inFlight > 0 else {
+      close(submission: number)
+      return true
+    }
+    submissions[number].deletion = record
+    callOff(number)
+    return false
   }
 
   // MARK: Events and abortion
 
-  /// Only requests for events are ever under way (5.1). Bit 0 of the result: nothing was aborted.
-  private mutating func abort(_ command: borrowing NVMeCommand) -> UInt32 {
-    let (queue, identifier) = (command.dwords[10] & 0xffff, UInt16(command.dwords[10] >> 16))
-    // The abortion's own answer needs an entry too, and comes after this one.
-    guard queue == 0, events.holds(identifier), hasRoomForTwo else { return 1 }
-    events.forget(identifier)
-    post(0, queue: 0, head: adminHead, identifier, .abortRequested, to: 0)
-    return 0
-  }
-
-  private var hasRoomForTwo: Bool {
-    guard completions[0].isOpen else { return false }
-    let (head, tail, size) = (completions[0].head, completions[0].tail, completions[0].size)
-    return (head + size - tail - 1) % size >= 2
+  /// Bit 0 of the result: nothing was aborted. Nil: that is not known yet.
+  private mutating func abort(_ command: borrowing NVMeCommand, _ record: CommandRecord) throws(Refusal) -> UInt32? {
+    let (queue, identifier) = (Int(command.dwords[10] & 0xffff), UInt16(command.dwords[10] >> 16))
+    if queue == 0 {
+      // The aborted request's answer needs an entry too, and comes before this one.
+      guard events.holds(identifier), completions[0].hasRoom, let request = events.forget(identifier) else { return 1 }
+      post(request, .abortRequested, 0)
+      return 0
+    }
+    guard aborts < Self.mostAborts else { throw Refusal(.abortLimitExceeded) }
+    for slot in 0..<slots.capacity {
+      var isMeant = false
+      let isThere = slots.update(slot) { one in
+        isMeant = one.record.queue == queue && one.record.identifier == identifier && one.abort == nil
+        if isMeant { one.abort = record }
+      }
+      guard isThere, isMeant else { continue }
+      aborts += 1
+      guard cancel(slot, tag: abortTag(slot, record)) else {
+        aborts -= 1
+        _ = slots.update(slot) { $0.abort = nil }
+        return 1
+      }
+      return nil
+    }
+    return 1
   }
 
   /// Answers requests for events that there are.
   mutating func answerEvents() {
-    while isRunning, events.canAnswer, canAnswer() {
-      guard let (identifier, result) = events.answer() else { return }
-      post(result, queue: 0, head: adminHead, identifier, .success, to: 0)
+    while isRunning, events.canAnswer, completions[0].isOpen, completions[0].hasRoom {
+      guard let (request, result) = events.answer() else { return }
+      post(request, .success, result)
     }
-  }
-}
-
-extension ControllerWorker {
-  /// Where the admin submission queue stands.
-  private var adminHead: Int {
-    guard submissions[0].isOpen else { return 0 }
-    return submissions[0].head
   }
 }

@@ -1,5 +1,6 @@
 internal import DMA
-internal import Storage
+import HostIO
+import Storage
 
 /// What Set Features has set since the controller was enabled (5.21).
 struct ControllerFeatures {
@@ -9,13 +10,13 @@ struct ControllerFeatures {
   /// Values that are only remembered, by identifier. Round robin takes commands one by one, and ignores the arbitration
   /// burst.
   private var remembered: [UInt32]
+  /// The temperature, in kelvins, over which, and under which, it is critical.
+  var thresholds: (over: UInt32, under: UInt32) = (0x0157, 0)
 
   init(_ options: NVMeOptions) {
     submissionQueues = options.ioQueues
     completionQueues = options.ioQueues
     remembered = Array(repeating: 0, count: 16)
-    // Critical temperature of a device that has none.
-    remembered[Int(NVMeFeature.temperatureThreshold.rawValue)] = 0x0157
   }
 
   subscript(_ feature: NVMeFeature) -> UInt32 {
@@ -33,7 +34,11 @@ extension ControllerWorker {
     guard command.dwords[10] >> 8 & 7 == 0 else { throw Refusal(.invalidField) }
     switch feature {
     case .numberOfQueues: return queueNumbers
-    case .volatileWriteCache: return disk.cache.isWriteback ? 1 : 0
+    case .volatileWriteCache: return namespaces.contains { $0.disk.cache.isWriteback } ? 1 : 0
+    case .temperatureThreshold:
+      let (sensor, kind) = Self.threshold(command.dwords[11])
+      guard sensor == 0, kind < 2 else { throw Refusal(.invalidField) }
+      return kind == 0 ? features.thresholds.over : features.thresholds.under
     case .interruptVectorConfiguration:
       let vector = command.dwords[11] & 0xffff
       guard Int(vector) < interrupts.vectorCount else { throw Refusal(.invalidField) }
@@ -60,9 +65,12 @@ extension ControllerWorker {
     case .volatileWriteCache:
       guard hasVolatileCache else { throw Refusal(.invalidField) }
       guard options.disk.cacheIsConfigurable || value & 1 != 0 else { throw Refusal(.featureNotChangeable) }
-      // What was written before and may still be volatile is not the driver's to flush any more.
-      if value & 1 == 0, disk.cache.isWriteback { try flush() }
-      disk.cache.set(writeback: value & 1 != 0)
+      try setCaches(writeback: value & 1 != 0)
+    case .temperatureThreshold:
+      // 15: all sensors, of which there is one.
+      let (sensor, kind) = Self.threshold(value)
+      guard sensor == 0 || sensor == 15, kind < 2 else { throw Refusal(.invalidField) }
+      if kind == 0 { features.thresholds.over = value & 0xffff } else { features.thresholds.under = value & 0xffff }
     case .powerManagement:
       guard value & 31 == 0 else { throw Refusal(.invalidField) }
     case .interruptVectorConfiguration:
@@ -70,6 +78,32 @@ extension ControllerWorker {
     default: features[feature] = value
     }
     return 0
+  }
+
+  /// TMPSEL and THSEL.
+  private static func threshold(_ dword: UInt32) -> (sensor: UInt32, kind: UInt32) {
+    (dword >> 16 & 15, dword >> 20 & 3)
+  }
+
+  private mutating func setCaches(writeback: Bool) throws(Refusal) {
+    for namespace in namespaces {
+      let disk = namespace.disk
+      // What was written before and may still be volatile is not the driver's to flush any more. What is in flight is
+      // not either: it is waited for.
+      if !writeback, disk.cache.isWriteback, !disk.file.isReadOnly {
+        disk.cache.set(writeback: false)
+        settle()
+        letGo()
+        defer { takeHold() }
+        do throws(HostError) {
+          try disk.file.flush()
+        } catch {
+          disk.faults.report("\(error)")
+          throw Refusal(.writeFault)
+        }
+      }
+      disk.cache.set(writeback: writeback)
+    }
   }
 
   /// VWC: whether writes may be volatile at all.

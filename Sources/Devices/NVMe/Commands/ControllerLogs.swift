@@ -2,61 +2,82 @@ import DMA
 
 /// The contents of log pages (5.14.1). They survive resets of the controller.
 struct ControllerLogs {
-  enum Page: UInt8 {
-    case errors = 1
-    case health = 2
-    case firmware = 3
+  enum Page: UInt8, CaseIterable {
+    case supported = 0x00
+    case errors = 0x01
+    case health = 0x02
+    case firmware = 0x03
+    case changedNamespaces = 0x04
+    case effects = 0x05
+    case features = 0x12
   }
   private struct Failure {
     var number: UInt64
-    var queue: UInt16
-    var identifier: UInt16
     var status: UInt16
-    var block: UInt64
-    var namespace: UInt32
+    var record: CommandRecord
   }
   /// ELPE, and one.
-  static let maxFailures = 4
+  static let maxFailures = 64
+  /// Kelvins. There is no sensor: a room's temperature.
+  static let temperature: UInt32 = 303
   private var failures: [Failure] = []
   private var failureCount: UInt64 = 0
-  var readBytes: UInt64 = 0
-  var writtenBytes: UInt64 = 0
-  var reads: UInt64 = 0
-  var writes: UInt64 = 0
+  private var readBytes: UInt64 = 0
+  private var writtenBytes: UInt64 = 0
+  private var reads: UInt64 = 0
+  private var writes: UInt64 = 0
+  var mediumErrors: UInt64 = 0
+  /// Namespaces whose size changed since the driver read of it.
+  var changed: Set<UInt32> = []
+  private let begun = ContinuousClock.now
 
   init() { failures.reserveCapacity(Self.maxFailures + 1) }
 
-  mutating func note(_ status: NVMeStatus, of command: borrowing NVMeCommand, queue: Int) {
+  mutating func note(_ status: NVMeStatus, of record: CommandRecord) {
     failureCount &+= 1
     if failures.count == Self.maxFailures { failures.removeLast() }
-    failures.insert(
-      Failure(
-        number: failureCount, queue: UInt16(truncatingIfNeeded: queue), identifier: command.identifier,
-        status: status.rawValue << 1,
-        block: queue == 0 ? 0 : command.startingBlock, namespace: command.namespace), at: 0)
+    failures.insert(Failure(number: failureCount, status: status.rawValue << 1, record: record), at: 0)
   }
 
-  func bytes(_ page: Page, firmware: [UInt8]) -> [UInt8] {
-    var writer = WireWriter(capacity: 512)
+  mutating func count(read bytes: Int) {
+    readBytes &+= UInt64(bytes)
+    reads &+= 1
+  }
+  mutating func count(written bytes: Int) {
+    writtenBytes &+= UInt64(bytes)
+    writes &+= 1
+  }
+
+  /// Pages that tell what happened.
+  fileprivate func bytes(_ page: Page, firmware: [UInt8], warning: UInt8) -> [UInt8] {
+    var writer = WireWriter(capacity: 4096)
     switch page {
     case .errors:
       for failure in failures {
         writer.write(failure.number)
-        writer.write(failure.queue)
-        writer.write(failure.identifier)
+        writer.write(UInt16(truncatingIfNeeded: failure.record.queue))
+        writer.write(failure.record.identifier)
         writer.write(failure.status)
         // No byte or bit of the command is blamed.
         writer.write(UInt16.max)
-        writer.write(failure.block)
-        writer.write(failure.namespace)
+        writer.write(failure.record.block)
+        writer.write(failure.record.namespace)
         writer.zero(64 - 28)
       }
       writer.zero(64 * (Self.maxFailures - failures.count))
     case .health:
-      // Nothing critical, 30 °C, all of the spare there, a threshold of a tenth, nothing used up.
-      writer.write([0, 0x2f, 0x01, 100, 10, 0])
+      // Warnings, the temperature, all of the spare there, a threshold of a tenth, nothing used up.
+      writer.write([
+        warning, UInt8(truncatingIfNeeded: Self.temperature), UInt8(truncatingIfNeeded: Self.temperature >> 8), 100, 10,
+        0,
+      ])
       writer.zero(26)
-      for count in [units(readBytes), units(writtenBytes), reads, writes, 0, 0, 0, 0, 0, failureCount] {
+      // Busy minutes are not counted. The power goes on once, when the controller is made, and off without a loss.
+      let hours = UInt64(clamping: begun.duration(to: .now).components.seconds / 3600)
+      let counts = [
+        units(readBytes), units(writtenBytes), reads, writes, 0, 1, hours, 0, mediumErrors, failureCount,
+      ]
+      for count in counts {
         writer.write(count)
         writer.zero(8)
       }
@@ -64,6 +85,19 @@ struct ControllerLogs {
     case .firmware:
       writer.write([1] + [UInt8](repeating: 0, count: 7) + firmware)
       writer.zero(512 - 16)
+    case .changedNamespaces:
+      for number in changed.sorted() { writer.write(number) }
+      writer.zero(4096 - 4 * changed.count)
+    case .supported:
+      // LSUPP.
+      let pages = Set(Page.allCases.map(\.rawValue))
+      for number in 0..<UInt8.max { writer.write(pages.contains(number) ? UInt32(1) : 0) }
+      writer.write(UInt32(0))
+    case .features:
+      // FSUPP.
+      for number in 0..<UInt8.max { writer.write(NVMeFeature(rawValue: number) == nil ? UInt32(0) : 1) }
+      writer.write(UInt32(0))
+    case .effects: break
     }
     return writer.bytes
   }
@@ -80,7 +114,7 @@ extension ControllerWorker {
     let namespace = command.namespace
     guard namespace == 0 || namespace == .max else { throw Refusal(.invalidNamespace) }
     let keepsEvents = command.dwords[10] & 1 << 15 != 0
-    let all = logs.bytes(page, firmware: Self.firmware)
+    let all = page == .effects ? effects : logs.bytes(page, firmware: Self.firmware, warning: warning)
     let count = (UInt64(command.dwords[10] >> 16) | UInt64(command.dwords[11] & 0xffff) << 16) * 4 + 4
     let offset = UInt64(command.dwords[12]) | UInt64(command.dwords[13]) << 32
     guard offset % 4 == 0, offset <= UInt64(all.count) else { throw Refusal(.invalidField) }
@@ -90,6 +124,28 @@ extension ControllerWorker {
     bytes.append(contentsOf: repeatElement(0, count: Int(count) - bytes.count))
     try yield(bytes, to: command)
     // RAE: the driver wants to read more before the next event is reported.
-    if page == .errors, !keepsEvents { events.unmask() }
+    guard !keepsEvents else { return }
+    if page == .changedNamespaces { logs.changed = [] }
+    events.didRead(page)
+  }
+
+  /// Critical warnings: the temperature is where the driver said that it is critical.
+  private var warning: UInt8 {
+    let (over, under) = features.thresholds
+    return ControllerLogs.temperature >= over || ControllerLogs.temperature <= under ? 1 << 1 : 0
+  }
+
+  /// Commands supported and effects: CSUPP, and LBCC of those that change blocks.
+  private var effects: [UInt8] {
+    var writer = WireWriter(capacity: 4096)
+    for opcode in 0...UInt8.max { writer.write(NVMeAdminOpcode(rawValue: opcode) == nil ? UInt32(0) : 1) }
+    for number in 0...UInt8.max {
+      let opcode = NVMeOpcode(rawValue: number)
+      let isThere = opcode.map { $0 != .datasetManagement || commandSupport & 1 << 2 != 0 } ?? false
+      let changes = opcode == .write || opcode == .writeZeroes || opcode == .datasetManagement
+      writer.write(isThere ? (changes ? UInt32(3) : 1) : 0)
+    }
+    writer.zero(4096 - 2048)
+    return writer.bytes
   }
 }

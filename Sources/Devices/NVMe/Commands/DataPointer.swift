@@ -26,6 +26,15 @@ extension ControllerWorker {
     return list
   }
 
+  /// `count` bytes of a list that says where data is, to be read at once: the one place where such a list is reached. To
+  /// be given back to the pool.
+  private mutating func table(at address: UInt64, count: Int) throws(Refusal) -> SegmentList {
+    var table = pool.take()
+    table.clear()
+    try add(address, count, .read, &table)
+    return table
+  }
+
   /// A piece of memory that does not wrap, appended.
   private mutating func add(
     _ address: UInt64, _ count: Int, _ access: DMAAccess, _ list: inout SegmentList
@@ -63,16 +72,22 @@ extension ControllerWorker {
       // that one.
       let goesOn = needed > room
       let entries = goesOn ? room : needed
-      var table = pool.take()
-      table.clear()
-      try add(at, entries * 8, .read, &table)
+      let table = try table(at: at, count: entries * 8)
       let view = table.readable
+      // Pages that follow each other are one piece.
+      var (start, length) = (UInt64(0), 0)
       for i in 0..<(goesOn ? entries - 1 : entries) {
         guard let page = view.read(UInt64.self, at: 8 * i), page & mask == 0 else { throw Refusal(.prpOffsetInvalid) }
         let n = min(left, pageSize)
-        try add(page, n, access, &list)
+        if length > 0, page == start &+ UInt64(length), page > start {
+          length += n
+        } else {
+          if length > 0 { try add(start, length, access, &list) }
+          (start, length) = (page, n)
+        }
         left -= n
       }
+      if length > 0 { try add(start, length, access, &list) }
       if goesOn {
         guard let next = view.read(UInt64.self, at: 8 * (entries - 1)), next & mask == 0 else {
           throw Refusal(.prpOffsetInvalid)
@@ -105,9 +120,7 @@ extension ControllerWorker {
       let n = Int(segment.length) / SGLDescriptor.byteCount
       budget -= n
       guard budget >= 0 else { throw Refusal(.invalidDescriptorCount) }
-      var table = pool.take()
-      table.clear()
-      try add(segment.address, n * SGLDescriptor.byteCount, .read, &table)
+      let table = try table(at: segment.address, count: n * SGLDescriptor.byteCount)
       let view = table.readable
       kind = nil
       for i in 0..<n {

@@ -1,115 +1,174 @@
 import HostIO
 import PCI
-internal import Storage
+import Storage
 
-/// What the controller and its namespace say of themselves (5.15).
+/// Bytes of a data structure at fixed places, little-endian.
+private struct Structure {
+  var bytes = [UInt8](repeating: 0, count: 4096)
+
+  mutating func put(_ value: UInt64, _ at: Int, _ width: Int) {
+    for i in 0..<width { bytes[at + i] = UInt8(truncatingIfNeeded: value >> UInt64(8 * i)) }
+  }
+  /// Padded with spaces.
+  mutating func put(_ text: String, _ at: Int, _ width: Int) {
+    for i in 0..<width { bytes[at + i] = 0x20 }
+    put(Array(text.utf8.prefix(width)), at)
+  }
+  mutating func put(_ values: [UInt8], _ at: Int) { for (i, byte) in values.enumerated() { bytes[at + i] = byte } }
+}
+
+/// What the controller and its namespaces say of themselves (5.15; NVM Express base specification 2.0, 5.17).
 extension ControllerWorker {
   /// FR: 8 characters.
   static var firmware: [UInt8] { Array("1.0     ".utf8) }
+  /// CNTLID.
+  private static var controllerID: UInt64 { 0 }
 
   mutating func identify(_ command: borrowing NVMeCommand) throws(Refusal) {
-    let namespace = command.namespace
-    switch command.dwords[10] & 0xff {
-    case 0:
-      guard namespace == 1 else { throw Refusal(.invalidNamespace) }
-      try yield(identifyNamespace, to: command)
-    case 1: try yield(identifyController, to: command)
-    case 2:
-      guard namespace < 0xffff_fffe else { throw Refusal(.invalidNamespace) }
-      var bytes = [UInt8](repeating: 0, count: 4096)
-      if namespace < 1 { bytes[0] = 1 }
-      try yield(bytes, to: command)
-    case 3:
-      guard namespace == 1 else { throw Refusal(.invalidNamespace) }
-      // One descriptor: a namespace globally unique identifier of 16 bytes.
-      var bytes: [UInt8] = [2, 16, 0, 0] + uniqueIdentifier
-      bytes.append(contentsOf: repeatElement(0, count: 4096 - bytes.count))
-      try yield(bytes, to: command)
+    let number = command.namespace
+    let structure = command.dwords[10] & 0xff
+    // CSI: the NVM command set is the only one.
+    if [5, 6, 7].contains(structure), command.dwords[11] >> 24 != 0 { throw Refusal(.invalidField) }
+    switch structure {
+    case 0x00: try yield(namespace(try index(number)), to: command)
+    case 0x01: try yield(controller, to: command)
+    case 0x02, 0x07: try yield(try namespaceList(after: number), to: command)
+    case 0x03: try yield(descriptors(try index(number)), to: command)
+    case 0x05:
+      // Nothing of metadata and protection.
+      _ = try index(number)
+      try yield(Structure().bytes, to: command)
+    // No limits but those of the controller.
+    case 0x06: try yield(Structure().bytes, to: command)
+    case 0x08: try yield(independent(try index(number)), to: command)
+    case 0x12:
+      _ = try index(number)
+      try yield(controllers(from: command.dwords[10] >> 16), to: command)
+    case 0x13: try yield(controllers(from: command.dwords[10] >> 16), to: command)
+    case 0x1c:
+      var sets = Structure()
+      sets.put(1, 0, 8)
+      try yield(sets.bytes, to: command)
     default: throw Refusal(.invalidField)
     }
   }
 
-  private var identifyController: [UInt8] {
-    var bytes = [UInt8](repeating: 0, count: 4096)
-    func put(_ value: UInt64, _ at: Int, _ width: Int) {
-      for i in 0..<width { bytes[at + i] = UInt8(truncatingIfNeeded: value >> UInt64(8 * i)) }
+  /// Where a namespace is in the list.
+  private func index(_ number: UInt32) throws(Refusal) -> Int {
+    guard number > 0, number <= UInt32(namespaces.count) else { throw Refusal(.invalidNamespace) }
+    return Int(number) - 1
+  }
+
+  /// Active namespaces with larger numbers.
+  private func namespaceList(after number: UInt32) throws(Refusal) -> [UInt8] {
+    guard number < 0xffff_fffe else { throw Refusal(.invalidNamespace) }
+    var list = Structure()
+    for (i, next) in (1...UInt32(namespaces.count)).filter({ $0 > number }).enumerated() {
+      list.put(UInt64(next), 4 * i, 4)
     }
-    func put(_ text: String, _ at: Int, _ width: Int) {
-      for i in 0..<width { bytes[at + i] = 0x20 }
-      for (i, byte) in text.utf8.prefix(width).enumerated() { bytes[at + i] = byte }
+    return list.bytes
+  }
+
+  private func controllers(from least: UInt32) -> [UInt8] {
+    var list = Structure()
+    if UInt64(least) <= Self.controllerID {
+      list.put(1, 0, 2)
+      list.put(Self.controllerID, 2, 2)
     }
-    put(UInt64(options.identity.vendorID), 0, 2)
-    put(UInt64(options.identity.subsystemVendorID), 2, 2)
-    put(options.disk.serial, 4, 20)
-    put("Sluice NVMe", 24, 40)
-    for (i, byte) in Self.firmware.enumerated() { bytes[64 + i] = byte }
+    return list.bytes
+  }
+
+  private var controller: [UInt8] {
+    var c = Structure()
+    c.put(UInt64(options.identity.vendorID), 0, 2)
+    c.put(UInt64(options.identity.subsystemVendorID), 2, 2)
+    c.put(identity.serial, 4, 20)
+    c.put("Sluice NVMe", 24, 40)
+    c.put(Self.firmware, 64)
     // MDTS in pages of 4096, with any MPS.
-    put(UInt64((options.maxTransfer / 4096).trailingZeroBitCount), 77, 1)
-    put(UInt64(ControllerState.version), 80, 4)
+    c.put(UInt64((options.maxTransfer / 4096).trailingZeroBitCount), 77, 1)
+    c.put(Self.controllerID, 78, 2)
+    c.put(UInt64(ControllerState.version), 80, 4)
+    // OAES: changed namespaces.
+    c.put(UInt64(ControllerEvents.namespaceNotices), 92, 4)
     // CNTRLTYPE: an I/O controller.
-    bytes[111] = 1
-    // ACL; AERL; FRMW: one slot, read only; LPA: offsets into log pages; ELPE.
-    bytes[258] = 3
-    bytes[259] = UInt8(ControllerEvents.maxRequests - 1)
-    bytes[260] = 3
-    bytes[261] = 4
-    bytes[262] = UInt8(ControllerLogs.maxFailures - 1)
+    c.put(1, 111, 1)
+    // OACS: Doorbell Buffer Config, and neither security, format, firmware, namespace management nor self-test.
+    c.put(1 << 8, 256, 2)
+    // ACL; AERL; FRMW: one slot, read only; LPA: commands and effects, offsets into log pages; ELPE.
+    c.put(UInt64(Self.mostAborts - 1), 258, 1)
+    c.put(UInt64(ControllerEvents.maxRequests - 1), 259, 1)
+    c.put(3, 260, 1)
+    c.put(1 << 1 | 1 << 2, 261, 1)
+    c.put(UInt64(ControllerLogs.maxFailures - 1), 262, 1)
     // WCTEMP and CCTEMP: 70 and 80 °C.
-    put(0x0157, 266, 2)
-    put(0x0161, 268, 2)
+    c.put(0x0157, 266, 2)
+    c.put(0x0161, 268, 2)
     // SQES and CQES, least and most; NN.
-    bytes[512] = 0x66
-    bytes[513] = 0x44
-    put(1, 516, 4)
-    // ONCS: write zeroes, and dataset management if the image supports discards.
-    put(1 << 3 | (disk.canDiscard ? 1 << 2 : 0), 520, 2)
+    c.put(0x66, 512, 1)
+    c.put(0x44, 513, 1)
+    c.put(UInt64(namespaces.count), 516, 4)
+    c.put(UInt64(commandSupport), 520, 2)
     // VWC: bits 2:1 say that a flush may name all namespaces.
-    bytes[525] = 6 | (hasVolatileCache ? 1 : 0)
+    c.put(6 | (hasVolatileCache ? 1 : 0), 525, 1)
     // SGLS: served, with any alignment.
-    put(options.offersSGLs ? 1 : 0, 536, 4)
-    let name = "nqn.2014-08.org.nvmexpress:uuid:" + uuid
-    for (i, byte) in name.utf8.enumerated() { bytes[768 + i] = byte }
-    return bytes
+    c.put(options.offersSGLs ? 1 : 0, 536, 4)
+    c.put(Array(identity.qualifiedName.utf8), 768)
+    return c.bytes
   }
 
-  private var identifyNamespace: [UInt8] {
-    var bytes = [UInt8](repeating: 0, count: 4096)
-    func put(_ value: UInt64, _ at: Int, _ width: Int) {
-      for i in 0..<width { bytes[at + i] = UInt8(truncatingIfNeeded: value >> UInt64(8 * i)) }
-    }
-    for at in [0, 8, 16] { put(blockCount, at, 8) }
+  /// ONCS: compare, write zeroes, and dataset management if an image supports discards.
+  var commandSupport: UInt32 { 1 | 1 << 3 | (namespaces.contains { $0.disk.canDiscard } ? 1 << 2 : 0) }
+
+  private func namespace(_ i: Int) -> [UInt8] {
+    let disk = namespaces[i].disk
+    let (blocks, size) = (namespaces[i].blockCount, disk.blockSize)
+    var n = Structure()
+    n.put(blocks, 0, 8)
+    n.put(blocks, 8, 8)
+    // NUSE: what takes space, where the image may be sparse, and THINP says so.
+    let isThin = disk.file.kind == .regularFile && disk.canDiscard
+    let used =
+      isThin ? (try? disk.file.allocatedSize()).map { min(blocks, ($0 + UInt64(size) - 1) / UInt64(size)) } : nil
+    n.put(used ?? blocks, 16, 8)
+    func inBlocks(_ bytes: Int) -> UInt64 { UInt64(clamping: max(1, bytes / size) - 1) }
+    let geometry = disk.file.geometry
+    // NSFEAT: THINP, OPTPERF; the latter's granularities, less one each.
+    n.put((used != nil ? 1 : 0) | 1 << 4, 24, 1)
+    n.put(min(0xffff, inBlocks(geometry.physicalBlock)), 64, 2)
+    n.put(min(0xffff, inBlocks(geometry.physicalBlock)), 66, 2)
+    n.put(min(0xffff, inBlocks(max(geometry.discardGranularity, size))), 68, 2)
+    n.put(min(0xffff, inBlocks(max(geometry.discardGranularity, size))), 70, 2)
+    if geometry.optimalIO > 0 { n.put(min(0xffff, inBlocks(geometry.optimalIO)), 72, 2) }
     // DLFEAT: bits 2:0, deallocated blocks of a file read as zeroes; bit 3, write zeroes may deallocate.
-    if disk.canDiscard { bytes[33] = (disk.file.kind == .regularFile ? 1 : 0) | 1 << 3 }
+    if disk.canDiscard { n.put((disk.file.kind == .regularFile ? 1 : 0) | 1 << 3, 33, 1) }
     // NSATTR: write protected.
-    bytes[99] = disk.file.isReadOnly ? 1 : 0
-    for (i, byte) in uniqueIdentifier.enumerated() { bytes[104 + i] = byte }
+    n.put(disk.file.isReadOnly ? 1 : 0, 99, 1)
+    n.put(identity.namespaces[i].nguid, 104)
+    n.put(identity.namespaces[i].eui64, 120)
     // The one LBA format: LBADS.
-    bytes[130] = UInt8(disk.blockSize.trailingZeroBitCount)
-    return bytes
+    n.put(UInt64(size.trailingZeroBitCount), 130, 1)
+    return n.bytes
   }
 
-  /// NGUID: the same for the same serial number and image.
-  private var uniqueIdentifier: [UInt8] {
-    func hash(_ seed: UInt64) -> UInt64 {
-      var h = seed
-      for byte in options.disk.serial.utf8 { h = (h ^ UInt64(byte)) &* 0x100_0000_01b3 }
-      h = (h ^ 0xff) &* 0x100_0000_01b3
-      for byte in disk.file.path.utf8 { h = (h ^ UInt64(byte)) &* 0x100_0000_01b3 }
-      return h
-    }
-    return [hash(0xcbf2_9ce4_8422_2325), hash(0x8422_2325_cbf2_9ce4)].flatMap { h in
-      (0..<8).map { UInt8(truncatingIfNeeded: h >> (8 * UInt64($0))) }
-    }
+  /// What does not depend on the command set.
+  private func independent(_ i: Int) -> [UInt8] {
+    var n = Structure()
+    n.put(namespaces[i].disk.file.isReadOnly ? 1 : 0, 8, 1)
+    // NSTAT: ready.
+    n.put(1, 14, 1)
+    return n.bytes
   }
 
-  private var uuid: String {
-    let digits = Array("0123456789abcdef")
-    var text = ""
-    for (i, byte) in uniqueIdentifier.enumerated() {
-      if [4, 6, 8, 10].contains(i) { text.append("-") }
-      text.append(digits[Int(byte >> 4)])
-      text.append(digits[Int(byte & 15)])
+  /// Type, length, and the identifier, of each; the last tells the command set.
+  private func descriptors(_ i: Int) -> [UInt8] {
+    let ids = identity.namespaces[i]
+    var list = Structure()
+    var at = 0
+    for (type, value) in [(UInt8(1), ids.eui64), (2, ids.nguid), (3, ids.uuid), (4, [0])] {
+      list.put([type, UInt8(value.count), 0, 0] + value, at)
+      at += 4 + value.count
     }
-    return text
+    return list.bytes
   }
 }

@@ -1,134 +1,171 @@
-internal import DMA
+import DMA
 import HostIO
-internal import Storage
+import Storage
 
 /// The NVM command set (6).
 extension ControllerWorker {
-  /// Does an I/O command, to its end.
-  mutating func perform(_ command: borrowing NVMeCommand) -> NVMeStatus? {
+  /// Begins an I/O command.
+  ///
+  /// - Parameter isLast: nothing is known to follow it.
+  mutating func perform(_ command: borrowing NVMeCommand, _ queue: Int, isLast: Bool) {
+    let record = CommandRecord(command, queue: queue)
     do throws(Refusal) {
-      guard let opcode = NVMeOpcode(rawValue: command.opcode) else { throw Refusal(.invalidOpcode) }
-      let namespace = command.namespace
-      guard command.fused == 0 else { throw Refusal(.invalidField) }
-      guard namespace == 1 || opcode == .flush && namespace == .max else { throw Refusal(.invalidNamespace) }
-      switch opcode {
-      case .flush: try flush()
-      case .read: try read(command)
-      case .write: try write(command)
-      case .writeZeroes: try writeZeroes(command)
-      case .datasetManagement: try manage(command)
-      }
-      return .success
+      guard let request = try examine(command, record) else { return answer(record, .success) }
+      start(request, isLast: isLast)
     } catch {
-      return error.status
+      answer(record, error.status)
     }
   }
 
-  /// Where the blocks of a command are, and how many bytes.
-  private func range(_ first: UInt64, _ blocks: UInt64) throws(Refusal) -> (position: UInt64, count: UInt64) {
-    let all = blockCount
-    guard first <= all, blocks <= all - first else { throw Refusal(.lbaOutOfRange) }
-    return (first * UInt64(disk.blockSize), blocks * UInt64(disk.blockSize))
-  }
-
-  /// NSZE: blocks of the namespace now.
-  var blockCount: UInt64 { (disk.sectorCount << 9) / UInt64(disk.blockSize) }
-
-  private func transfer(_ command: borrowing NVMeCommand) throws(Refusal) -> (position: UInt64, count: Int) {
-    guard command.blockCount * UInt64(disk.blockSize) <= UInt64(options.maxTransfer) else {
-      throw Refusal(.invalidField)
-    }
-    let (position, count) = try range(command.startingBlock, command.blockCount)
-    return (position, Int(count))
-  }
-
-  private mutating func read(_ command: borrowing NVMeCommand) throws(Refusal) {
-    let (position, count) = try transfer(command)
-    let memory = try data(of: command, count: count, for: .write).seal(iotlb, fault: nil)
-    let arrived = storage { file throws(HostError) in try file.read(into: memory.writable, at: position) }
-    // The log in force now. After an error it is not known how much has arrived.
-    if let log = iotlb.dirtyLog { memory.writable.markDirty(log, count: arrived ?? count) }
-    pool.give(back: memory)
-    guard let done = arrived else { throw Refusal(.unrecoveredReadError) }
-    logs.readBytes &+= UInt64(done)
-    logs.reads &+= 1
-    guard done == count else {
-      disk.endedEarly(position + UInt64(done))
-      throw Refusal(.unrecoveredReadError)
-    }
-  }
-
-  private mutating func write(_ command: borrowing NVMeCommand) throws(Refusal) {
-    let (position, count) = try transfer(command)
-    try checkWritable()
-    let memory = try data(of: command, count: count, for: .read).seal(iotlb, fault: nil)
-    let isDurable = command.dwords[12] & NVMeCommand.forceUnitAccess != 0 || !disk.cache.isWriteback
-    let written: Void? = storage { file throws(HostError) in
-      try file.write(from: memory.readable, at: position, durable: isDurable)
-    }
-    pool.give(back: memory)
-    guard written != nil else { throw Refusal(.writeFault) }
-    logs.writtenBytes &+= UInt64(count)
-    logs.writes &+= 1
-  }
-
-  private mutating func writeZeroes(_ command: borrowing NVMeCommand) throws(Refusal) {
-    let (position, count) = try range(command.startingBlock, command.blockCount)
-    try checkWritable()
-    let mayUnmap = command.dwords[12] & NVMeCommand.deallocate != 0 && disk.canDiscard
-    let isDurable = command.dwords[12] & NVMeCommand.forceUnitAccess != 0 || !disk.cache.isWriteback
-    let zeroed: Void? = storage { file throws(HostError) in
-      try file.writeZeroes(at: position, count: count, unmap: mayUnmap)
-      if isDurable { try file.flush() }
-    }
-    guard zeroed != nil else { throw Refusal(.writeFault) }
-  }
-
-  mutating func flush() throws(Refusal) {
-    guard !disk.file.isReadOnly else { return }
-    let flushed: Void? = storage { file throws(HostError) in try file.flush() }
-    guard flushed != nil else { throw Refusal(.writeFault) }
-  }
-
-  /// Something that storage may take long for: meanwhile no mapping is held but those of the command's data. Nil if it
-  /// failed, which is reported.
-  private mutating func storage<T>(_ body: (BlockFile) throws(HostError) -> T) -> T? {
-    letGo()
-    defer { takeHold() }
-    do throws(HostError) {
-      return try body(disk.file)
-    } catch {
-      disk.faults.report("\(error)")
+  /// What the host is to do for a command, all of whose memory is there. Nil: nothing is left to do.
+  private mutating func examine(
+    _ command: borrowing NVMeCommand, _ record: CommandRecord
+  ) throws(Refusal) -> InFlightCommand? {
+    guard let opcode = NVMeOpcode(rawValue: command.opcode) else { throw Refusal(.invalidOpcode) }
+    guard command.fused == 0 else { throw Refusal(.invalidField) }
+    let number = command.namespace
+    let isOfAll = opcode == .flush && number == .max
+    guard isOfAll || number > 0 && number <= UInt32(namespaces.count) else { throw Refusal(.invalidNamespace) }
+    let index = isOfAll ? 0 : Int(number) - 1
+    let disk = namespaces[index].disk
+    switch opcode {
+    case .flush:
+      if !isOfAll, disk.file.isReadOnly { return nil }
+      var flush = InFlightCommand(record, index, DiskOperation(kind: .flush), nothing())
+      flush.isOfAll = isOfAll
+      return flush
+    case .read:
+      let (position, count) = try transfer(command, index)
+      let memory = try data(of: command, count: count, for: .write).seal(iotlb, fault: nil)
+      return InFlightCommand(record, index, DiskOperation(kind: .read, position: position, count: count), memory)
+    case .write:
+      let (position, count) = try transfer(command, index)
+      try checkWritable(disk)
+      let memory = try data(of: command, count: count, for: .read).seal(iotlb, fault: nil)
+      let kind = DiskOperation.Kind.write(durable: isDurable(command, disk))
+      return InFlightCommand(record, index, DiskOperation(kind: kind, position: position, count: count), memory)
+    case .writeZeroes:
+      let (position, count) = try range(command.startingBlock, command.blockCount, index)
+      try checkWritable(disk)
+      let operation = DiskOperation(kind: .ranges(.writeZeroes), position: position, count: 1)
+      var zeroes = InFlightCommand(record, index, operation, nothing())
+      zeroes.zeroes = count
+      zeroes.mayUnmap = command.dwords[12] & NVMeCommand.deallocate != 0 && disk.canDiscard
+      zeroes.isDurable = isDurable(command, disk)
+      return zeroes
+    case .datasetManagement: return try manage(command, record, index)
+    case .compare:
+      try compare(command, index)
       return nil
     }
   }
 
-  private func checkWritable() throws(Refusal) {
+  /// Memory of a command without data.
+  private mutating func nothing() -> ChainMemory {
+    var list = pool.take()
+    list.clear()
+    return list.seal(iotlb, fault: nil)
+  }
+
+  /// Where the blocks of a command are, and how many bytes.
+  private func range(
+    _ first: UInt64, _ blocks: UInt64, _ index: Int
+  ) throws(Refusal) -> (position: UInt64, count: UInt64) {
+    let all = namespaces[index].blockCount
+    let size = UInt64(namespaces[index].disk.blockSize)
+    guard first <= all, blocks <= all - first else { throw Refusal(.lbaOutOfRange) }
+    return (first * size, blocks * size)
+  }
+
+  private func transfer(_ command: borrowing NVMeCommand, _ index: Int) throws(Refusal) -> (UInt64, Int) {
+    guard command.blockCount * UInt64(namespaces[index].disk.blockSize) <= UInt64(options.maxTransfer) else {
+      throw Refusal(.invalidField)
+    }
+    let (position, count) = try range(command.startingBlock, command.blockCount, index)
+    return (position, Int(count))
+  }
+
+  /// FUA, or no volatile write cache.
+  private func isDurable(_ command: borrowing NVMeCommand, _ disk: BlockDisk) -> Bool {
+    command.dwords[12] & NVMeCommand.forceUnitAccess != 0 || !disk.cache.isWriteback
+  }
+
+  private func checkWritable(_ disk: BlockDisk) throws(Refusal) {
     if disk.file.isReadOnly { throw Refusal(.writeProtected) }
   }
 
   /// Dataset management: ranges whose contents are no longer needed. Other attributes are hints, of which nothing
   /// follows.
-  private mutating func manage(_ command: borrowing NVMeCommand) throws(Refusal) {
+  private mutating func manage(
+    _ command: borrowing NVMeCommand, _ record: CommandRecord, _ index: Int
+  ) throws(Refusal) -> InFlightCommand? {
+    let disk = namespaces[index].disk
     guard disk.canDiscard || disk.file.isReadOnly else { throw Refusal(.invalidOpcode) }
     let isDeallocate = command.dwords[11] & NVMeCommand.attributeDeallocate != 0
-    if isDeallocate { try checkWritable() }
+    if isDeallocate { try checkWritable(disk) }
     let n = Int(command.dwords[10] & 0xff) + 1
     let list = try data(of: command, count: n * NVMeRange.byteCount, for: .read)
-    // Copied, all at once: the driver may change them, and what is done is what was checked.
-    var bytes = InlineArray<4096, UInt8>(repeating: 0)
-    var span = bytes.mutableSpan
-    _ = list.readable.copy(from: 0, into: &span)
-    pool.give(back: list)
-    func field(_ at: Int, _ width: Int) -> UInt64 {
-      (0..<width).reduce(0) { $0 | UInt64(bytes[at + $1]) << UInt64(8 * $1) }
+    let request = InFlightCommand(
+      record, index, DiskOperation(kind: .ranges(.discard), count: n), list.seal(iotlb, fault: nil))
+    // All of them before the first is done.
+    let isWell = (0..<n).allSatisfy { request.range($0, of: disk) != nil }
+    guard isWell, isDeallocate else {
+      release(request.memory, filled: 0)
+      if !isWell { throw Refusal(.lbaOutOfRange) }
+      return nil
     }
-    for i in 0..<n { _ = try range(field(16 * i + 8, 8), field(16 * i + 4, 4)) }
-    guard isDeallocate else { return }
-    for i in 0..<n {
-      let (position, count) = try range(field(16 * i + 8, 8), field(16 * i + 4, 4))
-      let discarded: Void? = storage { file throws(HostError) in try file.discard(at: position, count: count) }
-      guard discarded != nil else { throw Refusal(.writeFault) }
+    return request
+  }
+
+  /// Compares blocks with memory, the controller waiting: a rare command.
+  private mutating func compare(_ command: borrowing NVMeCommand, _ index: Int) throws(Refusal) {
+    let (position, count) = try transfer(command, index)
+    let disk = namespaces[index].disk
+    let memory = try data(of: command, count: count, for: .read).seal(iotlb, fault: nil)
+    letGo()
+    var status = NVMeStatus.success
+    do throws(HostError) {
+      var done = 0
+      while done < count, status.isSuccess {
+        let there = try disk.file.bytes(at: position + UInt64(done), count: min(count - done, Self.comparedAtOnce))
+        guard !there.isEmpty else {
+          disk.endedEarly(position + UInt64(done))
+          status = .unrecoveredReadError
+          break
+        }
+        var given = [UInt8](repeating: 0, count: there.count)
+        var span = given.mutableSpan
+        _ = memory.readable.copy(from: done, into: &span)
+        if given != there { status = .compareFailure }
+        done += there.count
+      }
+    } catch {
+      disk.faults.report("\(error)")
+      status = .unrecoveredReadError
     }
+    takeHold()
+    release(memory, filled: 0)
+    guard status.isSuccess else { throw Refusal(status) }
+    logs.count(read: count)
+  }
+
+  private static var comparedAtOnce: Int { 1 << 16 }
+}
+
+extension InFlightCommand {
+  /// A range of a write zeroes, or of a dataset management as its memory has it now; nil: it is not on the disk. The
+  /// driver may change it at any time: what is done is what is checked here.
+  func range(_ i: Int, of disk: BlockDisk) -> DiskRange? {
+    guard case .ranges(let action) = transfer.operation.kind else { return nil }
+    if action == .writeZeroes {
+      return DiskRange(position: transfer.operation.position, count: zeroes, mayUnmap: mayUnmap)
+    }
+    guard let words = memory.readable.read(UInt64.self, at: NVMeRange.byteCount * i),
+      let first = memory.readable.read(UInt64.self, at: NVMeRange.byteCount * i + 8)
+    else { return nil }
+    let size = UInt64(disk.blockSize)
+    let (all, count) = ((disk.sectorCount << 9) / size, words >> 32)
+    guard first <= all, count <= all - first else { return nil }
+    return DiskRange(position: first * size, count: count * size, mayUnmap: true)
   }
 }

@@ -21,6 +21,9 @@ final class ControllerInterrupts: Sendable {
   /// Vectors that a completion queue may name: with the pin there is one.
   var vectorCount: Int { msix.map { $0.isEnabled ? $0.count : 1 } ?? 1 }
 
+  /// Whether they are messages now, and the pin does not count.
+  var hasMessages: Bool { msix?.isEnabled == true }
+
   /// New entries in a queue.
   func signal(_ vector: Int) { msix?.signal(vector) }
 

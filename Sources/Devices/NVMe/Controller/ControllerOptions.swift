@@ -1,13 +1,14 @@
 public import PCI
 public import Storage
 
-/// How an NVMe controller is to be: everything but the disk has a default.
+/// How an NVMe controller is to be: everything but the disks has a default.
 ///
 /// There is no option for the way its addresses take, and none may come: the bus's IOMMU alone governs a device that is
 /// not virtio (R080).
 public struct NVMeOptions: Sendable {
-  /// The disk of namespace 1, made as a virtio disk's is. Its engine has no meaning here.
-  public var disk: DiskOptions
+  /// The disks of its namespaces, made as a virtio disk's are: namespace n is the n-th. At least one, at most 64. The
+  /// first one's serial number is the controller's, or one that is made of the images' paths if that is empty.
+  public var disks: [DiskOptions]
   /// Pairs of I/O queues a driver may have: 1...64.
   public var ioQueues = 8
   /// Most entries of a queue: 2...65536.
@@ -25,13 +26,21 @@ public struct NVMeOptions: Sendable {
     subsystemID: 0x0011)
 
   /// A controller for a disk.
-  public init(_ disk: DiskOptions) { self.disk = disk }
+  public init(_ disk: DiskOptions) { disks = [disk] }
+  /// A controller with a namespace for each disk.
+  public init(disks: [DiskOptions]) { self.disks = disks }
+
+  /// The disk of namespace 1.
+  public var disk: DiskOptions {
+    get { disks[0] }
+    set { disks[0] = newValue }
+  }
 }
 
 /// Why there can be no controller with these options.
 public enum NVMeError: Error, Hashable, Sendable, CustomStringConvertible {
-  /// The disk's part.
-  case disk(DiskError)
+  /// A disk's part: which namespace, and why.
+  case disk(namespace: Int, DiskError)
   /// An option's value does not do: its name in ``NVMeOptions``, and what it may be.
   case option(String, String)
   /// The host gives no thread or descriptor for it.
@@ -39,7 +48,7 @@ public enum NVMeError: Error, Hashable, Sendable, CustomStringConvertible {
 
   public var description: String {
     switch self {
-    case .disk(let error): error.description
+    case .disk(_, let error): error.description
     case .option(let name, let rule): "\(name) \(rule)"
     case .host(let text): text
     }
@@ -47,7 +56,12 @@ public enum NVMeError: Error, Hashable, Sendable, CustomStringConvertible {
 }
 
 extension NVMeOptions {
+  static var mostNamespaces: Int { 64 }
+
   func check() throws(NVMeError) {
+    guard (1...Self.mostNamespaces).contains(disks.count) else {
+      throw .option("disks", "must be 1 to \(Self.mostNamespaces), not \(disks.count)")
+    }
     guard (1...64).contains(ioQueues) else { throw .option("ioQueues", "must be 1 to 64, not \(ioQueues)") }
     guard (2...65536).contains(queueSize) else { throw .option("queueSize", "must be 2 to 65536, not \(queueSize)") }
     if let vectors, !(0...MSIX.maxVectors).contains(vectors) {

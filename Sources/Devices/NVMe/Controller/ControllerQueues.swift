@@ -1,5 +1,24 @@
 import DMA
 
+/// Where a command came from, and what is told of it if it fails.
+struct CommandRecord {
+  /// Its submission queue.
+  var queue: Int
+  var identifier: UInt16
+  var opcode: UInt8
+  var namespace: UInt32
+  /// SLBA, of an I/O command that has one.
+  var block: UInt64
+
+  init(_ command: borrowing NVMeCommand, queue: Int) {
+    self.queue = queue
+    identifier = command.identifier
+    opcode = command.opcode
+    namespace = command.namespace
+    block = queue == 0 ? 0 : command.startingBlock
+  }
+}
+
 /// A submission queue as the controller keeps it.
 struct SubmissionQueue: ~Copyable {
   let address: DMAAddress
@@ -9,6 +28,12 @@ struct SubmissionQueue: ~Copyable {
   let completion: Int
   /// The next entry to take.
   var head = 0
+  /// Commands that were taken, and not answered.
+  var inFlight = 0
+  /// The command that deletes it once nothing is in flight. Nothing more is taken.
+  var deletion: CommandRecord?
+  /// What the driver was told last of the tail it need not report (EventIdx); nil: nothing.
+  var reported: Int?
   /// Its memory, if it was found in this generation of mappings.
   private(set) var memory = RingMemory.none
   var isReached = false
@@ -50,8 +75,12 @@ struct CompletionQueue: ~Copyable {
   /// The next entry to write, and the phase it gets.
   var tail = 0
   var phase: UInt32 = 1
+  /// Entries that commands in flight will need.
+  var reserved = 0
   /// Whether entries were written without an interrupt message so far.
   var hasNews = false
+  /// As of a submission queue, of the head.
+  var reported: Int?
   private(set) var memory = RingMemory.none
   var isReached = false
 
@@ -71,7 +100,11 @@ struct CompletionQueue: ~Copyable {
     isReached = true
   }
 
-  var isFull: Bool { (tail + 1 == size ? 0 : tail + 1) == head }
+  /// Whether an entry is free that no command in flight will need.
+  var hasRoom: Bool {
+    let occupied = tail >= head ? tail - head : tail + size - head
+    return occupied + reserved < size - 1
+  }
   /// Whether the driver has something to take.
   var isOccupied: Bool { head != tail }
 
@@ -92,8 +125,8 @@ struct CompletionQueue: ~Copyable {
     memory.store32(result.littleEndian, at: at)
     memory.store32(0, at: at + 4)
     memory.store32((UInt32(submissionHead) | UInt32(queue) << 16).littleEndian, at: at + 8)
-    // Do Not Retry: a command that fails here would fail again unchanged.
-    let retry: UInt32 = status.isSuccess ? 0 : 1 << 31
+    // Do Not Retry: a command that fails here would fail again unchanged, unless it was called off.
+    let retry: UInt32 = status.isSuccess || status.wasCalledOff ? 0 : 1 << 31
     memory.storeRelease32(
       (UInt32(identifier) | phase << 16 | UInt32(status.rawValue & 0x7ff) << 17 | retry).littleEndian, at: at + 12)
     if let log { memory.markDirty(log, at: at, count: Self.entryBytes) }

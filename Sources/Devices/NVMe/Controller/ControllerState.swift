@@ -30,9 +30,16 @@ final class ControllerState: Sendable {
   }
   private let state = Mutex(State())
   private let hasOrders = Atomic<Bool>(false)
+  /// Whether something was written since the controller's thread looked last, and whether it sleeps.
+  private let hasNews = Atomic<Bool>(false)
+  private let isAsleep = Atomic<Bool>(false)
   /// Writes to doorbells of no queue, and of values that no queue has.
   private let strayDoorbells = Atomic<Bool>(false)
   private let strayValues = Atomic<Bool>(false)
+  private let hasStrays = Atomic<Bool>(false)
+  /// Namespaces whose size changed.
+  private let resized = Mutex<Set<UInt32>>([])
+  private let hasResized = Atomic<Bool>(false)
   private let wake: EventFD
   private let acknowledged: EventFD
   let submissionTails: [Doorbell]
@@ -88,12 +95,29 @@ final class ControllerState: Sendable {
   func ringCompletion(_ queue: Int, _ value: UInt32) { ring(completionHeads, queue, value) }
 
   private func ring(_ doorbells: [Doorbell], _ queue: Int, _ value: UInt32) {
-    switch doorbells.indices.contains(queue) ? doorbells[queue].ring(value) : .noQueue {
+    let outcome = doorbells.indices.contains(queue) ? doorbells[queue].ring(value) : .noQueue
+    switch outcome {
     case .taken: break
-    case .noQueue: strayDoorbells.store(true, ordering: .releasing)
-    case .badValue: strayValues.store(true, ordering: .releasing)
+    case .noQueue: strayDoorbells.store(true, ordering: .relaxed)
+    case .badValue: strayValues.store(true, ordering: .relaxed)
     }
-    wake.signal()
+    if outcome != .taken { hasStrays.store(true, ordering: .releasing) }
+    rouse()
+  }
+
+  /// A namespace's size changed.
+  func noticeResize(of namespace: UInt32) {
+    _ = resized.withLock { $0.insert(namespace) }
+    hasResized.store(true, ordering: .releasing)
+    rouse()
+  }
+
+  /// The controller's thread is to look.
+  private func rouse() {
+    hasNews.store(true, ordering: .relaxed)
+    // Before the look whether it sleeps: it looks for news after it said so.
+    atomicMemoryFence(ordering: .sequentiallyConsistent)
+    if isAsleep.load(ordering: .relaxed) { wake.signal() }
   }
 
   /// Everything as after power-on; returns when the controller's thread no longer uses memory.
@@ -120,13 +144,30 @@ final class ControllerState: Sendable {
       hasOrders.store(true, ordering: .releasing)
       return result
     }
-    wake.signal()
+    rouse()
     return result
   }
 
   // MARK: On the controller's thread
 
+  /// Signalled for what the ring has done, too.
   var wakeDescriptor: EventFD { wake }
+
+  /// What was written before this will be seen by the looks that follow.
+  func beginLooking() {
+    if hasNews.load(ordering: .relaxed) { _ = hasNews.exchange(false, ordering: .sequentiallyConsistent) }
+  }
+
+  /// Waits until there is something to look at.
+  func sleep() throws(HostError) {
+    isAsleep.store(true, ordering: .relaxed)
+    atomicMemoryFence(ordering: .sequentiallyConsistent)
+    defer { isAsleep.store(false, ordering: .relaxed) }
+    if hasNews.load(ordering: .relaxed) { return }
+    _ = try wake.wait()
+    _ = try wake.drain()
+  }
+
   /// Whether to look at the orders before the next command.
   var isInterrupted: Bool { hasOrders.load(ordering: .acquiring) }
 
@@ -141,8 +182,19 @@ final class ControllerState: Sendable {
     }
   }
 
-  func takeStrays() -> (doorbells: Bool, values: Bool) {
-    (strayDoorbells.exchange(false, ordering: .acquiring), strayValues.exchange(false, ordering: .acquiring))
+  /// Nil: there are none.
+  func takeStrays() -> (doorbells: Bool, values: Bool)? {
+    guard hasStrays.load(ordering: .relaxed), hasStrays.exchange(false, ordering: .acquiring) else { return nil }
+    return (strayDoorbells.exchange(false, ordering: .acquiring), strayValues.exchange(false, ordering: .acquiring))
+  }
+
+  /// Namespaces whose size changed; nil: none.
+  func takeResizes() -> Set<UInt32>? {
+    guard hasResized.load(ordering: .relaxed), hasResized.exchange(false, ordering: .acquiring) else { return nil }
+    return resized.withLock { resized in
+      defer { resized = [] }
+      return resized
+    }
   }
 
   /// The reset is done, and shows unless another one was asked for.

@@ -8,24 +8,36 @@ struct Refusal: Error {
   init(_ status: NVMeStatus) { self.status = status }
 }
 
-/// The controller's thread: takes commands from submission queues in turn, does them, answers. Read ``round()`` first.
+/// The controller's thread: takes commands from submission queues in turn, has the host do them, many at once, and
+/// answers. Read ``round()`` first.
 ///
-/// It owns the queues and the one cache of translations. A round holds the mappings that it uses; for input and output
-/// of a command it is left (``letGo()``), and the pages of the command's data alone are held. So an unmap waits for
-/// storage only if the command under way uses it. The thread waits for no other thread of this process.
+/// It owns the queues and the one cache of translations. A round holds the mappings that it uses; while the host is
+/// called it is left (``letGo()``), and the pages of the data of commands in flight alone are held. So an unmap waits
+/// for storage only if such a command uses it. The thread waits for no other thread of this process.
+///
+/// Memory of the driver is touched in few places: ``take(_:)`` fetches an entry of a submission queue, ``post(_:_:_:)``
+/// writes one of a completion queue, `table(at:count:_:)` reads a list that says where data is, and ``release(_:filled:)``
+/// ends what a command may write.
 struct ControllerWorker: ~Copyable {
   /// Commands of one queue before the next has its turn.
-  static var burst: Int { 16 }
+  static var burst: Int { 64 }
+  /// Most commands in flight, of all queues.
+  static var mostInFlight: Int { 1024 }
 
   let state: ControllerState
-  let disk: BlockDisk
   let options: NVMeOptions
   let interrupts: ControllerInterrupts
+  var namespaces: [Namespace]
+  let identity: ControllerIdentity
   var iotlb: IOTLB
+  // Before the slots: it ends first, and waits for the host to let go of the commands' memory.
+  var ring = DiskRing()
+  var slots: SlotTable<InFlightCommand>
   var pool: SegmentPool
   /// By number; 0 is the admin queue.
   var submissions: FixedArray<SubmissionQueue>
   var completions: FixedArray<CompletionQueue>
+  var shadow = ShadowDoorbells()
   /// Whether CC.EN was obeyed, and nothing fatal has happened since.
   var isRunning = false
   /// Bytes of a page as the driver counts them.
@@ -34,27 +46,47 @@ struct ControllerWorker: ~Copyable {
   var features: ControllerFeatures
   var events = ControllerEvents()
   var logs = ControllerLogs()
-  private var use: ImageUse?
+  /// Aborts that wait for their command.
+  var aborts = 0
+  /// Whether a completion queue has entries that no interrupt was sent for.
+  private var hasNews = false
+  private var wasPending = false
+  var uses: [ImageUse] = []
 
   init(
-    _ state: ControllerState, _ disk: BlockDisk, _ options: NVMeOptions, _ interrupts: ControllerInterrupts,
+    _ state: ControllerState, _ disks: NamespaceDisks, _ options: NVMeOptions, _ interrupts: ControllerInterrupts,
     _ space: any DMASpace
   ) {
     self.state = state
-    self.disk = disk
     self.options = options
     self.interrupts = interrupts
+    namespaces = disks.all.map { Namespace($0.disk, engine: $0.engine) }
+    identity = ControllerIdentity(options)
     iotlb = IOTLB(space)
-    pool = iotlb.makePool()
+    let depth = min(Self.mostInFlight, options.ioQueues * (options.queueSize - 1))
+    slots = SlotTable(capacity: depth)
+    pool = iotlb.makePool(keeping: depth + 4)
     submissions = FixedArray(count: options.ioQueues + 1) { _ in .none }
     completions = FixedArray(count: options.ioQueues + 1) { _ in .none }
     features = ControllerFeatures(options)
+    if let first = namespaces.first(where: { $0.usesRing }) { makeRing(depth, for: first.disk) }
   }
+
+  /// Without a ring everything is done on the spot.
+  private mutating func makeRing(_ depth: Int, for disk: BlockDisk) {
+    do throws(HostError) {
+      ring = try DiskRing(depth: depth, signalling: state.wakeDescriptor, for: disk.file)
+    } catch {
+      disk.faults.report("commands are done one after the other: \(error)")
+    }
+  }
+
+  var faults: FaultReporter { namespaces[0].disk.faults }
 
   /// Works until it is stopped.
   mutating func run() {
-    let wake = state.wakeDescriptor
     while true {
+      state.beginLooking()
       if let taken = state.takeOrders() {
         if taken.mustReset { tearDown(taken.orders.reset) }
         if taken.orders.stop { break }
@@ -63,10 +95,9 @@ struct ControllerWorker: ~Copyable {
       }
       if round() { continue }
       do throws(HostError) {
-        _ = try wake.wait()
-        _ = try wake.drain()
+        try state.sleep()
       } catch {
-        disk.faults.report("the controller's thread cannot wait: \(error)")
+        faults.report("the controller's thread cannot wait: \(error)")
         fail()
         break
       }
@@ -75,99 +106,151 @@ struct ControllerWorker: ~Copyable {
     state.didEnd()
   }
 
-  /// One round: holds the mappings, looks at doorbells, gives each queue its turn, interrupts the driver. Returns
-  /// whether there is more to do.
+  /// One round: holds the mappings, answers what the host has done, looks at doorbells, gives each queue its turn,
+  /// interrupts the driver. Returns whether there is more to do.
   private mutating func round() -> Bool {
-    guard isRunning else { return false }
+    // Commands in flight hold their memory until they are reaped, whatever became of the controller.
+    guard isRunning || slots.count > 0 else { return false }
     takeHold()
+    drain()
     var isBusy = false
-    noticeStrays()
-    lookAtHeads()
-    for queue in 0..<submissions.count where isRunning {
-      if serve(queue) { isBusy = true }
-      tell()
-      if iotlb.isStale || state.isInterrupted {
-        isBusy = true
-        break
+    if isRunning {
+      noticeStrays()
+      noticeResizes()
+      lookAtHeads()
+      for queue in 0..<submissions.count where isRunning {
+        if serve(queue) { isBusy = true }
+        tell()
+        if iotlb.isStale || state.isInterrupted {
+          isBusy = true
+          break
+        }
       }
+      submit()
+      answerEvents()
+      tell()
+      // The last look before sleep: from then on doorbells wake this thread.
+      if !isBusy, isRunning, prepareToSleep() { isBusy = true }
     }
-    answerEvents()
-    tell()
+    if ring.hasPendingWork { isBusy = true }
     iotlb.dirtyLog?.announce()
     iotlb.endRound()
     return isBusy
   }
 
-  /// Does some commands of a queue. Returns whether it stopped at its limit, so that there could be more.
+  /// Begins some commands of a queue. Returns whether it stopped at its limit, so that there could be more.
   private mutating func serve(_ queue: Int) -> Bool {
     for _ in 0..<Self.burst {
       guard isRunning, !iotlb.isStale, !state.isInterrupted else { return true }
-      // A command may have deleted the queue.
-      guard let (head, size, completion) = place(queue) else { return false }
-      let tail = state.submissionTails[queue].current
-      guard tail < size, head != tail, !isFull(completion) else { return false }
-      guard reach(submission: queue), reach(completion: completion) else {
+      // A command may have deleted the queue, or made the next one wait.
+      let count = waiting(in: queue)
+      guard count > 0 else { return false }
+      guard reach(submission: queue), reach(completion: submissions[queue].completion) else {
         fail()
         return false
       }
-      let command = submissions[queue].fetch()
-      let now = submissions[queue].head
-      var result: UInt32 = 0
-      guard let status = queue == 0 ? administer(command, &result) : perform(command) else { continue }
-      // A round that was left for storage may have lost the queue's memory; the command may have deleted the queue.
-      guard isFull(completion) || reach(completion: completion) else {
-        fail()
-        return false
-      }
-      if !status.isSuccess { logs.note(status, of: command, queue: queue) }
-      post(result, queue: queue, head: now, command.identifier, status, to: completion)
+      let command = take(queue)
+      if queue == 0 { administer(command) } else { perform(command, queue, isLast: count == 1) }
     }
     return true
   }
 
-  private func place(_ queue: Int) -> (head: Int, size: Int, completion: Int)? {
-    guard submissions[queue].isOpen else { return nil }
-    return (submissions[queue].head, submissions[queue].size, submissions[queue].completion)
+  /// Commands of a queue that can be taken now.
+  private mutating func waiting(in queue: Int) -> Int {
+    guard submissions[queue].isOpen, submissions[queue].deletion == nil else { return 0 }
+    let tail = tail(of: queue)
+    let (head, size, completion) = (
+      submissions[queue].head, submissions[queue].size, submissions[queue].completion
+    )
+    guard head != tail else { return 0 }
+    guard tail < size else {
+      events.raise(.invalidDoorbellValue)
+      return 0
+    }
+    guard completions[completion].isOpen, completions[completion].hasRoom, queue == 0 || !slots.isFull else {
+      return 0
+    }
+    return tail >= head ? tail - head : tail + size - head
   }
 
-  private func isFull(_ completion: Int) -> Bool {
-    guard completions[completion].isOpen else { return true }
-    return completions[completion].isFull
+  /// Where the driver's commands of a queue end. It may be any value: a shadow doorbell is memory of the driver's.
+  func tail(of queue: Int) -> Int {
+    shadow.tail(of: queue) ?? state.submissionTails[queue].current
   }
 
-  mutating func post(
-    _ result: UInt32, queue: Int, head: Int, _ identifier: UInt16, _ status: NVMeStatus, to completion: Int
-  ) {
-    guard completions[completion].isOpen else { return }
-    completions[completion].post(result, queue: queue, head: head, identifier, status, iotlb.dirtyLog)
+  /// Fetches the next command of a queue, whose memory is reached: the one place that does. There will be room for its
+  /// answer.
+  private mutating func take(_ queue: Int) -> NVMeCommand {
+    submissions[queue].inFlight += 1
+    completions[submissions[queue].completion].reserved += 1
+    return submissions[queue].fetch()
   }
 
-  /// Whether the admin completion queue takes an answer now.
-  mutating func canAnswer() -> Bool {
-    guard !isFull(0) else { return false }
-    if reach(completion: 0) { return true }
-    fail()
-    return false
+  /// Ends a command that was taken.
+  mutating func answer(_ record: CommandRecord, _ status: NVMeStatus, result: UInt32 = 0) {
+    giveUpRoom(record)
+    if !status.isSuccess { logs.note(status, of: record) }
+    post(record, status, result)
+    guard let deletion = submissions[record.queue].deletion, submissions[record.queue].inFlight == 0 else { return }
+    close(submission: record.queue)
+    answer(deletion, .success)
+  }
+
+  /// A command that was taken needs its entry now, or not for the time being.
+  mutating func giveUpRoom(_ record: CommandRecord) {
+    submissions[record.queue].inFlight -= 1
+    completions[submissions[record.queue].completion].reserved -= 1
+  }
+
+  /// Writes an entry of a completion queue, in which there is room: the one place that does.
+  mutating func post(_ record: CommandRecord, _ status: NVMeStatus, _ result: UInt32) {
+    guard isRunning else { return }
+    let completion = submissions[record.queue].completion
+    // A round that was left for storage may have lost the queue's memory.
+    guard reach(completion: completion) else { return fail() }
+    completions[completion].post(
+      result, queue: record.queue, head: submissions[record.queue].head, record.identifier, status, iotlb.dirtyLog)
+    hasNews = true
+  }
+
+  /// Ends a command's use of its data's memory, of which it may have written the first `filled` bytes: the one place
+  /// where what a driver gets is final.
+  mutating func release(_ memory: consuming ChainMemory, filled: Int) {
+    // The log in force now.
+    if filled > 0, let log = iotlb.dirtyLog { memory.writable.markDirty(log, count: filled) }
+    pool.give(back: memory)
   }
 
   // MARK: Doorbells and interrupts
 
   private mutating func noticeStrays() {
-    let strays = state.takeStrays()
+    guard let strays = state.takeStrays() else { return }
     if strays.doorbells { events.raise(.invalidDoorbellRegister) }
     if strays.values { events.raise(.invalidDoorbellValue) }
   }
 
-  private mutating func lookAtHeads() {
-    for i in 0..<completions.count where completions[i].isOpen {
-      let head = state.completionHeads[i].current
-      guard head != completions[i].head else { continue }
-      // A value that names entries never written changes nothing, and is reported once.
-      if !completions[i].take(upTo: head) {
-        events.raise(.invalidDoorbellValue)
-        _ = state.completionHeads[i].ring(UInt32(completions[i].head))
-      }
+  private mutating func noticeResizes() {
+    guard let changed = state.takeResizes() else { return }
+    logs.changed.formUnion(changed)
+    if features[.asynchronousEventConfiguration] & ControllerEvents.namespaceNotices != 0 {
+      events.raise(.namespaceChanged)
     }
+  }
+
+  mutating func lookAtHeads() {
+    for i in 0..<completions.count where completions[i].isOpen { lookAtHead(i) }
+  }
+
+  /// Returns whether the driver took something.
+  @discardableResult
+  mutating func lookAtHead(_ i: Int) -> Bool {
+    let head = shadow.head(of: i) ?? state.completionHeads[i].current
+    guard head != completions[i].head else { return false }
+    if completions[i].take(upTo: head) { return true }
+    // A value that names entries never written changes nothing, and is reported once.
+    events.raise(.invalidDoorbellValue)
+    _ = state.completionHeads[i].ring(UInt32(completions[i].head))
+    return false
   }
 
   /// Messages for what was written since the last time, and the pin.
@@ -176,126 +259,27 @@ struct ControllerWorker: ~Copyable {
     for i in 0..<completions.count where completions[i].isOpen {
       guard completions[i].isInterrupting else { continue }
       if completions[i].isOccupied { isPending = true }
-      if completions[i].hasNews {
+      if hasNews, completions[i].hasNews {
         completions[i].hasNews = false
         interrupts.signal(completions[i].vector)
       }
     }
+    hasNews = false
+    guard isPending != wasPending else { return }
+    wasPending = isPending
     interrupts.setPending(isPending)
   }
 
-  // MARK: Memory of queues
-
-  /// Lets mappings go while storage is at work. Until ``takeHold()`` no memory but that of the command's data may be
-  /// touched.
-  mutating func letGo() { iotlb.endRound() }
-
-  /// Ends ``letGo()``. Queues are looked up again if mappings were taken away.
-  mutating func takeHold() {
-    if iotlb.beginRound() { forgetMemory() }
-  }
-
-  private mutating func forgetMemory() {
-    for i in 0..<submissions.count { submissions[i].isReached = false }
-    for i in 0..<completions.count { completions[i].isReached = false }
-  }
-
-  private mutating func reach(submission i: Int) -> Bool {
-    if submissions[i].isReached { return true }
-    let (address, count) = (submissions[i].address, submissions[i].size * NVMeCommand.byteCount)
-    do throws(DMAInterruption) { submissions[i].reach(try iotlb.ring(address, count: count, for: .read)) } catch {
-      return refused(error)
-    }
-    return true
-  }
-
-  private mutating func reach(completion i: Int) -> Bool {
-    if completions[i].isReached { return true }
-    let (address, count) = (completions[i].address, completions[i].size * CompletionQueue.entryBytes)
-    do throws(DMAInterruption) { completions[i].reach(try iotlb.ring(address, count: count, for: .write)) } catch {
-      return refused(error)
-    }
-    return true
-  }
-
-  private func refused(_ error: DMAInterruption) -> Bool {
-    if case .fault(let fault) = error { iotlb.space.report(fault) }
-    return false
-  }
-
-  // MARK: Coming and going
-
-  private mutating func enable(_ registers: ControllerState.Registers) {
-    let new = registers.configuration
-    let sizes = registers.adminQueueAttributes
-    let (submissions, completions) = (Int(sizes & 0xfff) + 1, Int(sizes >> 16 & 0xfff) + 1)
-    // CAP says what is possible; a driver that wants something else gets a controller that is not well.
-    guard new.commandSet == 0, new.arbitration == 0, (12...16).contains(new.pageShift), submissions > 1, completions > 1
-    else { return fail() }
-    let page = UInt64(1) << UInt64(new.pageShift)
-    guard registers.adminSubmissionQueue % page == 0, registers.adminCompletionQueue % page == 0 else { return fail() }
-    if options.disk.lock == .running {
-      do throws(HostError) {
-        use = try ImageUse(disk.image)
-      } catch {
-        disk.faults.report("\(error)")
-        return fail()
-      }
-    }
-    configuration = new
-    pageSize = Int(page)
-    features = ControllerFeatures(options)
-    disk.cache.set(writeback: options.disk.writeback)
-    open(
-      completion: 0,
-      CompletionQueue(DMAAddress(registers.adminCompletionQueue), size: completions, vector: 0, isInterrupting: true))
-    open(submission: 0, SubmissionQueue(DMAAddress(registers.adminSubmissionQueue), size: submissions, completion: 0))
-    isRunning = true
-    state.show(.ready)
-  }
-
-  mutating func open(submission i: Int, _ queue: consuming SubmissionQueue) {
-    state.submissionTails[i].open(queue.size)
-    submissions[i] = consume queue
-  }
-
-  mutating func open(completion i: Int, _ queue: consuming CompletionQueue) {
-    state.completionHeads[i].open(queue.size)
-    completions[i] = consume queue
-  }
-
-  mutating func close(submission i: Int) {
-    state.submissionTails[i].close()
-    submissions[i] = .none
-  }
-
-  mutating func close(completion i: Int) {
-    state.completionHeads[i].close()
-    completions[i] = .none
+  /// As after a reset.
+  mutating func forgetInterrupts() {
+    hasNews = false
+    wasPending = false
+    interrupts.reset()
   }
 
   /// Nothing goes on before a reset.
   mutating func fail() {
     isRunning = false
     state.show(.fatal)
-  }
-
-  private mutating func shutDown() {
-    if !disk.file.isReadOnly {
-      do throws(HostError) { try disk.file.flush() } catch { disk.faults.report("\(error)") }
-    }
-    state.show(.shutdownComplete)
-  }
-
-  /// Releases everything. Commands that were not taken are never done.
-  private mutating func tearDown(_ ticket: UInt64?) {
-    for i in 0..<submissions.count { close(submission: i) }
-    for i in 0..<completions.count { close(completion: i) }
-    isRunning = false
-    events = ControllerEvents()
-    _ = state.takeStrays()
-    use = nil
-    interrupts.reset()
-    if let ticket { state.didReset(ticket) }
   }
 }

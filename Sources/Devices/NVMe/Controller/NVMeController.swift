@@ -1,14 +1,14 @@
 internal import DMA
 import HostIO
 public import PCI
-import Storage
+public import Storage
 
-/// An NVMe controller with one namespace as a PCI function: NVM Express base specification 1.4, PCI Express, NVM
-/// command set.
+/// An NVMe controller as a PCI function, with a namespace for each disk: NVM Express base specification 1.4, PCI
+/// Express, NVM command set.
 ///
 /// It reaches memory through its bus master's translated space and no other: it is no virtio device, does not decide
 /// which memory its addresses name, and an IOMMU governs it independently of any negotiation (R080). A thread of its
-/// own does the commands, one after the other; processors' threads read and write registers and never wait for it, but
+/// own takes commands, and has many under way at the host at once; processors' threads read and write registers and never wait for it, but
 /// in ``reset()``.
 public final class NVMeController: PCIFunction {
   public let configuration: ConfigurationSpace
@@ -16,7 +16,8 @@ public final class NVMeController: PCIFunction {
   let state: ControllerState
   private let interrupts: ControllerInterrupts
   private let msix: MSIX?
-  private let disk: BlockDisk
+  private let disks: NamespaceDisks
+  private let watchers: [SizeWatcher]
   private let thread: WorkerThread
 
   static let registerBAR = 0
@@ -28,7 +29,7 @@ public final class NVMeController: PCIFunction {
   /// - Throws: what is wrong with an option, or what the host refuses.
   public init(_ options: NVMeOptions, on master: BusMaster) throws(NVMeError) {
     try options.check()
-    let disk = try rethrowing(BlockDisk(opening: options.disk), as: NVMeError.disk)
+    let disks = try NamespaceDisks(options.disks)
     let vectors = options.vectors ?? options.ioQueues + 1
     let msix = vectors > 0 ? MSIX(count: vectors, master) : nil
     let intx = INTx(.a, of: master)
@@ -41,15 +42,20 @@ public final class NVMeController: PCIFunction {
     }
     configuration = ConfigurationSpace(layout, msix: msix, intx: intx)
     self.master = master
-    self.disk = disk
+    self.disks = disks
     self.msix = msix
     self.interrupts = interrupts
     let state = try rethrowing(ControllerState(options), saying: NVMeError.host)
     self.state = state
+    watchers = disks.all.enumerated().compactMap { i, one in
+      one.disk.observe { state.noticeResize(of: UInt32(i + 1)) }
+      return one.disk.options.sizePollInterval.map { SizeWatcher(one.disk, every: $0) }
+    }
+    for watcher in watchers { watcher.start() }
     let space = master.translated
     thread = try rethrowing(
       WorkerThread(name: "nvme") {
-        var worker = ControllerWorker(state, disk, options, interrupts, space)
+        var worker = ControllerWorker(state, disks, options, interrupts, space)
         worker.run()
       }, saying: NVMeError.host)
   }
@@ -59,8 +65,14 @@ public final class NVMeController: PCIFunction {
     thread.join()
   }
 
-  /// The namespace's size now, in bytes.
-  public var byteCount: UInt64 { disk.sectorCount << 9 }
+  /// The sizes of the namespaces now, in bytes: of namespace 1 first.
+  public var byteCounts: [UInt64] { disks.all.map { $0.disk.sectorCount << 9 } }
+  /// The size of namespace 1 now, in bytes.
+  public var byteCount: UInt64 { byteCounts[0] }
+  /// Which calls read and write the images, of namespace 1 first: uring or synchronous.
+  public var engines: [DiskEngine] { disks.all.map(\.engine) }
+  /// Looks now whether an image was resized, and announces it.
+  public func refreshSizes() { for one in disks.all { one.disk.refreshSize() } }
   /// CSTS, as a driver reads it.
   public var status: NVMeControllerStatus { state.registers.status }
 

@@ -1,4 +1,5 @@
-/// Opcodes of the admin command set (5).
+/// Opcodes of the admin command set that are served (5). Others, such as Firmware Commit, Format NVM, Sanitize and
+/// Namespace Management, are invalid: OACS says so too.
 public enum NVMeAdminOpcode: UInt8, Sendable {
   case deleteSubmissionQueue = 0x00
   case createSubmissionQueue = 0x01
@@ -10,6 +11,7 @@ public enum NVMeAdminOpcode: UInt8, Sendable {
   case setFeatures = 0x09
   case getFeatures = 0x0a
   case asynchronousEventRequest = 0x0c
+  case doorbellBufferConfig = 0x7c
 }
 
 /// Opcodes of the NVM command set (6).
@@ -17,6 +19,7 @@ public enum NVMeOpcode: UInt8, Sendable {
   case flush = 0x00
   case write = 0x01
   case read = 0x02
+  case compare = 0x05
   case writeZeroes = 0x08
   case datasetManagement = 0x09
 }

@@ -7,6 +7,12 @@
   /// Whether nothing went wrong.
   @inlinable public var isSuccess: Bool { rawValue & 0x7ff == 0 }
 
+  /// Whether the command was ended on the driver's demand.
+  var wasCalledOff: Bool { self == .abortRequested || self == .abortedByDeletion }
+
+  /// Whether it is one of the medium's, and no answer to a comparison.
+  var isMediumError: Bool { rawValue >> 8 & 7 == 2 && self != .compareFailure }
+
   // Generic.
   public static var success: Self { Self(type: 0, 0x00) }
   public static var invalidOpcode: Self { Self(type: 0, 0x01) }
@@ -15,6 +21,7 @@
   public static var dataTransferError: Self { Self(type: 0, 0x04) }
   public static var internalError: Self { Self(type: 0, 0x06) }
   public static var abortRequested: Self { Self(type: 0, 0x07) }
+  public static var abortedByDeletion: Self { Self(type: 0, 0x08) }
   public static var invalidNamespace: Self { Self(type: 0, 0x0b) }
   public static var commandSequenceError: Self { Self(type: 0, 0x0c) }
   public static var invalidSegmentDescriptor: Self { Self(type: 0, 0x0d) }
@@ -28,6 +35,7 @@
   public static var completionQueueInvalid: Self { Self(type: 1, 0x00) }
   public static var invalidQueueIdentifier: Self { Self(type: 1, 0x01) }
   public static var invalidQueueSize: Self { Self(type: 1, 0x02) }
+  public static var abortLimitExceeded: Self { Self(type: 1, 0x03) }
   public static var eventRequestLimitExceeded: Self { Self(type: 1, 0x05) }
   public static var invalidInterruptVector: Self { Self(type: 1, 0x08) }
   public static var invalidLogPage: Self { Self(type: 1, 0x09) }
@@ -37,4 +45,5 @@
   // Of the medium.
   public static var writeFault: Self { Self(type: 2, 0x80) }
   public static var unrecoveredReadError: Self { Self(type: 2, 0x81) }
+  public static var compareFailure: Self { Self(type: 2, 0x85) }
 }

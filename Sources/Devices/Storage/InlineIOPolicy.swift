@@ -1,27 +1,27 @@
-internal import HostIO
+public import HostIO
 
 /// Whether to do a request on the spot instead of handing it to the ring: worth it where the page cache answers.
 ///
 /// A hot 4 KiB read alone costs half of what it costs through the ring, which is ahead only when it takes many at once;
 /// a buffered write, which the kernel hands from the ring to a thread of its own, two thirds for any number of
 /// requests. After a read that missed some reads go without the attempt, twice as many after each miss in a row.
-struct InlineIOPolicy {
-  private var isOn: Bool
-  private let writes: Bool
-  private var skip = 0
-  private var misses = 0
+@usableFromInline package struct InlineIOPolicy {
+  @usableFromInline var isOn: Bool
+  @usableFromInline let writes: Bool
+  @usableFromInline var skip = 0
+  @usableFromInline var misses = 0
 
-  init(isOn: Bool) {
+  package init(isOn: Bool) {
     self.isOn = isOn
     writes = isOn
   }
 
   /// Whole pages only: part of one may have to be read from the disk first.
-  func isWorthWriting(at position: UInt64, count: Int) -> Bool {
+  @inlinable package func isWorthWriting(at position: UInt64, count: Int) -> Bool {
     writes && (position | UInt64(count)) & 4095 == 0
   }
 
-  var isWorthTrying: Bool {
+  @inlinable package var isWorthTrying: Bool {
     mutating get {
       guard isOn else { return false }
       if skip == 0 { return true }
@@ -30,7 +30,7 @@ struct InlineIOPolicy {
     }
   }
 
-  mutating func learn(from result: BlockFile.ImmediateRead, wanted: Int) {
+  @inlinable package mutating func learn(from result: BlockFile.ImmediateRead, wanted: Int) {
     switch result {
     case .read(wanted): misses = 0
     case .unsupported: isOn = false

@@ -1,0 +1,53 @@
+import DMA
+
+/// What of the driver's memory the controller uses all the time: its queues, and its shadow doorbells.
+extension ControllerWorker {
+  /// Lets mappings go while storage is at work. Until ``takeHold()`` no memory but that of the commands' data may be
+  /// touched.
+  mutating func letGo() { iotlb.endRound() }
+
+  /// Ends ``letGo()``. Queues are looked up again if mappings were taken away.
+  mutating func takeHold() {
+    guard iotlb.beginRound() else { return }
+    for i in 0..<submissions.count { submissions[i].isReached = false }
+    for i in 0..<completions.count { completions[i].isReached = false }
+    shadow.forget()
+    // They are looked at before anything else, and by the way.
+    if shadow.isOn, !reachShadow() { fail() }
+  }
+
+  mutating func reach(submission i: Int) -> Bool {
+    if submissions[i].isReached { return true }
+    let (address, count) = (submissions[i].address, submissions[i].size * NVMeCommand.byteCount)
+    do throws(DMAInterruption) { submissions[i].reach(try iotlb.ring(address, count: count, for: .read)) } catch {
+      return refused(error)
+    }
+    return true
+  }
+
+  mutating func reach(completion i: Int) -> Bool {
+    if completions[i].isReached { return true }
+    let (address, count) = (completions[i].address, completions[i].size * CompletionQueue.entryBytes)
+    do throws(DMAInterruption) { completions[i].reach(try iotlb.ring(address, count: count, for: .write)) } catch {
+      return refused(error)
+    }
+    return true
+  }
+
+  /// Whether both pages of the shadow doorbells can be reached.
+  mutating func reachShadow() -> Bool {
+    let (doorbells, eventIndices) = shadow.addresses
+    do throws(DMAInterruption) {
+      let first = try iotlb.ring(doorbells, count: shadow.byteCount, for: .read)
+      shadow.reach(first, try iotlb.ring(eventIndices, count: shadow.byteCount, for: .write))
+    } catch {
+      return refused(error)
+    }
+    return true
+  }
+
+  private func refused(_ error: DMAInterruption) -> Bool {
+    if case .fault(let fault) = error { iotlb.space.report(fault) }
+    return false
+  }
+}
