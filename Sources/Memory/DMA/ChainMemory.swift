@@ -54,9 +54,9 @@
   package var copiedPages: Int { unsafe SegmentHeader.copies(header)?.pages ?? 0 }
 
   /// What has to be sent, before the driver hears of the chain, of a device's writes to copies: the first `written`
-  /// bytes of the device-writable side, and its last byte.
-  public func remoteWrites(first written: Int) -> [RemoteAccess] {
-    unsafe SegmentHeader.copies(header)?.writes(first: written) ?? []
+  /// bytes of the device-writable side, and with `andLast` its last byte, where devices have their status.
+  public func remoteWrites(first written: Int, andLast: Bool) -> [RemoteAccess] {
+    unsafe SegmentHeader.copies(header)?.writes(first: written, andLast: andLast) ?? []
   }
 
   /// Marks everything that the device may have written in the dirty log.

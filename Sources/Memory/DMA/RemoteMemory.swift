@@ -90,16 +90,16 @@ public final class CopyBudget: Sendable {
     }
   }
 
-  /// What has to be sent of what the device wrote: the first `written` bytes of all that it may write, and the last
-  /// byte, where devices have their status.
-  func writes(first written: Int) -> [RemoteAccess] {
+  /// What has to be sent of what the device wrote: the first `written` bytes of all that it may write, and with
+  /// `andLast` the last byte.
+  func writes(first written: Int, andLast: Bool) -> [RemoteAccess] {
     var left = written
     var result: [RemoteAccess] = []
     for (i, copy) in copies.enumerated() where copy.access == .write {
       let n = min(left, copy.count)
       left -= n
       if n > 0 { result.append(.write(copy.address, part(copy, 0..<n))) }
-      if n < copy.count, !copies[(i + 1)...].contains(where: { $0.access == .write }) {
+      if andLast, n < copy.count, !copies[(i + 1)...].contains(where: { $0.access == .write }) {
         let last = copy.count - 1
         result.append(.write(DMAAddress(copy.address.rawValue + UInt64(last)), part(copy, last..<copy.count)))
       }

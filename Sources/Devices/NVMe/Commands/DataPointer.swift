@@ -23,6 +23,7 @@ extension ControllerWorker {
     default: throw Refusal(.invalidField)
     }
     guard !list.isFull else { throw Refusal(.invalidDescriptorCount) }
+    try reaching { iotlb throws(DMAInterruption) in try iotlb.fetch(list) }
     return list
   }
 
@@ -32,15 +33,22 @@ extension ControllerWorker {
     var table = pool.take()
     table.clear()
     try add(address, count, .read, &table)
+    try reaching { iotlb throws(DMAInterruption) in try iotlb.fetch(table) }
     return table
   }
 
-  /// A piece of memory that does not wrap, appended.
+  /// A piece of memory that does not wrap, appended. What is read may come with the list's fetch only.
   private mutating func add(
     _ address: UInt64, _ count: Int, _ access: DMAAccess, _ list: inout SegmentList
   ) throws(Refusal) {
+    try reaching { iotlb throws(DMAInterruption) in
+      try iotlb.gather(DMAAddress(address), count: count, for: access, into: &list)
+    }
+  }
+
+  private mutating func reaching(_ body: (inout IOTLB) throws(DMAInterruption) -> Void) throws(Refusal) {
     do throws(DMAInterruption) {
-      try iotlb.resolve(DMAAddress(address), count: count, for: access, into: &list)
+      try body(&iotlb)
     } catch {
       // A function on a bus never has to ask for a translation: there is nothing to wait for.
       if case .fault(let fault) = error { iotlb.space.report(fault) }

@@ -94,6 +94,7 @@ extension ControllerWorker {
     aborts = 0
     _ = state.takeStrays()
     uses = []
+    outbox = []
     forgetInterrupts()
     if let ticket { state.didReset(ticket) }
   }

@@ -51,10 +51,23 @@ struct SubmissionQueue: ~Copyable {
   mutating func reach(_ memory: consuming RingMemory) {
     self.memory = memory
     isReached = true
+    copied = 0
+  }
+
+  /// Where its memory is a copy: entries from the head on that are there.
+  private var copied = 0
+
+  /// Makes entries be there, up to `count` from the head on, where its memory is a copy.
+  mutating func refresh(_ count: Int) throws(DMAFault) {
+    guard memory.isRemote, copied == 0 else { return }
+    let n = min(count, size - head)
+    try memory.refresh(at: head * NVMeCommand.byteCount, count: n * NVMeCommand.byteCount)
+    copied = n
   }
 
   /// Takes the next entry; its memory is mapped.
   mutating func fetch() -> NVMeCommand {
+    copied = max(0, copied - 1)
     let at = head * NVMeCommand.byteCount
     let dwords = InlineArray<16, UInt32> { i in UInt32(littleEndian: memory.load32(at: at + 4 * i)) }
     head = head + 1 == size ? 0 : head + 1
@@ -117,10 +130,11 @@ struct CompletionQueue: ~Copyable {
     return true
   }
 
-  /// Writes an entry, its phase last; its memory is mapped, and it is not full.
+  /// Writes an entry, its phase last; its memory is mapped, and it is not full. Returns what has to be done for the
+  /// driver to see it, where the memory is a copy.
   mutating func post(
     _ result: UInt32, queue: Int, head submissionHead: Int, _ identifier: UInt16, _ status: NVMeStatus, _ log: DirtyLog?
-  ) {
+  ) -> [RemoteAccess] {
     let at = tail * Self.entryBytes
     memory.store32(result.littleEndian, at: at)
     memory.store32(0, at: at + 4)
@@ -136,5 +150,7 @@ struct CompletionQueue: ~Copyable {
       tail = 0
       phase ^= 1
     }
+    guard memory.isRemote else { return [] }
+    return [memory.remoteWrite(at: at, count: 12), memory.remoteWrite(at: at + 12, count: 4)].compactMap(\.self)
   }
 }

@@ -34,6 +34,8 @@ struct ControllerWorker: ~Copyable {
   var ring = DiskRing()
   var slots: SlotTable<InFlightCommand>
   var pool: SegmentPool
+  /// What the driver is to see of memory that another process has: sent before it is told.
+  var outbox: [RemoteAccess] = []
   /// By number; 0 is the admin queue.
   var submissions: FixedArray<SubmissionQueue>
   var completions: FixedArray<CompletionQueue>
@@ -149,6 +151,7 @@ struct ControllerWorker: ~Copyable {
         fail()
         return false
       }
+      guard refresh(queue, count) else { return false }
       let command = take(queue)
       if queue == 0 { administer(command) } else { perform(command, queue, isLast: count == 1) }
     }
@@ -208,8 +211,9 @@ struct ControllerWorker: ~Copyable {
     let completion = submissions[record.queue].completion
     // A round that was left for storage may have lost the queue's memory.
     guard reach(completion: completion) else { return fail() }
-    completions[completion].post(
+    let writes = completions[completion].post(
       result, queue: record.queue, head: submissions[record.queue].head, record.identifier, status, iotlb.dirtyLog)
+    if !writes.isEmpty { outbox += writes }
     hasNews = true
   }
 
@@ -218,6 +222,7 @@ struct ControllerWorker: ~Copyable {
   mutating func release(_ memory: consuming ChainMemory, filled: Int) {
     // The log in force now.
     if filled > 0, let log = iotlb.dirtyLog { memory.writable.markDirty(log, count: filled) }
+    if filled > 0, memory.hasCopies { outbox += memory.remoteWrites(first: filled, andLast: false) }
     pool.give(back: memory)
   }
 
@@ -255,6 +260,7 @@ struct ControllerWorker: ~Copyable {
 
   /// Messages for what was written since the last time, and the pin.
   private mutating func tell() {
+    if !outbox.isEmpty { deliver() }
     var isPending = false
     for i in 0..<completions.count where completions[i].isOpen {
       guard completions[i].isInterrupting else { continue }

@@ -4,7 +4,10 @@ import DMA
 extension ControllerWorker {
   /// Lets mappings go while storage is at work. Until ``takeHold()`` no memory but that of the commands' data may be
   /// touched.
-  mutating func letGo() { iotlb.endRound() }
+  mutating func letGo() {
+    if !outbox.isEmpty { deliver() }
+    iotlb.endRound()
+  }
 
   /// Ends ``letGo()``. Queues are looked up again if mappings were taken away.
   mutating func takeHold() {
@@ -49,5 +52,34 @@ extension ControllerWorker {
   private func refused(_ error: DMAInterruption) -> Bool {
     if case .fault(let fault) = error { iotlb.space.report(fault) }
     return false
+  }
+
+  // MARK: Memory that another process has
+
+  /// Makes the next commands of a queue be there, `count` of which the driver has written. False if they cannot be
+  /// reached: the controller has failed then.
+  mutating func refresh(_ queue: Int, _ count: Int) -> Bool {
+    do throws(DMAFault) {
+      try submissions[queue].refresh(min(count, Self.burst))
+      return true
+    } catch {
+      iotlb.space.report(error)
+      fail()
+      return false
+    }
+  }
+
+  /// Sends what the driver is to see, in order: the bytes of each command before its entry.
+  mutating func deliver() {
+    let accesses = outbox
+    outbox.removeAll(keepingCapacity: true)
+    guard let remote = iotlb.space.remote else { return }
+    do throws(DMAFault) {
+      _ = try remote.perform(accesses)
+    } catch {
+      iotlb.space.report(error)
+      // The driver cannot be told which of its commands lost its bytes.
+      fail()
+    }
   }
 }

@@ -35,6 +35,9 @@ struct ShadowDoorbells: ~Copyable {
   func tail(of queue: Int) -> Int? { isUsed(queue) ? value(8 * queue) : nil }
   func head(of queue: Int) -> Int? { isUsed(queue) ? value(8 * queue + 4) : nil }
 
+  /// Whether they are in memory that another process has, where each look would be a message.
+  var isRemote: Bool { doorbells.isRemote || eventIndices.isRemote }
+
   func isUsed(_ queue: Int) -> Bool { isOn && queue > 0 && isReached }
 
   private func value(_ offset: Int) -> Int { Int(UInt32(littleEndian: doorbells.loadAcquire32(at: offset))) }
@@ -93,6 +96,11 @@ extension ControllerWorker {
     guard reachShadow() else {
       shadow.clear()
       throw Refusal(.dataTransferError)
+    }
+    guard !shadow.isRemote else {
+      // A driver goes on with the registers.
+      shadow.clear()
+      throw Refusal(.invalidField)
     }
     for i in 0..<submissions.count { submissions[i].reported = nil }
     for i in 0..<completions.count { completions[i].reported = nil }

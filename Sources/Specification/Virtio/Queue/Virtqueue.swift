@@ -217,7 +217,7 @@ public struct Virtqueue: ~Copyable {
   /// on. The driver sees it at the next ``publish()``.
   public mutating func complete(_ chain: consuming DescriptorChain, written: Int) {
     if let log = iotlb.dirtyLog { chain.memory.markDirty(log) }
-    if chain.memory.hasCopies { outbox.add(chain.memory.remoteWrites(first: written)) }
+    if chain.memory.hasCopies { outbox.add(chain.memory.remoteWrites(first: written, andLast: true)) }
     counts.completions &+= 1
     counts.readableBytes &+= UInt64(truncatingIfNeeded: chain.readable.byteCount)
     // Never more than there is room for (§2.7.8.2).
