@@ -127,7 +127,9 @@ final class Client: PCIFunctionAccess {
   /// may be mapped.
   func mapRegion(_ index: UInt32) throws -> (info: RegionInfo, map: SparseMap)? {
     var asked = RegionInfo(index: index)
-    asked.argumentSize = try RegionInfo(decoding: command(.getRegionInfo, asked.encoded), of: "INFO").argumentSize
+    let first = try RegionInfo(decoding: command(.getRegionInfo, asked.encoded), of: "INFO")
+    #expect(first.flags & (RegionInfo.mappable | RegionInfo.hasCapabilities) == 0 && first.capabilityOffset == 0)
+    asked.argumentSize = first.argumentSize
     var descriptors = FileDescriptorList()
     let payload = try reply(to: send(VfioCommand.getRegionInfo.rawValue, asked.encoded), &descriptors)
     var reader = PayloadReader(payload, of: "INFO")

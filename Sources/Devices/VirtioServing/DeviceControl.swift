@@ -143,16 +143,13 @@ public final class DeviceControl: Sendable {
     switch step {
     case .none: break
     case .featuresRefused:
-      let (missing, extra) = (
-        state.negotiation.requiredFeatures.subtracting(state.negotiation.driverFeatures),
-        state.negotiation.driverFeatures.subtracting(offeredFeatures)
-      )
+      let negotiation = state.negotiation
+      let missing = negotiation.requiredFeatures.subtracting(negotiation.driverFeatures)
+      let extra = negotiation.driverFeatures.subtracting(offeredFeatures)
       let sentence =
-        missing == .accessPlatform
-        ? "it does not accept VIRTIO_F_ACCESS_PLATFORM, and has to"
-        : missing.isEmpty
-          ? "it accepts feature bits that are not offered: \(extra.bits.map(String.init).joined(separator: ", "))"
-          : "it does not accept VIRTIO_F_VERSION_1"
+        missing.isEmpty
+        ? "it accepts what is not offered: \(Self.names(extra))"
+        : "it does not accept \(Self.names(missing)), and has to"
       state.refusal = sentence
       log.warning("a driver's features are refused: \(sentence)")
     case .featuresAccepted:
@@ -183,6 +180,16 @@ public final class DeviceControl: Sendable {
       state.suspended = [:]
       for index in suspended.keys.sorted() { start(index, &state, at: suspended[index]) }
     }
+  }
+
+  private static func names(_ features: Features) -> String {
+    features.bits.map { bit in
+      switch bit {
+      case 32: "VIRTIO_F_VERSION_1"
+      case 33: "VIRTIO_F_ACCESS_PLATFORM"
+      default: "feature bit \(bit)"
+      }
+    }.joined(separator: ", ")
   }
 
   private func hearFeatures(_ state: borrowing State) {

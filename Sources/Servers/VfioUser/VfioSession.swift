@@ -200,10 +200,11 @@ final class VfioSession {
     if info.size > 0 { info.flags = RegionInfo.readable | RegionInfo.writable }
     guard let area = hosted.doorbells(in: asked.index) else { return Answer(payload: info.encoded) }
     let map = SparseMap(offset: area.offset, size: area.byteCount)
-    info.flags |= RegionInfo.mappable | RegionInfo.hasCapabilities
     info.argumentSize = RegionInfo.byteCount + SparseMap.byteCount
-    // The client learns how much room it takes, and asks again.
+    // The client learns how much room it takes, and asks again. QEMU refuses a reply that tells of capabilities and is
+    // without them.
     guard asked.argumentSize >= info.argumentSize else { return Answer(payload: info.encoded) }
+    info.flags |= RegionInfo.mappable | RegionInfo.hasCapabilities
     info.capabilityOffset = RegionInfo.byteCount
     do throws(HostError) {
       let page = try hosted.shareDoorbells(area)
