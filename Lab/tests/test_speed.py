@@ -44,6 +44,13 @@ class OptionTests(unittest.TestCase):
         self.assertEqual(options.served[2].words, ())
         self.assertEqual(options.peers, [])
 
+    def test_functions_are_in_the_guests_that_can_have_them(self) -> None:
+        options = parse(["--modes", "off,vfio-off,vfio-strict"], SETTINGS)
+        self.assertEqual(options.targets("off"), ["sluice", "qsd", "qemu"])
+        for mode in ("vfio-off", "vfio-strict"):
+            self.assertEqual(options.targets(mode), ["sluice", "vfioblk", "nvme", "qemu", "qemunvme"])
+        self.assertEqual(parse(["--modes", "vfio-off", "--peers", "none"], SETTINGS).targets("vfio-off"), ["sluice", "vfioblk", "nvme"])
+
     def test_a_delay_goes_around_the_page_cache(self) -> None:
         self.assertTrue(parse(["--delay", "3"], SETTINGS).direct)
 
@@ -78,6 +85,14 @@ class FigureTests(unittest.TestCase):
     def test_counts_of_an_older_sluice(self) -> None:
         self.assertEqual(Counts.of({"queues": [{"calls": 3}], "requests": 5}), Counts(calls=3, requests=5))
         self.assertEqual(Counts.of(None), Counts())
+
+    def test_functions_are_compared_with_their_like(self) -> None:
+        turns = [turn("vfio-off", "sluice", 0, 400), turn("vfio-off", "vfioblk", 0, 600), turn("vfio-off", "nvme", 0, 900),
+                 turn("vfio-off", "qemu", 0, 300), turn("vfio-off", "qemunvme", 0, 300), turn("vfio-strict", "nvme", 0, 90)]
+        off, strict = Table(turns, ["sluice", "vfioblk", "nvme"]).rows()
+        self.assertEqual(off["variants"]["nvme"]["iops"]["median"], 2.25)
+        self.assertEqual((off["vfioblk_to_qemu"]["iops"]["median"], off["nvme_to_qemunvme"]["iops"]["median"]), (2, 3))
+        self.assertEqual(strict["to_off"]["nvme"]["median"], 0.1)
 
     def test_rows_have_what_there_is(self) -> None:
         turns = [turn("off", "sluice", 0, 800), turn("off", "qsd", 0, 400), turn("strict", "sluice", 0, 400)]

@@ -33,6 +33,8 @@ BEHIND = {
     "virtio": dataclasses.replace(PLATFORMS["virtio"], ats=False),
     "amd": dataclasses.replace(PLATFORMS["amd"], devices=("-device", "amd-iommu,intremap=off,dma-remap=on")),
 }
+# with vhost-user disks in the same machine, which ask QEMU themselves
+BEHIND_BOTH = dataclasses.replace(PLATFORMS["strict"], devices=("-device", "intel-iommu,intremap=off,caching-mode=on,device-iotlb=on"))
 CONFINED = ("vtd", "virtio", "amd")
 GROUPS = {"none": "none", "vtd": "DMA", "pt": "identity"}
 # the kernel that tells of every address it refused; the others' IOMMUs report as they like
