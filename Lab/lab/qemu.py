@@ -17,6 +17,10 @@ from .platforms import Platform
 from .processes import Word
 
 
+MEMORY = {"shared": "memory-backend-memfd,id=mem,size=SIZE,share=on", "ram": "memory-backend-ram,id=mem,size=SIZE",
+          "private": "memory-backend-memfd,id=mem,size=SIZE,share=off"}
+
+
 @dataclass(frozen=True)
 class Disk:
     """A device of a guest: a disk or a source of entropy with a vhost-user back-end at a socket, a PCI function of a vfio-user server at
@@ -81,7 +85,7 @@ class GuestMachine:
     reboots: bool = False
     firmware: str = ""                   # the firmware, uefi or bios, starts what it finds on the disks
     strict_boot: bool = False            # SeaBIOS leaves disks alone that it does not boot from: it drives all of them else, and leaves its rings behind
-    shared: bool = True                  # its memory has a descriptor, which a back-end can map
+    memory: str = "shared"               # with a descriptor that a back-end can map; `ram` has none, `private` one of a copy
     program: Sequence[Word] = ()   # QEMU, where it is not the host's own
 
     def name(self, number: int) -> str:
@@ -115,7 +119,7 @@ class GuestMachine:
         return [*(self.program or [platform.program]), "-nodefaults", "-no-user-config", "-display", "none",
                 "-machine", f"{platform.machine},memory-backend=mem", "-accel", "tcg,thread=multi", *platform.processor,
                 "-smp", str(self.processors), "-m", platform.memory,
-                "-object", f"memory-backend-{'memfd' if self.shared else 'ram'},id=mem,size={platform.memory}{',share=on' if self.shared else ''}",
+                "-object", MEMORY[self.memory].replace("SIZE", platform.memory),
                 "-chardev", f"pipe,id=talk,path={folder}/talk", *self.boot(folder, words),
                 *(["-boot", "strict=on"] if self.strict_boot else []), *devices]
 

@@ -170,8 +170,9 @@ def _choose(options: Options, values: dict[str, str], quick: bool) -> None:
     options.disk_options = values.get("--disk-options", "")
     options.modes = _list("--modes", values.get("--modes", ",".join(MODES)), "|".join(MODES + VFIO_MODES), f"none of {', '.join(MODES + VFIO_MODES)}")
     if set(options.modes) & set(VFIO_MODES):
+        ours = options.served[0]
         for name, function in (("vfioblk", "blk"), ("nvme", "nvme")):
-            _add(options, Served(name, settings.sluice, settings.options, function=function))
+            _add(options, Served(name, ours.program, ours.words, function=function))
     pattern = r"(rand)?(read|write|rw):[0-9]+k:[1-9][0-9]*"
     patterns = values.get("--patterns", QUICK_PATTERNS if quick else PATTERNS)
     options.patterns = _list("--patterns", patterns, pattern, "not like randread:4k:32")

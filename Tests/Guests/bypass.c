@@ -18,6 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -76,8 +77,8 @@ static void find(const char *address) {
     if (found.cap.cfg_type != VIRTIO_PCI_CAP_COMMON_CFG && found.cap.cfg_type != VIRTIO_PCI_CAP_NOTIFY_CFG) continue;
     snprintf(path, sizeof path, "/sys/bus/pci/devices/%s/resource%u", address, found.cap.bar);
     int bar = open(path, O_RDWR);
-    off_t size = lseek(bar, 0, SEEK_END);
-    uint8_t *base = bar < 0 ? MAP_FAILED : mmap(NULL, (size_t)size, PROT_READ | PROT_WRITE, MAP_SHARED, bar, 0);
+    struct stat about = {0};
+    uint8_t *base = bar < 0 || fstat(bar, &about) != 0 ? MAP_FAILED : mmap(NULL, (size_t)about.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, bar, 0);
     if (base == MAP_FAILED) fail(path);
     if (found.cap.cfg_type == VIRTIO_PCI_CAP_COMMON_CFG) common = (void *)(base + found.cap.offset);
     else notify = base + found.cap.offset, multiplier = found.notify_off_multiplier;
