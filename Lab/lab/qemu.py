@@ -46,7 +46,7 @@ class Disk:
         if self.vfio_user:
             return "".join(f",{name}={value}" for name, value in self.device.items())
         if self.nvme:
-            return f"serial=nvme,max_ioqpairs={self.queues}" + "".join(f",{name}={value}" for name, value in self.device.items())
+            return ",".join(f"{name}={value}" for name, value in {"serial": "nvme", "max_ioqpairs": self.queues, **self.device}.items())
         # the entropy device knows no legacy and has one queue
         options = "vectors=2" if self.entropy else f"num-queues={self.queues},disable-legacy=on"
         if self.ring == "packed":

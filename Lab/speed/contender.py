@@ -99,7 +99,7 @@ class Contender:
             drive = {"cache": "none", "aio": "native"} if options.direct else {}
             if target == "qemunvme":
                 return OwnDisk(self.processes, self.folder, name, image).disk(
-                    "speed", nvme=True, io_thread=True, device={"serial": name}, drive=drive
+                    "speed", nvme=True, device={"serial": name}, drive=drive
                 )
             return OwnDisk(self.processes, self.folder, name, image).disk(
                 "speed", size=QUEUE, io_thread=True, device=device, drive=drive
@@ -108,7 +108,7 @@ class Contender:
         if served:
             words = (*served.words, *(["--direct"] if options.direct else []))
             if served.function:
-                bit = ("--iommu-platform", "on" if self.mode == "vfio-strict" else "off") if served.function == "blk" else ()
+                bit = ("--no-packed", "--iommu-platform", "on" if self.mode == "vfio-strict" else "off") if served.function == "blk" else ()
                 backend = SluiceFunction(self.processes, self.folder, name, served.program, served.function, image, (*words, *bit))
                 self.backends[target] = backend.start()
                 return backend.disk("speed")

@@ -27,7 +27,8 @@ qemu-storage-daemon cannot translate addresses: with an IOMMU only QEMU's own di
 
 --modes vfio-off,vfio-strict   a QEMU with vfio-user-pci (Scripts/lab/chroot sid: root), without an IOMMU and behind VT-d strict with
                                caching-mode=on; in each guest, besides Sluice's vhost-user disk, its virtio-blk (vfioblk) and its NVMe
-                               controller (nvme) over vfio-user, and QEMU's own virtio-blk (qemu) and NVMe controller (qemunvme).
+                               controller (nvme) over vfio-user, and QEMU's own virtio-blk (qemu) and NVMe controller
+                               (qemunvme), which knows no iothread and has the main loop's.
 """
 
 from __future__ import annotations
