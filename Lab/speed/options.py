@@ -6,7 +6,8 @@
 
 --before PATH      an older sluice is one more disk of the same guests, in the same rounds: what it has become, as ratios.
 --variant          one more disk of this sluice, with other options of its own (words) or of QEMU's device (with commas), say
-                   `sync:--engine sync:` or `noind::indirect_desc=off`; its ratios are to the disk without. Up to three.
+                   `sync:--engine sync:` or `noind::indirect_desc=off`; its ratios are to the disk without. Up to three. One whose name
+                   begins with nvme or vfioblk is a function over vfio-user: `nvmedb:--doorbells shared:`.
 --disk-options     options of QEMU's device for every disk, say event_idx=off. SLUICE_OPTIONS are for this sluice's disks.
 --peers            what else is measured.
 --image-dir DIR    images in a folder of a file system that is no tmpfs; --direct: every disk goes around the page cache.
@@ -138,7 +139,11 @@ def _variant(text: str, settings: Settings) -> Served:
     if ":" not in both:
         raise LabError("--variant: NAME:SLUICE-OPTIONS:DEVICE-OPTIONS, of which the last two may be empty")
     words, _, device = both.rpartition(":")
-    return Served(name, settings.sluice, (*settings.options, *words.split()), device)
+    function = "nvme" if name.startswith("nvme") else "blk" if name.startswith("vfioblk") else ""
+    if function and len(name) > 8:
+        # with the mode before it, it is a controller's serial number of twenty characters
+        raise LabError(f"{name}: the name of a function has up to eight characters")
+    return Served(name, settings.sluice, (*settings.options, *words.split()), device, function)
 
 
 def _add(options: Options, disk: Served) -> None:

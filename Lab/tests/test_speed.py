@@ -49,6 +49,10 @@ class OptionTests(unittest.TestCase):
         self.assertEqual(options.targets("off"), ["sluice", "qsd", "qemu"])
         for mode in ("vfio-off", "vfio-strict"):
             self.assertEqual(options.targets(mode), ["sluice", "vfioblk", "nvme", "qemu", "qemunvme"])
+        variant = parse(["--modes", "vfio-off,off", "--variant", "nvmedb:--doorbells shared:"], SETTINGS)
+        self.assertIn("nvmedb", variant.targets("vfio-off"))
+        self.assertNotIn("nvmedb", variant.targets("off"))
+        self.assertEqual([(disk.function, disk.words[-1]) for disk in variant.served if disk.name == "nvmedb"], [("nvme", "shared")])
         self.assertEqual(parse(["--modes", "vfio-off", "--peers", "none"], SETTINGS).targets("vfio-off"), ["sluice", "vfioblk", "nvme"])
 
     def test_a_delay_goes_around_the_page_cache(self) -> None:
@@ -60,7 +64,7 @@ class OptionTests(unittest.TestCase):
                 "--rounds 0", "--rounds x", "--seconds 0", "--seconds 0.0", "--seconds -1", "--modes none", "--patterns randread",
                 "--patterns read:4:1", "--peers other", "--variant a", "--variant A::", "--variant sluice::", "--variant qsd::",
                 "--before /nope", "--image-dir /nope", "--delay 0", "--delay 1.5", f"--delay 3 --image-dir {folder}", "--nope 1",
-                "--rounds", "word", "--variant a:: --variant b:: --variant c:: --variant d:: --variant e::",
+                "--rounds", "word", "--variant nvmetoolong::", "--variant a:: --variant b:: --variant c:: --variant d:: --variant e::",
             ):
                 with self.subTest(words), self.assertRaises(LabError):
                     parse(words.split(), SETTINGS)
