@@ -103,6 +103,22 @@ class Sluice(BackEnd):
         return figures
 
 
+class SluiceFunction(Sluice):
+    """A PCI function that Sluice serves over vfio-user: NVMe or a virtio device."""
+
+    def __init__(self, processes: Processes, folder: Path, name: str, program: Path, kind: str, image: Path | None = None,
+                 options: Sequence[str] = ()) -> None:
+        super().__init__(processes, folder, name, program, image, options=options)
+        self.kind = kind
+
+    def command(self) -> Sequence[Word]:
+        return [self.program, "serve", self.kind, "--vfio-user", self.socket, *(["--blk-file", self.image, "--serial", self.name] if self.image else []),
+                *self.options]
+
+    def disk(self, workload: str, **settings: object) -> Disk:
+        return super().disk(workload, vfio_user=True, nvme=self.kind == "nvme", entropy=self.kind == "rng", **settings)
+
+
 class StorageDaemon(BackEnd):
     """qemu-storage-daemon's disk."""
 
@@ -154,6 +170,10 @@ class BackEnds:
     def start_entropy(self, name: str, options: Sequence[str] = ()) -> BackEnd:
         """Starts Sluice's source of entropy."""
         return self._start(Sluice(self.processes, self.folder, name, self.settings.sluice, options=(*self.settings.options, *options)))
+
+    def start_function(self, kind: str, name: str, image: Path | None = None, options: Sequence[str] = ()) -> BackEnd:
+        """Starts a server of a PCI function: nvme, blk or rng."""
+        return self._start(SluiceFunction(self.processes, self.folder, name, self.settings.sluice, kind, image, (*self.settings.options, *options)))
 
     def _start(self, made: BackEnd) -> BackEnd:
         self.all[made.name] = made

@@ -13,12 +13,14 @@ from .jobs.firmware import FirmwareSystem
 from .jobs.kill import Kill
 from .jobs.matrix import Matrix, Reboot
 from .jobs.migrate import Migrate
+from .jobs.nvme import NVMeCommands, NVMeFromBIOS, NVMeFromUEFI
 from .jobs.openbios import OpenBios
 from .jobs.plug import Memory, Plug, Restart
 from .jobs.qos import Qos
 from .jobs.systems import SYSTEMS, SystemJob
 from .jobs.toggle import Toggle
 from .jobs.vfio import VfioSystem
+from .jobs.vfio_user import VfioUserLimits, VfioUserSystem
 from .jobs.witness import Witness
 from .places import LabError
 from .platforms import PLATFORMS
@@ -34,9 +36,10 @@ class Entry:
     alone: bool = False
 
 
-# What `make guests` runs: every kind of IOMMU is met, with those that x86-64 does not have.
-USUAL = ("matrix-strict matrix-lazy kill-strict matrix-off matrix-pt matrix-virtio matrix-amd kill-off reboot-strict reboot-off uml libblkio "
-         "witness check-sluice-blk check-sluice-rng lab-smmu lab-spapr lab-zpci").split()
+# What `make guests` runs: every kind of IOMMU is met, with those that x86-64 does not have. The first one fetches a QEMU of another suite, if there
+# is none here yet, while others run; the last one needs it too.
+USUAL = ("lab-vfio-user-vtd matrix-strict matrix-lazy kill-strict matrix-off matrix-pt matrix-virtio matrix-amd kill-off reboot-strict reboot-off uml "
+         "libblkio witness check-sluice-blk check-sluice-rng lab-smmu lab-spapr lab-zpci lab-vfio-user-vtd-ram").split()
 
 # What takes longer than a look: asked for by `adverse`, which stands for all of them, or by name. The longest first, so that none of them
 # is left alone at the end.
@@ -46,8 +49,12 @@ ADVERSE = ("migrate-strict many-strict migrate-off plug-strict plug-off restart-
 # The systems that are no guests of the usual kind, and what a system needs.
 SYSTEM_JOBS: dict[str, type[Job]] = {"uml": UserModeLinuxSystem, "libblkio": LibblkioSystem, "ccw": ChannelBus, "vfio": VfioSystem,
                                      "ovmf": FirmwareSystem, "sun4u": OpenBios, "dpdk": DPDK}
+SYSTEM_JOBS |= {name: VfioUserSystem for name in SYSTEMS if name.startswith("vfio-user-")} | {"vfio-user-limits": VfioUserLimits}
+SYSTEM_JOBS |= {"nvme-commands": NVMeCommands, "nvme-seabios": NVMeFromBIOS, "nvme-ovmf": NVMeFromUEFI}
 SYSTEM_NEEDS = {"uml": ("uml",), "libblkio": ("trixie",), "qemu10": ("trixie",), "qemu11": ("trixie",), "smmu": ("arm",), "spapr": ("ppc",),
-                "zpci": ("s390x",), "ccw": ("s390x",), "sun4u": ("sparc", "trixie"), "ovmf": ("firmware",)}
+                "zpci": ("s390x",), "ccw": ("s390x",), "sun4u": ("sparc", "trixie"), "ovmf": ("firmware",), "nvme-commands": ("trixie", "nvme"),
+                "nvme-seabios": ("trixie", "loader"), "nvme-ovmf": ("trixie", "firmware")}
+SYSTEM_NEEDS |= {name: ("trixie",) for name in SYSTEMS if name.startswith("vfio-user-")}
 CHECK_NEEDS = {"dpdk": ("dpdk",)}
 MODES = ("off", "strict")
 

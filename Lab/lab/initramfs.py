@@ -10,25 +10,28 @@ import time
 from pathlib import Path
 
 from .debian import package
-from .kernel import kernel
+from .kernel import MORE_MODULES, kernel
 from .places import GUESTS, LabError, cache, file_sum, intact, locked, seal
 from .processes import output, run
 
+EXTRA_PROGRAMS = {"fio": Path("/usr/bin/fio"), "nvme-cli": Path("/usr/sbin/nvme")}
 UML_MODULES = "uml/modules/*/kernel/drivers/block/virtio_blk.ko"
 
 
 def initramfs(name: str, extra: str = "", architecture: str = "amd64") -> Path:
-    """The path of an initramfs for the kernel 6.1, 6.12 or uml. With `fio` it also has fio and its libraries, with `vfio` what gives
-    a device to a process, and the process. It is made again only when something that goes into it has changed. Another
-    architecture gets busybox and the workloads alone. Beside it are the host's copies of `numbered` and `sequence`."""
-    modules = None if name == "uml" else kernel(name, architecture, vfio=extra == "vfio")
-    programs = [Path("/usr/sbin/blkdiscard"), Path("/usr/bin/fallocate"), *([Path("/usr/bin/fio")] if extra == "fio" else [])]
+    """The path of an initramfs for the kernel 6.1, 6.12 or uml. What `extra` names it has besides: `fio` with its libraries; `vfio`, which
+    is what gives a device to a process, and the process; `nvme`, the driver, and `nvme-cli`, the command. It is made again only when
+    something that goes into it has changed. Another architecture gets busybox and the workloads alone. Beside it are the host's copies
+    of `numbered` and `sequence`."""
+    extras = extra.split()
+    modules = None if name == "uml" else kernel(name, architecture, more=next((word for word in extras if word in MORE_MODULES), ""))
+    programs = [Path("/usr/sbin/blkdiscard"), Path("/usr/bin/fallocate"), *(EXTRA_PROGRAMS[word] for word in extras if word in EXTRA_PROGRAMS)]
     busybox = Path("/bin/busybox")
     if architecture != "amd64":
         programs, busybox = [], package("bookworm", architecture, "busybox-static") / "bin/busybox"
     for program in [*programs, busybox]:
         if not program.exists():
-            raise LabError(f"no {program}; run Scripts/install guest")
+            raise LabError(f"no {program}; run Scripts/install {'nvme' if program.name == 'nvme' else 'guest'}")
     uml = sorted(Path("/usr/lib").glob(UML_MODULES))
     sources = [Path(__file__), GUESTS / "init", *sorted(GUESTS.glob("*.c")), *sorted((GUESTS / "workloads").iterdir()),
                busybox, *programs, *([modules / "SHA256SUMS"] if modules else []), *uml]
@@ -39,7 +42,7 @@ def initramfs(name: str, extra: str = "", architecture: str = "amd64") -> Path:
             folder.touch()
         else:
             _make(folder, modules, busybox, programs, [uml[0]] if name == "uml" and uml else [],
-                  [] if architecture != "amd64" else ["numbered", "sequence", *(["handed"] if extra == "vfio" else [])])
+                  [] if architecture != "amd64" else ["numbered", "sequence", "bypass", *(["handed"] if "vfio" in extras else [])])
     return folder / "initramfs"
 
 

@@ -17,20 +17,22 @@ SUITES = {"6.1": "bookworm",                # VT-d and AMD-Vi are built in
           "6.12": "bookworm-backports"}     # brings virtio-iommu
 FLAVOURS = {"amd64": "amd64", "arm64": "arm64", "s390x": "s390x", "ppc64el": "powerpc64le"}
 MODULES = ("virtio_pci", "virtio_iommu", "virtio_blk", "virtio_rng", "ext4", "crc32c_generic")
+# what more some guests need: what gives a PCI device to a process, or drives an NVMe controller
+MORE_MODULES = {"vfio": ("vfio_iommu_type1", "vfio_pci"), "nvme": ("nvme",)}
 
 
-def kernel(name: str, architecture: str = "amd64", vfio: bool = False) -> Path:
+def kernel(name: str, architecture: str = "amd64", more: str = "") -> Path:
     """The folder of a kernel: `image`, `version`, `modules` with their `order`. The package comes from its own suite through apt,
-    which checks the archive's signature; it is unpacked, never installed. With `vfio` also what gives a PCI device to a process."""
+    which checks the archive's signature; it is unpacked, never installed. With `more` (vfio or nvme) it has more modules."""
     if name not in SUITES:
         raise LabError("which kernel? 6.1 or 6.12")
-    folder = cache() / f"kernel-{name}{'' if architecture == 'amd64' else '-' + architecture}{'-vfio' if vfio else ''}"
+    folder = cache() / f"kernel-{name}{'' if architecture == 'amd64' else '-' + architecture}{'-' + more if more else ''}"
     with locked(folder.name):
         if not intact(folder):
             if folder.exists():
                 say(f"kernel: the cached {name} is damaged; fetching it again")
             say(f"kernel: fetching Debian's, of {SUITES[name]}, once")
-            _fetch(folder, name, architecture, vfio)
+            _fetch(folder, name, architecture, more)
     return folder
 
 
@@ -39,7 +41,7 @@ def kernel_version(folder: Path) -> str:
     return (folder / "version").read_text().strip()
 
 
-def _fetch(folder: Path, name: str, architecture: str, vfio: bool) -> None:
+def _fetch(folder: Path, name: str, architecture: str, more: str) -> None:
     new, unpacked = Path(f"{folder}.new"), Path(f"{folder}.unpacked")
     for left in (folder, new, unpacked):
         shutil.rmtree(left, ignore_errors=True)
@@ -56,8 +58,8 @@ def _fetch(folder: Path, name: str, architecture: str, vfio: bool) -> None:
     else:
         shutil.copyfile(image, new / "image")
     (new / "version").write_text(version + "\n")
-    _modules(root, version, new / "modules", MODULES + (("vfio_iommu_type1", "vfio_pci") if vfio else ()))
-    needed = "vfio-pci" if vfio else "virtio_blk"
+    _modules(root, version, new / "modules", MODULES + MORE_MODULES.get(more, ()))
+    needed = {"vfio": "vfio-pci", "nvme": "nvme"}.get(more, "virtio_blk")
     if not re.search(rf"^{needed}\.", (new / "modules/order").read_text(), re.MULTILINE):
         raise LabError(f"found no {needed} in {package}")
     shutil.rmtree(unpacked)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,14 +17,21 @@ from .platforms import Platform
 from .processes import Word
 
 
+MEMORY = {"shared": "memory-backend-memfd,id=mem,size=SIZE,share=on", "ram": "memory-backend-ram,id=mem,size=SIZE",
+          "private": "memory-backend-memfd,id=mem,size=SIZE,share=off"}
+
+
 @dataclass(frozen=True)
 class Disk:
-    """A virtio device of a guest: one with a vhost-user back-end at a socket, QEMU's own with a file, or a source of entropy."""
+    """A device of a guest: a disk or a source of entropy with a vhost-user back-end at a socket, a PCI function of a vfio-user server at
+    one, or QEMU's own disk with a file."""
 
     workload: str                        # one of Tests/Guests/workloads
     socket: Path | None = None
     file: Path | None = None
     entropy: bool = False
+    vfio_user: bool = False              # the server behind the socket is all of the device
+    nvme: bool = False                   # an NVMe controller; else it is virtio
     ring: str = "split"
     queues: int = 1
     size: int | None = None              # of a queue, in descriptors
@@ -34,6 +42,11 @@ class Disk:
 
     def options(self) -> str:
         """The device's options, but for its place."""
+        # of a whole function the server decides, and of an NVMe controller no virtio option
+        if self.vfio_user:
+            return "".join(f",{name}={value}" for name, value in self.device.items())
+        if self.nvme:
+            return ",".join(f"{name}={value}" for name, value in {"serial": "nvme", "max_ioqpairs": self.queues, **self.device}.items())
         # the entropy device knows no legacy and has one queue
         options = "vectors=2" if self.entropy else f"num-queues={self.queues},disable-legacy=on"
         if self.ring == "packed":
@@ -44,6 +57,10 @@ class Disk:
 
     def devices(self, number: int, options: str) -> list[str]:
         """What QEMU is told: the connection and the device."""
+        if self.vfio_user:
+            # the server's address is an object, which only JSON can say
+            more = dict(word.split("=", 1) for word in options.split(",") if word)
+            return ["-device", json.dumps({"driver": "vfio-user-pci", "socket": {"type": "unix", "path": str(self.socket)}, **more})]
         if self.entropy:
             return ["-chardev", f"socket,id=chardev{number},path={self.socket}", "-device", f"vhost-user-rng-pci,chardev=chardev{number},{options}"]
         if self.socket:
@@ -53,7 +70,7 @@ class Disk:
         thread = ["-object", f"iothread,id=iothread{number}"] if self.io_thread else []
         drive = "".join(f",{name}={value}" for name, value in self.drive.items())
         return [*thread, "-drive", f"file={self.file},format=raw,if=none,id=drive{number},discard=unmap,detect-zeroes=off{drive}",
-                "-device", f"virtio-blk-pci,drive=drive{number},{options}{f',iothread=iothread{number}' if self.io_thread else ''}"]
+                "-device", f"{'nvme' if self.nvme else 'virtio-blk-pci'},drive=drive{number},{options}{f',iothread=iothread{number}' if self.io_thread else ''}"]
 
 
 @dataclass(frozen=True)
@@ -66,9 +83,18 @@ class GuestMachine:
     processors: int = 1
     extra: str = ""                      # fio or vfio in the guest's initramfs
     reboots: bool = False
-    firmware: bool = False               # UEFI firmware starts what it finds on the disks
+    firmware: str = ""                   # the firmware, uefi or bios, starts what it finds on the disks
     strict_boot: bool = False            # SeaBIOS leaves disks alone that it does not boot from: it drives all of them else, and leaves its rings behind
+    memory: str = "shared"               # with a descriptor that a back-end can map; `ram` has none, `private` one of a copy
     program: Sequence[Word] = ()   # QEMU, where it is not the host's own
+
+    def name(self, number: int) -> str:
+        """What the guest calls a device: virtio disks and NVMe controllers are counted each for themselves."""
+        disk = self.disks[number]
+        if disk.entropy:
+            return "rng"
+        before = sum(other.nvme == disk.nvme and not other.entropy for other in self.disks[:number])
+        return f"nvme{before}n1" if disk.nvme else f"vd{chr(ord('a') + before)}"
 
     def parts(self) -> tuple[list[str], str]:
         """The devices, and the words for the kernel."""
@@ -77,9 +103,11 @@ class GuestMachine:
         translated = self.platform.translates if self.bit is None else self.bit
         devices, words = list(self.platform.devices), self.platform.words
         for number, disk in enumerate(self.disks):
-            before, place = self.platform.place(number, translated)
-            devices += before + disk.devices(number, disk.options() + (",iommu_platform=on" if translated else "") + place)
-            words += f" sluice.{'rng' if disk.entropy else 'vd' + chr(ord('a') + number)}={disk.workload}"
+            # what is no virtio device of QEMU's has no such choice
+            asked = translated and not (disk.nvme or disk.vfio_user)
+            before, place = self.platform.place(number, asked)
+            devices += before + disk.devices(number, disk.options() + (",iommu_platform=on" if asked else "") + place)
+            words += f" sluice.{self.name(number)}={disk.workload}"
         if not self.reboots:
             devices.append("-no-reboot")
         return devices, f"mitigations=off {words} panic={0 if self.reboots else -1}"
@@ -91,7 +119,7 @@ class GuestMachine:
         return [*(self.program or [platform.program]), "-nodefaults", "-no-user-config", "-display", "none",
                 "-machine", f"{platform.machine},memory-backend=mem", "-accel", "tcg,thread=multi", *platform.processor,
                 "-smp", str(self.processors), "-m", platform.memory,
-                "-object", f"memory-backend-memfd,id=mem,size={platform.memory},share=on",
+                "-object", MEMORY[self.memory].replace("SIZE", platform.memory),
                 "-chardev", f"pipe,id=talk,path={folder}/talk", *self.boot(folder, words),
                 *(["-boot", "strict=on"] if self.strict_boot else []), *devices]
 
@@ -100,6 +128,8 @@ class GuestMachine:
         carries them, and the kernel is told to be brief."""
         platform = self.platform
         serial: list[Word] = ["-serial", f"file:{folder}/console.log", "-serial", "chardev:talk"]
+        if self.firmware == "bios":
+            return serial
         if self.firmware:
             # it writes to its variables, so they are a copy
             files = package("bookworm", "amd64", "ovmf") / "usr/share/OVMF"

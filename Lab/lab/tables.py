@@ -22,7 +22,8 @@ Written by `make lab`, which runs every system below against Sluice and writes t
 * With QEMU 10 and 11 the entropy device's back-end is told to withhold bit 33 where it is off (`--access-platform off`): these pass on to the guest whatever a back-end offers, and then do not translate.
 * **path**: how the back-end takes addresses. *physical* with the bit on means that there is nothing in front of the device to translate: QEMU then keeps the bit to itself.
 * **verified**: bytes of the disk whose checksum was right on both sides. The guest read the host's half of the disk and wrote its own, which the host looked at when the guest was gone; of entropy, bytes that arrived.
-* **exposure**: the most of the guest's memory that the back-end could reach at any moment.
+* **vfio-user**: the function itself is Sluice's, in a QEMU that has vfio-user-pci, and every access of it goes through that QEMU's IOMMU, whatever the function offers. So NVMe, which has no bit 33, is confined as virtio is. *(refused)*: with bit 33 off behind an IOMMU, Linux gives virtio physical addresses, and so does a program in the guest that looks at its own buffer: every access must be refused, and not a byte may move, in the image or in the buffer; the faults are those. *Memory without descriptor* is memory that the server never maps: each access is a message that QEMU checks.
+* **exposure**: the most of the guest's memory that the back-end could reach at any moment; over vfio-user, at any moment since the guest's workload began, for until its kernel has set the IOMMU up all of memory is mapped.
 * **s**: from QEMU's start to its end, on a machine with other things to do; it orders nothing.
 
 """

@@ -15,7 +15,8 @@ Keep = Callable[[Figures, Figures | None], bool]
 
 def one_that_did_most(now: Figures, kept: Figures | None) -> bool:
     """Of several connections to one back-end the figures are those of the one that did most."""
-    return bool(now["connected"] and now["completions"] > 0 and (not kept or now["completions"] >= kept["completions"]))
+    done = now.get("completions", 0)
+    return bool(now["connected"] and done > 0 and (not kept or done >= kept["completions"]))
 
 
 class Watch:
@@ -38,7 +39,8 @@ class Watch:
         while not self._stopped.wait(self._every):
             now = self._backend.explain()
             if now:
-                keys = ("connected", "reachable_bytes", "memory_bytes", "address_path")
-                self.samples.append({"at": time.time_ns() // 1000000, **{key: now[key] for key in keys}})
+                # a controller that is not virtio has no address path, and only a server of functions has memory without descriptor
+                keys = ("connected", "reachable_bytes", "memory_bytes", "address_path", "bytes_without_descriptor")
+                self.samples.append({"at": time.time_ns() // 1000000, **{key: now[key] for key in keys if key in now}})
                 if self._keep(now, self.kept):
                     self.kept = now

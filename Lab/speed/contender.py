@@ -10,14 +10,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab.backend import BackEnd, OwnDisk, Sluice, StorageDaemon
+from lab.backend import BackEnd, OwnDisk, Sluice, SluiceFunction, StorageDaemon
 from lab.guest import Guest
-from lab.places import LabError, Wrong
+from lab.jobs.vfio_user import BEHIND, BEHIND_BOTH, qemu_command
+from lab.places import LabError, Skipped, Wrong
 from lab.platforms import platform
 from lab.processes import Processes, until
 from lab.qemu import Disk, GuestMachine
 
-from speed.options import Options, device_options
+from speed.options import VFIO_MODES, Options, device_options
 from speed.samples import Counts
 from speed.storage import Storage
 
@@ -25,6 +26,15 @@ from speed.storage import Storage
 BOOT, GO_ON, END = 120, 60, 30
 # a queue of this many descriptors is what qemu-storage-daemon is made for
 QUEUE = 128
+
+
+def machine_of(mode: str, disks: list[Disk], folder: Path) -> GuestMachine:
+    """The machine of a mode. Those with functions over vfio-user have the same QEMU for all of their disks."""
+    if mode not in VFIO_MODES:
+        return GuestMachine(platform(mode), disks, extra="fio")
+    behind = {"vfio-off": BEHIND["none"], "vfio-strict": BEHIND_BOTH}[mode]
+    # the disks are looked at by nobody before the guest's kernel
+    return GuestMachine(behind, disks, extra="nvme fio", strict_boot=True, program=qemu_command(folder))
 
 
 @dataclass(frozen=True)
@@ -44,7 +54,7 @@ class Contender:
         self.processes, self.options, self.storage, self.mode, self.heard = processes, options, storage, mode, heard
         self.folder = Path(tempfile.mkdtemp(prefix=f"{mode}.", dir=work))
         self.targets = options.targets(mode)
-        self.names = [f"vd{chr(ord('a') + place)}" for place in range(len(self.targets))]
+        self.names: list[str] = []
         self.backends: dict[str, BackEnd] = {}
         self.disk = ""
         self.left = 0
@@ -58,13 +68,14 @@ class Contender:
         guest's disk in a mode, if anything is."""
         for target in self.targets:
             self._disks.append(self._serve(target))
-        machine = GuestMachine(platform(self.mode), self._disks, extra="fio")
+        machine = machine_of(self.mode, self._disks, self.folder)
         pauses: Mapping[str, Callable[[str], None]] = {what: self._pause(what) for what in ("start", "stop")}
         guest = self.guest = Guest(self.processes, self.folder, machine, self.options.limit, pauses)
         threading.Thread(target=self._run, args=(guest,), daemon=True).start()
         ready = until(BOOT, lambda: self.over or guest.talk.heard("disk=vda step=ready"), every=0.2)
         if not ready or self.over:
             raise LabError(f"the guest for {self.mode} does not come up")
+        self.names = [self._name(guest, machine, number) for number in range(len(self._disks))]
         for name, disk in zip(self.names, self._disks):
             wrong = facts(guest, name, self.mode)
             if wrong:
@@ -83,21 +94,41 @@ class Contender:
         image = self.storage.image(name)
         served = {disk.name: disk for disk in options.served}.get(target)
         device = device_options(options.disk_options) | device_options(served.device if served else "")
-        if target == "qemu":
+        if target in ("qemu", "qemunvme"):
             # around the page cache QEMU has a better way than its threads
             drive = {"cache": "none", "aio": "native"} if options.direct else {}
+            if target == "qemunvme":
+                return OwnDisk(self.processes, self.folder, name, image).disk(
+                    "speed", nvme=True, device={"serial": name}, drive=drive
+                )
             return OwnDisk(self.processes, self.folder, name, image).disk(
                 "speed", size=QUEUE, io_thread=True, device=device, drive=drive
             )
         backend: BackEnd
         if served:
             words = (*served.words, *(["--direct"] if options.direct else []))
+            if served.function:
+                bit = ("--no-packed", "--iommu-platform", "on" if self.mode == "vfio-strict" else "off") if served.function == "blk" else ()
+                backend = SluiceFunction(self.processes, self.folder, name, served.program, served.function, image, (*words, *bit))
+                self.backends[target] = backend.start()
+                return backend.disk("speed")
             backend = Sluice(self.processes, self.folder, name, served.program, image, 1, words)
         else:
             around = "cache.direct=on,aio=native" if options.direct else ""
             backend = StorageDaemon(self.processes, self.folder, name, image, 1, around)
         self.backends[target] = backend.start()
         return backend.disk("speed", size=QUEUE, device=device)
+
+    def _name(self, guest: Guest, machine: GuestMachine, number: int) -> str:
+        """What the guest calls a disk. It finds controllers in any order, and each says whose it is."""
+        if not self._disks[number].nvme:
+            return machine.name(number)
+        wanted = f"{self.mode}-{self.targets[number]}"
+        found = (words["disk"] for words in guest.talk.reports() if words.get("serial") == wanted and words.get("disk", "").startswith("nvme"))
+        name = next(found, None)
+        if not name:
+            raise LabError(f"no controller in the guest for {self.mode} has the serial number {wanted}")
+        return name
 
     def _run(self, guest: Guest) -> None:
         reason = ""

@@ -65,7 +65,7 @@ class Table:
         def by_disk(names: list[str], value: Callable[[str], Any]) -> Record:
             return {name: said for name in names if (said := value(name)) is not None}
 
-        every = [*self.served, "qsd", "qemu"]
+        every = [*self.served, "qsd", "qemu", "qemunvme"]
         return {
             **{"mode": mode, "rw": rw, "block": block, "depth": depth},
             "iops": by_disk(every, lambda name: median(name, iops)),
@@ -74,9 +74,12 @@ class Table:
             "to_before": to("sluice", "before"),
             "to_qsd": to("sluice", "qsd"),
             "to_qemu": to("sluice", "qemu"),
+            # what is served over vfio-user, and the same of QEMU's own
+            "vfioblk_to_qemu": to("vfioblk", "qemu"),
+            "nvme_to_qemunvme": to("nvme", "qemunvme"),
             "variants": {name: to(name, "sluice") for name in self.served if name not in ("sluice", "before")},
-            "to_off": None if mode == "off" else {
-                name: ratio(pick(mode, name), pick("off", name), iops) for name in ("sluice", "qemu")
+            "to_off": None if mode in ("off", "vfio-off") else {
+                name: ratio(pick(mode, name), pick("vfio-off" if mode.startswith("vfio-") else "off", name), iops) for name in every
             },
             "each": by_disk(self.served, lambda name: _each(pick(mode, name))),
         }

@@ -6,7 +6,8 @@
 
 --before PATH      an older sluice is one more disk of the same guests, in the same rounds: what it has become, as ratios.
 --variant          one more disk of this sluice, with other options of its own (words) or of QEMU's device (with commas), say
-                   `sync:--engine sync:` or `noind::indirect_desc=off`; its ratios are to the disk without. Up to three.
+                   `sync:--engine sync:` or `noind::indirect_desc=off`; its ratios are to the disk without. Up to three. One whose name
+                   begins with nvme or vfioblk is a function over vfio-user: `nvmedb:--doorbells shared:`.
 --disk-options     options of QEMU's device for every disk, say event_idx=off. SLUICE_OPTIONS are for this sluice's disks.
 --peers            what else is measured.
 --image-dir DIR    images in a folder of a file system that is no tmpfs; --direct: every disk goes around the page cache.
@@ -24,6 +25,11 @@ between two stops of the guest: after fio has started and set up the turn's job,
 with its libraries: what its start costs is not measured, and while it runs it is the same code as a static one.
 
 qemu-storage-daemon cannot translate addresses: with an IOMMU only QEMU's own disk, behind the same IOMMU, is there to compare.
+
+--modes vfio-off,vfio-strict   a QEMU with vfio-user-pci (Scripts/lab/chroot sid: root), without an IOMMU and behind VT-d strict with
+                               caching-mode=on; in each guest, besides Sluice's vhost-user disk, its virtio-blk (vfioblk) and its NVMe
+                               controller (nvme) over vfio-user, and QEMU's own virtio-blk (qemu) and NVMe controller
+                               (qemunvme), which knows no iothread and has the main loop's.
 """
 
 from __future__ import annotations
@@ -37,6 +43,8 @@ from pathlib import Path
 from lab.places import LabError, Settings
 
 MODES = ("off", "strict", "lazy", "pt")
+# of a machine with vfio-user-pci, which has more disks
+VFIO_MODES = ("vfio-off", "vfio-strict")
 PEERS = ("qsd", "qemu")
 PATTERNS = "randread:4k:1,randread:4k:32,randwrite:4k:1,randwrite:4k:32,read:128k:8,write:128k:8"
 QUICK_PATTERNS = "randread:4k:1,randread:4k:32,randwrite:4k:32"
@@ -55,6 +63,7 @@ class Served:
     program: Path
     words: tuple[str, ...] = ()
     device: str = ""
+    function: str = ""      # over vfio-user: nvme or blk
 
 
 @dataclass
@@ -76,12 +85,16 @@ class Options:
 
     def targets(self, mode: str) -> list[str]:
         """The disks of a guest, in the order of their turns. qemu-storage-daemon is there without an IOMMU alone."""
-        return [disk.name for disk in self.served] + [peer for peer in self.peers if peer != "qsd" or mode == "off"]
+        functions = mode in VFIO_MODES
+        peers = [peer for peer in self.peers if peer != "qsd" or mode == "off"]
+        if functions and "qemu" in peers:
+            peers.append("qemunvme")
+        return [disk.name for disk in self.served if functions or not disk.function] + peers
 
     @property
     def turns(self) -> int:
         """How many turns there are, at most."""
-        return self.rounds * len(self.patterns) * len(self.modes) * (len(self.served) + len(self.peers))
+        return self.rounds * len(self.patterns) * len(self.modes) * max(len(self.targets(mode)) for mode in self.modes)
 
     @property
     def limit(self) -> int:
@@ -126,7 +139,11 @@ def _variant(text: str, settings: Settings) -> Served:
     if ":" not in both:
         raise LabError("--variant: NAME:SLUICE-OPTIONS:DEVICE-OPTIONS, of which the last two may be empty")
     words, _, device = both.rpartition(":")
-    return Served(name, settings.sluice, (*settings.options, *words.split()), device)
+    function = "nvme" if name.startswith("nvme") else "blk" if name.startswith("vfioblk") else ""
+    if function and len(name) > 8:
+        # with the mode before it, it is a controller's serial number of twenty characters
+        raise LabError(f"{name}: the name of a function has up to eight characters")
+    return Served(name, settings.sluice, (*settings.options, *words.split()), device, function)
 
 
 def _add(options: Options, disk: Served) -> None:
@@ -135,7 +152,7 @@ def _add(options: Options, disk: Served) -> None:
         raise LabError(f"{disk.name}: a disk's name is up to twelve small letters and digits")
     if disk.name in [other.name for other in options.served]:
         raise LabError(f"there is a disk {disk.name} already")
-    if disk.name in ("qsd", "qemu", "off"):
+    if disk.name in ("qsd", "qemu", "qemunvme", "off"):
         raise LabError(f"{disk.name} is the name of another disk or mode: take another name")
     if not os.access(disk.program, os.X_OK):
         raise LabError(f"there is no program {disk.program}")
@@ -157,7 +174,11 @@ def _choose(options: Options, values: dict[str, str], quick: bool) -> None:
             raise LabError(f"--image-dir {folder}: there is no such folder")
     options.rounds = int(rounds)
     options.disk_options = values.get("--disk-options", "")
-    options.modes = _list("--modes", values.get("--modes", ",".join(MODES)), "|".join(MODES), f"none of {', '.join(MODES)}")
+    options.modes = _list("--modes", values.get("--modes", ",".join(MODES)), "|".join(MODES + VFIO_MODES), f"none of {', '.join(MODES + VFIO_MODES)}")
+    if set(options.modes) & set(VFIO_MODES):
+        ours = options.served[0]
+        for name, function in (("vfioblk", "blk"), ("nvme", "nvme")):
+            _add(options, Served(name, ours.program, ours.words, function=function))
     pattern = r"(rand)?(read|write|rw):[0-9]+k:[1-9][0-9]*"
     patterns = values.get("--patterns", QUICK_PATTERNS if quick else PATTERNS)
     options.patterns = _list("--patterns", patterns, pattern, "not like randread:4k:32")
@@ -170,7 +191,7 @@ def _choose(options: Options, values: dict[str, str], quick: bool) -> None:
             raise LabError("--delay and --image-dir: one or the other")
         # or the page cache would have all of it after a second
         options.delay, options.direct = int(values["--delay"]), True
-    if len(options.served) > 5:
+    if len([disk for disk in options.served if not disk.function]) > 5:
         raise LabError("more than three variants: each is a disk of every guest")
     # with many disks the turns become shorter, so that the rounds that were asked for end within a quarter of an hour
     options.seconds = float(seconds) if seconds else min(1.5, max(0.7, 780 / options.turns - 1))

@@ -26,7 +26,7 @@ class Counts:
         """From what `sluice explain --json` says; an older one may not count all of it."""
         if said is None:
             return Counts()
-        queue = said["queues"][0]
+        queue = (said.get("queues") or [{}])[0]
         names = ("misses", "questions", "invalidations", "requests")
         return Counts(calls=queue.get("calls") or 0, waits=queue.get("waits") or 0, **{name: said.get(name) or 0 for name in names})
 

@@ -70,12 +70,16 @@ def comparison(result: Record) -> list[list[str]]:
     head += [f"{kind} {name}" for name in variants for kind in ("IOPS", "CPU")]
     head += [f"{kind}/{label}" for label, _ in peers for kind in ("IOPS", "CPU")]
     head += ["IOPS/off"] * off + ["QEMU's/off"] * own_off
+    own = [(f"{one}/{other}", key) for key, one, other in (("vfioblk_to_qemu", "vfioblk", "QEMU"), ("nvme_to_qemunvme", "nvme", "QEMU's"))
+           if any(row[key]["iops"] for row in rows)]
+    head += [f"{kind} {label}" for label, _ in own for kind in ("IOPS", "CPU")]
     lines = [head]
     for row in rows:
         to_off = row["to_off"] or {"sluice": None, "qemu": None}
         line = [*_pattern(row), number(row["iops"].get("sluice"), 0), number(row["cpu_us"].get("sluice"), 1), *ratios(row, older)]
         line += [spread(row["variants"][name][kind]) for name in variants for kind in ("iops", "cpu")]
         line += ratios(row, peers) + [spread(to_off["sluice"])] * off + [spread(to_off["qemu"])] * own_off
+        line += ratios(row, own)
         lines.append(line)
     return lines
 

@@ -44,6 +44,17 @@ class OptionTests(unittest.TestCase):
         self.assertEqual(options.served[2].words, ())
         self.assertEqual(options.peers, [])
 
+    def test_functions_are_in_the_guests_that_can_have_them(self) -> None:
+        options = parse(["--modes", "off,vfio-off,vfio-strict"], SETTINGS)
+        self.assertEqual(options.targets("off"), ["sluice", "qsd", "qemu"])
+        for mode in ("vfio-off", "vfio-strict"):
+            self.assertEqual(options.targets(mode), ["sluice", "vfioblk", "nvme", "qemu", "qemunvme"])
+        variant = parse(["--modes", "vfio-off,off", "--variant", "nvmedb:--doorbells shared:"], SETTINGS)
+        self.assertIn("nvmedb", variant.targets("vfio-off"))
+        self.assertNotIn("nvmedb", variant.targets("off"))
+        self.assertEqual([(disk.function, disk.words[-1]) for disk in variant.served if disk.name == "nvmedb"], [("nvme", "shared")])
+        self.assertEqual(parse(["--modes", "vfio-off", "--peers", "none"], SETTINGS).targets("vfio-off"), ["sluice", "vfioblk", "nvme"])
+
     def test_a_delay_goes_around_the_page_cache(self) -> None:
         self.assertTrue(parse(["--delay", "3"], SETTINGS).direct)
 
@@ -53,7 +64,7 @@ class OptionTests(unittest.TestCase):
                 "--rounds 0", "--rounds x", "--seconds 0", "--seconds 0.0", "--seconds -1", "--modes none", "--patterns randread",
                 "--patterns read:4:1", "--peers other", "--variant a", "--variant A::", "--variant sluice::", "--variant qsd::",
                 "--before /nope", "--image-dir /nope", "--delay 0", "--delay 1.5", f"--delay 3 --image-dir {folder}", "--nope 1",
-                "--rounds", "word", "--variant a:: --variant b:: --variant c:: --variant d:: --variant e::",
+                "--rounds", "word", "--variant nvmetoolong::", "--variant a:: --variant b:: --variant c:: --variant d:: --variant e::",
             ):
                 with self.subTest(words), self.assertRaises(LabError):
                     parse(words.split(), SETTINGS)
@@ -78,6 +89,14 @@ class FigureTests(unittest.TestCase):
     def test_counts_of_an_older_sluice(self) -> None:
         self.assertEqual(Counts.of({"queues": [{"calls": 3}], "requests": 5}), Counts(calls=3, requests=5))
         self.assertEqual(Counts.of(None), Counts())
+
+    def test_functions_are_compared_with_their_like(self) -> None:
+        turns = [turn("vfio-off", "sluice", 0, 400), turn("vfio-off", "vfioblk", 0, 600), turn("vfio-off", "nvme", 0, 900),
+                 turn("vfio-off", "qemu", 0, 300), turn("vfio-off", "qemunvme", 0, 300), turn("vfio-strict", "nvme", 0, 90)]
+        off, strict = Table(turns, ["sluice", "vfioblk", "nvme"]).rows()
+        self.assertEqual(off["variants"]["nvme"]["iops"]["median"], 2.25)
+        self.assertEqual((off["vfioblk_to_qemu"]["iops"]["median"], off["nvme_to_qemunvme"]["iops"]["median"]), (2, 3))
+        self.assertEqual(strict["to_off"]["nvme"]["median"], 0.1)
 
     def test_rows_have_what_there_is(self) -> None:
         turns = [turn("off", "sluice", 0, 800), turn("off", "qsd", 0, 400), turn("strict", "sluice", 0, 400)]

@@ -2,11 +2,12 @@
 
     Scripts/bench [BENCHMARK [OPTION...]]
     Scripts/bench guest [--quick] [--before PATH] ...
+    Scripts/bench maps [--count N] [--held N] [--json]
 
 By default all that need no guest: the rings, IOMMU domains, a machine in one process, the disk against qemu-storage-daemon, the
 disk behind a translation against the disk without, questions and invalidations behind QEMU's VT-d against the least there could
 be, and the disk through libblkio, a client of another project. `guest` measures in guests, for a quarter of an hour (see
-Scripts/speed)."""
+Scripts/speed), and `maps` says what a vfio-user server takes to map and unmap a page."""
 
 from __future__ import annotations
 
@@ -41,6 +42,8 @@ def main(arguments: list[str]) -> int:
     if arguments[:1] == ["guest"]:
         script = TREE / "Scripts/speed"
         os.execv(script, [str(script), *arguments[1:]])
+    if arguments[:1] == ["maps"]:
+        os.execv(sys.executable, [sys.executable, "-m", "speed.maps", *arguments[1:]])
     program = build("-c", "release", "--product", "sluice-bench") / "sluice-bench"
     for words in [arguments] if arguments else ALL:
         prepare(words[0])

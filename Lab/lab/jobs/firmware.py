@@ -23,7 +23,7 @@ HALF = 24 * MIB
 EVENT_IDX = 29
 
 
-def make_boot_disk(image: Path, file: Path, words: str, log: Path) -> None:
+def make_boot_disk(image: Path, file: Path, words: str, log: Path, extra: str = "") -> None:
     """Makes a disk that UEFI firmware starts a guest from: in its first half a FAT file system with Debian's kernel, its initramfs and a
     script for the firmware's shell, which first copies `file` on the disk, to `copy`; the second half is empty."""
     version = kernel_version(kernel("6.1"))
@@ -32,7 +32,7 @@ def make_boot_disk(image: Path, file: Path, words: str, log: Path) -> None:
     script = image.with_name("startup.nsh")
     script.write_text(f"fs0:\r\ncp file copy\r\nvmlinuz.efi initrd=\\initrd {words}\r\n")
     empty_image(image, HALF)
-    files = {"vmlinuz.efi": linux, "initrd": initramfs("6.1"), "file": file, "startup.nsh": script}
+    files = {"vmlinuz.efi": linux, "initrd": initramfs("6.1", extra), "file": file, "startup.nsh": script}
     commands: list[list[Word]] = [["mformat", "-i", image, "-T", str(HALF // 512), "::"]]
     commands += [["mcopy", "-i", image, source, f"::{name}"] for name, source in files.items()]
     if any(run(command, 60, log) for command in commands):
@@ -62,7 +62,7 @@ class FirmwareBoot(SystemBoot):
         return [*disks, *self.start_entropy()]
 
     def machine(self, disks: list[Disk]) -> GuestMachine:
-        return GuestMachine(platform("strict"), disks, bit=self.bit == "on", processors=2, firmware=True)
+        return GuestMachine(platform("strict"), disks, bit=self.bit == "on", processors=2, firmware="uefi")
 
     @property
     def by_firmware(self) -> Figures | None:

@@ -62,6 +62,13 @@ SYSTEMS = {system.name: system for system in (
     System("sun4u", "SPARC64 sun4u, OpenBIOS"),
     System("qemu10", "x86-64, VT-d strict", iommu="strict", group="DMA", suite="trixie"),
     System("qemu11", "x86-64, VT-d strict", iommu="strict", group="DMA", suite="sid"),
+    *(System(f"vfio-user-{behind}{kind}", f"vfio-user: {title}{memory}")
+      for behind, title in (("none", "no IOMMU"), ("vtd", "VT-d strict"), ("pt", "VT-d passthrough"), ("virtio", "virtio-iommu"), ("amd", "AMD-Vi"))
+      for kind, memory in (("", ""), ("-ram", ", memory without descriptor"))),
+    System("vfio-user-limits", "vfio-user"),
+    System("nvme-commands", "vfio-user: VT-d strict, nvme-cli"),
+    System("nvme-seabios", "vfio-user: SeaBIOS"),
+    System("nvme-ovmf", "vfio-user: OVMF, VT-d strict"),
     System("uml", "user-mode Linux 6.1", front_end="user-mode Linux"),
     System("libblkio", "no machine", front_end="libblkio"),
     System("dpdk", "no machine", front_end="DPDK"),

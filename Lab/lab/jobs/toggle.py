@@ -21,17 +21,17 @@ SECTOR = 512
 
 
 class BootDisk:
-    """A disk that starts the guest's kernel; nothing of it changes but the words. The loader is in its first sectors, then come the words,
+    """A disk that starts the guest's kernel, with an initramfs that has the extras; nothing of it changes but the words. The loader is in its first sectors, then come the words,
     the kernel and the initramfs."""
 
     words_at, words_sectors, kernel_at = 2000, 4, 2048
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, extra: str = "") -> None:
         self.file = file
         modules = package("bookworm", "amd64", "grub-pc-bin") / "usr/lib/grub/i386-pc"
         version = kernel_version(kernel("6.1"))
         linux = (package("bookworm", "amd64", f"linux-image-{version}") / "boot" / f"vmlinuz-{version}").read_bytes()
-        archive = initramfs("6.1").read_bytes()
+        archive = initramfs("6.1", extra).read_bytes()
         sectors, behind = -(-len(linux) // SECTOR), -(-len(archive) // SECTOR)
         self.linux, self.archive = f"(hd0){self.kernel_at}+{sectors}", f"(hd0){self.kernel_at + sectors}+{behind}"
         first, loader, log = (file.with_name(name) for name in ("first.cfg", "loader", "loader.log"))
