@@ -58,6 +58,7 @@ var targets: [Target] = [
   module("VirtioMMIO", in: "Transports", ["DMA", "HostIO", "IOMMUInterface", "Virtio", "VirtioServing", log]),
   // Servers: devices for a machine in another process
   module("SocketMessages", in: "Servers", ["DMA", "HostIO"]),
+  module("Examination", in: "Servers", ["HostIO"]),
   module("VhostUser", in: "Servers", ["DMA", "HostIO", "SocketMessages"]),
   module(
     "VfioUser", in: "Servers", ["DMA", "HostIO", "IOMMUInterface", "PCI", "VirtioServing", "SocketMessages", log]),
@@ -67,7 +68,10 @@ var targets: [Target] = [
   module("VhostUserFrontend", in: "Servers", ["DMA", "HostIO", "Virtio", "SocketMessages", "VhostUser"]),
   module(
     "VhostUserCheck", in: "Servers",
-    ["DMA", "HostIO", "IOMMUInterface", "Virtio", "VirtioDrivers", "SocketMessages", "VhostUser", "VhostUserFrontend"]),
+    [
+      "DMA", "HostIO", "IOMMUInterface", "Virtio", "VirtioDrivers", "SocketMessages", "Examination", "VhostUser",
+      "VhostUserFrontend",
+    ]),
   // Machine: a machine in one process
   module(
     "Machine", in: "Machine",
@@ -80,8 +84,7 @@ var targets: [Target] = [
     name: "sluice",
     dependencies: [
       "HostIO", "Virtio", "Storage", "VirtioServing", "VirtioBlock", "NVMe", "DeviceCatalog", "VhostUser", "VfioUser",
-      "VhostUserBackend",
-      "VhostUserCheck", "Machine", log, arguments,
+      "VhostUserBackend", "Examination", "VhostUserCheck", "Machine", log, arguments,
     ], path: "Sources/Command/sluice", swiftSettings: checks),
   .executableTarget(
     name: "sluice-bench",
@@ -161,8 +164,7 @@ var targets: [Target] = [
     "VhostUserCheckTests",
     [
       "DMA", "HostIO", "Virtio", "Storage", "VirtioServing", "VirtioBlock", "VirtioEntropy", "SocketMessages",
-      "VhostUser",
-      "DeviceCatalog", "VhostUserBackend", "VhostUserCheck", "VirtioTestKit", log,
+      "Examination", "VhostUser", "DeviceCatalog", "VhostUserBackend", "VhostUserCheck", "VirtioTestKit", log,
     ]),
   tests(
     "VhostUserTests",
@@ -237,6 +239,7 @@ let libraries = [
   "VirtioPCI",
   "VirtioMMIO",
   "SocketMessages",
+  "Examination",
   "VhostUser",
   "VfioUser",
   "VhostUserBackend",

@@ -1,5 +1,6 @@
 import ArgumentParser
 import DeviceCatalog
+import Examination
 import Glibc
 import HostIO
 import VhostUserCheck
@@ -106,7 +107,7 @@ struct Check: ParsableCommand {
         process ?? SocketSubject(path: path), type.probe, others: DeviceKind.checked.compactMap(\.probe),
         patience: .seconds(timeout), only: only)
       summary = try run.run(warn: {
-        StandardStream.output.print(json ? CheckRun.json(warning: $0) : "warning: \($0)")
+        StandardStream.output.print(json ? CheckWarning.json($0) : "warning: \($0)")
       }) { StandardStream.output.print(json ? $0.json : $0.line) }
     } catch {
       throw Self.failure(error, path, type, process)
