@@ -72,6 +72,9 @@ var targets: [Target] = [
       "DMA", "HostIO", "IOMMUInterface", "Virtio", "VirtioDrivers", "SocketMessages", "Examination", "VhostUser",
       "VhostUserFrontend",
     ]),
+  module(
+    "VfioUserCheck", in: "Servers",
+    ["DMA", "HostIO", "IOMMUInterface", "PCI", "DriverDMA", "NVMe", "SocketMessages", "Examination"]),
   // Machine: a machine in one process
   module(
     "Machine", in: "Machine",
@@ -84,7 +87,7 @@ var targets: [Target] = [
     name: "sluice",
     dependencies: [
       "HostIO", "Virtio", "Storage", "VirtioServing", "VirtioBlock", "NVMe", "DeviceCatalog", "VhostUser", "VfioUser",
-      "VhostUserBackend", "Examination", "VhostUserCheck", "Machine", log, arguments,
+      "VhostUserBackend", "Examination", "VhostUserCheck", "VfioUserCheck", "Machine", log, arguments,
     ], path: "Sources/Command/sluice", swiftSettings: checks),
   .executableTarget(
     name: "sluice-bench",
@@ -191,6 +194,12 @@ var targets: [Target] = [
       "DMA", "HostIO", "IOMMUInterface", "PCI", "DriverDMA", "Storage", "NVMe", "SocketMessages", "VfioUser",
       "VirtioTestKit",
     ]),
+  tests(
+    "VfioUserCheckTests",
+    [
+      "DMA", "HostIO", "IOMMUInterface", "PCI", "Storage", "NVMe", "SocketMessages", "Examination", "VfioUser",
+      "VfioUserCheck", "VirtioTestKit", log,
+    ]),
   tests("VirtioServingTests", ["DMA", "HostIO", "IOMMUInterface", "Virtio", "VirtioServing", "VirtioTestKit", log]),
   tests("VirtioTests", ["DMA", "Virtio", "VirtioTestKit"]),
   tests(
@@ -245,6 +254,7 @@ let libraries = [
   "VhostUserBackend",
   "VhostUserFrontend",
   "VhostUserCheck",
+  "VfioUserCheck",
   "Machine",
 ]
 

@@ -10,7 +10,7 @@ private let floors: [[String]] = [
     "VirtioDrivers", "IOMMUDrivers", "VirtioBlock", "VirtioEntropy", "VirtioIOMMU", "NVMe", "VirtioPCI", "VirtioMMIO",
     "VhostUser", "VfioUser",
   ],
-  ["DeviceCatalog", "VhostUserBackend", "VhostUserFrontend"],
+  ["DeviceCatalog", "VhostUserBackend", "VhostUserFrontend", "VfioUserCheck"],
   ["Machine", "VhostUserCheck"],
   ["sluice"],
 ]
