@@ -56,6 +56,9 @@ extension Check {
       try driven.probe.submit(at: Driven.data, count: 4096)
       let said = try driven.unserved()
       try untouched(driven, Driven.dataOffset, 4096, "that the client refused")
+      // That one page it could not know of.
+      let strange = driven.memory.outside.first { $0.address < Driven.data || $0.address >= Driven.data + 4096 }
+      if let strange { throw .broken("it asked for what was never mapped: a \(strange)") }
       try expect(try driven.session.connection.isAnswering(), "it closed the connection")
       try driven.recovers()
       return said

@@ -22,6 +22,14 @@ final class ClientMemory {
     var flags: UInt32
   }
 
+  /// A DMA_READ or DMA_WRITE of what is not mapped for it.
+  struct Stray: CustomStringConvertible {
+    var name: String
+    var address: UInt64
+    var count: UInt64
+    var description: String { "\(name) of \(count) bytes at \(hex(address))" }
+  }
+
   let file: MemoryFile
   /// The file's, to be sent along with mappings.
   var descriptor: Int32 { file.descriptor.rawValue }
@@ -32,7 +40,7 @@ final class ClientMemory {
   private(set) var windows: [Window] = []
   /// DMA_READ and DMA_WRITE that were served, and that asked for what is not mapped.
   private(set) var served = 0
-  private(set) var outside: [String] = []
+  private(set) var outside: [Stray] = []
 
   init() throws(Finding) {
     file = try rethrowing(MemoryFile(name: "sluice-check", size: Self.byteCount), saying: Finding.notChecked)
@@ -81,7 +89,7 @@ final class ClientMemory {
       guard
         let window = windows.first(where: { $0.address <= at && at - $0.address < $0.size && $0.flags & access != 0 })
       else {
-        outside.append("\(name) of \(count) bytes at \(hex(address))")
+        if outside.count < 1024 { outside.append(Stray(name: name, address: address, count: count)) }
         return nil
       }
       let step = min(left, window.size - (at - window.address))
