@@ -58,6 +58,7 @@ var targets: [Target] = [
   module("VirtioMMIO", in: "Transports", ["DMA", "HostIO", "IOMMUInterface", "Virtio", "VirtioServing", log]),
   // Servers: devices for a machine in another process
   module("SocketMessages", in: "Servers", ["DMA", "HostIO"]),
+  module("Examination", in: "Servers", ["HostIO"]),
   module("VhostUser", in: "Servers", ["DMA", "HostIO", "SocketMessages"]),
   module(
     "VfioUser", in: "Servers", ["DMA", "HostIO", "IOMMUInterface", "PCI", "VirtioServing", "SocketMessages", log]),
@@ -67,7 +68,13 @@ var targets: [Target] = [
   module("VhostUserFrontend", in: "Servers", ["DMA", "HostIO", "Virtio", "SocketMessages", "VhostUser"]),
   module(
     "VhostUserCheck", in: "Servers",
-    ["DMA", "HostIO", "IOMMUInterface", "Virtio", "VirtioDrivers", "SocketMessages", "VhostUser", "VhostUserFrontend"]),
+    [
+      "DMA", "HostIO", "IOMMUInterface", "Virtio", "VirtioDrivers", "SocketMessages", "Examination", "VhostUser",
+      "VhostUserFrontend",
+    ]),
+  module(
+    "VfioUserCheck", in: "Servers",
+    ["DMA", "HostIO", "IOMMUInterface", "PCI", "DriverDMA", "NVMe", "SocketMessages", "Examination"]),
   // Machine: a machine in one process
   module(
     "Machine", in: "Machine",
@@ -80,7 +87,8 @@ var targets: [Target] = [
     name: "sluice",
     dependencies: [
       "HostIO", "Virtio", "PCI", "Storage", "VirtioServing", "VirtioBlock", "NVMe", "DeviceCatalog", "VirtioPCI",
-      "VhostUser", "VfioUser", "VhostUserBackend", "VhostUserCheck", "Machine", log, arguments,
+      "VhostUser", "VfioUser", "VhostUserBackend", "Examination", "VhostUserCheck", "VfioUserCheck", "Machine", log,
+      arguments,
     ], path: "Sources/Command/sluice", swiftSettings: checks),
   .executableTarget(
     name: "sluice-bench",
@@ -162,8 +170,7 @@ var targets: [Target] = [
     "VhostUserCheckTests",
     [
       "DMA", "HostIO", "Virtio", "Storage", "VirtioServing", "VirtioBlock", "VirtioEntropy", "SocketMessages",
-      "VhostUser",
-      "DeviceCatalog", "VhostUserBackend", "VhostUserCheck", "VirtioTestKit", log,
+      "Examination", "VhostUser", "DeviceCatalog", "VhostUserBackend", "VhostUserCheck", "VirtioTestKit", log,
     ]),
   tests(
     "VhostUserTests",
@@ -189,6 +196,12 @@ var targets: [Target] = [
     [
       "DMA", "HostIO", "IOMMUInterface", "Virtio", "PCI", "DriverDMA", "VirtioDrivers", "Storage", "VirtioServing",
       "VirtioBlock", "VirtioEntropy", "NVMe", "VirtioPCI", "SocketMessages", "VfioUser", "VirtioTestKit",
+    ]),
+  tests(
+    "VfioUserCheckTests",
+    [
+      "DMA", "HostIO", "IOMMUInterface", "PCI", "Storage", "NVMe", "SocketMessages", "Examination", "VfioUser",
+      "VfioUserCheck", "VirtioTestKit", log,
     ]),
   tests("VirtioServingTests", ["DMA", "HostIO", "IOMMUInterface", "Virtio", "VirtioServing", "VirtioTestKit", log]),
   tests("VirtioTests", ["DMA", "Virtio", "VirtioTestKit"]),
@@ -238,11 +251,13 @@ let libraries = [
   "VirtioPCI",
   "VirtioMMIO",
   "SocketMessages",
+  "Examination",
   "VhostUser",
   "VfioUser",
   "VhostUserBackend",
   "VhostUserFrontend",
   "VhostUserCheck",
+  "VfioUserCheck",
   "Machine",
 ]
 

@@ -5,12 +5,12 @@ private let floors: [[String]] = [
   ["CLinux"],
   ["DMA"],
   ["HostIO", "IOMMUInterface", "Virtio", "DriverDMA"],
-  ["PCI", "IOMMUs", "Storage", "VirtioServing", "SocketMessages"],
+  ["PCI", "IOMMUs", "Storage", "VirtioServing", "SocketMessages", "Examination"],
   [
     "VirtioDrivers", "IOMMUDrivers", "VirtioBlock", "VirtioEntropy", "VirtioIOMMU", "NVMe", "VirtioPCI", "VirtioMMIO",
     "VhostUser", "VfioUser",
   ],
-  ["DeviceCatalog", "VhostUserBackend", "VhostUserFrontend"],
+  ["DeviceCatalog", "VhostUserBackend", "VhostUserFrontend", "VfioUserCheck"],
   ["Machine", "VhostUserCheck"],
   ["sluice"],
 ]

@@ -55,10 +55,14 @@ final class Client: PCIFunctionAccess {
     }
   }
 
-  func send(_ command: UInt16, _ payload: [UInt8], flags: UInt32 = 0, descriptors: [Int32] = []) throws -> UInt16 {
+  /// - Parameter size: what the header says of the whole message; nil: what is so.
+  func send(
+    _ command: UInt16, _ payload: [UInt8], flags: UInt32 = 0, descriptors: [Int32] = [], claiming size: UInt32? = nil
+  ) throws -> UInt16 {
     next &+= 1
     sent += 1
-    let bytes = VfioHeader.frame(id: next, command: command, flags: flags, payload)
+    var bytes = VfioHeader.frame(id: next, command: command, flags: flags, payload)
+    if let size { for i in 0..<4 { bytes[4 + i] = UInt8(truncatingIfNeeded: size >> UInt32(8 * i)) } }
     try socket.send(bytes.span, descriptors: descriptors, timeout: .seconds(20))
     return next
   }

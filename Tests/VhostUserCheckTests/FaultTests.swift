@@ -1,4 +1,5 @@
 import DMA
+import Examination
 import HostIO
 import Synchronization
 import Testing

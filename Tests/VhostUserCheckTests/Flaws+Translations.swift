@@ -1,3 +1,4 @@
+import Examination
 import Synchronization
 import VhostUser
 import VhostUserCheck

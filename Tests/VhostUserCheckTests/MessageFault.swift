@@ -1,3 +1,4 @@
+import Examination
 import HostIO
 import Synchronization
 import VhostUser

@@ -1,4 +1,5 @@
 import DeviceCatalog
+import Examination
 import Testing
 import VhostUserBackend
 import VhostUserCheck

@@ -1,5 +1,5 @@
+import Examination
 import HostIO
-import VhostUserCheck
 
 /// A back-end that this command starts, as often as it is needed. One thread uses it.
 final class BackendCommand: CheckSubject {

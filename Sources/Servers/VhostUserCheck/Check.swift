@@ -1,8 +1,9 @@
+internal import Examination
 internal import VhostUser
 internal import Virtio
 
 /// One question to a back-end.
-struct Check: Sendable {
+struct Check: CheckQuestion {
   /// Unique, and what `--only` takes.
   var name: String
   /// A rule's number (`R108`), or the message that it is about.
@@ -29,6 +30,11 @@ struct Check: Sendable {
     self.protocolFeatures = protocolFeatures
     self.needsWrites = needsWrites
     self.body = body
+  }
+
+  func examine(_ context: CheckContext) -> Finding {
+    if let missing = missing(context) { return .notOffered(missing) }
+    do throws(Finding) { return Finding(verdict: .kept, evidence: try body(context)) } catch { return error }
   }
 
   /// What the back-end does not offer and would have to, or nil.

@@ -1,11 +1,12 @@
 internal import DMA
+internal import Examination
 internal import HostIO
 internal import VhostUser
 internal import VhostUserFrontend
 internal import Virtio
 
 /// What checks work with: a way to the back-end, and what is known of it.
-final class CheckContext {
+final class CheckContext: CheckedServer {
   let subject: any CheckSubject
   let device: DeviceProbe
   /// How long one answer, and one request, may take.
@@ -82,6 +83,10 @@ final class CheckContext {
     case .ended(let status): throw .broken("its process ended with status \(status)")
     case .running, .unknown: pause(.milliseconds(5))
     }
+  }
+
+  func isAnswered(_ socket: UnixSocket) throws(Finding) -> Bool {
+    try RawConnection(socket, patience: patience).isAnswered()
   }
 
   /// A raw connection on which everything usual is negotiated.

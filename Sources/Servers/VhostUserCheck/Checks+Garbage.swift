@@ -1,3 +1,4 @@
+internal import Examination
 internal import HostIO
 internal import VhostUser
 

@@ -1,3 +1,4 @@
+internal import Examination
 internal import SocketMessages
 internal import VhostUser
 internal import VhostUserFrontend

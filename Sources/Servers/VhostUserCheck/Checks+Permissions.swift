@@ -1,4 +1,5 @@
 internal import DMA
+internal import Examination
 internal import VhostUser
 internal import VhostUserFrontend
 internal import Virtio
@@ -98,7 +99,10 @@ extension Check {
       try session.roundTrip()
       let page = session.first.rawValue
       session.frontend.onMiss { $0.address & ~4095 == page ? .silence : .fromMappings }
+      let before = session.misses(on: session.first).count
       try loseFirst(session)
+      // Before it has asked there is nothing that it could wait for, and it would answer as any back-end does.
+      try session.awaitMiss(on: session.first, past: before, "the buffer of a request was not asked for again")
       _ = try unharmed(session)
       try recover(session)
       return "GET_FEATURES and GET_VRING_BASE were answered meanwhile, and the ring worked after it was set up again"

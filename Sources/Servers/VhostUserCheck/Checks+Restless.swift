@@ -1,4 +1,5 @@
 internal import DMA
+internal import Examination
 internal import VhostUser
 internal import VhostUserFrontend
 internal import Virtio

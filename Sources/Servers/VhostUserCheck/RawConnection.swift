@@ -1,4 +1,5 @@
 internal import DMA
+internal import Examination
 internal import HostIO
 internal import VhostUser
 

@@ -1,4 +1,5 @@
 internal import DMA
+internal import Examination
 internal import VhostUser
 internal import VhostUserFrontend
 internal import Virtio
@@ -156,10 +157,15 @@ final class Session {
   }
 
   /// Stops all queues and says where each stopped.
-  func stop() throws(Finding) -> [QueueState] {
+  ///
+  /// - Parameter meanwhile: called when the probe's queue has been told to stop, and has not answered yet.
+  func stop(_ meanwhile: () -> Void = {}) throws(Finding) -> [QueueState] {
     var states: [QueueState] = []
     for index in rings.indices {
-      states.append(try judged { () throws(FrontendError) in try frontend.stopQueue(index) })
+      states.append(
+        try judged { () throws(FrontendError) in
+          try frontend.stopQueue(index) { if index == context.device.queue { meanwhile() } }
+        })
     }
     return states
   }
@@ -322,6 +328,15 @@ final class Session {
   func misses(on device: DMAAddress) -> [IOTLBMessage] {
     let page = device.rawValue & ~(DeviceSpace.page - 1)
     return frontend.counts.missed.filter { $0.address & ~(DeviceSpace.page - 1) == page }
+  }
+
+  /// Waits until more than `count` translations were asked for on this page, as `otherwise` says if they are not.
+  func awaitMiss(on device: DMAAddress, past count: Int = 0, _ otherwise: String) throws(Finding) {
+    let end = ContinuousClock.now + context.patience
+    while misses(on: device).count <= count {
+      guard ContinuousClock.now < end else { throw .broken(otherwise) }
+      pause(.milliseconds(1))
+    }
   }
 
   /// GET_FEATURES is answered on this connection.

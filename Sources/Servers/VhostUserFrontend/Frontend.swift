@@ -210,14 +210,17 @@ public final class Frontend: Sendable {
   }
 
   /// Sends a request and waits for its answer.
+  ///
+  /// - Parameter meanwhile: called when the request has been sent.
   func exchange(
-    _ request: FrontendRequest, needsReply: Bool = false, descriptors: [Int32] = []
+    _ request: FrontendRequest, needsReply: Bool = false, descriptors: [Int32] = [], meanwhile: () -> Void = {}
   ) throws(FrontendError) -> Answer {
     let answer = try FrontendAnswer()
     let kind = request.kind
     try connection.send(
       request.encoded(needsReply: needsReply), request: kind.rawValue, descriptors: descriptors,
       expecting: .wake(answer))
+    meanwhile()
     var message = try answer.wait(for: request.name, timeout: timeout)
     let payload = message.payload
     let reply = try rethrowing(BackendReply(to: kind, payload: payload), as: FrontendError.violation)

@@ -145,10 +145,12 @@ extension Frontend {
 
   /// Stops a queue. When this returns the back-end touches neither the ring nor any buffer of it any more.
   ///
+  /// - Parameter meanwhile: called when the back-end has been told, and has not answered yet.
   /// - Returns: where the queue stopped.
-  public func stopQueue(_ index: Int) throws(FrontendError) -> QueueState {
+  public func stopQueue(_ index: Int, meanwhile: () -> Void = {}) throws(FrontendError) -> QueueState {
     let number = UInt32(clamping: index)
-    guard case .vring(let state) = try exchange(.getVringBase(VringState(index: number, number: 0))).reply else {
+    let stop = FrontendRequest.getVringBase(VringState(index: number, number: 0))
+    guard case .vring(let state) = try exchange(stop, meanwhile: meanwhile).reply else {
       throw .violation(ProtocolError("GET_VRING_BASE", "its answer is no queue's state"))
     }
     guard state.index == number else {

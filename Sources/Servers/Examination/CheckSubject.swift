@@ -1,6 +1,6 @@
 public import HostIO
 
-/// What became of a back-end's process.
+/// What became of a server's process.
 public enum BackendLife: Hashable, Sendable {
   /// It runs.
   case running
@@ -12,7 +12,7 @@ public enum BackendLife: Hashable, Sendable {
   case unknown
 }
 
-/// The back-end under examination. One thread uses it.
+/// The server under examination. One thread uses it.
 public protocol CheckSubject: AnyObject {
   /// Connects to it, once; ENOENT and ECONNREFUSED mean that there is no listener.
   func connect(timeout: Duration) throws(HostError) -> UnixSocket
@@ -22,11 +22,11 @@ public protocol CheckSubject: AnyObject {
   func renew() -> Bool
 }
 
-/// A back-end that was started elsewhere, known by its socket.
+/// A server that was started elsewhere, known by its socket.
 public final class SocketSubject: CheckSubject {
   private let path: String
 
-  /// The back-end that listens at `path`.
+  /// The server that listens at `path`.
   public init(path: String) { self.path = path }
 
   public func connect(timeout: Duration) throws(HostError) -> UnixSocket {
@@ -37,7 +37,7 @@ public final class SocketSubject: CheckSubject {
 }
 
 /// Waits without anything to wait for: for something that must not happen.
-func pause(_ time: Duration) {
+package func pause(_ time: Duration) {
   guard let nothing = try? EventFD() else { return }
   _ = try? nothing.wait(timeout: time)
 }
