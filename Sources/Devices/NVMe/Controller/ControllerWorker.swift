@@ -50,6 +50,10 @@ struct ControllerWorker: ~Copyable {
   var aborts = 0
   /// Whether a completion queue has entries that no interrupt was sent for.
   private var hasNews = false
+  /// Stays awake for a while after commands, where doorbells are in memory and cost the driver nothing.
+  private var polling = BusyPolling()
+  /// Whether the round has taken a command, or answered one.
+  private var hasWorked = false
   private var wasPending = false
   var uses: [ImageUse] = []
 
@@ -93,7 +97,16 @@ struct ControllerWorker: ~Copyable {
         if taken.orders.enable { enable(taken.registers) }
         if taken.orders.shutdown { shutDown() }
       }
-      if round() { continue }
+      hasWorked = false
+      let staysAwake = polling.begin(isAllowed: isRunning && shadow.isOn)
+      let isBusy = round(arming: !staysAwake)
+      polling.end(foundWork: hasWorked)
+      if isBusy { continue }
+      if polling.isAwake {
+        // The thread that was interrupted may be waiting for this very processor.
+        WorkerThread.yield()
+        continue
+      }
       do throws(HostError) {
         try state.sleep()
       } catch {
@@ -108,7 +121,9 @@ struct ControllerWorker: ~Copyable {
 
   /// One round: holds the mappings, answers what the host has done, looks at doorbells, gives each queue its turn,
   /// interrupts the driver. Returns whether there is more to do.
-  private mutating func round() -> Bool {
+  ///
+  /// - Parameter arming: the thread may sleep afterwards.
+  private mutating func round(arming: Bool) -> Bool {
     // Commands in flight hold their memory until they are reaped, whatever became of the controller.
     guard isRunning || slots.count > 0 else { return false }
     takeHold()
@@ -130,7 +145,7 @@ struct ControllerWorker: ~Copyable {
       answerEvents()
       tell()
       // The last look before sleep: from then on doorbells wake this thread.
-      if !isBusy, isRunning, prepareToSleep() { isBusy = true }
+      if arming, !isBusy, isRunning, prepareToSleep() { isBusy = true }
     }
     if ring.hasPendingWork { isBusy = true }
     iotlb.dirtyLog?.announce()
@@ -181,6 +196,7 @@ struct ControllerWorker: ~Copyable {
   /// Fetches the next command of a queue, whose memory is reached: the one place that does. There will be room for its
   /// answer.
   private mutating func take(_ queue: Int) -> NVMeCommand {
+    hasWorked = true
     submissions[queue].inFlight += 1
     completions[submissions[queue].completion].reserved += 1
     return submissions[queue].fetch()
@@ -211,6 +227,7 @@ struct ControllerWorker: ~Copyable {
     completions[completion].post(
       result, queue: record.queue, head: submissions[record.queue].head, record.identifier, status, iotlb.dirtyLog)
     hasNews = true
+    hasWorked = true
   }
 
   /// Ends a command's use of its data's memory, of which it may have written the first `filled` bytes: the one place
