@@ -23,6 +23,8 @@ struct ControllerWorker: ~Copyable {
   static var burst: Int { 64 }
   /// Most commands in flight, of all queues.
   static var mostInFlight: Int { 1024 }
+  /// Pieces of memory that long commands in flight have storage for: a driver decides how its data is scattered.
+  static var mostPieces: Int { 1 << 16 }
 
   let state: ControllerState
   let options: NVMeOptions
@@ -34,6 +36,8 @@ struct ControllerWorker: ~Copyable {
   var ring = DiskRing()
   var slots: SlotTable<InFlightCommand>
   var pool: SegmentPool
+  /// Pieces that there is storage for now, for commands in flight that are not short.
+  var pieces = 0
   /// By number; 0 is the admin queue.
   var submissions: FixedArray<SubmissionQueue>
   var completions: FixedArray<CompletionQueue>
@@ -135,7 +139,7 @@ struct ControllerWorker: ~Copyable {
       lookAtHeads()
       for queue in 0..<submissions.count where isRunning {
         if serve(queue) { isBusy = true }
-        tell()
+        if hasNews { tell() }
         if iotlb.isStale || state.isInterrupted {
           isBusy = true
           break
@@ -182,7 +186,7 @@ struct ControllerWorker: ~Copyable {
       events.raise(.invalidDoorbellValue)
       return 0
     }
-    guard completions[completion].isOpen, completions[completion].hasRoom, queue == 0 || !slots.isFull else {
+    guard completions[completion].isOpen, completions[completion].hasRoom, queue == 0 || canHold else {
       return 0
     }
     return tail >= head ? tail - head : tail + size - head
