@@ -21,6 +21,7 @@ struct NVMeBench: ParsableCommand {
   @Option(help: "The image; by default one is made in a temporary folder. It is written.") var image: String?
   @Option(name: .customLong("image-size"), help: "MiB of the image that is made.") var imageSize = 64
   @Flag(help: "Go around the page cache.") var direct = false
+  @Flag(help: "Have the driver's doorbells in memory.") var shadow = false
   @Flag(help: "Count instructions too, under valgrind (callgrind).") var instructions = false
   @Flag(help: .hidden) var alone = false
   @Flag(help: "Print JSON: an object for each row, one on each line.") var json = false
@@ -50,7 +51,7 @@ struct NVMeBench: ParsableCommand {
         let rows = try chosen.map { engine in
           var disk = DiskOptions(path: path)
           (disk.direct, disk.engine, disk.lock) = (direct, engine, .never)
-          return Row(engine, try NVMeLoad(disk, depth: depth, isWrite: operation == "write"))
+          return Row(engine, try NVMeLoad(disk, depth: depth, isWrite: operation == "write", hasShadow: shadow))
         }
         if alone {
           for row in rows { try row.load.run(commands: commands) }
@@ -96,7 +97,7 @@ struct NVMeBench: ParsableCommand {
         [
           "nvme", "--alone", "--image", path, "--operations", operation, "--depths", "\(depth)", "--engines",
           engine.rawValue, "--commands", "\(commands)",
-        ] + (direct ? ["--direct"] : []))
+        ] + (direct ? ["--direct"] : []) + (shadow ? ["--shadow"] : []))
     }
     let (few, many) = (2048, 8192)
     let (less, more) = (try total(few), try total(many))

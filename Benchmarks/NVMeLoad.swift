@@ -29,7 +29,7 @@ final class NVMeLoad {
   private let isWrite: Bool
   private var random: UInt64 = 88_172_645_463_325_252
 
-  init(_ disk: DiskOptions, depth: Int, isWrite: Bool) throws {
+  init(_ disk: DiskOptions, depth: Int, isWrite: Bool, hasShadow: Bool) throws {
     let interrupts = try Interrupts()
     self.interrupts = interrupts
     let memory = try GuestMemory(byteCount: 16 << 20)
@@ -40,14 +40,16 @@ final class NVMeLoad {
     guard let found = firmware.enumerate().first else { throw BenchFailure("the bus is empty") }
     let messages = (0..<2).map { InterruptMessage(address: 0xfee0_0000, data: $0) }
     let event = interrupts.event
+    var options = NVMeDriverOptions(
+      queueSize: 128, messages: messages,
+      wait: BoundedWait(attempts: 1000) {
+        _ = try? event.wait(timeout: .milliseconds(20))
+        _ = try? event.drain()
+      })
+    options.usesShadowDoorbells = hasShadow
     driver = try NVMeDriver(
       PCIBusAccess(bus, found), mapper: DirectMapper(GuestPages(memory, at: GuestAddress(0), byteCount: 8 << 20)),
-      options: NVMeDriverOptions(
-        queueSize: 128, messages: messages,
-        wait: BoundedWait(attempts: 1000) {
-          _ = try? event.wait(timeout: .milliseconds(20))
-          _ = try? event.drain()
-        }))
+      options: options)
     self.depth = depth
     self.isWrite = isWrite
     blocks = driver.blockCount * UInt64(driver.blockSize) / UInt64(Self.blockBytes)

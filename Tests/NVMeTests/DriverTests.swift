@@ -14,25 +14,33 @@ import VirtioTestKit
     var format: NVMeDataFormat
     var isTranslated: Bool
     var hasMessages: Bool
+    /// Doorbells in memory.
+    var hasShadow = false
     var description: String {
-      "\(format) \(isTranslated ? "translated" : "physical") \(hasMessages ? "messages" : "polling")"
+      """
+      \(format) \(isTranslated ? "translated" : "physical") \(hasMessages ? "messages" : "polling") \
+      \(hasShadow ? "shadow doorbells" : "registers")
+      """
     }
     static let all = [NVMeDataFormat.prp, .sgl].flatMap { format in
       [false, true].flatMap { translated in
-        [false, true].map { Case(format: format, isTranslated: translated, hasMessages: $0) }
+        [false, true].flatMap { messages in
+          [false, true].map { Case(format: format, isTranslated: translated, hasMessages: messages, hasShadow: $0) }
+        }
       }
     }
   }
 
   private func driver(
-    _ rig: Rig, _ mapper: any DMAMapper, _ format: NVMeDataFormat = .prp, messages: Bool = false, queues: Int = 1
+    _ rig: Rig, _ mapper: any DMAMapper, _ format: NVMeDataFormat = .prp, messages: Bool = false, queues: Int = 1,
+    shadow: Bool = false
   ) throws -> NVMeDriver {
     let all = (0...UInt32(queues)).map { InterruptMessage(address: 0xfee0_0000, data: 0x30 + $0) }
-    return try NVMeDriver(
-      rig.access, mapper: mapper,
-      options: NVMeDriverOptions(
-        queues: queues, format: format, messages: messages ? all : [],
-        wait: BoundedWait(attempts: 20_000) { rig.interrupts.pause() }))
+    var options = NVMeDriverOptions(
+      queues: queues, format: format, messages: messages ? all : [],
+      wait: BoundedWait(attempts: 20_000) { rig.interrupts.pause() })
+    options.usesShadowDoorbells = shadow
+    return try NVMeDriver(rig.access, mapper: mapper, options: options)
   }
 
   @Test(
@@ -47,7 +55,7 @@ import VirtioTestKit
       ? IOMMUMapper(iommu, addresses: IOVAAllocator(aperture: 0x1_0000_0000...0x1_ffff_ffff), pages: pages)
       : DirectMapper(pages)
     let free = pages.freeBytes
-    let driver = try driver(rig, mapper, kind.format, messages: kind.hasMessages)
+    let driver = try driver(rig, mapper, kind.format, messages: kind.hasMessages, shadow: kind.hasShadow)
     #expect(
       driver.blockCount == Rig.diskBytes / 512 && driver.blockSize == 512 && driver.serialNumber == "S-1"
         && driver.canWriteZeroes)
@@ -145,12 +153,14 @@ import VirtioTestKit
     #expect(second.enable() && !first.enable())
   }
 
-  @Test("Several queues with many commands under way, round after round: each gets its own bytes")
-  func manyQueues() throws {
+  @Test(
+    "Several queues with many commands under way, round after round: each gets its own bytes",
+    arguments: [false, true])
+  func manyQueues(_ shadow: Bool) throws {
     let rig = try Rig()
     let driver = try driver(
       rig, DirectMapper(rig.pages), messages: true,
-      queues: 3)
+      queues: 3, shadow: shadow)
     #expect(driver.queueCount == 3)
     for round in 0..<6 {
       var tags: [NVMeTag] = []

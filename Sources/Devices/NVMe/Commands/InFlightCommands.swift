@@ -20,6 +20,9 @@ struct InFlightCommand: ~Copyable {
   /// The abort that waits for its end.
   var abort: CommandRecord?
 
+  /// Pieces of memory that it has storage for; 0 if it is short.
+  var pieces: Int { memory.capacity > 32 ? memory.capacity : 0 }
+
   init(_ record: CommandRecord, _ namespace: Int, _ operation: DiskOperation, _ memory: consuming ChainMemory) {
     self.record = record
     self.namespace = namespace
@@ -32,6 +35,9 @@ struct InFlightCommand: ~Copyable {
 /// I/O commands through the ring: what the ring cannot take is done without it, the thread waiting, so every command
 /// ends; without a ring that is all of them.
 extension ControllerWorker {
+  /// Whether there may be one more.
+  var canHold: Bool { !slots.isFull && pieces < Self.mostPieces }
+
   /// Begins a command that was examined.
   ///
   /// - Parameter isLast: nothing is known to follow it.
@@ -65,7 +71,9 @@ extension ControllerWorker {
       submit(reaping: false)
       queued = enqueue(&command)
     }
-    if queued == .queued { _ = slots.insert(command) } else { finish(command) }
+    guard queued == .queued else { return finish(command) }
+    pieces += command.pieces
+    _ = slots.insert(command)
   }
 
   /// Queues a command's next part under the tag of the next free slot.
@@ -119,6 +127,7 @@ extension ControllerWorker {
         if tag > UInt64(UInt32.max) {
           answerAbort(tag, result)
         } else if let command = slots.remove(Int(truncatingIfNeeded: tag)) {
+          pieces -= command.pieces
           advance(command, result)
         }
       }
@@ -245,6 +254,7 @@ extension ControllerWorker {
       for i in ring.completions.indices {
         let tag = ring.completions.tag(i)
         guard tag <= UInt64(UInt32.max), let command = slots.remove(Int(truncatingIfNeeded: tag)) else { continue }
+        pieces -= command.pieces
         let operation = command.transfer.operation
         release(command.memory, filled: operation.isRead ? operation.count : 0)
       }

@@ -23,6 +23,8 @@ struct ControllerWorker: ~Copyable {
   static var burst: Int { 64 }
   /// Most commands in flight, of all queues.
   static var mostInFlight: Int { 1024 }
+  /// Pieces of memory that long commands in flight have storage for: a driver decides how its data is scattered.
+  static var mostPieces: Int { 1 << 16 }
 
   let state: ControllerState
   let options: NVMeOptions
@@ -36,6 +38,8 @@ struct ControllerWorker: ~Copyable {
   var pool: SegmentPool
   /// What the driver is to see of memory that another process has: sent before it is told.
   var outbox: [RemoteAccess] = []
+  /// Pieces that there is storage for now, for commands in flight that are not short.
+  var pieces = 0
   /// By number; 0 is the admin queue.
   var submissions: FixedArray<SubmissionQueue>
   var completions: FixedArray<CompletionQueue>
@@ -52,6 +56,10 @@ struct ControllerWorker: ~Copyable {
   var aborts = 0
   /// Whether a completion queue has entries that no interrupt was sent for.
   private var hasNews = false
+  /// Stays awake for a while after commands, where doorbells are in memory and cost the driver nothing.
+  private var polling = BusyPolling()
+  /// Whether the round has taken a command, or answered one.
+  private var hasWorked = false
   private var wasPending = false
   var uses: [ImageUse] = []
 
@@ -95,7 +103,16 @@ struct ControllerWorker: ~Copyable {
         if taken.orders.enable { enable(taken.registers) }
         if taken.orders.shutdown { shutDown() }
       }
-      if round() { continue }
+      hasWorked = false
+      let staysAwake = polling.begin(isAllowed: isRunning && shadow.isOn)
+      let isBusy = round(arming: !staysAwake)
+      polling.end(foundWork: hasWorked)
+      if isBusy { continue }
+      if polling.isAwake {
+        // The thread that was interrupted may be waiting for this very processor.
+        WorkerThread.yield()
+        continue
+      }
       do throws(HostError) {
         try state.sleep()
       } catch {
@@ -110,7 +127,9 @@ struct ControllerWorker: ~Copyable {
 
   /// One round: holds the mappings, answers what the host has done, looks at doorbells, gives each queue its turn,
   /// interrupts the driver. Returns whether there is more to do.
-  private mutating func round() -> Bool {
+  ///
+  /// - Parameter arming: the thread may sleep afterwards.
+  private mutating func round(arming: Bool) -> Bool {
     // Commands in flight hold their memory until they are reaped, whatever became of the controller.
     guard isRunning || slots.count > 0 else { return false }
     takeHold()
@@ -122,7 +141,7 @@ struct ControllerWorker: ~Copyable {
       lookAtHeads()
       for queue in 0..<submissions.count where isRunning {
         if serve(queue) { isBusy = true }
-        tell()
+        if hasNews { tell() }
         if iotlb.isStale || state.isInterrupted {
           isBusy = true
           break
@@ -132,7 +151,7 @@ struct ControllerWorker: ~Copyable {
       answerEvents()
       tell()
       // The last look before sleep: from then on doorbells wake this thread.
-      if !isBusy, isRunning, prepareToSleep() { isBusy = true }
+      if arming, !isBusy, isRunning, prepareToSleep() { isBusy = true }
     }
     if ring.hasPendingWork { isBusy = true }
     iotlb.dirtyLog?.announce()
@@ -170,7 +189,7 @@ struct ControllerWorker: ~Copyable {
       events.raise(.invalidDoorbellValue)
       return 0
     }
-    guard completions[completion].isOpen, completions[completion].hasRoom, queue == 0 || !slots.isFull else {
+    guard completions[completion].isOpen, completions[completion].hasRoom, queue == 0 || canHold else {
       return 0
     }
     return tail >= head ? tail - head : tail + size - head
@@ -184,6 +203,7 @@ struct ControllerWorker: ~Copyable {
   /// Fetches the next command of a queue, whose memory is reached: the one place that does. There will be room for its
   /// answer.
   private mutating func take(_ queue: Int) -> NVMeCommand {
+    hasWorked = true
     submissions[queue].inFlight += 1
     completions[submissions[queue].completion].reserved += 1
     return submissions[queue].fetch()
@@ -215,6 +235,7 @@ struct ControllerWorker: ~Copyable {
       result, queue: record.queue, head: submissions[record.queue].head, record.identifier, status, iotlb.dirtyLog)
     if !writes.isEmpty { outbox += writes }
     hasNews = true
+    hasWorked = true
   }
 
   /// Ends a command's use of its data's memory, of which it may have written the first `filled` bytes: the one place

@@ -76,8 +76,8 @@ extension ControllerWorker {
       if let tail = shadow.tail(of: i), tail != submissions[i].head, tail < submissions[i].size,
         submissions[i].deletion == nil
       {
-        // With a full completion queue, or no slot, what comes next wakes the thread anyway.
-        if completions[submissions[i].completion].hasRoom, !slots.isFull { return true }
+        // With a full completion queue, or too much in flight, what comes next wakes the thread anyway.
+        if completions[submissions[i].completion].hasRoom, canHold { return true }
       }
     }
     for i in 1..<completions.count where completions[i].isOpen && shadow.isUsed(i) {

@@ -12,6 +12,7 @@ public final class NVMeDriver {
   let options: NVMeDriverOptions
   private var admin: NVMeQueuePair?
   private var pairs: [NVMeQueuePair] = []
+  private var shadow: DriverDoorbells?
   /// Bytes of a block.
   public private(set) var blockSize = 512
   /// The namespace's size when the driver started, in blocks.
@@ -23,6 +24,8 @@ public final class NVMeDriver {
   /// Whether the controller serves ``deallocate(_:using:)``, and ``writeZeroes(_:)``.
   public private(set) var canDeallocate = false
   public private(set) var canWriteZeroes = false
+  /// Whether the controller takes doorbells in memory.
+  private var canShadow = false
   /// SN and MN, without padding.
   public private(set) var serialNumber = ""
   public private(set) var modelNumber = ""
@@ -78,6 +81,15 @@ public final class NVMeDriver {
     write(NVMeRegister.configuration, NVMeConfiguration(pageShift: 12).rawValue)
     guard try waitUntil({ self.status.contains(.ready) }) else { throw .notReady(status) }
     try identify()
+    if options.usesShadowDoorbells, canShadow {
+      // Kept before the controller is told, as queues are.
+      let area = try DriverDoorbells(mapper)
+      shadow = area
+      var command = NVMeCommand(opcode: NVMeAdminOpcode.doorbellBufferConfig.rawValue, identifier: 0)
+      command.pointer1 = area.addresses.doorbells.rawValue
+      command.pointer2 = area.addresses.eventIndices.rawValue
+      _ = try administer(command)
+    }
     let wanted = UInt32(max(1, options.queues) - 1)
     var command = NVMeCommand(opcode: NVMeAdminOpcode.setFeatures.rawValue, identifier: 0)
     command.dwords[10] = UInt32(NVMeFeature.numberOfQueues.rawValue)
@@ -91,6 +103,7 @@ public final class NVMeDriver {
     let pair = try NVMeQueuePair(
       access, index: index, size: size, maxSegments: max(1, min(options.maxSegments, 256)), mapper: mapper)
     // Kept before the controller is told: from then on the memory belongs to the controller until the reset.
+    pair.shadow = shadow
     pairs.append(pair)
     var command = NVMeCommand(opcode: NVMeAdminOpcode.createCompletionQueue.rawValue, identifier: 0)
     command.pointer1 = pair.completionAddress.rawValue
@@ -117,6 +130,7 @@ public final class NVMeDriver {
     modelNumber = text(24..<64)
     // One page of PRPs holds 512 entries, and one more is in the command.
     if controller[77] > 0, controller[77] < 9 { maxTransfer = 4096 << Int(controller[77]) }
+    canShadow = controller[257] & 1 != 0
     canDeallocate = controller[520] & 4 != 0
     canWriteZeroes = controller[520] & 8 != 0
     guard options.format == .prp || controller[536] & 3 != 0 else { throw .noSGLs }
@@ -296,6 +310,9 @@ public final class NVMeDriver {
   public func stop() throws(NVMeDriverError) {
     guard let admin else { return }
     let all = [admin] + pairs
+    // Until the controller is idle: it may read its doorbells, and write beside them.
+    admin.shadow = shadow
+    shadow = nil
     self.admin = nil
     pairs = []
     do throws(NVMeDriverError) {
@@ -312,6 +329,7 @@ public final class NVMeDriver {
       throw error
     }
     var trouble: NVMeDriverError?
+    admin.shadow = nil
     for pair in all { do throws(NVMeDriverError) { try pair.close() } catch { trouble = error } }
     if let trouble { throw trouble }
   }

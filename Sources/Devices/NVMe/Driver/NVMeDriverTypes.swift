@@ -23,6 +23,9 @@ public struct NVMeDriverOptions {
   /// Messages for the admin queue and each I/O queue: MSI-X is enabled with them. Empty: no interrupts, the driver
   /// looks.
   public var messages: [InterruptMessage]
+  /// Whether doorbells are in memory where the controller offers that (Doorbell Buffer Config): most of them then need
+  /// no register.
+  public var usesShadowDoorbells = false
   /// How long it waits for the controller.
   public var wait: BoundedWait
 

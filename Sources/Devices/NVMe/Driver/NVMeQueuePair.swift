@@ -30,6 +30,9 @@ final class NVMeQueuePair {
   private var lastNumber: UInt64 = 0
   private var ended = FIFO<NVMeCompletion>()
   private let maxSegments: Int
+  /// Where its doorbells are, if not in the registers alone.
+  var shadow: DriverDoorbells?
+  private var lastTail: UInt32 = 0
   /// A circle, on purpose, once the pair was abandoned.
   private var itself: NVMeQueuePair?
 
@@ -125,7 +128,14 @@ final class NVMeQueuePair {
     isNew = false
     // The commands become visible before the doorbell, to every reader of it.
     RingMemory.fence()
-    access.writeBAR(NVMeController.registerBAR, at: NVMeRegister.submissionTail(index), width: 4, UInt32(tail))
+    let old = lastTail
+    lastTail = UInt32(tail)
+    ring(NVMeRegister.submissionTail(index), 2 * index, from: old, to: lastTail)
+  }
+
+  private func ring(_ register: UInt64, _ doorbell: Int, from old: UInt32, to new: UInt32) {
+    if index > 0, let shadow, !shadow.write(doorbell, from: old, to: new) { return }
+    access.writeBAR(NVMeController.registerBAR, at: register, width: 4, new)
   }
 
   /// The next command that ended, or nil.
@@ -149,12 +159,13 @@ final class NVMeQueuePair {
     let last = UInt32(littleEndian: completionCells.loadAcquire32(at: at + 12))
     guard last >> 16 & 1 == phase else { return nil }
     let result = UInt32(littleEndian: completionCells.load32(at: at))
+    let old = UInt32(head)
     head += 1
     if head == size {
       head = 0
       phase ^= 1
     }
-    access.writeBAR(NVMeController.registerBAR, at: NVMeRegister.completionHead(index), width: 4, UInt32(head))
+    ring(NVMeRegister.completionHead(index), 2 * index + 1, from: old, to: UInt32(head))
     let identifier = UInt16(truncatingIfNeeded: last)
     let slot = Int(identifier)
     guard slot < slots.count, slots[slot].isUsed else { throw .unexpected(identifier: identifier) }

@@ -1,17 +1,20 @@
-/// How long a queue's thread stays awake, looking, when it has nothing to do: kicks stay off until it goes to sleep.
+/// How long a device's thread stays awake, looking, when it has nothing to do: notifications stay off until it goes to
+/// sleep.
 ///
 /// A driver with many requests brings the next one within microseconds. Asking it for a kick each time costs a round of
 /// system calls on both sides and a change of processors, in which the driver's may be held up by a lock of its
 /// machine: it gets slower, submits one request at a time, and gets a call for each. So after requests the thread polls
 /// for a while. If that found nothing, some turns go without polling, twice as many after each time in a row: a driver
 /// with long pauses costs nothing.
-struct BusyPolling {
+package struct BusyPolling {
+  package init() {}
+
   /// How long to poll after the last request: about twice the time to wake a thread on another processor.
   private static let time = Duration.microseconds(50)
   private static var mostSkips: Int { 63 }
 
   /// Polling: the thread that waits for descriptors must not sleep.
-  private(set) var isAwake = false
+  package private(set) var isAwake = false
   /// Until when; nil before the first turn, which decides.
   private var limit: ContinuousClock.Instant?
   /// Whether looking has found something since the last sleep.
@@ -21,7 +24,7 @@ struct BusyPolling {
   private var skips = 0
 
   /// To be called before a turn. True if kicks are to stay off at its end.
-  mutating func begin(isAllowed: Bool) -> Bool {
+  package mutating func begin(isAllowed: Bool) -> Bool {
     wasAwake = isAwake
     guard isAllowed else {
       isAwake = false
@@ -43,7 +46,7 @@ struct BusyPolling {
   }
 
   /// To be called after the turn.
-  mutating func end(foundWork: Bool) {
+  package mutating func end(foundWork: Bool) {
     guard isAwake else { return }
     if wasAwake, foundWork { hasFound = true }
     if foundWork || !wasAwake { limit = .now + Self.time }
