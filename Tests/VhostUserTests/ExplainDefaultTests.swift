@@ -3,6 +3,7 @@ import Testing
 import VhostUser
 import VhostUserBackend
 import VirtioEntropy
+import VirtioServing
 import VirtioTestKit
 
 @Suite("The answer to explain of a server that has no words of its own", .timeLimit(.minutes(10)))
