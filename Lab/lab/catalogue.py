@@ -18,6 +18,7 @@ from .jobs.openbios import OpenBios
 from .jobs.plug import Memory, Plug, Restart
 from .jobs.qos import Qos
 from .jobs.systems import SYSTEMS, SystemJob
+from .jobs.taken import TakenSystem
 from .jobs.toggle import Toggle
 from .jobs.vfio import VfioSystem
 from .jobs.vfio_user import VfioUserLimits, VfioUserSystem
@@ -49,7 +50,7 @@ ADVERSE = ("migrate-strict many-strict migrate-off plug-strict plug-off restart-
 # The systems that are no guests of the usual kind, and what a system needs.
 SYSTEM_JOBS: dict[str, type[Job]] = {"uml": UserModeLinuxSystem, "libblkio": LibblkioSystem, "ccw": ChannelBus, "vfio": VfioSystem,
                                      "ovmf": FirmwareSystem, "sun4u": OpenBios, "dpdk": DPDK}
-SYSTEM_JOBS |= {name: VfioUserSystem for name in SYSTEMS if name.startswith("vfio-user-")} | {"vfio-user-limits": VfioUserLimits}
+SYSTEM_JOBS |= {name: VfioUserSystem for name in SYSTEMS if name.startswith("vfio-user-")} | {"vfio-user-limits": VfioUserLimits, "vfio-user-taken": TakenSystem}
 SYSTEM_JOBS |= {"nvme-commands": NVMeCommands, "nvme-seabios": NVMeFromBIOS, "nvme-ovmf": NVMeFromUEFI}
 SYSTEM_NEEDS = {"uml": ("uml",), "libblkio": ("trixie",), "qemu10": ("trixie",), "qemu11": ("trixie",), "smmu": ("arm",), "spapr": ("ppc",),
                 "zpci": ("s390x",), "ccw": ("s390x",), "sun4u": ("sparc", "trixie"), "ovmf": ("firmware",), "nvme-commands": ("trixie", "nvme"),

@@ -66,6 +66,7 @@ SYSTEMS = {system.name: system for system in (
       for behind, title in (("none", "no IOMMU"), ("vtd", "VT-d strict"), ("pt", "VT-d passthrough"), ("virtio", "virtio-iommu"), ("amd", "AMD-Vi"))
       for kind, memory in (("", ""), ("-ram", ", memory without descriptor"))),
     System("vfio-user-limits", "vfio-user"),
+    System("vfio-user-taken", "vfio-user: VT-d strict, memory without descriptor, server taken over"),
     System("nvme-commands", "vfio-user: VT-d strict, nvme-cli"),
     System("nvme-seabios", "vfio-user: SeaBIOS"),
     System("nvme-ovmf", "vfio-user: OVMF, VT-d strict"),
