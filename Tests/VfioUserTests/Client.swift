@@ -33,10 +33,26 @@ final class Client: PCIFunctionAccess {
   }
 
   /// Connects, and agrees on a version.
-  convenience init(path: String) throws {
+  convenience init(
+    path: String, text: String = #"{"capabilities":{"max_msg_fds":16,"some_day":[1,{"a":null}]}}"#
+  ) throws {
     self.init(try UnixSocket.connect(to: path))
-    _ = try command(
-      .version, VersionRequest(text: #"{"capabilities":{"max_msg_fds":16,"some_day":[1,{"a":null}]}}"#).encoded)
+    _ = try command(.version, VersionRequest(text: text).encoded)
+  }
+
+  /// Whether the server closes the connection, at once or soon. What it had sent before is taken.
+  var closesSoon: Bool {
+    do throws(HostError) {
+      while try socket.waitReadable(timeout: .seconds(20)) {
+        var bytes = [UInt8](repeating: 0, count: 4096)
+        var none = FileDescriptorList()
+        var span = bytes.mutableSpan
+        if try socket.receive(into: &span, descriptors: &none) == .closed { return true }
+      }
+      return false
+    } catch {
+      return error.errno == .connectionReset
+    }
   }
 
   func send(_ command: UInt16, _ payload: [UInt8], flags: UInt32 = 0, descriptors: [Int32] = []) throws -> UInt16 {
@@ -47,19 +63,46 @@ final class Client: PCIFunctionAccess {
     return next
   }
 
+  /// Answers a command of the server's; nil: no answer is sent.
+  var serve: ((VfioHeader, [UInt8]) -> [UInt8]?)?
+
   func reply(to id: UInt16) throws -> [UInt8] {
     var none = FileDescriptorList()
     defer { #expect(none.count == 0) }
     return try reply(to: id, &none)
   }
 
-  func reply(to id: UInt16, _ descriptors: inout FileDescriptorList) throws -> [UInt8] {
+  private func receive(_ descriptors: inout FileDescriptorList) throws -> (VfioHeader, [UInt8]) {
     var bytes = [UInt8](repeating: 0, count: VfioHeader.byteCount)
     try fill(&bytes, &descriptors)
     let header = try VfioHeader(decoding: bytes)
-    #expect(header.isReply && header.id == id)
     var payload = [UInt8](repeating: 0, count: header.payloadByteCount)
     if !payload.isEmpty { try fill(&payload, &descriptors) }
+    return (header, payload)
+  }
+
+  private func answer(_ header: VfioHeader, _ payload: [UInt8]) throws {
+    guard let answer = serve?(header, payload) else { return }
+    try socket.send(answer.span, timeout: .seconds(20))
+  }
+
+  /// Answers what the server asks, until nothing came for a while.
+  func pump(_ quiet: Duration = .milliseconds(1)) throws {
+    var none = FileDescriptorList()
+    while try socket.waitReadable(timeout: quiet) {
+      let (header, payload) = try receive(&none)
+      #expect(!header.isReply)
+      try answer(header, payload)
+    }
+  }
+
+  func reply(to id: UInt16, _ descriptors: inout FileDescriptorList) throws -> [UInt8] {
+    var (header, payload) = try receive(&descriptors)
+    while !header.isReply {
+      try answer(header, payload)
+      (header, payload) = try receive(&descriptors)
+    }
+    #expect(header.id == id)
     if header.hasFailed {
       #expect(payload.isEmpty)
       throw Failed(errno: Int32(header.error))
@@ -69,7 +112,10 @@ final class Client: PCIFunctionAccess {
 
   private func fill(_ bytes: inout [UInt8], _ descriptors: inout FileDescriptorList) throws {
     var span = bytes.mutableSpan
-    #expect(try socket.receiveAll(into: &span, descriptors: &descriptors, timeout: .seconds(20)))
+    // Thrown and not expected: a connection that the server closed ends the driver's waits.
+    guard try socket.receiveAll(into: &span, descriptors: &descriptors, timeout: .seconds(20)) else {
+      throw HostError("recvmsg", errno: .connectionReset)
+    }
   }
 
   @discardableResult
@@ -136,9 +182,10 @@ final class Client: PCIFunctionAccess {
 /// The client's half of a domain: each mapping is a DMA_MAP of a range of one memfd.
 final class ClientDomain: IOMMUDomain {
   private let client: Client
-  private let file: Int32
+  private let file: Int32?
 
-  init(_ client: Client, file: Int32) {
+  /// - Parameter file: nil: mappings come without a descriptor.
+  init(_ client: Client, file: Int32?) {
     self.client = client
     self.file = file
   }
@@ -147,8 +194,11 @@ final class ClientDomain: IOMMUDomain {
     var flags: UInt32 = 0
     if permissions.contains(.read) { flags |= MapRequest.readable }
     if permissions.contains(.write) { flags |= MapRequest.writable }
-    let request = MapRequest(flags: flags, offset: guest.rawValue, address: address.rawValue, size: count)
-    do { try client.command(.mapDMA, request.encoded, descriptors: [file]) } catch { throw .iommu(address) }
+    let request = MapRequest(
+      flags: flags, offset: file == nil ? 0 : guest.rawValue, address: address.rawValue, size: count)
+    do { try client.command(.mapDMA, request.encoded, descriptors: file.map { [$0] } ?? []) } catch {
+      throw .iommu(address)
+    }
   }
 
   func unmap(_ address: DMAAddress, count: UInt64) throws(DMAError) {
@@ -168,12 +218,21 @@ final class Rig {
   let memory: GuestMemory
   let file: MemoryFile
 
-  init(doorbells: DoorbellPolicy = .messages) throws {
+  convenience init(doorbells: DoorbellPolicy = .messages) throws {
+    try self.init(doorbells: doorbells) { image, master in
+      try NVMeController(NVMeOptions(DiskOptions(path: image)), on: master)
+    }
+  }
+
+  /// - Parameter make: makes the function, with the path of an image of 8 MiB.
+  init<F: PCIFunction>(
+    doorbells: DoorbellPolicy = .messages, _ make: (String, BusMaster) throws -> F
+  ) throws {
     let image = try folder.file("disk.img", [UInt8](repeating: 0, count: 8 << 20))
     path = folder.path("vfio.sock")
     let server = try VfioUserServer(on: .listening(UnixListener(path: path)), doorbells: doorbells, log: .silent) {
       master in
-      try NVMeController(NVMeOptions(DiskOptions(path: image)), on: master)
+      try make(image, master)
     }
     self.server = server
     thread = try WorkerThread(name: "vfio-user") { try? server.run() }

@@ -30,7 +30,7 @@ import VirtioTestKit
       random = SeededGenerator(seed)
       freeTables = Array(0..<Int(rig.layout.size))
       harness = try DeviceHarness(
-        EchoDevice(seed: seed, mostHeld: mostHeld), features: rig.kind.features, in: rig.space)
+        EchoDevice(seed: seed, mostHeld: mostHeld), features: rig.kind.features, in: rig.remote ?? rig.space)
       try harness.start(0, rig.layout)
     }
 
@@ -89,15 +89,23 @@ import VirtioTestKit
         #expect(Int(used.length) <= room)
         var found: [UInt8] = []
         for (address, length) in chain.writable { found += rig.literal.read(length, at: address) }
-        let expected =
+        var expected =
           EchoDevice.answer(to: chain.read, count: min(Int(used.length), room))
           + [UInt8](repeating: 0xEE, count: room - min(Int(used.length), room))
+        // Where writes are messages the last byte is always sent, in case it is a status. Behind what the device says it
+        // has written, its driver may expect nothing.
+        if rig.kind.isRemote, Int(used.length) < room {
+          found.removeLast()
+          expected.removeLast()
+        }
         #expect(found == expected)
       }
     }
   }
 
-  @Test("Every chain comes back once, with what the device wrote where its descriptors say", arguments: RingCase.matrix)
+  @Test(
+    "Every chain comes back once, with what the device wrote where its descriptors say",
+    arguments: RingCase.matrix + RingCase.matrix.filter { $0.driver == .literal }.map(\.remote))
   func everyCombination(_ kind: RingCase) throws {
     for seed in [UInt64(1), 2] {
       let rig = try RingRig(kind, table: seed == 2, seed: seed)
@@ -132,13 +140,14 @@ import VirtioTestKit
       RingCase(packed: false, size: 8), RingCase(packed: false, size: 8, eventIndex: false, driver: .driverQueue),
       RingCase(packed: false, size: 4, inOrder: true, driver: .driverQueue), RingCase(packed: true, size: 7),
       RingCase(packed: true, size: 7, inOrder: true, driver: .driverQueue),
-      RingCase(packed: true, size: 8, driver: .driverQueue),
+      RingCase(packed: true, size: 8, driver: .driverQueue), RingCase(packed: false, size: 8).remote,
+      RingCase(packed: true, size: 7).remote,
     ])
   func wrapAround(_ kind: RingCase) throws {
     // A literal ring takes its time: it starts just before the end.
     let start: UInt16 = kind.driver == .literal && !kind.isPacked ? 65_000 : 0
     let rig = try RingRig(kind, dataBytes: 4096, startingAt: start)
-    let harness = try DeviceHarness(EchoDevice(), features: kind.features, in: rig.space)
+    let harness = try DeviceHarness(EchoDevice(), features: kind.features, in: rig.remote ?? rig.space)
     try harness.start(0, rig.layout, resumingAt: QueueState(available: start, used: start))
     // As a transport does when a queue starts: look once, and ask for kicks.
     harness.kick(0)
@@ -169,7 +178,7 @@ import VirtioTestKit
     ])
   func fills(_ kind: RingCase) throws {
     let rig = try RingRig(kind, dataBytes: 4096, tableCapacity: 1)
-    let harness = try DeviceHarness(EchoDevice(), features: kind.features, in: rig.space)
+    let harness = try DeviceHarness(EchoDevice(), features: kind.features, in: rig.remote ?? rig.space)
     try harness.start(0, rig.layout)
     for round in 0..<3 {
       var posted = 0

@@ -24,7 +24,8 @@ extension ServingReport {
       "\(Self.bytes(client.fileBytes)) in \(counted(client.files, "file")) with a descriptor; "
         + (client.mappingsWithoutDescriptor == 0
           ? "none without"
-          : "\(counted(client.mappingsWithoutDescriptor, "mapping")) of \(Self.bytes(client.bytesWithoutDescriptor)) without")
+          : "\(counted(client.mappingsWithoutDescriptor, "mapping")) of \(Self.bytes(client.bytesWithoutDescriptor)) "
+            + "without: \(client.accessesByMessage) accesses by message, \(client.refusedByClient) refused by the client")
     )
     screen.line("faults", client.refusals == 0 ? "0" : "\(client.refusals) accesses refused; the last ones:")
     for refusal in client.lastRefusals { screen.line("", refusal) }

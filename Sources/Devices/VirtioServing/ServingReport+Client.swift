@@ -12,6 +12,10 @@ extension ServingReport {
     public var peakMappedBytes: UInt64 = 0
     /// Bytes of memory without a descriptor that are mapped now.
     public var bytesWithoutDescriptor: UInt64 = 0
+    /// Accesses to it, each a message to the client, since the server started.
+    public var accessesByMessage: UInt64 = 0
+    /// Of them, those that the client refused or did not answer.
+    public var refusedByClient: UInt64 = 0
     /// Bytes of the files that the descriptors are of.
     public var fileBytes: UInt64 = 0
     /// Those files.

@@ -122,6 +122,8 @@ extension ServingReport {
     object.add("peak_mapped_bytes", client.peakMappedBytes)
     object.add("mappings_without_descriptor", UInt64(client.mappingsWithoutDescriptor))
     object.add("bytes_without_descriptor", client.bytesWithoutDescriptor)
+    object.add("accesses_by_message", client.accessesByMessage)
+    object.add("accesses_refused_by_client", client.refusedByClient)
     object.add("maps", client.maps)
     object.add("refused_maps", client.refusedMaps)
     object.add("unmaps", client.unmaps)

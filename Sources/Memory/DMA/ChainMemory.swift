@@ -47,6 +47,18 @@
     return writable.write(status, at: last)
   }
 
+  /// Whether some of it is a copy of memory that another process has.
+  @inlinable public var hasCopies: Bool { unsafe header.pointee.copies != nil }
+
+  /// Pages of such copies.
+  package var copiedPages: Int { unsafe SegmentHeader.copies(header)?.pages ?? 0 }
+
+  /// What has to be sent, before the driver hears of the chain, of a device's writes to copies: the first `written`
+  /// bytes of the device-writable side, and its last byte.
+  public func remoteWrites(first written: Int) -> [RemoteAccess] {
+    unsafe SegmentHeader.copies(header)?.writes(first: written) ?? []
+  }
+
   /// Marks everything that the device may have written in the dirty log.
   public func markDirty(_ log: DirtyLog) {
     writable.markDirty(log, count: writable.byteCount)

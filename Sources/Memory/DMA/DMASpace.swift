@@ -12,6 +12,14 @@
     self.permissions = permissions
   }
 
+  /// A run of memory that is not mapped here: accesses to it are messages to the process that has it.
+  package init(remoteFrom first: DMAAddress, through last: DMAAddress, permissions: DMAPermissions) {
+    self.init(start: first.rawValue, last: last.rawValue, host: 0, permissions: permissions)
+  }
+
+  /// Whether the memory is not mapped here. No mapping is at host address 0.
+  @inlinable public var isRemote: Bool { host == 0 }
+
   /// The part of the run that starts `offset` bytes in and is `count` bytes long, seen from `address`; nil if it is not
   /// inside the run.
   public func part(
@@ -63,6 +71,9 @@ public protocol DMASpace: AnyObject, Sendable {
   var asksPerWalk: Int { get }
   /// Whether the driver can remove a mapping, a ring's included.
   var isTranslated: Bool { get }
+  /// The process that does accesses to runs that are not mapped here (``HostRun/isRemote``), or nil: there are none.
+  /// Always the same one.
+  var remote: (any RemoteMemory)? { get }
   /// Makes what hears of the chains of one queue, or nil: nearly no space wants to. Called once for each queue.
   func makeChainObserver() -> (any ChainObserver)?
 }
@@ -76,6 +87,7 @@ extension DMASpace {
   public var asksPerWalk: Int { IOTLB.mostAsksPerWalk }
   public var isTranslated: Bool { true }
   public func makeChainObserver() -> (any ChainObserver)? { nil }
+  public var remote: (any RemoteMemory)? { nil }
 }
 
 /// The machine's physical memory as a device without an IOMMU in its way sees it.

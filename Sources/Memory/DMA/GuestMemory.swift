@@ -58,8 +58,17 @@ public final class GuestMemory: Sendable {
     weak var cache: TranslationTable?
   }
   private let state = Mutex(State())
+  /// Who has the memory that is not mapped here: guest addresses from ``remoteStart`` on, none if it is nil.
+  package let remote: (any RemoteMemory)?
 
-  public init() {}
+  public init() { remote = nil }
+
+  /// Memory of which a part is not mapped here: guest addresses from ``remoteStart`` on lead to `remote`, which knows
+  /// it by the device's addresses.
+  package init(remote: any RemoteMemory) { self.remote = remote }
+
+  /// See ``init(remote:)``.
+  package static let remoteStart = GuestAddress(1 << 63)
 
   /// One region of our own memory from guest address 0 on, for tests, benchmarks and machines in this process.
   public convenience init(byteCount: Int, at address: GuestAddress = GuestAddress(0)) throws(MappingError) {
@@ -200,6 +209,9 @@ public final class GuestMemory: Sendable {
     guard run.first <= address, address <= run.last else { return nil }
     let a = address.rawValue
     let (guest, wraps) = run.guest.rawValue.addingReportingOverflow(a - run.first.rawValue)
+    if !wraps, guest >= Self.remoteStart.rawValue, remote != nil {
+      return HostRun(remoteFrom: run.first, through: run.last, permissions: run.permissions)
+    }
     guard !wraps, let region = self.run(at: GuestAddress(guest)) else { return nil }
     let before = min(a - run.first.rawValue, guest - region.start)
     let after = min(run.last.rawValue - a, region.last - guest)

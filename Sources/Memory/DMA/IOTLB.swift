@@ -7,7 +7,7 @@
 @safe public struct IOTLB: ~Copyable {
   public let space: any DMASpace
   /// Kept alive for `root`, which names its first word: to use the table itself would count references.
-  private let table: TranslationTable?
+  let table: TranslationTable?
   @usableFromInline let root: UnsafeMutableRawPointer?
   @usableFromInline var lease: Lease
   let waiter: (any TranslationWaiter)?
@@ -109,7 +109,7 @@
     _ address: DMAAddress, count: Int, for access: DMAAccess, into segments: inout SegmentList
   ) throws(DMAInterruption) {
     guard count > 0, !resolveAtOnce(address, count: count, for: access, into: &segments) else { return }
-    try resolvePieces(address.rawValue, UInt64(count &- 1), access, &segments)
+    try resolveHere(address.rawValue, UInt64(count &- 1), access, &segments)
   }
 
   /// Does what ``resolve(_:count:for:into:)`` does if all of at least one byte is known, in one place, and the list has
@@ -167,7 +167,7 @@
     let needed = Self.needed(access)
     var joins = false
     while true {
-      let delta: UInt64
+      var delta: UInt64
       var n: UInt64
       if a >= lastStart, a <= lastEnd, lastPermissions.allows(access) {
         delta = lastDelta
@@ -180,7 +180,12 @@
           n = 4096 &- (a & 4095)
           hits &+= 1
         } else {
-          (delta, n) = try miss(a, access)
+          let isRemote: Bool
+          (delta, n, isRemote) = try miss(a, access)
+          if isRemote {
+            if n &- 1 >= left &- 1 { n = left }
+            delta = try copy(a, n, access, &segments) &- a
+          }
         }
       }
       // `n` is 0 when the run is all 2^64 bytes.
@@ -197,11 +202,12 @@
     }
   }
 
-  /// The host address of `a` minus `a`, and for how many bytes from `a` on that holds (0: all 2^64).
-  private mutating func miss(_ a: UInt64, _ access: DMAAccess) throws(DMAInterruption) -> (UInt64, UInt64) {
+  /// The host address of `a` minus `a`, and for how many bytes from `a` on that holds (0: all 2^64). True: there is no
+  /// host address, for so many bytes.
+  private mutating func miss(_ a: UInt64, _ access: DMAAccess) throws(DMAInterruption) -> (UInt64, UInt64, Bool) {
     if other.contains(DMAAddress(a)), other.permissions.allows(access) {
       hits &+= 1
-      return (other.host &- other.start, other.last &- a &+ 1)
+      return (other.host &- other.start, other.last &- a &+ 1, false)
     }
     if let root = unsafe root {
       let entry = unsafe TranslationTable.look(root, a)
@@ -218,7 +224,7 @@
             unsafe extend(&run, root)
             keep(run)
           }
-          return (run.host &- run.start, run.last &- a &+ 1)
+          return (run.host &- run.start, run.last &- a &+ 1, false)
         }
       }
     } else {
@@ -228,10 +234,11 @@
         unsafe DMAPermissions(rawValue: UInt8(truncatingIfNeeded: slot[0] & 3)).allows(access)
       {
         hits &+= 1
-        return (unsafe slot[1], 4096 &- (a & 4095))
+        return (unsafe slot[1], 4096 &- (a & 4095), false)
       }
     }
     let run = try ask(a, access)
+    if run.isRemote { return (0, run.last &- a &+ 1, true) }
     let page = a & ~4095
     if unsafe root == nil, run.start <= page, run.last >= page | 4095 {
       // Safe: as above.
@@ -241,7 +248,7 @@
     }
     // Larger than a page, or smaller and so not to be found by page number.
     if run.last - run.start != 4095 { keep(run) }
-    return (run.host &- run.start, run.last &- a &+ 1)
+    return (run.host &- run.start, run.last &- a &+ 1, false)
   }
 
   /// Adds what adjoins a run in the table on both sides: a table's large entries are pieces of larger mappings.
@@ -283,57 +290,6 @@
     } else {
       other = run
     }
-  }
-
-  /// A ring area of `count` bytes, all of them resolved, scattered or not.
-  public mutating func ring(
-    _ address: DMAAddress, count: Int, for access: DMAAccess
-  ) throws(DMAInterruption) -> RingMemory {
-    precondition(count > 0)
-    let first = address.rawValue & ~4095
-    guard address.rawValue <= UInt64.max - UInt64(count - 1) else {
-      throw .fault(DMAFault(address: address, access: access, reason: .unmapped))
-    }
-    let lead = Int(address.rawValue & 4095)
-    let last = (address.rawValue + UInt64(count - 1)) & ~4095
-    var pages: [UInt64] = []
-    var at = first
-    // All pages are asked for before giving up, so that their answers are under way together.
-    var pending = false
-    while true {
-      do throws(DMAInterruption) {
-        // Only bytes of the area may be touched: its first page is entered at the area's start.
-        let probe = max(at, address.rawValue)
-        let run = try lookUp(probe, access)
-        let needed = min(at | 4095, address.rawValue + UInt64(count - 1))
-        // Cells are aligned on the device's side (§2.7, §2.8); an odd offset between both sides would undo that.
-        guard (run.host &- run.start) & 7 == 0 else {
-          throw DMAInterruption.fault(DMAFault(address: DMAAddress(probe), access: access, reason: .discontiguous))
-        }
-        guard run.last >= needed else {
-          throw DMAInterruption.fault(DMAFault(address: DMAAddress(run.last + 1), access: access, reason: .unmapped))
-        }
-        pages.append(at &+ (run.host &- run.start))
-      } catch .pending {
-        pending = true
-      } catch {
-        throw error
-      }
-      if at == last { break }
-      at += 4096
-    }
-    if pending { throw .pending }
-    let isOneRun = pages.indices.allSatisfy { pages[$0] == pages[0] &+ UInt64($0) << 12 }
-    // Safe: every page was just resolved for this access, and the caller re-resolves when the generation moves.
-    if isOneRun {
-      return unsafe RingMemory(base: UnsafeMutableRawPointer(bitPattern: UInt(pages[0]))! + lead, byteCount: count)
-    }
-    return RingMemory(pages: pages, lead: lead, byteCount: count)
-  }
-
-  private mutating func lookUp(_ a: UInt64, _ access: DMAAccess) throws(DMAInterruption) -> HostRun {
-    if let table, let found = table.run(at: DMAAddress(a)), found.permissions.allows(access) { return found }
-    return try ask(a, access)
   }
 
   /// Drops what is cached of mappings that were taken away after generation `old`. True if ring areas are among them.

@@ -10,14 +10,19 @@
   /// The first byte's offset within the first page of a scattered area.
   @usableFromInline let lead: Int
   public let byteCount: Int
-  private let owner: HostMapping?
+  let owner: HostMapping?
+  /// What the area is a copy of, if it is one.
+  let remote: RemoteArea?
 
-  init(owner: HostMapping? = nil, base: UnsafeMutableRawPointer, byteCount: Int) {
+  init(
+    owner: HostMapping? = nil, base: UnsafeMutableRawPointer, byteCount: Int, remote: RemoteArea? = nil
+  ) {
     unsafe self.base = base
     unsafe self.pages = nil
     self.lead = 0
     self.byteCount = byteCount
     self.owner = owner
+    self.remote = remote
   }
 
   /// An area of no bytes: every access traps.
@@ -41,6 +46,7 @@
     self.lead = lead
     self.byteCount = byteCount
     self.owner = nil
+    self.remote = nil
   }
 
   deinit {

@@ -34,6 +34,22 @@ public import CLinux
     unsafe SegmentHeader.free(header)
   }
 
+  /// Whether some segment is a copy of memory that another process has.
+  @inlinable public var hasCopies: Bool { unsafe header.pointee.copies != nil }
+
+  /// Pages of such copies.
+  package var copiedPages: Int { unsafe SegmentHeader.copies(header)?.pages ?? 0 }
+
+  /// A copy of `count` bytes at `device`, for a segment of this list; nil if it would be one too many.
+  mutating func makeCopy(
+    of memory: any RemoteMemory, _ device: UInt64, _ count: Int, _ access: DMAAccess, isFirst: Bool
+  ) -> UInt64? {
+    unsafe SegmentHeader.makeCopies(header, of: memory).add(DMAAddress(device), count, access, isFirst: isFirst)
+  }
+
+  /// Brings what the device reads and has not come yet.
+  func fetchCopies() throws(DMAFault) { try unsafe SegmentHeader.copies(header)?.fetch() }
+
   /// Segments so far.
   @inlinable public var segmentCount: Int { count }
 
@@ -94,6 +110,9 @@ public import CLinux
     unsafe to.initialize(from: from, count: count)
     unsafe (to + capacity * 4).initialize(from: from + capacity, count: count)
     if let holds = unsafe header.pointee.holds { unsafe holds._withUnsafeGuaranteedRef { unsafe $0.add(fresh) } }
+    // Moved: the segments point to them.
+    unsafe fresh.pointee.copies = header.pointee.copies
+    unsafe header.pointee.copies = nil
     unsafe SegmentHeader.free(header)
     unsafe header = fresh
     capacity = capacity * 4
@@ -114,6 +133,7 @@ public import CLinux
 
   /// Forgets everything.
   @inlinable public mutating func clear() {
+    if hasCopies { unsafe SegmentHeader.dropCopies(header) }
     count = 0
     byteCount = 0
     writableStart = -1
@@ -250,6 +270,7 @@ public import CLinux
   }
 
   @inlinable @inline(__always) mutating func keep(_ block: UnsafeMutablePointer<SegmentHeader>) {
+    if unsafe block.pointee.copies != nil { unsafe SegmentHeader.dropCopies(block) }
     guard unsafe block.pointee.capacity == Self.smallest || mayKeep(block), hasRoom else {
       // Safe: there is no other reference to it.
       unsafe SegmentHeader.free(block)

@@ -29,6 +29,8 @@ public import CLinux
   /// two before those do not count.
   @usableFromInline var pairs: UInt64 = 0
   @usableFromInline var capacity: Int
+  /// What is behind segments in memory that is not mapped here, if there are any: a retained ``RemoteCopies``.
+  @usableFromInline var copies: UnsafeMutableRawPointer?
   /// The queue's, if drains see this block.
   var holds: Unmanaged<QueueHolds>?
   /// Where in its list.
@@ -69,6 +71,7 @@ public import CLinux
 
   /// Frees storage, which holds nothing any more.
   @usableFromInline static func free(_ header: UnsafeMutablePointer<SegmentHeader>) {
+    if unsafe header.pointee.copies != nil { unsafe dropCopies(header) }
     // Safe: allocated above, and unused by other threads once drains do not see it.
     if let holds = unsafe header.pointee.holds { unsafe holds.takeRetainedValue().remove(header) }
     unsafe LargeStorage.free(header, byteCount: byteCount(capacity: header.pointee.capacity))
@@ -82,6 +85,32 @@ public import CLinux
   @inlinable static func sides(_ header: UnsafeMutablePointer<SegmentHeader>) -> UnsafeMutablePointer<SegmentSide> {
     // Safe: the two sides are the first fields, one after the other.
     unsafe UnsafeMutableRawPointer(header).assumingMemoryBound(to: SegmentSide.self)
+  }
+
+  // MARK: Copies
+
+  /// The chain's copies, which are made if there are none.
+  static func makeCopies(
+    _ header: UnsafeMutablePointer<SegmentHeader>, of memory: any RemoteMemory
+  ) -> RemoteCopies {
+    if let copies = unsafe copies(header) { return copies }
+    let new = RemoteCopies(memory)
+    // Safe: given back by dropCopies.
+    unsafe header.pointee.copies = Unmanaged.passRetained(new).toOpaque()
+    return new
+  }
+
+  static func copies(_ header: UnsafeMutablePointer<SegmentHeader>) -> RemoteCopies? {
+    guard let copies = unsafe header.pointee.copies else { return nil }
+    // Safe: put there by makeCopies, and retained since.
+    return unsafe Unmanaged<RemoteCopies>.fromOpaque(copies).takeUnretainedValue()
+  }
+
+  @usableFromInline @inline(never) static func dropCopies(_ header: UnsafeMutablePointer<SegmentHeader>) {
+    guard let copies = unsafe header.pointee.copies else { return }
+    unsafe header.pointee.copies = nil
+    // Safe: retained by makeCopies, and given back once.
+    unsafe Unmanaged<RemoteCopies>.fromOpaque(copies).release()
   }
 
   // MARK: Holds

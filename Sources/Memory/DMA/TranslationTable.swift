@@ -54,7 +54,7 @@ import Synchronization
   /// Enters a mapping, replacing what was there. False when it is not page-aligned or the tree is full: then nothing
   /// changed that a later ``remove(from:through:)`` would not undo.
   public func insert(_ run: HostRun) -> Bool {
-    guard run.start & 4095 == 0, run.host & 4095 == 0, run.last & 4095 == 4095 else { return false }
+    guard run.isWholePages, !run.isRemote else { return false }
     return counts.withLock { counts in
       var at = run.start
       var host = run.host

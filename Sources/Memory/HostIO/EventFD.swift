@@ -63,8 +63,10 @@ public final class EventFD: Sendable {
 
   /// Waits for a signal, without draining it.
   ///
-  /// - Returns: false if the time was over first.
-  public func wait(timeout: Duration? = nil) throws(HostError) -> Bool {
-    try check(host_poll(rawValue, UInt32(HOST_READABLE), -1, nanoseconds(timeout)), "poll") != 0
+  /// - Returns: false if the time was over, or `cancel` was signalled, first.
+  public func wait(timeout: Duration? = nil, cancel: EventFD? = nil) throws(HostError) -> Bool {
+    let ready = try check(
+      host_poll(rawValue, UInt32(HOST_READABLE), cancel?.rawValue ?? -1, nanoseconds(timeout)), "poll")
+    return UInt32(ready) & ~UInt32(HOST_CANCELLED) != 0
   }
 }

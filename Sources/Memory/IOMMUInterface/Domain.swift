@@ -73,6 +73,34 @@ public final class Domain: AddressTranslation {
     first <= last && state.withLock { $0.mappings.overlaps(first.rawValue, last.rawValue) }
   }
 
+  /// Whether a mapping lies only partly in `first` through `last`, so that an unmap would fail.
+  public func splits(from first: DMAAddress, through last: DMAAddress) -> Bool {
+    state.withLock { state in
+      let (low, high) = (state.mappings.mapping(at: first.rawValue), state.mappings.mapping(at: last.rawValue))
+      return (low?.first ?? first.rawValue) < first.rawValue || (high?.last ?? last.rawValue) > last.rawValue
+    }
+  }
+
+  /// Why `count` bytes from `address` on, one or more, cannot be accessed so, at the first byte that cannot; nil: they
+  /// can, in one mapping or several.
+  public func fault(for access: DMAAccess, at address: DMAAddress, count: Int) -> DMAFault? {
+    let (last, overflow) = address.rawValue.addingReportingOverflow(UInt64(max(count, 1) - 1))
+    guard !overflow else { return DMAFault(address: address, access: access, reason: .unmapped) }
+    return state.withLock { state in
+      var at = address.rawValue
+      while true {
+        guard let mapping = state.mappings.mapping(at: at) else {
+          return DMAFault(address: DMAAddress(at), access: access, reason: .unmapped)
+        }
+        guard mapping.permissions.allows(access) else {
+          return DMAFault(address: DMAAddress(at), access: access, reason: .permission)
+        }
+        guard mapping.last < last else { return nil }
+        at = mapping.last + 1
+      }
+    }
+  }
+
   // MARK: Mappings
 
   /// Makes `byteCount` bytes of guest memory visible from `address` on, to all endpoints at once. Guest memory need not
@@ -186,6 +214,7 @@ extension GuestRun {
 extension Domain: DMASpace {
   public var table: TranslationTable? { cache }
   public var dirtyLog: DirtyLog? { memory.dirtyLog }
+  public var remote: (any RemoteMemory)? { memory.remote }
   /// Look-ups that a queue answered itself, and those that came here.
   public var lookUps: LookUpStatistics.Sum { lookUpLedger.sum }
   public var ledger: LookUpStatistics? { lookUpLedger }

@@ -46,6 +46,7 @@ public final class EndpointSpace: DMASpace {
 
   public var table: TranslationTable? { cache }
   public var dirtyLog: DirtyLog? { memory.dirtyLog }
+  public var remote: (any RemoteMemory)? { memory.remote }
   public var ledger: LookUpStatistics? { lookUps }
 
   /// Its number on the bus now. Set it only between an IOMMU's `release` and `adopt`.

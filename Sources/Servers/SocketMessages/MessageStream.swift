@@ -17,6 +17,11 @@ package struct IncomingMessage<Header: FixedHeader>: ~Copyable {
   package var header: Header
   package var payload: [UInt8]
   package var descriptors: FileDescriptorList
+
+  package init(header: Header, payload: [UInt8], descriptors: consuming FileDescriptorList) {
+    (self.header, self.payload) = (header, payload)
+    self.descriptors = descriptors
+  }
 }
 
 /// Why no more messages come.

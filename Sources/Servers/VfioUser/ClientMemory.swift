@@ -7,9 +7,10 @@ internal import Synchronization
 ///
 /// Each file that comes with a mapping is mapped here once, whole, as a region of a physical memory of our own making;
 /// the mappings are those of an IOMMU's domain in front of the device. So a map costs an entry of a list, and an unmap
-/// returns when no request under way uses the range any more, as for every other IOMMU. Control thread only, but for
-/// what the domain does.
-final class ClientMemory: IOMMU {
+/// returns when no request under way uses the range any more, as for every other IOMMU. Mappings without a file are
+/// reached by messages (``ClientMessages``), which the client checks itself: taking one away waits for nothing. Control
+/// thread only, but for what the domains do.
+final class ClientMemory: IOMMU, AddressTranslation {
   /// Why a mapping was refused, as the error number of the reply.
   struct Refusal: Error {
     var errno: Errno
@@ -27,9 +28,14 @@ final class ClientMemory: IOMMU {
     var files: [File] = []
     /// Where the next file's region may start.
     var next: UInt64 = 0
+    var needsMessages = false
   }
-  let memory = GuestMemory()
+  let memory: GuestMemory
+  /// Mappings with a file.
   let domain: Domain
+  /// Mappings without.
+  let remote: Domain
+  let messages: ClientMessages
   let ledger = MappingLedger()
   private let state = Mutex(State())
   /// Mappings at most, those without a file included.
@@ -39,11 +45,19 @@ final class ClientMemory: IOMMU {
 
   /// - Parameter refused: called for each access that is refused, on queue threads; it must not wait for them.
   init(refused: @escaping @Sendable (DMAFault) -> Void = { _ in }) {
+    // Only its list of mappings is used: nothing is attached to it.
+    let remote = Domain(GuestMemory(), maxMappings: Self.maxMappings)
+    self.remote = remote
+    messages = ClientMessages { address, count, access in remote.fault(for: access, at: address, count: count) }
+    memory = GuestMemory(remote: messages)
     domain = Domain(memory, maxMappings: Self.maxMappings) { fault, _ in refused(fault) }
   }
 
-  /// Bytes of device addresses that are mapped now.
-  var mappedBytes: UInt64 { domain.byteCount }
+  /// Whether the device works in memory that is reached by messages. Firmware that it can only read is none of it.
+  var needsMessages: Bool { state.withLock { $0.needsMessages } }
+
+  /// Bytes of device addresses that are mapped now, those without a file included.
+  var mappedBytes: UInt64 { domain.byteCount &+ remote.byteCount }
 
   /// Files that mappings are of, and their bytes.
   var files: (count: Int, byteCount: UInt64) {
@@ -52,7 +66,22 @@ final class ClientMemory: IOMMU {
 
   // MARK: IOMMU
 
-  func adopt(_ endpoint: EndpointSpace) { domain.attach(endpoint) }
+  func adopt(_ endpoint: EndpointSpace) {
+    domain.attach(endpoint)
+    endpoint.setRoute(.translated(self))
+  }
+
+  func lookUp(
+    _ address: DMAAddress, for access: DMAAccess, by requester: RequesterID
+  ) throws(DMAFault) -> GuestRun {
+    do throws(DMAFault) {
+      return try domain.lookUp(address, for: access, by: requester)
+    } catch {
+      return try remote.lookUp(address, for: access, by: requester)
+    }
+  }
+
+  func report(_ fault: DMAFault, by requester: RequesterID) { domain.report(fault, by: requester) }
   func release(_ endpoint: EndpointSpace) { domain.detach(endpoint, to: .blocked(.stopped)) }
 
   // MARK: Mappings
@@ -69,27 +98,42 @@ final class ClientMemory: IOMMU {
       guard request.flags & (MapRequest.byMapping | MapRequest.byFile) == 0 else {
         throw Refusal(errno: .invalidArgument, reason: "it is to be reached through a descriptor, and none came")
       }
-      // Taken, so that a later unmap fits, and reachable for nothing.
-      return try map(request, to: GuestAddress(0), permissions: [])
+      let permissions = Self.permissions(of: request)
+      try map(request, to: GuestMemory.remoteStart, permissions: permissions, in: remote)
+      if permissions.contains(.write) { state.withLock { $0.needsMessages = true } }
+      return
     }
     guard request.offset & 4095 == 0, request.offset <= UInt64.max - request.size else {
       throw Refusal(errno: .invalidArgument, reason: "its offset is \(request.offset)")
     }
-    var permissions: DMAPermissions = []
-    if request.flags & MapRequest.readable != 0 { permissions.insert(.read) }
-    if request.flags & MapRequest.writable != 0 { permissions.insert(.write) }
+    let permissions = Self.permissions(of: request)
     let file = try file(of: descriptor, upTo: request.offset + request.size)
     if permissions.contains(.write), !file.isWritable {
       throw Refusal(errno: .permissionDenied, reason: "its file cannot be written")
     }
-    try map(request, to: GuestAddress(file.base + request.offset), permissions: permissions)
+    try map(request, to: GuestAddress(file.base + request.offset), permissions: permissions, in: domain)
+  }
+
+  private static func permissions(of request: MapRequest) -> DMAPermissions {
+    var permissions: DMAPermissions = []
+    if request.flags & MapRequest.readable != 0 { permissions.insert(.read) }
+    if request.flags & MapRequest.writable != 0 { permissions.insert(.write) }
+    return permissions
   }
 
   private func map(
-    _ request: MapRequest, to guest: GuestAddress, permissions: DMAPermissions
+    _ request: MapRequest, to guest: GuestAddress, permissions: DMAPermissions, in target: Domain
   ) throws(Refusal) {
+    let other = target === domain ? remote : domain
+    let last = request.address + (request.size - 1)
+    guard !other.isMapped(from: DMAAddress(request.address), through: DMAAddress(last)) else {
+      throw Refusal(errno: .fileExists, reason: "some of it is mapped already")
+    }
+    guard domain.mappings + remote.mappings < Self.maxMappings else {
+      throw Refusal(errno: .noSpace, reason: "there are \(Self.maxMappings) mappings already")
+    }
     do throws(DomainError) {
-      try domain.map(
+      try target.map(
         DMAAddress(request.address), byteCount: request.size, to: guest, permissions: permissions)
     } catch {
       switch error {
@@ -103,13 +147,22 @@ final class ClientMemory: IOMMU {
   /// Takes back everything inside `request`, and returns when nothing uses it any more. Where nothing is mapped nothing
   /// happens: QEMU's AMD-Vi unmaps all of the address space, piece by piece, when a device changes its domain.
   func unmap(_ request: UnmapRequest) throws(Refusal) {
-    if request.flags & UnmapRequest.everything != 0 { return domain.removeAll() }
+    if request.flags & UnmapRequest.everything != 0 {
+      messages.excluding { remote.removeAll() }
+      return domain.removeAll()
+    }
     guard request.flags == 0 else { throw Refusal(errno: .notSupported, reason: "there is no log of dirty pages") }
     guard request.size > 0, request.address <= UInt64.max - (request.size - 1) else {
       throw Refusal(errno: .invalidArgument, reason: "\(request.size) bytes at \(request.address)")
     }
+    let (first, last) = (DMAAddress(request.address), DMAAddress(request.address + (request.size - 1)))
+    // Both before either, so that a refusal changes nothing.
+    guard !domain.splits(from: first, through: last), !remote.splits(from: first, through: last) else {
+      throw Refusal(errno: .invalidArgument, reason: "only a part of a mapping would go")
+    }
     do throws(DomainError) {
-      try domain.unmap(from: DMAAddress(request.address), through: DMAAddress(request.address + (request.size - 1)))
+      try messages.excluding { () throws(DomainError) in try remote.unmap(from: first, through: last) }
+      try domain.unmap(from: first, through: last)
     } catch {
       throw Refusal(errno: .invalidArgument, reason: "only a part of a mapping would go")
     }
@@ -117,6 +170,8 @@ final class ClientMemory: IOMMU {
 
   /// The client has gone: nothing of its memory is reachable, or mapped here, any more.
   func removeAll() {
+    messages.detach()
+    remote.removeAll()
     domain.removeAll()
     state.withLock { $0 = State() }
     try? memory.replace(with: [])

@@ -21,6 +21,14 @@ struct VersionRequest: Hashable, Sendable {
     text = String(decoding: bytes.dropLast(), as: UTF8.self)
   }
 
+  /// A capability of the sender's that is a whole number; nil if it does not name it so. Its name appears nowhere else
+  /// in the text.
+  func number(_ capability: String) -> Int? {
+    guard let name = text.firstRange(of: "\"\(capability)\"") else { return nil }
+    let value = text[name.upperBound...].drop { $0.isWhitespace || $0 == ":" }
+    return Int(value.prefix { $0.isASCII && $0.isNumber })
+  }
+
   var encoded: [UInt8] {
     var writer = PayloadWriter()
     writer.put(major)

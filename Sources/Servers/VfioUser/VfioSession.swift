@@ -24,6 +24,8 @@ final class VfioSession {
   private let socket: UnixSocket
   private let log: Logger
   private var stream: Stream
+  /// Instead of the stream, once the client's memory is reached by messages.
+  private var reader: MessageReader?
   private var isAgreed = false
   /// Why a session ended well; any other reason is a failure.
   static let closed = "it closed the connection"
@@ -40,14 +42,25 @@ final class VfioSession {
 
   /// Serves until the client goes, or `stop`. Returns why it ended.
   func run(stop: EventFD) throws(HostError) -> String {
+    let messages = hosted.memory.messages
+    messages.attach(socket)
     defer {
       hosted.endDoorbells()
       hosted.interrupts.removeAll()
       hosted.memory.removeAll()
+      reader?.end()
     }
     while true {
       do throws(StreamEnding) {
-        while let message = try stream.next() {
+        while let message = try next() {
+          if message.header.isReply {
+            guard messages.take(message.header, message.payload) else {
+              return "it answers a command that was never sent, or wrongly"
+            }
+            continue
+          }
+          messages.setBusy(true)
+          defer { messages.setBusy(false) }
           if let why = try handle(message, stop) { return why }
         }
       } catch {
@@ -58,15 +71,30 @@ final class VfioSession {
         case .peer(let error): return "\(error)"
         }
       }
-      guard try socket.waitReadable(cancel: stop) else { return Self.stopped }
+      guard try wait(stop) else { return Self.stopped }
     }
+  }
+
+  private func wait(_ stop: EventFD) throws(HostError) -> Bool {
+    if let reader { return try reader.wait(cancel: stop) }
+    return try socket.waitReadable(cancel: stop)
+  }
+
+  /// The next message, or nil when none is here. Answers come through by themselves once there is a reader.
+  private func next() throws(StreamEnding) -> IncomingMessage<VfioHeader>? {
+    if reader == nil, hosted.memory.needsMessages {
+      let messages = hosted.memory.messages
+      reader = try rethrowing(
+        MessageReader(socket) { header, payload in messages.take(header, payload) }, as: StreamEnding.host)
+    }
+    if let reader { return try reader.next() }
+    return try stream.next()
   }
 
   /// Does one command. A sentence: the connection cannot go on.
   private func handle(_ message: consuming IncomingMessage<VfioHeader>, _ stop: EventFD) throws(StreamEnding) -> String?
   {
     let header = message.header
-    guard !header.isReply else { return "it answers a command that was never sent" }
     let answer: Answer
     do throws(ProtocolError) {
       answer = try self.answer(to: header, message.payload, &message.descriptors)
@@ -80,8 +108,8 @@ final class VfioSession {
       id: header.id, command: header.command, flags: flags, error: UInt32(answer.errno?.rawValue ?? 0),
       answer.errno == nil ? answer.payload : [])
     try rethrowing(
-      socket.send(bytes.span, descriptors: answer.descriptors, timeout: Self.patience, cancel: stop),
-      as: StreamEnding.host)
+      hosted.memory.messages.send(
+        bytes, descriptors: answer.descriptors, timeout: Self.patience, cancel: stop), as: StreamEnding.host)
     return isAgreed ? nil : "there is no version that both sides speak"
   }
 
@@ -119,6 +147,7 @@ final class VfioSession {
       return .failed(.notSupported)
     }
     isAgreed = true
+    if let limit = proposal.number("max_data_xfer_size") { hosted.memory.messages.setTransferLimit(limit) }
     return Answer(payload: VersionRequest.answer(maxMappings: ClientMemory.maxMappings).encoded)
   }
 

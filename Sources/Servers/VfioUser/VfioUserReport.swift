@@ -65,16 +65,13 @@ final class VfioUserReport: Sendable {
   private var client: ServingReport.Client {
     var client = ServingReport.Client()
     let memory = hosted.memory
-    for run in memory.domain.runs {
-      client.mappings += 1
-      let byteCount = run.last.rawValue - run.first.rawValue + 1
-      if run.permissions.isEmpty {
-        client.mappingsWithoutDescriptor += 1
-        client.bytesWithoutDescriptor &+= byteCount
-      } else {
-        client.mappedBytes &+= byteCount
-      }
-    }
+    client.mappings = memory.domain.mappings + memory.remote.mappings
+    client.mappedBytes = memory.domain.byteCount
+    (client.mappingsWithoutDescriptor, client.bytesWithoutDescriptor) = (
+      memory.remote.mappings, memory.remote.byteCount
+    )
+    let messages = memory.messages.counts
+    (client.accessesByMessage, client.refusedByClient) = (messages.accesses, messages.refused)
     (client.files, client.fileBytes) = memory.files
     let counts = memory.ledger.counts
     (client.maps, client.refusedMaps, client.unmaps) = (counts.maps, counts.refusedMaps, counts.unmaps)

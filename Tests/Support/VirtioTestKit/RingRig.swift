@@ -11,6 +11,8 @@ public struct RingCase: Hashable, Sendable, CustomStringConvertible {
   public var path: AddressPath
   public var driver: Driver
   public var size: UInt16
+  /// Whether the device's memory is another process's; see ``RemoteSpace``.
+  public var isRemote = false
 
   public init(
     packed: Bool, size: UInt16 = 16, indirect: Bool = true, eventIndex: Bool = true, inOrder: Bool = false,
@@ -40,7 +42,14 @@ public struct RingCase: Hashable, Sendable, CustomStringConvertible {
       isPacked ? "packed" : "split", "\(size)", indirect ? "indirect" : "direct", eventIndex ? "event index" : "flags",
       inOrder ? "in order" : "any order", path == .platform ? "scattered" : "physical",
       driver == .literal ? "literal" : "driver queue",
-    ].joined(separator: " ")
+    ].joined(separator: " ") + (isRemote ? " remote" : "")
+  }
+
+  /// The same, over memory that another process has.
+  public var remote: RingCase {
+    var remote = self
+    remote.isRemote = true
+    return remote
   }
 
   /// Every combination. Sizes go round: each is met with many of the others.
@@ -77,6 +86,8 @@ public final class RingRig {
   public let literal: LiteralMemory
   public let space: any DMASpace
   public let paged: PagedSpace?
+  /// What the device works in, if it is not ``space``.
+  public let remote: RemoteSpace?
   public private(set) var ring: any LiteralRing
   public let layout: QueueLayout
   /// Room for indirect tables, one for each descriptor, `tableCapacity` descriptors each.
@@ -118,6 +129,7 @@ public final class RingRig {
       paged = nil
       space = PhysicalSpace(memory)
     }
+    remote = kind.isRemote ? RemoteSpace(space) : nil
     ring = Self.makeRing(kind, layout, startingAt: start, space, tables, tableCapacity, literal)
   }
 
@@ -142,6 +154,7 @@ public final class RingRig {
   public func makeQueue(
     resumingAt state: QueueState = .initial, waking waiter: (any TranslationWaiter)? = nil
   ) throws(QueueError) -> Virtqueue {
-    try Virtqueue(index: 0, layout: layout, features: kind.features, in: space, waking: waiter, resumingAt: state)
+    try Virtqueue(
+      index: 0, layout: layout, features: kind.features, in: remote ?? space, waking: waiter, resumingAt: state)
   }
 }

@@ -57,7 +57,8 @@ struct ChainWalk: ~Copyable {
   @inline(never) private mutating func addPieces(_ d: RingDescriptor, _ iotlb: inout IOTLB) throws(QueueError) {
     let access: DMAAccess = isWritable ? .write : .read
     do throws(DMAInterruption) {
-      try iotlb.resolve(d.address, count: Int(d.length), for: access, into: &list)
+      try iotlb.gather(d.address, count: Int(d.length), for: access, into: &list)
+      if list.hasCopies { isOdd = true }
     } catch {
       isOdd = true
       switch error {
@@ -191,7 +192,8 @@ extension Virtqueue {
   }
 
   @inline(never) private mutating func isHeldUp(_ walk: inout ChainWalk) -> Bool {
-    if waits(&walk) || lacksRoom(for: walk) { return true }
+    if lacksCopies(for: walk) || waits(&walk) || lacksRoom(for: walk) { return true }
+    if walk.list.hasCopies { fetchCopies(&walk) }
     decided = nil
     if let fault = walk.fault {
       iotlb.space.report(fault)

@@ -41,8 +41,8 @@ extension Virtqueue {
   /// Whether a chain that was just walked has to wait until others have ended. It is walked anew then.
   mutating func lacksRoom(for walk: borrowing ChainWalk) -> Bool {
     // A chain with a fault is given back at once, and asks for nothing twice.
-    guard held.isHeavy(walk.list.room), inFlight > 0, walk.fault == nil else { return false }
-    let weight = HoldBudget.weight(capacity: walk.list.room, named: iotlb.namedPieces)
+    guard held.isHeavy(walk.list.room) || walk.list.hasCopies, inFlight > 0, walk.fault == nil else { return false }
+    let weight = HoldBudget.weight(capacity: walk.list.room, named: iotlb.namedPieces + walk.list.copiedPages)
     guard !held.hasRoom(for: weight) else { return false }
     iotlb.walkRepeats()
     iotlb.endWalk(repeats: true)
@@ -52,17 +52,21 @@ extension Virtqueue {
 
   /// Counts the next chain.
   mutating func takeHeavy(_ walk: borrowing ChainWalk) {
-    guard held.isHeavy(walk.list.room) else { return }
-    held.take(HoldBudget.weight(capacity: walk.list.room, named: iotlb.namedPieces))
+    guard held.isHeavy(walk.list.room) || walk.list.hasCopies else { return }
+    held.take(HoldBudget.weight(capacity: walk.list.room, named: iotlb.namedPieces + walk.list.copiedPages))
     iotlb.taken(popped)
   }
 
   /// A chain ends.
   @inline(__always) mutating func give(_ chain: borrowing DescriptorChain) {
-    if held.isHeavy(chain.memory.capacity) { giveHeavy(chain.memory.capacity, chain.sequence) } else { held.give(0) }
+    if held.isHeavy(chain.memory.capacity) || chain.memory.hasCopies {
+      giveHeavy(chain.memory.capacity, chain.memory.copiedPages, chain.sequence)
+    } else {
+      held.give(0)
+    }
   }
 
-  @inline(never) private mutating func giveHeavy(_ capacity: Int, _ sequence: UInt32) {
-    held.give(HoldBudget.weight(capacity: capacity, named: iotlb.ended(sequence)))
+  @inline(never) private mutating func giveHeavy(_ capacity: Int, _ copied: Int, _ sequence: UInt32) {
+    held.give(HoldBudget.weight(capacity: capacity, named: iotlb.ended(sequence) + copied))
   }
 }

@@ -19,8 +19,24 @@ extension Virtqueue {
     return packedDescriptor(UInt64(littleEndian: words.0), UInt64(littleEndian: words.1))
   }
 
-  @inline(__always) private func isAvailable(_ flags: UInt16) -> Bool {
+  @inline(__always) func isAvailable(_ flags: UInt16) -> Bool {
     (flags & Self.availableBit != 0) == availableWrap && (flags & Self.usedBit != 0) != availableWrap
+  }
+
+  /// Slots from the next one on that the driver made available, one after the other.
+  var availableSlots: Int {
+    var (slot, wrap, count) = (available, availableWrap, 0)
+    while count < Int(layout.size) {
+      let flags = UInt16(littleEndian: descriptorArea.load16(at: Int(slot) &* 16 &+ 14))
+      guard (flags & Self.availableBit != 0) == wrap, (flags & Self.usedBit != 0) != wrap else { break }
+      count += 1
+      slot &+= 1
+      if slot == layout.size {
+        slot = 0
+        wrap.toggle()
+      }
+    }
+    return count
   }
 
   var isPackedAvailable: Bool {
@@ -55,6 +71,7 @@ extension Virtqueue {
 
   mutating func nextPacked() throws(QueueError) -> DescriptorChain? {
     if !again.isEmpty { return try nextLeftPacked() }
+    if isRemote, !refreshPacked() { return nil }
     let d = descriptor(at: available)
     guard isAvailable(d.flags) else { return nil }
     // This slot is with the device, and not the driver's to make available (§2.8.13).
@@ -95,6 +112,7 @@ extension Virtqueue {
       return nil
     }
     let place = recorder == nil ? d.id : try record(d.id)
+    if isRemote { outbox.seen -= Int(slots) }
     available = slot
     availableWrap = wrap
     return finish(walk, id: d.id, slots: slots, record: place)
@@ -140,6 +158,7 @@ extension Virtqueue {
 
   @inline(__always) mutating func writePacked(_ entry: UsedEntry) {
     let at = Int(used) &* 16
+    if isRemote { outbox.elements.append(at) }
     writeUsed(entry, at)
     used &+= entry.slots
     if used >= layout.size {

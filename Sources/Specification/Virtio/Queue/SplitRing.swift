@@ -6,6 +6,7 @@ extension Virtqueue {
   mutating func nextSplit() throws(QueueError) -> DescriptorChain? {
     if !again.isEmpty { return try nextLeftSplit() }
     if seenAvailable == available {
+      if isRemote, !refreshSplit() { return nil }
       let index = UInt16(littleEndian: driverArea.loadAcquire16(at: 2))
       if index == available { return nil }
       guard index &- available <= layout.size else { throw .availableIndex(index, expected: available) }

@@ -4,7 +4,8 @@ import DMA
 extension Virtqueue {
   /// Suppresses kicks for now.
   public mutating func disarmKick() {
-    guard isResolved, !isRetired, !suppressed else { return }
+    // It is a hint, which would cost a message where the area is a copy.
+    guard isResolved, !isRetired, !suppressed, !isRemote else { return }
     if isPacked {
       deviceArea.store16(UInt16(1).littleEndian, at: 2)
     } else if !hasEventIndex {
@@ -38,9 +39,11 @@ extension Virtqueue {
       if isPacked { armPacked() } else { armSplit() }
       suppressed = false
       markDeviceAreaDirty()
+      if isRemote { sendArming() }
     }
     if isResting || held.isWaitedFor { return false }
     if arming { RingMemory.fence() }
+    if isRemote { return isRemotelyAvailable || mustRenew }
     return isPacked ? isPackedAvailable : driverArea.loadAcquire16(at: 2) != available.littleEndian
   }
 }

@@ -29,6 +29,9 @@ public struct Virtqueue: ~Copyable {
   /// back there, each before its hold ends, so that a queue that stops now has lost none. Nothing else touches them.
   var isWithdrawn = false
   var isRetired = false
+  /// The areas are copies of memory that another process has; see ``RingMemory/isRemote``.
+  var isRemote = false
+  var outbox = Outbox()
   /// Mappings are being taken away: this round must end before more is resolved.
   var mustRenew = false
   /// The handler has nothing to do for what is still available.
@@ -139,6 +142,7 @@ public struct Virtqueue: ~Copyable {
   public mutating func beginRound() throws(QueueError) {
     guard !isRetired else { return }
     if iotlb.beginRound() { withdrawAreas() }
+    if let fault = outbox.fault { try giveUp(fault) }
     mustRenew = false
     isResting = false
     round.begin(popped)
@@ -154,13 +158,17 @@ public struct Virtqueue: ~Copyable {
         isPending = true
         return
       }
-      unresolve()
-      isRetired = true
-      iotlb.space.report(fault)
-      counts.faults &+= 1
-      iotlb.endRound()
-      throw .ring(fault)
+      try giveUp(fault)
     }
+  }
+
+  private mutating func giveUp(_ fault: DMAFault) throws(QueueError) {
+    unresolve()
+    isRetired = true
+    iotlb.space.report(fault)
+    counts.faults &+= 1
+    iotlb.endRound()
+    throw .ring(fault)
   }
 
   /// Ends a round: what is published is visible, and mappings may go.
@@ -200,6 +208,8 @@ public struct Virtqueue: ~Copyable {
     guard !isRetired, isResolved else { return true }
     if !again.isEmpty { return false }
     if isClosing { return true }
+    // What a copy says now is a message away: a look of its own, and no error.
+    if isRemote { return !isRemotelyAvailable }
     return isPacked ? !isPackedAvailable : driverArea.loadAcquire16(at: 2) == available.littleEndian
   }
 
@@ -207,6 +217,7 @@ public struct Virtqueue: ~Copyable {
   /// on. The driver sees it at the next ``publish()``.
   public mutating func complete(_ chain: consuming DescriptorChain, written: Int) {
     if let log = iotlb.dirtyLog { chain.memory.markDirty(log) }
+    if chain.memory.hasCopies { outbox.add(chain.memory.remoteWrites(first: written)) }
     counts.completions &+= 1
     counts.readableBytes &+= UInt64(truncatingIfNeeded: chain.readable.byteCount)
     // Never more than there is room for (§2.7.8.2).
@@ -217,6 +228,7 @@ public struct Virtqueue: ~Copyable {
     let entry = UsedEntry(id: chain.id, slots: chain.slots, written: written, record: chain.record)
     if isInOrder { emitInOrder(entry, chain.sequence) } else { emit(entry) }
     completed &+= 1
+    if outbox.byteCount > Outbox.limit { publish() }
     if isWithdrawn {
       publish()
       if inFlight == 0 { unresolve() }
@@ -229,7 +241,9 @@ public struct Virtqueue: ~Copyable {
   /// end of a round does too.
   public mutating func publish() {
     guard unpublished > 0, isResolved || isWithdrawn else { return }
+    let remote = isRemote ? remoteElements : []
     if isPacked { publishPacked() } else { deviceArea.storeRelease16(used.littleEndian, at: 2) }
+    if isRemote || !outbox.isEmpty { sendPublished(remote) }
     unpublished = 0
     recorder?.published(used: used, wrap: usedWrap)
     markDeviceAreaDirty()
@@ -249,6 +263,7 @@ public struct Virtqueue: ~Copyable {
       return true
     }
     RingMemory.fence()
+    if isRemote, isResolved { refreshEvents() }
     // Where the driver's wish is cannot be read any more if the areas are gone; one call too many does no harm.
     let wanted = !isResolved || (isPacked ? isPackedCallWanted : isSplitCallWanted)
     usedSinceCall = 0
@@ -295,6 +310,7 @@ public struct Virtqueue: ~Copyable {
     if let area = descriptors.take() { descriptorArea = area }
     if let area = driver.take() { driverArea = area }
     if let area = device.take() { deviceArea = area }
+    isRemote = descriptorArea.isRemote || driverArea.isRemote || deviceArea.isRemote
     if !hasResumed { try resume() }
     isResolved = true
     isWithdrawn = false

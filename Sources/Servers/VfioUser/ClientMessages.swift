@@ -1,0 +1,286 @@
+internal import DMA
+internal import HostIO
+internal import SocketMessages
+internal import Synchronization
+
+/// DMA_READ and DMA_WRITE: the client's memory where no descriptor came with it. The client does each access, and
+/// checks it against its own IOMMU.
+///
+/// Queue threads ask and wait; the thread that receives messages gives them the answers. A client may hold still until
+/// it has its own answer (QEMU does, under its global lock), and that answer may have to wait for a queue thread: then
+/// the queue's accesses are given up, so that neither waits for the other.
+final class ClientMessages: RemoteMemory {
+  /// The accesses of one call that are under way.
+  fileprivate final class Call: Sendable {
+    struct State {
+      var results: [[UInt8]]
+      var left: Int
+      var fault: DMAFault?
+    }
+    let accesses: [RemoteAccess]
+    let state: Mutex<State>
+    let done: EventFD
+
+    init(_ accesses: [RemoteAccess], _ done: EventFD) {
+      self.accesses = accesses
+      self.done = done
+      state = Mutex(State(results: Array(repeating: [], count: accesses.count), left: accesses.count))
+    }
+
+    func end(_ index: Int, _ result: Result<[UInt8], DMAFault>) {
+      let isOver = state.withLock { state in
+        switch result {
+        case .success(let bytes): state.results[index] = bytes
+        case .failure(let fault): if state.fault == nil { state.fault = fault }
+        }
+        state.left -= 1
+        return state.left == 0
+      }
+      if isOver { done.signal() }
+    }
+  }
+  fileprivate struct Asked {
+    var call: Call
+    var index: Int
+  }
+  fileprivate struct State {
+    var socket: UnixSocket?
+    var limit = VfioHeader.transferLimit
+    var asked: [UInt16: Asked] = [:]
+    /// Given up, and their answers may come yet.
+    var abandoned: Set<UInt16> = []
+    var next: UInt16 = 0
+    /// Since when a command of the client's has been worked on.
+    var busySince: ContinuousClock.Instant?
+    var counts: (accesses: UInt64, refused: UInt64) = (0, 0)
+    /// Eventfds for calls to wait with.
+    var idle: [EventFD] = []
+  }
+  private let state = Mutex(State())
+  /// Held while a message is sent, which goes in one piece, and while mappings are taken away.
+  private let sending = Mutex(())
+  /// Whether all of these bytes may be accessed so.
+  private let isMapped: @Sendable (DMAAddress, Int, DMAAccess) -> DMAFault?
+  let copyBudget = CopyBudget(256 << 20)
+  /// How long the client may take for its answers.
+  static let patience = Duration.seconds(5)
+  /// How long a command of the client's may wait for a queue that waits for the client.
+  static let grace = Duration.milliseconds(50)
+
+  init(_ isMapped: @escaping @Sendable (DMAAddress, Int, DMAAccess) -> DMAFault?) { self.isMapped = isMapped }
+
+  /// Messages so far, and those that did not bring what was asked for.
+  var counts: (accesses: UInt64, refused: UInt64) { state.withLock { $0.counts } }
+
+  // MARK: The session
+
+  /// Messages go to this client from now on.
+  func attach(_ socket: UnixSocket) { state.withLock { state in state.socket = socket } }
+
+  /// The most data that the client takes in a message.
+  func setTransferLimit(_ byteCount: Int) {
+    state.withLock { $0.limit = min(max(byteCount, 4096), VfioHeader.transferLimit) }
+  }
+
+  /// The client has gone, or goes: whatever is asked for is refused.
+  func detach() {
+    state.withLock { state in
+      state.socket = nil
+      state.abandoned = []
+      state.limit = VfioHeader.transferLimit
+    }
+    giveUp { _ in true }
+  }
+
+  /// Sends an answer of the session's.
+  func send(
+    _ bytes: [UInt8], descriptors: [Int32], timeout: Duration, cancel: EventFD
+  ) throws(HostError) {
+    guard let socket = state.withLock({ $0.socket }) else { return }
+    try sending.withLock { _ throws(HostError) in
+      try socket.send(bytes.span, descriptors: descriptors, timeout: timeout, cancel: cancel)
+    }
+  }
+
+  /// Runs `body` while no access can begin: what it takes away is asked for no more when it returns.
+  func excluding<R, E: Error>(_ body: () throws(E) -> R) throws(E) -> R {
+    try sending.withLock { _ throws(E) in try body() }
+  }
+
+  /// A command of the client's is worked on, or none is.
+  func setBusy(_ isBusy: Bool) { state.withLock { $0.busySince = isBusy ? .now : nil } }
+
+  /// Takes an answer. False if nothing like it was asked for.
+  func take(_ header: VfioHeader, _ payload: [UInt8]) -> Bool {
+    let (asked, isLate) = state.withLock { state in
+      (state.asked.removeValue(forKey: header.id), state.abandoned.remove(header.id) != nil)
+    }
+    guard let asked else { return isLate }
+    let access = asked.call.accesses[asked.index]
+    let fault = access.fault(header.error == UInt32(Errno.permissionDenied.rawValue) ? .permission : .unmapped)
+    var reader = PayloadReader(payload, of: "an answer")
+    switch access {
+    case .read(let address, let count) where header.command == VfioCommand.readDMA.rawValue:
+      guard !header.hasFailed else { break }
+      guard (try? reader.take(UInt64.self)) == address.rawValue, (try? reader.take(UInt64.self)) == UInt64(count),
+        reader.remaining == count, let bytes = try? reader.take(count: count)
+      else {
+        asked.call.end(asked.index, .failure(fault))
+        return false
+      }
+      asked.call.end(asked.index, .success(bytes))
+      return true
+    case .write where header.command == VfioCommand.writeDMA.rawValue:
+      guard !header.hasFailed else { break }
+      asked.call.end(asked.index, .success([]))
+      return true
+    default:
+      asked.call.end(asked.index, .failure(fault))
+      return false
+    }
+    asked.call.end(asked.index, .failure(fault))
+    return true
+  }
+
+  // MARK: Queues
+
+  func perform(_ accesses: [RemoteAccess]) throws(DMAFault) -> [[UInt8]] {
+    guard let first = accesses.first else { return [] }
+    let limit = state.withLock { $0.limit }
+    let pieces = accesses.map { $0.pieces(of: limit) }
+    let call: Call
+    do throws(HostError) {
+      let idle = state.withLock { $0.idle.popLast() }
+      let event: EventFD
+      if let idle { event = idle } else { event = try EventFD() }
+      call = Call(pieces.flatMap { $0 }, event)
+    } catch {
+      throw first.fault(.exhausted)
+    }
+    defer { state.withLock { if $0.idle.count < 64 { $0.idle.append(call.done) } } }
+    begin(call)
+    wait(for: call)
+    _ = try? call.done.drain()
+    let (results, fault) = call.state.withLock { ($0.results, $0.fault) }
+    state.withLock { state in
+      state.counts.accesses &+= UInt64(call.accesses.count)
+      if fault != nil { state.counts.refused &+= 1 }
+    }
+    if let fault { throw fault }
+    var at = 0
+    return pieces.map { pieces in
+      defer { at += pieces.count }
+      return pieces.count == 1 ? results[at] : Array(results[at..<at + pieces.count].joined())
+    }
+  }
+
+  private func begin(_ call: Call) {
+    for (index, access) in call.accesses.enumerated() {
+      let fault: DMAFault? = sending.withLock { _ in
+        if let fault = isMapped(access.address, access.count, access.kind) { return fault }
+        let (socket, id): (UnixSocket?, UInt16?) = state.withLock { state in
+          guard let socket = state.socket else { return (nil, nil) }
+          return (socket, state.number(for: Asked(call: call, index: index)))
+        }
+        guard let socket, let id else { return access.fault(.stopped) }
+        do throws(HostError) {
+          try socket.send(access.message(id).span, timeout: Self.patience)
+        } catch {
+          // Half a message may have gone: this client is lost, and its session ends.
+          socket.shutdown()
+          state.withLock { _ = $0.asked.removeValue(forKey: id) }
+          return access.fault(.stopped)
+        }
+        return nil
+      }
+      guard let fault else { continue }
+      for rest in index..<call.accesses.count { call.end(rest, .failure(fault)) }
+      return
+    }
+  }
+
+  private func wait(for call: Call) {
+    let end = ContinuousClock.now + Self.patience
+    while true {
+      // Short, because nothing signals that a command of the client's has been waiting for long.
+      if (try? call.done.wait(timeout: .milliseconds(10))) ?? true, call.state.withLock({ $0.left }) == 0 { return }
+      let now = ContinuousClock.now
+      let isStuck = state.withLock { $0.busySince.map { now - $0 > Self.grace } ?? false }
+      if isStuck || now > end { giveUp { $0 === call } }
+    }
+  }
+
+  private func giveUp(_ isMeant: (Call) -> Bool) {
+    let asked = state.withLock { state in
+      let meant = state.asked.filter { isMeant($0.value.call) }
+      for id in meant.keys { state.asked[id] = nil }
+      if state.socket != nil { state.abandoned.formUnion(meant.keys) }
+      return meant.values
+    }
+    for one in asked { one.call.end(one.index, .failure(one.call.accesses[one.index].fault(.stopped))) }
+  }
+}
+
+extension ClientMessages.State {
+  /// A number for a message, which no other has that is not answered; nil: there is none.
+  fileprivate mutating func number(for asked: ClientMessages.Asked) -> UInt16? {
+    for _ in 0...UInt16.max {
+      next &+= 1
+      if self.asked[next] == nil, !abandoned.contains(next) {
+        self.asked[next] = asked
+        return next
+      }
+    }
+    return nil
+  }
+}
+
+extension RemoteAccess {
+  fileprivate var address: DMAAddress {
+    switch self {
+    case .read(let address, _), .write(let address, _): address
+    }
+  }
+  fileprivate var count: Int {
+    switch self {
+    case .read(_, let count): count
+    case .write(_, let bytes): bytes.count
+    }
+  }
+  fileprivate var kind: DMAAccess {
+    switch self {
+    case .read: .read
+    case .write: .write
+    }
+  }
+
+  fileprivate func fault(_ reason: DMAFault.Reason) -> DMAFault {
+    DMAFault(address: address, access: kind, reason: reason)
+  }
+
+  /// In messages of `limit` bytes of data at most.
+  fileprivate func pieces(of limit: Int) -> [RemoteAccess] {
+    guard count > limit else { return [self] }
+    return stride(from: 0, to: count, by: limit).map { at in
+      let n = min(limit, count - at)
+      let address = DMAAddress(address.rawValue &+ UInt64(at))
+      switch self {
+      case .read: return .read(address, count: n)
+      case .write(_, let bytes): return .write(address, Array(bytes[at..<at + n]))
+      }
+    }
+  }
+
+  /// Address and count, and a write's bytes.
+  fileprivate func message(_ id: UInt16) -> [UInt8] {
+    var writer = PayloadWriter()
+    writer.put(address.rawValue)
+    writer.put(UInt64(count))
+    switch self {
+    case .read: return VfioHeader.frame(id: id, command: VfioCommand.readDMA.rawValue, writer.bytes)
+    case .write(_, let bytes):
+      writer.put(bytes)
+      return VfioHeader.frame(id: id, command: VfioCommand.writeDMA.rawValue, writer.bytes)
+    }
+  }
+}
