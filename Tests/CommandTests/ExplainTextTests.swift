@@ -51,4 +51,31 @@ import VirtioServing
     #expect(json.contains("\"warning\":\"virtqueue 0 is to run"))
     #expect(json.contains("\"protocol_features\":[3,5]") && json.contains("\"address_path\":\"platform\""), "\(json)")
   }
+
+  @Test(
+    "Over vfio-user the answer says what the client maps, what follows from it, and which accesses were refused last")
+  func client() {
+    var report = confined()
+    var client = ServingReport.Client()
+    (client.mappings, client.mappedBytes, client.maps, client.unmaps) = (4, 16384, 12, 8)
+    (client.files, client.fileBytes, client.vectors, client.connectedVectors) = (1, 1 << 20, 3, 2)
+    (client.interrupts, client.lostInterrupts) = (5, 1)
+    (client.refusals, client.lastRefusals) = (7, ["nothing is mapped at 0x1000, which was to be read"])
+    report.client = client
+    #expect(report.faults == 7 && !report.looksLikePassThrough)
+    for part in [
+      "client       connected", "VIRTIO_F_ACCESS_PLATFORM: offered, accepted", "only what the client has mapped",
+      "12 DMA_MAP and 8 DMA_UNMAP", "7 accesses were refused", "nothing is mapped at 0x1000", "2 of 3 MSI-X vectors",
+      "1 dropped", "a message each", "(1.5 %)",
+    ] {
+      #expect(report.words.contains(part), "\(report.words)")
+    }
+    #expect(report.json.contains(#""last_faults":["nothing is mapped at 0x1000, which was to be read"]"#))
+    client.mappedBytes = 1 << 20
+    report.client = client
+    #expect(report.looksLikePassThrough && report.words.contains("nearly all of the memory that it shares"))
+    client.mappings = 0
+    report.client = client
+    #expect(report.words.contains("has mapped nothing"))
+  }
 }

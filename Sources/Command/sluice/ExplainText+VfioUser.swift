@@ -27,7 +27,9 @@ extension ServingReport {
           : "\(counted(client.mappingsWithoutDescriptor, "mapping")) of \(Self.bytes(client.bytesWithoutDescriptor)) "
             + "without: \(client.accessesByMessage) accesses by message, \(client.refusedByClient) refused by the client")
     )
-    screen.line("faults", client.refusals == 0 ? "0" : "\(client.refusals) accesses refused; the last ones:")
+    screen.line(
+      "faults",
+      client.refusals == 0 ? "0" : "\(counted(client.refusals, "access was", "accesses were")) refused; the last:")
     for refusal in client.lastRefusals { screen.line("", refusal) }
     screen.line(
       "interrupts",

@@ -11,7 +11,7 @@ struct ServeBlock: DeviceCommand {
   static let configuration = CommandConfiguration(
     commandName: "blk",
     abstract: "Serve a virtio-blk device: a disk backed by a raw file or a block device.",
-    usage: "sluice serve blk --blk-file <path> (--socket-path <path> | --vfio-user <path>) [<options>]",
+    usage: "sluice serve blk --blk-file <path> (--socket-path <path>|--vfio-user <path>) [<options>]",
     discussion: """
       The image is raw; an image that begins like one of another format is refused. The command holds QEMU's image \
       locks while it runs: one writer, or any number of readers. For live migration between two back-ends with the \

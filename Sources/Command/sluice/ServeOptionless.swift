@@ -7,7 +7,7 @@ struct ServeOptionless<Device: OptionlessDevice>: DeviceCommand {
   static var configuration: CommandConfiguration {
     CommandConfiguration(
       commandName: name, abstract: "Serve a virtio-\(name) device: \(Device.summary).",
-      usage: "sluice serve \(name) (--socket-path <path> | --vfio-user <path>) [<options>]")
+      usage: "sluice serve \(name) (--socket-path <path>|--vfio-user <path>) [<options>]")
   }
   static var capabilities: (type: String, features: [String]) { (name, []) }
 

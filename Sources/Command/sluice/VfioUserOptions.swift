@@ -21,8 +21,8 @@ struct VfioUserPlace: ParsableArguments {
       """
       Over vfio-user, how doorbells reach the device: each is a message (messages, the default), or they are in memory \
       that the client maps (shared). Nothing wakes the device for those in memory, so it looks for them: all the time \
-      while they come, and every millisecond when none has come for long, which costs some processor time even \
-      while the guest is idle.
+      while they come, then less and less often, up to 4 ms apart, which costs some processor time even while the \
+      guest is idle.
       """,
       valueName: "messages|shared"))
   var doorbells: DoorbellPolicy?

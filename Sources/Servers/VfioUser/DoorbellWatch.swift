@@ -7,15 +7,16 @@ public enum DoorbellPolicy: String, Hashable, Sendable, CaseIterable {
   /// Each doorbell is a message, which wakes the server.
   case messages
   /// They are in memory that the client maps. Nothing wakes the server, so it looks: all the time while they come, and
-  /// once in ``longestRest`` when none has come for long.
+  /// then less and less often, up to ``longestRest`` apart.
   case shared
 
-  /// How late a doorbell in memory is noticed at most, but for what the host's scheduler adds.
-  public static var longestRest: Duration { .milliseconds(1) }
+  /// How late a doorbell in memory is noticed at most, but for what the host's scheduler adds; and no later than an
+  /// eighth of the time since the one before.
+  public static var longestRest: Duration { .milliseconds(4) }
 }
 
-/// Looks at a ``DoorbellPage`` for as long as it lives: a thread that stays awake for some microseconds after each
-/// doorbell, and then sleeps for longer and longer. A client that rings without pause keeps it busy, as it would with
+/// Looks at a ``DoorbellPage`` until ``end()``: a thread that stays awake for some microseconds after each doorbell, and
+/// then sleeps for an eighth of the time since. A client that rings without pause keeps it busy, as it would with
 /// messages.
 final class DoorbellWatch: Sendable {
   let page: DoorbellPage
@@ -23,7 +24,6 @@ final class DoorbellWatch: Sendable {
   private let thread: WorkerThread
   /// How long it stays awake after a doorbell.
   private static let wakefulness = Duration.microseconds(50)
-  private static let shortestRest = Duration.microseconds(20)
 
   init(_ page: DoorbellPage) throws(HostError) {
     let stopping = try EventFD()
@@ -31,17 +31,19 @@ final class DoorbellWatch: Sendable {
     self.stopping = stopping
     thread = try WorkerThread(name: "doorbells") {
       var lastNews = ContinuousClock.now
-      var rest = Self.shortestRest
+      var rest = Duration.zero
       // A wait that fails would fail for ever.
-      while (try? stopping.wait(timeout: .zero)) == false {
+      while (try? stopping.wait(timeout: rest)) == false {
+        rest = .zero
         if page.look() {
           lastNews = .now
-          rest = Self.shortestRest
-        } else if ContinuousClock.now - lastNews < Self.wakefulness {
+          continue
+        }
+        let quiet = ContinuousClock.now - lastNews
+        if quiet < Self.wakefulness {
           WorkerThread.yield()
         } else {
-          if (try? stopping.wait(timeout: rest)) != false { return }
-          rest = min(rest * 2, DoorbellPolicy.longestRest)
+          rest = min(quiet / 8, DoorbellPolicy.longestRest)
         }
       }
     }
