@@ -1,7 +1,10 @@
 import DMA
 import HostIO
 import IOMMUInterface
+import NVMe
+import PCI
 import SocketMessages
+import Storage
 import Testing
 import VirtioTestKit
 
@@ -166,5 +169,20 @@ import VirtioTestKit
     #expect(throws: (any Error).self) { try many.command(.getInfo, DeviceInfo().encoded) }
     let next = try Client(path: rig.path)
     #expect(next.readConfiguration(at: 0, width: 2) == 0x1234)
+  }
+
+  @Test("A client whose connection the server gives up sees that at once, whoever else holds the socket")
+  func givenUp() throws {
+    let folder = try TemporaryFolder()
+    let image = try folder.file("disk.img", [UInt8](repeating: 0, count: 1 << 16))
+    let (ours, theirs) = try UnixSocket.pair()
+    let server = try VfioUserServer(on: .connected(theirs), log: .silent) { master in
+      try NVMeController(NVMeOptions(DiskOptions(path: image)), on: master)
+    }
+    let thread = try WorkerThread(name: "vfio-user") { try? server.run() }
+    try ours.send([UInt8](repeating: 0xff, count: 64).span)
+    #expect(try ours.waitReadable(timeout: .seconds(20)))
+    thread.join()
+    #expect(ours.isHungUp)
   }
 }

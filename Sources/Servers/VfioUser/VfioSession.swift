@@ -37,6 +37,8 @@ final class VfioSession {
     defer {
       hosted.interrupts.removeAll()
       hosted.memory.removeAll()
+      // Somebody else may hold the socket, and the client would wait for answers that never come.
+      socket.shutdown()
     }
     while true {
       do throws(StreamEnding) {
