@@ -217,6 +217,7 @@ if ProcessInfo.processInfo.environment["SLUICE_FUZZ"] != nil {
     ("IOMMURequests", ["IOMMUInterface", "Virtio", "VirtioIOMMU", "VirtioTestKit"]),
     ("PackedChain", ["VirtioTestKit"]),
     ("SplitChain", ["VirtioTestKit"]),
+    ("VfioUserMessages", ["DMA", "HostIO", "Storage", "NVMe", "VfioUser", log]),
     ("VhostUserMessages", ["DMA", "HostIO", "VirtioEntropy", "VhostUserBackend", log]),
   ]
   for (name, imports) in fuzzed {
