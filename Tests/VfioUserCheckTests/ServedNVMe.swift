@@ -15,10 +15,12 @@ final class ServedNVMe {
   private let listener: UnixListener
   private let thread: WorkerThread
 
+  /// More than one request reads.
+  private static let bytes = (0..<256 << 10).map { UInt8(truncatingIfNeeded: $0 / 512 &* 7 &+ $0 &+ 1) }
+
   init() throws {
     folder = try TemporaryFolder()
-    let bytes = (0..<8 << 20).map { UInt8(truncatingIfNeeded: $0 / 512 &* 7 &+ $0 &+ 1) }
-    let image = try folder.file("disk.img", bytes)
+    let image = try folder.file("disk.img", Self.bytes)
     path = folder.path("vfio.sock")
     let listener = try UnixListener(path: path)
     let server = try VfioUserServer(on: .listening(listener), log: .silent) { master in
