@@ -67,6 +67,9 @@ final class Client: PCIFunctionAccess {
     try reply(to: send(command.rawValue, payload, descriptors: descriptors))
   }
 
+  /// Whether the server ends the connection, with nothing more to say.
+  var isGivenUp: Bool { (try? socket.waitReadable(timeout: .seconds(20))) == true && socket.isHungUp }
+
   // MARK: PCIFunctionAccess
 
   private func read(_ region: UInt32, _ offset: UInt64, _ width: Int) -> UInt32 {

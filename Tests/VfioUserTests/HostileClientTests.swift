@@ -161,12 +161,12 @@ import VirtioTestKit
     let rig = try Rig()
     let large = try Client(path: rig.path)
     _ = try large.send(VfioCommand.writeRegion.rawValue, [], claiming: UInt32(VfioHeader.transferLimit + 8192))
-    #expect(throws: (any Error).self) { try large.command(.getInfo, DeviceInfo().encoded) }
+    #expect(large.isGivenUp)
     let many = try Client(path: rig.path)
     let file = rig.file.descriptor.rawValue
     _ = try many.send(
       VfioCommand.getInfo.rawValue, DeviceInfo().encoded, descriptors: [Int32](repeating: file, count: 33))
-    #expect(throws: (any Error).self) { try many.command(.getInfo, DeviceInfo().encoded) }
+    #expect(many.isGivenUp)
     let next = try Client(path: rig.path)
     #expect(next.readConfiguration(at: 0, width: 2) == 0x1234)
   }
