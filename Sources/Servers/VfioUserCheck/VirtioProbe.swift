@@ -7,20 +7,19 @@ internal import PCI
 internal import Virtio
 internal import VirtioDrivers
 
-/// A virtio-pci device: a disk, whose requests read its first sectors, or a source of random numbers.
+/// A virtio-pci disk: its requests read the first sectors.
 final class VirtioProbe: Probe {
   let most: UInt64
   let failsAlone = false
-  private let driver: any VirtioDriver
+  private let driver: BlockDriver
   private let access: FunctionAccess
 
   /// Whether there is a driver for this virtio-pci device.
   static func knows(_ identity: CheckContext.Identity) -> Bool {
-    let type = PCITransport.type(ofDeviceID: identity.device)
-    return identity.vendor == PCITransport.vendorID && (type == .block || type == .entropy)
+    identity.vendor == PCITransport.vendorID && PCITransport.type(ofDeviceID: identity.device) == .block
   }
 
-  var name: String { driver is BlockDriver ? "virtio-blk" : "virtio-rng" }
+  let name = "virtio-blk"
 
   init(_ session: Session, _ setup: Setup) throws(Finding) {
     let access = FunctionAccess(session)
@@ -37,15 +36,8 @@ final class VirtioProbe: Probe {
     do throws(DriverError) {
       // With the bit for it (VIRTIO_F_ACCESS_PLATFORM) or without: the addresses are those that are mapped.
       let platform = DriverPlatform(pages: pages, mapper: DirectMapper(pages))
-      if transport.deviceID == .block {
-        let disk = try BlockDriver(transport, on: platform, options: options)
-        most = min(disk.capacity &* 512, 64 << 10) & ~(ClientMemory.page - 1)
-        driver = disk
-      } else {
-        driver = try EntropyDriver(transport, on: platform, options: options)
-        // How much more a source gives at once is its own affair.
-        most = ClientMemory.page
-      }
+      driver = try BlockDriver(transport, on: platform, options: options)
+      most = min(driver.capacity &* 512, 64 << 10) & ~(ClientMemory.page - 1)
     } catch {
       throw access.trouble ?? .broken("the device did not start: \(error)")
     }
@@ -61,15 +53,8 @@ final class VirtioProbe: Probe {
   func submit(at address: UInt64, count: UInt64) throws(Finding) {
     let data = [GuestSegment(GuestAddress(address), count: UInt32(count))]
     do throws(DriverError) {
-      switch driver {
-      case let disk as BlockDriver:
-        _ = try disk.submitRead(0, into: data.span)
-        disk.publish()
-      case let source as EntropyDriver:
-        _ = try source.submit(data.span)
-        source.publish()
-      default: break
-      }
+      _ = try driver.submitRead(0, into: data.span)
+      driver.publish()
     } catch {
       throw .notChecked("a request could not be made: \(error)")
     }
@@ -80,13 +65,7 @@ final class VirtioProbe: Probe {
     let end = ContinuousClock.now + time
     while true {
       do throws(DriverError) {
-        let completion =
-          switch driver {
-          case let disk as BlockDriver: try disk.reap()
-          case let source as EntropyDriver: try source.reap()
-          default: nil as Completion?
-          }
-        if let completion {
+        if let completion = try driver.reap() {
           if let error = completion.error { return .failed("\(error)") }
           return completion.written > 0 ? .done : .failed("nothing was written")
         }
@@ -99,11 +78,5 @@ final class VirtioProbe: Probe {
     }
   }
 
-  func stop() {
-    switch driver {
-    case let disk as BlockDriver: try? disk.stop()
-    case let source as EntropyDriver: try? source.stop()
-    default: break
-    }
-  }
+  func stop() { try? driver.stop() }
 }
