@@ -74,7 +74,10 @@ var targets: [Target] = [
     ]),
   module(
     "VfioUserCheck", in: "Servers",
-    ["DMA", "HostIO", "IOMMUInterface", "PCI", "DriverDMA", "NVMe", "SocketMessages", "Examination"]),
+    [
+      "DMA", "HostIO", "IOMMUInterface", "Virtio", "PCI", "DriverDMA", "VirtioDrivers", "NVMe", "SocketMessages",
+      "Examination",
+    ]),
   // Machine: a machine in one process
   module(
     "Machine", in: "Machine",
@@ -200,8 +203,8 @@ var targets: [Target] = [
   tests(
     "VfioUserCheckTests",
     [
-      "DMA", "HostIO", "IOMMUInterface", "PCI", "Storage", "NVMe", "SocketMessages", "Examination", "VfioUser",
-      "VfioUserCheck", "VirtioTestKit", log,
+      "DMA", "HostIO", "IOMMUInterface", "Virtio", "PCI", "Storage", "VirtioServing", "VirtioBlock", "VirtioEntropy",
+      "NVMe", "VirtioPCI", "SocketMessages", "Examination", "VfioUser", "VfioUserCheck", "VirtioTestKit", log,
     ]),
   tests("VirtioServingTests", ["DMA", "HostIO", "IOMMUInterface", "Virtio", "VirtioServing", "VirtioTestKit", log]),
   tests("VirtioTests", ["DMA", "Virtio", "VirtioTestKit"]),
@@ -220,6 +223,7 @@ if ProcessInfo.processInfo.environment["SLUICE_FUZZ"] != nil {
     ("IOMMURequests", ["IOMMUInterface", "Virtio", "VirtioIOMMU", "VirtioTestKit"]),
     ("PackedChain", ["VirtioTestKit"]),
     ("SplitChain", ["VirtioTestKit"]),
+    ("VfioUserMessages", ["DMA", "HostIO", "Storage", "NVMe", "VfioUser", log]),
     ("VhostUserMessages", ["DMA", "HostIO", "VirtioEntropy", "VhostUserBackend", log]),
   ]
   for (name, imports) in fuzzed {

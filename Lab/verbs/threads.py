@@ -26,6 +26,7 @@ LEFT_OUT = {
     "CommandTests": "starts processes",
     "QEMUTests": "starts processes",
     "VhostUserCheckTests": "its threads are those of VhostUserTests",
+    "VfioUserCheckTests": "its threads are those of VfioUserTests",
     "MachineTests": "one thread a machine",
     "MemoryModelTests": "one thread, and long",
     "ConfinementTests": "one thread",

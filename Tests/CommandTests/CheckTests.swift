@@ -82,6 +82,43 @@ import VirtioTestKit
     #expect(unknown.status == 2 && unknown.errors.contains("--list"))
   }
 
+  /// Examines an NVMe controller that the command starts.
+  private func checkServer(_ words: [String]) throws -> Command.Result {
+    let serve = [
+      Command.program.path, "serve", "nvme", "--blk-file", try folder.image(), "--vfio-user", folder.path("n.sock"),
+    ]
+    return try Command.run(["check", "--vfio-user", folder.path("n.sock")] + words + ["--"] + serve)
+  }
+
+  @Test("A vfio-user server is checked as a back-end is: lines, JSON, statuses, and started where it is named")
+  func vfioUser() throws {
+    let fast = ["--only", "map-overlap", "--only", "region-sparse", "--only", "dma", "--timeout", "60"]
+    let lines = try checkServer(fast)
+    #expect(lines.status == 0 && lines.errors == "", "\(lines.output)\(lines.errors)")
+    #expect(lines.output.split(separator: "\n").count == 4 && lines.output.contains("DMA_MAP"))
+    let json = try checkServer(fast + ["--json"])
+    let objects = try Command.objects(json.output)
+    #expect(
+      objects.count == 4 && objects.contains { $0["check"] as? String == "dma" && $0["verdict"] as? String == "kept" })
+    #expect(objects.last?["summary"] is String && objects.last?["broken"] as? Int == 0)
+    #expect((objects.last?["regions"] as? [Int])?.count == 9)
+    let list = try Command.run("check", "--list", "--vfio-user", "-", "--only", "dma")
+    #expect(list.status == 0 && list.output.hasPrefix("DMA_MAP\tdma\t"))
+  }
+
+  @Test("What fits a vfio-user server not is refused: a type, a second socket, a check of the other kind, nobody there")
+  func vfioUserUsage() throws {
+    let nobody = folder.path("none.sock")
+    for (words, part) in [
+      (["--vfio-user", nobody, "--type", "blk"], "--type"), (["--vfio-user", nobody, nobody], "not both"),
+      (["--vfio-user", nobody, "--only", "split"], "no check split"),
+      (["--vfio-user", nobody, "--timeout", "0.2"], "cannot be checked"),
+    ] {
+      let result = try Command.run(["check"] + words)
+      #expect(result.status == 2 && result.errors.contains(part), "\(words): \(result.errors)")
+    }
+  }
+
   @Test("The list names every check with its rule")
   func list() throws {
     let result = try Command.run("check", "--list")

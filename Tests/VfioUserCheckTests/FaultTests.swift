@@ -6,7 +6,7 @@ import VirtioTestKit
 @Suite("A check of vfio-user can fail", .timeLimit(.minutes(10))) struct FaultTests {
   @Test("A server that behaves badly is found out", arguments: Flaw.all)
   func found(flaw: Flaw) throws {
-    let served = try ServedNVMe()
+    let served = try ServedFunction.nvme()
     // Waiting for what never comes is the point of some of these.
     let patience: Duration = flaw.verdict == .wedged || flaw.verdict == nil ? .milliseconds(500) : .seconds(20)
     for name in flaw.checks {
@@ -29,7 +29,7 @@ import VirtioTestKit
 
   @Test("A proxy between both ends that changes nothing changes no verdict")
   func honest() throws {
-    let served = try ServedNVMe()
+    let served = try ServedFunction.nvme()
     let (results, _) = try results(FaultySubject(served.path))
     for result in results.values where result.verdict.isFault || result.verdict == .notChecked {
       Issue.record("\(result.name): \(result.verdict.rawValue): \(result.evidence)")

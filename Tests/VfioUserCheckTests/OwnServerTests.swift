@@ -6,12 +6,24 @@ import VirtioTestKit
 @Suite("Our own vfio-user servers under examination", .serialized, .timeLimit(.minutes(10))) struct OwnServerTests {
   @Test("The NVMe controller keeps every rule that can be checked")
   func controller() throws {
-    let served = try ServedNVMe()
+    let served = try ServedFunction.nvme()
     let (results, summary) = try results(SocketSubject(path: served.path))
     for result in results.values where result.verdict != .kept && result.verdict != .notOffered {
       Issue.record("\(result.rule) \(result.name): \(result.verdict.rawValue): \(result.evidence)")
     }
     #expect(summary.isClean && results.count == VfioCheckRun.all.count)
+  }
+
+  @Test("A virtio-pci device keeps every rule that can be checked", arguments: ["blk", "rng"])
+  func virtio(kind: String) throws {
+    let served = try ServedFunction.virtio(kind)
+    let (results, summary) = try results(SocketSubject(path: served.path))
+    for result in results.values where result.verdict.isFault {
+      Issue.record("\(result.rule) \(result.name): \(result.verdict.rawValue): \(result.evidence)")
+    }
+    #expect(summary.isClean)
+    // There is a driver here for the one, and none for the other.
+    #expect(results["dma"]?.verdict == (kind == "blk" ? .kept : .notOffered))
   }
 
   @Test("Names are unique, and every check says its rule")

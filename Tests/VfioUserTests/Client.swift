@@ -150,6 +150,8 @@ final class Client: PCIFunctionAccess {
     }
     return (info, map)
   }
+  /// Whether the server ends the connection, with nothing more to say.
+  var isGivenUp: Bool { (try? socket.waitReadable(timeout: .seconds(20))) == true && socket.isHungUp }
 
   // MARK: PCIFunctionAccess
 

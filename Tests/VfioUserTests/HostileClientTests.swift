@@ -1,7 +1,10 @@
 import DMA
 import HostIO
 import IOMMUInterface
+import NVMe
+import PCI
 import SocketMessages
+import Storage
 import Testing
 import VirtioTestKit
 
@@ -158,13 +161,28 @@ import VirtioTestKit
     let rig = try Rig()
     let large = try Client(path: rig.path)
     _ = try large.send(VfioCommand.writeRegion.rawValue, [], claiming: UInt32(VfioHeader.transferLimit + 8192))
-    #expect(throws: (any Error).self) { try large.command(.getInfo, DeviceInfo().encoded) }
+    #expect(large.isGivenUp)
     let many = try Client(path: rig.path)
     let file = rig.file.descriptor.rawValue
     _ = try many.send(
       VfioCommand.getInfo.rawValue, DeviceInfo().encoded, descriptors: [Int32](repeating: file, count: 33))
-    #expect(throws: (any Error).self) { try many.command(.getInfo, DeviceInfo().encoded) }
+    #expect(many.isGivenUp)
     let next = try Client(path: rig.path)
     #expect(next.readConfiguration(at: 0, width: 2) == 0x1234)
+  }
+
+  @Test("A client whose connection the server gives up sees that at once, whoever else holds the socket")
+  func givenUp() throws {
+    let folder = try TemporaryFolder()
+    let image = try folder.file("disk.img", [UInt8](repeating: 0, count: 1 << 16))
+    let (ours, theirs) = try UnixSocket.pair()
+    let server = try VfioUserServer(on: .connected(theirs), log: .silent) { master in
+      try NVMeController(NVMeOptions(DiskOptions(path: image)), on: master)
+    }
+    let thread = try WorkerThread(name: "vfio-user") { try? server.run() }
+    try ours.send([UInt8](repeating: 0xff, count: 64).span)
+    #expect(try ours.waitReadable(timeout: .seconds(20)))
+    thread.join()
+    #expect(ours.isHungUp)
   }
 }

@@ -35,7 +35,7 @@ struct Check: ParsableCommand {
       verdict, the rule or message, the name of the check, and what was observed.
 
       With --vfio-user it is a client of a vfio-user server: every command right and wrong, mappings, interrupts, reset, \
-      several clients, for any PCI device; and for a device that it has a driver for (NVMe), mappings and resets under \
+      several clients, for any PCI device; and for a device that it has a driver for (NVMe, virtio-blk), mappings and resets under \
       requests at work. The device is reset and its registers are written.
 
       Verdicts: kept: the back-end did what the rule says. broken: it did something else, and still runs. wedged: an \

@@ -49,6 +49,8 @@ final class VfioSession {
       hosted.interrupts.removeAll()
       hosted.memory.removeAll()
       reader?.end()
+      // Somebody else may hold the socket, and the client would wait for answers that never come.
+      socket.shutdown()
     }
     while true {
       do throws(StreamEnding) {

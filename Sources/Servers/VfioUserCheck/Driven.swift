@@ -24,6 +24,8 @@ enum Outcome: Equatable {
 protocol Probe: AnyObject {
   /// The device, in a word.
   var name: String { get }
+  /// Whether a request whose memory is not there ends, and the next are served; else all may have to be started again.
+  var failsAlone: Bool { get }
   /// Bytes that one request can write: a number of pages.
   var most: UInt64 { get }
   /// Makes the device write `count` bytes, a number of pages, at a device address that begins a page.
@@ -47,7 +49,9 @@ final class Driven {
   static let data: UInt64 = 0x2_0000_0000
 
   /// Whether there is a driver for such a device.
-  static func knows(_ identity: CheckContext.Identity) -> Bool { identity.classCode == 0x01_08_02 }
+  static func knows(_ identity: CheckContext.Identity) -> Bool {
+    NVMeProbe.knows(identity) || VirtioProbe.knows(identity)
+  }
 
   /// Maps the rings and starts the device.
   init(_ session: Session, _ setup: Setup) throws(Finding) {
@@ -55,7 +59,11 @@ final class Driven {
     self.setup = setup
     try session.map(
       ClientMemory.base, ClientMemory.ringBytes, flags: setup.ringFlags, setup.byMessage ? .nothing : .file)
-    probe = try NVMeProbe(session, setup)
+    if NVMeProbe.knows(session.context.identity) {
+      probe = try NVMeProbe(session, setup)
+    } else {
+      probe = try VirtioProbe(session, setup)
+    }
   }
 
   /// Maps part of the file for data.
@@ -96,6 +104,22 @@ final class Driven {
     case .failed: return "the request failed"
     case .done: throw .broken("the request was reported as done")
     }
+  }
+
+  /// Takes the end of requests whose memory was taken back. Returns how many were not done; nil: the device has to be
+  /// started again.
+  func cutOff(_ count: Int) throws(Finding) -> Int? {
+    var cut = 0
+    for _ in 0..<count {
+      switch try probe.finish(within: probe.failsAlone ? context.patience : context.quiet) {
+      case .done: break
+      case .failed: cut += 1
+      case nil:
+        guard !probe.failsAlone else { throw .wedged("a request whose memory was taken back did not end") }
+        return nil
+      }
+    }
+    return cut
   }
 
   /// The device works when it is started again: on a connection of its own, after what this check did to it.

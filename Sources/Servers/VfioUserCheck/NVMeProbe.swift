@@ -9,6 +9,11 @@ internal import PCI
 /// An NVMe controller: its requests read the first blocks of namespace 1.
 final class NVMeProbe: Probe {
   let name = "NVMe"
+  let failsAlone = true
+
+  /// Whether a device is an NVMe controller.
+  static func knows(_ identity: CheckContext.Identity) -> Bool { identity.classCode == 0x01_08_02 }
+
   let most: UInt64
   private let driver: NVMeDriver
   private let access: FunctionAccess
