@@ -84,16 +84,17 @@ import VirtioTestKit
   @Test("Over vfio-user, too, and an image that is not there; no socket is left behind")
   func overVfioUser() throws {
     let socket = folder.path("v")
+    let first = try folder.file("first.img", [UInt8](repeating: 0, count: 1 << 20))
     for (image, words) in [(try folder.image(size: 0), "truncate -s"), (folder.path("none"), "there is no image")] {
       let command = ["serve", "nvme", "--blk-file", image, "--vfio-user", socket, "--log-level", "error"]
       expectSentence(
         try Command.Running(command).end(within: 30), status: 1, saying: words, absent: socket)
       // The same of the second namespace's.
-      let second = ["serve", "nvme", "--blk-file", try folder.image(), "--blk-file", image, "--vfio-user", socket]
+      let second = ["serve", "nvme", "--blk-file", first, "--blk-file", image, "--vfio-user", socket]
       expectSentence(try Command.Running(second).end(within: 30), status: 1, saying: words, absent: socket)
     }
     for (option, value) in [("--num-queues", "65"), ("--queue-size", "1")] {
-      let command = ["serve", "nvme", "--blk-file", try folder.image(), "--vfio-user", socket, option, value]
+      let command = ["serve", "nvme", "--blk-file", first, "--vfio-user", socket, option, value]
       expectSentence(try Command.Running(command).end(within: 30), status: 2, saying: option, absent: socket)
     }
   }

@@ -16,13 +16,14 @@ public struct CompletionSet: ~Copyable {
   /// The tag the request at `index`, in `0..<count`, was given.
   public func tag(_ index: Int) -> UInt64 {
     precondition(index < count)
-    return tags[index]
+    // By its span: the array itself would be copied.
+    return tags.span[index]
   }
 
   /// Bytes moved (possibly fewer than asked for) or, for other requests, 0; negative: an error number.
   public func result(_ index: Int) -> Int32 {
     precondition(index < count)
-    return results[index]
+    return results.span[index]
   }
 }
 

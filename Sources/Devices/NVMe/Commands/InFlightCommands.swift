@@ -247,6 +247,7 @@ extension ControllerWorker {
   mutating func abandon() {
     guard slots.count > 0 else { return }
     for slot in 0..<slots.capacity where slots.update(slot, { _ in }) { _ = cancel(slot, tag: DiskRing.noRequest) }
+    letGo()
     while slots.count > 0 {
       if !ring.hasPendingWork { ring.wait(faults) }
       _ = ring.reap()
