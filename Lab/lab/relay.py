@@ -32,13 +32,14 @@ class Relay:
         self._answered = threading.Condition()
         self._number = OWN
         self._machine: socket.socket | None = None
+        self._server: socket.socket | None = None
         threading.Thread(target=self._serve, daemon=True).start()
 
     def close(self) -> None:
         """No more of it."""
-        self._listener.close()
-        if self._machine:
-            self._machine.close()
+        for end in (self._listener, self._machine, self._server):
+            if end:
+                end.close()
 
     def read(self, address: int, count: int) -> tuple[int, bytes]:
         """Asks for memory; the error, which is 0 for none, and what came."""
@@ -63,7 +64,7 @@ class Relay:
             machine, _ = self._listener.accept()
             server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             server.connect(str(self.server))
-            self._machine = machine
+            self._machine, self._server = machine, server
             threading.Thread(target=self._pass_on, args=(server, machine, self._to_machine), daemon=True).start()
             self._pass_on(machine, server, lambda message, descriptors: _send(server, message, descriptors))
 

@@ -87,10 +87,11 @@ class Table:
 
 def _each(turns: list[Record]) -> Record | None:
     """What a back-end counted, for one request."""
-    requests = sum(turn["requests"] for turn in turns)
+    # a controller that is not virtio counts none itself
+    requests = sum(turn["requests"] or (turn["ios"] if turn["maps"] else 0) for turn in turns)
     if not requests:
         return None
-    return {name: sum(turn[name] for turn in turns) / requests for name in ("questions", "invalidations", "calls", "waits")}
+    return {name: sum(turn[name] for turn in turns) / requests for name in ("questions", "invalidations", "calls", "waits", "maps", "unmaps")}
 
 
 def result(setting: Record, turns: list[Record], stalls: list[Record], processors: int) -> Record:

@@ -20,6 +20,8 @@ class Counts:
     calls: int = 0
     waits: int = 0
     requests: int = 0
+    maps: int = 0
+    unmaps: int = 0
 
     @staticmethod
     def of(said: Figures | None) -> Counts:
@@ -27,7 +29,7 @@ class Counts:
         if said is None:
             return Counts()
         queue = (said.get("queues") or [{}])[0]
-        names = ("misses", "questions", "invalidations", "requests")
+        names = ("misses", "questions", "invalidations", "requests", "maps", "unmaps")
         return Counts(calls=queue.get("calls") or 0, waits=queue.get("waits") or 0, **{name: said.get(name) or 0 for name in names})
 
     def __sub__(self, before: Counts) -> Counts:

@@ -87,6 +87,7 @@ def comparison(result: Record) -> list[list[str]]:
 def counted(result: Record) -> list[list[str]]:
     """The second table: what a back-end counted, for one request."""
     kinds = ["questions", "invalidations", "waits", "calls"]
+    kinds += [kind for kind in ("maps", "unmaps") if any(each[kind] for row in result["rows"] for each in row["each"].values())]
     lines = [["mode", "pattern", "depth", "disk", *kinds]]
     for row in result["rows"]:
         for disk, each in row["each"].items():

@@ -105,7 +105,7 @@ class FigureTests(unittest.TestCase):
         self.assertIsNone(off["to_off"])
         self.assertEqual(strict["to_off"]["sluice"]["median"], 0.5)
         self.assertIsNone(strict["to_off"]["qemu"])
-        self.assertEqual(strict["each"]["sluice"], {"questions": 0.5, "invalidations": 0, "calls": 2, "waits": 0})
+        self.assertEqual(strict["each"]["sluice"], {"questions": 0.5, "invalidations": 0, "calls": 2, "waits": 0, "maps": 0, "unmaps": 0})
         self.assertEqual(list(off["iops"]), ["sluice", "qsd"])
 
 
@@ -125,6 +125,13 @@ class TableTests(unittest.TestCase):
         self.assertEqual(comparison(both)[0][5:], ["IOPS/qsd", "CPU/qsd", "IOPS/off"])
         self.assertEqual(comparison(both)[2][5:], ["-", "-", "0.50 (0.50..0.50)"])
         self.assertEqual(counted(both)[1], ["off", "randread 4k", "32", "sluice", "0.500", "0.000", "0.000", "2.000"])
+
+    def test_maps_are_counted_where_there_are_any(self) -> None:
+        mapped = turn("vfio-strict", "nvme", 0, 400, requests=0) | {"maps": 300, "unmaps": 200}
+        self.setting["disks"].append({"name": "nvme", "program": "p", "options": "", "device": ""})
+        self.addCleanup(self.setting["disks"].pop)
+        self.assertEqual(counted(self.result(mapped))[0][-2:], ["maps", "unmaps"])
+        self.assertEqual(counted(self.result(mapped))[1][-2:], ["3.000", "2.000"])
 
     def test_what_is_said_below(self) -> None:
         said = report(self.result(turn("off", "sluice", 0, 800)))

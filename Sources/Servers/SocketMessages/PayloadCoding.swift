@@ -18,12 +18,19 @@ package struct PayloadReader {
   package var remaining: Int { bytes.count - offset }
 
   package mutating func take<T: FixedWidthInteger>(_: T.Type) throws(ProtocolError) -> T {
-    let count = T.bitWidth / 8
+    T(truncatingIfNeeded: try number(of: T.bitWidth / 8))
+  }
+
+  /// The next bytes as a number. For other modules generic code asks the type for each of its steps, so it has few.
+  private mutating func number(of count: Int) throws(ProtocolError) -> UInt64 {
     guard remaining >= count else { throw ProtocolError(message, "a payload of \(bytes.count) bytes is too short") }
-    var value: T = 0
-    for index in 0..<count { value |= T(truncatingIfNeeded: bytes[offset + index]) << T(8 * index) }
+    var value: UInt64 = 0
+    for index in 0..<count {
+      let place = machineIsBigEndian ? count - 1 - index : index
+      value |= UInt64(bytes[offset + index]) << UInt64(8 * place)
+    }
     offset += count
-    return machineIsBigEndian ? value.byteSwapped : value
+    return value
   }
 
   package mutating func take(count: Int) throws(ProtocolError) -> [UInt8] {
@@ -51,9 +58,13 @@ package struct PayloadWriter {
   package init() {}
 
   package mutating func put<T: FixedWidthInteger>(_ value: T) {
-    for index in 0..<T.bitWidth / 8 {
-      let place = machineIsBigEndian ? T.bitWidth / 8 - 1 - index : index
-      bytes.append(UInt8(truncatingIfNeeded: value >> T(8 * place)))
+    put(UInt64(truncatingIfNeeded: value), count: T.bitWidth / 8)
+  }
+
+  private mutating func put(_ value: UInt64, count: Int) {
+    for index in 0..<count {
+      let place = machineIsBigEndian ? count - 1 - index : index
+      bytes.append(UInt8(truncatingIfNeeded: value >> UInt64(8 * place)))
     }
   }
 
