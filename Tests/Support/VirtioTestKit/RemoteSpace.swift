@@ -26,7 +26,7 @@ public final class RemoteSpace: DMASpace, RemoteMemory {
   public var faults: [DMAFault] { state.withLock { $0.faults } }
   /// Accesses so far.
   public var accesses: Int { state.withLock { $0.accesses } }
-  /// Refuses the access after `n` others, and all that follow; nil: none.
+  /// Refuses the access after `n` others, and no other; nil: none.
   public func refuse(after n: Int?) { state.withLock { $0.left = n } }
 
   public func translate(
@@ -41,29 +41,41 @@ public final class RemoteSpace: DMASpace, RemoteMemory {
 
   public func perform(_ accesses: [RemoteAccess]) throws(DMAFault) -> [[UInt8]] {
     var results: [[UInt8]] = []
+    var refusal: DMAFault?
     for access in accesses {
       let isRefused = state.withLock { state in
         state.accesses += 1
         guard let left = state.left else { return false }
-        state.left = max(0, left - 1)
+        state.left = left - 1
         return left == 0
       }
-      switch access {
-      case .read(let address, let count):
-        if isRefused { throw DMAFault(address: address, access: .read, reason: .unmapped) }
-        var bytes = [UInt8](repeating: 0, count: count)
-        try reach(address, count, .read) { segments in
-          var span = bytes.mutableSpan
-          _ = segments.readable.copy(from: 0, into: &span)
-        }
-        results.append(bytes)
-      case .write(let address, let bytes):
-        if isRefused { throw DMAFault(address: address, access: .write, reason: .unmapped) }
-        try reach(address, bytes.count, .write) { _ = $0.writable.copy(bytes.span, to: 0) }
+      do throws(DMAFault) {
+        results.append(try perform(access, isRefused: isRefused))
+      } catch {
+        // The others are done all the same, as by a process to which they are on their way already.
+        if refusal == nil { refusal = error }
         results.append([])
       }
     }
+    if let refusal { throw refusal }
     return results
+  }
+
+  private func perform(_ access: RemoteAccess, isRefused: Bool) throws(DMAFault) -> [UInt8] {
+    switch access {
+    case .read(let address, let count):
+      if isRefused { throw DMAFault(address: address, access: .read, reason: .unmapped) }
+      var bytes = [UInt8](repeating: 0, count: count)
+      try reach(address, count, .read) { segments in
+        var span = bytes.mutableSpan
+        _ = segments.readable.copy(from: 0, into: &span)
+      }
+      return bytes
+    case .write(let address, let bytes):
+      if isRefused { throw DMAFault(address: address, access: .write, reason: .unmapped) }
+      try reach(address, bytes.count, .write) { _ = $0.writable.copy(bytes.span, to: 0) }
+      return []
+    }
   }
 
   private func reach(

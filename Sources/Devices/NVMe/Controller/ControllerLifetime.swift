@@ -94,7 +94,7 @@ extension ControllerWorker {
     aborts = 0
     _ = state.takeStrays()
     uses = []
-    outbox = []
+    outbox = ([], [])
     forgetInterrupts()
     if let ticket { state.didReset(ticket) }
   }

@@ -5,7 +5,7 @@ extension ControllerWorker {
   /// Lets mappings go while storage is at work. Until ``takeHold()`` no memory but that of the commands' data may be
   /// touched.
   mutating func letGo() {
-    if !outbox.isEmpty { deliver() }
+    if !outbox.data.isEmpty || !outbox.entries.isEmpty { deliver() }
     iotlb.endRound()
   }
 
@@ -69,13 +69,15 @@ extension ControllerWorker {
     }
   }
 
-  /// Sends what the driver is to see, in order: the bytes of each command before its entry.
+  /// Sends what the driver is to see: the bytes of commands, and when they have arrived their entries. The process that
+  /// does the accesses goes on after one that it refuses.
   mutating func deliver() {
-    let accesses = outbox
-    outbox.removeAll(keepingCapacity: true)
+    let (data, entries) = outbox
+    outbox = ([], [])
     guard let remote = iotlb.space.remote else { return }
     do throws(DMAFault) {
-      _ = try remote.perform(accesses)
+      if !data.isEmpty { _ = try remote.perform(data) }
+      _ = try remote.perform(entries)
     } catch {
       iotlb.space.report(error)
       // The driver cannot be told which of its commands lost its bytes.

@@ -153,9 +153,12 @@ extension Virtqueue {
     }
   }
 
-  /// Sends chains' bytes, then `elements`, then what makes them the driver's, which the copy has already.
+  /// Sends chains' bytes, and when they have arrived `elements`, then what makes them the driver's, which the copy has
+  /// already. The process that does the accesses goes on after one that it refuses, so no element may be under way
+  /// together with bytes that it stands for.
   @inline(never) mutating func sendPublished(_ elements: [RemoteAccess]) {
-    var accesses = outbox.take() + elements
+    send(outbox.take())
+    var accesses = elements
     outbox.elements.removeAll(keepingCapacity: true)
     let last =
       isPacked ? descriptorArea.remoteWrite(at: firstUsed.at, count: 2) : deviceArea.remoteWrite(at: 2, count: 2)
