@@ -131,10 +131,10 @@ struct CompletionQueue: ~Copyable {
   }
 
   /// Writes an entry, its phase last; its memory is mapped, and it is not full. Returns what has to be done for the
-  /// driver to see it, where the memory is a copy.
+  /// driver to see it, where the memory is a copy: the entry, and then its phase.
   mutating func post(
     _ result: UInt32, queue: Int, head submissionHead: Int, _ identifier: UInt16, _ status: NVMeStatus, _ log: DirtyLog?
-  ) -> [RemoteAccess] {
+  ) -> (entry: RemoteAccess, phase: RemoteAccess)? {
     let at = tail * Self.entryBytes
     memory.store32(result.littleEndian, at: at)
     memory.store32(0, at: at + 4)
@@ -150,7 +150,8 @@ struct CompletionQueue: ~Copyable {
       tail = 0
       phase ^= 1
     }
-    guard memory.isRemote else { return [] }
-    return [memory.remoteWrite(at: at, count: 12), memory.remoteWrite(at: at + 12, count: 4)].compactMap(\.self)
+    guard let entry = memory.remoteWrite(at: at, count: 12), let phase = memory.remoteWrite(at: at + 12, count: 4)
+    else { return nil }
+    return (entry, phase)
   }
 }

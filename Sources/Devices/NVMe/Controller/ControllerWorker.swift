@@ -36,9 +36,9 @@ struct ControllerWorker: ~Copyable {
   var ring = DiskRing()
   var slots: SlotTable<InFlightCommand>
   var pool: SegmentPool
-  /// What the driver is to see of memory that another process has, sent before it is told: commands' bytes, and then
-  /// entries of completion queues.
-  var outbox: (data: [RemoteAccess], entries: [RemoteAccess]) = ([], [])
+  /// What the driver is to see of memory that another process has, sent before it is told: commands' bytes and entries
+  /// of completion queues, and then the entries' phases.
+  var outbox: (bytes: [RemoteAccess], phases: [RemoteAccess]) = ([], [])
   /// Pieces that there is storage for now, for commands in flight that are not short.
   var pieces = 0
   /// By number; 0 is the admin queue.
@@ -234,7 +234,10 @@ struct ControllerWorker: ~Copyable {
     guard reach(completion: completion) else { return fail() }
     let writes = completions[completion].post(
       result, queue: record.queue, head: submissions[record.queue].head, record.identifier, status, iotlb.dirtyLog)
-    if !writes.isEmpty { outbox.entries += writes }
+    if let writes {
+      outbox.bytes.append(writes.entry)
+      outbox.phases.append(writes.phase)
+    }
     hasNews = true
     hasWorked = true
   }
@@ -244,7 +247,7 @@ struct ControllerWorker: ~Copyable {
   mutating func release(_ memory: consuming ChainMemory, filled: Int) {
     // The log in force now.
     if filled > 0, let log = iotlb.dirtyLog { memory.writable.markDirty(log, count: filled) }
-    if filled > 0, memory.hasCopies { outbox.data += memory.remoteWrites(first: filled, andLast: false) }
+    if filled > 0, memory.hasCopies { outbox.bytes += memory.remoteWrites(first: filled, andLast: false) }
     pool.give(back: memory)
   }
 
@@ -282,7 +285,7 @@ struct ControllerWorker: ~Copyable {
 
   /// Messages for what was written since the last time, and the pin.
   private mutating func tell() {
-    if !outbox.data.isEmpty || !outbox.entries.isEmpty { deliver() }
+    if !outbox.bytes.isEmpty { deliver() }
     var isPending = false
     for i in 0..<completions.count where completions[i].isOpen {
       guard completions[i].isInterrupting else { continue }

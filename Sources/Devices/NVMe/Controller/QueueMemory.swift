@@ -5,7 +5,7 @@ extension ControllerWorker {
   /// Lets mappings go while storage is at work. Until ``takeHold()`` no memory but that of the commands' data may be
   /// touched.
   mutating func letGo() {
-    if !outbox.data.isEmpty || !outbox.entries.isEmpty { deliver() }
+    if !outbox.bytes.isEmpty { deliver() }
     iotlb.endRound()
   }
 
@@ -69,15 +69,15 @@ extension ControllerWorker {
     }
   }
 
-  /// Sends what the driver is to see: the bytes of commands, and when they have arrived their entries. The process that
-  /// does the accesses goes on after one that it refuses.
+  /// Sends what the driver is to see: the bytes of commands and of their entries, and when all have arrived the entries'
+  /// phases. The process that does the accesses goes on after one that it refuses.
   mutating func deliver() {
-    let (data, entries) = outbox
+    let (bytes, phases) = outbox
     outbox = ([], [])
     guard let remote = iotlb.space.remote else { return }
     do throws(DMAFault) {
-      if !data.isEmpty { _ = try remote.perform(data) }
-      _ = try remote.perform(entries)
+      _ = try remote.perform(bytes)
+      if !phases.isEmpty { _ = try remote.perform(phases) }
     } catch {
       iotlb.space.report(error)
       // The driver cannot be told which of its commands lost its bytes.

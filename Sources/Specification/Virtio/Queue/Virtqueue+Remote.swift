@@ -153,17 +153,15 @@ extension Virtqueue {
     }
   }
 
-  /// Sends chains' bytes, and when they have arrived `elements`, then what makes them the driver's, which the copy has
-  /// already. The process that does the accesses goes on after one that it refuses, so no element may be under way
-  /// together with bytes that it stands for.
+  /// Sends chains' bytes and `elements`, and when all have arrived what makes them the driver's, which the copy has
+  /// already. The process that does the accesses goes on after one that it refuses, so the one must not be under way
+  /// together with the other.
   @inline(never) mutating func sendPublished(_ elements: [RemoteAccess]) {
-    send(outbox.take())
-    var accesses = elements
+    send(outbox.take() + elements)
     outbox.elements.removeAll(keepingCapacity: true)
     let last =
       isPacked ? descriptorArea.remoteWrite(at: firstUsed.at, count: 2) : deviceArea.remoteWrite(at: 2, count: 2)
-    if let last { accesses.append(last) }
-    send(accesses)
+    if let last { send([last]) }
   }
 
   /// Sends what says when to kick.
