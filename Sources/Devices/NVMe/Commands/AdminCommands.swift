@@ -41,7 +41,9 @@ extension ControllerWorker {
   mutating func yield(_ bytes: [UInt8], to command: borrowing NVMeCommand) throws(Refusal) {
     let memory = try data(of: command, count: bytes.count, for: .write, isAdmin: true).seal(iotlb, fault: nil)
     _ = memory.writable.copy(bytes.span, to: 0)
+    let isDelivered = deliver(memory, filled: bytes.count)
     release(memory, filled: bytes.count)
+    guard isDelivered else { throw Refusal(.dataTransferError) }
   }
 
   // MARK: I/O queues

@@ -165,6 +165,10 @@ extension ControllerWorker {
   private mutating func end(_ command: consuming InFlightCommand, _ status: NVMeStatus) {
     let (record, abort) = (command.record, command.abort)
     let operation = command.transfer.operation
+    var status = status
+    if status.isSuccess, operation.isRead, !deliver(command.memory, filled: command.transfer.done) {
+      status = .dataTransferError
+    }
     switch operation.kind {
     case .read where status.isSuccess: logs.count(read: operation.count)
     case .write where status.isSuccess: logs.count(written: operation.count)

@@ -36,9 +36,9 @@ struct ControllerWorker: ~Copyable {
   var ring = DiskRing()
   var slots: SlotTable<InFlightCommand>
   var pool: SegmentPool
-  /// What the driver is to see of memory that another process has, sent before it is told: commands' bytes and entries
-  /// of completion queues, and then the entries' phases.
-  var outbox: (bytes: [RemoteAccess], phases: [RemoteAccess]) = ([], [])
+  /// Entries of completion queues in memory that another process has, sent before the driver is told, and then their
+  /// phases.
+  var outbox: (entries: [RemoteAccess], phases: [RemoteAccess]) = ([], [])
   /// Pieces that there is storage for now, for commands in flight that are not short.
   var pieces = 0
   /// By number; 0 is the admin queue.
@@ -235,7 +235,7 @@ struct ControllerWorker: ~Copyable {
     let writes = completions[completion].post(
       result, queue: record.queue, head: submissions[record.queue].head, record.identifier, status, iotlb.dirtyLog)
     if let writes {
-      outbox.bytes.append(writes.entry)
+      outbox.entries.append(writes.entry)
       outbox.phases.append(writes.phase)
     }
     hasNews = true
@@ -247,7 +247,6 @@ struct ControllerWorker: ~Copyable {
   mutating func release(_ memory: consuming ChainMemory, filled: Int) {
     // The log in force now.
     if filled > 0, let log = iotlb.dirtyLog { memory.writable.markDirty(log, count: filled) }
-    if filled > 0, memory.hasCopies { outbox.bytes += memory.remoteWrites(first: filled, andLast: false) }
     pool.give(back: memory)
   }
 
@@ -285,7 +284,7 @@ struct ControllerWorker: ~Copyable {
 
   /// Messages for what was written since the last time, and the pin.
   private mutating func tell() {
-    if !outbox.bytes.isEmpty { deliver() }
+    if !outbox.entries.isEmpty { deliverEntries() }
     var isPending = false
     for i in 0..<completions.count where completions[i].isOpen {
       guard completions[i].isInterrupting else { continue }

@@ -5,7 +5,7 @@ extension ControllerWorker {
   /// Lets mappings go while storage is at work. Until ``takeHold()`` no memory but that of the commands' data may be
   /// touched.
   mutating func letGo() {
-    if !outbox.bytes.isEmpty { deliver() }
+    if !outbox.entries.isEmpty { deliverEntries() }
     iotlb.endRound()
   }
 
@@ -69,18 +69,30 @@ extension ControllerWorker {
     }
   }
 
-  /// Sends what the driver is to see: the bytes of commands and of their entries, and when all have arrived the entries'
-  /// phases. The process that does the accesses goes on after one that it refuses.
-  mutating func deliver() {
-    let (bytes, phases) = outbox
+  /// Sends the first `filled` bytes of what a command yields, before it is answered. False if they cannot be: the
+  /// command has failed then. Costs nothing where the memory is mapped here.
+  mutating func deliver(_ memory: borrowing ChainMemory, filled: Int) -> Bool {
+    guard memory.hasCopies, filled > 0, let remote = iotlb.space.remote else { return true }
+    do throws(DMAFault) {
+      _ = try remote.perform(memory.remoteWrites(first: filled, andLast: false))
+      return true
+    } catch {
+      iotlb.space.report(error)
+      return false
+    }
+  }
+
+  /// Sends entries, and when all have arrived their phases, which show them. The process that does the accesses goes on
+  /// after one that it refuses.
+  mutating func deliverEntries() {
+    let (entries, phases) = outbox
     outbox = ([], [])
     guard let remote = iotlb.space.remote else { return }
     do throws(DMAFault) {
-      _ = try remote.perform(bytes)
-      if !phases.isEmpty { _ = try remote.perform(phases) }
+      _ = try remote.perform(entries)
+      _ = try remote.perform(phases)
     } catch {
       iotlb.space.report(error)
-      // The driver cannot be told which of its commands lost its bytes.
       fail()
     }
   }
