@@ -246,7 +246,7 @@ class VfioUserSystem(SystemJob):
         """Reports every function of a boot."""
         for name, kind in boot.devices.items():
             stopped = None if name in boot.absent else boot.ends.stop(name)
-            verified = 0 if boot.refused else ENTROPY_BYTES if kind == "rng" else 16 * MIB
+            verified = 0 if boot.refused else ENTROPY_BYTES if kind == "rng" else boot.image(name).stat().st_size
             features = boot.talk.said(name, "features")
             row = self.new_row(f"{kind} (refused)" if boot.refused else kind, took, bit="" if kind == "nvme" else boot.bit,
                                ring="" if kind == "nvme" else boot.talk.said(name, "ring") or "split", bytes_verified=verified,
