@@ -246,7 +246,8 @@ class VfioUserSystem(SystemJob):
         """Reports every function of a boot."""
         for name, kind in boot.devices.items():
             stopped = None if name in boot.absent else boot.ends.stop(name)
-            verified = 0 if boot.refused else ENTROPY_BYTES if kind == "rng" else 16 * MIB
+            image = boot.image(name)
+            verified = 0 if boot.refused or kind != "rng" and not image.exists() else ENTROPY_BYTES if kind == "rng" else image.stat().st_size
             features = boot.talk.said(name, "features")
             row = self.new_row(f"{kind} (refused)" if boot.refused else kind, took, bit="" if kind == "nvme" else boot.bit,
                                ring="" if kind == "nvme" else boot.talk.said(name, "ring") or "split", bytes_verified=verified,
@@ -257,7 +258,7 @@ class VfioUserSystem(SystemJob):
             self.judge(row, boot, lambda some: some.wrong(name), peer="", stopped=stopped)
             for sample in boot.samples(name) if kind == "nvme" else []:
                 append_row(self.results / "samples.jsonl", {"system": self.system.name, "title": self.system.title, "bit": boot.bit, **sample})
-            boot.image(name).unlink(missing_ok=True)
+            image.unlink(missing_ok=True)
 
 
 # What QEMU does not do, a machine and what it says then.
