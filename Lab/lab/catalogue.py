@@ -40,7 +40,7 @@ class Entry:
 # What `make guests` runs: every kind of IOMMU is met, with those that x86-64 does not have. The first one fetches a QEMU of another suite, if there
 # is none here yet, while others run; the last one needs it too.
 USUAL = ("lab-vfio-user-vtd matrix-strict matrix-lazy kill-strict matrix-off matrix-pt matrix-virtio matrix-amd kill-off reboot-strict reboot-off uml "
-         "libblkio witness check-sluice-blk check-sluice-rng lab-smmu lab-spapr lab-zpci lab-vfio-user-taken").split()
+         "libblkio witness check-sluice-blk check-sluice-rng lab-smmu lab-spapr lab-zpci lab-vfio-user-taken lab-vfio-user-vtd-ram").split()
 
 # What takes longer than a look: asked for by `adverse`, which stands for all of them, or by name. The longest first, so that none of them
 # is left alone at the end.

@@ -60,7 +60,7 @@ class Machines(unittest.TestCase):
             qemu_command(Path("/folder"))
 
     def test_make_test_has_a_selection(self) -> None:
-        self.assertLess({"lab-vfio-user-vtd", "lab-vfio-user-taken"}, set(USUAL))
+        self.assertLess({"lab-vfio-user-vtd", "lab-vfio-user-taken", "lab-vfio-user-vtd-ram"}, set(USUAL))
         self.assertTrue(all("trixie" in SYSTEM_NEEDS[name] for name in SYSTEM_NEEDS if name.startswith(("vfio-user", "nvme"))))
         self.assertIn("lab-nvme-commands", JOBS)
 
