@@ -168,6 +168,19 @@ private final class DiskRig {
     #expect(disk.served.refused == 0)
   }
 
+  @Test("A request of a page takes a bounded number of messages, in fewer flights", arguments: RingKind.all)
+  func messages(_ kind: RingKind) throws {
+    let disk = try DiskRig()
+    let driver = try disk.driver(kind)
+    let segments = [GuestSegment(GuestAddress(0x80_0000), count: 4096)]
+    try driver.read(0, into: segments.span)
+    let before = disk.served.reads + disk.served.writes
+    let rounds = 20
+    for _ in 0..<rounds { try driver.read(0, into: segments.span) }
+    let each = Double(disk.served.reads + disk.served.writes - before) / Double(rounds)
+    #expect(each > 6 && each < 20, "\(each) messages a request")
+  }
+
   @Test("A request of more than a message takes is done in several, each within the client's limit")
   func large() throws {
     let disk = try DiskRig(text: #"{"capabilities": {"max_data_xfer_size" : 65536, "max_msg_fds":8}}"#)
