@@ -6,15 +6,13 @@ from __future__ import annotations
 import filecmp
 import os
 
-from ..backend import qemu_version
-from ..debian import inside
-from ..places import MIB, Skipped, part_sum, random_image
+from ..places import MIB, part_sum, random_image
 from ..processes import run
 from ..qemu import Disk, GuestMachine
 from .firmware import HALF, make_boot_disk
 from .matrix import halves_wrong
 from .toggle import BootDisk
-from .vfio_user import BEHIND, SUITE, FunctionBoot, VfioUserSystem, qemu_command
+from .vfio_user import BEHIND, FunctionBoot, VfioUserSystem
 
 NAME = "nvme0n1"
 WORDS = "console=ttyS0 loglevel=5 tsc=reliable no_timer_check mitigations=off panic=-1"
@@ -57,13 +55,8 @@ class NVMeSystem(VfioUserSystem):
         self.behind, self.shared = self.behind_what, True
 
     def work(self) -> None:
-        try:
-            self.must_be_able("vfio-user")
-            self.program = qemu_command(self.folder)
-        except Skipped as skipped:
-            self.skip(str(skipped), front_end=f"QEMU of {SUITE}")
+        if not self.has_qemu():
             return
-        self.front_end = qemu_version(around=inside(SUITE, self.folder, []))
         self.report_functions(self.boots(self, "on", self.folder / "on", self.settings).run(), self.seconds)
 
 

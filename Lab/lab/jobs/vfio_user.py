@@ -226,14 +226,20 @@ class VfioUserSystem(SystemJob):
         self.shared = memory != "ram"
         self.program: list[Any] = []
 
-    def work(self) -> None:
+    def has_qemu(self) -> bool:
+        """Whether a QEMU with such functions is here, which is the front-end then; says why not, as a skip."""
         try:
             self.must_be_able("vfio-user")
             self.program = qemu_command(self.folder)
         except Skipped as skipped:
             self.skip(str(skipped), front_end=f"QEMU of {SUITE}")
-            return
+            return False
         self.front_end = qemu_version(around=inside(SUITE, self.folder, []))
+        return True
+
+    def work(self) -> None:
+        if not self.has_qemu():
+            return
         for bit in ("off", "on"):
             self.started += self.seconds
             boot = FunctionBoot(self, bit, self.folder / bit, self.settings).run()
@@ -289,13 +295,8 @@ class VfioUserLimits(VfioUserSystem):
     """Machines that say what QEMU cannot. A row that works all of a sudden has failed: the lab does not know that yet."""
 
     def work(self) -> None:
-        try:
-            self.must_be_able("vfio-user")
-            self.program = qemu_command(self.folder)
-        except Skipped as skipped:
-            self.skip(str(skipped), front_end=f"QEMU of {SUITE}")
+        if not self.has_qemu():
             return
-        self.front_end = qemu_version(around=inside(SUITE, self.folder, []))
         for number, limit in enumerate(LIMITS):
             self.started += self.seconds
             self._try(limit, self.folder / f"limit{number}")

@@ -1,4 +1,5 @@
 internal import DMA
+internal import DriverDMA
 internal import Examination
 internal import HostIO
 
@@ -28,12 +29,35 @@ protocol Probe: AnyObject {
   var failsAlone: Bool { get }
   /// Bytes that one request can write: a number of pages.
   var most: UInt64 { get }
-  /// Makes the device write `count` bytes, a number of pages, at a device address that begins a page.
-  func submit(at address: UInt64, count: UInt64) throws(Finding)
-  /// Waits for a request to end; nil: none did.
-  func finish(within time: Duration) throws(Finding) -> Outcome?
+  /// The function's registers.
+  var access: FunctionAccess { get }
+  /// Makes the device write to memory.
+  func request(_ data: [GuestSegment]) throws
+  /// The end of a request, if one has ended.
+  func reap() throws -> Outcome?
   /// Ends the driver.
   func stop()
+}
+
+extension Probe {
+  /// Makes the device write `count` bytes, a number of pages, at a device address that begins a page.
+  func submit(at address: UInt64, count: UInt64) throws(Finding) {
+    do { try request([GuestSegment(GuestAddress(address), count: UInt32(count))]) } catch {
+      throw .notChecked("a request could not be made: \(error)")
+    }
+    if let trouble = access.trouble { throw trouble }
+  }
+
+  /// Waits for a request to end; nil: none did.
+  func finish(within time: Duration) throws(Finding) -> Outcome? {
+    let end = ContinuousClock.now + time
+    while true {
+      do { if let outcome = try reap() { return outcome } } catch { throw .broken("\(error)") }
+      guard ContinuousClock.now < end else { return nil }
+      access.attend(.milliseconds(1))
+      if let trouble = access.trouble { throw trouble }
+    }
+  }
 }
 
 /// A session with a device that is at work.

@@ -16,7 +16,7 @@ final class NVMeProbe: Probe {
 
   let most: UInt64
   private let driver: NVMeDriver
-  private let access: FunctionAccess
+  let access: FunctionAccess
 
   init(_ session: Session, _ setup: Setup) throws(Finding) {
     let access = FunctionAccess(session)
@@ -48,31 +48,14 @@ final class NVMeProbe: Probe {
     guard most > 0 else { throw .notChecked("the namespace has only \(whole) bytes") }
   }
 
-  func submit(at address: UInt64, count: UInt64) throws(Finding) {
-    let data = [GuestSegment(GuestAddress(address), count: UInt32(count))]
-    do throws(NVMeDriverError) {
-      _ = try driver.submitRead(0, into: data.span)
-      driver.publish()
-    } catch {
-      throw .notChecked("a request could not be made: \(error)")
-    }
-    if let trouble = access.trouble { throw trouble }
+  func request(_ data: [GuestSegment]) throws {
+    _ = try driver.submitRead(0, into: data.span)
+    driver.publish()
   }
 
-  func finish(within time: Duration) throws(Finding) -> Outcome? {
-    let end = ContinuousClock.now + time
-    while true {
-      do throws(NVMeDriverError) {
-        if let completion = try driver.reap() {
-          return completion.error.map { .failed("\($0)") } ?? .done
-        }
-      } catch {
-        throw .broken("\(error)")
-      }
-      guard ContinuousClock.now < end else { return nil }
-      access.attend(.milliseconds(1))
-      if let trouble = access.trouble { throw trouble }
-    }
+  func reap() throws -> Outcome? {
+    guard let completion = try driver.reap() else { return nil }
+    return completion.error.map { .failed("\($0)") } ?? .done
   }
 
   func stop() { try? driver.stop() }

@@ -12,7 +12,7 @@ final class VirtioProbe: Probe {
   let most: UInt64
   let failsAlone = false
   private let driver: BlockDriver
-  private let access: FunctionAccess
+  let access: FunctionAccess
 
   /// Whether there is a driver for this virtio-pci device.
   static func knows(_ identity: CheckContext.Identity) -> Bool {
@@ -50,32 +50,15 @@ final class VirtioProbe: Probe {
     else { throw .broken("the device takes no vector for its queue") }
   }
 
-  func submit(at address: UInt64, count: UInt64) throws(Finding) {
-    let data = [GuestSegment(GuestAddress(address), count: UInt32(count))]
-    do throws(DriverError) {
-      _ = try driver.submitRead(0, into: data.span)
-      driver.publish()
-    } catch {
-      throw .notChecked("a request could not be made: \(error)")
-    }
-    if let trouble = access.trouble { throw trouble }
+  func request(_ data: [GuestSegment]) throws {
+    _ = try driver.submitRead(0, into: data.span)
+    driver.publish()
   }
 
-  func finish(within time: Duration) throws(Finding) -> Outcome? {
-    let end = ContinuousClock.now + time
-    while true {
-      do throws(DriverError) {
-        if let completion = try driver.reap() {
-          if let error = completion.error { return .failed("\(error)") }
-          return completion.written > 0 ? .done : .failed("nothing was written")
-        }
-      } catch {
-        throw .broken("\(error)")
-      }
-      guard ContinuousClock.now < end else { return nil }
-      access.attend(.milliseconds(1))
-      if let trouble = access.trouble { throw trouble }
-    }
+  func reap() throws -> Outcome? {
+    guard let completion = try driver.reap() else { return nil }
+    if let error = completion.error { return .failed("\(error)") }
+    return completion.written > 0 ? .done : .failed("nothing was written")
   }
 
   func stop() { try? driver.stop() }
