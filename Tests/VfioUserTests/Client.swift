@@ -87,8 +87,11 @@ final class Client: PCIFunctionAccess {
 
   private func answer(_ header: VfioHeader, _ payload: [UInt8]) throws {
     guard let answer = serve?(header, payload) else { return }
-    try socket.send(answer.span, timeout: .seconds(20))
+    try self.answer(answer)
   }
+
+  /// Sends an answer to a command of the server's.
+  func answer(_ bytes: [UInt8]) throws { try socket.send(bytes.span, timeout: .seconds(20)) }
 
   /// Answers what the server asks, until nothing came for a while.
   func pump(_ quiet: Duration = .milliseconds(1)) throws {

@@ -198,6 +198,35 @@ private final class DiskRig {
     #expect(disk.served.largest == 65_536)
   }
 
+  @Test("The answers under way never fill a client's socket: QEMU would send the one in the middle of the other")
+  func window() throws {
+    let disk = try DiskRig()
+    let driver = try disk.driver(RingKind(packed: true, indirect: true))
+    let segments = [GuestSegment(GuestAddress(0x80_0000), count: 1 << 20)]
+    // Answers are kept back while more can be asked for: as many bytes as the server lets come at a time.
+    var kept: [(VfioHeader, [UInt8])] = []
+    var most = 0
+    let serve = try #require(disk.client.serve)
+    disk.client.serve = { header, payload in
+      kept.append((header, payload))
+      return nil
+    }
+    for i in 0..<4 as Range<UInt64> { _ = try driver.submitWrite(2048 * i, from: segments.span) }
+    driver.publish()
+    let end = ContinuousClock.now + ClientMessages.patience
+    while driver.outstanding > 0, ContinuousClock.now < end {
+      try disk.client.pump(.milliseconds(2))
+      let reads = kept.filter { $0.0.command == VfioCommand.readDMA.rawValue }
+      most = max(most, reads.reduce(0) { $0 + Int($1.1[8]) | Int($1.1[9]) << 8 | Int($1.1[10]) << 16 })
+      for (header, payload) in kept {
+        if let answer = serve(header, payload) { try disk.client.answer(answer) }
+      }
+      kept = []
+      _ = try driver.reap()
+    }
+    #expect(driver.outstanding == 0 && most > 0 && most <= ClientMessages.window)
+  }
+
   @Test(
     "A buffer that the client refuses ends its request with an error, and the disk goes on", arguments: RingKind.all)
   func refused(_ kind: RingKind) throws {

@@ -44,11 +44,11 @@ final class ClientMemory: IOMMU, AddressTranslation {
   static let maxFiles = 64
 
   /// - Parameter refused: called for each access that is refused, on queue threads; it must not wait for them.
-  init(refused: @escaping @Sendable (DMAFault) -> Void = { _ in }) {
+  init(refused: @escaping @Sendable (DMAFault) -> Void = { _ in }) throws(HostError) {
     // Only its list of mappings is used: nothing is attached to it.
     let remote = Domain(GuestMemory(), maxMappings: Self.maxMappings)
     self.remote = remote
-    messages = ClientMessages { address, count, access in remote.fault(for: access, at: address, count: count) }
+    messages = try ClientMessages { address, count, access in remote.fault(for: access, at: address, count: count) }
     memory = GuestMemory(remote: messages)
     domain = Domain(memory, maxMappings: Self.maxMappings) { fault, _ in refused(fault) }
   }

@@ -47,8 +47,10 @@ final class ClientMessages: RemoteMemory {
     var socket: UnixSocket?
     var limit = VfioHeader.transferLimit
     var asked: [UInt16: Asked] = [:]
-    /// Given up, and their answers may come yet.
-    var abandoned: Set<UInt16> = []
+    /// Given up, and their answers may come yet: the bytes of each.
+    var abandoned: [UInt16: Int] = [:]
+    /// Bytes of answers that may come.
+    var expected = 0
     var next: UInt16 = 0
     /// Since when a command of the client's has been worked on.
     var busySince: ContinuousClock.Instant?
@@ -62,12 +64,22 @@ final class ClientMessages: RemoteMemory {
   /// Whether all of these bytes may be accessed so.
   private let isMapped: @Sendable (DMAAddress, Int, DMAAccess) -> DMAFault?
   let copyBudget = CopyBudget(256 << 20)
+  /// Signalled when fewer answers are to come.
+  private let room: EventFD
+  /// Bytes of answers that may be under way at a time, and of one. A client must never find its socket full: QEMU 11.1
+  /// waits for room in a nested event loop then, from which it sends other messages in the middle of the one begun.
+  /// Linux gives a socket room for 208 KiB by default.
+  static let window = 64 << 10
+  static let mostOfRead = 32 << 10
   /// How long the client may take for its answers.
   static let patience = Duration.seconds(5)
   /// How long a command of the client's may wait for a queue that waits for the client.
   static let grace = Duration.milliseconds(50)
 
-  init(_ isMapped: @escaping @Sendable (DMAAddress, Int, DMAAccess) -> DMAFault?) { self.isMapped = isMapped }
+  init(_ isMapped: @escaping @Sendable (DMAAddress, Int, DMAAccess) -> DMAFault?) throws(HostError) {
+    self.isMapped = isMapped
+    room = try EventFD()
+  }
 
   /// Messages so far, and those that did not bring what was asked for.
   var counts: (accesses: UInt64, refused: UInt64) { state.withLock { $0.counts } }
@@ -86,7 +98,7 @@ final class ClientMessages: RemoteMemory {
   func detach() {
     state.withLock { state in
       state.socket = nil
-      state.abandoned = []
+      (state.abandoned, state.expected) = ([:], 0)
       state.limit = VfioHeader.transferLimit
     }
     giveUp { _ in true }
@@ -112,9 +124,16 @@ final class ClientMessages: RemoteMemory {
 
   /// Takes an answer. False if nothing like it was asked for.
   func take(_ header: VfioHeader, _ payload: [UInt8]) -> Bool {
-    let (asked, isLate) = state.withLock { state in
-      (state.asked.removeValue(forKey: header.id), state.abandoned.remove(header.id) != nil)
+    let (asked, isLate): (Asked?, Bool) = state.withLock { state in
+      if let asked = state.asked.removeValue(forKey: header.id) {
+        state.expected -= asked.call.accesses[asked.index].answerBytes
+        return (asked, false)
+      }
+      let late = state.abandoned.removeValue(forKey: header.id)
+      state.expected -= late ?? 0
+      return (nil, late != nil)
     }
+    room.signal()
     guard let asked else { return isLate }
     let access = asked.call.accesses[asked.index]
     let fault = access.fault(header.error == UInt32(Errno.permissionDenied.rawValue) ? .permission : .unmapped)
@@ -176,11 +195,15 @@ final class ClientMessages: RemoteMemory {
 
   private func begin(_ call: Call) {
     for (index, access) in call.accesses.enumerated() {
+      let isPossible = waitForRoom(access.answerBytes)
       let fault: DMAFault? = sending.withLock { _ in
+        guard isPossible else { return access.fault(.stopped) }
         if let fault = isMapped(access.address, access.count, access.kind) { return fault }
         let (socket, id): (UnixSocket?, UInt16?) = state.withLock { state in
           guard let socket = state.socket else { return (nil, nil) }
-          return (socket, state.number(for: Asked(call: call, index: index)))
+          let id = state.number(for: Asked(call: call, index: index))
+          if id != nil { state.expected += access.answerBytes }
+          return (socket, id)
         }
         guard let socket, let id else { return access.fault(.stopped) }
         do throws(HostError) {
@@ -188,7 +211,9 @@ final class ClientMessages: RemoteMemory {
         } catch {
           // Half a message may have gone: this client is lost, and its session ends.
           socket.shutdown()
-          state.withLock { _ = $0.asked.removeValue(forKey: id) }
+          state.withLock { state in
+            if state.asked.removeValue(forKey: id) != nil { state.expected -= access.answerBytes }
+          }
           return access.fault(.stopped)
         }
         return nil
@@ -199,22 +224,39 @@ final class ClientMessages: RemoteMemory {
     }
   }
 
+  /// Waits until an answer of so many bytes may be asked for; false: not in time. Other queues may ask in between, which
+  /// the room of a socket bears.
+  private func waitForRoom(_ count: Int) -> Bool {
+    let end = ContinuousClock.now + Self.patience
+    while state.withLock({ $0.expected > 0 && $0.expected + count > Self.window }) {
+      if (try? room.wait(timeout: .milliseconds(10))) == true { _ = try? room.drain() }
+      if isLate(end) { return false }
+    }
+    return true
+  }
+
   private func wait(for call: Call) {
     let end = ContinuousClock.now + Self.patience
     while true {
       // Short, because nothing signals that a command of the client's has been waiting for long.
       if (try? call.done.wait(timeout: .milliseconds(10))) ?? true, call.state.withLock({ $0.left }) == 0 { return }
-      let now = ContinuousClock.now
-      let isStuck = state.withLock { $0.busySince.map { now - $0 > Self.grace } ?? false }
-      if isStuck || now > end { giveUp { $0 === call } }
+      if isLate(end) { giveUp { $0 === call } }
     }
+  }
+
+  /// Whether nothing is to be waited for any longer.
+  private func isLate(_ end: ContinuousClock.Instant) -> Bool {
+    let now = ContinuousClock.now
+    return now > end || state.withLock { $0.busySince.map { now - $0 > Self.grace } ?? ($0.socket == nil) }
   }
 
   private func giveUp(_ isMeant: (Call) -> Bool) {
     let asked = state.withLock { state in
       let meant = state.asked.filter { isMeant($0.value.call) }
       for id in meant.keys { state.asked[id] = nil }
-      if state.socket != nil { state.abandoned.formUnion(meant.keys) }
+      for (id, one) in meant where state.socket != nil {
+        state.abandoned[id] = one.call.accesses[one.index].answerBytes
+      }
       return meant.values
     }
     for one in asked { one.call.end(one.index, .failure(one.call.accesses[one.index].fault(.stopped))) }
@@ -226,7 +268,7 @@ extension ClientMessages.State {
   fileprivate mutating func number(for asked: ClientMessages.Asked) -> UInt16? {
     for _ in 0...UInt16.max {
       next &+= 1
-      if self.asked[next] == nil, !abandoned.contains(next) {
+      if self.asked[next] == nil, abandoned[next] == nil {
         self.asked[next] = asked
         return next
       }
@@ -258,8 +300,12 @@ extension RemoteAccess {
     DMAFault(address: address, access: kind, reason: reason)
   }
 
+  /// Bytes of data that the answer brings.
+  fileprivate var answerBytes: Int { kind == .read ? count : 0 }
+
   /// In messages of `limit` bytes of data at most.
   fileprivate func pieces(of limit: Int) -> [RemoteAccess] {
+    let limit = kind == .read ? min(limit, ClientMessages.mostOfRead) : limit
     guard count > limit else { return [self] }
     return stride(from: 0, to: count, by: limit).map { at in
       let n = min(limit, count - at)

@@ -33,11 +33,11 @@ final class HostedFunction: Sendable {
   ///   - doorbells: whether a client may map the function's doorbells.
   ///   - refused: called for each access that is refused, on queue threads; it must not wait for them.
   ///   - make: makes the function with what it reaches memory and interrupts through.
-  init<F: PCIFunction, E: Error>(
+  init<F: PCIFunction>(
     doorbells: DoorbellPolicy = .messages, refused: @escaping @Sendable (DMAFault) -> Void = { _ in },
-    _ make: (BusMaster) throws(E) -> F
-  ) throws(E) {
-    memory = ClientMemory(refused: refused)
+    _ make: (BusMaster) throws -> F
+  ) throws {
+    memory = try ClientMemory(refused: refused)
     bus = PCIBus(memory.memory, messages: interrupts, lines: interrupts)
     bus.setIOMMU(memory)
     let made = try bus.add(at: PCISlot(0), make)
