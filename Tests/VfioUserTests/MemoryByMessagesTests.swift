@@ -20,7 +20,8 @@ final class ServedMemory: IOMMUDomain {
   let memory: GuestMemory
   /// As the client's own IOMMU has them; the server hears of them without a descriptor.
   let domain: Domain
-  private let inner: ClientDomain
+  /// The memory's descriptor, if new mappings are to come with it.
+  var shared: Int32?
   private(set) var reads = 0
   private(set) var writes = 0
   /// The most data in a message.
@@ -36,7 +37,6 @@ final class ServedMemory: IOMMUDomain {
     self.client = client
     self.memory = memory
     domain = Domain(memory)
-    inner = ClientDomain(client, file: nil)
     client.serve = { [unowned self] in answer($0, $1) }
   }
 
@@ -44,11 +44,11 @@ final class ServedMemory: IOMMUDomain {
     do { try domain.map(address, byteCount: count, to: guest, permissions: permissions) } catch {
       throw .iommu(address)
     }
-    try inner.map(address, to: guest, count: count, permissions: permissions)
+    try ClientDomain(client, file: shared).map(address, to: guest, count: count, permissions: permissions)
   }
 
   func unmap(_ address: DMAAddress, count: UInt64) throws(DMAError) {
-    try inner.unmap(address, count: count)
+    try ClientDomain(client, file: nil).unmap(address, count: count)
     _ = try? domain.unmap(from: address, through: DMAAddress(address.rawValue + (count - 1)))
   }
 
@@ -108,16 +108,20 @@ private final class DiskRig {
   let transport: PCIDriverTransport
   let events: [EventFD]
 
-  init(text: String = "{}") throws {
+  /// - Parameter rig: the server; nil: a new one.
+  init(text: String = "{}", on rig: Rig? = nil) throws {
     var options = VirtioPCIOptions()
     (options.iommuPlatform, options.isHardware) = (.on, true)
-    rig = try Rig { [options] image, master in
-      try VirtioPCIFunction(
-        BlockDevice(BlockOptions(disk: DiskOptions(path: image))), options, on: master, log: .silent)
-    }
-    client = try Client(path: rig.path, text: text)
-    served = ServedMemory(client, rig.memory)
-    pages = GuestPages(rig.memory, at: GuestAddress(1 << 20), byteCount: 7 << 20)
+    let server =
+      try rig
+      ?? Rig { [options] image, master in
+        try VirtioPCIFunction(
+          BlockDevice(BlockOptions(disk: DiskOptions(path: image))), options, on: master, log: .silent)
+      }
+    self.rig = server
+    client = try Client(path: server.path, text: text)
+    served = ServedMemory(client, server.memory)
+    pages = GuestPages(server.memory, at: GuestAddress(1 << 20), byteCount: 7 << 20)
     mapper = IOMMUMapper(served, addresses: IOVAAllocator(aperture: 1 << 32...(1 << 33) - 1), pages: pages)
     client.writeConfiguration(at: 4, width: 2, 6)
     let events = try (0..<2).map { _ in try EventFD() }
@@ -282,22 +286,69 @@ private final class DiskRig {
     try next.read(0, into: segments.span)
   }
 
-  @Test("An answer to nothing, or of the wrong size, ends the connection", arguments: [0, 1, 2])
+  @Test(
+    "An answer to nothing, or of the wrong size, ends the connection; so does a write that is answered with another count",
+    arguments: 0..<5)
   func wrong(_ kind: Int) throws {
     let disk = try DiskRig()
     let driver = try disk.driver(RingKind())
     let segments = [GuestSegment(GuestAddress(0x80_0000), count: 4096)]
     try driver.write(0, from: segments.span)
+    let serve = try #require(disk.client.serve)
     disk.client.serve = { header, payload in
-      switch kind {
+      let isWrite = header.command == VfioCommand.writeDMA.rawValue
+      if kind > 2, !isWrite { return serve(header, payload) }
+      return switch kind {
       case 0: VfioHeader.frame(id: header.id &+ 1, command: header.command, flags: VfioHeader.reply, payload)
       case 1: VfioHeader.frame(id: header.id, command: header.command, flags: VfioHeader.reply, payload + [0])
-      default: VfioHeader.frame(id: header.id, command: 99, flags: VfioHeader.reply, payload)
+      case 2: VfioHeader.frame(id: header.id, command: 99, flags: VfioHeader.reply, payload)
+      case 3:
+        VfioHeader.frame(
+          id: header.id, command: header.command, flags: VfioHeader.reply,
+          Array(payload[..<8]) + [0, 0, 0, 0, 0, 0, 0, 0])
+      default: VfioHeader.frame(id: header.id, command: header.command, flags: VfioHeader.reply)
       }
     }
     _ = try driver.submitWrite(0, from: segments.span)
     driver.publish()
     try? disk.client.pump(.milliseconds(50))
     #expect(disk.client.closesSoon)
+  }
+
+  @Test("A client that goes while a message to it is held up ends its session, and the next one is served")
+  func goesUnderWay() throws {
+    let rig = try DiskRig().rig
+    for _ in 0..<5 {
+      let disk = try DiskRig(on: rig)
+      let (client, served) = (disk.client, disk.served)
+      let driver = try disk.driver(RingKind(packed: true, indirect: true))
+      let segments = [GuestSegment(GuestAddress(0x80_0000), count: 1 << 20)]
+      for i in 0..<4 as Range<UInt64> { _ = try driver.submitRead(2048 * i, into: segments.span) }
+      driver.publish()
+      // What the reads bring is under way, and more than the socket holds.
+      let end = ContinuousClock.now + .seconds(10)
+      while served.writes < 2, ContinuousClock.now < end { try client.pump(.milliseconds(1)) }
+      client.close()
+    }
+    _ = try Client(path: rig.path)
+  }
+
+  @Test("Rings and buffers that get a descriptor while the device is at work are found there")
+  func remapped() throws {
+    let disk = try DiskRig()
+    let driver = try disk.driver(RingKind(packed: true))
+    let segments = [GuestSegment(GuestAddress(0x80_0000), count: 4096)]
+    try driver.write(0, from: segments.span)
+    for run in disk.served.domain.runs {
+      let count = run.last.rawValue - run.first.rawValue + 1
+      let address = run.first.rawValue
+      try disk.client.command(.unmapDMA, UnmapRequest(address: address, size: count).encoded)
+      let request = MapRequest(flags: 3, offset: run.guest.rawValue, address: address, size: count)
+      try disk.client.command(.mapDMA, request.encoded, descriptors: [disk.rig.file.descriptor.rawValue])
+    }
+    let before = disk.served.reads
+    disk.served.shared = disk.rig.file.descriptor.rawValue
+    try driver.read(0, into: segments.span)
+    #expect(disk.served.reads == before)
   }
 }

@@ -35,7 +35,7 @@ private final class Recorder: DoorbellFunction {
   @Test("A doorbell that was left before a register is written, or the device reset, is brought before; once")
   func messages() throws {
     let recorder = Recorder()
-    let hosted = HostedFunction(doorbells: .shared) { _ in recorder }
+    let hosted = try HostedFunction(doorbells: .shared) { _ in recorder }
     let area = try #require(hosted.doorbells(in: 0))
     let page = try hosted.shareDoorbells(area)
     defer { hosted.endDoorbells() }

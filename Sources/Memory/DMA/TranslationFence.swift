@@ -54,17 +54,7 @@ import Synchronization
   /// As ``drain(from:through:)`` for the bytes of `used`; queues forget what they remember of `forgotten`, which may be
   /// more.
   func drain(forgetting forgotten: ClosedRange<UInt64>, used: ClosedRange<UInt64>) {
-    let old = drains.withLock { _ in
-      let old = unsafe load64(words)
-      // Safe: the index is below `remembered`.
-      let note = unsafe words + 128 + 16 * Int((old &+ 1) % Self.remembered)
-      unsafe store64(note, forgotten.lowerBound)
-      unsafe store64(note + 8, forgotten.upperBound)
-      unsafe storeRelease64(words, old &+ 1)
-      // The next range must not be written before this generation is seen: see `changes(since:_:)`.
-      fullFence()
-      return old
-    }
+    let old = advance(forgetting: forgotten)
     // Safe: here and below, an aligned word of ours.
     _ = unsafe (words + 64).assumingMemoryBound(to: Atomic<UInt32>.self).pointee.wrappingAdd(1, ordering: .relaxed)
     fullFence()
@@ -77,6 +67,22 @@ import Synchronization
     }
     _ = unsafe (words + 64).assumingMemoryBound(to: Atomic<UInt32>.self).pointee.wrappingSubtract(
       1, ordering: .releasing)
+  }
+
+  /// Makes queues forget what they remember of a range from their next round on, and waits for none of them. Returns
+  /// the generation that was.
+  @discardableResult package func advance(forgetting forgotten: ClosedRange<UInt64>) -> UInt64 {
+    drains.withLock { _ in
+      let old = unsafe load64(words)
+      // Safe: the index is below `remembered`.
+      let note = unsafe words + 128 + 16 * Int((old &+ 1) % Self.remembered)
+      unsafe store64(note, forgotten.lowerBound)
+      unsafe store64(note + 8, forgotten.upperBound)
+      unsafe storeRelease64(words, old &+ 1)
+      // The next range must not be written before this generation is seen: see `changes(since:_:)`.
+      fullFence()
+      return old
+    }
   }
 
   /// A queue's hold on this fence.

@@ -107,7 +107,8 @@ final class ClientMemory: IOMMU, AddressTranslation {
       throw Refusal(errno: .invalidArgument, reason: "its offset is \(request.offset)")
     }
     let permissions = Self.permissions(of: request)
-    let file = try file(of: descriptor, upTo: request.offset + request.size)
+    let file = try file(
+      of: descriptor, upTo: request.offset + request.size, isWritten: permissions.contains(.write))
     if permissions.contains(.write), !file.isWritable {
       throw Refusal(errno: .permissionDenied, reason: "its file cannot be written")
     }
@@ -149,6 +150,7 @@ final class ClientMemory: IOMMU, AddressTranslation {
   func unmap(_ request: UnmapRequest) throws(Refusal) {
     if request.flags & UnmapRequest.everything != 0 {
       messages.excluding { remote.removeAll() }
+      forgetCopies(0...UInt64.max)
       return domain.removeAll()
     }
     guard request.flags == 0 else { throw Refusal(errno: .notSupported, reason: "there is no log of dirty pages") }
@@ -161,11 +163,18 @@ final class ClientMemory: IOMMU, AddressTranslation {
       throw Refusal(errno: .invalidArgument, reason: "only a part of a mapping would go")
     }
     do throws(DomainError) {
-      try messages.excluding { () throws(DomainError) in try remote.unmap(from: first, through: last) }
+      let count = try messages.excluding { () throws(DomainError) in try remote.unmap(from: first, through: last) }
+      if count > 0 { forgetCopies(first.rawValue...last.rawValue) }
       try domain.unmap(from: first, through: last)
     } catch {
       throw Refusal(errno: .invalidArgument, reason: "only a part of a mapping would go")
     }
+  }
+
+  /// Queues look anew for rings of which they have copies. What is under way is not waited for: the client does no access
+  /// any more that comes too late.
+  private func forgetCopies(_ range: ClosedRange<UInt64>) {
+    for endpoint in domain.endpoints { endpoint.fence.advance(forgetting: range) }
   }
 
   /// The client has gone: nothing of its memory is reachable, or mapped here, any more.
@@ -183,14 +192,19 @@ final class ClientMemory: IOMMU, AddressTranslation {
     }
   }
 
-  /// The region of the descriptor's file, which is mapped here if it is new, or was too short.
-  private func file(of descriptor: borrowing FileDescriptor, upTo end: UInt64) throws(Refusal) -> File {
+  /// The region of the descriptor's file, which is mapped here if it is new, was too short, or cannot be written where
+  /// that is wanted.
+  private func file(
+    of descriptor: borrowing FileDescriptor, upTo end: UInt64, isWritten: Bool
+  ) throws(Refusal) -> File {
     let known = try rethrowing(FileIdentity(of: descriptor.rawValue), as: Self.refusal)
     guard end <= known.byteCount else {
       throw Refusal(errno: .invalidArgument, reason: "it ends at byte \(end) of a file of \(known.byteCount)")
     }
     let found = state.withLock { state in
-      state.files.last { $0.device == known.device && $0.inode == known.inode && end <= $0.byteCount }
+      state.files.last {
+        $0.device == known.device && $0.inode == known.inode && end <= $0.byteCount && ($0.isWritable || !isWritten)
+      }
     }
     if let found { return found }
     guard state.withLock({ $0.files.count }) < Self.maxFiles else {

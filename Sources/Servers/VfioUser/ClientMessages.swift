@@ -87,7 +87,12 @@ final class ClientMessages: RemoteMemory {
   // MARK: The session
 
   /// Messages go to this client from now on.
-  func attach(_ socket: UnixSocket) { state.withLock { state in state.socket = socket } }
+  func attach(_ socket: UnixSocket) {
+    state.withLock { state in
+      state.socket = socket
+      (state.abandoned, state.expected) = ([:], 0)
+    }
+  }
 
   /// The most data that the client takes in a message.
   func setTransferLimit(_ byteCount: Int) {
@@ -149,8 +154,14 @@ final class ClientMessages: RemoteMemory {
       }
       asked.call.end(asked.index, .success(bytes))
       return true
-    case .write where header.command == VfioCommand.writeDMA.rawValue:
+    case .write(let address, let bytes) where header.command == VfioCommand.writeDMA.rawValue:
       guard !header.hasFailed else { break }
+      // The count has four bytes in the document and eight in QEMU; the lower ones are enough.
+      guard (try? reader.take(UInt64.self)) == address.rawValue, (try? reader.take(UInt32.self)) == UInt32(bytes.count)
+      else {
+        asked.call.end(asked.index, .failure(fault))
+        return false
+      }
       asked.call.end(asked.index, .success([]))
       return true
     default:
@@ -195,32 +206,39 @@ final class ClientMessages: RemoteMemory {
 
   private func begin(_ call: Call) {
     for (index, access) in call.accesses.enumerated() {
-      let isPossible = waitForRoom(access.answerBytes)
-      let fault: DMAFault? = sending.withLock { _ in
-        guard isPossible else { return access.fault(.stopped) }
-        if let fault = isMapped(access.address, access.count, access.kind) { return fault }
-        let (socket, id): (UnixSocket?, UInt16?) = state.withLock { state in
-          guard let socket = state.socket else { return (nil, nil) }
-          let id = state.number(for: Asked(call: call, index: index))
-          if id != nil { state.expected += access.answerBytes }
-          return (socket, id)
-        }
-        guard let socket, let id else { return access.fault(.stopped) }
-        do throws(HostError) {
-          try socket.send(access.message(id).span, timeout: Self.patience)
-        } catch {
-          // Half a message may have gone: this client is lost, and its session ends.
-          socket.shutdown()
-          state.withLock { state in
-            if state.asked.removeValue(forKey: id) != nil { state.expected -= access.answerBytes }
-          }
-          return access.fault(.stopped)
-        }
-        return nil
-      }
-      guard let fault else { continue }
-      for rest in index..<call.accesses.count { call.end(rest, .failure(fault)) }
+      guard let trouble = begin(access, Asked(call: call, index: index)) else { continue }
+      let first = trouble.hasEnded ? index + 1 : index
+      for rest in first..<call.accesses.count { call.end(rest, .failure(trouble.fault)) }
       return
+    }
+  }
+
+  /// Sends one access; why it is not under way, and whether it has been ended already.
+  private func begin(_ access: RemoteAccess, _ asked: Asked) -> (fault: DMAFault, hasEnded: Bool)? {
+    guard waitForRoom(access.answerBytes) else { return (access.fault(.stopped), false) }
+    return sending.withLock { _ in
+      if let fault = isMapped(access.address, access.count, access.kind) { return (fault, false) }
+      let (socket, id): (UnixSocket?, UInt16?) = state.withLock { state in
+        guard let socket = state.socket else { return (nil, nil) }
+        let id = state.number(for: asked)
+        if id != nil { state.expected += access.answerBytes }
+        return (socket, id)
+      }
+      guard let socket, let id else { return (access.fault(.stopped), false) }
+      do throws(HostError) {
+        try socket.send(access.message(id).span, timeout: Self.patience)
+        return nil
+      } catch {
+        // Half a message may have gone: this client is lost, and its session ends. If the number is
+        // not on the list any more, because an answer came or the client has gone, the access has been ended.
+        socket.shutdown()
+        let hasEnded = state.withLock { state in
+          guard state.asked.removeValue(forKey: id) != nil else { return true }
+          state.expected -= access.answerBytes
+          return false
+        }
+        return (access.fault(.stopped), hasEnded)
+      }
     }
   }
 
@@ -239,7 +257,7 @@ final class ClientMessages: RemoteMemory {
     let end = ContinuousClock.now + Self.patience
     while true {
       // Short, because nothing signals that a command of the client's has been waiting for long.
-      if (try? call.done.wait(timeout: .milliseconds(10))) ?? true, call.state.withLock({ $0.left }) == 0 { return }
+      if (try? call.done.wait(timeout: .milliseconds(10))) ?? true, call.state.withLock({ $0.left <= 0 }) { return }
       if isLate(end) { giveUp { $0 === call } }
     }
   }
