@@ -258,6 +258,8 @@ import VirtioTestKit
     let guest = try VirtioGuest(rig, isTranslated: true)
     let driver = try BlockDriver(guest.transport, on: guest.platform, options: guest.options())
     try tryOut(driver, rig)
+    // The queue's thread counts at the end of its round, after the driver has been called.
+    #expect(eventually { rig.server.statistics.totals.completions == 3 })
     let answer = try ExplainRequest.ask(rig.path, as: .json)
     for part in [
       #""protocol":"vfio-user""#, #""device":"virtio-blk""#, #""connected":true"#, #""address_path":"platform""#,
