@@ -1,5 +1,6 @@
 import Examination
 import Testing
+import VfioUser
 import VfioUserCheck
 import VirtioTestKit
 
