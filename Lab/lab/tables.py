@@ -107,7 +107,8 @@ def _markdown(head: Sequence[str], rule: str, rows: Sequence[Sequence[str]]) -> 
 
 def _sum(rows: Sequence[Row]) -> str:
     ok, failed, not_run = (sum(row["verdict"] == verdict for row in rows) for verdict in ("ok", "failed", "not run"))
-    return f"\n{ok} rows ok, {failed} failed, {not_run} not run.\n"
+    others = len(rows) - ok - failed - not_run
+    return f"\n{ok} rows ok, {failed} failed, {f'{others} as expected, ' if others else ''}{not_run} not run.\n"
 
 
 def systems_terminal(rows: Sequence[Row]) -> str:
@@ -127,7 +128,7 @@ def page(systems: Sequence[Row], moved: Sequence[Row], picture: bool) -> str:
     reasons = system_reasons(systems)
     text = SYSTEMS_TEXT + _markdown(SYSTEM_HEAD, SYSTEM_RULE, [system_cells(row) for row in systems]) + _sum(systems)
     if reasons:
-        text += "\n## What failed or did not run\n" + "".join(f"* {reason}\n" for reason in reasons)
+        text += "\n## What failed, cannot work or did not run\n" + "".join(f"* {reason}\n" for reason in reasons)
     text += EXPOSURE_TEXT if picture else ""
     text += MOVED_TEXT + _markdown(MOVED_HEAD, MOVED_RULE, [moved_cells(row) for row in moved]) + _sum(moved)
     return text + "".join(f"{'' if number else chr(10)}* {reason}\n" for number, reason in enumerate(moved_reasons(moved)))

@@ -43,8 +43,10 @@ class Tables(unittest.TestCase):
 
     def test_the_page(self) -> None:
         text = page([ROW, LOST], [MOVED], picture=False)
-        self.assertIn("\n1 rows ok, 0 failed, 1 not run.\n\n## What failed or did not run\n* x86-64, VT-d strict, QEMU 7.2, blk: not run: not there\n", text)
+        self.assertIn("\n1 rows ok, 0 failed, 1 not run.\n\n## What failed, cannot work or did not run\n* x86-64, VT-d strict, QEMU 7.2, blk: not run: not there\n", text)
         self.assertIn("| hot plug | off | 10 times | 7 | 0 | 0 | 0 | 9 | ok |\n\n1 rows ok, 0 failed, 0 not run.\n", text)
+        known = page([ROW, {**LOST, "verdict": "does not work, as expected"}], [MOVED], picture=False)
+        self.assertIn("\n1 rows ok, 0 failed, 1 as expected, 0 not run.\n", known)
         self.assertNotIn("exposure.svg", text)
         self.assertIn("exposure.svg", page([ROW], [MOVED], picture=True))
         self.assertIn("failed: the job reported nothing", page([ROW], [silent("plug-off")], picture=False))

@@ -78,4 +78,33 @@ import VirtioServing
     report.client = client
     #expect(report.words.contains("has mapped nothing"))
   }
+
+  @Test("Memory without a descriptor counts as reachable, and a machine's own is not taken for what a guest mapped")
+  func clientWithoutDescriptors() {
+    var report = ServingReport()
+    var client = ServingReport.Client()
+    (client.mappings, client.mappingsWithoutDescriptor, client.bytesWithoutDescriptor) = (6, 6, 512 << 20)
+    (report.client, report.isConnected, report.sessions, report.otherKind) = (client, true, 2, "nvme")
+    #expect(report.looksLikePassThrough && !client.verdict.contains("only what the client has mapped"))
+    #expect(client.verdict.contains("whether they are all of the guest's memory it does not say"))
+    #expect(report.words.contains("6 now, 512.0 MiB") && report.words.contains("since the server started"))
+    (client.mappings, client.mappingsWithoutDescriptor, client.bytesWithoutDescriptor) = (40, 40, 160 << 10)
+    #expect(!client.mapsEverything && client.verdict.contains("only what the client has mapped"))
+  }
+
+  @Test("Whether doorbells are in shared memory is the client's choice, where there is one")
+  func doorbells() {
+    var report = ServingReport()
+    var client = ServingReport.Client()
+    report.client = client
+    #expect(report.words.contains("a message each\n"))
+    client.offersSharedDoorbells = true
+    report.client = client
+    #expect(report.words.contains("its choice"))
+    report.isConnected = true
+    #expect(report.words.contains("has not asked for the memory"))
+    client.sharesDoorbells = true
+    report.client = client
+    #expect(report.words.contains("in memory shared with the client: 0 taken"))
+  }
 }

@@ -74,6 +74,52 @@ import VirtioTestKit
     #expect(result.errors.split(separator: "\n").count == 1 && !FileManager.default.fileExists(atPath: socket))
   }
 
+  @Test(
+    "NVMe is told apart from virtio: what it does not have is refused by name, and what it has in any case is accepted",
+    arguments: [
+      (["--socket-path", "V"], "vfio-user only"), (["--vfio-user", "V", "--protocol", "vhost-user"], "vfio-user only"),
+      (["--vfio-user", "V", "--iommu-platform", "on"], "--iommu-platform is for virtio"),
+      (["--vfio-user", "V", "--access-platform", "on"], "--access-platform is for virtio"),
+      (["--vfio-user", "V", "--disable-legacy", "on"], "--disable-legacy is for virtio"),
+      (["--protocol", "vfio-user"], "no socket; give --vfio-user PATH"),
+      (["--vfio-user", "V", "--blk-file", "I"], "is given twice"),
+    ] as [([String], String)])
+  func ofNVMe(_ options: [String], _ sentence: String) throws {
+    let image = try folder.image()
+    let words = options.map { $0 == "V" ? socket : $0 == "I" ? image : $0 }
+    let result = try Command.run(["serve", "nvme", "--blk-file", image] + words)
+    #expect(result.status == 2 && result.errors.contains(sentence), "\(result.errors)")
+    #expect(result.errors.split(separator: "\n").count == 1 && !FileManager.default.fileExists(atPath: socket))
+  }
+
+  @Test("A virtio disk has one image: a second one is refused, and not taken in place of the first")
+  func secondImage() throws {
+    let image = try folder.image()
+    let result = try Command.run(words("blk", ["--image", image]))
+    #expect(result.status == 2 && result.errors.contains("--blk-file is given 2 times"), "\(result.errors)")
+  }
+
+  @Test("What an option of two names excludes is said of the name that was typed", arguments: ["iommu", "access"])
+  func typedName(_ name: String) throws {
+    let result = try Command.run(words("rng", ["--\(name)-platform", "on", "--disable-legacy", "off"]))
+    #expect(result.status == 2 && result.errors.contains("--\(name)-platform on and"), "\(result.errors)")
+  }
+
+  @Test("The namespaces of an NVMe controller are all in the answer, with their blocks, cache and engine")
+  func namespaces() throws {
+    let second = try folder.file("second.img", [UInt8](repeating: 0, count: 1 << 20))
+    let running = try Command.Running(words("nvme", ["--blk-file", second, "--engine", "sync"]))
+    try folder.waitUntilAnswered("v.sock", running)
+    let text = try Command.run("explain", socket).output
+    #expect(text.hasPrefix("nvme\n") && text.contains("namespace 2"), "\(text)")
+    let object = try Command.run("explain", "--json", socket).object
+    let all = try #require(object["namespaces"] as? [[String: Any]])
+    #expect(all.map { $0["namespace"] as? Int } == [1, 2] && all[1]["image"] as? String == second)
+    #expect(all.allSatisfy { $0["engine"] as? String == "sync" && $0["cache"] is String })
+    #expect(object["block_size"] as? Int == 512)
+    try running.expectCleanEnd()
+  }
+
   @Test("What cannot be served leaves no socket behind, and never had one", arguments: ["blk", "nvme"])
   func neverThere(_ device: String) throws {
     // Taken by a listener: had the socket come first, this would be the complaint.

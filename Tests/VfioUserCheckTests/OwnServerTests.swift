@@ -1,5 +1,6 @@
 import Examination
 import Testing
+import VfioUser
 import VfioUserCheck
 import VirtioTestKit
 
@@ -12,6 +13,13 @@ import VirtioTestKit
       Issue.record("\(result.rule) \(result.name): \(result.verdict.rawValue): \(result.evidence)")
     }
     #expect(summary.isClean && results.count == VfioCheckRun.all.count)
+  }
+
+  @Test("Doorbells that can be mapped are found, and what can be mapped of the region keeps the rules")
+  func doorbells() throws {
+    let served = try ServedFunction.nvme(doorbells: .shared)
+    let (results, _) = try results(SocketSubject(path: served.path), only: ["region-sparse"])
+    #expect(results["region-sparse"]?.verdict == .kept, "\(results)")
   }
 
   @Test("A virtio-pci device keeps every rule that can be checked", arguments: ["blk", "rng"])

@@ -23,19 +23,23 @@ final class ServedFunction {
   private static let bytes = (0..<256 << 10).map { UInt8(truncatingIfNeeded: $0 / 512 &* 7 &+ $0 &+ 1) }
 
   /// - Parameter make: makes the function, of a disk image.
-  init<F: PCIFunction>(_ make: (String, BusMaster) throws -> F) throws {
+  init<F: PCIFunction>(doorbells: DoorbellPolicy = .messages, _ make: (String, BusMaster) throws -> F) throws {
     folder = try TemporaryFolder()
     let image = try folder.file("disk.img", Self.bytes)
     path = folder.path("vfio.sock")
     let listener = try UnixListener(path: path)
-    let server = try VfioUserServer(on: .listening(listener), log: .silent) { try make(image, $0) }
+    let server = try VfioUserServer(on: .listening(listener), doorbells: doorbells, log: .silent) {
+      try make(image, $0)
+    }
     self.listener = listener
     self.server = server
     thread = try WorkerThread(name: "vfio-user") { try? server.run() }
   }
 
-  static func nvme() throws -> ServedFunction {
-    try ServedFunction { image, master in try NVMeController(NVMeOptions(DiskOptions(path: image)), on: master) }
+  static func nvme(doorbells: DoorbellPolicy = .messages) throws -> ServedFunction {
+    try ServedFunction(doorbells: doorbells) { image, master in
+      try NVMeController(NVMeOptions(DiskOptions(path: image)), on: master)
+    }
   }
 
   /// A disk (`blk`) or a source of random numbers.

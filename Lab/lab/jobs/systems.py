@@ -248,9 +248,9 @@ class SystemJob(Job):
         return DeviceRow(self.system.name, self.system.title, self.front_end, device, seconds=seconds, backend=self.settings.backend,
                          **values)  # type: ignore[arg-type]
 
-    def report(self, row: DeviceRow, verdict: str, reason: str = "") -> None:
-        """Reports a row: for the table, and as the job's."""
-        row.verdict, row.reason = VERDICTS[verdict], reason
+    def report(self, row: DeviceRow, verdict: str, reason: str = "", shown: str = "") -> None:
+        """Reports a row: for the table, with the verdict `shown` where it has one of its own, and as the job's."""
+        row.verdict, row.reason = shown or VERDICTS[verdict], reason
         self.row(verdict, f"lab {row.system} {row.device} bit={row.bit} {row.ring}".rstrip(), reason)
         append_row(self.results / "systems.jsonl", dataclasses.asdict(row))
 

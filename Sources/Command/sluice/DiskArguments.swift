@@ -8,10 +8,18 @@ struct ImageArgument: ParsableArguments {
   @Option(
     name: [.customLong("blk-file"), .customLong("image")],
     help: ArgumentHelp("The disk image: a raw file or a block device.", valueName: "path"), completion: .file())
-  var image: String?
+  // A list, so that a second one is not taken silently in place of the first.
+  var images: [String] = []
 
   /// Refuses what cannot be, before anything is done.
-  func path() throws -> String { try DiskArguments.check([image ?? ""])[0] }
+  func path() throws -> String {
+    let images = try DiskArguments.check(images)
+    guard images.count == 1 else {
+      throw Failure.usage(
+        "--blk-file is given \(images.count) times; a virtio disk has one image, so start a command for each")
+    }
+    return images[0]
+  }
 }
 
 /// The options of every device that shows disk images, but for the images.
@@ -58,8 +66,8 @@ struct DiskArguments: ParsableArguments {
   @Option(
     help: ArgumentHelp(
       """
-      When to hold the image lock: while the command runs (always); while a guest uses the disk (running), so that the \
-      destination back-end of a migration can start before the source ends; never (off), if the file system has no \
+      When to hold the image lock: while the command runs (always); while a guest uses the disk (running), so that over \
+      vhost-user the destination back-end of a migration can start before the source ends; never (off), if the file system has no \
       locks and there are no other writers.
       """,
       valueName: "always|running|off"))
@@ -111,7 +119,7 @@ struct DiskArguments: ParsableArguments {
       if host.errno == .resourceBusy {
         return .host(
           "\(path) is in use by another process that holds its lock; stop that process, "
-            + "use --read-only in both, or --lock running in both if a guest migrates between them"
+            + "use --read-only in both, or, over vhost-user, --lock running in both if a guest migrates between them"
         )
       }
       return .host(

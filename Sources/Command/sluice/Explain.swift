@@ -23,28 +23,28 @@ struct Explain: ParsableCommand {
 
   func run() throws {
     guard !path.isEmpty else {
-      throw Failure.usage("no socket; give the --socket-path of `sluice serve`")
+      throw Failure.usage("no socket; give the --socket-path or --vfio-user of `sluice serve`")
     }
     do {
       StandardStream.output.print(try ExplainRequest.ask(path, as: json ? .json : .words), terminator: "")
     } catch {
       switch error {
       case .unreachable(let host) where host.errno == .noSuchFileOrDirectory:
-        throw Failure.host("there is no socket \(path); is the back-end running?")
+        throw Failure.host("there is no socket \(path); is the server running?")
       case .unreachable(let host) where host.errno == .connectionRefused:
-        throw Failure.host("\(path) has no listener; its back-end has ended")
+        throw Failure.host("\(path) has no listener; its server has ended")
       case .unreachable(let host) where host.errno == .notSocket:
-        throw Failure.host("\(path) is not a socket; give the --socket-path of `sluice serve`")
+        throw Failure.host("\(path) is not a socket; give the --socket-path or --vfio-user of `sluice serve`")
       case .unreachable(let host) where host.errno == .fileNameTooLong:
         throw Failure.usage(
           "\(path) is too long for a socket (107 bytes); change to its directory and give a relative path")
       case .unreachable(let host) where host.errno == .permissionDenied || host.errno == .notPermitted:
         throw Failure.host(
-          "this user may not connect to \(path) (\(host.reason)); use the back-end's user")
+          "this user may not connect to \(path) (\(host.reason)); use the server's user")
       case .unreachable(let host): throw Failure.host("cannot connect to \(path): \(host.reason)")
       case .silent:
         throw Failure.host(
-          "the listener on \(path) does not answer; it is not a Sluice back-end, or an older one")
+          "the listener on \(path) does not answer; it is no server of Sluice, or an older one")
       }
     }
   }

@@ -6,19 +6,25 @@ extension ServingReport {
   /// A screen of words, 100 columns wide.
   var words: String {
     var screen = ExplainScreen()
-    screen.lines.append("\(name): \(kind)")
+    screen.lines.append(name == kind ? name : "\(name): \(kind)")
     for fact in facts { screen.line(fact.title, fact.words) }
     screen.line(
       client == nil ? "front-end" : "client",
       isConnected
         ? "connected (connection \(sessions))"
-        : sessions == 0 ? "none yet" : "none now; the rest is about the last of \(sessions)")
+        : sessions == 0
+          ? "none yet"
+          : client == nil
+            ? "none now; the rest is about the last of \(sessions)"
+            : "none now, after \(counted(sessions, "connection"))")
     if let client { describe(client, on: &screen) } else { describeTranslations(on: &screen) }
     if otherKind == nil { describeQueues(on: &screen) }
     if lostPages > 0 { screen.line("lost pages", "\(lostPages): the front-end cut a memory file short") }
     if let lastFailure {
       screen.line(
-        "failures", "\(counted(failedSessions, "connection")) ended by an error, the last one by: \(lastFailure)")
+        "failures",
+        "\(counted(failedSessions, "connection")) ended by an error\(client == nil ? "" : " since the server started"), the last one by: \(lastFailure)"
+      )
     }
     return screen.lines.joined(separator: "\n") + "\n"
   }
@@ -69,7 +75,7 @@ extension ServingReport {
     let total = totals
     screen.line(
       "requests",
-      "\(total.requests) taken, \(total.completions) done; \(Self.bytes(total.readableBytes)) read from the guest, \(Self.bytes(total.writtenBytes)) written to it"
+      "\(total.requests) taken, \(total.completions) done\(client == nil ? "" : " since the server started"); \(Self.bytes(total.readableBytes)) read from the guest, \(Self.bytes(total.writtenBytes)) written to it"
     )
     for queue in queues.prefix(Self.mostQueues) where queueLimit > 1 && queue.size > 0 {
       let counts = queue.counts

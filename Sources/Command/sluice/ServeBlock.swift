@@ -10,12 +10,12 @@ import VirtioServing
 struct ServeBlock: DeviceCommand {
   static let configuration = CommandConfiguration(
     commandName: "blk",
-    abstract: "Serve a virtio-blk device: a disk backed by a raw file or a block device.",
+    abstract: "Serve a virtio-blk device over vhost-user or vfio-user: a disk backed by a raw file or a block device.",
     usage: "sluice serve blk --blk-file <path> (--socket-path <path>|--vfio-user <path>) [<options>]",
     discussion: """
       The image is raw; an image that begins like one of another format is refused. The command holds QEMU's image \
-      locks while it runs: one writer, or any number of readers. For live migration between two back-ends with the \
-      same image, start both with --lock running. If the file grows or shrinks, so does the disk, and the guest is \
+      locks while it runs: one writer, or any number of readers. For live migration (over vhost-user only) between two \
+      back-ends with the same image, start both with --lock running. If the file grows or shrinks, so does the disk, and the guest is \
       notified.
       """)
   static let capabilities = (type: "block", features: ["read-only", "blk-file"])
@@ -68,27 +68,9 @@ struct ServeBlock: DeviceCommand {
 
   /// The facts of a disk that `explain` reports.
   private static func facts(_ disk: BlockDevice, _ options: BlockOptions) -> [ReportFact] {
-    let size = disk.byteCount
-    let cache: CacheArgument = disk.isWriteback ? .writeback : .writethrough
-    let engine: DiskEngine = disk.engine == .uring ? .uring : .synchronous
-    let kind = disk.isOnBlockDevice ? "a block device" : "a raw file"
-    return [
-      ReportFact(
-        "image",
-        "\(options.path): \(size) bytes in blocks of \(disk.blockSize), \(kind), "
-          + (options.readOnly ? "read-only" : "writable"),
-        [
-          "image": .text(options.path), "image_bytes": .number(size), "block_size": .number(UInt64(disk.blockSize)),
-          "read_only": .flag(options.readOnly),
-        ]),
-      ReportFact(
-        "access",
-        "cache \(cache.rawValue), \(options.direct ? "around" : "through") the host's page cache, "
-          + "engine \(engine.rawValue), lock \(options.lock.rawValue)",
-        [
-          "cache": .text(cache.rawValue), "direct": .flag(options.direct), "engine": .text(engine.rawValue),
-          "lock": .text(options.lock.rawValue),
-        ]),
-    ]
+    DiskFacts(
+      options: options.disk, byteCount: disk.byteCount, blockSize: disk.blockSize, isWriteback: disk.isWriteback,
+      engine: disk.engine == .uring ? .uring : .synchronous, isOnBlockDevice: disk.isOnBlockDevice
+    ).facts
   }
 }

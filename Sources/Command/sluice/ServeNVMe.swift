@@ -15,7 +15,9 @@ struct ServeNVMe: DeviceCommand {
     discussion: """
       The controller is a PCI function with a namespace for each --blk-file, numbered from 1 in the order given. It \
       reaches the guest's memory only where the client (QEMU 10.1 or later: vfio-user-pci) has mapped it for the \
-      device: behind an IOMMU, the pages that the guest mapped. There is no migration, and guest memory must be shared.
+      device: behind an IOMMU, the pages that the guest mapped. Guest memory with a descriptor must be shared (QEMU: \
+      share=on); memory without one (memory-backend-ram) is reached by messages, which is slower. There is no live \
+      migration.
       """)
   static let capabilities = (type: "nvme", features: ["read-only", "blk-file"])
 
@@ -51,7 +53,13 @@ struct ServeNVMe: DeviceCommand {
   @OptionGroup var socket: VfioUserOptions
 
   func run() throws {
+    try socket.check()
     let paths = try DiskArguments.check(images)
+    // A disk that is only read, or not locked, may be there twice.
+    if let twice = paths.first(where: { path in paths.count { $0 == path } > 1 }), !disk.readOnly, disk.lock != .never {
+      throw Failure.usage(
+        "--blk-file \(twice) is given twice; each namespace that can be written needs an image of its own")
+    }
     try serve("nvme", socket.program) { log, unlimited in
       let disks = paths.map { path in
         var disk = disk.options(path, log)
@@ -86,15 +94,25 @@ struct ServeNVMe: DeviceCommand {
     }
   }
 
-  /// The disks, for `explain`: one fact for each namespace.
+  /// The disks, for `explain`: what is a virtio disk's is namespace 1's, and a list has all of them.
   private static func images(_ controller: NVMeController, _ options: NVMeOptions) -> [ReportFact] {
-    zip(options.disks, controller.byteCounts).enumerated().map { number, pair in
-      let (disk, size) = pair
-      return ReportFact(
-        options.disks.count == 1 ? "image" : "namespace \(number + 1)",
-        "\(disk.path): \(size) bytes, \(disk.readOnly ? "read-only" : "writable")",
-        number > 0
-          ? [:] : ["image": .text(disk.path), "image_bytes": .number(size), "read_only": .flag(disk.readOnly)])
+    let disks = zip(options.disks, controller.namespaces).map { options, now in
+      DiskFacts(
+        options: options, byteCount: now.byteCount, blockSize: now.blockSize, isWriteback: now.isWriteback,
+        engine: now.engine == .uring ? .uring : .synchronous, isOnBlockDevice: now.isOnBlockDevice)
+    }
+    guard let first = disks.first else { return [] }
+    let list = disks.enumerated().map { number, disk in
+      disk.imageValues.merging(disk.accessValues) { image, _ in image }
+        .merging(["namespace": .number(UInt64(number + 1))]) { old, _ in old }
+    }
+    let both = first.imageValues.merging(first.accessValues) { image, _ in image }
+    let values = both.merging(["namespaces": .list(list)]) { old, _ in old }
+    guard disks.count > 1 else {
+      return [ReportFact("image", first.image, values), ReportFact("access", first.access, [:])]
+    }
+    return disks.enumerated().map { number, disk in
+      ReportFact("namespace \(number + 1)", "\(disk.image); \(disk.access)", number == 0 ? values : [:])
     }
   }
 

@@ -6,7 +6,7 @@ struct ServeOptionless<Device: OptionlessDevice>: DeviceCommand {
   private static var name: String { Device.probe.name }
   static var configuration: CommandConfiguration {
     CommandConfiguration(
-      commandName: name, abstract: "Serve a virtio-\(name) device: \(Device.summary).",
+      commandName: name, abstract: "Serve a virtio-\(name) device over vhost-user or vfio-user: \(Device.summary).",
       usage: "sluice serve \(name) (--socket-path <path>|--vfio-user <path>) [<options>]")
   }
   static var capabilities: (type: String, features: [String]) { (name, []) }

@@ -50,7 +50,7 @@ private func vfioUser(
   _ name: String, _ options: SocketOptions, _ served: Served, _ log: Logger, _ unlimited: Logger
 ) throws -> Service {
   var pci = VirtioPCIOptions()
-  pci.isHardware = true
+  (pci.isHardware, pci.isIOMMUElsewhere) = (true, true)
   switch options.platform {
   case .auto: pci.iommuPlatform = .auto
   case .on: pci.iommuPlatform = .on
@@ -58,6 +58,10 @@ private func vfioUser(
   }
   pci.isAccessPlatformOptional = options.platform != .on
   pci.disableLegacy = options.disableLegacy ?? .auto
+  if pci.disableLegacy == .off {
+    let consequence = "behind an IOMMU in use every access of the device is refused"
+    log.notice("--disable-legacy off: VIRTIO_F_ACCESS_PLATFORM is not offered to anyone; \(consequence)")
+  }
   if options.noPacked { pci.withheld.insert(.ringPacked) }
   if !options.indirect.isOffered(for: served.device, accessPlatform: options.platform) {
     pci.withheld.insert(.indirectDescriptors)

@@ -6,10 +6,12 @@ import HostIO
 struct Sluice: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "sluice",
-    abstract: "Serve virtio devices to virtual machines over vhost-user, confined by the guest's IOMMU.",
+    abstract:
+      "Serve virtio and NVMe devices to virtual machines over vhost-user or vfio-user, confined by the guest's IOMMU.",
     discussion: """
-      Each device is a process of its own; a virtual machine monitor (the front-end) connects to its socket. Behind an \
-      IOMMU, with VIRTIO_F_ACCESS_PLATFORM negotiated, a device can reach only the pages that the guest mapped for it.
+      Each device is a process of its own; a virtual machine monitor connects to its socket: the front-end of \
+      vhost-user, or the client of vfio-user. Behind an IOMMU a device can reach only the pages that the guest mapped \
+      for it: over vhost-user with VIRTIO_F_ACCESS_PLATFORM negotiated, over vfio-user always.
 
       Exit status: 0 success, 1 failure, 2 wrong usage. After an error, one line on standard error says what to do.
       """,

@@ -85,7 +85,7 @@ struct SocketOptions: ParsableArguments {
       """
       Over vfio-user, whether the device is without the legacy interface: yes, if VIRTIO_F_ACCESS_PLATFORM is offered, \
       which its drivers cannot accept, or if there is none for such a device (auto, the default); always (on); never, \
-      and the bit is not offered (off).
+      and the bit is not offered, so that behind an IOMMU in use the device does not work (off).
       """,
       valueName: "auto|on|off"))
   var disableLegacy: OnOffAuto?
@@ -152,7 +152,7 @@ struct SocketOptions: ParsableArguments {
       }
       if platform == .on, disableLegacy == .off {
         throw Failure.usage(
-          "--access-platform on and --disable-legacy off exclude each other: a legacy driver cannot see feature bit 33; "
+          "\(Self.platformOption) on and --disable-legacy off exclude each other: a legacy driver cannot see feature bit 33; "
             + "omit one of them")
       }
     case .vhostUser:
@@ -168,6 +168,12 @@ struct SocketOptions: ParsableArguments {
             + "disable-legacy)")
       }
     }
+  }
+
+  /// The option of ``platform`` by the name that was typed.
+  static var platformOption: String {
+    CommandLine.arguments.contains { $0.split(separator: "=").first == "--iommu-platform" }
+      ? "--iommu-platform" : "--access-platform"
   }
 
   /// The socket, for `explain`.

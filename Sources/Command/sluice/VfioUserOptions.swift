@@ -42,10 +42,36 @@ struct VfioUserOptions: ParsableArguments {
       valueName: "number"))
   var fd: Int32?
 
+  @Option(
+    name: .customLong("protocol"),
+    help: ArgumentHelp("What is spoken: vfio-user, which is all that there is for this device.", valueName: "vfio-user")
+  )
+  var spoken: ServedProtocol = .vfioUser
+
   @Flag(help: "End when the first client disconnects, instead of waiting for the next one.")
   var once = false
 
   @OptionGroup var program: ProgramOptions
+
+  // Options of virtio devices, to say why they are none here.
+  @Option(name: .customLong("socket-path"), help: .hidden) var socketPath: String?
+  @Option(name: [.customLong("access-platform"), .customLong("iommu-platform")], help: .hidden) var platform: String?
+  @Option(name: .customLong("disable-legacy"), help: .hidden) var legacy: String?
+
+  /// Refuses options of other devices, by name, before anything is done.
+  func check() throws {
+    if socketPath != nil || spoken != .vfioUser {
+      throw Failure.usage(
+        "\(socketPath != nil ? "--socket-path" : "--protocol \(spoken.rawValue)") is for virtio devices: this one is "
+          + "served over vfio-user only; give --vfio-user PATH")
+    }
+    if platform != nil || legacy != nil {
+      let option = platform != nil ? SocketOptions.platformOption : "--disable-legacy"
+      throw Failure.usage(
+        "\(option) is for virtio devices: this one has no such feature bit, and the client's IOMMU alone governs it; "
+          + "omit it")
+    }
+  }
 
   /// Opens the socket that the options name.
   func open() throws -> InheritedSocket {

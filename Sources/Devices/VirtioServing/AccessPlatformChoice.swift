@@ -22,6 +22,9 @@ public struct AccessPlatformChoice: Hashable, Sendable {
   /// A sentence for each choice.
   public var reasons: [String]
 
+  /// The usual reason to offer the bit, as a clause.
+  public static let iommuInFront = "an IOMMU is in front of the device"
+
   /// The choice for a device.
   ///
   /// - Parameters:
@@ -30,8 +33,10 @@ public struct AccessPlatformChoice: Hashable, Sendable {
   ///   - isBehindIOMMU: whether there is an IOMMU in front of the device now.
   ///   - isRestricted: whether the guest's memory is protected from devices but for what it shares.
   ///   - backendTranslates: whether the back-end can work with addresses that an IOMMU translates.
+  ///   - need: the reason where `isBehindIOMMU` is one, as a clause.
   public init(
-    _ wish: OnOffAuto, legacy: LegacyRequest?, isBehindIOMMU: Bool, isRestricted: Bool, backendTranslates: Bool
+    _ wish: OnOffAuto, legacy: LegacyRequest?, isBehindIOMMU: Bool, isRestricted: Bool, backendTranslates: Bool,
+    need: String = iommuInFront
   ) throws(ConfigurationError) {
     switch wish {
     case .off:
@@ -66,7 +71,7 @@ public struct AccessPlatformChoice: Hashable, Sendable {
       } else if let obstacle {
         reasons = ["VIRTIO_F_ACCESS_PLATFORM is not offered: \(obstacle)"]
       } else {
-        let need = isBehindIOMMU ? "an IOMMU is in front of the device" : "memory is restricted"
+        let need = isBehindIOMMU ? need : "memory is restricted"
         reasons = ["VIRTIO_F_ACCESS_PLATFORM is offered: \(need)"]
       }
     }

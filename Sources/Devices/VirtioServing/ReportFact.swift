@@ -5,6 +5,8 @@ public struct ReportFact: Hashable, Sendable {
     case text(String)
     case number(UInt64)
     case flag(Bool)
+    /// Objects, each with fields of its own.
+    case list([[String: Value]])
   }
 
   /// What the line for people begins with: at most 12 characters.

@@ -40,6 +40,8 @@ extension ServingReport {
     public var interrupts: UInt64 = 0
     /// Interrupts that there was no eventfd for.
     public var lostInterrupts: UInt64 = 0
+    /// Whether a client may have doorbells in shared memory.
+    public var offersSharedDoorbells = false
     /// Whether the client was given doorbells in shared memory.
     public var sharesDoorbells = false
     /// Doorbells taken from shared memory in this connection.
@@ -48,17 +50,37 @@ extension ServingReport {
     /// No client yet.
     public init() {}
 
-    /// Nearly all that the client has a descriptor for is mapped, so nothing confines the function to a part of it: a
-    /// machine leaves out the few pages that its firmware or its screen cover.
-    public var mapsEverything: Bool { fileBytes > 0 && mappedBytes >= fileBytes - fileBytes / 16 }
+    /// Bytes that can be reached now, with a descriptor or without.
+    public var reachableBytes: UInt64 { mappedBytes &+ bytesWithoutDescriptor }
+
+    /// Nearly all of the client's memory is mapped, as far as it shows, so nothing confines the function to a part of
+    /// it: a machine leaves out the few pages that its firmware or its screen cover.
+    public var mapsEverything: Bool { mapsAllFiles || mapsLargePieces }
+
+    private var mapsAllFiles: Bool { fileBytes > 0 && mappedBytes >= fileBytes - fileBytes / 16 }
+
+    /// Memory without a descriptor comes in pieces of which a machine's memory is made, and not in pages. How much there
+    /// is of it nobody says.
+    private var mapsLargePieces: Bool {
+      bytesWithoutDescriptor >= Self.large
+        && bytesWithoutDescriptor / UInt64(max(mappingsWithoutDescriptor, 1)) >= Self.large
+    }
+    /// More than drivers map at a time, and less than a small machine's memory in its few pieces.
+    private static let large: UInt64 = 8 << 20
 
     /// Whose decision an access is, in a sentence.
     public var verdict: String {
       if mappings == 0 { return "the client has mapped nothing, so every access is refused" }
-      if mapsEverything {
+      if mapsAllFiles {
         return
-          "the client has mapped nearly all of the memory that it shares: there is no IOMMU in front of the device, or it "
-          + "lets everything through"
+          "the client has mapped nearly all of the memory that it shares: it has no IOMMU in front of the device, or one "
+          + "that lets everything through"
+      }
+      if mapsLargePieces {
+        return
+          "the client has mapped large pieces of memory without a descriptor; whether they are all of the guest's memory it "
+          + "does not say, but they look like it: it has no IOMMU in front of the device, or one that lets everything "
+          + "through"
       }
       return "only what the client has mapped can be reached, whatever the device offers; behind an IOMMU that is what "
         + "the guest mapped for the device"

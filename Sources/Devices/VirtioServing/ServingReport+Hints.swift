@@ -28,7 +28,7 @@ extension ServingReport {
     + "device behind a root port with ats=on, or serve it with --translations once"
 
   /// Bytes of guest memory that the device can come to reach without the guest doing anything: what it has, or all.
-  public var grantableBytes: UInt64 { looksLikePassThrough ? memoryBytes : reachableBytes }
+  public var grantableBytes: UInt64 { looksLikePassThrough ? max(memoryBytes, reachableBytes) : reachableBytes }
 
   /// Whether so many messages say that unmaps are not passed on.
   package static func missesInvalidations(

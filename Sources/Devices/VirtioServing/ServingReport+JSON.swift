@@ -27,15 +27,7 @@ extension ServingReport {
     object.add("name", name)
     object.add("device", kind)
     object.add("protocol", client == nil ? "vhost-user" : "vfio-user")
-    for fact in facts {
-      for (key, value) in fact.values.sorted(by: { $0.key < $1.key }) {
-        switch value {
-        case .text(let text): object.add(key, text)
-        case .number(let number): object.add(key, number)
-        case .flag(let flag): object.add(key, flag)
-        }
-      }
-    }
+    for fact in facts { Self.add(fact.values, to: &object) }
     object.add("connected", isConnected)
     object.add("sessions", sessions)
     object.add("failed_sessions", failedSessions)
@@ -55,6 +47,24 @@ extension ServingReport {
     object.add("lost_pages", lostPages)
     if otherKind == nil { addQueues(to: &object) }
     return object.text + "\n"
+  }
+
+  private static func add(_ values: [String: ReportFact.Value], to object: inout JSONObject) {
+    for (key, value) in values.sorted(by: { $0.key < $1.key }) {
+      switch value {
+      case .text(let text): object.add(key, text)
+      case .number(let number): object.add(key, number)
+      case .flag(let flag): object.add(key, flag)
+      case .list(let list):
+        object.add(
+          key,
+          list.map { values in
+            var one = JSONObject()
+            add(values, to: &one)
+            return one.text
+          })
+      }
+    }
   }
 
   /// Features, and what follows from them.

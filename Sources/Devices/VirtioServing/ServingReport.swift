@@ -10,7 +10,7 @@ public struct ServingReport: Hashable, Sendable {
     public var size: UInt16
     /// Whether its thread serves it.
     public var isRunning: Bool
-    /// What it has done in this connection.
+    /// What it has done in this connection; over vfio-user since the server started.
     public var counts: QueueStatistics.Counts
 
     /// A virtqueue that has done nothing yet.

@@ -126,6 +126,9 @@ final class HostedFunction: Sendable {
   /// What the present client was given.
   var page: DoorbellPage? { watch.withLock { $0?.page } }
 
+  /// Whether there are doorbells that a client may map.
+  var offersDoorbells: Bool { doorbells != nil }
+
   /// Where a region has doorbells that a client may map.
   func doorbells(in region: UInt32) -> DoorbellArea? {
     doorbells.flatMap { region == UInt32($0.bar) ? $0 : nil }

@@ -55,7 +55,7 @@ final class VfioUserReport: Sendable {
     report.memoryBytes = client.fileBytes
     report.memoryRegions = client.files
     report.lostPages = hosted.memory.memory.lostPages
-    report.reachableBytes = client.mappedBytes
+    report.reachableBytes = client.reachableBytes
     report.peakReachableBytes = client.peakMappedBytes
     report.lastFault = client.lastRefusals.last
     describe(&report)
@@ -82,6 +82,7 @@ final class VfioUserReport: Sendable {
     client.vectors = hosted.table?.vectors ?? 0
     (client.connectedVectors, client.isPinConnected) = (interrupts.vectors, interrupts.hasPin)
     (client.interrupts, client.lostInterrupts) = (interrupts.sent, interrupts.lost)
+    client.offersSharedDoorbells = hosted.offersDoorbells
     if let page = hosted.page { (client.sharesDoorbells, client.doorbells) = (true, page.doorbells) }
     return client
   }

@@ -41,7 +41,7 @@ public final class VfioUserServer: DeviceServer {
     let limited = LimitedLog(log)
     let log = limited.logger
     var made: F?
-    let refused: @Sendable (DMAFault) -> Void = { log.warning("access refused: \($0), says the client") }
+    let refused: @Sendable (DMAFault) -> Void = { log.warning("access refused: \($0)") }
     let hosted = try HostedFunction(doorbells: doorbells, refused: refused) { master in
       let function = try make(master)
       made = function

@@ -142,7 +142,14 @@ final class CheckContext: CheckedServer {
     interrupts = []
     for index in 0..<min(Wire.word(info, 8), 64) {
       // A server may refuse what a device of this kind need not have.
-      guard case .answered(let region) = try connection.provoke(.getRegionInfo, Wire.region(index)) else { continue }
+      guard case .answered(var region) = try connection.provoke(.getRegionInfo, Wire.region(index)) else { continue }
+      // Flags whose capability there was no room for may be missing from the first answer.
+      let needed = Wire.word(region, 0)
+      if needed > 32, needed <= 64 << 10,
+        case .answered(let whole) = try connection.provoke(.getRegionInfo, Wire.region(index, room: needed))
+      {
+        region = whole
+      }
       regions.append(Region(index: index, size: Wire.long(region, 16), flags: Wire.word(region, 4)))
     }
     for index in 0..<min(Wire.word(info, 12), 64) {

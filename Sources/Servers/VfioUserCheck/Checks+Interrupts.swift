@@ -149,8 +149,11 @@ extension Check {
       context throws(Finding) in
       let line = try Line(context, 1)
       let more = [try event(), try event(), try event()]
-      let first = try line.connection.survived(
-        try line.send(SetFlags.eventfd | SetFlags.trigger, 0, 1, descriptors: more.map(\.rawValue)))
+      // An array's elements end with its last use, and with them the descriptors.
+      let reaction = try withExtendedLifetime(more) { () throws(Finding) in
+        try line.send(SetFlags.eventfd | SetFlags.trigger, 0, 1, descriptors: more.map(\.rawValue))
+      }
+      let first = try line.connection.survived(reaction)
       guard try line.connection.isAnswering() else { return first }
       let second = try line.connection.survived(
         try line.send(SetFlags.eventfd | SetFlags.trigger, 0, 1, descriptors: [line.connection.memory.descriptor]))

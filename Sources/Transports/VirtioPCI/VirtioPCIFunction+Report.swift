@@ -36,13 +36,16 @@ extension VirtioPCIFunction {
     case nil: "features are not negotiated yet"
     case .platform:
       "the driver accepted VIRTIO_F_ACCESS_PLATFORM: its addresses are those that its platform's DMA API gives it, "
-        + "which an IOMMU in front of the device has mapped"
+        + (isIOMMUElsewhere
+          ? "and the client's IOMMU, if it has one, decides where they lead"
+          : "which an IOMMU in front of the device has mapped")
     case .physical:
       (choices.offersAccessPlatform
         ? "the driver did not accept VIRTIO_F_ACCESS_PLATFORM" : "VIRTIO_F_ACCESS_PLATFORM is not offered")
         + (isHardware
-          ? ": the driver's addresses are guest-physical, and go through the IOMMU all the same; behind one that is in "
-            + "use they are refused"
+          ? ": the driver's addresses are guest-physical, and go through "
+            + "\(isIOMMUElsewhere ? "the client's IOMMU, if it has one," : "the IOMMU") all the same; behind one that is "
+            + "in use they are refused"
           : ": the driver's addresses are guest-physical")
     }
   }

@@ -30,6 +30,8 @@ public final class VirtioPCIFunction: PCIFunction {
   let namesQueuesByData = Atomic<Bool>(false)
   /// Every access takes the translated path: see ``VirtioPCIOptions/isHardware``.
   let isHardware: Bool
+  /// See ``VirtioPCIOptions/isIOMMUElsewhere``.
+  let isIOMMUElsewhere: Bool
   private let msix: MSIX?
   private let master: BusMaster
 
@@ -65,6 +67,7 @@ public final class VirtioPCIFunction: PCIFunction {
     configuration = ConfigurationSpace(layout.configuration, msix: msix, intx: intx)
     self.choices = choices
     self.isHardware = isHardware
+    isIOMMUElsewhere = options.isIOMMUElsewhere
     self.layout = layout
     self.interrupts = interrupts
     self.msix = msix

@@ -28,6 +28,9 @@ public struct VirtioPCIOptions: Sendable {
   /// The function represents a physical one: its accesses take the path of all hardware behind an IOMMU, with any
   /// features negotiated.
   public var isHardware = false
+  /// The IOMMU in front of the function is another process's, which may have none: what is said of the function claims
+  /// neither.
+  public var isIOMMUElsewhere = false
   /// A driver may leave VIRTIO_F_ACCESS_PLATFORM out although it is offered: for hardware, whose accesses take the same
   /// path in any case.
   public var isAccessPlatformOptional = false
@@ -84,7 +87,9 @@ public struct VirtioPCIChoices: Hashable, Sendable {
     }
     let bit = try AccessPlatformChoice(
       options.iommuPlatform, legacy: wish, isBehindIOMMU: isBehindIOMMU, isRestricted: options.isRestricted,
-      backendTranslates: options.backendTranslates)
+      backendTranslates: options.backendTranslates,
+      need: options.isIOMMUElsewhere
+        ? "every access goes through the client's IOMMU, if it has one" : AccessPlatformChoice.iommuInFront)
     offersAccessPlatform = bit.isOffered
     hidesAccessPlatform = bit.isHidden
     var reasons = bit.reasons

@@ -71,6 +71,8 @@ public final class NVMeController: PCIFunction {
   public var byteCount: UInt64 { byteCounts[0] }
   /// Which calls read and write the images, of namespace 1 first: uring or synchronous.
   public var engines: [DiskEngine] { disks.all.map(\.engine) }
+  /// What the namespaces are like now: namespace 1 first.
+  public var namespaces: [NVMeNamespaceState] { disks.all.map { NVMeNamespaceState($0.disk, $0.engine) } }
   /// Looks now whether an image was resized, and announces it.
   public func refreshSizes() { for one in disks.all { one.disk.refreshSize() } }
   /// CSTS, as a driver reads it.
