@@ -1,4 +1,5 @@
 import Foundation
+import HostIO
 import Testing
 import VirtioTestKit
 
@@ -104,6 +105,29 @@ import VirtioTestKit
     #expect((objects.last?["regions"] as? [Int])?.count == 9)
     let list = try Command.run("check", "--list", "--vfio-user", "-", "--only", "dma")
     #expect(list.status == 0 && list.output.hasPrefix("DMA_MAP\tdma\t"))
+  }
+
+  @Test("A server of ours that speaks the other protocol, or serves somebody else, is told from one that is broken")
+  func hints() throws {
+    let (disk, nvme) = (folder.path("s.sock"), folder.path("n.sock"))
+    let blk = try Command.Running(["serve", "blk", "--blk-file", folder.image("a"), "--socket-path", disk])
+    let controller = try Command.Running(["serve", "nvme", "--blk-file", folder.image("b"), "--vfio-user", nvme])
+    try folder.waitUntilAnswered("s.sock", blk)
+    try folder.waitUntilAnswered("n.sock", controller)
+    let brief = ["--timeout", "0.5"]
+    let other = try Command.run(["check", nvme, "--type", "blk"] + brief)
+    #expect(other.status == 2 && other.errors.contains("it speaks vfio-user"), "\(other.errors)")
+    let another = try Command.run(["check", "--vfio-user", disk] + brief)
+    #expect(another.status == 2 && another.errors.contains("it speaks vhost-user"), "\(another.errors)")
+    let client = try UnixSocket.connect(to: nvme)
+    let version: [UInt8] = [1, 0, 1, 0, 20, 0, 0, 0] + [UInt8](repeating: 0, count: 12)
+    try client.send(version.span)
+    #expect(try client.waitReadable(timeout: .seconds(20)))
+    let busy = try Command.run(["check", "--vfio-user", nvme] + brief)
+    #expect(busy.status == 2 && busy.errors.contains("serves somebody else"), "\(busy.errors)")
+    client.shutdown()
+    try blk.expectCleanEnd()
+    try controller.expectCleanEnd()
   }
 
   @Test("What fits a vfio-user server not is refused: a type, a second socket, a check of the other kind, nobody there")

@@ -98,7 +98,7 @@ struct Check: ParsableCommand {
   func run() throws {
     if list {
       do throws(CheckError) { for line in try listed() { StandardStream.output.print(line) } } catch {
-        throw Self.failure(error, "", "", nil)
+        throw Self.failure(error, .vhostUser, "", "", nil)
       }
       return
     }
@@ -127,7 +127,7 @@ struct Check: ParsableCommand {
       StandardStream.output.print(json ? run.json(summary) : summary.line)
       return summary.isClean
     } catch {
-      throw Self.failure(error, path, "--vfio-user \(path)", process)
+      throw Self.failure(error, .vfioUser, path, "--vfio-user \(path)", process)
     }
   }
 
@@ -152,7 +152,7 @@ struct Check: ParsableCommand {
         StandardStream.output.print(json ? CheckWarning.json($0) : "warning: \($0)")
       }) { StandardStream.output.print(json ? $0.json : $0.line) }
     } catch {
-      throw Self.failure(error, path, "\(path) --type \(type.probe.name)", process)
+      throw Self.failure(error, .vhostUser, path, "\(path) --type \(type.probe.name)", process)
     }
     let offer = run.offer
     StandardStream.output.print(
@@ -164,7 +164,7 @@ struct Check: ParsableCommand {
 
   /// - Parameter subject: what names the server on the command line.
   private static func failure(
-    _ error: CheckError, _ path: String, _ subject: String, _ process: BackendCommand?
+    _ error: CheckError, _ spoken: ServedProtocol, _ path: String, _ subject: String, _ process: BackendCommand?
   ) -> Failure {
     switch error {
     case .noSuchCheck(let name): .usage("there is no check \(name); --list names them")
@@ -172,7 +172,9 @@ struct Check: ParsableCommand {
       .usage(
         "the back-end ended after its first connection; let this command start it: sluice check \(subject) -- COMMAND")
     case .unreachable(let reason):
-      .usage(process?.startFailure ?? "\(path) cannot be checked: \(reason)\(process?.lastWords ?? "")")
+      .usage(
+        process?.startFailure
+          ?? "\(path) cannot be checked: \(reason)\(process?.lastWords ?? "")\(CheckHint.words(path, spoken: spoken))")
     }
   }
 }
