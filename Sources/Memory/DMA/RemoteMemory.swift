@@ -1,4 +1,4 @@
-public import Synchronization
+import Synchronization
 
 /// One access to memory that another process reads and writes for us.
 public enum RemoteAccess: Hashable, Sendable {

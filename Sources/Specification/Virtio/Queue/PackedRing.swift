@@ -19,8 +19,11 @@ extension Virtqueue {
     return packedDescriptor(UInt64(littleEndian: words.0), UInt64(littleEndian: words.1))
   }
 
-  @inline(__always) func isAvailable(_ flags: UInt16) -> Bool {
-    (flags & Self.availableBit != 0) == availableWrap && (flags & Self.usedBit != 0) != availableWrap
+  @inline(__always) func isAvailable(_ flags: UInt16) -> Bool { Self.isAvailable(flags, in: availableWrap) }
+
+  /// Whether flags make a slot the device's in a lap (§2.8.1).
+  @inline(__always) private static func isAvailable(_ flags: UInt16, in wrap: Bool) -> Bool {
+    (flags & availableBit != 0) == wrap && (flags & usedBit != 0) != wrap
   }
 
   /// Slots from the next one on that the driver made available, one after the other.
@@ -28,7 +31,7 @@ extension Virtqueue {
     var (slot, wrap, count) = (available, availableWrap, 0)
     while count < Int(layout.size) {
       let flags = UInt16(littleEndian: descriptorArea.load16(at: Int(slot) &* 16 &+ 14))
-      guard (flags & Self.availableBit != 0) == wrap, (flags & Self.usedBit != 0) != wrap else { break }
+      guard Self.isAvailable(flags, in: wrap) else { break }
       count += 1
       slot &+= 1
       if slot == layout.size {
@@ -52,7 +55,7 @@ extension Virtqueue {
     var isHead = again.isEmpty
     while left > 0, ahead.mayGoOn {
       var d = descriptor(at: slot)
-      guard (d.flags & Self.availableBit != 0) == wrap, (d.flags & Self.usedBit != 0) != wrap else { return }
+      guard Self.isAvailable(d.flags, in: wrap) else { return }
       while ahead.takeDescriptor() {
         if !isHead { prefetch(d, &ahead) }
         left -= 1

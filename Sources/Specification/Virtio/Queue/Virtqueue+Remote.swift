@@ -17,7 +17,8 @@ struct Outbox {
   /// An access was refused: nothing of what the driver was to see can be relied on, and the queue ends.
   var fault: DMAFault?
 
-  var isEmpty: Bool { accesses.isEmpty }
+  /// A number to look at, and no array: every queue asks.
+  var isEmpty: Bool { byteCount == 0 }
 
   mutating func add(_ new: [RemoteAccess]) {
     for case .write(_, let bytes) in new { byteCount += bytes.count }
@@ -153,12 +154,15 @@ extension Virtqueue {
     }
   }
 
-  /// Sends chains' bytes and `elements`, and when all have arrived what makes them the driver's, which the copy has
-  /// already. The process that does the accesses goes on after one that it refuses, so the one must not be under way
-  /// together with the other.
-  @inline(never) mutating func sendPublished(_ elements: [RemoteAccess]) {
-    send(outbox.take() + elements)
+  /// Sends chains' bytes and the used elements. The process that does the accesses goes on after one that it refuses, so
+  /// all have arrived before ``sendIndex()`` makes them the driver's.
+  @inline(never) mutating func sendElements() {
+    send(outbox.take() + (isRemote ? remoteElements : []))
     outbox.elements.removeAll(keepingCapacity: true)
+  }
+
+  /// Sends what makes the elements the driver's, which the copy has already.
+  @inline(never) mutating func sendIndex() {
     let last =
       isPacked ? descriptorArea.remoteWrite(at: firstUsed.at, count: 2) : deviceArea.remoteWrite(at: 2, count: 2)
     if let last { send([last]) }

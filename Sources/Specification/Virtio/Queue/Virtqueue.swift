@@ -241,9 +241,9 @@ public struct Virtqueue: ~Copyable {
   /// end of a round does too.
   public mutating func publish() {
     guard unpublished > 0, isResolved || isWithdrawn else { return }
-    let remote = isRemote ? remoteElements : []
+    if isRemote || !outbox.isEmpty { sendElements() }
     if isPacked { publishPacked() } else { deviceArea.storeRelease16(used.littleEndian, at: 2) }
-    if isRemote || !outbox.isEmpty { sendPublished(remote) }
+    if isRemote { sendIndex() }
     unpublished = 0
     recorder?.published(used: used, wrap: usedWrap)
     markDeviceAreaDirty()
