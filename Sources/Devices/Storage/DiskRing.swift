@@ -9,7 +9,7 @@ public import HostIO
   /// What ``reap()`` took last.
   @usableFromInline package var completions = CompletionSet()
 
-  /// The tag of what is no operation: cancellations whose answer nobody waits for.
+  /// The tag of what is no operation: cancellations whose answer is not waited for.
   package static var noRequest: UInt64 { .max }
 
   /// No ring.

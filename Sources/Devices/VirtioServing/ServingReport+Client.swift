@@ -59,8 +59,8 @@ extension ServingReport {
 
     private var mapsAllFiles: Bool { fileBytes > 0 && mappedBytes >= fileBytes - fileBytes / 16 }
 
-    /// Memory without a descriptor comes in pieces of which a machine's memory is made, and not in pages. How much there
-    /// is of it nobody says.
+    /// Memory without a descriptor comes in pieces of which a machine's memory is made, and not in pages. The client
+    /// does not say how much there is of it.
     private var mapsLargePieces: Bool {
       bytesWithoutDescriptor >= Self.large
         && bytesWithoutDescriptor / UInt64(max(mappingsWithoutDescriptor, 1)) >= Self.large

@@ -22,6 +22,18 @@ public protocol CheckSubject: AnyObject {
   func renew() -> Bool
 }
 
+extension CheckSubject {
+  /// Before a connection is tried again: starts a server that ended with the last one, if that is its design.
+  package func getReady(endsWithConnection: Bool) throws(Finding) {
+    switch life {
+    case .killed(let signal): throw .broken("\(name(ofSignal: signal)) killed it")
+    case .ended where endsWithConnection: _ = renew()
+    case .ended(let status): throw .broken("its process ended with status \(status)")
+    case .running, .unknown: pause(.milliseconds(5))
+    }
+  }
+}
+
 /// A server that was started elsewhere, known by its socket.
 public final class SocketSubject: CheckSubject {
   private let path: String

@@ -229,8 +229,8 @@ final class ClientMessages: RemoteMemory {
         try socket.send(access.message(id).span, timeout: Self.patience)
         return nil
       } catch {
-        // Half a message may have gone: this client is lost, and its session ends. If the number is
-        // not on the list any more, because an answer came or the client has gone, the access has been ended.
+        // Half a message may have gone: this client is lost, and its session ends. If the number is not on the list any
+        // more, because an answer came or the client has gone, the access has been ended.
         socket.shutdown()
         let hasEnded = state.withLock { state in
           guard state.asked.removeValue(forKey: id) != nil else { return true }

@@ -47,7 +47,7 @@ final class DoorbellPage: Sendable {
 
   /// Brings what was left to the function. True: there was something.
   ///
-  /// Whoever does something else to the function for the client calls it first: what the client left before is there
+  /// To be called before anything else is done to the function for the client: what the client left before is there
   /// before, as if both were messages.
   @discardableResult
   func look() -> Bool {

@@ -69,17 +69,7 @@ final class CheckContext: CheckedServer {
       } catch {
         guard ContinuousClock.now < end else { throw Finding.broken("it cannot be connected to: \(error.reason)") }
       }
-      try again()
-    }
-  }
-
-  /// Before a connection is tried again: starts a server that ended with the last one.
-  private func again() throws(Finding) {
-    switch subject.life {
-    case .killed(let signal): throw .broken("\(name(ofSignal: signal)) killed it")
-    case .ended where endsWithConnection: _ = subject.renew()
-    case .ended(let status): throw .broken("its process ended with status \(status)")
-    case .running, .unknown: pause(.milliseconds(5))
+      try subject.getReady(endsWithConnection: endsWithConnection)
     }
   }
 
@@ -102,7 +92,7 @@ final class CheckContext: CheckedServer {
       case .refused(let error): throw .broken("VERSION was refused: \(error)")
       case .closed:
         guard ContinuousClock.now < end else { throw .broken("it closes every connection") }
-        try again()
+        try subject.getReady(endsWithConnection: endsWithConnection)
       }
     }
   }

@@ -51,7 +51,7 @@ final class CheckContext: CheckedServer {
         }
         if case .timedOut = error { throw Finding(error) }
       }
-      try again()
+      try subject.getReady(endsWithConnection: endsWithConnection)
     }
   }
 
@@ -64,24 +64,14 @@ final class CheckContext: CheckedServer {
         socket = try subject.connect(timeout: patience)
       } catch {
         guard ContinuousClock.now < end else { throw .broken("it cannot be connected to: \(error.reason)") }
-        try again()
+        try subject.getReady(endsWithConnection: endsWithConnection)
         continue
       }
       sockets.append(socket)
       let connection = RawConnection(socket, patience: patience)
       if try connection.isAnswered() { return connection }
       guard ContinuousClock.now < end else { throw .broken("it closes every connection") }
-      try again()
-    }
-  }
-
-  /// Before a connection is tried again: starts a back-end that ended with the last one.
-  private func again() throws(Finding) {
-    switch subject.life {
-    case .killed(let signal): throw .broken("\(name(ofSignal: signal)) killed it")
-    case .ended where endsWithConnection: _ = subject.renew()
-    case .ended(let status): throw .broken("its process ended with status \(status)")
-    case .running, .unknown: pause(.milliseconds(5))
+      try subject.getReady(endsWithConnection: endsWithConnection)
     }
   }
 

@@ -25,7 +25,7 @@ struct ControllerIdentity {
       let words = [disk.serial, disk.path, "\(i + 1)"]
       let (high, low) = (Self.hash(words, 0), Self.hash(words, 1))
       var (eui64, nguid) = (Self.bytes(high), Self.bytes(low) + Self.bytes(high))
-      // The organization's 24 bits are those of nobody: the second lowest bit of the first says so.
+      // The organization's 24 bits are not assigned to any: the second lowest bit of the first says so.
       eui64[0] = eui64[0] & ~3 | 2
       nguid[8] = nguid[8] & ~3 | 2
       return Namespace(eui64: eui64, nguid: nguid, uuid: Self.uuid(high, low))
